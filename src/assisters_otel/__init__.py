@@ -1,0 +1,48 @@
+"""OpenTelemetry instrumentation for the Assisters API.
+
+    import assisters_otel
+
+    assisters_otel.init("checkout")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from assisters_otel import catalog
+    from assisters_otel.instrumentor import AssistersInstrumentor
+    from assisters_otel.names import __version__
+    from assisters_otel.telemetry import Status, Telemetry, init
+
+__all__ = [
+    "AssistersInstrumentor",
+    "Status",
+    "Telemetry",
+    "__version__",
+    "catalog",
+    "init",
+]
+
+# Loaded when they are asked for: pytest imports this package, for its plug-in, in the test
+# runs of everybody who has it, and they need not wait for OpenTelemetry's SDK.
+_HOMES: Final = {
+    "AssistersInstrumentor": "instrumentor",
+    "Status": "telemetry",
+    "Telemetry": "telemetry",
+    "__version__": "names",
+    "init": "telemetry",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name == "catalog":
+        return importlib.import_module(f"{__name__}.catalog")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,1 +1,226 @@
+"""Every name that leaves this library: attributes, metrics, variables.
+
+The semantic conventions' stable names are imported where they are used, from
+`opentelemetry.semconv`. The README's tables are checked against this module.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_METHOD,
+    HTTP_RESPONSE_HEADER_TEMPLATE,
+    HTTP_RESPONSE_STATUS_CODE,
+)
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
+from opentelemetry.semconv.schemas import Schemas
+
 __version__ = "0.1.0"
+
+SCOPE: Final = "assisters_otel"
+"""The name of our meter, our tracer and our logger."""
+
+SCHEMA_URL: Final = Schemas.V1_41_1.value
+"""The semantic conventions that our names follow."""
+
+# -- environment variables ------------------------------------------------------------------
+
+ASSISTERS_BASE_URL: Final = "ASSISTERS_BASE_URL"
+"""The API's own name for a gateway's base URL. Watched as well."""
+
+ASSISTERS_OTEL_HOSTS: Final = "ASSISTERS_OTEL_HOSTS"
+"""Further hosts to watch: ``host[:port][/path-prefix]``, separated by commas."""
+
+ASSISTERS_OTEL_CAPTURE_MESSAGE: Final = "ASSISTERS_OTEL_CAPTURE_MESSAGE"
+"""``true`` puts the envelope's message, masked and cut, on the span. Off by default."""
+
+OTEL_SDK_DISABLED: Final = "OTEL_SDK_DISABLED"
+"""``true`` switches everything off. Source: OpenTelemetry's environment variables."""
+
+# -- attributes -----------------------------------------------------------------------------
+
+URL_TEMPLATE: Final = "url.template"
+"""string. Source: semantic conventions, in development, so typed here."""
+
+ERROR_CODE: Final = "error.code"
+"""string. The envelope's code."""
+
+ERROR_PARAM: Final = "error.param"
+"""string, spans only. The parameter that caused the error."""
+
+ERROR_RETRYABLE: Final = "assisters.error.retryable"
+"""bool. Whether the same request can succeed if it is sent again soon."""
+
+ERROR_MESSAGE: Final = "assisters.error.message"
+"""string, spans only, only on request. The envelope's message, masked."""
+
+REQUEST_ID: Final = "assisters.request.id"
+"""string, spans only. What to quote to support."""
+
+RESPONSE_HEADER_REQUEST_ID: Final = f"{HTTP_RESPONSE_HEADER_TEMPLATE}.x-request-id"
+"""string[], spans only. The same, in the semantic conventions' form."""
+
+SERVER_DURATION: Final = "assisters.server.duration"
+"""double, seconds, spans only. How long the API says that it took."""
+
+RETRY_AFTER: Final = "assisters.retry_after"
+"""double, seconds, spans only. How long the API asks to wait."""
+
+RATELIMIT: Final = "assisters.ratelimit.{}.{}"
+"""int (reset: double, seconds from now), spans only: {requests,tokens}.{limit,remaining,reset}."""
+
+OTHER: Final = "_OTHER"
+"""What a metric says in place of a value outside its closed set. Source: semantic conventions."""
+
+CANCELLED: Final = "CancelledError"
+"""``error.type`` of an attempt that its caller cancelled, whatever the framework calls it."""
+
+
+class Attribute(NamedTuple):
+    """One row of the contract's table of an attempt span's attributes.
+
+    Attributes:
+        name: As it is sent.
+        type: OpenTelemetry's type, and the unit if there is one.
+        when: When it is there.
+        value: What it says.
+    """
+
+    name: str
+    type: str
+    when: str
+    value: str
+
+
+ATTEMPT_ATTRIBUTES: Final = (
+    Attribute(REQUEST_ID, "string", "the response has X-Request-ID", "its value"),
+    Attribute(RESPONSE_HEADER_REQUEST_ID, "string[]", "same", "the conventions' form"),
+    Attribute(URL_TEMPLATE, "string", "the path is documented", "`/v1/models/{id}` …"),
+    Attribute(SERVER_DURATION, "double, s", "the response has X-Processing-Time-Ms", "its value"),
+    Attribute(
+        ERROR_TYPE,
+        "string",
+        "the attempt failed",
+        "the envelope's `type`; else the status; else the exception's name",
+    ),
+    Attribute(ERROR_CODE, "string", "the envelope has it", "its `code`, as sent"),
+    Attribute(ERROR_PARAM, "string", "the envelope has it", "its `param`"),
+    Attribute(ERROR_RETRYABLE, "bool", "the attempt failed", "whether a retry can help"),
+    Attribute(ERROR_MESSAGE, "string", "`capture_message`", "masked, 256 characters at most"),
+    Attribute(RETRY_AFTER, "double, s", "Retry-After was sent", "seconds to wait"),
+    Attribute(RATELIMIT.format("requests", "limit"), "int", "on 429", "requests a minute"),
+    Attribute(RATELIMIT.format("requests", "remaining"), "int", "on 429", "what is left of them"),
+    Attribute(RATELIMIT.format("requests", "reset"), "double, s", "on 429", "from now"),
+    Attribute(RATELIMIT.format("tokens", "limit"), "int", "on 429", "tokens a minute"),
+    Attribute(RATELIMIT.format("tokens", "remaining"), "int", "on 429", "what is left of them"),
+    Attribute(RATELIMIT.format("tokens", "reset"), "double, s", "on 429", "from now"),
+)
+
+# -- metrics --------------------------------------------------------------------------------
+
+
+class Metric(NamedTuple):
+    """One instrument.
+
+    Attributes:
+        name: As it is sent.
+        instrument: ``histogram``, ``counter`` or ``gauge`` (observable).
+        unit: In UCUM, as OpenTelemetry wants it.
+        description: What a backend shows beside it.
+        attributes: The attributes that its points may have.
+    """
+
+    name: str
+    instrument: str
+    unit: str
+    description: str
+    attributes: tuple[str, ...]
+
+
+DURATION_BOUNDARIES: Final = (
+    0.01,
+    0.02,
+    0.04,
+    0.08,
+    0.16,
+    0.32,
+    0.64,
+    1.28,
+    2.56,
+    5.12,
+    10.24,
+    20.48,
+    40.96,
+    81.92,
+)
+"""Seconds. Source: semantic conventions, ``gen_ai.client.operation.duration``."""
+
+REQUEST_DURATION: Final = Metric(
+    "assisters.client.request.duration",
+    "histogram",
+    "s",
+    "From sending a request to its response headers, or to its failure.",
+    (
+        HTTP_REQUEST_METHOD,
+        URL_TEMPLATE,
+        SERVER_ADDRESS,
+        SERVER_PORT,
+        HTTP_RESPONSE_STATUS_CODE,
+        ERROR_TYPE,
+        ERROR_CODE,
+    ),
+)
+ERRORS: Final = Metric(
+    "assisters.client.errors",
+    "counter",
+    "{error}",
+    "Attempts that failed.",
+    (
+        ERROR_TYPE,
+        ERROR_CODE,
+        HTTP_RESPONSE_STATUS_CODE,
+        URL_TEMPLATE,
+        SERVER_ADDRESS,
+        SERVER_PORT,
+        ERROR_RETRYABLE,
+    ),
+)
+_SERVER: Final = (SERVER_ADDRESS, SERVER_PORT)
+REQUESTS_LIMIT: Final = Metric(
+    "assisters.client.ratelimit.requests.limit",
+    "gauge",
+    "{request}",
+    "Requests a minute that the last response allowed.",
+    _SERVER,
+)
+REQUESTS_REMAINING: Final = Metric(
+    "assisters.client.ratelimit.requests.remaining",
+    "gauge",
+    "{request}",
+    "Requests of this minute that the last response left.",
+    _SERVER,
+)
+TOKENS_LIMIT: Final = Metric(
+    "assisters.client.ratelimit.tokens.limit",
+    "gauge",
+    "{token}",
+    "Tokens a minute that the last response allowed.",
+    _SERVER,
+)
+TOKENS_REMAINING: Final = Metric(
+    "assisters.client.ratelimit.tokens.remaining",
+    "gauge",
+    "{token}",
+    "Tokens of this minute that the last response left.",
+    _SERVER,
+)
+METRICS: Final = (
+    REQUEST_DURATION,
+    ERRORS,
+    REQUESTS_LIMIT,
+    REQUESTS_REMAINING,
+    TOKENS_LIMIT,
+    TOKENS_REMAINING,
+)

@@ -1,0 +1,1 @@
+"""One adapter a client: what to wrap, and what each saw."""

@@ -1,0 +1,418 @@
+"""httpx and httpx2, sync and async: whatever goes through their `HTTPTransport`.
+
+Our layer lies innermost on the transport, so an HTTP span that the app has
+switched on is open and current when we get there. Where it has not, we send the
+request through a transport of OpenTelemetry's own instrumentation, made for us:
+its singleton stays free for the app, and other hosts never see it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from collections import deque
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from opentelemetry import baggage
+
+from assisters_otel import envelope, spans
+from assisters_otel.clients.patch import Target
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
+    from assisters_otel.attempt import Request
+    from assisters_otel.observe import Attempt, Observer
+
+SCOPE: Final = "opentelemetry.instrumentation.httpx"
+"""The HTTP instrumentation's module, which is the scope of its spans."""
+
+_EVENT_STREAM: Final = "text/event-stream"
+# With the caller's read timeout switched off: what a slow peer may hold an error's headers up.
+_READ_AHEAD_S: Final = 5.0
+# W3C, Jaeger and OpenTracing. Source: the propagators' `inject`.
+_BAGGAGE: Final = ("baggage", "uberctx-", "ot-baggage-")
+
+
+class _Flavour(NamedTuple):
+    """How OpenTelemetry names its parts for one of the two modules."""
+
+    instrumentor: str
+    sync_transport: str
+    async_transport: str
+
+
+_FLAVOURS: Final = {
+    "httpx": _Flavour(
+        "HTTPXClientInstrumentor", "SyncOpenTelemetryTransport", "AsyncOpenTelemetryTransport"
+    ),
+    "httpx2": _Flavour(
+        "HTTPX2ClientInstrumentor",
+        "SyncOpenTelemetryTransportHttpx2",
+        "AsyncOpenTelemetryTransportHttpx2",
+    ),
+}
+MODULES: Final = tuple(_FLAVOURS)
+
+
+class _Progress:
+    """How far a request has come inside OpenTelemetry's transport."""
+
+    __slots__ = ("response", "started")
+
+    def __init__(self) -> None:
+        self.started = False
+        self.response: Any = None
+
+
+class _Inner:
+    """What OpenTelemetry's transport takes for the real one: it sends with what it is given."""
+
+    @staticmethod
+    def handle_request(raw: Any, send: Any) -> Any:
+        return send(raw)
+
+    @staticmethod
+    async def handle_async_request(raw: Any, send: Any) -> Any:
+        return await send(raw)
+
+
+class Httpx:
+    """The adapter for one of the two modules."""
+
+    def __init__(
+        self,
+        module: str,
+        observer: Observer,
+        tracer_provider: TracerProvider | None,
+        meter_provider: MeterProvider | None,
+    ) -> None:
+        """Prepare; nothing is imported and nothing is wrapped yet.
+
+        Args:
+            module: ``httpx`` or ``httpx2``.
+            observer: Gets what is seen.
+            tracer_provider: For the HTTP spans that we switch on; None for the global one.
+            meter_provider: For the HTTP metrics that come with them; None for the global one.
+        """
+        self.module = module
+        self._flavour = _FLAVOURS[module]
+        self._observer = observer
+        self._tracer_provider = tracer_provider
+        self._meter_provider = meter_provider
+        self._transports: tuple[Any, Any] | None = None
+
+    def targets(self) -> tuple[Target, ...]:
+        """Say what to wrap."""
+        return (
+            Target(self.module, "HTTPTransport.handle_request", self._handle),
+            Target(self.module, "AsyncHTTPTransport.handle_async_request", self._handle_async),
+        )
+
+    def switch_on(self) -> None:
+        """Make OpenTelemetry's transports for us, unless its module is just being imported."""
+        if hasattr(importlib.import_module(SCOPE), self._flavour.async_transport):
+            self._make_transports()
+
+    def record_in(self, meter_provider: MeterProvider) -> None:
+        """Make the HTTP metrics that come with our spans in another provider."""
+        self._meter_provider = meter_provider
+        self._transports = None
+
+    def theirs_is_on(self) -> bool:
+        """Say whether the app has switched the HTTP instrumentation on itself."""
+        instrumentor = getattr(sys.modules.get(SCOPE), self._flavour.instrumentor, None)
+        return instrumentor is not None and instrumentor().is_instrumented_by_opentelemetry
+
+    # -- one request ------------------------------------------------------------------------
+
+    def _handle(self, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        guard = self._observer.guard
+        request = guard(self._request, args, kwargs)
+        if request is None:
+            return wrapped(*args, **kwargs)
+        raw = args[0] if args else kwargs["request"]
+        transports = guard(self._ours, raw, instance, "handle_request")
+        if transports is None:
+            return self._send(wrapped, request, raw)
+        progress, headers = _Progress(), raw.headers
+
+        def send(raw: Any) -> Any:
+            guard(_keep_baggage, raw, headers)
+            progress.started = True
+            progress.response = self._send(wrapped, request, raw)
+            return progress.response
+
+        with _restored(raw):
+            try:
+                return transports[0].handle_request(raw, send)
+            except Exception as error:
+                self._raise_theirs(error, progress)
+        return progress.response or self._send(wrapped, request, raw)
+
+    async def _handle_async(self, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        guard = self._observer.guard
+        request = guard(self._request, args, kwargs)
+        if request is None:
+            return await wrapped(*args, **kwargs)
+        raw = args[0] if args else kwargs["request"]
+        transports = guard(self._ours, raw, instance, "handle_async_request")
+        if transports is None:
+            return await self._send_async(wrapped, request, raw)
+        progress, headers = _Progress(), raw.headers
+
+        async def send(raw: Any) -> Any:
+            guard(_keep_baggage, raw, headers)
+            progress.started = True
+            progress.response = await self._send_async(wrapped, request, raw)
+            return progress.response
+
+        with _restored(raw):
+            try:
+                return await transports[1].handle_async_request(raw, send)
+            except Exception as error:
+                self._raise_theirs(error, progress)
+        return progress.response or await self._send_async(wrapped, request, raw)
+
+    def _send(self, wrapped: Any, request: Request, raw: Any) -> Any:
+        attempt = self._start(request, raw)
+        try:
+            response = wrapped(raw)
+        except BaseException as error:
+            attempt.raised(error, transient=self._is_transient(error))
+            raise
+        if not attempt.answered(response.status_code, lambda: response.headers.raw):
+            attempt.ended()
+            return response
+        ahead = self._observer.guard(self._replay, response, 0)
+        try:
+            if ahead is not None:
+                ahead.read(_deadline(raw))
+        finally:
+            self._ended(attempt, ahead, response)
+        return response
+
+    async def _send_async(self, wrapped: Any, request: Request, raw: Any) -> Any:
+        attempt = self._start(request, raw)
+        try:
+            response = await wrapped(raw)
+        except BaseException as error:
+            attempt.raised(error, transient=self._is_transient(error))
+            raise
+        if not attempt.answered(response.status_code, lambda: response.headers.raw):
+            attempt.ended()
+            return response
+        ahead = self._observer.guard(self._replay, response, 1)
+        try:
+            if ahead is not None:
+                await ahead.read(_deadline(raw))
+        finally:
+            self._ended(attempt, ahead, response)
+        return response
+
+    # -- what the two have in common ----------------------------------------------------------
+
+    def _request(self, args: Any, kwargs: Any) -> Request | None:
+        raw = args[0] if args else kwargs["request"]
+        url = raw.url
+        return self._observer.request(raw.method, url.host, partial(_port, url), partial(_target, url))
+
+    def _ours(self, raw: Any, instance: Any, method: str) -> tuple[Any, Any] | None:
+        """Give the transports that make a span for a request, or None if the app's make it."""
+        if self.theirs_is_on() or _is_instrumented(instance, method):
+            return None
+        if spans.of_attempt(SCOPE, _host(raw)) is not None:
+            return None  # the app has put OpenTelemetry's transport around this one
+        return self._transports or self._make_transports()
+
+    def _make_transports(self) -> tuple[Any, Any]:
+        otel = importlib.import_module(SCOPE)
+        self._transports = tuple(
+            getattr(otel, name)(
+                _Inner,
+                tracer_provider=self._tracer_provider,
+                meter_provider=self._meter_provider,
+            )
+            for name in (self._flavour.sync_transport, self._flavour.async_transport)
+        )
+        return self._transports
+
+    def _raise_theirs(self, error: Exception, progress: _Progress) -> None:
+        """Raise the caller's own exception; swallow one of the HTTP instrumentation's."""
+        if progress.started and progress.response is None:
+            raise error
+        self._observer.guard(_raise, error)
+
+    def _start(self, request: Request, raw: Any) -> Attempt:
+        return self._observer.start(
+            request, self._observer.guard(spans.of_attempt, SCOPE, _host(raw))
+        )
+
+    def _is_transient(self, error: BaseException) -> bool:
+        client = sys.modules[self.module]
+        if isinstance(error, (client.UnsupportedProtocol, client.LocalProtocolError)):
+            return False
+        return isinstance(error, (client.TransportError, OSError))
+
+    def _replay(self, response: Any, flavour: int) -> Any:
+        headers = response.headers
+        if headers.get("content-type", "").startswith(_EVENT_STREAM):
+            return None
+        length = headers.get("content-length", "")
+        if length.isdigit() and len(length) < 20 and int(length) > envelope.MAX_BYTES:
+            return None
+        response.stream = _replays(self.module)[flavour](response.stream)
+        return response.stream
+
+    def _ended(self, attempt: Attempt, ahead: Any, response: Any) -> None:
+        if ahead is None:
+            attempt.ended()
+        else:
+            attempt.ended(b"".join(ahead.parts), response.headers.get("content-encoding", ""))
+
+
+def _port(url: Any) -> int:
+    return url.port or (443 if url.scheme == "https" else 80)
+
+
+def _target(url: Any) -> bytes:
+    return url.raw_path  # type: ignore[no-any-return]
+
+
+def _host(raw: Any) -> str:
+    return raw.url.raw_host.decode("ascii", "replace")  # type: ignore[no-any-return]
+
+
+def _is_instrumented(instance: Any, method: str) -> bool:
+    # What `instrument_client` leaves on a transport.
+    wrapper = getattr(getattr(instance, "__dict__", {}).get(method), "_self_wrapper", None)
+    return getattr(getattr(wrapper, "func", None), "__module__", None) == SCOPE
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+@contextmanager
+def _restored(raw: Any) -> Iterator[None]:
+    # The instrumentation puts headers of its own in the place of the request's. The app must
+    # not find them there: a redirect to another host would carry them on.
+    headers = raw.headers
+    try:
+        yield
+    finally:
+        raw.headers = headers
+
+
+def _keep_baggage(raw: Any, before: Any) -> None:
+    """Take the app's baggage out of the headers that are about to be sent."""
+    if not baggage.get_all():
+        return
+    headers = raw.headers
+    for name in [name for name in headers if name.startswith(_BAGGAGE)]:
+        if name in before:
+            headers[name] = before[name]
+        else:
+            del headers[name]
+
+
+def _deadline(raw: Any) -> float:
+    timeout = raw.extensions.get("timeout") or {}
+    read_s = timeout.get("read")
+    return time.perf_counter() + (_READ_AHEAD_S if read_s is None else read_s)
+
+
+class _Ahead:
+    """A failed answer's body, of which the beginning has been read before it was asked for.
+
+    What went wrong while reading ahead belongs to the caller's read, and is raised there.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.parts: deque[bytes] = deque()
+        self._stream = stream
+        self._rest: Any = None
+        self._size = 0
+        self._error: Exception | None = None
+
+    def _is_enough(self, part: bytes, deadline: float) -> bool:
+        self.parts.append(part)
+        self._size += len(part)
+        return self._size > envelope.MAX_BYTES or time.perf_counter() >= deadline
+
+    def _keep_error(self, error: Exception) -> None:
+        # Without the frame of ours, which would make it part of a reference cycle.
+        traceback = error.__traceback__
+        self._error = error.with_traceback(traceback.tb_next if traceback else None)
+
+    def _take(self) -> tuple[Any, Exception | None]:
+        taken = self._rest, self._error
+        self._rest = self._error = None
+        return taken
+
+
+@lru_cache(maxsize=None)
+def _replays(module: str) -> tuple[type, type]:
+    """Make the two streams that replay what was read ahead and go on from there."""
+    client = sys.modules[module]
+
+    class Replay(_Ahead, client.SyncByteStream):  # type: ignore[name-defined,misc]
+        def read(self, deadline: float) -> None:
+            self._rest = iter(self._stream)
+            try:
+                for part in self._rest:
+                    if self._is_enough(part, deadline):
+                        return
+            except Exception as error:  # noqa: BLE001 - the caller's, raised by its read
+                self._keep_error(error)
+            self._rest = None
+
+        def __iter__(self) -> Iterator[bytes]:
+            rest, error = self._take()
+            while self.parts:
+                yield self.parts.popleft()
+            if error is not None:
+                raise error
+            if rest is not None:
+                yield from rest
+
+        def close(self) -> None:
+            rest, _ = self._take()
+            if rest is not None:
+                rest.close()
+            self._stream.close()
+
+    class AsyncReplay(_Ahead, client.AsyncByteStream):  # type: ignore[name-defined,misc]
+        async def read(self, deadline: float) -> None:
+            self._rest = aiter(self._stream)
+            try:
+                async for part in self._rest:
+                    if self._is_enough(part, deadline):
+                        return
+            except Exception as error:  # noqa: BLE001 - the caller's, raised by its read
+                self._keep_error(error)
+            self._rest = None
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            rest, error = self._take()
+            while self.parts:
+                yield self.parts.popleft()
+            if error is not None:
+                raise error
+            if rest is not None:
+                async for part in rest:
+                    yield part
+
+        async def aclose(self) -> None:
+            rest, _ = self._take()
+            if rest is not None:
+                await rest.aclose()
+            await self._stream.aclose()
+
+    return Replay, AsyncReplay

@@ -1,0 +1,213 @@
+"""What the user decided, from arguments and environment; and whose host it is.
+
+A wrong argument is an error at once; a wrong variable is a `ValueError` too, which
+`init` turns into a warning: a deployment's typo does not keep an app from starting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import urlsplit
+
+from assisters_otel import names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+
+class Host(NamedTuple):
+    """A host whose requests we watch.
+
+    Attributes:
+        name: In lower case, an IPv6 address without its brackets.
+        port: A port, or None for every port.
+        prefix: A path without its last slash, ``/api/v1``, or an empty string for
+            every path.
+    """
+
+    name: str
+    port: int | None = None
+    prefix: str = ""
+
+    def covers(self, port: int, path: str) -> bool:
+        """Say whether a request to this name, at *port* and *path*, is one we watch."""
+        if self.port is not None and self.port != port:
+            return False
+        if not self.prefix or path == self.prefix:
+            return True
+        return path.startswith(self.prefix + "/")
+
+    def __str__(self) -> str:
+        name = f"[{self.name}]" if ":" in self.name else self.name
+        port = "" if self.port is None else f":{self.port}"
+        return f"{name}{port}{self.prefix}"
+
+
+DEFAULT_HOSTS: Final = (Host("api.assisters.dev"), Host("assisters.dev", prefix="/api/v1"))
+"""Where the API is. The rest of ``assisters.dev`` is a web site."""
+
+_TRUE: Final = frozenset({"true", "1", "yes", "on"})
+_FALSE: Final = frozenset({"false", "0", "no", "off", ""})
+PROTOCOLS: Final = ("http/protobuf", "grpc")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What `init` was told.
+
+    Attributes:
+        service_name: For providers that we build, or None.
+        endpoint: The base URL of an OTLP receiver, or None.
+        headers: For that receiver. They may hold a key, so they are in no repr.
+        protocol: One of `PROTOCOLS`, or None.
+        hosts: Every host that is watched.
+        capture_message: Whether the envelope's message goes on the span.
+        strict: Whether our own trouble is raised.
+    """
+
+    service_name: str | None = None
+    endpoint: str | None = None
+    headers: Mapping[str, str] | None = field(default=None, repr=False)
+    protocol: str | None = None
+    hosts: tuple[Host, ...] = DEFAULT_HOSTS
+    capture_message: bool = False
+    strict: bool = False
+
+    def hosts_by_name(self) -> dict[str, tuple[Host, ...]]:
+        """Group the hosts by name, so that any other host costs one look-up."""
+        grouped: dict[str, tuple[Host, ...]] = {}
+        for host in self.hosts:
+            grouped[host.name] = (*grouped.get(host.name, ()), host)
+        return grouped
+
+
+def host(text: str) -> Host:
+    """Read ``host[:port][/path-prefix]`` or a base URL.
+
+    Args:
+        text: For example ``gateway.example:8080/assisters`` or ``http://127.0.0.1:8080/v1``.
+
+    Raises:
+        ValueError: It is neither; the message says what to write.
+    """
+    stripped = text.strip()
+    parts = urlsplit(stripped if "://" in stripped else f"//{stripped}")
+    try:
+        name, port = parts.hostname, parts.port
+    except ValueError:
+        name, port = None, None
+    odd = parts.query or parts.fragment or parts.username is not None
+    if not name or odd or any(c.isspace() for c in stripped):
+        raise ValueError(
+            f"not a host: {_shown(text)}. Write host[:port][/path-prefix], for example "
+            "'gateway.example:8080/assisters', or a base URL, 'http://127.0.0.1:8080/v1'"
+        )
+    return Host(name, port, parts.path.rstrip("/"))
+
+
+def _shown(text: str) -> str:
+    # A base URL may hold a password.
+    return repr(text if "@" not in text else f"…@{text.rpartition('@')[2]}")
+
+
+def from_arguments(
+    *,
+    service_name: str | None = None,
+    endpoint: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    protocol: str | None = None,
+    hosts: Sequence[str] | None = None,
+    capture_message: bool | None = None,
+    strict: bool = False,
+) -> Config:
+    """Check what `init` was given, without the environment.
+
+    Raises:
+        ValueError: One of them is wrong; the message says what to write instead.
+    """
+    _check_text("service_name", service_name, "the service's name, 'checkout'")
+    _check_text("endpoint", endpoint, "the base URL of an OTLP receiver, 'http://localhost:4318'")
+    if endpoint is not None and urlsplit(endpoint).scheme not in {"http", "https"}:
+        raise ValueError(
+            f"endpoint is no base URL: {_shown(endpoint)}. Write 'http://localhost:4318', "
+            "with http:// or https:// and without /v1/traces"
+        )
+    if protocol is not None and protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol: {protocol!r}. Write 'http/protobuf' or 'grpc'")
+    if headers is not None and not _is_text_mapping(headers):
+        raise ValueError(
+            "headers must map names to values, both text. Write {'authorization': 'Bearer …'}"
+        )
+    if isinstance(hosts, (str, bytes)):
+        raise ValueError("hosts is a sequence. Write hosts=['gateway.example'], with brackets")
+    for name, flag in (("capture_message", capture_message), ("strict", strict)):
+        if not isinstance(flag, (bool, type(None))):
+            raise ValueError(f"{name} is a switch. Write {name}=True or {name}=False")
+    return Config(
+        service_name=service_name,
+        endpoint=endpoint,
+        headers=None if headers is None else dict(headers),
+        protocol=protocol,
+        hosts=_distinct((*DEFAULT_HOSTS, *map(_argument_host, hosts or ()))),
+        capture_message=bool(capture_message),
+        strict=bool(strict),
+    )
+
+
+def _argument_host(text: object) -> Host:
+    if not isinstance(text, str):
+        raise ValueError(f"hosts holds text, not {type(text).__name__}. Write 'gateway.example'")  # noqa: TRY004 - a wrong argument is a ValueError, says the contract
+    return host(text)
+
+
+def _check_text(name: str, value: object, example: str) -> None:
+    if value is not None and not (isinstance(value, str) and value.strip()):
+        raise ValueError(f"{name} must be text and not empty. Write {example}, or leave it out")
+
+
+def _is_text_mapping(value: object) -> bool:
+    items = getattr(value, "items", None)
+    return callable(items) and all(isinstance(k, str) and isinstance(v, str) for k, v in items())
+
+
+def _distinct(hosts: Iterable[Host]) -> tuple[Host, ...]:
+    return tuple(dict.fromkeys(hosts))
+
+
+def environment_hosts(environ: Mapping[str, str]) -> tuple[Host, ...]:
+    """Read the hosts that the environment adds.
+
+    Raises:
+        ValueError: A variable is wrong; the message names it and says what to write.
+    """
+    texts = [(names.ASSISTERS_BASE_URL, environ.get(names.ASSISTERS_BASE_URL, ""))]
+    listed = environ.get(names.ASSISTERS_OTEL_HOSTS, "").split(",")
+    texts += [(names.ASSISTERS_OTEL_HOSTS, text) for text in listed]
+    found = []
+    for variable, text in texts:
+        if not text.strip():
+            continue
+        try:
+            found.append(host(text))
+        except ValueError as error:
+            raise ValueError(f"{variable}: {error}") from None
+    return _distinct(found)
+
+
+def environment_capture_message(environ: Mapping[str, str]) -> bool:
+    """Read whether the environment wants messages captured.
+
+    Raises:
+        ValueError: It is neither true nor false; the message says what to write.
+    """
+    text = environ.get(names.ASSISTERS_OTEL_CAPTURE_MESSAGE, "").strip().lower()
+    if text not in _TRUE | _FALSE:
+        variable = names.ASSISTERS_OTEL_CAPTURE_MESSAGE
+        raise ValueError(f"{variable}: neither true nor false: {text!r}. Write true or false")
+    return text in _TRUE
+
+
+def sdk_disabled(environ: Mapping[str, str]) -> bool:
+    """Say whether ``OTEL_SDK_DISABLED`` switches everything off."""
+    return environ.get(names.OTEL_SDK_DISABLED, "").strip().lower() == "true"

@@ -1,0 +1,185 @@
+"""Exporters of our own around the real ones: quiet, and fit for a forked process.
+
+They lie between the SDK's processors and the exporters that we made, and see to it that
+a forked process neither shares its parent's connection nor exports its parent's counts.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+from assisters_otel.quiet import Destination, describe, here, listening
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from opentelemetry.sdk.trace import ReadableSpan
+
+Inner = TypeVar("Inner", SpanExporter, MetricExporter)
+Result = TypeVar("Result", SpanExportResult, MetricExportResult)
+
+
+class Courier(Generic[Inner]):
+    """Holds one real exporter, and a new one in every forked process.
+
+    An inherited exporter is never used: its kept-alive connection is the parent's, and
+    two processes that write on one socket read each other's answers. Nor is it closed,
+    since its locks may have been held at the fork: it is kept, so that nothing ends it.
+
+    Attributes:
+        inner: The exporter.
+        destination: Where it sends to.
+        born: The process that this was made in.
+        busy: Whether an export is under way.
+    """
+
+    def __init__(self, make: Callable[[], Inner], destination: Destination) -> None:
+        self._make: Callable[[], Inner] = make
+        self.inner: Inner = make()
+        self.destination = destination
+        self.born = self._owner = os.getpid()
+        self.busy = False
+        self._ended = False
+        self._inherited: list[Inner] = []
+
+    def send(
+        self, export: Callable[[Inner], Result], *, success: Result, failure: Result
+    ) -> Result:
+        """Export, and keep in mind how it went.
+
+        Raises:
+            Exception: Whatever the exporter raises; the SDK takes it from there.
+        """
+        if self._ended:
+            return failure
+        destination = self.destination
+        destination.begin()
+        self.busy = True
+        try:
+            with listening(destination.hear):
+                result = export(self._mine())
+        except Exception as error:
+            destination.failed(describe(error))
+            raise
+        finally:
+            self.busy = False
+        if result is success:
+            destination.arrived()
+        else:
+            destination.failed()
+        return result
+
+    def end(self) -> None:
+        """Close the exporter, which breaks off its pauses; exports fail from now on."""
+        if not self._ended:
+            self._ended = True
+            if self._owner == os.getpid():
+                with listening(self.destination.hear):
+                    self.inner.shutdown()
+
+    def _mine(self) -> Inner:
+        if self._owner != os.getpid():
+            inner = self._make()
+            self._inherited.append(self.inner)
+            self.inner, self._owner = inner, os.getpid()
+        return self.inner
+
+
+class QuietSpanExporter(SpanExporter):
+    """Exports spans by a courier."""
+
+    def __init__(self, courier: Courier[SpanExporter]) -> None:
+        self._courier = courier
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Export *spans*."""
+        return self._courier.send(
+            lambda inner: inner.export(spans),
+            success=SpanExportResult.SUCCESS,
+            failure=SpanExportResult.FAILURE,
+        )
+
+    def shutdown(self) -> None:
+        """End the courier."""
+        self._courier.end()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Ask the exporter to flush what it holds; the time is in milliseconds."""
+        return self._courier.inner.force_flush(timeout_millis)
+
+
+class QuietSpanProcessor(BatchSpanProcessor):
+    """The SDK's batches, whose "Queue full" is ours to tell."""
+
+    def __init__(self, courier: Courier[SpanExporter]) -> None:
+        super().__init__(QuietSpanExporter(courier))
+        self._overflow = courier.destination.overflow
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Put *span* in the queue."""
+        # By hand, not by `listening`: this is on the path of every span.
+        before = here.hear
+        here.hear = self._overflow
+        try:
+            super().on_end(span)
+        finally:
+            here.hear = before
+
+
+class QuietMetricExporter(MetricExporter):
+    """Exports metrics by a courier.
+
+    Args:
+        courier: Of the real exporter.
+        scopes: The names of the meters whose sums a forked process does not export from
+            here: they are its parent's.
+    """
+
+    def __init__(self, courier: Courier[MetricExporter], scopes: Sequence[str]) -> None:
+        inner = courier.inner
+        # The reader asks its exporter for these two; there is no public name for them.
+        super().__init__(inner._preferred_temporality, inner._preferred_aggregation)  # noqa: SLF001
+        self._courier = courier
+        self._scopes = scopes
+
+    def export(
+        self,
+        metrics_data: MetricsData,
+        timeout_millis: float = 10_000,
+        **kwargs: object,
+    ) -> MetricExportResult:
+        """Export *metrics_data*; the time is in milliseconds."""
+        if self._courier.born != os.getpid():
+            metrics_data = without(metrics_data, self._scopes)
+            if not metrics_data.resource_metrics:
+                return MetricExportResult.SUCCESS
+        return self._courier.send(
+            lambda inner: inner.export(metrics_data, timeout_millis, **kwargs),
+            success=MetricExportResult.SUCCESS,
+            failure=MetricExportResult.FAILURE,
+        )
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: object) -> None:  # noqa: ARG002 - the SDK's signature
+        """End the courier."""
+        self._courier.end()
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        """Ask the exporter to flush what it holds; the time is in milliseconds."""
+        return self._courier.inner.force_flush(timeout_millis)
+
+
+def without(data: MetricsData, scopes: Sequence[str]) -> MetricsData:
+    """Leave out what the meters called *scopes* have measured."""
+    kept = (
+        replace(
+            resource,
+            scope_metrics=[s for s in resource.scope_metrics if s.scope.name not in scopes],
+        )
+        for resource in data.resource_metrics
+    )
+    return replace(data, resource_metrics=[resource for resource in kept if resource.scope_metrics])

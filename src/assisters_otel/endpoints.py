@@ -1,0 +1,69 @@
+"""The documented paths of the Assisters API. Pure.
+
+Source: the public docs and the official SDK.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+AGENT_STREAM: Final = "/v1/agent/stream"
+"""The one endpoint whose query holds what the user typed."""
+
+_TAILS: Final = frozenset(
+    {
+        "chat/completions",
+        "embeddings",
+        "moderate",
+        "moderations",
+        "rerank",
+        "audio/transcriptions",
+        "audio/speech",
+        "audio/enhance",
+        "images/generations",
+        "search",
+        "translate",
+        "agent/run",
+        "agent/stream",
+        "models",
+        "rate-limit",
+        "wallet/balance",
+        "wallet/transactions",
+        "wallet/top-up",
+    }
+)
+TEMPLATES: Final = frozenset({f"/v1/{tail}" for tail in _TAILS} | {"/v1/models/{id}"})
+"""Every value that ``url.template`` can have."""
+
+# Longer than any documented path behind a gateway's prefix; what is longer is not looked at.
+_MAX_PATH: Final = 512
+_MODEL_ID_SEGMENTS: Final = 2
+
+
+def template(path: str) -> str | None:
+    """Find the documented endpoint that a path belongs to.
+
+    Args:
+        path: The path as sent, without the query, with whatever prefix a gateway
+            puts before it: ``/assisters/v1/models/assisters-chat-v1``.
+
+    Returns:
+        The documented path, ``/v1/models/{id}``, or None if it is none. A gateway
+        that leaves the ``/v1`` out is understood too.
+    """
+    return _template(path) if len(path) <= _MAX_PATH else None
+
+
+@lru_cache(maxsize=512)
+def _template(path: str) -> str | None:
+    segments = path.strip("/").split("/")
+    after_version = [i + 1 for i, segment in enumerate(segments) if segment == "v1"]
+    for start in after_version or range(len(segments)):
+        rest = segments[start:]
+        tail = "/".join(rest)
+        if tail in _TAILS:
+            return f"/v1/{tail}"
+        if len(rest) == _MODEL_ID_SEGMENTS and rest[0] == "models":
+            return "/v1/models/{id}"
+    return None

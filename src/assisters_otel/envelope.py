@@ -1,0 +1,291 @@
+"""What an answer of the API says: bytes and headers in, clean values out. Pure.
+
+Nothing here raises on bytes from outside: a proxy's HTML page, a decompression
+bomb and half a JSON document are ordinary, so they are values.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import zlib
+from contextlib import suppress
+from datetime import timezone
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from types import ModuleType
+
+MAX_BYTES: Final = 64 * 1024
+"""A body is looked at up to here, raw and decompressed. An envelope has a few hundred bytes."""
+
+MAX_VALUE: Final = 128
+"""Characters of a code, type, param or id that are kept. The longest documented one has 25."""
+
+MAX_MESSAGE: Final = 256
+"""Characters of a message that are kept, if it is asked for."""
+
+REQUEST_ID: Final = b"x-request-id"
+PROCESSING_TIME_MS: Final = b"x-processing-time-ms"
+RETRY_AFTER: Final = b"retry-after"
+RATELIMITS: Final[Mapping[tuple[str, str], bytes]] = {
+    ("requests", "limit"): b"x-ratelimit-limit-rpm",
+    ("requests", "remaining"): b"x-ratelimit-remaining-rpm",
+    ("requests", "reset"): b"x-ratelimit-reset-rpm",
+    ("tokens", "limit"): b"x-ratelimit-limit-tpm",
+    ("tokens", "remaining"): b"x-ratelimit-remaining-tpm",
+    ("tokens", "reset"): b"x-ratelimit-reset-tpm",
+}
+_PICKED: Final = frozenset({REQUEST_ID, PROCESSING_TIME_MS, RETRY_AFTER, *RATELIMITS.values()})
+
+REDACTED: Final = "REDACTED"
+_KEY: Final = re.compile(
+    r"(?i:\bbearer[ +]|\bbearer%20)[^\s'\",;\\]+"
+    r"|(?<![A-Za-z0-9])(?:asst_sk_|ask_|sk-)[A-Za-z0-9_\-]{6,}"
+)
+_PROMPT: Final = re.compile(r"(/agent/stream)\?[^\s'\"<>]+")
+_NUMBER: Final = re.compile(rb"\d{1,15}(?:\.\d{1,15})?\Z")
+_INT64: Final = 2**63
+# The first second of 2001: a reset below it is no Unix time of ours. Source: docs, Unix seconds.
+_FIRST_UNIX_TIME: Final = 978_307_200
+
+
+class Envelope(NamedTuple):
+    """The error that a body holds.
+
+    Attributes:
+        type: The category, as sent, or None.
+        code: The machine-readable code, as sent, or None.
+        param: The parameter that caused the error, or None.
+        message: For people, or None. May quote what somebody typed, so it goes
+            nowhere unless it is asked for.
+    """
+
+    type: str | None = None
+    code: str | None = None
+    param: str | None = None
+    message: str | None = None
+
+
+def mask(text: str) -> str:
+    """Take keys, bearer tokens and the agent's prompt out of a text."""
+    return _PROMPT.sub(rf"\1?{REDACTED}", _KEY.sub(REDACTED, text))
+
+
+def clean(text: str, limit: int = MAX_VALUE) -> str:
+    """Make a text from the wire fit to be an attribute.
+
+    Args:
+        text: Anything: lone surrogates, NUL, line breaks, a key.
+        limit: Characters that are kept.
+
+    Returns:
+        It, masked, of *limit* characters at most, with a space for each
+        white space and a replacement character for each that cannot be shown or encoded.
+    """
+    # Masked before it is cut, or the cut would hide a key's end from the pattern;
+    # cut roughly before that, or a megabyte would be searched.
+    text = mask(text[: limit + MAX_BYTES])[:limit]
+    return text if text.isprintable() else "".join(map(_printable, text))
+
+
+def _printable(character: str) -> str:
+    if character.isprintable():
+        return character
+    return " " if character.isspace() else "\N{REPLACEMENT CHARACTER}"
+
+
+def parse(body: bytes) -> Envelope | None:
+    """Parse the body of an error response.
+
+    Args:
+        body: The body, decompressed. Beyond `MAX_BYTES` it is not looked at.
+
+    Returns:
+        The envelope, or None if *body* holds none. ``{"error": "text"}`` has a
+        message only. A field of the wrong type is as if it were not there.
+    """
+    if len(body) > MAX_BYTES:
+        return None
+    try:
+        document = json.loads(body.decode("utf-8-sig", "replace"))
+    except (ValueError, RecursionError):
+        return None
+    error = document.get("error") if isinstance(document, dict) else None
+    if isinstance(error, str):
+        return Envelope(message=error)
+    if not isinstance(error, dict):
+        return None
+    return Envelope(
+        type=_field(error, "type"),
+        code=_field(error, "code"),
+        param=_field(error, "param"),
+        message=_field(error, "message", MAX_BYTES),
+    )
+
+
+def _field(error: dict[str, object], name: str, limit: int = MAX_VALUE) -> str | None:
+    value = error.get(name)
+    return clean(value, limit) or None if isinstance(value, str) else None
+
+
+def _inflate(body: bytes, limit: int) -> bytes | None:
+    # 32 + 15: gzip or zlib, by the header. A bare deflate stream has none.
+    for wbits in (47, -15):
+        try:
+            return zlib.decompressobj(wbits).decompress(body, limit)
+        except zlib.error:
+            continue
+    return None
+
+
+def _brotli(body: bytes, limit: int) -> bytes | None:
+    # A client asks for brotli only if it has one of the two. Source: httpx, _decoders.
+    brotli = _first_of("brotli", "brotlicffi")
+    if brotli is None:
+        return None
+    try:
+        output: bytes = brotli.Decompressor().process(body, output_buffer_limit=limit)
+    except (brotli.error, TypeError):  # TypeError: a release that cannot bound its output
+        return None
+    return output
+
+
+def _zstd(body: bytes, limit: int) -> bytes | None:
+    zstd = _first_of("compression.zstd", "zstandard")
+    if zstd is None:
+        return None
+    try:
+        if hasattr(zstd, "ZstdFile"):
+            output: bytes = zstd.ZstdDecompressor().decompress(body, max_length=limit)
+        else:
+            output = zstd.ZstdDecompressor().stream_reader(body).read(limit)
+    except zstd.ZstdError:
+        return None
+    return output
+
+
+def _first_of(*modules: str) -> ModuleType | None:
+    for module in modules:
+        with suppress(ImportError):
+            return importlib.import_module(module)
+    return None
+
+
+_DECOMPRESSORS: Final[Mapping[str, Callable[[bytes, int], bytes | None]]] = {
+    "gzip": _inflate,
+    "x-gzip": _inflate,
+    "deflate": _inflate,
+    "br": _brotli,
+    "zstd": _zstd,
+}
+# More layers than anybody sends; each costs a pass.
+_MAX_LAYERS: Final = 3
+
+
+def decompress(body: bytes, content_encoding: str) -> bytes | None:
+    """Undo a Content-Encoding, without ever holding more than `MAX_BYTES` of output.
+
+    Args:
+        body: The raw body, whole.
+        content_encoding: The header's value, in the order in which it was applied,
+            or an empty string.
+
+    Returns:
+        The body, or None if it is broken, too large, or in an encoding for which
+        the client's own decoder is not installed.
+    """
+    layers = [name.strip().lower() for name in content_encoding.split(",")]
+    layers = [name for name in layers if name not in {"", "identity"}]
+    if len(layers) > _MAX_LAYERS:
+        return None
+    for name in reversed(layers):
+        decompressor = _DECOMPRESSORS.get(name)
+        output = decompressor(body, MAX_BYTES + 1) if decompressor else None
+        if output is None or len(output) > MAX_BYTES:
+            return None
+        body = output
+    return body
+
+
+def pick(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Take the headers that we know out of a response, in one pass.
+
+    Args:
+        headers: Names and values as sent, in any case, repeated or not.
+
+    Returns:
+        Lower-case name to value; the first one, where a name is repeated.
+    """
+    picked: dict[bytes, bytes] = {}
+    for name, value in headers:
+        lower = name.lower()
+        if lower in _PICKED and lower not in picked:
+            picked[lower] = value
+    return picked
+
+
+def text(value: bytes | None) -> str | None:
+    """Read a header as clean text, or None if it is absent or empty."""
+    return (clean(value.decode("latin-1").strip()) or None) if value else None
+
+
+def number(value: bytes | None) -> float | None:
+    """Read a header as a finite number of 0 or more, or None if it is none."""
+    if value is None:
+        return None
+    value = value.strip()
+    return float(value) if _NUMBER.match(value) else None
+
+
+def integer(value: bytes | None) -> int | None:
+    """Read a header as an integer that fits an int64, or None if it is none.
+
+    One integer beyond int64 would lose a whole batch in the OTLP encoder.
+    """
+    if value is None:
+        return None
+    value = value.strip()
+    if len(value) > len(str(_INT64)) or not value.isdigit():
+        return None
+    parsed = int(value)
+    return parsed if parsed < _INT64 else None
+
+
+def seconds_to_wait(value: bytes | None, now: float) -> float | None:
+    """Read a Retry-After: seconds, or an HTTP date.
+
+    Args:
+        value: The header as sent, or None.
+        now: Unix seconds.
+
+    Returns:
+        Seconds from *now*, 0 or more; None if it is neither.
+    """
+    seconds = number(value)
+    if seconds is not None or value is None:
+        return seconds
+    try:
+        date = parsedate_to_datetime(value[:MAX_VALUE].decode("ascii"))
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=timezone.utc)
+        return max(date.timestamp() - now, 0.0)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def seconds_to_reset(value: bytes | None, now: float) -> float | None:
+    """Read a rate limit's reset, which is sent as Unix seconds.
+
+    Args:
+        value: The header as sent, or None.
+        now: Unix seconds.
+
+    Returns:
+        Seconds from *now*, 0 or more; None if it is no Unix time.
+    """
+    unix = number(value)
+    return None if unix is None or unix < _FIRST_UNIX_TIME else max(unix - now, 0.0)

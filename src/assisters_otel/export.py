@@ -1,0 +1,412 @@
+"""Providers of our own, from the standard ``OTEL_*`` variables, for an app that has none.
+
+What is built here exports by the SDK's own exporters, says once when nobody takes the
+telemetry, ends within a time that is given, and counts right in a forked process. No
+global is set and nothing is registered to run at exit: that is the caller's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import uuid
+from concurrent.futures import Future, wait
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from weakref import WeakMethod
+
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+
+from assisters_otel import names
+from assisters_otel.courier import Courier, QuietMetricExporter, QuietSpanProcessor
+from assisters_otel.exporters import METRICS, TRACES, Arguments, id_generator, routes, sampler
+from assisters_otel.quiet import Hush
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from opentelemetry.sdk.metrics.export import MetricExporter
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+    from assisters_otel.exporters import Route
+    from assisters_otel.quiet import Reach
+
+_log = logging.getLogger(names.SCOPE)
+
+OUR_SCOPES: Final = (names.SCOPE, "opentelemetry.instrumentation.httpx")
+"""The meters that get a provider of their own in a forked process. What they counted
+before the fork is the parent's, and the parent exports it."""
+
+DEAD_S: Final = 1.0
+"""How long an end waits for a place that is known not to answer, in seconds: enough for
+one more attempt, should it just have come back."""
+
+GRACE_S: Final = 0.2
+"""How long threads that were told to stop have for it, in seconds."""
+
+Provider = TypeVar("Provider", TracerProvider, MeterProvider)
+_Job = tuple["Future[object]", "Callable[[], object]"]
+
+
+class _Hand:
+    """A daemon thread that does one thing after another.
+
+    It is started beforehand: an interpreter that exits may start no thread any more
+    (Python 3.12). Nobody waits for it at exit, since it is a daemon.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        threading.Thread(
+            target=_work, args=(self._jobs,), name="assisters-otel-export", daemon=True
+        ).start()
+
+    def do(self, act: Callable[[], object]) -> Future[object]:
+        """Do *act* when all before it is done; its outcome is in the future."""
+        future: Future[object] = Future()
+        self._jobs.put((future, act))
+        return future
+
+    def rest(self) -> None:
+        """End the thread when all is done."""
+        self._jobs.put(None)
+
+
+def _work(jobs: SimpleQueue[_Job | None]) -> None:
+    while (job := jobs.get()) is not None:
+        future, act = job
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(act())
+            except Exception as error:  # noqa: BLE001 - handed over to who waits, not swallowed
+                future.set_exception(error)
+
+
+def in_time(calls: Sequence[Callable[[], object]], timeout_s: float) -> bool:
+    """Call each of *calls* in a thread of its own, and wait for them together.
+
+    Args:
+        calls: For example the ``force_flush`` of providers that are not ours.
+        timeout_s: After so many seconds the caller goes on; they go on as daemons.
+
+    Returns:
+        Whether all are done, and none raised or returned False.
+    """
+    hands = [_Hand() for _ in calls]
+    futures = [hand.do(call) for hand, call in zip(hands, calls, strict=True)]
+    for hand in hands:
+        hand.rest()
+    _, pending = wait(futures, timeout_s)
+    return not pending and _succeeded(futures)
+
+
+def _succeeded(futures: Iterable[Future[object]]) -> bool:
+    outcomes = []
+    for future in futures:
+        error = future.exception()
+        if error is not None:
+            _log.warning("telemetry could not be exported (%s)", type(error).__name__)
+        outcomes.append(error is None and future.result() is not False)
+    return all(outcomes)
+
+
+@dataclass(frozen=True)
+class _Part(Generic[Provider]):
+    """A provider with what carries its data away, and the thread that flushes and ends it."""
+
+    provider: Provider
+    couriers: Sequence[Courier[SpanExporter] | Courier[MetricExporter]]
+    hand: _Hand
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether nobody answers at any of the places that this goes to."""
+        return bool(self.couriers) and all(c.destination.unreachable for c in self.couriers)
+
+
+class Exports:
+    """The providers that we built, and how to end them.
+
+    Attributes:
+        tracer_provider: Or None, if no traces were asked for.
+        meter_provider: Or None, if no metrics were asked for. Another one after
+            `renew_metrics`.
+        destinations: For people, one text an exporter, for example
+            ``traces: otlp_proto_http http://localhost:4318/v1/traces``. They hold no
+            header, no user, no password and no query.
+    """
+
+    def __init__(  # noqa: PLR0913 - by name, and by `build` alone
+        self,
+        *,
+        tracers: _Part[TracerProvider] | None,
+        meters: _Part[MeterProvider] | None,
+        renew: Callable[[Resource | None], _Part[MeterProvider]],
+        hush: Hush,
+        reaches: Iterable[Reach],
+        destinations: tuple[str, ...],
+    ) -> None:
+        self.tracer_provider = tracers.provider if tracers else None
+        self.meter_provider = meters.provider if meters else None
+        self.destinations = destinations
+        self._parts: list[_Part[TracerProvider] | _Part[MeterProvider]] = []
+        self._parts += [tracers] if tracers else []
+        self._parts += [meters] if meters else []
+        self._renew = renew
+        self._renewed_in = os.getpid()
+        self._hush = hush
+        self._reaches = tuple(reaches)
+        self._lock = threading.Lock()
+        self._ended = False
+        self._complete = False
+        if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
+            weak = WeakMethod(self._after_fork)
+
+            def after_fork() -> None:
+                if (here := weak()) is not None:
+                    here()
+
+            os.register_at_fork(after_in_child=after_fork)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Export what has been recorded so far.
+
+        Args:
+            timeout_s: After so many seconds the caller goes on, whatever is done by then.
+
+        Returns:
+            Whether all of it was taken in time. False also if no collector answers.
+        """
+        if self._ended:
+            return self._complete
+        millis = int(timeout_s * 1000)
+        futures = [
+            part.hand.do(partial(part.provider.force_flush, timeout_millis=millis))
+            for part in self._parts
+        ]
+        _, pending = wait(futures, timeout_s)
+        for future in pending:
+            future.cancel()  # one that has not begun would only be in the way of the end
+        return not pending and self._taken(futures)
+
+    def shutdown(self, timeout_s: float = 5.0) -> bool:
+        """Export what is left and end both providers, side by side.
+
+        A place that is known not to answer is given `DEAD_S` only.
+
+        Args:
+            timeout_s: After so many seconds, and `GRACE_S`, the caller goes on; the
+                rest is dropped.
+
+        Returns:
+            Whether everything was taken in time. A second call returns the same at once.
+        """
+        with self._lock:
+            if self._ended:
+                return self._complete
+            self._ended = True
+        ends = {part.hand.do(part.provider.shutdown): part for part in self._parts}
+        started_s = time.monotonic()
+        pending = set(ends)
+        while pending and (left_s := started_s + timeout_s - time.monotonic()) > 0:
+            given_s = time.monotonic() - started_s
+            if given_s >= DEAD_S and all(ends[future].hopeless for future in pending):
+                break
+            _, pending = wait(pending, min(left_s, 0.05))
+        for courier in [courier for future in pending for courier in ends[future].couriers]:
+            if courier.busy:
+                courier.destination.failed()
+            courier.end()
+        _, late = wait(pending, GRACE_S)
+        self._complete = not pending and self._taken(ends)
+        for part in self._parts:
+            part.hand.rest()
+        for future in late:
+            future.add_done_callback(lambda _: self._unhush(ends))
+        self._unhush(ends)
+        return self._complete
+
+    def renew_metrics(self) -> MeterProvider:
+        """Give a forked process a meter provider of its own; call it before it counts.
+
+        The new one has the same settings, exporters of its own and the
+        ``service.instance.id`` of this process's tracer provider. The inherited one goes
+        on for the application's own instruments, without `OUR_SCOPES`. An exporter that
+        is pulled, such as Prometheus', serves the parent alone.
+
+        Returns:
+            The provider, the same for every call in one process. In the process that
+            built the providers, that is the first one.
+
+        Raises:
+            RuntimeError: No metrics were asked for.
+            ValueError: An exporter cannot be made here.
+        """
+        if self.meter_provider is None:
+            raise RuntimeError("there are no metrics to renew: build them with metrics=True")
+        with self._lock:
+            if self._renewed_in != os.getpid():
+                tracers = self.tracer_provider
+                part = self._renew(tracers.resource if tracers else None)
+                self._parts.append(part)
+                self.meter_provider = part.provider
+                self._renewed_in = os.getpid()
+            return self.meter_provider
+
+    def _taken(self, futures: Iterable[Future[object]]) -> bool:
+        failing = [c for part in self._parts for c in part.couriers if c.destination.failing]
+        return _succeeded(futures) and not failing
+
+    def _unhush(self, futures: Iterable[Future[object]]) -> None:
+        if all(future.done() for future in futures):
+            self._hush.remove()
+
+    def _after_fork(self) -> None:
+        # A lock may have been held by a thread that is not here, and no hand is.
+        self._lock = threading.Lock()
+        for reach in self._reaches:
+            reach.lock = threading.RLock()
+        for courier in [courier for part in self._parts for courier in part.couriers]:
+            courier.destination.failing = courier.destination.unreachable = False
+        if not self._ended:
+            self._parts = [replace(part, hand=_Hand()) for part in self._parts]
+
+
+def build(  # noqa: PLR0913 - by name, as in `init`
+    *,
+    traces: bool,
+    metrics: bool,
+    service_name: str | None,
+    endpoint: str | None,
+    headers: Mapping[str, str] | None,
+    protocol: str | None,
+) -> Exports:
+    """Build providers from the standard variables, through the SDK's exporter entry points.
+
+    An argument wins over the variables. An endpoint, headers or a protocol mean OTLP,
+    also where ``OTEL_TRACES_EXPORTER`` lists others; only ``none`` stays none: a
+    provider without an exporter, whose spans still have ids and reach the next service.
+
+    Args:
+        traces: Whether to build a tracer provider.
+        metrics: Whether to build a meter provider.
+        service_name: Wins over ``OTEL_SERVICE_NAME``.
+        endpoint: A base URL, ``http://localhost:4318``; for HTTP, ``/v1/traces`` and
+            ``/v1/metrics`` are appended.
+        headers: For OTLP. Win over those of the variables.
+        protocol: ``http/protobuf`` or ``grpc``.
+
+    Raises:
+        ValueError: An argument or a variable cannot be used; the message says what to
+            write. Nothing is left behind, no thread either.
+    """
+    arguments = Arguments(endpoint, headers, protocol)
+    spans = routes(TRACES, arguments) if traces else ()
+    points = routes(METRICS, arguments) if metrics else ()
+    reaches: dict[str, Reach] = {}
+    hush = Hush(Courier.send.__code__)
+    resource = _resource(service_name)
+
+    def renewed(known: Resource | None) -> _Part[MeterProvider]:
+        pushed = tuple(route for route in points if not issubclass(route.kind, MetricReader))
+        return _meters(pushed, reaches, known or _resource(service_name, other_than=resource))
+
+    with ExitStack() as undo:
+        hush.install()
+        undo.callback(hush.remove)
+        tracers = meters = None
+        if traces:
+            tracers = _tracers(spans, reaches, resource)
+            undo.callback(_end, tracers)
+        if metrics:
+            meters = _meters(points, reaches, resource)
+        undo.pop_all()
+    texts = [route.text for route in (*spans, *points)]
+    texts += ["traces: none"] if traces and not spans else []
+    texts += ["metrics: none"] if metrics and not points else []
+    return Exports(
+        tracers=tracers,
+        meters=meters,
+        renew=renewed,
+        hush=hush,
+        reaches=reaches.values(),
+        destinations=tuple(texts),
+    )
+
+
+def _resource(service_name: str | None, other_than: Resource | None = None) -> Resource:
+    named = {SERVICE_NAME: service_name} if service_name else {}
+    resource = Resource.create(named)
+    taken = other_than and other_than.attributes.get(SERVICE_INSTANCE_ID)
+    if resource.attributes.get(SERVICE_INSTANCE_ID) in {None, taken}:
+        # OTEL_RESOURCE_ATTRIBUTES names one instance, and a forked process is another.
+        resource = resource.merge(Resource({SERVICE_INSTANCE_ID: str(uuid.uuid4())}))
+    return resource
+
+
+def _tracers(
+    spans: Sequence[Route], reaches: dict[str, Reach], resource: Resource
+) -> _Part[TracerProvider]:
+    chosen, ids = sampler(), id_generator()
+    with ExitStack() as undo:
+        couriers = []
+        for route in spans:
+            destination = route.destination(TRACES, reaches)
+            couriers.append(Courier(route.span_exporter, destination))
+            undo.callback(couriers[-1].end)
+        with _sdk_errors():
+            provider = TracerProvider(chosen, resource, shutdown_on_exit=False, id_generator=ids)
+            for courier in couriers:
+                provider.add_span_processor(QuietSpanProcessor(courier))
+        undo.pop_all()
+    return _Part(provider, couriers, _Hand())
+
+
+def _meters(
+    points: Sequence[Route], reaches: dict[str, Reach], resource: Resource
+) -> _Part[MeterProvider]:
+    with _sdk_errors():
+        MeterProvider(shutdown_on_exit=False)  # refuses a variable before a thread runs
+    with ExitStack() as undo:
+        couriers = []
+        readers: list[MetricReader] = []
+        for route in points:
+            if issubclass(route.kind, MetricReader):
+                readers.append(route.metric_reader())
+                undo.callback(readers[-1].shutdown)
+            else:
+                destination = route.destination(METRICS, reaches)
+                couriers.append(Courier(route.metric_exporter, destination))
+                undo.callback(couriers[-1].end)
+        with _sdk_errors():
+            readers += [
+                PeriodicExportingMetricReader(QuietMetricExporter(courier, OUR_SCOPES))
+                for courier in couriers
+            ]
+        provider = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
+        undo.pop_all()
+    return _Part(provider, couriers, _Hand())
+
+
+def _end(part: _Part[TracerProvider]) -> None:
+    part.provider.shutdown()
+    part.hand.rest()
+
+
+@contextmanager
+def _sdk_errors() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(
+            f"the SDK refuses a variable: {error} Look at OTEL_BSP_*, OTEL_SPAN_*, "
+            "OTEL_METRIC_EXPORT_INTERVAL and OTEL_METRICS_EXEMPLAR_FILTER"
+        ) from error

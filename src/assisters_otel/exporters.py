@@ -1,0 +1,310 @@
+"""Which exporters the arguments and the ``OTEL_*`` variables ask for, and how to make them.
+
+Source: OpenTelemetry's environment variables, read as the SDK's own auto-configuration
+reads them, but for two things: OTLP goes by HTTP unless somebody says otherwise, and a
+value that cannot be used is an error that says what to write.
+"""
+
+from __future__ import annotations
+
+from os import environ
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, cast
+from urllib.parse import SplitResult, urlsplit
+
+from opentelemetry import environment_variables as api_variables
+from opentelemetry.sdk import environment_variables as sdk_variables
+from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
+from opentelemetry.sdk.trace.export import SpanExporter
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.sampling import Sampler
+
+# As importlib.metadata's, but read from disk once; the API has done that on its import.
+from opentelemetry.util._importlib_metadata import entry_points
+
+from assisters_otel.quiet import Destination, Reach
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+Made = TypeVar("Made")
+
+PROTOCOLS: Final = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
+"""The protocols of OTLP, and the entry points of their exporters."""
+
+_HTTP: Final = PROTOCOLS["http/protobuf"]
+_GRPC: Final = PROTOCOLS["grpc"]
+_OTLP: Final = ("otlp", *PROTOCOLS.values())
+_RATIOS: Final = ("traceidratio", "parentbased_traceidratio")
+
+
+class Signal(NamedTuple):
+    """What differs between traces and metrics.
+
+    Attributes:
+        name: ``traces``.
+        what: What is lost when nobody takes them: ``spans``.
+        path: What OTLP over HTTP appends to a base URL.
+        group: Where exporters are registered.
+        exporter, protocol, endpoint: The variables.
+    """
+
+    name: str
+    what: str
+    path: str
+    group: str
+    exporter: str
+    protocol: str
+    endpoint: str
+
+
+TRACES: Final = Signal(
+    "traces",
+    "spans",
+    "/v1/traces",
+    "opentelemetry_traces_exporter",
+    api_variables.OTEL_TRACES_EXPORTER,
+    sdk_variables.OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
+    sdk_variables.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
+)
+METRICS: Final = Signal(
+    "metrics",
+    "metrics",
+    "/v1/metrics",
+    "opentelemetry_metrics_exporter",
+    api_variables.OTEL_METRICS_EXPORTER,
+    sdk_variables.OTEL_EXPORTER_OTLP_METRICS_PROTOCOL,
+    sdk_variables.OTEL_EXPORTER_OTLP_METRICS_ENDPOINT,
+)
+
+
+class Arguments(NamedTuple):
+    """What the caller said about OTLP; what is None is left to the variables."""
+
+    endpoint: str | None = None
+    headers: Mapping[str, str] | None = None
+    protocol: str | None = None
+
+
+class Route(NamedTuple):
+    """One exporter that is asked for.
+
+    Attributes:
+        kind: Its class.
+        text: For people: ``traces: otlp_proto_http http://localhost:4318/v1/traces``.
+        place: What a warning calls it: ``http://localhost:4318``.
+        arguments: What it is made with. They may hold a key.
+    """
+
+    kind: type[object]
+    text: str
+    place: str
+    arguments: Mapping[str, object]
+
+    def destination(self, signal: Signal, reaches: dict[str, Reach]) -> Destination:
+        """Make a destination, which shares its place with those in *reaches*."""
+        reach = reaches.setdefault(self.place, Reach(self.place))
+        return Destination(signal.what, self.text, reach)
+
+    def span_exporter(self) -> SpanExporter:
+        """Make the exporter.
+
+        Raises:
+            ValueError: It refuses its settings.
+        """
+        return self._made(cast("Callable[..., SpanExporter]", self.kind))
+
+    def metric_exporter(self) -> MetricExporter:
+        """Make the exporter. Raises what `span_exporter` raises."""
+        return self._made(cast("Callable[..., MetricExporter]", self.kind))
+
+    def metric_reader(self) -> MetricReader:
+        """Make the reader. Raises what `span_exporter` raises."""
+        return self._made(cast("Callable[..., MetricReader]", self.kind))
+
+    def _made(self, kind: Callable[..., Made]) -> Made:
+        try:
+            return kind(**self.arguments)
+        except Exception as error:
+            raise ValueError(
+                f"the exporter of '{self.text}' cannot be made: {type(error).__name__}: {error}. "
+                "Look at the variables OTEL_EXPORTER_*"
+            ) from error
+
+
+def routes(signal: Signal, arguments: Arguments) -> tuple[Route, ...]:
+    """Read which exporters a signal is to have.
+
+    An argument means OTLP: where the variable lists exporters without it, ``console``
+    say, OTLP takes their place. ``none`` stays none, since it does not say where to
+    export but whether.
+
+    Raises:
+        ValueError: One of the values cannot be used; the message says what to write.
+    """
+    for name, value in (arguments.headers or {}).items():
+        _check_header(name, value)
+    return tuple(_route(signal, name, arguments) for name in _exporters(signal, arguments))
+
+
+def _exporters(signal: Signal, arguments: Arguments) -> Iterator[str]:
+    listed = [name.strip() for name in environ.get(signal.exporter, "").split(",")]
+    asked = [name for name in dict.fromkeys(listed) if name] or ["otlp"]
+    if asked == ["none"]:
+        return
+    if "none" in asked:
+        raise ValueError(
+            f"{signal.exporter}: 'none' is alone or not at all. Write 'none' or 'otlp'"
+        )
+    if any(arguments) and not any(name in _OTLP for name in asked):
+        asked = ["otlp"]
+    protocol = arguments.protocol
+    # Two names may come down to one exporter: "otlp,otlp_proto_http".
+    yield from dict.fromkeys(
+        _by_protocol(signal, protocol) if name == "otlp" or (protocol and name in _OTLP) else name
+        for name in asked
+    )
+
+
+def _by_protocol(signal: Signal, argument: str | None) -> str:
+    asked = [("protocol", argument)] + [
+        (variable, environ.get(variable, "").strip())
+        for variable in (signal.protocol, sdk_variables.OTEL_EXPORTER_OTLP_PROTOCOL)
+    ]
+    source, protocol = next((pair for pair in asked if pair[1]), ("", "http/protobuf"))
+    if protocol not in PROTOCOLS:
+        raise ValueError(
+            f"{source}: unknown protocol {protocol!r}. Write 'http/protobuf' or 'grpc'"
+        )
+    return PROTOCOLS[protocol]
+
+
+def _route(signal: Signal, name: str, arguments: Arguments) -> Route:
+    kinds = (SpanExporter,) if signal is TRACES else (MetricExporter, MetricReader)
+    kind = _registered(signal.group, name, signal.exporter)
+    if not (isinstance(kind, type) and issubclass(kind, kinds)):
+        raise ValueError(f"{signal.exporter}: {name!r} exports no {signal.name}. Write 'otlp'")  # noqa: TRY004 - a wrong value
+    if name not in _OTLP:
+        return Route(kind, f"{signal.name}: {name}", f"the exporter {name}", {})
+    endpoint = _endpoint(signal, name, arguments.endpoint)
+    made_with: dict[str, object] = {"endpoint": endpoint}
+    if arguments.headers:
+        # gRPC refuses capital letters in the name of a header.
+        made_with["headers"] = {key.lower(): value for key, value in arguments.headers.items()}
+    parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
+    host = parts.netloc.rpartition("@")[2]
+    place = f"{parts.scheme}://{host}" if parts.scheme else host
+    return Route(kind, f"{signal.name}: {name} {place}{parts.path}", place, made_with)
+
+
+def _endpoint(signal: Signal, name: str, argument: str | None) -> str:
+    common = sdk_variables.OTEL_EXPORTER_OTLP_ENDPOINT
+    if argument is not None:
+        source, endpoint = "endpoint", argument.strip()
+    else:
+        source = signal.endpoint if environ.get(signal.endpoint, "").strip() else common
+        endpoint = environ.get(source, "").strip()
+    if name == _GRPC:
+        if source == "endpoint":
+            _check_url(source, endpoint, base=True)
+        return endpoint or "http://localhost:4317"
+    endpoint = endpoint or "http://localhost:4318"
+    _check_url(source, endpoint, base=source != signal.endpoint)
+    return endpoint if source == signal.endpoint else endpoint.rstrip("/") + signal.path
+
+
+def _check_url(source: str, url: str, *, base: bool) -> None:
+    shown = repr(url if "@" not in url else f"…@{url.rpartition('@')[2]}")
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        parts, usable = SplitResult("", "", "", "", ""), False
+    if not usable:
+        raise ValueError(f"{source} is no URL of HTTP: {shown}. Write 'http://localhost:4318'")
+    if not base:
+        return
+    for signal in (TRACES, METRICS):
+        if parts.path.rstrip("/").endswith(signal.path):
+            raise ValueError(f"{source} is a base URL: {shown}. Leave {signal.path} out")
+    if parts.query or parts.fragment:
+        raise ValueError(f"{source} is a base URL. Leave out what follows its path, from ? or # on")
+
+
+def _check_header(name: str, value: str) -> None:
+    # The value may be a key, so it is not shown. What cannot be sent would fail at each
+    # export, and the exporter would say so in words which quote it.
+    if not (name.isascii() and name.replace("-", "").replace("_", "").replace(".", "").isalnum()):
+        raise ValueError(f"headers: no name of a header: {name!r}. Write 'authorization'")
+    if not (value.isascii() and value.isprintable() and value == value.strip()):
+        raise ValueError(
+            f"headers: the value of {name!r} cannot be sent. Leave out line breaks, what is "
+            "no ASCII, and blanks at its ends"
+        )
+
+
+def _registered(group: str, name: str, variable: str) -> object:
+    extra = "pip install 'assisters-otel[grpc]'"
+    found = next(iter(entry_points(group=group, name=name)), None)
+    if found is None:
+        if name == _GRPC:
+            raise ValueError(f"OTLP over gRPC needs an extra: {extra}, or write 'http/protobuf'")
+        known = ", ".join(sorted(entry_points(group=group).names))
+        raise ValueError(
+            f"{variable}: nothing is called {name!r}. Write one of {known}, or install the "
+            "package that brings it"
+        )
+    try:
+        return cast("object", found.load())
+    except Exception as error:
+        advice = extra if name == _GRPC else "install what it needs"
+        raise ValueError(
+            f"{variable}: {name!r} cannot be imported ({type(error).__name__}: {error}): {advice}"
+        ) from error
+
+
+def sampler() -> Sampler | None:
+    """Make the sampler that ``OTEL_TRACES_SAMPLER`` asks for.
+
+    Returns:
+        The sampler, one of the SDK's or one that a package has registered, or None for
+        the provider's default.
+
+    Raises:
+        ValueError: There is none of that name, or it refuses its argument.
+    """
+    variable = sdk_variables.OTEL_TRACES_SAMPLER
+    name = environ.get(variable, "").strip()
+    if not name:
+        return None
+    if name.lower() in entry_points(group="opentelemetry_traces_sampler").names:
+        name = name.lower()
+    factory = cast(
+        "Callable[[object], object]", _registered("opentelemetry_traces_sampler", name, variable)
+    )
+    text = environ.get(sdk_variables.OTEL_TRACES_SAMPLER_ARG)
+    try:
+        made = factory(float(text or 1) if name in _RATIOS else text)
+    except Exception as error:
+        raise ValueError(
+            f"{variable}: {name!r} refuses {sdk_variables.OTEL_TRACES_SAMPLER_ARG}={text!r} "
+            f"({type(error).__name__}: {error}). Write a number from 0 to 1 for a ratio"
+        ) from error
+    if not isinstance(made, Sampler):
+        raise ValueError(f"{variable}: {name!r} makes no sampler. Write 'parentbased_always_on'")  # noqa: TRY004 - a wrong value
+    return made
+
+
+def id_generator() -> IdGenerator | None:
+    """Make the generator that ``OTEL_PYTHON_ID_GENERATOR`` asks for, or None for random ids.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    variable = api_variables.OTEL_PYTHON_ID_GENERATOR
+    name = environ.get(variable, "").strip()
+    if not name:
+        return None
+    kind = _registered("opentelemetry_id_generator", name, variable)
+    if not (isinstance(kind, type) and issubclass(kind, IdGenerator)):
+        raise ValueError(f"{variable}: {name!r} makes no ids. Write 'random'")  # noqa: TRY004 - a wrong value
+    return kind()

@@ -1,0 +1,178 @@
+"""`AssistersInstrumentor`: patches the clients, and makes no providers.
+
+``opentelemetry-instrument`` finds it by its entry point; `init` uses it too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from opentelemetry import metrics
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+
+from assisters_otel import config as configs
+from assisters_otel import names
+from assisters_otel.clients import httpx
+from assisters_otel.clients.patch import Patches
+from assisters_otel.observe import Guard, Observer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
+_log = logging.getLogger(names.SCOPE)
+T = TypeVar("T")
+
+
+class Instrumentation:
+    """What is switched on, from patching to taking out again.
+
+    Attributes:
+        config: What was decided, the environment's part included.
+        guard: Runs whatever of ours could fail.
+        observer: What the clients report to.
+    """
+
+    def __init__(
+        self,
+        config: configs.Config,
+        guard: Guard,
+        tracer_provider: TracerProvider | None,
+        meter_provider: MeterProvider | None,
+    ) -> None:
+        """Make the observer and the adapters; nothing is patched yet."""
+        self.config = config
+        self.guard = guard
+        self.observer = Observer(config, guard, meter_provider or metrics.get_meter_provider())
+        self._adapters = {
+            module: httpx.Httpx(module, self.observer, tracer_provider, meter_provider)
+            for module in httpx.MODULES
+        }
+        targets = tuple(t for adapter in self._adapters.values() for t in adapter.targets())
+        self._patches = Patches(targets, guard, self._switch_on)
+
+    def start(self) -> None:
+        """Patch what is imported, and the rest when it is."""
+        self._patches.put_in()
+
+    def stop(self) -> None:
+        """Put the very same functions back."""
+        self._patches.take_out()
+        self.observer.stop()
+
+    def record_in(self, meter_provider: MeterProvider) -> None:
+        """Record in another provider from now on: this is a forked child."""
+        self.observer.record_in(meter_provider)
+        for adapter in self._adapters.values():
+            adapter.record_in(meter_provider)
+
+    def clients(self) -> tuple[Client, ...]:
+        """List what is patched."""
+        return tuple(
+            Client(
+                name,
+                version,
+                "the application" if self._adapters[name].theirs_is_on() else names.SCOPE,
+            )
+            for name, version in self._patches.patched.items()
+        )
+
+    def _switch_on(self, module: str) -> None:
+        adapter = self._adapters[module]
+        if not adapter.theirs_is_on():
+            adapter.switch_on()
+
+
+class Client(NamedTuple):
+    """One patched client.
+
+    Attributes:
+        name: Its module.
+        version: As it says itself.
+        http_spans_by: Who switched its HTTP instrumentation on: ``the application``
+            or ``assisters_otel``.
+    """
+
+    name: str
+    version: str
+    http_spans_by: str
+
+
+def with_environment(
+    config: configs.Config, environ: Mapping[str, str], *, capture_message_given: bool
+) -> configs.Config:
+    """Add what the environment says; arguments win.
+
+    A wrong variable costs one warning and is as if it were not set, or is raised
+    under ``strict``: a typo of a deployment must not keep the app from starting.
+    """
+    none: tuple[configs.Host, ...] = ()
+    hosts = _or_warn(configs.environment_hosts, environ, otherwise=none, strict=config.strict)
+    config = replace(config, hosts=tuple(dict.fromkeys((*config.hosts, *hosts))))
+    if capture_message_given:
+        return config
+    wanted = _or_warn(configs.environment_capture_message, environ, otherwise=False, strict=config.strict)
+    return replace(config, capture_message=wanted)
+
+
+def _or_warn(
+    read: Callable[[Mapping[str, str]], T], environ: Mapping[str, str], *, otherwise: T, strict: bool
+) -> T:
+    try:
+        return read(environ)
+    except ValueError as error:
+        if strict:
+            raise
+        _log.warning("%s", error)
+        return otherwise
+
+
+class AssistersInstrumentor(BaseInstrumentor):
+    """Instruments the clients of the Assisters API with the providers that there are."""
+
+    active: Instrumentation | None = None
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """Return nothing: a client is patched when it is imported, and none is needed."""
+        return ()
+
+    def _instrument(self, **kwargs: Any) -> None:
+        """Patch.
+
+        Args:
+            **kwargs: ``tracer_provider`` and ``meter_provider`` as any instrumentor
+                takes them; ``hosts``, ``capture_message`` and ``strict`` as `init` does;
+                from `init` itself an ``instrumentation``, ready to start.
+        """
+        if configs.sdk_disabled(os.environ):
+            return
+        active = kwargs.get("instrumentation")
+        if active is None:
+            capture_message = kwargs.get("capture_message")
+            config = with_environment(
+                configs.from_arguments(
+                    hosts=kwargs.get("hosts"),
+                    capture_message=capture_message,
+                    strict=kwargs.get("strict", False),
+                ),
+                os.environ,
+                capture_message_given=capture_message is not None,
+            )
+            active = Instrumentation(
+                config,
+                Guard(strict=config.strict),
+                kwargs.get("tracer_provider"),
+                kwargs.get("meter_provider"),
+            )
+        active.start()
+        self.active = active
+
+    def _uninstrument(self, **_kwargs: Any) -> None:
+        if self.active is not None:
+            self.active.stop()
+            self.active = None

@@ -1,0 +1,169 @@
+"""Sink: an `Outcome` into the instruments, under closed sets of labels.
+
+A backend pays for each distinct set of labels, for ever. So whatever comes from
+the wire is on a metric only if it is documented or one of the first few.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry.metrics import Observation
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_METHOD,
+    HTTP_RESPONSE_STATUS_CODE,
+)
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
+
+from assisters_otel import catalog, envelope, names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from opentelemetry.metrics import CallbackOptions, MeterProvider
+    from opentelemetry.util.types import AttributeValue
+
+    from assisters_otel.attempt import Outcome, Request
+
+_log = logging.getLogger(names.SCOPE)
+
+MAX_FURTHER: Final = 20
+"""Undocumented codes, types and exception names a process may add to the labels, each."""
+
+FRESH_S: Final = 120.0
+"""How long a rate limit's last value is reported: an idle process must not say old headroom."""
+
+_WELL_FORMED: Final = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
+_EXCEPTION_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.<>]{0,99}\Z")
+_STATUSES: Final = frozenset(map(str, range(100, 600)))
+# Source: semantic conventions, http.request.method.
+_METHODS: Final = frozenset(
+    "GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH QUERY".split()  # noqa: SIM905 - a list of words
+)
+# Gateways in one process. A further one takes the place of one that has fallen silent.
+_MAX_SERVERS: Final = 64
+
+_GAUGES: Final = (
+    (names.REQUESTS_LIMIT, envelope.RATELIMITS["requests", "limit"]),
+    (names.REQUESTS_REMAINING, envelope.RATELIMITS["requests", "remaining"]),
+    (names.TOKENS_LIMIT, envelope.RATELIMITS["tokens", "limit"]),
+    (names.TOKENS_REMAINING, envelope.RATELIMITS["tokens", "remaining"]),
+)
+_LIMIT_HEADERS: Final = frozenset(header for _, header in _GAUGES)
+
+
+class ClosedSet:
+    """Values that may be a label: the documented ones, and the first few further ones."""
+
+    def __init__(self, what: str, known: Iterable[str], form: re.Pattern[str]) -> None:
+        self._what = what
+        self._known = frozenset(known)
+        self._form = form
+        self._further: set[str] = set()
+        # Taken one by one, which needs no lock: a lock could be held while a process forks.
+        self._slots = iter(range(MAX_FURTHER))
+        self._told = False
+
+    def __call__(self, value: str) -> str:
+        """Return *value* if it may be a label, else ``_OTHER``."""
+        if value in self._known or value in self._further:
+            return value
+        if self._form.match(value) and next(self._slots, None) is not None:
+            self._further.add(value)
+            return value
+        if not self._told:
+            self._told = True
+            _log.warning(
+                "%s %r is on metrics as %s, and so will be others: "
+                "%d undocumented ones at most are labels of their own. Spans have them all.",
+                self._what,
+                value,
+                names.OTHER,
+                MAX_FURTHER,
+            )
+        return names.OTHER
+
+
+class Metrics:
+    """The instruments, made from one provider."""
+
+    def __init__(self, provider: MeterProvider, now: Callable[[], float]) -> None:
+        """Make the instruments.
+
+        Args:
+            provider: Whose instruments they are.
+            now: A steady clock, in seconds.
+        """
+        meter = provider.get_meter(names.SCOPE, names.__version__, schema_url=names.SCHEMA_URL)
+        self._now = now
+        self._duration = meter.create_histogram(
+            names.REQUEST_DURATION.name,
+            names.REQUEST_DURATION.unit,
+            names.REQUEST_DURATION.description,
+            explicit_bucket_boundaries_advisory=names.DURATION_BOUNDARIES,
+        )
+        self._errors = meter.create_counter(
+            names.ERRORS.name, names.ERRORS.unit, names.ERRORS.description
+        )
+        for metric, header in _GAUGES:
+            meter.create_observable_gauge(
+                metric.name, [partial(self._observe, header)], metric.unit, metric.description
+            )
+        self._limits: dict[tuple[str, int | None], tuple[float, Mapping[bytes, bytes]]] = {}
+        self._code = ClosedSet(names.ERROR_CODE, (e.code for e in catalog.ERRORS), _WELL_FORMED)
+        self._type = ClosedSet(ERROR_TYPE, (t.type for t in catalog.TYPES), _WELL_FORMED)
+        self._exception = ClosedSet(ERROR_TYPE, (names.CANCELLED,), _EXCEPTION_NAME)
+
+    def record(self, outcome: Outcome) -> None:
+        """Count one attempt. Call it while the attempt's span is current, for exemplars."""
+        request = outcome.request
+        shared = _server(request.address, request.port)
+        if request.template:
+            shared[names.URL_TEMPLATE] = request.template
+        if outcome.status is not None:
+            shared[HTTP_RESPONSE_STATUS_CODE] = outcome.status
+        error_type = outcome.error_type
+        if error_type is not None:
+            shared[ERROR_TYPE] = self._error_type(error_type, outcome)
+            code = outcome.code
+            if code is not None:
+                shared[names.ERROR_CODE] = self._code(code)
+            if outcome.failed:
+                self._errors.add(1, {**shared, names.ERROR_RETRYABLE: outcome.retryable})
+        method = request.method
+        shared[HTTP_REQUEST_METHOD] = method if method in _METHODS else names.OTHER
+        self._duration.record(outcome.duration_s, shared)
+        if not _LIMIT_HEADERS.isdisjoint(outcome.headers):
+            self._keep_limits(request, outcome.headers)
+
+    def _error_type(self, value: str, outcome: Outcome) -> str:
+        if outcome.status is None:
+            return self._exception(value)
+        return value if value in _STATUSES else self._type(value)
+
+    def _keep_limits(self, request: Request, headers: Mapping[bytes, bytes]) -> None:
+        # Read when somebody asks: parsing four integers on each response would be waste.
+        now = self._now()
+        if len(self._limits) >= _MAX_SERVERS:
+            fresh = {k: kept for k, kept in self._limits.items() if kept[0] >= now - FRESH_S}
+            self._limits = fresh if len(fresh) < _MAX_SERVERS else {}
+        self._limits[request.address, request.port] = (now, headers)
+
+    def _observe(self, header: bytes, _options: CallbackOptions) -> Iterable[Observation]:
+        oldest = self._now() - FRESH_S
+        observations = []
+        for (address, port), (at, headers) in list(self._limits.items()):
+            value = envelope.integer(headers.get(header))
+            if value is not None and at >= oldest:
+                observations.append(Observation(value, _server(address, port)))
+        return observations
+
+
+def _server(address: str, port: int | None) -> dict[str, AttributeValue]:
+    if port is None:
+        return {SERVER_ADDRESS: address}
+    return {SERVER_ADDRESS: address, SERVER_PORT: port}

@@ -1,0 +1,243 @@
+"""Watches an attempt: a clock, its span, the sinks; and the one place that catches.
+
+    attempt = observer.start(request)      the clock runs
+    attempt.answered(status, headers)      the clock stops; is the body wanted?
+    attempt.ended(body, encoding)          sinks
+    attempt.raised(error, transient=…)     or this: the clock stops, sinks
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+
+from assisters_otel import endpoints, envelope, names, spans
+from assisters_otel.attempt import Outcome, Request
+from assisters_otel.logs import Log
+from assisters_otel.metrics import Metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import Span
+
+    from assisters_otel.config import Config
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_log = logging.getLogger(names.SCOPE)
+_HTTPS: Final = 443
+_FAILED: Final = 400
+
+
+class Guard:
+    """Runs our own code so that its trouble never reaches the app: the one place that catches.
+
+    Attributes:
+        strict: Raise it all the same, which `init` offers for tests.
+        last_failure: The last trouble, as one line, or None.
+    """
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self.strict = strict
+        self.last_failure: str | None = None
+
+    def __call__(self, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Run *step*; return what it returns, or None if it raised."""
+        try:
+            return step(*args, **kwargs)
+        except Exception as error:
+            if self.strict:
+                raise
+            self.note(error)
+            return None
+
+    def note(self, error: Exception) -> None:
+        """Keep and log a trouble of ours; the same one again is logged at DEBUG only."""
+        failure = envelope.clean(f"{type(error).__name__}: {error}", envelope.MAX_MESSAGE)
+        level = logging.DEBUG if failure == self.last_failure else logging.WARNING
+        self.last_failure = failure
+        _log.log(level, "trouble of our own, the request is not touched: %s", failure)
+        _log.debug("where it came from", exc_info=error)
+
+
+class Observer:
+    """What all clients report to.
+
+    Attributes:
+        guard: Runs whatever of ours could fail.
+        attempts: How many have ended.
+        errors: How many of them had failed.
+    """
+
+    def __init__(self, config: Config, guard: Guard, meter_provider: MeterProvider) -> None:
+        self.guard = guard
+        self.attempts = 0
+        self.errors = 0
+        self._before_next: Callable[[], object] | None = None
+        self._lock = threading.Lock()
+        self._capture_message = config.capture_message
+        self._hosts = config.hosts_by_name()
+        self._log = Log(time.monotonic)
+        self._metrics = Metrics(meter_provider, time.monotonic)
+
+    def forked(self, before_next: Callable[[], object] | None) -> None:
+        """Begin anew in a forked child, where another thread's locks are held for ever.
+
+        Args:
+            before_next: Run once before the child's first attempt, or None.
+        """
+        self._lock = threading.Lock()
+        self.attempts = self.errors = 0
+        self._log = Log(time.monotonic)
+        self._before_next = before_next
+
+    def record_in(self, meter_provider: MeterProvider) -> None:
+        """Record in other instruments from now on."""
+        self._metrics = Metrics(meter_provider, time.monotonic)
+
+    def stop(self) -> None:
+        """Watch no host any more, and say what is still to be said."""
+        self._hosts = {}
+        self._log.sum_up()
+
+    def request(
+        self, method: str, address: str, port: Callable[[], int], target: Callable[[], bytes]
+    ) -> Request | None:
+        """Say what a request is, if it goes to a host that is watched.
+
+        Args:
+            method: As sent.
+            address: The host's name, in lower case.
+            port: Gives the port. Asked for watched names only.
+            target: Gives the path and query as sent. Asked for watched names only.
+
+        Returns:
+            The request, or None if it is none of ours.
+        """
+        hosts = self._hosts.get(address)
+        if hosts is None:
+            return None
+        number = port()
+        path = target().partition(b"?")[0].decode("latin-1")
+        if not any(host.covers(number, path) for host in hosts):
+            return None
+        at = None if number == _HTTPS else number
+        return Request(method, path, endpoints.template(path), address, at)
+
+    def start(self, request: Request, span: Span | None) -> Attempt:
+        """Begin watching an attempt.
+
+        Args:
+            request: What is about to be sent.
+            span: Its client span, open, or None: then there are metrics only.
+        """
+        if self._before_next is not None:
+            step, self._before_next = self._before_next, None
+            self.guard(step)
+        if span is not None:
+            self.guard(self._introduce, span, request)
+        return Attempt(self, request, span)
+
+    @staticmethod
+    def _introduce(span: Span, request: Request) -> None:
+        spans.redact(span)
+        spans.rename(span, request)
+
+    def finish(self, outcome: Outcome, span: Span | None) -> None:
+        """Hand an outcome to the sinks, each guarded for itself."""
+        with self._lock:
+            self.attempts += 1
+            self.errors += outcome.failed
+        if span is not None:
+            self.guard(self._describe, span, outcome)
+        self.guard(self._metrics.record, outcome)
+        if outcome.failed:
+            self.guard(self._log.record, outcome)
+
+    def _describe(self, span: Span, outcome: Outcome) -> None:
+        describe = partial(
+            spans.describe, now=time.time(), capture_message=self._capture_message
+        )
+        if outcome.failed:
+            spans.write_last(span, partial(self.guard, describe, outcome=outcome))
+        else:
+            spans.forget_last(span)
+            describe(span, outcome)
+
+
+class Attempt:
+    """One attempt on its way. Every way out of it passes `Observer.finish` once."""
+
+    __slots__ = ("_duration_s", "_headers", "_observer", "_request", "_span", "_started", "_status")
+
+    def __init__(self, observer: Observer, request: Request, span: Span | None) -> None:
+        self._observer = observer
+        self._request = request
+        self._span = span
+        self._duration_s = 0.0
+        self._status = 0
+        self._headers: dict[bytes, bytes] = {}
+        self._started = time.perf_counter()
+
+    def answered(self, status: int, headers: Callable[[], Iterable[tuple[bytes, bytes]]]) -> bool:
+        """Take the response's headers, which end the attempt's duration.
+
+        Args:
+            status: The HTTP status.
+            headers: Gives names and values as sent.
+
+        Returns:
+            Whether it failed, so the body is wanted by `ended`.
+        """
+        self._duration_s = time.perf_counter() - self._started
+        self._status = status
+        self._headers = self._observer.guard(lambda: envelope.pick(headers())) or {}
+        return status >= _FAILED
+
+    def ended(self, body: bytes | None = None, content_encoding: str = "") -> None:
+        """Report an answer.
+
+        Args:
+            body: What was read of a failed answer's body, as sent; None if nothing was.
+            content_encoding: The header's value, or an empty string.
+        """
+        error = self._observer.guard(_envelope, body, content_encoding) if body else None
+        self._observer.finish(
+            Outcome(
+                self._request,
+                self._duration_s,
+                status=self._status,
+                headers=self._headers,
+                envelope=error,
+            ),
+            self._span,
+        )
+
+    def raised(self, error: BaseException, *, transient: bool) -> None:
+        """Report that there is no answer. The caller raises *error* again.
+
+        Args:
+            error: What came in its place. What is no `Exception` is the caller giving up.
+            transient: Whether the connection, the peer or the clock failed, and not we.
+        """
+        outcome = Outcome(
+            self._request,
+            time.perf_counter() - self._started,
+            exception=type(error).__qualname__,
+            cancelled=not isinstance(error, Exception),
+            transient=transient,
+        )
+        self._observer.finish(outcome, self._span)
+        if self._span is not None and outcome.failed:
+            self._observer.guard(spans.mask_exceptions, self._span, error)
+
+
+def _envelope(body: bytes, content_encoding: str) -> envelope.Envelope | None:
+    plain = envelope.decompress(body, content_encoding)
+    return None if plain is None else envelope.parse(plain)

@@ -1,0 +1,264 @@
+"""What is said when telemetry does not get through: one warning, and no more.
+
+The exporters that we made are heard instead of printed, and what they said is said once
+in words of our own. The exporters of the application log as ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import contextmanager
+from enum import Enum
+from socket import gaierror
+from traceback import walk_tb
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from assisters_otel import names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import CodeType
+
+_log = logging.getLogger(names.SCOPE)
+
+LOGGERS: Final = (
+    "opentelemetry.exporter.otlp.common.http",
+    "opentelemetry.exporter.otlp.proto.grpc.exporter",
+    "opentelemetry.exporter.otlp.proto.grpc.metric_exporter",
+    "opentelemetry.exporter.otlp.proto.grpc.trace_exporter",
+    "opentelemetry.exporter.otlp.proto.http.metric_exporter",
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.sdk._shared_internal",
+    "opentelemetry.sdk.metrics._internal.export",
+    "urllib3.connectionpool",
+)
+"""Who speaks of a failed export. A logger's filter sees that logger's own records only,
+so each is named. What the encoder says of an attribute that cannot be encoded is not
+here: that is the application's mistake, and the rest of the batch arrives.
+
+Source: the SDK and its exporters, 1.44 and 1.45."""
+
+AGAIN_S: Final = 300.0
+"""How long a place that fails, recovers and fails again is not spoken of, in seconds."""
+
+_NO_ANSWER: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
+"""The gRPC codes for a collector that is not there, or that hangs."""
+
+
+class Hint(NamedTuple):
+    """Why an export failed.
+
+    Attributes:
+        reason: ``ConnectionError: Connection refused``. It holds no URL, no header and
+            no text of an exception: those may quote a key.
+        answered: Whether somebody answered. If not, the place is lost to all signals.
+    """
+
+    reason: str
+    answered: bool
+
+
+_SILENCE: Final = Hint("no answer in time", answered=False)
+
+
+class Reach:
+    """One place that telemetry goes to, and what has been said about it.
+
+    Attributes:
+        place: ``http://localhost:4318``, without user, password, path and query.
+        whats: What goes there: ``spans``, ``metrics``, or both.
+        lock: A forked process needs a new one. Re-entrant, since garbage collection may
+            end a span, and find the queue full, while we hold it.
+    """
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        self.whats: list[str] = []
+        self.lock = threading.RLock()
+        self._failing: dict[str, Hint] = {}
+        self._said: set[str] = set()
+        self._said_at_s: dict[str, float] = {}
+
+    def failed(self, what: str, hint: Hint, now_s: float) -> None:
+        """Warn that *what* does not get through, unless that has been said."""
+        lost = [what] if hint.answered else self.whats
+        with self.lock:
+            self._failing[what] = hint
+            last_s = self._said_at_s.get(what)
+            if what in self._said or (last_s is not None and now_s - last_s < AGAIN_S):
+                return
+            self._said.update(lost)
+            self._said_at_s.update(dict.fromkeys(lost, now_s))
+        _log.warning(
+            "telemetry does not get through to %s (%s): %s are dropped until it does; "
+            "this is said once",
+            self.place,
+            hint.reason,
+            " and ".join(lost),
+        )
+
+    def arrived(self, what: str) -> None:
+        """Say that telemetry gets through again, if the opposite has been said."""
+        if not self._failing:
+            return
+        with self.lock:
+            # Whoever answers one signal answers: only refusals of another one stay.
+            self._failing = {
+                other: hint
+                for other, hint in self._failing.items()
+                if other != what and hint.answered
+            }
+            if self._failing or not self._said:
+                return
+            self._said.clear()
+        _log.info("telemetry gets through to %s again", self.place)
+
+
+class Destination:
+    """One signal on its way to one place, and how its last export went.
+
+    Attributes:
+        text: For people: ``traces: otlp_proto_http http://localhost:4318/v1/traces``.
+        reach: The place, shared by the signals that go there.
+        failing: Whether the last export failed.
+        unreachable: Whether nobody answered it; known from the first attempt of an
+            export, some seconds before the exporter gives up.
+    """
+
+    def __init__(self, what: str, text: str, reach: Reach) -> None:
+        self.text = text
+        self.reach = reach
+        self.failing = False
+        self.unreachable = False
+        self._what = what
+        self._hint: Hint | None = None
+        if what not in reach.whats:
+            reach.whats.append(what)
+
+    def begin(self) -> None:
+        """Forget what was heard of the export before."""
+        self._hint = None
+
+    def hear(self, record: logging.LogRecord) -> None:
+        """Take what an exporter logs for the reason it will fail for."""
+        hint = read(record)
+        if hint is not None:
+            self._hint = hint
+            self.unreachable = not hint.answered
+
+    def overflow(self, record: logging.LogRecord) -> None:
+        """Take the processor's word that its queue is full."""
+        if record.levelno >= logging.WARNING:
+            self.reach.failed(self._what, Hint("queue full", answered=True), time.monotonic())
+
+    def arrived(self) -> None:
+        """Note that an export succeeded."""
+        self.failing = self.unreachable = False
+        self.reach.arrived(self._what)
+
+    def failed(self, hint: Hint | None = None) -> None:
+        """Note that an export failed, for *hint* or for what was heard."""
+        hint = hint or self._hint or _SILENCE
+        self.failing = True
+        self.unreachable = not hint.answered
+        self.reach.failed(self._what, hint, time.monotonic())
+
+
+def read(record: logging.LogRecord) -> Hint | None:
+    """Read why an export fails from what an exporter logs.
+
+    Args:
+        record: A record of one of `LOGGERS`. Its text is not used where it may quote a
+            URL or a header.
+
+    Returns:
+        The hint, or None if the record does not say.
+    """
+    arguments = record.args if isinstance(record.args, tuple) else ()
+    for value in arguments:
+        if isinstance(value, Exception):
+            hint = describe(value)
+            # Below ERROR the exporter tries again, which it does for connections only.
+            return hint if record.levelno >= logging.ERROR else hint._replace(answered=False)
+        if isinstance(value, Enum):
+            return Hint(value.name, answered=value.name not in _NO_ANSWER)
+        if isinstance(value, int) and 100 <= value < 600:  # noqa: PLR2004 - what an HTTP status is
+            return Hint(f"HTTP {value}", answered=True)
+    if arguments and all(isinstance(value, int) for value in arguments):
+        return Hint(record.getMessage(), answered=True)  # a batch that is too large
+    if arguments and str(record.msg).startswith("Transient error"):
+        reason = "".join(c for c in str(arguments[0]) if c.isprintable())
+        return Hint(reason[:80], answered=True)
+    return None
+
+
+def describe(error: BaseException) -> Hint:
+    """Name an exception and the system's reason for it, ``ConnectionError: Connection refused``.
+
+    The exception's own text is left out: requests quotes URLs and headers in it.
+    """
+    cause = error
+    for _ in range(10):  # a chain may be a ring
+        cause = cause.__cause__ or cause.__context__ or cause
+    reason = cause.strerror if isinstance(cause, OSError) else None
+    return Hint(
+        f"{type(error).__name__}: {reason}" if reason else type(error).__name__,
+        answered=not isinstance(cause, (ConnectionError, TimeoutError, gaierror)),
+    )
+
+
+class _Here(threading.local):
+    """Who hears what this thread logs."""
+
+    hear: Callable[[logging.LogRecord], None] | None = None
+
+
+here = _Here()
+
+
+@contextmanager
+def listening(hear: Callable[[logging.LogRecord], None]) -> Iterator[None]:
+    """Let *hear* have what this thread logs, in place of the log."""
+    before = here.hear
+    here.hear = hear
+    try:
+        yield
+    finally:
+        here.hear = before
+
+
+class Hush(logging.Filter):
+    """Keeps what our exporters say from the log; what others say passes.
+
+    Args:
+        code: Of the function that calls them. The SDK logs an exporter's exception when
+            nobody listens any more, and this function's frame is in it.
+    """
+
+    def __init__(self, code: CodeType) -> None:
+        super().__init__()
+        self._code = code
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let a record pass unless it comes from an export of ours."""
+        hear = here.hear
+        if hear is not None:
+            hear(record)
+            return False
+        trace = record.exc_info[2] if record.exc_info else None
+        return all(frame.f_code is not self._code for frame, _ in walk_tb(trace))
+
+    def install(self) -> None:
+        """Stand in front of the filters that are there.
+
+        The SDK's own one drops what looks like its last record: it must not see ours.
+        """
+        for name in LOGGERS:
+            logging.getLogger(name).filters.insert(0, self)
+
+    def remove(self) -> None:
+        """Take it out again. A second time does nothing."""
+        for name in LOGGERS:
+            logging.getLogger(name).removeFilter(self)

@@ -1,0 +1,221 @@
+"""Sink: an `Outcome` onto the attempt's client span, which somebody else made.
+
+The HTTP instrumentation opens the span and still writes to it after the transport
+has returned: ``error.type="429"`` and a status without a description. So what we
+know of a failure is written by an ``end`` of that span's own, which is the last
+to write; test_spans.py proves it in every mode and order.
+"""
+
+from __future__ import annotations
+
+import traceback
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import trace
+from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.exception_attributes import (
+    EXCEPTION_MESSAGE,
+    EXCEPTION_STACKTRACE,
+)
+from opentelemetry.semconv.attributes.http_attributes import HTTP_REQUEST_HEADER_TEMPLATE
+from opentelemetry.semconv.attributes.url_attributes import URL_FULL
+from opentelemetry.trace import SpanKind, StatusCode
+
+from assisters_otel import envelope, names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.trace import Span
+    from opentelemetry.util.types import Attributes, AttributeValue
+
+    from assisters_otel.attempt import Outcome, Request
+
+HTTP_URL: Final = "http.url"
+"""The URL under the old conventions, which the HTTP instrumentation still writes by default."""
+
+_AUTHORIZATION: Final = f"{HTTP_REQUEST_HEADER_TEMPLATE}.authorization"
+_TOO_MANY_REQUESTS: Final = 429
+_MAX_TEXT: Final = 4096
+
+
+def of_attempt(scope: str, host: str) -> Span | None:
+    """Find the client span of the attempt that is about to be sent.
+
+    Args:
+        scope: The name under which the HTTP instrumentation makes its spans.
+        host: The request's host, as it stands in a URL.
+
+    Returns:
+        The current span if it is that instrumentation's and this request's; None if
+        it is the app's own, or sampled out, or instrumentation is suppressed.
+    """
+    span: Any = trace.get_current_span()
+    if not span.is_recording() or getattr(span, "kind", None) is not SpanKind.CLIENT:
+        return None
+    made_by = getattr(span, "instrumentation_scope", None)
+    if made_by is None or made_by.name != scope or not is_http_instrumentation_enabled():
+        return None
+    # An excluded request inside another one's transport: the current span is that one's.
+    url = _url(span)
+    return None if url is not None and host not in url else span  # type: ignore[no-any-return]
+
+
+def _url(span: Any) -> str | None:
+    attributes = span.attributes or {}
+    url = attributes.get(HTTP_URL) or attributes.get(URL_FULL)
+    return url if isinstance(url, str) else None
+
+
+def redact(span: Span) -> None:
+    """Take keys and the agent's prompt out of what the span says of the request."""
+    attributes = getattr(span, "attributes", None) or {}
+    for name in (HTTP_URL, URL_FULL):
+        url = attributes.get(name)
+        if isinstance(url, str) and "?" in url:
+            span.set_attribute(name, envelope.mask(url))
+    if _AUTHORIZATION in attributes:
+        span.set_attribute(_AUTHORIZATION, [envelope.REDACTED])
+
+
+def describe(span: Span, outcome: Outcome, now: float, *, capture_message: bool) -> None:
+    """Write what is known of an attempt to its span.
+
+    Args:
+        span: The attempt's client span, open.
+        outcome: How the attempt ended.
+        now: Unix seconds, when it ended.
+        capture_message: Whether the envelope's message is wanted.
+    """
+    span.set_attributes(_attributes(outcome, now, capture_message=capture_message))
+    if outcome.status is None:
+        _mask_status(span)
+    elif outcome.failed:
+        span.set_status(StatusCode.ERROR, outcome.code or outcome.error_type)
+
+
+def _attributes(
+    outcome: Outcome, now: float, *, capture_message: bool
+) -> dict[str, AttributeValue]:
+    found: dict[str, AttributeValue | None] = {names.URL_TEMPLATE: outcome.request.template}
+    headers = outcome.headers
+    if headers:
+        request_id = envelope.text(headers.get(envelope.REQUEST_ID))
+        found[names.REQUEST_ID] = request_id
+        found[names.RESPONSE_HEADER_REQUEST_ID] = [request_id] if request_id else None
+        found[names.SERVER_DURATION] = _seconds(headers.get(envelope.PROCESSING_TIME_MS))
+        found[names.RETRY_AFTER] = envelope.seconds_to_wait(headers.get(envelope.RETRY_AFTER), now)
+    if outcome.failed:
+        found[ERROR_TYPE] = outcome.error_type
+        found[names.ERROR_RETRYABLE] = outcome.retryable
+        error = outcome.envelope
+        if error:
+            found[names.ERROR_CODE] = error.code
+            found[names.ERROR_PARAM] = error.param
+            if capture_message and error.message:
+                found[names.ERROR_MESSAGE] = error.message[: envelope.MAX_MESSAGE]
+        if outcome.status == _TOO_MANY_REQUESTS:
+            for (kind, what), header in envelope.RATELIMITS.items():
+                value = headers.get(header)
+                found[names.RATELIMIT.format(kind, what)] = (
+                    envelope.seconds_to_reset(value, now)
+                    if what == "reset"
+                    else envelope.integer(value)
+                )
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _seconds(milliseconds: bytes | None) -> float | None:
+    number = envelope.number(milliseconds)
+    return None if number is None else number / 1000
+
+
+def rename(span: Span, request: Request) -> None:
+    """Name the span ``{METHOD} {url.template}``, unless somebody has named it already."""
+    name = getattr(span, "name", None)
+    if request.template and name in (request.method, request.method.upper(), "HTTP"):
+        span.update_name(f"{name} {request.template}")
+
+
+class _LateEnd:
+    """An ``end`` for one span, which writes last and then calls the class's own."""
+
+    def __init__(self, span: Span, write: Callable[[Span], object]) -> None:
+        self._span = span
+        self.write: Callable[[Span], object] | None = write
+
+    def __call__(self, end_time: int | None = None) -> None:
+        own = vars(self._span)
+        own.pop("end", None)
+        own.pop("record_exception", None)
+        if self.write is not None:
+            self.write(self._span)
+        self._span.end(end_time)
+
+
+def write_last(span: Span, write: Callable[[Span], object]) -> None:
+    """Have *write* called when the span ends, after everybody else's writing.
+
+    A later call for the same span takes the place of an earlier one: of a transport
+    that retries inside one HTTP span, the last attempt counts.
+
+    Args:
+        span: An open span.
+        write: Gets the span. Must not raise.
+    """
+    try:
+        own = vars(span)
+    except TypeError:  # a foreign span with slots: what is written now is better than nothing
+        write(span)
+        return
+    late = own.get("end")
+    if isinstance(late, _LateEnd):
+        late.write = write
+    else:
+        own["end"] = _LateEnd(span, write)
+
+
+def forget_last(span: Span) -> None:
+    """Drop what `write_last` was to write: a later attempt on this span has succeeded."""
+    late = getattr(span, "__dict__", {}).get("end")
+    if isinstance(late, _LateEnd):
+        late.write = None
+
+
+def mask_exceptions(span: Span, error: BaseException) -> None:
+    """Keep keys and prompts out of the exception event that the span is about to get.
+
+    h11 quotes a header that it refuses: ``Illegal header value b'Bearer ask_…\\n'``.
+
+    Args:
+        span: The attempt's client span, open, for which `write_last` has been called.
+        error: What is on its way through the HTTP instrumentation.
+    """
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    if envelope.mask(text) == text:
+        return
+
+    def record_exception(
+        exception: BaseException,
+        attributes: Attributes = None,
+        timestamp: int | None = None,
+        escaped: bool = False,  # noqa: FBT001, FBT002 - OpenTelemetry's signature
+    ) -> None:
+        stack = traceback.format_exception(type(exception), exception, exception.__traceback__)
+        masked = {
+            EXCEPTION_MESSAGE: envelope.mask(str(exception)),
+            EXCEPTION_STACKTRACE: envelope.mask("".join(stack)),
+            **(attributes or {}),
+        }
+        type(span).record_exception(span, exception, masked, timestamp, escaped)
+
+    vars(span)["record_exception"] = record_exception
+
+
+def _mask_status(span: Span) -> None:
+    """Keep keys and prompts out of the description that an exception's text became."""
+    status = getattr(span, "status", None)
+    description = getattr(status, "description", None)
+    if description and envelope.mask(description) != description:
+        span.set_status(StatusCode.ERROR, envelope.clean(description, _MAX_TEXT))

@@ -1,0 +1,345 @@
+"""`init` and the handle that it returns."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+from opentelemetry import metrics, trace
+
+from assisters_otel import config as configs
+from assisters_otel import export, names
+from assisters_otel.instrumentor import (
+    AssistersInstrumentor,
+    Client,
+    Instrumentation,
+    with_environment,
+)
+from assisters_otel.observe import Guard
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
+_log = logging.getLogger(names.SCOPE)
+P = TypeVar("P")
+
+EXIT_S: Final = 5.0
+"""What sending the rest may hold the app's exit up."""
+
+
+class Status(NamedTuple):
+    """What `Telemetry.status` tells.
+
+    Attributes:
+        active: Whether anything is watched.
+        clients: What is patched, and by whom its HTTP spans are made.
+        hosts: Which hosts are watched, as ``host[:port][/path-prefix]``.
+        destinations: Where telemetry goes.
+        attempts: How many attempts have ended in this process.
+        errors: How many of them had failed.
+        last_failure: The last trouble of our own, as one line, or None.
+    """
+
+    active: bool
+    clients: tuple[Client, ...]
+    hosts: tuple[str, ...]
+    destinations: tuple[str, ...]
+    attempts: int
+    errors: int
+    last_failure: str | None
+
+
+class _Arguments(NamedTuple):
+    """What `init` was called with, to compare a second call's."""
+
+    config: configs.Config
+    capture_message: bool | None
+    tracer_provider: object
+    meter_provider: object
+
+
+class Telemetry:
+    """What `init` switched on. A context manager: leaving it shuts down."""
+
+    def __init__(
+        self,
+        arguments: _Arguments,
+        instrumentation: Instrumentation | None = None,
+        exports: export.Exports | None = None,
+        reused: tuple[Any, ...] = (),
+    ) -> None:
+        """Made by `init`.
+
+        Args:
+            arguments: What `init` was called with.
+            instrumentation: What is patched, or None: then this handle is inert.
+            exports: The providers that we built, or None.
+            reused: The app's own providers that we record in. Never shut down by us.
+        """
+        self._arguments = arguments
+        self._instrumentation = instrumentation
+        self._exports = exports
+        self._reused = reused
+
+    def status(self) -> Status:
+        """Say what is patched, watched, sent and seen, and what went wrong."""
+        on = self._instrumentation
+        if on is None:
+            return Status(False, (), (), (), 0, 0, None)  # noqa: FBT003 - a record's fields
+        destinations = tuple(f"the application's {type(p).__name__}" for p in self._reused)
+        if self._exports is not None:
+            destinations += self._exports.destinations
+        return Status(
+            active=_process.current is self,
+            clients=on.clients(),
+            hosts=tuple(map(str, on.config.hosts)),
+            destinations=destinations,
+            attempts=on.observer.attempts,
+            errors=on.observer.errors,
+            last_failure=on.guard.last_failure,
+        )
+
+    def flush(self, timeout_s: float = EXIT_S) -> bool:
+        """Send what is queued.
+
+        Args:
+            timeout_s: Seconds to wait for it.
+
+        Returns:
+            Whether it was done in time.
+        """
+        calls = [getattr(provider, "force_flush", None) for provider in self._reused]
+        done = export.in_time([call for call in calls if call is not None], timeout_s)
+        return done if self._exports is None else self._exports.flush(timeout_s) and done
+
+    def shutdown(self) -> None:
+        """Take every patch out, send the rest and end the providers that we built.
+
+        The app's own providers go on. Called again, it does nothing.
+        """
+        with _process.lock:
+            if _process.current is not self:
+                return
+            _process.current = None
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._instrumentation is not None:
+            instrumentor = AssistersInstrumentor()
+            if instrumentor.active is self._instrumentation:
+                instrumentor.uninstrument()
+        if self._exports is not None:
+            for provider in (self._exports.tracer_provider, self._exports.meter_provider):
+                if provider is not None:
+                    _process.ended.add(provider)
+            self._exports.shutdown(EXIT_S)
+
+    def forked(self) -> None:
+        """Begin anew in a forked child: own counts, own metrics, a flush at its exit."""
+        if self._instrumentation is None:
+            return
+        ours = self._exports
+        renew = None if ours is None or ours.meter_provider is None else self._renew_metrics
+        self._instrumentation.observer.forked(renew)
+        util = sys.modules.get("multiprocessing.util")
+        if ours is not None and util is not None:
+            # A child of multiprocessing leaves by os._exit and runs its own finalizers only,
+            # which it clears after this; what it runs then may register one.
+            util.register_after_fork(
+                self, lambda self: util.Finalize(self, self.shutdown, exitpriority=0)
+            )
+
+    def _renew_metrics(self) -> None:
+        if self._exports is not None and self._instrumentation is not None:
+            self._instrumentation.record_in(self._exports.renew_metrics())
+
+    def __enter__(self) -> Telemetry:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.shutdown()
+
+
+class _Process:
+    """What there is once a process.
+
+    Attributes:
+        lock: Held while anything is switched on or off.
+        current: The handle that is switched on, or None.
+        ended: Providers that we shut down, which are never used again.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.current: Telemetry | None = None
+        self.ended: weakref.WeakSet[Any] = weakref.WeakSet()
+        atexit.register(self._exit)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forked)
+
+    def _exit(self) -> None:
+        if self.current is not None:
+            self.current.shutdown()
+
+    def _forked(self) -> None:
+        self.lock = threading.RLock()
+        if self.current is not None:
+            self.current.forked()
+
+
+_process: Final = _Process()
+
+
+def init(  # noqa: PLR0913 - the contract's signature
+    service_name: str | None = None,
+    *,
+    endpoint: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    protocol: str | None = None,
+    hosts: Sequence[str] | None = None,
+    capture_message: bool | None = None,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+    strict: bool = False,
+) -> Telemetry:
+    """Put the API's documented errors on every attempt's span and on metrics.
+
+    Call it once, before or after clients exist, and before or after other
+    instrumentations. A second call returns the first handle.
+
+    Args:
+        service_name: For providers that we build; wins over ``OTEL_SERVICE_NAME``.
+        endpoint: The base URL of an OTLP receiver; wins over
+            ``OTEL_EXPORTER_OTLP_ENDPOINT``.
+        headers: For that receiver.
+        protocol: ``http/protobuf`` (the default) or ``grpc`` (extra ``grpc``).
+        hosts: Further hosts that are the API, such as a gateway: each
+            ``host[:port][/path-prefix]`` or a base URL.
+        capture_message: Whether the envelope's message, masked and cut, goes on the
+            span. It may quote what somebody typed. Off by default.
+        tracer_provider: The app's own, in place of the global one.
+        meter_provider: The app's own, in place of the global one.
+        strict: Raise our own trouble, which is otherwise logged. For tests.
+
+    Returns:
+        A handle with `Telemetry.status`, `Telemetry.flush`, `Telemetry.shutdown`.
+
+    Raises:
+        ValueError: An argument is wrong; the message says what to write instead.
+    """
+    config = configs.from_arguments(
+        service_name=service_name,
+        endpoint=endpoint,
+        headers=headers,
+        protocol=protocol,
+        hosts=hosts,
+        capture_message=capture_message,
+        strict=strict,
+    )
+    arguments = _Arguments(config, capture_message, tracer_provider, meter_provider)
+    with _process.lock:
+        first = _process.current
+        if first is None:
+            _process.current = _start(arguments)
+        elif first._arguments != arguments:  # noqa: SLF001 - the same module's
+            _log.warning(
+                "init was called before with other arguments; those hold, these do not. "
+                "Call shutdown() on the first handle to begin anew"
+            )
+        return _process.current or first  # type: ignore[return-value] # one of them is there
+
+
+def _start(arguments: _Arguments) -> Telemetry:
+    if configs.sdk_disabled(os.environ):
+        _log.info("%s is true: nothing is watched", names.OTEL_SDK_DISABLED)
+        return Telemetry(arguments)
+    config = with_environment(
+        arguments.config,
+        os.environ,
+        capture_message_given=arguments.capture_message is not None,
+    )
+    tracers = arguments.tracer_provider or _usable(trace.get_tracer_provider())
+    meters = arguments.meter_provider or _usable(metrics.get_meter_provider())
+    exports = None
+    if tracers is None or meters is None:
+        exports = _build(config, traces=tracers is None, metrics=meters is None)
+    reused = tuple(provider for provider in (tracers, meters) if provider is not None)
+    if reused:
+        _log.info(
+            "recording in the application's %s; no exporter is added, and a service name or "
+            "endpoint given to init is not used for it",
+            " and ".join(type(provider).__name__ for provider in reused),
+        )
+    if exports is not None:
+        _make_global(exports)
+        tracers = tracers or exports.tracer_provider
+        meters = meters or exports.meter_provider
+    instrumentor = AssistersInstrumentor()
+    if instrumentor.is_instrumented_by_opentelemetry:
+        instrumentor.uninstrument()  # by opentelemetry-instrument, with fewer wishes than these
+    instrumentation = Instrumentation(
+        config,
+        Guard(strict=config.strict),
+        tracers,  # type: ignore[arg-type] # it is a provider
+        meters,  # type: ignore[arg-type]
+    )
+    instrumentor.instrument(instrumentation=instrumentation)
+    return Telemetry(arguments, instrumentation, exports, reused)
+
+
+def _build(config: configs.Config, *, traces: bool, metrics: bool) -> export.Exports | None:
+    try:
+        return export.build(
+            traces=traces,
+            metrics=metrics,
+            service_name=config.service_name,
+            endpoint=config.endpoint,
+            headers=config.headers,
+            protocol=config.protocol,
+        )
+    except ValueError as error:
+        # Of the arguments only the protocol is judged as late as this.
+        if config.strict or config.protocol is not None:
+            raise
+        _log.warning("no telemetry is sent: %s", error)
+        return None
+
+
+def _usable(provider: P) -> P | None:
+    """Give the global provider, or None if it is a stand-in or one that we shut down."""
+    is_stand_in = type(provider).__name__ in {"ProxyTracerProvider", "_ProxyMeterProvider"}
+    return None if is_stand_in or provider in _process.ended else provider
+
+
+def _make_global(exports: export.Exports) -> None:
+    replaced = []
+    if exports.tracer_provider is not None:
+        if trace.get_tracer_provider() in _process.ended:
+            replaced.append("tracer")
+        else:
+            trace.set_tracer_provider(exports.tracer_provider)
+    if exports.meter_provider is not None:
+        if metrics.get_meter_provider() in _process.ended:
+            replaced.append("meter")
+        else:
+            metrics.set_meter_provider(exports.meter_provider)
+    if replaced:
+        _log.info(
+            "the global %s provider, which was shut down, cannot be replaced: "
+            "new ones serve what init watches, but not the app's own spans and metrics",
+            " and ".join(replaced),
+        )

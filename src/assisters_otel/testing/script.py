@@ -1,0 +1,165 @@
+"""The script of a fake API: what it will answer, and what it was asked."""
+
+from __future__ import annotations
+
+from collections import deque
+from json import dumps
+from threading import Lock
+from typing import TYPE_CHECKING, Final, get_args
+
+from assisters_otel import catalog
+from assisters_otel.testing.answer import Answer, Fault, Received, envelope
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_FAULTS: Final = get_args(Fault)
+_FIRST_FINAL, _FIRST_ERROR, _LAST = 200, 400, 599
+
+
+class Script:
+    """Answers still to give and requests met, for use from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._answers: deque[Answer] = deque()
+        self._requests: list[Received] = []
+
+    def answers(  # noqa: PLR0913 - one word for each thing an HTTP answer can do
+        self,
+        *codes: str,
+        status: int | None = None,
+        code: str | None = None,
+        type: str | None = None,  # noqa: A002 - the envelope's own word
+        message: str | None = None,
+        param: str | None = None,
+        body: bytes | str | None = None,
+        json: object = None,
+        content_type: str | None = None,
+        headers: Mapping[str, str | None] | None = None,
+        retry_after: str | float | None = None,
+        request_id: str | None = None,
+        delay_s: float = 0,
+        chunked: bool = False,
+        chunk_delay_s: float = 0,
+        gzip: bool = False,
+        size: int = 0,
+        redirect: str | None = None,
+        fault: Fault | None = None,
+        times: int = 1,
+    ) -> None:
+        """Append answers to the script; each request takes one, in order.
+
+        Once the script is empty every documented endpoint succeeds. Without any
+        argument the answer is a success; everything else can be combined.
+
+        Args:
+            codes: One answer for each: a documented error code, or ``"ok"``.
+            status: The HTTP status. Default: the code's, 307 with *redirect*, else
+                the endpoint's own.
+            code: An error code, documented or not; if not, *status* is needed.
+            type: The envelope's type. Default: the documented one for code or status.
+            message: The envelope's message.
+            param: The envelope's param. Default: what ``invalid_model``,
+                ``missing_parameter`` and ``invalid_parameter`` are about, else absent.
+            body: The body as it is, in place of envelope or sample.
+            json: The same as a JSON value; for a bare null say ``body="null"``.
+            content_type: Default: JSON, or the endpoint's own.
+            headers: Further headers; the value None takes a documented one away.
+            retry_after: The header, on any status. Default: 1 on a 429.
+            request_id: X-Request-ID. Default: a new one, ``req_…``.
+            delay_s: Seconds before the first byte.
+            chunked: Several chunks without a content-length: one for each event of an
+                event stream (which always is chunked), else four.
+            chunk_delay_s: Seconds between two chunks; above 0 it implies *chunked*.
+            gzip: Content-Encoding: gzip.
+            size: Pad the envelope's message, or the body by blanks, to so many bytes.
+            redirect: A Location, absolute or not. Without *body* the body is empty.
+            fault: ``"drop"`` closes the connection without an answer; ``"garbage"``
+                writes *body*, or bytes that are no HTTP, in place of an answer and
+                closes; ``"silence"`` never answers; ``"stall"`` sends headers and half
+                the body, then nothing; ``"truncate"`` sends the same, then closes.
+            times: How often all this is repeated.
+
+        Raises:
+            ValueError: The arguments contradict each other; it says what to write.
+        """
+        own = body is not None or json is not None or redirect is not None
+        worded = not (type is None and message is None and param is None)
+        extra = {name.lower(): value for name, value in (headers or {}).items()}
+        odd = next((name for name in codes if name != "ok" and not catalog.find(name)), None)
+        wished = [None if name == "ok" else name for name in codes] or [code]
+        rows = [catalog.find(name) if name else None for name in wished]
+        failing = (status or 0) >= _FIRST_ERROR or (status is None and all(rows))
+        for wrong, instead in (
+            (odd is not None, f"{odd!r} is not documented: write status=400, code={odd!r}"),
+            (codes and code is not None, "write the codes by position or one as code=, not both"),
+            (
+                code and not status and not any(rows),
+                f"code={code!r} is not documented: add status=",
+            ),
+            (body is not None and json is not None, "write body= or json=, not both"),
+            (worded and own, "type=, message= and param= make an envelope: write no other body"),
+            (worded and not failing, "type=, message= and param= need a code, or a status >= 400"),
+            (not _FIRST_FINAL <= (status or _LAST) <= _LAST, "write a status from 200 to 599"),
+            (
+                {"content-length", "transfer-encoding"} & extra.keys(),
+                "the server measures the body: write fault='truncate', chunked=True or 'garbage'",
+            ),
+            (fault not in (None, *_FAULTS), f"write one of the faults {', '.join(_FAULTS)}"),
+            (times < 1, "write times=1 or more"),
+        ):
+            if wrong:
+                raise ValueError(instead)
+
+        for name, value in (
+            ("location", redirect),
+            ("retry-after", retry_after),
+            ("x-request-id", request_id),
+        ):
+            if value is not None:
+                extra[name] = str(value)
+        moved = None
+        if redirect is not None:
+            moved, body = 307, body or b""
+        if json is not None:
+            body = dumps(json)
+        batch = []
+        for wish, row in zip(wished, rows, strict=True):
+            met = status or (row.status if row else moved)
+            raw = body.encode() if isinstance(body, str) else body
+            if raw is None and met is not None and met >= _FIRST_ERROR:
+                raw = envelope(met, wish, type_=type, message=message, param=param, size=size)
+            batch.append(
+                Answer(
+                    status=met,
+                    body=raw,
+                    content_type=content_type,
+                    headers=extra,
+                    delay_s=delay_s,
+                    chunked=chunked or chunk_delay_s > 0,
+                    chunk_delay_s=chunk_delay_s,
+                    gzip=gzip,
+                    size=size,
+                    fault=fault,
+                )
+            )
+        with self._lock:
+            self._answers.extend(batch * times)
+
+    def take(self, received: Received) -> Answer:
+        """Note a request and give its answer: the script's next, or a plain success."""
+        with self._lock:
+            self._requests.append(received)
+            return self._answers.popleft() if self._answers else Answer()
+
+    def requests(self) -> list[Received]:
+        """Give the requests so far, in a list of the caller's own."""
+        with self._lock:
+            return list(self._requests)
+
+    def reset(self) -> None:
+        """Forget the answers still to give, and the requests."""
+        with self._lock:
+            self._answers.clear()
+            self._requests.clear()

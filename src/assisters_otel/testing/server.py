@@ -1,0 +1,226 @@
+"""`FakeApi`: a real HTTP server on loopback that behaves like the Assisters API."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+from threading import Thread
+from typing import TYPE_CHECKING, Final
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.routing import Route, Router
+from uvicorn import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from assisters_otel.testing import samples
+from assisters_otel.testing.answer import Received
+from assisters_otel.testing.script import Script
+from assisters_otel.testing.wire import CONNECTION, Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.types import Receive, Scope, Send
+    from typing_extensions import Self
+
+    from assisters_otel.testing.answer import Content
+
+# With a small backlog fifty connections at once are reset (`http.server` has 5).
+_BACKLOG: Final = 2048
+# Longer than any test, so that it is the client who ends an idle connection.
+_KEEP_ALIVE_S: Final = 600
+
+
+class FakeApi:
+    """The Assisters API on loopback, for tests and demonstrations.
+
+    ::
+
+        with FakeApi() as api:
+            api.answers("rate_limit_exceeded", "ok")
+            client = openai.OpenAI(base_url=api.url, api_key="ask_test")
+
+    It speaks HTTP/1.1 with keep-alive, in a daemon thread; it prints nothing and
+    touches neither signals nor logging. What it is not told to do otherwise by
+    `answers` it does well: every documented endpoint succeeds, every other path is
+    a 404 with an envelope, and every answer has the documented headers.
+
+    Args:
+        port: Fixed, or 0 for one that is free. It stays the same when a stopped
+            server is started again.
+
+    Attributes:
+        host: Always ``"127.0.0.1"``.
+        app: The same as an ASGI app, started or not, for a server of your own (HTTP/2,
+            TLS). There ``drop``, ``truncate`` and ``garbage`` are an exception of the app.
+        answers: Appends to the script; see `Script.answers` for the arguments.
+        reset: Forgets the script and the requests.
+        connections: TCP connections accepted so far.
+    """
+
+    host: Final = "127.0.0.1"
+
+    def __init__(self, *, port: int = 0) -> None:
+        self._script = Script()
+        self.answers = self._script.answers
+        self.reset = self._script.reset
+        self.connections = 0
+        self.app = Router(
+            [
+                Route(f"/v1{path}", _Endpoint(self._script, sample, method))
+                for method, path, sample in samples.ENDPOINTS
+            ],
+            redirect_slashes=False,
+            default=_Endpoint(self._script, samples.unknown_path),
+        )
+        self._port = port
+        self._running: tuple[Thread, Callable[[], object]] | None = None
+
+    @property
+    def port(self) -> int:
+        """The port; raises RuntimeError before the first start, unless it is fixed."""
+        if not self._port:
+            raise RuntimeError("the port is not known yet: call start(), or write FakeApi(port=…)")
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """The base URL, for example ``http://127.0.0.1:49152/v1``."""
+        return f"http://{self.host}:{self.port}/v1"
+
+    @property
+    def requests(self) -> list[Received]:
+        """The requests so far, in the order in which they took their answers; a copy."""
+        return self._script.requests()
+
+    def start(self) -> Self:
+        """Listen.
+
+        Raises:
+            OSError: The fixed port is taken.
+            RuntimeError: It is started already.
+        """
+        if self._running is not None:
+            raise RuntimeError("this FakeApi is started already")
+        listener = _listen(self.host, self._port)
+        self._port = listener.getsockname()[1]
+        config = _config(self.app)
+        ready: Future[Callable[[], object]] = Future()
+        thread = Thread(
+            target=lambda: asyncio.run(self._serve(config, listener, ready)),
+            name="assisters-fake-api",
+            daemon=True,
+        )
+        thread.start()
+        self._running = thread, ready.result()
+        return self
+
+    def stop(self) -> None:
+        """Close the socket and all connections, at once; again it does nothing."""
+        if self._running is not None:
+            thread, end = self._running
+            end()
+            thread.join()
+            self._running = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    async def _serve(
+        self, config: Config, listener: socket.socket, ready: Future[Callable[[], object]]
+    ) -> None:
+        # uvicorn's protocol without its `Server`, which polls ten times a second and so
+        # takes 0.2 s to stop.
+        state = ServerState()
+
+        def connect() -> H11Protocol:
+            connection = H11Protocol(config, state, {})
+            # Not `Config(access_log=False)`: that takes the handlers of an app's own logger.
+            connection.access_log = False
+            connection.app_state[CONNECTION] = connection
+            self.connections += 1
+            return connection
+
+        loop = asyncio.get_running_loop()
+        over = asyncio.Event()
+        server = await loop.create_server(connect, sock=listener, backlog=_BACKLOG)
+        ready.set_result(lambda: loop.call_soon_threadsafe(over.set))
+        await over.wait()
+        server.close()
+        # Whoever waits sees its client go and returns; none needs to be cancelled.
+        while state.connections or len(asyncio.all_tasks()) > 1:
+            for connection in state.connections:
+                connection.transport.abort()
+            await asyncio.sleep(0)
+        await server.wait_closed()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    # asyncio switches Nagle's algorithm off only where the protocol is named, which
+    # `socket.create_server` does not do: each body would wait 40 ms behind its headers.
+    # Proof: test_a_body_does_not_wait_behind_its_headers.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _config(app: Router) -> Config:
+    config = Config(
+        app,
+        interface="asgi3",
+        http=H11Protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+    )
+    config.load()
+    return config
+
+
+@dataclass(frozen=True)
+class _Endpoint:
+    """An ASGI app for one path: note the request, take the script's answer, send it.
+
+    Attributes:
+        script: Where the answer comes from.
+        sample: The content of an answer that has none of its own.
+        method: The only one that *sample* is for, or None for all.
+    """
+
+    script: Script
+    sample: Callable[[Received], Content]
+    method: str | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began_s = time.perf_counter()
+        request = Request(scope, receive)
+        try:
+            body = await request.body()
+        except ClientDisconnect:
+            return
+        received = Received(
+            method=request.method,
+            path=scope["path"],
+            query=scope["query_string"].decode("latin-1"),
+            headers={name: ", ".join(request.headers.getlist(name)) for name in request.headers},
+            body=body,
+        )
+        answer = self.script.take(received)
+        documented = self.method in (None, received.method)
+        sample = self.sample if documented else samples.wrong_method
+        await Wire(scope, receive, send).put(answer, answer.over(sample(received)), began_s)

@@ -1,0 +1,313 @@
+"""The same script, with us and without: the app must not be able to tell."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+import warnings
+import weakref
+
+import pytest
+from memory import Memory
+
+import assisters_otel
+from assisters_otel.testing import FakeApi
+
+KIB = 1024
+
+ANSWERS = {
+    "an envelope": {"code": "rate_limit_exceeded"},
+    "a success": {},
+    "a gzipped envelope": {"code": "invalid_model", "gzip": True},
+    "a chunked envelope": {"code": "invalid_model", "chunked": True},
+    "a page of a proxy": {"status": 502, "body": "<html>no</html>", "content_type": "text/html"},
+    "an empty body": {"status": 500, "body": b""},
+    "half a document": {"status": 400, "body": b'{"error": {"mess'},
+    "an array": {"status": 400, "json": [1, 2]},
+    "a body just within the limit": {"status": 500, "body": b"x" * 64 * KIB},
+    "a body beyond the limit": {"status": 500, "body": b"x" * 65 * KIB},
+    "a huge chunked body": {"status": 500, "size": 300 * KIB, "chunked": True},
+    "a huge gzipped body": {"status": 500, "size": 3000 * KIB, "gzip": True},
+    "a body that breaks off": {"code": "internal_error", "fault": "truncate"},
+    "a huge body that breaks off": {"status": 500, "size": 300 * KIB, "fault": "truncate"},
+    "a success that breaks off": {"status": 200, "json": {"a": "b" * 99}, "fault": "truncate"},
+    "a body that stalls": {"code": "internal_error", "fault": "stall"},
+    "a success that stalls": {"status": 200, "json": {"a": "b" * 99}, "fault": "stall"},
+    "no answer": {"fault": "drop"},
+    "no http": {"fault": "garbage"},
+    "silence": {"fault": "silence"},
+    "a broken gzip": {
+        "status": 400,
+        "body": b"\x1f\x8bnot gzip",
+        "headers": {"content-encoding": "gzip"},
+    },
+    "an unknown encoding": {
+        "status": 400,
+        "body": b"{}",
+        "headers": {"content-encoding": "snappy"},
+    },
+    "a failed event stream": {
+        "status": 500,
+        "body": b"data: {}\n\n",
+        "content_type": "text/event-stream",
+    },
+}
+SLOW = {"a body that stalls", "a success that stalls", "silence"}
+HOWS = ("read", "iter_raw", "iter_bytes", "iter_lines", "first iter_raw", "unread", "request")
+
+
+def observed(caller, url, how):
+    """Everything that an app can see of one response, or of the exception in its place."""
+
+    async def script(at):
+        seen, counted = [], True
+        try:
+            if how == "request":
+                response = await at.request("GET", url)
+                seen += [response.content, response.text]
+            else:
+                response = await at.open("GET", url)
+                seen.append(state(response))
+                if how == "read":
+                    seen.append(await at.read(response))
+                elif how.startswith("first "):
+                    seen.append(len(await at.first(response, how[6:]) or b"") > 0)
+                    counted = False  # it depends on what has arrived
+                elif how.startswith("iter"):
+                    chunks = await at.chunks(response, how)
+                    seen.append(type(chunks[0])().join(chunks) if chunks else None)
+        except Exception as error:
+            cause = type(error.__cause__).__name__
+            seen += [type(error).__name__, str(error), cause]
+            if not hasattr(error, "request"):
+                seen.append("no request")
+        else:
+            seen.append(state(response, counted))
+        finally:
+            if "response" in locals():
+                await at.close(response)
+                seen.append(state(response, counted))
+        # Whether the connection can be used again.
+        after = await at.request("GET", url)
+        return [*seen, after.status_code]
+
+    options = {"limits": caller.module.Limits(max_connections=1), "timeout": 0.25}
+    return caller.use(caller.client(**options), script)
+
+
+def state(response, counted=True):
+    try:
+        elapsed = response.elapsed.total_seconds() >= 0
+    except RuntimeError as error:
+        elapsed = str(error)
+    headers = {
+        name: value
+        for name, value in response.headers.items()
+        if name not in {"date", "x-processing-time-ms"} and "ratelimit" not in name
+    }
+    return (
+        response.status_code,
+        headers,
+        elapsed,
+        response.num_bytes_downloaded if counted else None,
+        response.is_closed,
+        response.is_stream_consumed,
+        sorted(response.extensions),
+        response.http_version,
+        sorted(response.request.headers),
+        sorted(response.request.extensions),
+    )
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_the_app_cannot_tell_that_we_are_there(caller, how, memory):
+    with FakeApi() as api:
+
+        def run(answer):
+            api.reset()
+            connections = api.connections
+            api.answers(**{"request_id": "req_1", **answer})
+            # trio warns of a generator that was not exhausted, if it is collected in its loop.
+            with warnings.catch_warnings(record=True) as warned:
+                warnings.simplefilter("always")
+                seen = observed(caller, api.url + "/models", how)
+                gc.collect()
+            return seen, api.connections - connections, len(warned)
+
+        answers = {k: v for k, v in ANSWERS.items() if k not in SLOW or how in {"read", "request"}}
+        without = {name: run(answer) for name, answer in answers.items()}
+        with assisters_otel.init(
+            hosts=[api.url],
+            tracer_provider=memory.tracer_provider,
+            meter_provider=memory.meter_provider,
+            strict=True,
+        ):
+            for name, answer in answers.items():
+                seen, connections, warned = run(answer)
+                assert seen == without[name][0], name
+                assert connections <= without[name][1], name
+                assert warned <= without[name][2], name
+
+    assert len(memory.attempts()) == 2 * len(answers)
+    errors = memory.collect()["assisters.client.errors"]
+    fine = sum("a success" in name for name in answers)
+    assert sum(point["value"] for point in errors) == len(answers) - fine
+
+
+def test_a_failed_answer_s_headers_wait_no_longer_than_the_read_timeout(telemetry, api, caller):
+    api.answers("internal_error", fault="stall")
+
+    async def script(at):
+        started = time.perf_counter()
+        response = await at.open("GET", api.url + "/models")
+        waited = time.perf_counter() - started
+        assert response.status_code == 500
+        with pytest.raises(caller.module.ReadTimeout):
+            await at.read(response)
+        await at.close(response)
+        return waited
+
+    assert caller.use(caller.client(timeout=0.5), script) < 1.5
+
+
+def test_a_body_that_drips_does_not_hold_the_headers_up_for_ever(telemetry, api, caller):
+    api.answers("internal_error", size=4000, chunked=True, chunk_delay_s=0.2)
+
+    async def script(at):
+        started = time.perf_counter()
+        response = await at.open("GET", api.url + "/models")
+        waited = time.perf_counter() - started
+        body = await at.read(response)
+        assert len(body) >= 4000
+        return waited, time.perf_counter() - started
+
+    waited, whole = caller.use(caller.client(timeout=0.3), script)
+    assert waited < whole
+
+
+def test_a_success_is_never_read_ahead(telemetry, api, caller):
+    api.answers(status=200, json={"a": "b" * 99}, fault="stall")
+
+    async def script(at):
+        started = time.perf_counter()
+        response = await at.open("GET", api.url + "/models")
+        assert time.perf_counter() - started < 0.4
+        await at.close(response)
+
+    caller.use(caller.client(timeout=0.5), script)
+
+
+def test_an_event_stream_is_never_read_ahead_though_it_failed(telemetry, api, memory, caller):
+    api.answers(
+        status=500, body=b"data: {}\n\n" * 9, content_type="text/event-stream", fault="stall"
+    )
+
+    async def script(at):
+        started = time.perf_counter()
+        response = await at.open("GET", api.url + "/chat/completions")
+        assert time.perf_counter() - started < 0.4
+        await at.close(response)
+
+    caller.use(caller.client(timeout=0.5), script)
+    assert memory.attempt().attributes["error.type"] == "500"
+
+
+def test_no_more_than_the_limit_is_held(telemetry, api, caller, monkeypatch):
+    held = []
+    monkeypatch.setattr(
+        "assisters_otel.observe._envelope", lambda body, _: held.append(len(body))
+    )
+    api.answers(status=500, size=2000 * KIB, chunked=True)
+
+    caller.send("GET", api.url + "/models")
+
+    assert 0 < held[0] < 200 * KIB  # what came in one read beyond 64 KiB is in hand already
+
+
+def test_a_bomb_is_not_unpacked(telemetry, api, memory, caller):
+    import zlib
+
+    packer = zlib.compressobj(9, wbits=31)
+    bomb = packer.compress(b"x" * 20_000 * KIB) + packer.flush()
+    api.answers(status=400, body=bomb, headers={"content-encoding": "gzip"})
+
+    async def script(at):
+        response = await at.open("GET", api.url + "/models")
+        await at.close(response)
+
+    caller.use(caller.client(), script)
+    assert memory.attempt().attributes["error.type"] == "400"
+
+
+def test_a_cancellation_while_the_body_is_read_ahead_is_the_send_s(telemetry, api, memory):
+    import httpx
+
+    api.answers("internal_error", fault="stall")
+
+    async def impatient():
+        async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(client.get(api.url + "/models"), 0.3)
+            pool = client._transport._pool
+            assert not pool.connections
+            return (await client.get(api.url + "/models")).status_code
+
+    assert asyncio.run(impatient()) == 200
+    first, second = memory.attempts()
+    assert first.attributes["error.type"] == "500"
+    assert memory.points("assisters.client.errors")[0]["value"] == 1
+
+
+def test_a_failed_response_leaves_no_reference_cycle(telemetry, api, caller):
+    for answer in ({"codes": ("internal_error",)}, {"fault": "truncate", "code": "internal_error"}):
+        api.answers(*answer.pop("codes", ()), **answer)
+
+        async def script(at):
+            response = await at.open("GET", api.url + "/models")
+            stream = weakref.ref(response.stream._stream)
+            await at.close(response)
+            response.stream = None  # httpx's own cycle: response -> stream -> response
+            return stream
+
+        gc.collect()
+        gc.disable()
+        try:
+            assert caller.use(caller.client(), script)() is None
+        finally:
+            gc.enable()
+
+
+@pytest.mark.parametrize("loops", [1000])
+def test_memory_is_flat_over_many_failures(api, loops):
+    """Distinct ids, params, codes and paths leave a bounded, small record."""
+    import tracemalloc
+
+    import httpx
+
+    memory = Memory()
+    transport = httpx.HTTPTransport()
+    count = iter(range(10**9))
+
+    with assisters_otel.init(
+        hosts=[api.url], meter_provider=memory.meter_provider, tracer_provider=memory.tracer_provider
+    ):
+        def some():
+            with httpx.Client(transport=transport, trust_env=False) as client:
+                for _ in range(loops):
+                    n = next(count)
+                    api.answers(status=400, code=f"code_{n}", param=f"p{n}")
+                    client.get(f"{api.url}/users/{n}")
+            api.reset()
+            memory._spans.clear()
+            gc.collect()
+
+        some()
+        tracemalloc.start()
+        some()
+        before = tracemalloc.get_traced_memory()[0]
+        some()
+        grown = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+    memory.shutdown()
+    assert grown < 64 * KIB

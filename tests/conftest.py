@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from callers import CALLERS
+from memory import Memory
+
+import assisters_otel
+from assisters_otel.testing import FakeApi
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def api() -> Iterator[FakeApi]:
+    with FakeApi() as api:
+        yield api
+
+
+@pytest.fixture
+def memory() -> Iterator[Memory]:
+    memory = Memory()
+    yield memory
+    memory.shutdown()
+
+
+@pytest.fixture
+def telemetry(api: FakeApi, memory: Memory) -> Iterator[assisters_otel.Telemetry]:
+    with assisters_otel.init(
+        hosts=[api.url],
+        tracer_provider=memory.tracer_provider,
+        meter_provider=memory.meter_provider,
+        strict=True,
+    ) as telemetry:
+        yield telemetry
+
+
+@pytest.fixture(params=CALLERS, ids=str)
+def caller(request: pytest.FixtureRequest) -> Any:
+    return request.param

@@ -1,0 +1,60 @@
+"""The real SDK, in memory: what a test reads in place of a backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+
+class Memory:
+    def __init__(self, **tracing: Any) -> None:
+        self._spans = InMemorySpanExporter()
+        self.tracer_provider = TracerProvider(shutdown_on_exit=False, **tracing)
+        self.tracer_provider.add_span_processor(SimpleSpanProcessor(self._spans))
+        self._reader = InMemoryMetricReader()
+        self.meter_provider = MeterProvider([self._reader], shutdown_on_exit=False)
+
+    def spans(self) -> list[Any]:
+        return list(self._spans.get_finished_spans())
+
+    def attempts(self) -> list[Any]:
+        """Client spans, in the order in which they ended."""
+        return [span for span in self.spans() if span.kind.name == "CLIENT"]
+
+    def attempt(self) -> Any:
+        (span,) = self.attempts()
+        return span
+
+    def collect(self) -> dict[str, list[dict[str, Any]]]:
+        """The points of each metric: their attributes, ``value`` or ``count``, and exemplars."""
+        data = self._reader.get_metrics_data()
+        return {
+            metric.name: [
+                {
+                    **point.attributes,
+                    "value": getattr(point, "value", None),
+                    "count": getattr(point, "count", None),
+                    "exemplars": list(getattr(point, "exemplars", ())),
+                }
+                for point in metric.data.data_points
+            ]
+            for resource in (data.resource_metrics if data else ())
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        }
+
+    def points(self, name: str) -> list[dict[str, Any]]:
+        return self.collect().get(name, [])
+
+    def point(self, name: str) -> dict[str, Any]:
+        (point,) = self.points(name)
+        return point
+
+    def shutdown(self) -> None:
+        self.tracer_provider.shutdown()
+        self.meter_provider.shutdown()

@@ -1,0 +1,60 @@
+"""The plug-in and the package, with and without the extra."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import assisters_otel.testing
+
+WITHOUT_EXTRA = "import sys; sys.modules['starlette'] = sys.modules['uvicorn'] = None; "
+
+
+def run(code, *arguments, cwd=None):
+    return subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=cwd,
+    )
+
+
+def test_the_fixture_gives_a_started_api_that_nobody_has_asked(assisters_api):
+    assert isinstance(assisters_api, assisters_otel.testing.FakeApi)
+    assert assisters_api.requests == []
+    assert assisters_api.url
+
+
+def test_the_package_has_its_names_and_no_others():
+    assert assisters_otel.testing.Received.__name__ == "Received"
+    with pytest.raises(AttributeError, match="nothing_here"):
+        _ = assisters_otel.testing.nothing_here
+
+
+def test_the_plugin_loads_nothing_but_what_it_must():
+    done = run(
+        "import sys, assisters_otel.testing.plugin; "
+        "print([name for name in ('starlette', 'uvicorn') if name in sys.modules])"
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_without_the_extra_the_import_says_what_to_install():
+    done = run(WITHOUT_EXTRA + "from assisters_otel.testing import FakeApi")
+    assert done.returncode == 1
+    assert "ImportError: assisters_otel.testing.FakeApi needs " in done.stderr
+    assert "pip install 'assisters-otel[testing]'" in done.stderr
+
+
+def test_without_the_extra_only_tests_with_the_fixture_fail(tmp_path):
+    (tmp_path / "test_it.py").write_text(
+        "def test_other(): pass\ndef test_with(assisters_api): pass\n", "utf-8"
+    )
+    code = WITHOUT_EXTRA + "import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    done = run(code, "-q", "-p", "no:cacheprovider", str(tmp_path), cwd=tmp_path)
+    assert "1 passed, 1 error" in done.stdout, done.stdout + done.stderr
+    assert "pip install 'assisters-otel[testing]'" in done.stdout
