@@ -69,6 +69,7 @@ class _Async:
     async def first(self, response: Any, how: str) -> Any:
         async for chunk in getattr(response, f"a{how}")():
             return chunk
+        return None
 
     async def close(self, response: Any) -> None:
         await response.aclose()
@@ -93,6 +94,7 @@ class _Sync:
     async def first(self, response: Any, how: str) -> Any:
         for chunk in getattr(response, how)():
             return chunk
+        return None
 
     async def close(self, response: Any) -> None:
         response.close()

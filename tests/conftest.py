@@ -3,11 +3,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from callers import CALLERS
-from memory import Memory
 
 import assisters_otel
 from assisters_otel.testing import FakeApi
+from callers import CALLERS
+from memory import Memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,8 +1,8 @@
 """OpenTelemetry instrumentation for the Assisters API.
 
-    import assisters_otel
+import assisters_otel
 
-    assisters_otel.init("checkout")
+assisters_otel.init("checkout")
 """
 
 from __future__ import annotations

@@ -66,7 +66,8 @@ ERRORS: Final = (
         401,
         "authentication_error",
         retryable=False,
-        advice="Create a new key in the dashboard, deploy it, and find out who revoked the old one.",
+        advice="Create a new key in the dashboard, deploy it, "
+        "and find out who revoked the old one.",
         user_message=_SETUP,
     ),
     Error(

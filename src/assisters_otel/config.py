@@ -111,7 +111,7 @@ def _shown(text: str) -> str:
     return repr(text if "@" not in text else f"…@{text.rpartition('@')[2]}")
 
 
-def from_arguments(
+def from_arguments(  # noqa: PLR0913 - as many as `init` has
     *,
     service_name: str | None = None,
     endpoint: str | None = None,
@@ -157,7 +157,7 @@ def from_arguments(
 
 def _argument_host(text: object) -> Host:
     if not isinstance(text, str):
-        raise ValueError(f"hosts holds text, not {type(text).__name__}. Write 'gateway.example'")  # noqa: TRY004 - a wrong argument is a ValueError, says the contract
+        raise ValueError(f"hosts holds text, not {type(text).__name__}. Write 'gateway.example'")
     return host(text)
 
 

@@ -135,10 +135,8 @@ def _field(error: dict[str, object], name: str, limit: int = MAX_VALUE) -> str |
 def _inflate(body: bytes, limit: int) -> bytes | None:
     # 32 + 15: gzip or zlib, by the header. A bare deflate stream has none.
     for wbits in (47, -15):
-        try:
+        with suppress(zlib.error):
             return zlib.decompressobj(wbits).decompress(body, limit)
-        except zlib.error:
-            continue
     return None
 
 

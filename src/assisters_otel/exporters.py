@@ -182,7 +182,7 @@ def _route(signal: Signal, name: str, arguments: Arguments) -> Route:
     kinds = (SpanExporter,) if signal is TRACES else (MetricExporter, MetricReader)
     kind = _registered(signal.group, name, signal.exporter)
     if not (isinstance(kind, type) and issubclass(kind, kinds)):
-        raise ValueError(f"{signal.exporter}: {name!r} exports no {signal.name}. Write 'otlp'")  # noqa: TRY004 - a wrong value
+        raise ValueError(f"{signal.exporter}: {name!r} exports no {signal.name}. Write 'otlp'")
     if name not in _OTLP:
         return Route(kind, f"{signal.name}: {name}", f"the exporter {name}", {})
     endpoint = _endpoint(signal, name, arguments.endpoint)
@@ -290,7 +290,7 @@ def sampler() -> Sampler | None:
             f"({type(error).__name__}: {error}). Write a number from 0 to 1 for a ratio"
         ) from error
     if not isinstance(made, Sampler):
-        raise ValueError(f"{variable}: {name!r} makes no sampler. Write 'parentbased_always_on'")  # noqa: TRY004 - a wrong value
+        raise ValueError(f"{variable}: {name!r} makes no sampler. Write 'parentbased_always_on'")
     return made
 
 
@@ -306,5 +306,5 @@ def id_generator() -> IdGenerator | None:
         return None
     kind = _registered("opentelemetry_id_generator", name, variable)
     if not (isinstance(kind, type) and issubclass(kind, IdGenerator)):
-        raise ValueError(f"{variable}: {name!r} makes no ids. Write 'random'")  # noqa: TRY004 - a wrong value
+        raise ValueError(f"{variable}: {name!r} makes no ids. Write 'random'")
     return kind()

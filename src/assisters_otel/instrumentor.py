@@ -11,7 +11,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from opentelemetry import metrics
-from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-defined]
+    BaseInstrumentor,
+)
 
 from assisters_otel import config as configs
 from assisters_otel import names
@@ -116,12 +118,18 @@ def with_environment(
     config = replace(config, hosts=tuple(dict.fromkeys((*config.hosts, *hosts))))
     if capture_message_given:
         return config
-    wanted = _or_warn(configs.environment_capture_message, environ, otherwise=False, strict=config.strict)
+    wanted = _or_warn(
+        configs.environment_capture_message, environ, otherwise=False, strict=config.strict
+    )
     return replace(config, capture_message=wanted)
 
 
 def _or_warn(
-    read: Callable[[Mapping[str, str]], T], environ: Mapping[str, str], *, otherwise: T, strict: bool
+    read: Callable[[Mapping[str, str]], T],
+    environ: Mapping[str, str],
+    *,
+    otherwise: T,
+    strict: bool,
 ) -> T:
     try:
         return read(environ)
@@ -132,7 +140,7 @@ def _or_warn(
         return otherwise
 
 
-class AssistersInstrumentor(BaseInstrumentor):
+class AssistersInstrumentor(BaseInstrumentor):  # type: ignore[misc] # it has no types
     """Instruments the clients of the Assisters API with the providers that there are."""
 
     active: Instrumentation | None = None

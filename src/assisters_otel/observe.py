@@ -1,9 +1,9 @@
 """Watches an attempt: a clock, its span, the sinks; and the one place that catches.
 
-    attempt = observer.start(request)      the clock runs
-    attempt.answered(status, headers)      the clock stops; is the body wanted?
-    attempt.ended(body, encoding)          sinks
-    attempt.raised(error, transient=…)     or this: the clock stops, sinks
+attempt = observer.start(request)      the clock runs
+attempt.answered(status, headers)      the clock stops; is the body wanted?
+attempt.ended(body, encoding)          sinks
+attempt.raised(error, transient=…)     or this: the clock stops, sinks
 """
 
 from __future__ import annotations
@@ -51,14 +51,18 @@ class Guard:
         """Run *step*; return what it returns, or None if it raised."""
         try:
             return step(*args, **kwargs)
-        except Exception as error:
-            if self.strict:
-                raise
+        except Exception as error:  # noqa: BLE001 - that is what it is for
             self.note(error)
             return None
 
     def note(self, error: Exception) -> None:
-        """Keep and log a trouble of ours; the same one again is logged at DEBUG only."""
+        """Keep and log a trouble of ours; the same one again is logged at DEBUG only.
+
+        Raises:
+            Exception: *error*, if the guard is strict.
+        """
+        if self.strict:
+            raise error
         failure = envelope.clean(f"{type(error).__name__}: {error}", envelope.MAX_MESSAGE)
         level = logging.DEBUG if failure == self.last_failure else logging.WARNING
         self.last_failure = failure
@@ -161,9 +165,7 @@ class Observer:
             self.guard(self._log.record, outcome)
 
     def _describe(self, span: Span, outcome: Outcome) -> None:
-        describe = partial(
-            spans.describe, now=time.time(), capture_message=self._capture_message
-        )
+        describe = partial(spans.describe, now=time.time(), capture_message=self._capture_message)
         if outcome.failed:
             spans.write_last(span, partial(self.guard, describe, outcome=outcome))
         else:

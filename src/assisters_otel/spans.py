@@ -59,7 +59,7 @@ def of_attempt(scope: str, host: str) -> Span | None:
         return None
     # An excluded request inside another one's transport: the current span is that one's.
     url = _url(span)
-    return None if url is not None and host not in url else span  # type: ignore[no-any-return]
+    return None if url is not None and host not in url else span
 
 
 def _url(span: Any) -> str | None:
@@ -186,7 +186,7 @@ def forget_last(span: Span) -> None:
 def mask_exceptions(span: Span, error: BaseException) -> None:
     """Keep keys and prompts out of the exception event that the span is about to get.
 
-    h11 quotes a header that it refuses: ``Illegal header value b'Bearer ask_…\\n'``.
+    h11 quotes a header that it refuses: ``Illegal header value b'Bearer ask_…'``.
 
     Args:
         span: The attempt's client span, open, for which `write_last` has been called.

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
+    from typing_extensions import Self
 
 _log = logging.getLogger(names.SCOPE)
 P = TypeVar("P")
@@ -94,7 +95,7 @@ class Telemetry:
         """Say what is patched, watched, sent and seen, and what went wrong."""
         on = self._instrumentation
         if on is None:
-            return Status(False, (), (), (), 0, 0, None)  # noqa: FBT003 - a record's fields
+            return Status(False, (), (), (), 0, 0, None)
         destinations = tuple(f"the application's {type(p).__name__}" for p in self._reused)
         if self._exports is not None:
             destinations += self._exports.destinations
@@ -162,7 +163,7 @@ class Telemetry:
         if self._exports is not None and self._instrumentation is not None:
             self._instrumentation.record_in(self._exports.renew_metrics())
 
-    def __enter__(self) -> Telemetry:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -9,10 +9,10 @@ import warnings
 import weakref
 
 import pytest
-from memory import Memory
 
 import assisters_otel
 from assisters_otel.testing import FakeApi
+from memory import Memory
 
 KIB = 1024
 
@@ -77,17 +77,17 @@ def observed(caller, url, how):
                 elif how.startswith("iter"):
                     chunks = await at.chunks(response, how)
                     seen.append(type(chunks[0])().join(chunks) if chunks else None)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is compared
             cause = type(error.__cause__).__name__
             seen += [type(error).__name__, str(error), cause]
             if not hasattr(error, "request"):
                 seen.append("no request")
         else:
-            seen.append(state(response, counted))
+            seen.append(state(response, counted=counted))
         finally:
             if "response" in locals():
                 await at.close(response)
-                seen.append(state(response, counted))
+                seen.append(state(response, counted=counted))
         # Whether the connection can be used again.
         after = await at.request("GET", url)
         return [*seen, after.status_code]
@@ -96,7 +96,7 @@ def observed(caller, url, how):
     return caller.use(caller.client(**options), script)
 
 
-def state(response, counted=True):
+def state(response, *, counted=True):
     try:
         elapsed = response.elapsed.total_seconds() >= 0
     except RuntimeError as error:
@@ -155,7 +155,8 @@ def test_the_app_cannot_tell_that_we_are_there(caller, how, memory):
     assert sum(point["value"] for point in errors) == len(answers) - fine
 
 
-def test_a_failed_answer_s_headers_wait_no_longer_than_the_read_timeout(telemetry, api, caller):
+@pytest.mark.usefixtures("telemetry")
+def test_a_failed_answer_s_headers_wait_no_longer_than_the_read_timeout(api, caller):
     api.answers("internal_error", fault="stall")
 
     async def script(at):
@@ -171,7 +172,8 @@ def test_a_failed_answer_s_headers_wait_no_longer_than_the_read_timeout(telemetr
     assert caller.use(caller.client(timeout=0.5), script) < 1.5
 
 
-def test_a_body_that_drips_does_not_hold_the_headers_up_for_ever(telemetry, api, caller):
+@pytest.mark.usefixtures("telemetry")
+def test_a_body_that_drips_does_not_hold_the_headers_up_for_ever(api, caller):
     api.answers("internal_error", size=4000, chunked=True, chunk_delay_s=0.2)
 
     async def script(at):
@@ -186,7 +188,8 @@ def test_a_body_that_drips_does_not_hold_the_headers_up_for_ever(telemetry, api,
     assert waited < whole
 
 
-def test_a_success_is_never_read_ahead(telemetry, api, caller):
+@pytest.mark.usefixtures("telemetry")
+def test_a_success_is_never_read_ahead(api, caller):
     api.answers(status=200, json={"a": "b" * 99}, fault="stall")
 
     async def script(at):
@@ -198,7 +201,8 @@ def test_a_success_is_never_read_ahead(telemetry, api, caller):
     caller.use(caller.client(timeout=0.5), script)
 
 
-def test_an_event_stream_is_never_read_ahead_though_it_failed(telemetry, api, memory, caller):
+@pytest.mark.usefixtures("telemetry")
+def test_an_event_stream_is_never_read_ahead_though_it_failed(api, memory, caller):
     api.answers(
         status=500, body=b"data: {}\n\n" * 9, content_type="text/event-stream", fault="stall"
     )
@@ -213,11 +217,10 @@ def test_an_event_stream_is_never_read_ahead_though_it_failed(telemetry, api, me
     assert memory.attempt().attributes["error.type"] == "500"
 
 
-def test_no_more_than_the_limit_is_held(telemetry, api, caller, monkeypatch):
+@pytest.mark.usefixtures("telemetry")
+def test_no_more_than_the_limit_is_held(api, caller, monkeypatch):
     held = []
-    monkeypatch.setattr(
-        "assisters_otel.observe._envelope", lambda body, _: held.append(len(body))
-    )
+    monkeypatch.setattr("assisters_otel.observe._envelope", lambda body, _: held.append(len(body)))
     api.answers(status=500, size=2000 * KIB, chunked=True)
 
     caller.send("GET", api.url + "/models")
@@ -225,7 +228,8 @@ def test_no_more_than_the_limit_is_held(telemetry, api, caller, monkeypatch):
     assert 0 < held[0] < 200 * KIB  # what came in one read beyond 64 KiB is in hand already
 
 
-def test_a_bomb_is_not_unpacked(telemetry, api, memory, caller):
+@pytest.mark.usefixtures("telemetry")
+def test_a_bomb_is_not_unpacked(api, memory, caller):
     import zlib
 
     packer = zlib.compressobj(9, wbits=31)
@@ -240,7 +244,8 @@ def test_a_bomb_is_not_unpacked(telemetry, api, memory, caller):
     assert memory.attempt().attributes["error.type"] == "400"
 
 
-def test_a_cancellation_while_the_body_is_read_ahead_is_the_send_s(telemetry, api, memory):
+@pytest.mark.usefixtures("telemetry")
+def test_a_cancellation_while_the_body_is_read_ahead_is_the_send_s(api, memory):
     import httpx
 
     api.answers("internal_error", fault="stall")
@@ -254,12 +259,13 @@ def test_a_cancellation_while_the_body_is_read_ahead_is_the_send_s(telemetry, ap
             return (await client.get(api.url + "/models")).status_code
 
     assert asyncio.run(impatient()) == 200
-    first, second = memory.attempts()
+    first, _ = memory.attempts()
     assert first.attributes["error.type"] == "500"
     assert memory.points("assisters.client.errors")[0]["value"] == 1
 
 
-def test_a_failed_response_leaves_no_reference_cycle(telemetry, api, caller):
+@pytest.mark.usefixtures("telemetry")
+def test_a_failed_response_leaves_no_reference_cycle(api, caller):
     for answer in ({"codes": ("internal_error",)}, {"fault": "truncate", "code": "internal_error"}):
         api.answers(*answer.pop("codes", ()), **answer)
 
@@ -290,8 +296,11 @@ def test_memory_is_flat_over_many_failures(api, loops):
     count = iter(range(10**9))
 
     with assisters_otel.init(
-        hosts=[api.url], meter_provider=memory.meter_provider, tracer_provider=memory.tracer_provider
+        hosts=[api.url],
+        meter_provider=memory.meter_provider,
+        tracer_provider=memory.tracer_provider,
     ):
+
         def some():
             with httpx.Client(transport=transport, trust_env=False) as client:
                 for _ in range(loops):

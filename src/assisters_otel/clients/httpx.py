@@ -11,23 +11,24 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from collections import deque
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry import baggage
 
 from assisters_otel import envelope, spans
+from assisters_otel.clients.ahead import async_replay, replay
 from assisters_otel.clients.patch import Target
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Callable, Iterator
 
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
     from assisters_otel.attempt import Request
+    from assisters_otel.clients.ahead import Ahead
     from assisters_otel.observe import Attempt, Observer
 
 SCOPE: Final = "opentelemetry.instrumentation.httpx"
@@ -69,6 +70,11 @@ class _Progress:
     def __init__(self) -> None:
         self.started = False
         self.response: Any = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it was sent and there is no response: what is raised is the app's."""
+        return self.started and self.response is None
 
 
 class _Inner:
@@ -153,8 +159,12 @@ class Httpx:
             try:
                 return transports[0].handle_request(raw, send)
             except Exception as error:
-                self._raise_theirs(error, progress)
-        return progress.response or self._send(wrapped, request, raw)
+                if progress.failed:
+                    raise
+                guard.note(error)
+        if progress.response is not None:
+            return progress.response
+        return self._send(wrapped, request, raw)
 
     async def _handle_async(self, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
         guard = self._observer.guard
@@ -177,8 +187,12 @@ class Httpx:
             try:
                 return await transports[1].handle_async_request(raw, send)
             except Exception as error:
-                self._raise_theirs(error, progress)
-        return progress.response or await self._send_async(wrapped, request, raw)
+                if progress.failed:
+                    raise
+                guard.note(error)
+        if progress.response is not None:
+            return progress.response
+        return await self._send_async(wrapped, request, raw)
 
     def _send(self, wrapped: Any, request: Request, raw: Any) -> Any:
         attempt = self._start(request, raw)
@@ -190,7 +204,7 @@ class Httpx:
         if not attempt.answered(response.status_code, lambda: response.headers.raw):
             attempt.ended()
             return response
-        ahead = self._observer.guard(self._replay, response, 0)
+        ahead = self._observer.guard(self._ahead, response, replay)
         try:
             if ahead is not None:
                 ahead.read(_deadline(raw))
@@ -208,7 +222,7 @@ class Httpx:
         if not attempt.answered(response.status_code, lambda: response.headers.raw):
             attempt.ended()
             return response
-        ahead = self._observer.guard(self._replay, response, 1)
+        ahead = self._observer.guard(self._ahead, response, async_replay)
         try:
             if ahead is not None:
                 await ahead.read(_deadline(raw))
@@ -221,7 +235,9 @@ class Httpx:
     def _request(self, args: Any, kwargs: Any) -> Request | None:
         raw = args[0] if args else kwargs["request"]
         url = raw.url
-        return self._observer.request(raw.method, url.host, partial(_port, url), partial(_target, url))
+        return self._observer.request(
+            raw.method, url.host, partial(_port, url), partial(_target, url)
+        )
 
     def _ours(self, raw: Any, instance: Any, method: str) -> tuple[Any, Any] | None:
         """Give the transports that make a span for a request, or None if the app's make it."""
@@ -243,12 +259,6 @@ class Httpx:
         )
         return self._transports
 
-    def _raise_theirs(self, error: Exception, progress: _Progress) -> None:
-        """Raise the caller's own exception; swallow one of the HTTP instrumentation's."""
-        if progress.started and progress.response is None:
-            raise error
-        self._observer.guard(_raise, error)
-
     def _start(self, request: Request, raw: Any) -> Attempt:
         return self._observer.start(
             request, self._observer.guard(spans.of_attempt, SCOPE, _host(raw))
@@ -260,14 +270,15 @@ class Httpx:
             return False
         return isinstance(error, (client.TransportError, OSError))
 
-    def _replay(self, response: Any, flavour: int) -> Any:
+    def _ahead(self, response: Any, replay: Callable[[str], type[Ahead]]) -> Any:
+        """Put a stream in the response that can be read ahead, if it may be."""
         headers = response.headers
         if headers.get("content-type", "").startswith(_EVENT_STREAM):
             return None
-        length = headers.get("content-length", "")
-        if length.isdigit() and len(length) < 20 and int(length) > envelope.MAX_BYTES:
+        length = envelope.integer(headers.get("content-length", "").encode("ascii", "replace"))
+        if length is not None and length > envelope.MAX_BYTES:
             return None
-        response.stream = _replays(self.module)[flavour](response.stream)
+        response.stream = replay(self.module)(response.stream)
         return response.stream
 
     def _ended(self, attempt: Attempt, ahead: Any, response: Any) -> None:
@@ -293,10 +304,6 @@ def _is_instrumented(instance: Any, method: str) -> bool:
     # What `instrument_client` leaves on a transport.
     wrapper = getattr(getattr(instance, "__dict__", {}).get(method), "_self_wrapper", None)
     return getattr(getattr(wrapper, "func", None), "__module__", None) == SCOPE
-
-
-def _raise(error: Exception) -> None:
-    raise error
 
 
 @contextmanager
@@ -326,93 +333,3 @@ def _deadline(raw: Any) -> float:
     timeout = raw.extensions.get("timeout") or {}
     read_s = timeout.get("read")
     return time.perf_counter() + (_READ_AHEAD_S if read_s is None else read_s)
-
-
-class _Ahead:
-    """A failed answer's body, of which the beginning has been read before it was asked for.
-
-    What went wrong while reading ahead belongs to the caller's read, and is raised there.
-    """
-
-    def __init__(self, stream: Any) -> None:
-        self.parts: deque[bytes] = deque()
-        self._stream = stream
-        self._rest: Any = None
-        self._size = 0
-        self._error: Exception | None = None
-
-    def _is_enough(self, part: bytes, deadline: float) -> bool:
-        self.parts.append(part)
-        self._size += len(part)
-        return self._size > envelope.MAX_BYTES or time.perf_counter() >= deadline
-
-    def _keep_error(self, error: Exception) -> None:
-        # Without the frame of ours, which would make it part of a reference cycle.
-        traceback = error.__traceback__
-        self._error = error.with_traceback(traceback.tb_next if traceback else None)
-
-    def _take(self) -> tuple[Any, Exception | None]:
-        taken = self._rest, self._error
-        self._rest = self._error = None
-        return taken
-
-
-@lru_cache(maxsize=None)
-def _replays(module: str) -> tuple[type, type]:
-    """Make the two streams that replay what was read ahead and go on from there."""
-    client = sys.modules[module]
-
-    class Replay(_Ahead, client.SyncByteStream):  # type: ignore[name-defined,misc]
-        def read(self, deadline: float) -> None:
-            self._rest = iter(self._stream)
-            try:
-                for part in self._rest:
-                    if self._is_enough(part, deadline):
-                        return
-            except Exception as error:  # noqa: BLE001 - the caller's, raised by its read
-                self._keep_error(error)
-            self._rest = None
-
-        def __iter__(self) -> Iterator[bytes]:
-            rest, error = self._take()
-            while self.parts:
-                yield self.parts.popleft()
-            if error is not None:
-                raise error
-            if rest is not None:
-                yield from rest
-
-        def close(self) -> None:
-            rest, _ = self._take()
-            if rest is not None:
-                rest.close()
-            self._stream.close()
-
-    class AsyncReplay(_Ahead, client.AsyncByteStream):  # type: ignore[name-defined,misc]
-        async def read(self, deadline: float) -> None:
-            self._rest = aiter(self._stream)
-            try:
-                async for part in self._rest:
-                    if self._is_enough(part, deadline):
-                        return
-            except Exception as error:  # noqa: BLE001 - the caller's, raised by its read
-                self._keep_error(error)
-            self._rest = None
-
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            rest, error = self._take()
-            while self.parts:
-                yield self.parts.popleft()
-            if error is not None:
-                raise error
-            if rest is not None:
-                async for part in rest:
-                    yield part
-
-        async def aclose(self) -> None:
-            rest, _ = self._take()
-            if rest is not None:
-                await rest.aclose()
-            await self._stream.aclose()
-
-    return Replay, AsyncReplay

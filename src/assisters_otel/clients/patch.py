@@ -27,7 +27,7 @@ class Target(NamedTuple):
     wrapper: Callable[..., Any]
 
 
-class _Ours(wrapt.FunctionWrapper):  # type: ignore[misc] # wrapt has no types
+class _Ours(wrapt.FunctionWrapper):  # type: ignore[type-arg] # generic for mypy, not at run time
     """A layer that we put in."""
 
 

@@ -1,0 +1,124 @@
+"""The beginning of a failed answer's body, read before its caller asks for it, and put back.
+
+The caller finds the same chunks, the same exceptions and the same connection behind
+them; test_neutral.py asks each client whether it can tell.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from assisters_otel import envelope
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+
+class Ahead:
+    """What has been read, and where the rest comes from.
+
+    What went wrong while reading ahead belongs to the caller's read, and is raised there.
+
+    Attributes:
+        parts: The chunks as they came, not yet asked for.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        """Begin with nothing read.
+
+        Args:
+            stream: The response's own, sync or async.
+        """
+        self.parts: deque[bytes] = deque()
+        self._stream = stream
+        self._rest: Any = None
+        self._size = 0
+        self._error: Exception | None = None
+
+    def _is_enough(self, part: bytes, deadline: float) -> bool:
+        self.parts.append(part)
+        self._size += len(part)
+        return self._size > envelope.MAX_BYTES or time.perf_counter() >= deadline
+
+    def _keep(self, error: Exception) -> None:
+        # Without the frame of ours, which would make it part of a reference cycle.
+        traceback = error.__traceback__
+        self._error = error.with_traceback(traceback.tb_next if traceback else None)
+
+    def _take(self) -> tuple[Any, Exception | None]:
+        taken = self._rest, self._error
+        self._rest = self._error = None
+        return taken
+
+
+@cache
+def replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one function
+    """Make the sync stream class for ``httpx`` or ``httpx2``, which must be imported."""
+    base = sys.modules[module].SyncByteStream
+
+    class Replay(Ahead, base):  # type: ignore[misc,valid-type]
+        def read(self, deadline: float) -> None:
+            self._rest = iter(self._stream)
+            try:
+                for part in self._rest:
+                    if self._is_enough(part, deadline):
+                        return
+            except Exception as error:  # noqa: BLE001 - the caller's; its read raises it
+                self._keep(error)
+            self._rest = None
+
+        def __iter__(self) -> Iterator[bytes]:
+            rest, error = self._take()
+            while self.parts:
+                yield self.parts.popleft()
+            if error is not None:
+                raise error
+            if rest is not None:
+                yield from rest
+
+        def close(self) -> None:
+            rest, _ = self._take()
+            if rest is not None:
+                rest.close()
+            self._stream.close()
+
+    return Replay
+
+
+@cache
+def async_replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one function
+    """Make the async one, which differs from the other in ``await`` alone."""
+    base = sys.modules[module].AsyncByteStream
+
+    class AsyncReplay(Ahead, base):  # type: ignore[misc,valid-type]
+        async def read(self, deadline: float) -> None:
+            self._rest = aiter(self._stream)
+            try:
+                async for part in self._rest:
+                    if self._is_enough(part, deadline):
+                        return
+            except Exception as error:  # noqa: BLE001 - the caller's; its read raises it
+                self._keep(error)
+            self._rest = None
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            rest, error = self._take()
+            while self.parts:
+                yield self.parts.popleft()
+            if error is not None:
+                raise error
+            if rest is not None:
+                async for part in rest:
+                    yield part
+
+        async def aclose(self) -> None:
+            rest, _ = self._take()
+            if rest is not None:
+                await rest.aclose()
+            await self._stream.aclose()
+
+    return AsyncReplay
