@@ -92,12 +92,12 @@ def host(text: str) -> Host:
         ValueError: It is neither; the message says what to write.
     """
     stripped = text.strip()
-    parts = urlsplit(stripped if "://" in stripped else f"//{stripped}")
     try:
+        parts = urlsplit(stripped if "://" in stripped else f"//{stripped}")
         name, port = parts.hostname, parts.port
+        odd = parts.query or parts.fragment or parts.username is not None
     except ValueError:
-        name, port = None, None
-    odd = parts.query or parts.fragment or parts.username is not None
+        name = None
     if not name or odd or any(c.isspace() for c in stripped):
         raise ValueError(
             f"not a host: {_shown(text)}. Write host[:port][/path-prefix], for example "

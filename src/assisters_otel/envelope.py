@@ -43,7 +43,7 @@ _PICKED: Final = frozenset({REQUEST_ID, PROCESSING_TIME_MS, RETRY_AFTER, *RATELI
 
 REDACTED: Final = "REDACTED"
 _KEY: Final = re.compile(
-    r"(?i:\bbearer[ +]|\bbearer%20)[^\s'\",;\\]+"
+    r"(?i:bearer)(?:[\s+]|%20)+[^\s'\",;\\]+"
     r"|(?<![A-Za-z0-9])(?:asst_sk_|ask_|sk-)[A-Za-z0-9_\-]{6,}"
 )
 _PROMPT: Final = re.compile(r"(/agent/stream)\?[^\s'\"<>]+")

@@ -60,7 +60,9 @@ class Log:
         if seen < LINES:
             _log.warning("%s", _line(outcome, what, where))
         elif seen == LINES:
-            _log.warning("%s on %s goes on and will be summed up every %.0f s", *kind, WINDOW_S)
+            _log.warning(
+                "Assisters API: %s on %s goes on and is summed up every %.0f s", *kind, WINDOW_S
+            )
 
     def sum_up(self) -> None:
         """Write what has been counted and not yet said; at the end, for example."""
@@ -81,14 +83,17 @@ class Log:
     def _sum_up(storms: list[tuple[tuple[str, str], int]]) -> None:
         for (what, where), seen in storms:
             if seen > LINES:
-                _log.warning("%s on %s: %d more attempts failed so", what, where, seen - LINES)
+                _log.warning(
+                    "Assisters API: %d more attempts met %s on %s", seen - LINES, what, where
+                )
 
 
 def _line(outcome: Outcome, what: str, where: str) -> str:
-    status = "no answer" if outcome.status is None else str(outcome.status)
-    parts = [status if what == status else f"{status} {what}", f"on {where}"]
+    if outcome.status is None:
+        met = f"gave no answer ({what})"
+    else:
+        met = f"answered {outcome.status}" + ("" if what == str(outcome.status) else f" {what}")
     request_id = envelope.text(outcome.headers.get(envelope.REQUEST_ID))
-    if request_id:
-        parts.append(f"(request id {request_id})")
+    quote = f" (request id {request_id})" if request_id else ""
     advice = "a retry can help" if outcome.retryable else "no retry helps"
-    return f"{' '.join(parts)}: {advice}"
+    return f"Assisters API {met} on {where}{quote}: {advice}"

@@ -131,6 +131,9 @@ class Observer:
         path = target().partition(b"?")[0].decode("latin-1")
         if not any(host.covers(number, path) for host in hosts):
             return None
+        if self._before_next is not None:
+            step, self._before_next = self._before_next, None
+            self.guard(step)
         at = None if number == _HTTPS else number
         return Request(method, path, endpoints.template(path), address, at)
 
@@ -141,9 +144,6 @@ class Observer:
             request: What is about to be sent.
             span: Its client span, open, or None: then there are metrics only.
         """
-        if self._before_next is not None:
-            step, self._before_next = self._before_next, None
-            self.guard(step)
         if span is not None:
             self.guard(self._introduce, span, request)
         return Attempt(self, request, span)

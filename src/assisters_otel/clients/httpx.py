@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry import baggage
@@ -122,8 +123,14 @@ class Httpx:
         )
 
     def switch_on(self) -> None:
-        """Make OpenTelemetry's transports for us, unless its module is just being imported."""
-        if hasattr(importlib.import_module(SCOPE), self._flavour.async_transport):
+        """Make OpenTelemetry's transports now, if that imports no client of itself.
+
+        Its module imports both of the two, and `httpx2.alias_httpx` refuses to work once
+        httpx is imported. Otherwise they are made for the first request that is watched.
+        """
+        if all(name in sys.modules or find_spec(name) is None for name in MODULES) and hasattr(
+            importlib.import_module(SCOPE), self._flavour.async_transport
+        ):
             self._make_transports()
 
     def record_in(self, meter_provider: MeterProvider) -> None:

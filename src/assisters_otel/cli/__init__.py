@@ -1,0 +1,36 @@
+"""The command ``assisters-otel``; needs the extra ``demo``. Each command is a file."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Final
+
+_EXTRA: Final = frozenset({"httpx", "openai", "rich", "starlette", "typer", "uvicorn"})
+"""What the extra ``demo`` brings, as it is imported."""
+
+
+def main() -> None:
+    """Run the command line; exits with 2 if it was called wrongly or the extra is missing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an ASCII terminal gets a question mark
+    try:
+        from assisters_otel.cli.app import app  # noqa: PLC0415 - an optional dependency
+
+        app()
+    except ImportError as error:
+        missing = _missing(error)
+        if missing not in _EXTRA:
+            raise
+        print(
+            f"assisters-otel needs {missing}: pip install 'assisters-otel[demo]'", file=sys.stderr
+        )
+        sys.exit(2)
+
+
+def _missing(error: ImportError) -> str:
+    """Name the package that could not be imported; `FakeApi` wraps that error in its own."""
+    cause = error.__cause__
+    name = error.name or (cause.name if isinstance(cause, ImportError) else None)
+    return (name or "").partition(".")[0]

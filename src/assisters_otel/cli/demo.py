@@ -1,0 +1,51 @@
+"""``assisters-otel demo``: real clients meet the documented errors, and what was seen of it."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Final
+
+import typer
+
+from assisters_otel import config, names
+
+HELP: Final = (
+    "Let real clients meet documented errors on a fake API, and show what telemetry says of "
+    "them. It goes to --endpoint or to the endpoint in OTEL_EXPORTER_OTLP_*, if there is one. "
+    "Exits with 1 if anything did not come out as it should."
+)
+
+
+def demo(
+    *,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Send it to this OTLP receiver, too, for example http://localhost:4318.",
+        ),
+    ] = None,
+) -> None:
+    """Play the scenes and show them.
+
+    Raises:
+        typer.BadParameter: The endpoint, or a variable, cannot be used.
+        typer.Exit: Something did not come out as it should.
+    """
+    from assisters_otel.cli import document, performance, report  # noqa: PLC0415 - the extra's
+    from assisters_otel.cli.recording import Recording  # noqa: PLC0415
+
+    if config.sdk_disabled(os.environ):
+        raise typer.BadParameter(f"{names.OTEL_SDK_DISABLED} is true: there is nothing to show.")
+    try:
+        recording = Recording(endpoint)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    played = performance.perform(recording)
+    if json:
+        typer.echo(document.write(played))
+    else:
+        report.show(played)
+    if played.problems:
+        raise typer.Exit(1)

@@ -1,0 +1,161 @@
+"""Plays the scenes, and says whether they came out as they should."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from opentelemetry.sdk.metrics.export import NumberDataPoint
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.trace import SpanKind, format_trace_id
+
+from assisters_otel import init, names
+from assisters_otel.cli.scenes import SCENES, Scene
+from assisters_otel.testing import FakeApi
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from opentelemetry.sdk.metrics.export import Metric
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from assisters_otel.cli.recording import Recording
+
+_SCOPE: Final = f"{names.SCOPE}.demo"
+
+
+class Played(NamedTuple):
+    """One scene that has been played.
+
+    Attributes:
+        scene: Which.
+        span: The span around it.
+        spans: All others of its trace, the earliest start first.
+    """
+
+    scene: Scene
+    span: ReadableSpan
+    spans: tuple[ReadableSpan, ...]
+
+    @property
+    def trace_id(self) -> str:
+        """In hex, as backends search for it."""
+        return format_trace_id(self.span.context.trace_id)
+
+    @property
+    def attempts(self) -> tuple[ReadableSpan, ...]:
+        """The spans of HTTP attempts."""
+        return tuple(span for span in self.spans if is_attempt(span))
+
+
+class Performance(NamedTuple):
+    """What the demo has to show.
+
+    Attributes:
+        played: The scenes.
+        metrics: Our metrics at the end.
+        log: What the library logged while the clients ran, one line each.
+        destinations: Where telemetry went, for people; empty if it went nowhere.
+        sent: Whether it arrived there, or None if it was to go nowhere.
+        problems: What did not come out as it should, for people.
+    """
+
+    played: tuple[Played, ...]
+    metrics: tuple[Metric, ...]
+    log: tuple[str, ...]
+    destinations: tuple[str, ...]
+    sent: bool | None
+    problems: tuple[str, ...]
+
+
+def perform(recording: Recording) -> Performance:
+    """Play all scenes against a fake API on loopback.
+
+    Args:
+        recording: What takes the telemetry; it is ended here.
+    """
+    tracer = recording.tracer_provider.get_tracer(_SCOPE, names.__version__)
+    with (
+        _log() as log,
+        FakeApi() as api,
+        init(
+            hosts=[api.host],  # every port, so that the refused connection is one of ours
+            tracer_provider=recording.tracer_provider,
+            meter_provider=recording.meter_provider,
+        ) as telemetry,
+    ):
+        for scene in SCENES:
+            with tracer.start_as_current_span(scene.title):
+                scene.play(api)
+        trouble = telemetry.status().last_failure
+        metrics = recording.metrics()
+        said = tuple(log)
+        sent = recording.end()
+    played = tuple(_played(scene, recording.spans()) for scene in SCENES)
+    problems = [*_wrong_spans(played), *_wrong_metrics(metrics)]
+    problems += [f"trouble of the library's own: {trouble}"] if trouble else []
+    if sent is False:
+        problems += log[len(said) :] or ["the telemetry did not arrive in time"]
+    return Performance(played, metrics, said, recording.destinations, sent, tuple(problems))
+
+
+def is_attempt(span: ReadableSpan) -> bool:
+    """Say whether a span is one HTTP attempt's, and not that of an SDK's call around it."""
+    scope = span.instrumentation_scope
+    return span.kind is SpanKind.CLIENT and scope is not None and scope.name != names.SCOPE
+
+
+def error(attributes: Mapping[str, object] | None) -> str | None:
+    """Name the error that a span or a metric point tells of: its code, else its type."""
+    found = attributes or {}
+    name = found.get(names.ERROR_CODE, found.get(ERROR_TYPE))
+    return None if name is None else str(name)
+
+
+def _played(scene: Scene, spans: list[ReadableSpan]) -> Played:
+    around = next(span for span in spans if span.parent is None and span.name == scene.title)
+    trace_id = around.context.trace_id
+    others = [span for span in spans if span.context.trace_id == trace_id and span is not around]
+    return Played(scene, around, tuple(others))
+
+
+def _wrong_spans(played: tuple[Played, ...]) -> Iterator[str]:
+    for one in played:
+        seen = tuple(error(span.attributes) for span in one.attempts)
+        if seen != one.scene.errors:
+            yield f"{one.scene.title}: the spans say {seen} in place of {one.scene.errors}"
+
+
+def _wrong_metrics(metrics: tuple[Metric, ...]) -> Iterator[str]:
+    wanted = Counter(name for scene in SCENES for name in scene.errors if name is not None)
+    seen: Counter[str] = Counter()
+    for point in (p for m in metrics if m.name == names.ERRORS.name for p in m.data.data_points):
+        if isinstance(point, NumberDataPoint):
+            seen[error(point.attributes) or "nothing"] += int(point.value)
+    if seen != wanted:
+        yield f"{names.ERRORS.name} counts {dict(seen)} in place of {dict(wanted)}"
+
+
+class _Lines(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+@contextmanager
+def _log() -> Iterator[list[str]]:
+    """Keep what the library logs, in place of printing it between the demo's own lines."""
+    logger = logging.getLogger(names.SCOPE)
+    handler, before = _Lines(), logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield handler.lines
+    finally:
+        logger.propagate = before
+        logger.removeHandler(handler)

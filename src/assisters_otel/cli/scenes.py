@@ -1,0 +1,98 @@
+"""The scenes of the demo: what a real client does, what the API answers, what must be seen."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import httpx
+import openai
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from assisters_otel.testing import FakeApi
+
+_KEY: Final = "ask_demo"
+_HEADERS: Final = {"authorization": f"Bearer {_KEY}"}
+_CHAT: Final = "assisters-chat-v1"
+_PROXYS_PAGE: Final = "<html><h1>502 Bad Gateway</h1></html>"
+_NO_ID: Final = {"x-request-id": None}
+
+_PATIENCE_S: Final = 0.25
+"""The timeout of the client that gets no answer: short, so that the demo is."""
+
+
+class Scene(NamedTuple):
+    """One scene.
+
+    Attributes:
+        title: What happens, for people.
+        play: Tells the API what to answer, and calls it.
+        errors: What each attempt's span must say, in order: ``error.code``, else
+            ``error.type``, or None for a success.
+    """
+
+    title: str
+    play: Callable[[FakeApi], None]
+    errors: tuple[str | None, ...]
+
+
+def _retries(api: FakeApi) -> None:
+    api.answers("rate_limit_exceeded", retry_after=0.2)
+    api.answers("model_overloaded", "ok")
+    with openai.OpenAI(
+        base_url=api.url, api_key=_KEY, http_client=openai.DefaultHttpxClient(trust_env=False)
+    ) as client:
+        client.chat.completions.create(
+            model=_CHAT, messages=[{"role": "user", "content": "Say hello."}]
+        )
+
+
+def _no_use(api: FakeApi) -> None:
+    api.answers("tokens_exhausted", "api_key_revoked", "missing_parameter", "insufficient_funds")
+    with httpx.Client(base_url=api.url, headers=_HEADERS, trust_env=False) as client:
+        client.post("/embeddings", json={"model": "assisters-embed-v1", "input": "hello"})
+        client.get("/models")
+        client.post("/chat/completions", json={"model": _CHAT})
+        client.post("/images/generations", json={"prompt": "a lighthouse"})
+
+
+def _on_the_way(api: FakeApi) -> None:
+    api.answers(status=502, body=_PROXYS_PAGE, content_type="text/html", headers=_NO_ID)
+    api.answers(fault="silence")
+    asyncio.run(_meet(api.url))
+
+
+async def _meet(url: str) -> None:
+    async with httpx.AsyncClient(
+        base_url=url, headers=_HEADERS, timeout=_PATIENCE_S, trust_env=False
+    ) as client:
+        await client.post("/translate", json={"text": "hello", "target_language": "de"})
+        with suppress(httpx.TimeoutException):
+            await client.post("/rerank", json={"query": "hello", "documents": ["hi", "no"]})
+        with socket.socket() as closed, suppress(httpx.ConnectError):
+            closed.bind(("127.0.0.1", 0))  # taken, and nobody listens
+            await client.get(f"http://127.0.0.1:{closed.getsockname()[1]}/v1/models")
+        await client.get("/wallet/balance")
+
+
+SCENES: Final = (
+    Scene(
+        "openai retries by itself",
+        _retries,
+        ("rate_limit_exceeded", "model_overloaded", None),
+    ),
+    Scene(
+        "httpx, errors that no retry helps",
+        _no_use,
+        ("tokens_exhausted", "api_key_revoked", "missing_parameter", "insufficient_funds"),
+    ),
+    Scene(
+        "httpx, trouble on the way",
+        _on_the_way,
+        ("502", "ReadTimeout", "ConnectError", None),
+    ),
+)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from assisters_otel import config
+from assisters_otel.config import Host
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("gateway.example", Host("gateway.example")),
+        ("GateWay.Example:8080", Host("gateway.example", 8080)),
+        ("gateway.example/Assisters/", Host("gateway.example", None, "/Assisters")),
+        ("http://127.0.0.1:8080/v1", Host("127.0.0.1", 8080, "/v1")),
+        ("https://gateway.example", Host("gateway.example")),
+        (" gateway.example ", Host("gateway.example")),
+        ("[::1]:8080/v1", Host("::1", 8080, "/v1")),
+        ("localhost:0", Host("localhost", 0)),
+    ],
+)
+def test_a_host_is_read(text, expected):
+    assert config.host(text) == expected
+
+
+@given(st.text())
+def test_any_other_text_is_a_value_error_that_says_what_to_write(text):
+    try:
+        config.host(text)
+    except ValueError as error:
+        assert "Write " in str(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["gateway.example", "gateway.example:8080", "gateway.example/v1", "[::1]:8080/v1"],
+)
+def test_a_host_is_shown_as_it_is_written(text):
+    assert str(config.host(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "path", "expected"),
+    [
+        ("h", 443, "/anything", True),
+        ("h:8080", 8080, "/", True),
+        ("h:8080", 443, "/", False),
+        ("h/api/v1", 443, "/api/v1", True),
+        ("h/api/v1", 443, "/api/v1/models", True),
+        ("h/api/v1", 443, "/api/v10", False),
+        ("h/api/v1", 443, "/", False),
+        ("h/api/v1", 443, "/API/V1/models", False),
+    ],
+)
+def test_a_host_covers_its_ports_and_paths_and_no_others(host, port, path, expected):
+    assert config.host(host).covers(port, path) is expected
+
+
+def test_the_api_is_watched_and_the_web_site_is_not():
+    hosts = config.from_arguments().hosts_by_name()
+
+    (api,), (site,) = hosts["api.assisters.dev"], hosts["assisters.dev"]
+    assert api.covers(443, "/v1/models")
+    assert site.covers(443, "/api/v1/models")
+    assert not site.covers(443, "/pricing")
+
+
+def test_one_name_may_have_several_prefixes():
+    hosts = config.from_arguments(hosts=["h/a", "h/b", "h/a"]).hosts_by_name()
+
+    assert hosts["h"] == (Host("h", None, "/a"), Host("h", None, "/b"))
+
+
+@pytest.mark.parametrize("text", ["true", "1", "YES", " on "])
+def test_a_message_is_captured_if_the_variable_says_so(text):
+    assert config.environment_capture_message({"ASSISTERS_OTEL_CAPTURE_MESSAGE": text})
+
+
+@pytest.mark.parametrize("text", ["false", "0", "No", "off", ""])
+def test_a_message_is_not_captured_if_the_variable_says_no(text):
+    assert not config.environment_capture_message({"ASSISTERS_OTEL_CAPTURE_MESSAGE": text})

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+import zlib
+from email.utils import formatdate
+
+import brotli
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+
+from assisters_otel import envelope
+from assisters_otel.envelope import Envelope
+
+NOW = 1_800_000_000.0
+ANY = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+def test_the_documented_envelope_is_read():
+    body = {"error": {"message": "m", "type": "t", "code": "c", "param": "p"}}
+
+    assert envelope.parse(json.dumps(body).encode()) == Envelope("t", "c", "p", "m")
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"", None),
+        (b"<html>Bad Gateway</html>", None),
+        (b'{"error": {"mess', None),
+        (b"[1, 2]", None),
+        (b"null", None),
+        (b'"error"', None),
+        (b"{}", None),
+        (b'{"error": null}', None),
+        (b'{"error": ["a"]}', None),
+        (b'{"error": "plain"}', Envelope(message="plain")),
+        (b'{"error": {}}', Envelope()),
+        (b'{"error": {"code": null, "type": ""}}', Envelope()),
+        (b'{"error": {"code": 7, "type": ["t"], "param": {}, "message": true}}', Envelope()),
+        (b'\xef\xbb\xbf{"error": {"code": "bom"}}', Envelope(code="bom")),
+        (b'{"error": {"code": "c", "message": "\xff"}}', Envelope(code="c", message="\ufffd")),
+        (b'{"error": {"code": "a\\ud800b"}}', Envelope(code="a\ufffdb")),
+        (b'{"error": {"code": "a\\u0000b\\nc"}}', Envelope(code="a\ufffdb c")),
+        (b'{"error": {"code": "first", "code": "last"}}', Envelope(code="last")),
+        (b'{"error": {"code": "c", "n": NaN, "i": 1e999}}', Envelope(code="c")),
+        (b'{"error": {"code": "c", "n": ' + b"9" * 5000 + b"}}", None),
+        (b"[" * 60_000, None),
+        (b'{"error":' * 7_000, None),
+        (b'{"error": "' + b"x" * envelope.MAX_BYTES + b'"}', None),
+    ],
+)
+def test_what_is_no_envelope_is_a_value(body, expected):
+    if sys.version_info < (3, 10, 7) and b"9" * 5000 in body:
+        pytest.skip("this Python reads integers of any length")
+    assert envelope.parse(body) == expected
+
+
+@given(st.binary() | ANY.map(lambda value: json.dumps({"error": value}).encode()))
+def test_no_body_raises(body):
+    envelope.parse(body)
+
+
+@given(
+    st.fixed_dictionaries(
+        {name: st.text(st.characters()) for name in ("type", "code", "param", "message")}
+    )
+)
+def test_every_field_can_be_encoded_and_is_short(fields):
+    parsed = envelope.parse(json.dumps({"error": fields}).encode())
+
+    for name, value in parsed._asdict().items():
+        if value is not None:
+            AnyValue(string_value=value)
+            assert value.isprintable()
+            assert name == "message" or len(value) <= envelope.MAX_VALUE
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "ask_live_0123456789abcdef",
+        "sk-proj-0123456789abcdef",
+        "asst_sk_0123456789",
+        "Bearer 0123456789.abc/def=",
+        "bearer   0123456789",
+    ],
+)
+@pytest.mark.parametrize("around", ["{}", "key={}", "'{}'", "({})", "a {} b", "b'{}\\n'", "x_{}"])
+def test_a_key_is_masked_wherever_it_stands(secret, around):
+    masked = envelope.clean(around.format(secret))
+
+    assert envelope.REDACTED in masked
+    assert "0123456789" not in masked
+
+
+@pytest.mark.parametrize(
+    "text", ["task_1234567890", "risk-1234567890", "req_0123456789", "a ask b"]
+)
+def test_what_is_no_key_is_not_masked(text):
+    assert envelope.clean(text) == text
+
+
+def test_a_key_that_the_cut_would_part_is_masked_first():
+    text = "x" * (envelope.MAX_VALUE - 8) + " ask_0123456789abcdef"
+
+    assert "ask_" not in envelope.clean(text)
+
+
+@pytest.mark.parametrize(
+    ("compress", "encoding"),
+    [
+        (gzip.compress, "gzip"),
+        (gzip.compress, "x-gzip"),
+        (gzip.compress, " GZip "),
+        (zlib.compress, "deflate"),
+        (lambda body: zlib.compress(body)[2:-4], "deflate"),
+        (lambda body: gzip.compress(gzip.compress(body)), "gzip, gzip"),
+        (lambda body: body, ""),
+        (lambda body: body, "identity"),
+    ],
+)
+def test_an_encoding_is_undone(compress, encoding):
+    assert envelope.decompress(compress(b"{}"), encoding) == b"{}"
+
+
+def test_brotli_and_zstd_are_undone_if_the_client_can_undo_them():
+    assert envelope.decompress(brotli.compress(b"{}"), "br") == b"{}"
+    assert envelope.decompress(zstandard.compress(b"{}"), "zstd") == b"{}"
+    assert envelope.decompress(b"no", "br") is None
+    assert envelope.decompress(b"no", "zstd") is None
+    bomb = b"x" * 9_000_000
+    assert envelope.decompress(brotli.compress(bomb), "br") is None
+    assert envelope.decompress(zstandard.compress(bomb), "zstd") is None
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd"])
+def test_an_encoding_that_the_client_cannot_undo_is_none(encoding, monkeypatch):
+    for module in ("brotli", "brotlicffi", "compression.zstd", "zstandard"):
+        monkeypatch.setitem(sys.modules, module, None)
+
+    assert envelope.decompress(b"{}", encoding) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding"),
+    [
+        (b"not gzip", "gzip"),
+        (b"{}", "snappy"),
+        (b"{}", "gzip, gzip, gzip, gzip"),
+        (gzip.compress(b"x" * 50_000_000), "gzip"),
+    ],
+)
+def test_what_cannot_be_undone_is_none(body, encoding):
+    assert envelope.decompress(body, encoding) is None
+
+
+@given(st.binary(max_size=200), st.sampled_from(["gzip", "deflate", "br", "zstd", "gzip, br"]))
+def test_no_compressed_body_raises(body, encoding):
+    envelope.decompress(body, encoding)
+
+
+def test_headers_are_picked_in_any_case_and_the_first_counts():
+    headers = [(b"X-Request-Id", b"1"), (b"x-request-id", b"2"), (b"Server", b"x")]
+
+    assert envelope.pick(headers) == {b"x-request-id": b"1"}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (b"0", 0.0),
+        (b" 7.5 ", 7.5),
+        (b"120", 120.0),
+        (None, None),
+        (b"", None),
+        (b"NaN", None),
+        (b"inf", None),
+        (b"-1", None),
+        (b"1e400", None),
+        (b"1_0", None),
+        (b"soon", None),
+        (b"9" * 400, None),
+        (formatdate(NOW + 90, usegmt=True).encode(), 90.0),
+        (formatdate(NOW - 90, usegmt=True).encode(), 0.0),
+        (b"Fri, 15 Jan 2027 08:01:30", 90.0),
+        (b"Fri, 99 Jan 2027 99:99:99 GMT", None),
+        (b"\xff\xfe", None),
+    ],
+)
+def test_a_retry_after_is_seconds_or_none(value, expected):
+    assert envelope.seconds_to_wait(value, NOW) == expected
+
+
+@given(st.binary())
+def test_no_retry_after_raises(value):
+    seconds = envelope.seconds_to_wait(value, NOW)
+
+    assert seconds is None or 0 <= seconds < float("inf")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (b"41", 41),
+        (b" 41 ", 41),
+        (str(2**63 - 1).encode(), 2**63 - 1),
+        (str(2**63).encode(), None),
+        (b"9" * 5000, None),
+        (b"-1", None),
+        (b"4.5", None),
+        (b"", None),
+        (None, None),
+        ("٤".encode(), None),
+    ],
+)
+def test_an_integer_beyond_int64_is_none(value, expected):
+    assert envelope.integer(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(b"1800000030", 30.0), (b"1799999999", 0.0), (b"30", None), (b"x", None), (None, None)],
+)
+def test_a_reset_is_seconds_from_now(value, expected):
+    assert envelope.seconds_to_reset(value, NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(b"req_1", "req_1"), (b" req_1 ", "req_1"), (b"", None), (b" ", None), (None, None)],
+)
+def test_an_empty_header_is_none(value, expected):
+    assert envelope.text(value) == expected

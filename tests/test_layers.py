@@ -1,0 +1,114 @@
+"""A module imports only what stands above it. Read downwards: this is the order."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import assisters_otel
+
+ROOT = Path(assisters_otel.__file__).parent
+ORDER = [
+    "names",
+    "catalog",
+    "endpoints",
+    "envelope",
+    "attempt",
+    "config",
+    "spans",
+    "metrics",
+    "logs",
+    "observe",
+    "clients.patch",
+    "clients.ahead",
+    "clients.httpx",
+    "quiet",
+    "courier",
+    "exporters",
+    "export",
+    "instrumentor",
+    "telemetry",
+]
+DOORS = {"testing", "cli"}
+PURE = {"catalog", "endpoints", "envelope", "attempt"}
+HANDED_ON = {"self._keep(error)", "future.set_exception(error)"}
+IMPURE = {"time", "logging", "socket", "threading", "os", "random"}
+
+
+def modules():
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[-1] != "__init__":
+            yield ".".join(parts), ast.parse(path.read_text())
+
+
+def imported(tree):
+    """What a module imports at run time: every name, with its package."""
+    hidden = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def ours(tree):
+    for name in imported(tree):
+        if name.startswith("assisters_otel."):
+            rest = name.removeprefix("assisters_otel.")
+            yield next((m for m in ORDER if rest == m or rest.startswith(f"{m}.")), rest)
+
+
+def test_every_module_has_its_place():
+    found = {name for name, _ in modules() if name.partition(".")[0] not in DOORS}
+
+    assert found == set(ORDER)
+
+
+def test_a_module_imports_only_what_stands_above_it():
+    for name, tree in modules():
+        if name in ORDER:
+            below = set(ORDER[ORDER.index(name) :])
+            doors = {m for m in ours(tree) if m.partition(".")[0] in DOORS}
+            assert not below & set(ours(tree)), name
+            assert not doors, name
+
+
+def test_the_pure_modules_have_no_clock_socket_or_logger():
+    for name, tree in modules():
+        if name in PURE:
+            assert not {m.partition(".")[0] for m in imported(tree)} & IMPURE, name
+
+
+def test_any_stands_where_the_client_s_types_are_unknown():
+    """Beside clients/: a foreign span, what wraps providers, and OpenTelemetry's own kwargs."""
+    allowed = {"spans", "telemetry", "instrumentor"}
+    for name, tree in modules():
+        if not name.startswith(("clients.", "testing", "cli")) and name not in allowed:
+            assert "typing.Any" not in set(imported(tree)), name
+
+
+def test_exactly_one_place_swallows_exceptions():
+    """Others hand them on: to the caller's read, to who waits for a future."""
+    swallowing = []
+    for name, tree in modules():
+        if name.partition(".")[0] in DOORS:
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ExceptHandler) and (
+                node.type is None or ast.unparse(node.type) in {"Exception", "BaseException"}
+            ):
+                statements = [node for node in ast.walk(node) if isinstance(node, ast.stmt)]
+                texts = set(map(ast.unparse, statements))
+                raised = any(isinstance(statement, ast.Raise) for statement in statements)
+                if not raised and not texts & HANDED_ON:
+                    swallowing.append(name)
+
+    assert swallowing == ["observe"]

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from memory import Memory
+
+from assisters_otel import names
+from assisters_otel.attempt import Outcome, Request
+from assisters_otel.envelope import Envelope
+from assisters_otel.metrics import FRESH_S, MAX_FURTHER, ClosedSet, Metrics
+
+REQUEST = Request("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
+REMAINING = "assisters.client.ratelimit.requests.remaining"
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def metrics(memory, clock):
+    return Metrics(memory.meter_provider, clock)
+
+
+def failed(status=400, request=REQUEST, **fields):
+    return Outcome(request, 0.1, status=status, envelope=Envelope(**fields))
+
+
+def test_twenty_undocumented_codes_are_labels_and_the_next_is_other(memory, metrics, caplog):
+    for n in range(MAX_FURTHER + 30):
+        metrics.record(failed(code=f"code_{n}"))
+    metrics.record(failed(code="code_3"))
+    metrics.record(failed(code="invalid_model"))
+
+    points = {point["error.code"]: point["value"] for point in memory.points(names.ERRORS.name)}
+    assert len(points) == MAX_FURTHER + 2
+    assert points["_OTHER"] == 30
+    assert points["code_3"] == 2
+    assert points["invalid_model"] == 1
+    assert len(caplog.records) == 1
+    assert "_OTHER" in caplog.text
+
+
+def test_types_and_exceptions_are_closed_sets_too(memory, metrics):
+    for n in range(100):
+        metrics.record(failed(type=f"type_{n}"))
+        metrics.record(Outcome(REQUEST, 0.1, exception=f"Error{n}"))
+
+    types = {point["error.type"] for point in memory.points(names.ERRORS.name)}
+    assert len(types) == 2 * MAX_FURTHER + 1
+    assert "_OTHER" in types
+
+
+def test_a_status_outside_http_is_other(memory, metrics):
+    metrics.record(failed(status=999))
+
+    assert memory.point(names.ERRORS.name)["error.type"] == "_OTHER"
+
+
+def test_a_closed_set_does_not_take_what_is_not_well_formed():
+    closed = ClosedSet("x", ["known"], re.compile("[a-z]+\\Z"))
+
+    assert [closed(v) for v in ("known", "new", "No", "n" * 9)] == [
+        "known",
+        "new",
+        "_OTHER",
+        "n" * 9,
+    ]
+
+
+def test_a_rate_limit_is_said_for_two_minutes_and_then_no_more(memory, metrics, clock):
+    headers = {b"x-ratelimit-remaining-rpm": b"41"}
+    metrics.record(Outcome(REQUEST, 0.1, status=200, headers=headers))
+
+    clock.now += FRESH_S
+    assert memory.point(REMAINING)["value"] == 41
+    clock.now += 1
+    assert memory.points(REMAINING) == []
+
+
+def test_an_answer_without_limits_does_not_wipe_the_last_ones(memory, metrics):
+    headers = {b"x-ratelimit-remaining-rpm": b"41"}
+    metrics.record(Outcome(REQUEST, 0.1, status=200, headers=headers))
+    metrics.record(Outcome(REQUEST, 0.1, status=502, headers={b"x-request-id": b"1"}))
+
+    assert memory.point(REMAINING)["value"] == 41
+
+
+def test_a_limit_beyond_int64_is_not_said(memory, metrics):
+    headers = {
+        b"x-ratelimit-remaining-rpm": str(2**63).encode(),
+        b"x-ratelimit-limit-rpm": b"7",
+    }
+    metrics.record(Outcome(REQUEST, 0.1, status=200, headers=headers))
+
+    assert memory.points(REMAINING) == []
+    assert memory.point("assisters.client.ratelimit.requests.limit")["value"] == 7
+
+
+def test_limits_of_many_servers_are_bounded(memory, metrics, clock):
+    headers = {b"x-ratelimit-remaining-rpm": b"41"}
+    for n in range(200):
+        clock.now += 2
+        request = REQUEST._replace(address=f"host-{n}")
+        metrics.record(Outcome(request, 0.1, status=200, headers=headers))
+
+    assert 0 < len(memory.points(REMAINING)) <= 64
+    for n in range(200):
+        request = REQUEST._replace(address=f"at-once-{n}")
+        metrics.record(Outcome(request, 0.1, status=200, headers=headers))
+    assert 0 < len(memory.points(REMAINING)) <= 64
+
+
+def test_port_443_is_not_said(memory, metrics):
+    metrics.record(Outcome(REQUEST, 0.1, status=200))
+
+    assert "server.port" not in memory.point(names.REQUEST_DURATION.name)
+
+
+def test_every_metric_is_as_names_describes_it(metrics, clock):
+    memory = Memory()
+    metrics = Metrics(memory.meter_provider, clock)
+    all_limits = {
+        b"x-ratelimit-limit-rpm": b"1",
+        b"x-ratelimit-remaining-rpm": b"1",
+        b"x-ratelimit-limit-tpm": b"1",
+        b"x-ratelimit-remaining-tpm": b"1",
+    }
+    metrics.record(
+        Outcome(
+            REQUEST._replace(port=8080),
+            0.1,
+            status=429,
+            headers=all_limits,
+            envelope=Envelope(type="rate_limit_error", code="rate_limit_exceeded"),
+        )
+    )
+    data = memory._reader.get_metrics_data()
+    (scope,) = data.resource_metrics[0].scope_metrics
+    found = {metric.name: metric for metric in scope.metrics}
+
+    assert (scope.scope.name, scope.scope.version) == ("assisters_otel", names.__version__)
+    assert scope.schema_url == names.SCHEMA_URL
+    assert set(found) == {metric.name for metric in names.METRICS}
+    kinds = {"Histogram": "histogram", "Sum": "counter", "Gauge": "gauge"}
+    for described in names.METRICS:
+        metric = found[described.name]
+        assert metric.unit == described.unit
+        assert metric.description == described.description
+        assert kinds[type(metric.data).__name__] == described.instrument
+        (point,) = metric.data.data_points
+        assert set(point.attributes) == set(described.attributes)
+    (duration,) = found[names.REQUEST_DURATION.name].data.data_points
+    assert duration.explicit_bounds == names.DURATION_BOUNDARIES
+    memory.shutdown()

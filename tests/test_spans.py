@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import pytest
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
+
+from assisters_otel import spans
+from assisters_otel.attempt import Outcome, Request
+
+SCOPE = "opentelemetry.instrumentation.httpx"
+REQUEST = Request("GET", "/v1/models", "/v1/models", "api.assisters.dev", None)
+
+
+@pytest.fixture
+def tracer(memory):
+    return memory.tracer_provider.get_tracer(SCOPE)
+
+
+def test_what_is_written_last_wins_over_what_was_written_after(tracer, memory):
+    span = tracer.start_span("GET", kind=SpanKind.CLIENT)
+    spans.write_last(span, lambda span: span.set_attribute("error.type", "ours"))
+    span.set_attribute("error.type", "429")
+    span.end()
+
+    assert memory.attempt().attributes["error.type"] == "ours"
+    assert "end" not in vars(span)
+
+
+def test_the_last_of_several_attempts_on_one_span_counts(tracer, memory):
+    span = tracer.start_span("GET", kind=SpanKind.CLIENT)
+    spans.write_last(span, lambda span: span.set_attribute("first", 1))
+    spans.write_last(span, lambda span: span.set_attribute("second", 2))
+    span.end()
+
+    assert dict(memory.attempt().attributes) == {"second": 2}
+
+
+def test_an_end_time_that_is_given_is_kept(tracer, memory):
+    span = tracer.start_span("GET", kind=SpanKind.CLIENT)
+    spans.write_last(span, lambda _: None)
+    span.end(span.start_time + 5)
+
+    assert memory.attempt().end_time == memory.attempt().start_time + 5
+
+
+def test_a_span_without_room_for_an_end_of_its_own_is_written_at_once():
+    class Slotted:
+        __slots__ = ("written",)
+
+    span = Slotted()
+    spans.write_last(span, lambda span: setattr(span, "written", True))
+    spans.forget_last(span)
+
+    assert span.written
+
+
+def test_a_span_that_others_made_is_not_the_attempt_s(memory, tracer):
+    other = memory.tracer_provider.get_tracer("app")
+    for span in (
+        other.start_as_current_span("GET", kind=SpanKind.CLIENT),
+        tracer.start_as_current_span("GET", kind=SpanKind.INTERNAL),
+        tracer.start_as_current_span(
+            "GET", kind=SpanKind.CLIENT, attributes={"http.url": "https://elsewhere.example/"}
+        ),
+    ):
+        with span:
+            assert spans.of_attempt(SCOPE, "api.assisters.dev") is None
+
+
+def test_a_span_whose_url_a_hook_has_taken_away_is_still_the_attempt_s(tracer):
+    with tracer.start_as_current_span("GET", kind=SpanKind.CLIENT) as span:
+        assert spans.of_attempt(SCOPE, "api.assisters.dev") is span
+
+
+def test_a_name_that_somebody_gave_is_kept(tracer, memory):
+    span = tracer.start_span("list the models", kind=SpanKind.CLIENT)
+    spans.rename(span, REQUEST)
+    span.end()
+
+    assert memory.attempt().name == "list the models"
+
+
+def test_an_authorization_header_that_was_captured_is_redacted(tracer, memory):
+    name = "http.request.header.authorization"
+    span = tracer.start_span("GET", attributes={name: ["Bearer ask_live_0123456789"]})
+    spans.redact(span)
+    span.end()
+
+    (span,) = memory.spans()
+    assert span.attributes[name] == ("REDACTED",)
+
+
+def test_a_status_that_the_app_s_hook_made_ok_stays_ok(tracer, memory):
+    span = tracer.start_span("GET", kind=SpanKind.CLIENT)
+    span.set_status(StatusCode.OK)
+    outcome = Outcome(REQUEST, 0.1, status=404)
+    spans.describe(span, outcome, 0.0, capture_message=False)
+    span.end()
+
+    assert memory.attempt().status.status_code is StatusCode.OK
+    assert memory.attempt().attributes["error.type"] == "404"
+
+
+def test_a_long_exception_s_description_is_masked_and_cut(tracer, memory):
+    span = tracer.start_span("GET", kind=SpanKind.CLIENT)
+    text = "ConnectError: /v1/agent/stream?prompt=secret " + "x" * 9999
+    span.set_status(StatusCode.ERROR, text)
+    outcome = Outcome(REQUEST, 0.1, exception="ConnectError")
+    spans.describe(span, outcome, 0.0, capture_message=False)
+    span.end()
+
+    description = memory.attempt().status.description
+    assert description.startswith("ConnectError: /v1/agent/stream?REDACTED x")
+    assert len(description) < 5000
+
+
+def test_a_span_that_does_not_record_is_nobody_s():
+    from opentelemetry import trace
+
+    context = SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(0))
+    with trace.use_span(NonRecordingSpan(context)):
+        assert spans.of_attempt(SCOPE, "api.assisters.dev") is None
