@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,10 +29,11 @@ def test_a_host_is_read(text, expected):
 
 @given(st.text())
 def test_any_other_text_is_a_value_error_that_says_what_to_write(text):
-    try:
+    with contextlib.suppress(ValueError):
+        assert config.host(text).name
+        return
+    with pytest.raises(ValueError, match="Write host"):
         config.host(text)
-    except ValueError as error:
-        assert "Write " in str(error)
 
 
 @pytest.mark.parametrize(

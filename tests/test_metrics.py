@@ -3,12 +3,12 @@ from __future__ import annotations
 import re
 
 import pytest
-from memory import Memory
 
 from assisters_otel import names
 from assisters_otel.attempt import Outcome, Request
 from assisters_otel.envelope import Envelope
 from assisters_otel.metrics import FRESH_S, MAX_FURTHER, ClosedSet, Metrics
+from memory import Memory
 
 REQUEST = Request("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
 REMAINING = "assisters.client.ratelimit.requests.remaining"

@@ -8,11 +8,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from otlp import Collector
-from scripts import passed, run
 
 import assisters_otel
 from assisters_otel import AssistersInstrumentor
+from otlp import Collector
+from scripts import passed, run
 
 CALL = """
 import httpx

@@ -51,7 +51,7 @@ def _count(file: Path) -> int:
 def _measure() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        subprocess.run(  # noqa: S603 - this very file
+        subprocess.run(
             [  # noqa: S607 - valgrind is looked for on PATH
                 "valgrind",
                 "--tool=callgrind",

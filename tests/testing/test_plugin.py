@@ -13,7 +13,7 @@ WITHOUT_EXTRA = "import sys; sys.modules['starlette'] = sys.modules['uvicorn'] =
 
 
 def run(code, *arguments, cwd=None):
-    return subprocess.run(  # noqa: S603 - our own interpreter
+    return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,

@@ -228,7 +228,7 @@ def test_it_starts_and_stops_inside_a_running_event_loop():
 
 def test_a_process_that_never_stops_it_ends_all_the_same():
     code = "from assisters_otel.testing import FakeApi; print(FakeApi().start().url)"
-    done = subprocess.run(  # noqa: S603 - our own interpreter
+    done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True
     )
     assert done.stdout.startswith("http://127.0.0.1:")

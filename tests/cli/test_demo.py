@@ -1,0 +1,345 @@
+"""The command itself, in a process of its own, and from inside where something must go wrong."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import pytest
+
+from assisters_otel import cli, names
+from assisters_otel.cli import performance
+from assisters_otel.cli.scenes import SCENES, Scene
+from otlp import Collector
+
+COMMAND = Path(sysconfig.get_path("scripts")) / "assisters-otel"
+CODES = [name for scene in SCENES for name in scene.errors if name]
+
+
+def is_outside(name):
+    return not name.startswith(("OTEL_", "ASSISTERS_")) and not name.lower().endswith("_proxy")
+
+
+def run(*arguments, **variables):
+    environment = {name: value for name, value in os.environ.items() if is_outside(name)}
+    return subprocess.run(
+        [*([] if arguments[:1] == (sys.executable,) else [COMMAND]), *arguments],
+        env={**environment, "COLUMNS": "80", "PYTHONIOENCODING": "utf-8", **variables},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch):
+    for name in [name for name in os.environ if not is_outside(name)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.fixture(scope="module")
+def shown():
+    return run("demo")
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run the command line in this process: its exit code, stdout, stderr."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["assisters-otel", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        return exit_.value.code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """One scene in place of all, to ask what does not depend on which: fast."""
+
+    def play(api):
+        SCENES[1].play(api)
+
+    scene = Scene("short", play, SCENES[1].errors)
+    monkeypatch.setattr(performance, "SCENES", (scene,))
+    return scene
+
+
+def codes(document):
+    return [
+        [a["attributes"].get("error.code", a["attributes"].get("error.type")) for a in s]
+        for s in (scene["attempts"] for scene in document["scenes"])
+    ]
+
+
+# -- what is shown ------------------------------------------------------------------------------
+
+
+def test_the_demo_shows_each_scene_s_error_codes_in_order(shown):
+    assert (shown.returncode, shown.stderr) == (0, "")
+    rest = shown.stdout
+    for scene in SCENES:
+        _, found, rest = rest.partition(scene.title)
+        assert found
+        for name in scene.errors:
+            _, found, rest = rest.partition(f"{name or '200 ok'}  ")
+            assert found, f"{name} of {scene.title}"
+
+
+def test_a_failed_attempt_shows_all_that_its_span_says(shown):
+    tree = shown.stdout.partition("model_overloaded")[0]
+
+    assert "429 rate_limit_exceeded  POST /v1/chat/completions" in tree
+    assert "type rate_limit_error, retryable yes, retry after 0.2 s" in tree
+    assert "0 of 1000 requests left, 0 of 100000 tokens left" in tree
+    assert "request id req_" in tree
+    assert "to do: Wait as long as Retry-After says" in tree
+    assert "param messages, retryable no" in shown.stdout
+
+
+def test_the_metrics_count_each_error_once(shown):
+    table = shown.stdout.partition("Metric ")[2].partition("What your log says")[0]
+
+    for name in CODES:
+        assert f" 1  {name}" in table
+    assert f"{sum(len(scene.errors) for scene in SCENES)}  " in table
+    assert "s on average" in table
+    for metric in names.METRICS:
+        assert metric.name in table
+
+
+def test_the_log_is_shown_in_its_place_and_shortened(shown):
+    log = shown.stdout.partition("What your log says")[2].partition("What you write")[0]
+
+    assert log.count("WARNING ") == 2
+    assert f"and {len(CODES) - 2} lines more" in log
+    assert shown.stdout.count("WARNING ") == 2
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_no_line_is_wider_than_the_terminal_and_none_has_colour_codes(shown, columns):
+    out = shown.stdout if columns == 80 else run("demo", COLUMNS=str(columns)).stdout
+
+    assert max(len(line) for line in out.splitlines()) <= columns
+    assert "\x1b" not in out
+
+
+def test_the_demo_ends_within_five_seconds():
+    before = time.monotonic()
+    done = run("demo", "--json")
+    elapsed_s = time.monotonic() - before
+
+    spent_s = sum(a["duration_s"] for s in json.loads(done.stdout)["scenes"] for a in s["attempts"])
+    assert spent_s < 2
+    assert elapsed_s < 15  # five on an idle machine
+
+
+def test_an_ascii_terminal_is_no_reason_to_fail():
+    done = run("demo", PYTHONIOENCODING="ascii")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.isascii()
+    assert "rate_limit_exceeded" in done.stdout
+
+
+# -- --json -------------------------------------------------------------------------------------
+
+
+def test_json_is_one_document_and_nothing_else():
+    done = run("demo", "--json")
+    document = json.loads(done.stdout)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert codes(document) == [list(scene.errors) for scene in SCENES]
+    assert (document["ok"], document["problems"]) == (True, [])
+    assert (document["sent"], document["destinations"]) == (None, [])
+    assert len(document["log"]) == len(CODES)
+    points = {metric["name"]: metric["points"] for metric in document["metrics"]}
+    assert points.keys() == {metric.name for metric in names.METRICS}
+    assert sum(point["value"] for point in points[names.ERRORS.name]) == len(CODES)
+    durations = points[names.REQUEST_DURATION.name]
+    assert sum(point["count"] for point in durations) == sum(len(s.errors) for s in SCENES)
+
+
+def test_an_attempt_is_a_child_of_its_scene_in_a_trace_of_its_own(call, short):
+    document = json.loads(call("demo", "--json")[1])
+
+    (scene,) = document["scenes"]
+    assert scene["title"] == short.title
+    for attempt in scene["attempts"]:
+        assert attempt["parent_span_id"] == scene["span_id"]
+        assert attempt["status"] == "ERROR"
+        assert attempt["description"] == attempt["attributes"]["error.code"]
+
+
+# -- where it goes ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["variable", "option"])
+def test_the_same_telemetry_goes_to_an_otlp_endpoint(call, short, monkeypatch, how):
+    with Collector() as collector:
+        option = ["--endpoint", collector.endpoint]
+        if how == "variable":
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
+            option = []
+        code, out, err = call("demo", "--json", *option)
+        spans, points = collector.spans(), collector.points(names.ERRORS.name)
+
+    document = json.loads(out)
+    (scene,) = document["scenes"]
+    assert (code, err, document["sent"]) == (0, "", True)
+    assert {span.span_id: span.attributes for span in spans if span.kind == "CLIENT"} == {
+        attempt["span_id"]: attempt["attributes"] for attempt in scene["attempts"]
+    }
+    assert {span.trace_id for span in spans} == {scene["trace_id"]}
+    assert {span.resource["service.name"] for span in spans} == {"assisters-otel-demo"}
+    assert {(p.attributes["error.code"], p.value) for p in points} == {
+        (name, 1) for name in short.errors
+    }
+
+
+@pytest.mark.usefixtures("short")
+def test_the_demo_says_where_telemetry_went(call):
+    with Collector() as collector:
+        code, out, _ = call("demo", "--endpoint", collector.endpoint)
+        (trace_id,) = {span.trace_id for span in collector.spans()}
+
+    assert code == 0
+    assert "Sent as service assisters-otel-demo, by the trace ids above:" in out
+    assert f"traces: otlp_proto_http {collector.endpoint}/v1/traces" in out
+    assert f"metrics: otlp_proto_http {collector.endpoint}/v1/metrics" in out
+    assert f"trace {trace_id}" in out
+
+
+@pytest.mark.usefixtures("short")
+def test_a_signal_without_an_endpoint_is_not_sent(call, monkeypatch):
+    with Collector() as collector:
+        traces = f"{collector.endpoint}/v1/traces"
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", traces)
+        code, out, err = call("demo", "--json")
+        paths = {request.path for request in collector.requests}
+
+    assert (code, err, paths) == (0, "", {"/v1/traces"})
+    assert json.loads(out)["destinations"] == [f"traces: otlp_proto_http {traces}"]
+
+
+@pytest.mark.usefixtures("short")
+def test_without_an_endpoint_nothing_is_sent_and_the_demo_says_so(call):
+    with Collector() as collector:
+        code, out, err = call("demo")
+        assert collector.requests == []
+
+    assert (code, err) == (0, "")
+    assert "Nothing was sent: no endpoint is set." in out
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("option", [[], ["--json"]])
+def test_an_endpoint_where_nobody_listens_is_said_and_fails(call, option):
+    code, out, err = call("demo", "--endpoint", "http://127.0.0.1:1", *option)
+
+    assert (code, err) == (1, "")
+    assert "does not get through to http://127.0.0.1:1" in " ".join(out.split())
+    if option:
+        assert json.loads(out)["sent"] is False
+
+
+# -- what must not be shown as if all were well -------------------------------------------------
+
+
+def test_a_scene_that_came_out_otherwise_is_said_and_fails(call, short, monkeypatch):
+    wrong = short._replace(errors=("invalid_model", *short.errors[1:]))
+    monkeypatch.setattr(performance, "SCENES", (wrong,))
+
+    code, out, _ = call("demo")
+
+    text = " ".join(out.split())
+    assert code == 1
+    assert "Not as it should be: short: the spans say ('tokens_exhausted'," in text
+    assert "assisters.client.errors counts {'tokens_exhausted': 1," in text
+
+
+@pytest.mark.usefixtures("short")
+def test_trouble_of_the_library_s_own_fails(call, monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError("on purpose")
+
+    monkeypatch.setattr("assisters_otel.metrics.Metrics.record", broken)
+
+    code, out, _ = call("demo", "--json")
+
+    assert code == 1
+    assert "trouble of the library's own: ZeroDivisionError: on purpose" in out
+
+
+@pytest.mark.usefixtures("short")
+def test_the_logger_is_as_it_was_when_the_demo_is_over(call):
+    logger = logging.getLogger(names.SCOPE)
+    before = (list(logger.handlers), logger.propagate)
+
+    call("demo", "--json")
+
+    assert (list(logger.handlers), logger.propagate) == before
+
+
+# -- other people's settings --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["http", "http/dup"])
+def test_the_demo_is_the_same_in_every_convention_mode(shown, mode):
+    done = run("demo", OTEL_SEMCONV_STABILITY_OPT_IN=mode)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    heads = [line for line in shown.stdout.splitlines() if "  POST /" in line or "  GET /" in line]
+    assert len(heads) == sum(len(scene.errors) for scene in SCENES)
+    for head in heads:
+        assert head in done.stdout
+
+
+@pytest.mark.usefixtures("short")
+def test_a_proxy_and_a_sampler_of_the_environment_change_nothing(call, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+
+    code, out, err = call("demo", "--json")
+
+    assert (code, err) == (0, "")
+    assert codes(json.loads(out)) == [list(SCENES[1].errors)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "said"),
+    [
+        (["demo", "--endpoint", "somewhere"], {}, "Write 'http://localhost:4318'"),
+        (["demo"], {"OTEL_SDK_DISABLED": "true"}, "OTEL_SDK_DISABLED is true"),
+        (
+            ["demo", "--endpoint", "http://localhost:4318"],
+            {"OTEL_TRACES_EXPORTER": "console,otlp"},
+            "OTEL_TRACES_EXPORTER: 'console' would print",
+        ),
+        (["demo", "--colour"], {}, "No such option: --colour"),
+        (["demon"], {}, "No such command 'demon'"),
+    ],
+)
+def test_a_wrong_call_exits_with_two_and_says_what_to_write(
+    call, monkeypatch, arguments, variables, said
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    code, out, err = call(*arguments)
+
+    assert (code, out) == (2, "")
+    assert said in " ".join(err.replace("│", " ").split())
