@@ -158,7 +158,8 @@ class Bench:
         if case.limited:
             # What pytest puts on the root logger is not what an app has.
             stack.enter_context(mock.patch.object(logging.getLogger(), "handlers", []))
-            stack.enter_context(redirect_stderr(stack.enter_context(Path(os.devnull).open("w"))))
+            nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - the stack closes it
+            stack.enter_context(redirect_stderr(nowhere))
         if case.ours:
             self.telemetry = stack.enter_context(
                 assisters_otel.init(tracer_provider=tracers, meter_provider=meters)

@@ -78,8 +78,9 @@ def _label(span: ReadableSpan, advised: set[str]) -> RenderableType:
         return escape(span.name)
     name = error(attributes)
     status = attributes.get(HTTP_RESPONSE_STATUS_CODE, attributes.get(_OLD_STATUS_CODE))
-    told = [str(status or "no answer")]
-    told += [] if name == told[0] else [name or "ok"]
+    told = [str(status) if status else "no answer"]
+    if name != told[0]:
+        told += [name or "ok"]
     head = Text.assemble((" ".join(told), "bold red" if name else "bold green"), f"  {span.name}")
     lines = [head]
     lines += [Text(", ".join(facts)) for facts in _facts(attributes) if facts]
@@ -127,14 +128,16 @@ def _metrics(metrics: Iterable[Metric]) -> Table:
 
 
 def _rows(metric: Metric) -> Iterator[tuple[str, str]]:
-    """Give a number and what it counts, for each error that the points tell apart."""
-    count, total = 0, 0.0
+    """Give a number and what it counts, for each error that a counter tells apart."""
+    histograms = []
     for point in metric.data.data_points:
         if isinstance(point, NumberDataPoint):
             yield f"{point.value}", error(point.attributes) or ""
         else:
-            count, total = count + point.count, total + point.sum
-    if count:
+            histograms.append(point)
+    if histograms:
+        count = sum(point.count for point in histograms)
+        total = sum(point.sum for point in histograms)
         yield f"{count}", f"{total / count:.2g} {metric.unit} on average"
 
 

@@ -1,0 +1,73 @@
+"""What `import assisters_otel` and `init` add to a start: python tests/bench/import_cost.py.
+
+Beside them stands an app that has the SDK and OpenTelemetry's httpx instrumentation. Pairs of
+fresh interpreters, one after the other; medians of the pairs' differences.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from statistics import median
+
+_PAIRS = 25
+
+_CLOCK = "import time; start = time.process_time()\n"
+_IMPORTS = """
+import httpx
+from opentelemetry import metrics, trace
+from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+"""
+_OTLP = """
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+"""
+_BUILD = """
+tracers = TracerProvider(shutdown_on_exit=False)
+tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+reader = PeriodicExportingMetricReader(OTLPMetricExporter())
+trace.set_tracer_provider(tracers)
+metrics.set_meter_provider(MeterProvider([reader], shutdown_on_exit=False))
+"""
+_GIVEN = """
+trace.set_tracer_provider(TracerProvider(shutdown_on_exit=False))
+metrics.set_meter_provider(MeterProvider(shutdown_on_exit=False))
+"""
+_THEIRS = "HTTPXClientInstrumentor().instrument()\n"
+_OURS = "import assisters_otel; assisters_otel.init('shop')\n"
+# No exit hooks: a collector that is not there would be waited for.
+_TELL = "\nprint(time.process_time() - start, flush=True); import os; os._exit(0)"
+
+PAIRS = {
+    "the app has providers": (_IMPORTS + _GIVEN + _THEIRS, _IMPORTS + _GIVEN + _THEIRS + _OURS),
+    "init builds them, OTLP over HTTP": (
+        _IMPORTS + _OTLP + _BUILD + _THEIRS,
+        _IMPORTS + _OTLP + _THEIRS + _OURS,
+    ),
+}
+
+
+def _run_s(code: str) -> float:
+    # -I: what stands in the environment's paths is nobody's start.
+    command = [sys.executable, "-I", "-c", _CLOCK + code + _TELL]
+    env = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
+    return float(subprocess.run(command, capture_output=True, check=True, env=env).stdout)
+
+
+def main() -> None:
+    lines = [f"{'ms of the process, medians':34} {'without':>9} {'with us':>9} {'more':>7}  goal"]
+    for name, codes in PAIRS.items():
+        pairs = [tuple(map(_run_s, codes)) for _ in range(_PAIRS)]
+        without, whole = (1e3 * median(column) for column in zip(*pairs, strict=True))
+        more = 1e3 * median(b - a for a, b in pairs)
+        lines.append(f"{name:34} {without:9.1f} {whole:9.1f} {more:7.1f}    20")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
