@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import Any, NamedTuple
 
 import httpx
 import httpx2
 import trio
 
-MODULES = {"httpx": httpx, "httpx2": httpx2}
+TLS = ssl.create_default_context()
 
 
 class Caller(NamedTuple):
@@ -19,6 +20,7 @@ class Caller(NamedTuple):
 
     def client(self, **options: Any) -> Any:
         options.setdefault("trust_env", False)
+        options.setdefault("verify", TLS)  # made once: reading the certificates takes long
         kind = self.module.AsyncClient if self.run else self.module.Client
         return kind(**options)
 

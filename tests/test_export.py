@@ -899,7 +899,7 @@ def test_a_fork_after_the_end_starts_no_thread():
 
 
 def test_an_exporter_that_is_pulled_serves_the_parent_alone(monkeypatch, registered, tmp_path):
-    registered("opentelemetry_metrics_exporter", "acme", "Pulled")
+    registered("opentelemetry_metrics_exporter", "acme", "test_export:Pulled")
     script = """
         import test_export
         exports = build(sys.argv[1], traces=False)

@@ -55,7 +55,7 @@ def template(path: str) -> str | None:
     return _template(path) if len(path) <= _MAX_PATH else None
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=256)
 def _template(path: str) -> str | None:
     segments = path.strip("/").split("/")
     after_version = [i + 1 for i, segment in enumerate(segments) if segment == "v1"]
