@@ -60,8 +60,8 @@ class Envelope(NamedTuple):
         type: The category, as sent, or None.
         code: The machine-readable code, as sent, or None.
         param: The parameter that caused the error, or None.
-        message: For people, or None. May quote what somebody typed, so it goes
-            nowhere unless it is asked for.
+        message: For people, or None, as sent: to be cleaned before it goes anywhere,
+            and it goes nowhere unless it is asked for. May quote what somebody typed.
     """
 
     type: str | None = None
@@ -72,7 +72,13 @@ class Envelope(NamedTuple):
 
 def mask(text: str) -> str:
     """Take keys, bearer tokens and the agent's prompt out of a text."""
-    return _PROMPT.sub(rf"\1?{REDACTED}", _KEY.sub(REDACTED, text))
+    # Each key has "sk" in it; two searches for it cost a tenth of the pattern's.
+    lower = text.lower()
+    if "sk" in lower or "bearer" in lower:
+        text = _KEY.sub(REDACTED, text)
+    if "/agent/stream" in text:
+        text = _PROMPT.sub(rf"\1?{REDACTED}", text)
+    return text
 
 
 def clean(text: str, limit: int = MAX_VALUE) -> str:
@@ -123,13 +129,13 @@ def parse(body: bytes) -> Envelope | None:
         type=_field(error, "type"),
         code=_field(error, "code"),
         param=_field(error, "param"),
-        message=_field(error, "message", MAX_BYTES),
+        message=message if isinstance(message := error.get("message"), str) else None,
     )
 
 
-def _field(error: dict[str, object], name: str, limit: int = MAX_VALUE) -> str | None:
+def _field(error: dict[str, object], name: str) -> str | None:
     value = error.get(name)
-    return clean(value, limit) or None if isinstance(value, str) else None
+    return clean(value) or None if isinstance(value, str) else None
 
 
 def _inflate(body: bytes, limit: int) -> bytes | None:

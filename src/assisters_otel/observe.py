@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span
 
-    from assisters_otel.config import Config
+    from assisters_otel.config import Config, Host
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -110,32 +110,39 @@ class Observer:
         self._hosts = {}
         self._log.sum_up()
 
-    def request(
-        self, method: str, address: str, port: Callable[[], int], target: Callable[[], bytes]
-    ) -> Request | None:
-        """Say what a request is, if it goes to a host that is watched.
+    def hosts(self, name: str) -> tuple[Host, ...] | None:
+        """Give the hosts that are watched under a name, or None: then it is none of ours.
 
         Args:
+            name: In lower case.
+        """
+        return self._hosts.get(name)
+
+    def request(
+        self, hosts: tuple[Host, ...], method: str, port: int, target: bytes
+    ) -> Request | None:
+        """Say what a request is, if it goes to a port and path that are watched.
+
+        Args:
+            hosts: What `hosts` gave for its name.
             method: As sent.
-            address: The host's name, in lower case.
-            port: Gives the port. Asked for watched names only.
-            target: Gives the path and query as sent. Asked for watched names only.
+            port: Where it goes.
+            target: The path and query as sent.
 
         Returns:
             The request, or None if it is none of ours.
         """
-        hosts = self._hosts.get(address)
-        if hosts is None:
-            return None
-        number = port()
-        path = target().partition(b"?")[0].decode("latin-1")
-        if not any(host.covers(number, path) for host in hosts):
+        path = target.partition(b"?")[0].decode("latin-1")
+        for host in hosts:
+            if host.covers(port, path):
+                break
+        else:
             return None
         if self._before_next is not None:
             step, self._before_next = self._before_next, None
             self.guard(step)
-        at = None if number == _HTTPS else number
-        return Request(method, path, endpoints.template(path), address, at)
+        at = None if port == _HTTPS else port
+        return Request(method, path, endpoints.template(path), host.name, at)
 
     def start(self, request: Request, span: Span | None) -> Attempt:
         """Begin watching an attempt.
@@ -155,22 +162,24 @@ class Observer:
 
     def finish(self, outcome: Outcome, span: Span | None) -> None:
         """Hand an outcome to the sinks, each guarded for itself."""
+        failed = outcome.failed
         with self._lock:
             self.attempts += 1
-            self.errors += outcome.failed
+            self.errors += failed
         if span is not None:
-            self.guard(self._describe, span, outcome)
+            if failed:
+                # Now is when the answer came, not when the span ends.
+                late = partial(self._describe, now=time.time(), outcome=outcome)
+                self.guard(spans.write_last, span, partial(self.guard, late))
+            else:
+                spans.forget_last(span)
+                self.guard(self._describe, span, time.time(), outcome)
         self.guard(self._metrics.record, outcome)
-        if outcome.failed:
+        if failed:
             self.guard(self._log.record, outcome)
 
-    def _describe(self, span: Span, outcome: Outcome) -> None:
-        describe = partial(spans.describe, now=time.time(), capture_message=self._capture_message)
-        if outcome.failed:
-            spans.write_last(span, partial(self.guard, describe, outcome=outcome))
-        else:
-            spans.forget_last(span)
-            describe(span, outcome)
+    def _describe(self, span: Span, now: float, outcome: Outcome) -> None:
+        spans.describe(span, outcome, now, capture_message=self._capture_message)
 
 
 class Attempt:
@@ -187,19 +196,19 @@ class Attempt:
         self._headers: dict[bytes, bytes] = {}
         self._started = time.perf_counter()
 
-    def answered(self, status: int, headers: Callable[[], Iterable[tuple[bytes, bytes]]]) -> bool:
+    def answered(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bool:
         """Take the response's headers, which end the attempt's duration.
 
         Args:
             status: The HTTP status.
-            headers: Gives names and values as sent.
+            headers: Names and values as sent.
 
         Returns:
             Whether it failed, so the body is wanted by `ended`.
         """
         self._duration_s = time.perf_counter() - self._started
         self._status = status
-        self._headers = self._observer.guard(lambda: envelope.pick(headers())) or {}
+        self._headers = envelope.pick(headers)
         return status >= _FAILED
 
     def ended(self, body: bytes | None = None, content_encoding: str = "") -> None:

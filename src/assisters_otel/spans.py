@@ -25,7 +25,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from assisters_otel import envelope, names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
 
     from opentelemetry.trace import Span
     from opentelemetry.util.types import Attributes, AttributeValue
@@ -37,6 +37,10 @@ HTTP_URL: Final = "http.url"
 
 _AUTHORIZATION: Final = f"{HTTP_REQUEST_HEADER_TEMPLATE}.authorization"
 _TOO_MANY_REQUESTS: Final = 429
+_LIMITS: Final = tuple(
+    (names.RATELIMIT.format(kind, what), header, what == "reset")
+    for (kind, what), header in envelope.RATELIMITS.items()
+)
 _MAX_TEXT: Final = 4096
 
 
@@ -58,24 +62,25 @@ def of_attempt(scope: str, host: str) -> Span | None:
     if made_by is None or made_by.name != scope or not is_http_instrumentation_enabled():
         return None
     # An excluded request inside another one's transport: the current span is that one's.
-    url = _url(span)
-    return None if url is not None and host not in url else span
+    said = _said(span)
+    url = said.get(HTTP_URL) or said.get(URL_FULL)
+    return None if isinstance(url, str) and host not in url else span
 
 
-def _url(span: Any) -> str | None:
-    attributes = span.attributes or {}
-    url = attributes.get(HTTP_URL) or attributes.get(URL_FULL)
-    return url if isinstance(url, str) else None
+def _said(span: Any) -> dict[str, Any]:
+    # A plain dict: the SDK's mapping raises and catches for each name that it has not.
+    attributes = getattr(span, "attributes", None)
+    return attributes.copy() if attributes else {}
 
 
 def redact(span: Span) -> None:
     """Take keys and the agent's prompt out of what the span says of the request."""
-    attributes = getattr(span, "attributes", None) or {}
+    said = _said(span)
     for name in (HTTP_URL, URL_FULL):
-        url = attributes.get(name)
+        url = said.get(name)
         if isinstance(url, str) and "?" in url:
             span.set_attribute(name, envelope.mask(url))
-    if _AUTHORIZATION in attributes:
+    if _AUTHORIZATION in said:
         span.set_attribute(_AUTHORIZATION, [envelope.REDACTED])
 
 
@@ -98,37 +103,47 @@ def describe(span: Span, outcome: Outcome, now: float, *, capture_message: bool)
 def _attributes(
     outcome: Outcome, now: float, *, capture_message: bool
 ) -> dict[str, AttributeValue]:
-    found: dict[str, AttributeValue | None] = {names.URL_TEMPLATE: outcome.request.template}
+    found: dict[str, AttributeValue] = {}
     headers = outcome.headers
-    if headers:
-        request_id = envelope.text(headers.get(envelope.REQUEST_ID))
+    if outcome.request.template:
+        found[names.URL_TEMPLATE] = outcome.request.template
+    request_id = envelope.text(headers.get(envelope.REQUEST_ID))
+    if request_id:
         found[names.REQUEST_ID] = request_id
-        found[names.RESPONSE_HEADER_REQUEST_ID] = [request_id] if request_id else None
-        found[names.SERVER_DURATION] = _seconds(headers.get(envelope.PROCESSING_TIME_MS))
-        found[names.RETRY_AFTER] = envelope.seconds_to_wait(headers.get(envelope.RETRY_AFTER), now)
+        found[names.RESPONSE_HEADER_REQUEST_ID] = (request_id,)
+    took_ms = envelope.number(headers.get(envelope.PROCESSING_TIME_MS))
+    if took_ms is not None:
+        found[names.SERVER_DURATION] = took_ms / 1000
+    wait_s = envelope.seconds_to_wait(headers.get(envelope.RETRY_AFTER), now)
+    if wait_s is not None:
+        found[names.RETRY_AFTER] = wait_s
     if outcome.failed:
-        found[ERROR_TYPE] = outcome.error_type
-        found[names.ERROR_RETRYABLE] = outcome.retryable
-        error = outcome.envelope
-        if error:
-            found[names.ERROR_CODE] = error.code
-            found[names.ERROR_PARAM] = error.param
-            if capture_message and error.message:
-                found[names.ERROR_MESSAGE] = error.message[: envelope.MAX_MESSAGE]
+        found.update(_error(outcome, capture_message=capture_message))
         if outcome.status == _TOO_MANY_REQUESTS:
-            for (kind, what), header in envelope.RATELIMITS.items():
-                value = headers.get(header)
-                found[names.RATELIMIT.format(kind, what)] = (
-                    envelope.seconds_to_reset(value, now)
-                    if what == "reset"
-                    else envelope.integer(value)
-                )
-    return {name: value for name, value in found.items() if value is not None}
+            found.update(_limits(headers, now))
+    return found
 
 
-def _seconds(milliseconds: bytes | None) -> float | None:
-    number = envelope.number(milliseconds)
-    return None if number is None else number / 1000
+def _error(outcome: Outcome, *, capture_message: bool) -> Iterator[tuple[str, AttributeValue]]:
+    yield ERROR_TYPE, outcome.error_type or names.OTHER
+    yield names.ERROR_RETRYABLE, outcome.retryable
+    error = outcome.envelope
+    if error is None:
+        return
+    if error.code:
+        yield names.ERROR_CODE, error.code
+    if error.param:
+        yield names.ERROR_PARAM, error.param
+    if capture_message and error.message:
+        yield names.ERROR_MESSAGE, envelope.clean(error.message, envelope.MAX_MESSAGE)
+
+
+def _limits(headers: Mapping[bytes, bytes], now: float) -> Iterator[tuple[str, AttributeValue]]:
+    for name, header, is_reset in _LIMITS:
+        value = headers.get(header)
+        limit = envelope.seconds_to_reset(value, now) if is_reset else envelope.integer(value)
+        if limit is not None:
+            yield name, limit
 
 
 def rename(span: Span, request: Request) -> None:

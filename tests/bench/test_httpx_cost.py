@@ -16,7 +16,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cases import API, BARE, CASES, OTEL, OURS, Bench, Case, switched_on, table
+
+from bench.cases import API, BARE, CASES, OTEL, OURS, Bench, Case, switched_on, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,6 @@ import importlib
 import sys
 import time
 from contextlib import contextmanager
-from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -208,7 +207,7 @@ class Httpx:
         except BaseException as error:
             attempt.raised(error, transient=self._is_transient(error))
             raise
-        if not attempt.answered(response.status_code, lambda: response.headers.raw):
+        if not attempt.answered(response.status_code, response.headers.raw):
             attempt.ended()
             return response
         ahead = self._observer.guard(self._ahead, response, replay)
@@ -226,7 +225,7 @@ class Httpx:
         except BaseException as error:
             attempt.raised(error, transient=self._is_transient(error))
             raise
-        if not attempt.answered(response.status_code, lambda: response.headers.raw):
+        if not attempt.answered(response.status_code, response.headers.raw):
             attempt.ended()
             return response
         ahead = self._observer.guard(self._ahead, response, async_replay)
@@ -242,9 +241,11 @@ class Httpx:
     def _request(self, args: Any, kwargs: Any) -> Request | None:
         raw = args[0] if args else kwargs["request"]
         url = raw.url
-        return self._observer.request(
-            raw.method, url.host, partial(_port, url), partial(_target, url)
-        )
+        hosts = self._observer.hosts(url.host)
+        if hosts is None:
+            return None
+        port = url.port or (443 if url.scheme == "https" else 80)
+        return self._observer.request(hosts, raw.method, port, url.raw_path)
 
     def _ours(self, raw: Any, instance: Any, method: str) -> tuple[Any, Any] | None:
         """Give the transports that make a span for a request, or None if the app's make it."""
@@ -293,14 +294,6 @@ class Httpx:
             attempt.ended()
         else:
             attempt.ended(b"".join(ahead.parts), response.headers.get("content-encoding", ""))
-
-
-def _port(url: Any) -> int:
-    return url.port or (443 if url.scheme == "https" else 80)
-
-
-def _target(url: Any) -> bytes:
-    return url.raw_path  # type: ignore[no-any-return]
 
 
 def _host(raw: Any) -> str:

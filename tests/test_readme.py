@@ -1,0 +1,88 @@
+"""The README's tables say what the code says."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import assisters_otel
+from assisters_otel import catalog, names
+
+ROOT = Path(__file__).parents[1]
+README = ROOT.joinpath("README.md").read_text()
+
+
+def rows(head):
+    """The rows of the table whose first heading is *head*, without their back-ticks."""
+    lines = iter(README.splitlines())
+    for line in lines:
+        if line.startswith(f"| {head} |"):
+            break
+    next(lines)
+    found = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        found.append([cell.strip() for cell in line.strip("|").split("|")])
+    return found
+
+
+def test_the_table_of_attributes_is_names_own():
+    expected = [[f"`{a.name}`", a.type, a.when, a.value] for a in names.ATTEMPT_ATTRIBUTES]
+
+    assert rows("attribute") == expected
+
+
+def test_the_table_of_metrics_is_names_own():
+    expected = [
+        [f"`{m.name}`", m.instrument, f"`{m.unit}`", ", ".join(f"`{a}`" for a in m.attributes)]
+        for m in names.METRICS
+    ]
+
+    assert rows("metric") == expected
+
+
+def test_the_table_of_errors_is_the_catalog_s():
+    expected = [
+        [f"`{e.code}`", str(e.status), f"`{e.type}`", "yes" if e.retryable else "no"]
+        for e in catalog.ERRORS
+    ]
+
+    assert rows("code") == expected
+
+
+def test_every_argument_of_init_is_in_the_readme():
+    told = {name for row in rows("argument of `init`") for name in re.findall("`(.+?)`", row[0])}
+
+    assert told == set(inspect.signature(assisters_otel.init).parameters)
+
+
+def test_every_variable_of_ours_is_in_the_readme():
+    for variable in (
+        names.ASSISTERS_BASE_URL,
+        names.ASSISTERS_OTEL_HOSTS,
+        names.ASSISTERS_OTEL_CAPTURE_MESSAGE,
+        names.OTEL_SDK_DISABLED,
+    ):
+        assert f"`{variable}" in README
+
+
+def test_the_readme_s_files_and_commands_are_there():
+    linked = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    commands = re.findall(r"^\$ (\.ci/\w+)", README, re.MULTILINE)
+
+    assert commands == [".ci/demo", ".ci/test"]
+    for path in [*linked, *commands]:
+        assert ROOT.joinpath(path).exists(), path
+
+
+def test_ci_runs_the_readme_s_test_command():
+    assert "exec .ci/test" in ROOT.joinpath(".ci/run").read_text()
+
+
+def test_every_public_name_is_there():
+    for name in assisters_otel.__all__:
+        assert getattr(assisters_otel, name) is not None
+    assert set(dir(assisters_otel)) == set(assisters_otel.__all__)
+    assert not hasattr(assisters_otel, "anything_else")
