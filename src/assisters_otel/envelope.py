@@ -31,6 +31,9 @@ MAX_MESSAGE: Final = 256
 REQUEST_ID: Final = b"x-request-id"
 PROCESSING_TIME_MS: Final = b"x-processing-time-ms"
 RETRY_AFTER: Final = b"retry-after"
+CONTENT_TYPE: Final = b"content-type"
+CONTENT_LENGTH: Final = b"content-length"
+CONTENT_ENCODING: Final = b"content-encoding"
 RATELIMITS: Final[Mapping[tuple[str, str], bytes]] = {
     ("requests", "limit"): b"x-ratelimit-limit-rpm",
     ("requests", "remaining"): b"x-ratelimit-remaining-rpm",
@@ -39,7 +42,18 @@ RATELIMITS: Final[Mapping[tuple[str, str], bytes]] = {
     ("tokens", "remaining"): b"x-ratelimit-remaining-tpm",
     ("tokens", "reset"): b"x-ratelimit-reset-tpm",
 }
-_PICKED: Final = frozenset({REQUEST_ID, PROCESSING_TIME_MS, RETRY_AFTER, *RATELIMITS.values()})
+_PICKED: Final = frozenset(
+    {
+        REQUEST_ID,
+        PROCESSING_TIME_MS,
+        RETRY_AFTER,
+        CONTENT_TYPE,
+        CONTENT_LENGTH,
+        CONTENT_ENCODING,
+        *RATELIMITS.values(),
+    }
+)
+_EVENT_STREAM: Final = b"text/event-stream"
 
 REDACTED: Final = "REDACTED"
 _KEY: Final = re.compile(
@@ -49,6 +63,7 @@ _KEY: Final = re.compile(
 _PROMPT: Final = re.compile(r"(/agent/stream)\?[^\s'\"<>]+")
 _NUMBER: Final = re.compile(rb"\d{1,15}(?:\.\d{1,15})?\Z")
 _INT64: Final = 2**63
+_INT64_DIGITS: Final = 19
 # The first second of 2001: a reset below it is no Unix time of ours. Source: docs, Unix seconds.
 _FIRST_UNIX_TIME: Final = 978_307_200
 
@@ -190,6 +205,20 @@ _DECOMPRESSORS: Final[Mapping[str, Callable[[bytes, int], bytes | None]]] = {
 _MAX_LAYERS: Final = 3
 
 
+def may_be_read(headers: Mapping[bytes, bytes]) -> bool:
+    """Say whether a failed answer's body may be read before its caller asks for it.
+
+    Not an event stream's, which may go on for ever, and not one that is too long anyway.
+
+    Args:
+        headers: What `pick` took.
+    """
+    if headers.get(CONTENT_TYPE, b"").lstrip().lower().startswith(_EVENT_STREAM):
+        return False
+    length = integer(headers.get(CONTENT_LENGTH))
+    return length is None or length <= MAX_BYTES
+
+
 def decompress(body: bytes, content_encoding: str) -> bytes | None:
     """Undo a Content-Encoding, without ever holding more than `MAX_BYTES` of output.
 
@@ -253,7 +282,7 @@ def integer(value: bytes | None) -> int | None:
     if value is None:
         return None
     value = value.strip()
-    if len(value) > len(str(_INT64)) or not value.isdigit():
+    if len(value) > _INT64_DIGITS or not value.isdigit():
         return None
     parsed = int(value)
     return parsed if parsed < _INT64 else None

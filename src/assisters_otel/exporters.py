@@ -7,6 +7,8 @@ value that cannot be used is an error that says what to write.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution
 from os import environ
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, cast
 from urllib.parse import SplitResult, urlsplit
@@ -25,6 +27,7 @@ from assisters_otel.quiet import Destination, Reach
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from importlib.metadata import EntryPoint
 
 Made = TypeVar("Made")
 
@@ -33,6 +36,10 @@ PROTOCOLS: Final = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc
 
 _HTTP: Final = PROTOCOLS["http/protobuf"]
 _GRPC: Final = PROTOCOLS["grpc"]
+_HOMES: Final = {
+    _HTTP: "opentelemetry-exporter-otlp-proto-http",
+    _GRPC: "opentelemetry-exporter-otlp-proto-grpc",
+}
 _OTLP: Final = ("otlp", *PROTOCOLS.values())
 _RATIOS: Final = ("traceidratio", "parentbased_traceidratio")
 
@@ -242,9 +249,19 @@ def _check_header(name: str, value: str) -> None:
         )
 
 
+def _found(group: str, name: str) -> EntryPoint | None:
+    # To look the two usual ones up where they are at home spares reading what every
+    # installed distribution registers, which is half of the time that `init` takes.
+    if name in _HOMES:
+        with suppress(PackageNotFoundError):
+            at_home = distribution(_HOMES[name]).entry_points
+            return next(iter(at_home.select(group=group, name=name)), None)
+    return next(iter(entry_points(group=group, name=name)), None)
+
+
 def _registered(group: str, name: str, variable: str) -> object:
     extra = "pip install 'assisters-otel[grpc]'"
-    found = next(iter(entry_points(group=group, name=name)), None)
+    found = _found(group, name)
     if found is None:
         if name == _GRPC:
             raise ValueError(f"OTLP over gRPC needs an extra: {extra}, or write 'http/protobuf'")

@@ -20,7 +20,7 @@ from assisters_otel.logs import Log
 from assisters_otel.metrics import Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span
@@ -211,14 +211,17 @@ class Attempt:
         self._headers = envelope.pick(headers)
         return status >= _FAILED
 
-    def ended(self, body: bytes | None = None, content_encoding: str = "") -> None:
+    def body_may_be_read(self) -> bool:
+        """Say whether the body of what `answered` took may be read ahead."""
+        return envelope.may_be_read(self._headers)
+
+    def ended(self, body: bytes | None = None) -> None:
         """Report an answer.
 
         Args:
             body: What was read of a failed answer's body, as sent; None if nothing was.
-            content_encoding: The header's value, or an empty string.
         """
-        error = self._observer.guard(_envelope, body, content_encoding) if body else None
+        error = self._observer.guard(_envelope, body, self._headers) if body else None
         self._observer.finish(
             Outcome(
                 self._request,
@@ -249,6 +252,7 @@ class Attempt:
             self._observer.guard(spans.mask_exceptions, self._span, error)
 
 
-def _envelope(body: bytes, content_encoding: str) -> envelope.Envelope | None:
-    plain = envelope.decompress(body, content_encoding)
+def _envelope(body: bytes, headers: Mapping[bytes, bytes]) -> envelope.Envelope | None:
+    encoding = headers.get(envelope.CONTENT_ENCODING, b"").decode("latin-1")
+    plain = envelope.decompress(body, encoding) if encoding else body
     return None if plain is None else envelope.parse(plain)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
 import types
 
@@ -13,8 +15,11 @@ def layer(wrapped, _instance, args, kwargs):
     return ["layer", *wrapped(*args, **kwargs)]
 
 
-def ours(wrapped, _instance, args, kwargs):
-    return ["ours", *wrapped(*args, **kwargs)]
+def ours(original):
+    def method(self):
+        return ["ours", *original(self)]
+
+    return method
 
 
 @pytest.fixture
@@ -46,6 +51,40 @@ def test_ours_is_put_in_once(owner):
     assert owner().method() == ["ours", "method"]
 
 
+def test_ours_looks_like_what_it_stands_for(owner):
+    before = inspect.signature(owner.method), owner.method.__qualname__
+    patch.put_in(owner, "method", ours)
+
+    assert inspect.isfunction(vars(owner)["method"])
+    assert (inspect.signature(owner.method), owner.method.__qualname__) == before
+
+
+def test_somebody_s_copy_of_our_attributes_is_not_ours(owner):
+    patch.put_in(owner, "method", ours)
+    inner = vars(owner)["method"]
+
+    @functools.wraps(inner)
+    def theirs(self):
+        return ["theirs", *inner(self)]
+
+    owner.method = theirs
+    patch.take_out(owner, "method")
+
+    assert owner().method() == ["theirs", "ours", "method"]
+
+
+def test_ours_is_put_below_a_layer_that_was_left_bound(owner):
+    from opentelemetry.instrumentation.utils import unwrap
+
+    wrap(owner)
+    wrap(owner)
+    unwrap(owner, "method")
+    patch.put_in(owner, "method", ours)
+    assert owner().method() == ["layer", "ours", "method"]
+    patch.take_out(owner, "method")
+    assert owner().method() == ["layer", "method"]
+
+
 def test_ours_is_taken_out_from_below_others(owner):
     before = vars(owner)["method"]
     patch.put_in(owner, "method", ours)
@@ -71,7 +110,7 @@ def test_ours_is_taken_out_after_somebody_unwrapped_theirs(owner):
     before = vars(owner)["method"]
     wrap(owner)
     patch.put_in(owner, "method", ours)
-    unwrap(owner, "method")  # leaves a bound layer of ours
+    unwrap(owner, "method")
     assert owner().method() == ["ours", "method"]
     patch.put_in(owner, "method", ours)
     assert owner().method() == ["ours", "method"]

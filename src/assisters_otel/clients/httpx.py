@@ -12,12 +12,13 @@ import importlib
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry import baggage
 
-from assisters_otel import envelope, spans
+from assisters_otel import spans
 from assisters_otel.clients.ahead import async_replay, replay
 from assisters_otel.clients.patch import Target
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from opentelemetry.metrics import MeterProvider
-    from opentelemetry.trace import TracerProvider
+    from opentelemetry.trace import Span, TracerProvider
 
     from assisters_otel.attempt import Request
     from assisters_otel.clients.ahead import Ahead
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 SCOPE: Final = "opentelemetry.instrumentation.httpx"
 """The HTTP instrumentation's module, which is the scope of its spans."""
 
-_EVENT_STREAM: Final = "text/event-stream"
 # With the caller's read timeout switched off: what a slow peer may hold an error's headers up.
 _READ_AHEAD_S: Final = 5.0
 # W3C, Jaeger and OpenTracing. Source: the propagators' `inject`.
@@ -117,8 +117,8 @@ class Httpx:
     def targets(self) -> tuple[Target, ...]:
         """Say what to wrap."""
         return (
-            Target(self.module, "HTTPTransport.handle_request", self._handle),
-            Target(self.module, "AsyncHTTPTransport.handle_async_request", self._handle_async),
+            Target(self.module, "HTTPTransport.handle_request", self._wrap),
+            Target(self.module, "AsyncHTTPTransport.handle_async_request", self._wrap_async),
         )
 
     def switch_on(self) -> None:
@@ -144,64 +144,80 @@ class Httpx:
 
     # -- one request ------------------------------------------------------------------------
 
-    def _handle(self, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
         guard = self._observer.guard
-        request = guard(self._request, args, kwargs)
-        if request is None:
-            return wrapped(*args, **kwargs)
-        raw = args[0] if args else kwargs["request"]
-        transports = guard(self._ours, raw, instance, "handle_request")
-        if transports is None:
-            return self._send(wrapped, request, raw)
-        progress, headers = _Progress(), raw.headers
 
-        def send(raw: Any) -> Any:
-            guard(_keep_baggage, raw, headers)
-            progress.started = True
-            progress.response = self._send(wrapped, request, raw)
-            return progress.response
+        def handle_request(transport: Any, *args: Any, **kwargs: Any) -> Any:
+            request = guard(self._request, args, kwargs)
+            if request is None:
+                return original(transport, *args, **kwargs)
+            raw = args[0] if args else kwargs["request"]
+            wrapped = partial(original, transport)
+            span = guard(self._span, raw)
+            ours = None if span is not None else guard(self._ours, transport, "handle_request")
+            if ours is None:
+                return self._send(wrapped, request, raw, span)
+            progress, headers = _Progress(), raw.headers
 
-        with _restored(raw):
-            try:
-                return transports[0].handle_request(raw, send)
-            except Exception as error:
-                if progress.failed:
-                    raise
-                guard.note(error)
-        if progress.response is not None:
-            return progress.response
-        return self._send(wrapped, request, raw)
+            def send(raw: Any) -> Any:
+                guard(_keep_baggage, raw, headers)
+                progress.started = True
+                span = guard(self._span, raw)
+                progress.response = self._send(wrapped, request, raw, span)
+                return progress.response
 
-    async def _handle_async(self, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+            with _restored(raw):
+                try:
+                    return ours[0].handle_request(raw, send)
+                except Exception as error:
+                    if progress.failed:
+                        raise
+                    guard.note(error)
+            if progress.response is not None:
+                return progress.response
+            return self._send(wrapped, request, raw, None)
+
+        return handle_request
+
+    def _wrap_async(self, original: Callable[..., Any]) -> Callable[..., Any]:
         guard = self._observer.guard
-        request = guard(self._request, args, kwargs)
-        if request is None:
-            return await wrapped(*args, **kwargs)
-        raw = args[0] if args else kwargs["request"]
-        transports = guard(self._ours, raw, instance, "handle_async_request")
-        if transports is None:
-            return await self._send_async(wrapped, request, raw)
-        progress, headers = _Progress(), raw.headers
 
-        async def send(raw: Any) -> Any:
-            guard(_keep_baggage, raw, headers)
-            progress.started = True
-            progress.response = await self._send_async(wrapped, request, raw)
-            return progress.response
+        async def handle_async_request(transport: Any, *args: Any, **kwargs: Any) -> Any:
+            request = guard(self._request, args, kwargs)
+            if request is None:
+                return await original(transport, *args, **kwargs)
+            raw = args[0] if args else kwargs["request"]
+            wrapped = partial(original, transport)
+            span = guard(self._span, raw)
+            ours = (
+                None if span is not None else guard(self._ours, transport, "handle_async_request")
+            )
+            if ours is None:
+                return await self._send_async(wrapped, request, raw, span)
+            progress, headers = _Progress(), raw.headers
 
-        with _restored(raw):
-            try:
-                return await transports[1].handle_async_request(raw, send)
-            except Exception as error:
-                if progress.failed:
-                    raise
-                guard.note(error)
-        if progress.response is not None:
-            return progress.response
-        return await self._send_async(wrapped, request, raw)
+            async def send(raw: Any) -> Any:
+                guard(_keep_baggage, raw, headers)
+                progress.started = True
+                span = guard(self._span, raw)
+                progress.response = await self._send_async(wrapped, request, raw, span)
+                return progress.response
 
-    def _send(self, wrapped: Any, request: Request, raw: Any) -> Any:
-        attempt = self._start(request, raw)
+            with _restored(raw):
+                try:
+                    return await ours[1].handle_async_request(raw, send)
+                except Exception as error:
+                    if progress.failed:
+                        raise
+                    guard.note(error)
+            if progress.response is not None:
+                return progress.response
+            return await self._send_async(wrapped, request, raw, None)
+
+        return handle_async_request
+
+    def _send(self, wrapped: Any, request: Request, raw: Any, span: Span | None) -> Any:
+        attempt = self._observer.start(request, span)
         try:
             response = wrapped(raw)
         except BaseException as error:
@@ -210,16 +226,16 @@ class Httpx:
         if not attempt.answered(response.status_code, response.headers.raw):
             attempt.ended()
             return response
-        ahead = self._observer.guard(self._ahead, response, replay)
+        ahead = self._observer.guard(self._ahead, response, attempt, replay)
         try:
             if ahead is not None:
                 ahead.read(_deadline(raw))
         finally:
-            self._ended(attempt, ahead, response)
+            attempt.ended(None if ahead is None else b"".join(ahead.parts))
         return response
 
-    async def _send_async(self, wrapped: Any, request: Request, raw: Any) -> Any:
-        attempt = self._start(request, raw)
+    async def _send_async(self, wrapped: Any, request: Request, raw: Any, span: Span | None) -> Any:
+        attempt = self._observer.start(request, span)
         try:
             response = await wrapped(raw)
         except BaseException as error:
@@ -228,12 +244,12 @@ class Httpx:
         if not attempt.answered(response.status_code, response.headers.raw):
             attempt.ended()
             return response
-        ahead = self._observer.guard(self._ahead, response, async_replay)
+        ahead = self._observer.guard(self._ahead, response, attempt, async_replay)
         try:
             if ahead is not None:
                 await ahead.read(_deadline(raw))
         finally:
-            self._ended(attempt, ahead, response)
+            attempt.ended(None if ahead is None else b"".join(ahead.parts))
         return response
 
     # -- what the two have in common ----------------------------------------------------------
@@ -247,12 +263,14 @@ class Httpx:
         port = url.port or (443 if url.scheme == "https" else 80)
         return self._observer.request(hosts, raw.method, port, url.raw_path)
 
-    def _ours(self, raw: Any, instance: Any, method: str) -> tuple[Any, Any] | None:
-        """Give the transports that make a span for a request, or None if the app's make it."""
-        if self.theirs_is_on() or _is_instrumented(instance, method):
+    @staticmethod
+    def _span(raw: Any) -> Span | None:
+        return spans.of_attempt(SCOPE, raw.url.raw_host.decode("ascii"))
+
+    def _ours(self, transport: Any, method: str) -> tuple[Any, Any] | None:
+        """Give the transports that make a request's span, or None if the app's would."""
+        if self.theirs_is_on() or _is_instrumented(transport, method):
             return None
-        if spans.of_attempt(SCOPE, _host(raw)) is not None:
-            return None  # the app has put OpenTelemetry's transport around this one
         return self._transports or self._make_transports()
 
     def _make_transports(self) -> tuple[Any, Any]:
@@ -267,42 +285,23 @@ class Httpx:
         )
         return self._transports
 
-    def _start(self, request: Request, raw: Any) -> Attempt:
-        return self._observer.start(
-            request, self._observer.guard(spans.of_attempt, SCOPE, _host(raw))
-        )
-
     def _is_transient(self, error: BaseException) -> bool:
         client = sys.modules[self.module]
         if isinstance(error, (client.UnsupportedProtocol, client.LocalProtocolError)):
             return False
         return isinstance(error, (client.TransportError, OSError))
 
-    def _ahead(self, response: Any, replay: Callable[[str], type[Ahead]]) -> Any:
+    def _ahead(self, response: Any, attempt: Attempt, replay: Callable[[str], type[Ahead]]) -> Any:
         """Put a stream in the response that can be read ahead, if it may be."""
-        headers = response.headers
-        if headers.get("content-type", "").startswith(_EVENT_STREAM):
-            return None
-        length = envelope.integer(headers.get("content-length", "").encode("ascii", "replace"))
-        if length is not None and length > envelope.MAX_BYTES:
+        if not attempt.body_may_be_read():
             return None
         response.stream = replay(self.module)(response.stream)
         return response.stream
 
-    def _ended(self, attempt: Attempt, ahead: Any, response: Any) -> None:
-        if ahead is None:
-            attempt.ended()
-        else:
-            attempt.ended(b"".join(ahead.parts), response.headers.get("content-encoding", ""))
 
-
-def _host(raw: Any) -> str:
-    return raw.url.raw_host.decode("ascii", "replace")  # type: ignore[no-any-return]
-
-
-def _is_instrumented(instance: Any, method: str) -> bool:
+def _is_instrumented(transport: Any, method: str) -> bool:
     # What `instrument_client` leaves on a transport.
-    wrapper = getattr(getattr(instance, "__dict__", {}).get(method), "_self_wrapper", None)
+    wrapper = getattr(getattr(transport, "__dict__", {}).get(method), "_self_wrapper", None)
     return getattr(getattr(wrapper, "func", None), "__module__", None) == SCOPE
 
 

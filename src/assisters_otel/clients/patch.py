@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import wrapt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from types import ModuleType
 
 
@@ -19,66 +21,66 @@ class Target(NamedTuple):
     Attributes:
         module: The client's top module, whose import is waited for.
         path: The method, from that module on.
-        wrapper: Called as wrapt calls it: wrapped, instance, args, kwargs.
+        wrap: Makes, of the function that is there, the one to put in its place.
     """
 
     module: str
     path: str
-    wrapper: Callable[..., Any]
+    wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-class _Ours(wrapt.FunctionWrapper):  # type: ignore[type-arg] # generic for mypy, not at run time
-    """A layer that we put in."""
+# A function and no proxy of wrapt: inspection finds what it found before, and a request to
+# another host pays a tenth.
+_ours: Final[weakref.WeakSet[Callable[..., Any]]] = weakref.WeakSet()
 
 
-def _is_layer(function: object) -> bool:
-    # In wrapt 2 neither is an ObjectProxy.
-    return isinstance(function, (wrapt.FunctionWrapper, wrapt.BoundFunctionWrapper))
-
-
-def _is_ours(function: object) -> bool:
-    # OpenTelemetry's `unwrap` puts a bound layer back where a plain one was.
-    return isinstance(function, _Ours) or isinstance(
-        getattr(function, "_self_parent", None) if _is_layer(function) else None, _Ours
-    )
-
-
-def _layers(owner: type, name: str) -> Iterator[Any]:
+def _layers(owner: type, name: str) -> list[Any]:
+    """List wrapt's layers around a method, from the outside; what is below is a function."""
+    layers: list[Any] = []
     function = vars(owner)[name]
-    while _is_layer(function):
-        yield function
+    while True:
+        if isinstance(function, wrapt.BoundFunctionWrapper):
+            # OpenTelemetry's `unwrap` puts one where a plain layer was.
+            function = function._self_parent  # noqa: SLF001 - wrapt offers no other way
+        if not isinstance(function, wrapt.FunctionWrapper):
+            return layers
+        layers.append(function)
         function = function.__wrapped__
 
 
-def put_in(owner: type, name: str, wrapper: Callable[..., Any]) -> None:
+def put_in(
+    owner: type, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> None:
     """Wrap a method innermost: below everything that others have put or will put around it.
 
     Args:
         owner: The class that defines it.
         name: Its name.
-        wrapper: Called as wrapt calls it. Not put in where one of ours is already:
-            `httpx2.alias_httpx` gives one class two module names.
+        wrap: Makes our function of the one that is there. Not called where one of ours
+            is already: `httpx2.alias_httpx` gives one class two module names.
     """
-    layers = list(_layers(owner, name))
-    if any(map(_is_ours, layers)):
+    layers = _layers(owner, name)
+    inner = layers[-1].__wrapped__ if layers else vars(owner)[name]
+    if inner in _ours:
         return
-    if layers:
-        layers[-1].__wrapped__ = _Ours(layers[-1].__wrapped__, wrapper)
-    else:
-        setattr(owner, name, _Ours(vars(owner)[name], wrapper))
+    ours = functools.update_wrapper(wrap(inner), inner)
+    _ours.add(ours)
+    _set(owner, name, layers, ours)
 
 
 def take_out(owner: type, name: str) -> None:
-    """Take our layer out of a method, wherever it is by now; others' layers stay."""
-    outer = None
-    for layer in _layers(owner, name):
-        if _is_ours(layer):
-            if outer is None:
-                setattr(owner, name, layer.__wrapped__)
-            else:
-                outer.__wrapped__ = layer.__wrapped__
-            return
-        outer = layer
+    """Take our function out of a method, wherever it is by now; others' layers stay."""
+    layers = _layers(owner, name)
+    inner = layers[-1].__wrapped__ if layers else vars(owner)[name]
+    if inner in _ours:
+        _set(owner, name, layers, inner.__wrapped__)
+
+
+def _set(owner: type, name: str, layers: list[Any], function: Callable[..., Any]) -> None:
+    if layers:
+        layers[-1].__wrapped__ = function
+    else:
+        setattr(owner, name, function)
 
 
 class Patches:
@@ -124,7 +126,7 @@ class Patches:
     def _put_in(self, module: ModuleType, name: str) -> None:
         for target in self._targets:
             if target.module == name:
-                put_in(*_owner(module, target.path), target.wrapper)
+                put_in(*_owner(module, target.path), target.wrap)
         self.patched[name] = str(getattr(module, "__version__", "unknown"))
 
 
