@@ -461,6 +461,7 @@ def test_grpc_without_its_extra_says_what_to_install(build, monkeypatch):
     from assisters_otel import exporters
 
     everything = exporters.entry_points
+    monkeypatch.setitem(exporters._HOMES, "otlp_proto_grpc", "not-installed-here")
     hidden = lambda **by: [e for e in everything(**by) if "grpc" not in e.name]  # noqa: E731
     monkeypatch.setattr(exporters, "entry_points", hidden)
 

@@ -154,7 +154,8 @@ class Httpx:
             raw = args[0] if args else kwargs["request"]
             wrapped = partial(original, transport)
             span = guard(self._span, raw)
-            ours = None if span is not None else guard(self._ours, transport, "handle_request")
+            method = "handle_request"
+            ours = None if span is not None else guard(self._ours, transport, method)
             if ours is None:
                 return self._send(wrapped, request, raw, span)
             progress, headers = _Progress(), raw.headers
@@ -189,9 +190,8 @@ class Httpx:
             raw = args[0] if args else kwargs["request"]
             wrapped = partial(original, transport)
             span = guard(self._span, raw)
-            ours = (
-                None if span is not None else guard(self._ours, transport, "handle_async_request")
-            )
+            method = "handle_async_request"
+            ours = None if span is not None else guard(self._ours, transport, method)
             if ours is None:
                 return await self._send_async(wrapped, request, raw, span)
             progress, headers = _Progress(), raw.headers
