@@ -109,6 +109,13 @@ def test_what_is_no_key_is_not_masked(text):
     assert envelope.clean(text) == text
 
 
+@pytest.mark.parametrize("path", ["/v1/agent/stream", "/gateway/v1/agent/stream/"])
+def test_the_agent_s_prompt_is_masked_in_any_text(path):
+    text = f"cannot reach 'https://host{path}?prompt=a+secret&x=1' today"
+
+    assert envelope.mask(text) == f"cannot reach 'https://host{path}?REDACTED' today"
+
+
 def test_a_key_that_the_cut_would_part_is_masked_first():
     text = "x" * (envelope.MAX_VALUE - 8) + " ask_0123456789abcdef"
 

@@ -110,3 +110,10 @@ def test_the_kinds_of_storms_are_bounded(log):
         log.record(failed(None, REQUEST._replace(method=f"M{n}")))
 
     assert len(log._storms) <= 256
+
+
+def test_a_signal_handler_s_own_failure_is_logged_while_a_line_is_being_counted(log, caplog):
+    with log._lock:  # as if the signal came just then
+        log.record(failed())
+
+    assert len(caplog.records) == 1

@@ -60,7 +60,7 @@ _KEY: Final = re.compile(
     r"(?i:bearer)(?:[\s+]|%20)+[^\s'\",;\\]+"
     r"|(?<![A-Za-z0-9])(?:asst_sk_|ask_|sk-)[A-Za-z0-9_\-]{6,}"
 )
-_PROMPT: Final = re.compile(r"(/agent/stream)\?[^\s'\"<>]+")
+_PROMPT: Final = re.compile(r"(/agent/stream/?)\?[^\s'\"<>]+")
 _NUMBER: Final = re.compile(rb"\d{1,15}(?:\.\d{1,15})?\Z")
 _INT64: Final = 2**63
 _INT64_DIGITS: Final = 19

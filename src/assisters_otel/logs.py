@@ -36,7 +36,7 @@ class Log:
             now: A steady clock, in seconds.
         """
         self._now = now
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may send a request meanwhile
         # What failed, where -> since when, how often.
         self._storms: dict[tuple[str, str], tuple[float, int]] = {}
 

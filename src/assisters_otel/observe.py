@@ -84,7 +84,7 @@ class Observer:
         self.attempts = 0
         self.errors = 0
         self._before_next: Callable[[], object] | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may send a request meanwhile
         self._capture_message = config.capture_message
         self._hosts = config.hosts_by_name()
         self._log = Log(time.monotonic)
@@ -96,7 +96,7 @@ class Observer:
         Args:
             before_next: Run once before the child's first attempt, or None.
         """
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may send a request meanwhile
         self.attempts = self.errors = 0
         self._log = Log(time.monotonic)
         self._before_next = before_next
