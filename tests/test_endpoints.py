@@ -18,6 +18,7 @@ from assisters_otel import endpoints
         ("/gateway/audio/speech", "/v1/audio/speech"),
         ("/embeddings", "/v1/embeddings"),
         ("/v1/models/assisters-chat-v1", "/v1/models/{id}"),
+        ("/v1/agent/%73tream", "/v1/agent/stream"),
         ("/v1/models/v1", "/v1/models/{id}"),
         ("/v1", None),
         ("/", None),

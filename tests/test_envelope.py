@@ -44,6 +44,7 @@ def test_the_documented_envelope_is_read():
         (b'{"error": "plain"}', Envelope(message="plain")),
         (b'{"error": {}}', Envelope()),
         (b'{"error": {"code": null, "type": ""}}', Envelope()),
+        (b'{"error": {"code": " ", "type": "\\n"}}', Envelope()),
         (b'{"error": {"code": 7, "type": ["t"], "param": {}, "message": true}}', Envelope()),
         (b'\xef\xbb\xbf{"error": {"code": "bom"}}', Envelope(code="bom")),
         (b'{"error": {"code": "c", "message": "\xff"}}', Envelope(code="c", message="\ufffd")),
@@ -113,7 +114,18 @@ def test_what_is_no_key_is_not_masked(text):
 def test_the_agent_s_prompt_is_masked_in_any_text(path):
     text = f"cannot reach 'https://host{path}?prompt=a+secret&x=1' today"
 
-    assert envelope.mask(text) == f"cannot reach 'https://host{path}?REDACTED' today"
+    assert envelope.mask(text) == f"cannot reach 'https://host{path}?REDACTED today"
+
+
+@pytest.mark.parametrize("header", ["Bearer \\nask_0123456789", "Basic 0123456789", "x"])
+def test_a_header_that_h11_refuses_is_masked_whatever_it_is(header):
+    masked = envelope.mask(f"LocalProtocolError: Illegal header value b'{header}\\n'")
+
+    assert masked == "LocalProtocolError: Illegal header value REDACTED"
+
+
+def test_an_envelope_s_message_is_in_no_repr():
+    assert "typed" not in repr(Envelope("t", "c", "p", "what somebody typed"))
 
 
 def test_a_key_that_the_cut_would_part_is_masked_first():

@@ -105,6 +105,13 @@ def test_a_storm_of_ever_new_codes_and_paths_is_one_storm(log, caplog):
     assert len(caplog.records) == LINES + 1
 
 
+def test_a_storm_of_ever_new_types_is_one_storm(log, caplog):
+    for n in range(100):
+        log.record(failed(None)._replace(envelope=Envelope(type=f"type_{n}")))
+
+    assert len(caplog.records) == LINES + 1
+
+
 def test_the_kinds_of_storms_are_bounded(log):
     for n in range(2000):
         log.record(failed(None, REQUEST._replace(method=f"M{n}")))

@@ -7,6 +7,7 @@ from assisters_otel import spans
 from assisters_otel.attempt import Outcome, Request
 
 SCOPE = "opentelemetry.instrumentation.httpx"
+URL = "https://api.assisters.dev/v1/models"
 REQUEST = Request("GET", "/v1/models", "/v1/models", "api.assisters.dev", None)
 
 
@@ -61,14 +62,23 @@ def test_a_span_that_others_made_is_not_the_attempt_s(memory, tracer):
         tracer.start_as_current_span(
             "GET", kind=SpanKind.CLIENT, attributes={"http.url": "https://elsewhere.example/"}
         ),
+        tracer.start_as_current_span(
+            "POST", kind=SpanKind.CLIENT, attributes={"http.url": URL, "http.method": "POST"}
+        ),
     ):
         with span:
-            assert spans.of_attempt(SCOPE, "api.assisters.dev") is None
+            assert spans.of_attempt(SCOPE, "GET", "api.assisters.dev", URL) is None
 
 
 def test_a_span_whose_url_a_hook_has_taken_away_is_still_the_attempt_s(tracer):
     with tracer.start_as_current_span("GET", kind=SpanKind.CLIENT) as span:
-        assert spans.of_attempt(SCOPE, "api.assisters.dev") is span
+        assert spans.of_attempt(SCOPE, "GET", "api.assisters.dev", URL) is span
+
+
+def test_a_span_whose_url_a_limit_has_cut_is_still_the_attempt_s(tracer):
+    told = {"url.full": URL[:12], "http.request.method": "GET"}
+    with tracer.start_as_current_span("GET", kind=SpanKind.CLIENT, attributes=told) as span:
+        assert spans.of_attempt(SCOPE, "GET", "api.assisters.dev", URL) is span
 
 
 def test_a_name_that_somebody_gave_is_kept(tracer, memory):
@@ -79,14 +89,23 @@ def test_a_name_that_somebody_gave_is_kept(tracer, memory):
     assert memory.attempt().name == "list the models"
 
 
-def test_an_authorization_header_that_was_captured_is_redacted(tracer, memory):
+def test_a_key_in_a_header_that_was_captured_is_redacted(tracer, memory):
     name = "http.request.header.authorization"
-    span = tracer.start_span("GET", attributes={name: ["Bearer ask_live_0123456789"]})
-    spans.redact(span)
+    captured = {
+        name: ["Basic dXNlcjpw"],
+        "http.request.header.x_api_key": ["ask_live_0123456789"],
+        "http.request.header.accept": ["*/*"],
+    }
+    span = tracer.start_span("GET", attributes=captured)
+    spans.redact(span, REQUEST)
     span.end()
 
     (span,) = memory.spans()
-    assert span.attributes[name] == ("REDACTED",)
+    assert span.attributes == {
+        name: ("REDACTED",),
+        "http.request.header.x_api_key": ("REDACTED",),
+        "http.request.header.accept": ("*/*",),
+    }
 
 
 def test_a_status_that_the_app_s_hook_made_ok_stays_ok(tracer, memory):
@@ -118,4 +137,4 @@ def test_a_span_that_does_not_record_is_nobody_s():
 
     context = SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(0))
     with trace.use_span(NonRecordingSpan(context)):
-        assert spans.of_attempt(SCOPE, "api.assisters.dev") is None
+        assert spans.of_attempt(SCOPE, "GET", "api.assisters.dev", URL) is None

@@ -6,6 +6,7 @@ retried twice has three.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from assisters_otel import catalog, names
@@ -54,7 +55,7 @@ class Outcome(NamedTuple):
     request: Request
     duration_s: float
     status: int | None = None
-    headers: Mapping[bytes, bytes] = {}
+    headers: Mapping[bytes, bytes] = MappingProxyType({})
     envelope: Envelope | None = None
     exception: str | None = None
     cancelled: bool = False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from typing import Final
+from urllib.parse import unquote
 
 AGENT_STREAM: Final = "/v1/agent/stream"
 """The one endpoint whose query holds what the user typed."""
@@ -57,7 +58,7 @@ def template(path: str) -> str | None:
 
 @lru_cache(maxsize=256)
 def _template(path: str) -> str | None:
-    segments = path.strip("/").split("/")
+    segments = unquote(path).strip("/").split("/")
     after_version = [i + 1 for i, segment in enumerate(segments) if segment == "v1"]
     for start in after_version or range(len(segments)):
         rest = segments[start:]

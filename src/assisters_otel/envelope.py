@@ -60,7 +60,10 @@ _KEY: Final = re.compile(
     r"(?i:bearer)(?:[\s+]|%20)+[^\s'\",;\\]+"
     r"|(?<![A-Za-z0-9])(?:asst_sk_|ask_|sk-)[A-Za-z0-9_\-]{6,}"
 )
-_PROMPT: Final = re.compile(r"(/agent/stream/?)\?[^\s'\"<>]+")
+_PROMPT: Final = re.compile(r"(/agent/stream/?)\?[^\s\"<>]+")
+# h11 quotes a header that it refuses, and the one that it refuses most is a key with a line
+# break at its end.
+_REFUSED: Final = re.compile(r"(Illegal header (?:value|name) ).*")
 _NUMBER: Final = re.compile(rb"\d{1,15}(?:\.\d{1,15})?\Z")
 _INT64: Final = 2**63
 _INT64_DIGITS: Final = 19
@@ -84,6 +87,9 @@ class Envelope(NamedTuple):
     param: str | None = None
     message: str | None = None
 
+    def __repr__(self) -> str:
+        return f"Envelope(type={self.type!r}, code={self.code!r}, param={self.param!r})"
+
 
 def mask(text: str) -> str:
     """Take keys, bearer tokens and the agent's prompt out of a text."""
@@ -93,6 +99,8 @@ def mask(text: str) -> str:
         text = _KEY.sub(REDACTED, text)
     if "/agent/stream" in text:
         text = _PROMPT.sub(rf"\1?{REDACTED}", text)
+    if "illegal header" in lower:
+        text = _REFUSED.sub(rf"\1{REDACTED}", text)
     return text
 
 
@@ -150,7 +158,7 @@ def parse(body: bytes) -> Envelope | None:
 
 def _field(error: dict[str, object], name: str) -> str | None:
     value = error.get(name)
-    return clean(value) or None if isinstance(value, str) else None
+    return clean(value).strip() or None if isinstance(value, str) else None
 
 
 def _inflate(body: bytes, limit: int) -> bytes | None:

@@ -46,14 +46,15 @@ class Log:
         what = outcome.code or outcome.error_type or ""
         where = f"{request.method} {request.template or envelope.clean(request.path)}"
         # What is not documented may be another one each time, and is one storm all the same.
-        known = catalog.find(what) is not None or outcome.code is None
+        known = outcome.code is None or catalog.find(what) is not None
+        if outcome.status is not None and outcome.code is None:
+            known = what == str(outcome.status) or catalog.find_type(what) is not None
         kind = (what if known else _UNKNOWN_CODE, where if request.template else _UNKNOWN_PATH)
         now = self._now()
         with self._lock:
+            over = self._take_ended(now)
             if kind not in self._storms and len(self._storms) >= _MAX_KINDS:
-                over = self._take_ended(now) or self._take_all()
-            else:
-                over = self._take_ended(now)
+                over += self._take_all()
             since, seen = self._storms.get(kind, (now, 0))
             self._storms[kind] = (since, seen + 1)
         self._sum_up(over)

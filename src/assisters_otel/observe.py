@@ -1,9 +1,9 @@
 """Watches an attempt: a clock, its span, the sinks; and the one place that catches.
 
-attempt = observer.start(request)      the clock runs
-attempt.answered(status, headers)      the clock stops; is the body wanted?
-attempt.ended(body, encoding)          sinks
-attempt.raised(error, transient=…)     or this: the clock stops, sinks
+attempt = observer.start(request, span)    the clock runs
+attempt.answered(status, headers)          the clock stops; is the body wanted?
+attempt.ended(body)                        sinks
+attempt.raised(error, transient=…)         or this: the clock stops, sinks
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from functools import partial
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
@@ -67,7 +68,9 @@ class Guard:
         level = logging.DEBUG if failure == self.last_failure else logging.WARNING
         self.last_failure = failure
         _log.log(level, "trouble of our own, the request is not touched: %s", failure)
-        _log.debug("where it came from", exc_info=error)
+        if _log.isEnabledFor(logging.DEBUG):
+            trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+            _log.debug("where it came from:\n%s", envelope.mask(trace))
 
 
 class Observer:
@@ -157,7 +160,7 @@ class Observer:
 
     @staticmethod
     def _introduce(span: Span, request: Request) -> None:
-        spans.redact(span)
+        spans.redact(span, request)
         spans.rename(span, request)
 
     def finish(self, outcome: Outcome, span: Span | None) -> None:

@@ -18,11 +18,14 @@ from opentelemetry.semconv.attributes.exception_attributes import (
     EXCEPTION_MESSAGE,
     EXCEPTION_STACKTRACE,
 )
-from opentelemetry.semconv.attributes.http_attributes import HTTP_REQUEST_HEADER_TEMPLATE
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_HEADER_TEMPLATE,
+    HTTP_REQUEST_METHOD,
+)
 from opentelemetry.semconv.attributes.url_attributes import URL_FULL
 from opentelemetry.trace import SpanKind, StatusCode
 
-from assisters_otel import envelope, names
+from assisters_otel import endpoints, envelope, names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -33,9 +36,9 @@ if TYPE_CHECKING:
     from assisters_otel.attempt import Outcome, Request
 
 HTTP_URL: Final = "http.url"
-"""The URL under the old conventions, which the HTTP instrumentation still writes by default."""
+HTTP_METHOD: Final = "http.method"
+"""The names of the old conventions, which the HTTP instrumentation still writes by default."""
 
-_AUTHORIZATION: Final = f"{HTTP_REQUEST_HEADER_TEMPLATE}.authorization"
 _TOO_MANY_REQUESTS: Final = 429
 _LIMITS: Final = tuple(
     (names.RATELIMIT.format(kind, what), header, what == "reset")
@@ -44,12 +47,14 @@ _LIMITS: Final = tuple(
 _MAX_TEXT: Final = 4096
 
 
-def of_attempt(scope: str, host: str) -> Span | None:
+def of_attempt(scope: str, method: str, host: str, url: object) -> Span | None:
     """Find the client span of the attempt that is about to be sent.
 
     Args:
         scope: The name under which the HTTP instrumentation makes its spans.
+        method: The request's, as sent.
         host: The request's host, as it stands in a URL.
+        url: The whole URL, whose `str` is asked for only if it is needed.
 
     Returns:
         The current span if it is that instrumentation's and this request's; None if
@@ -61,10 +66,14 @@ def of_attempt(scope: str, host: str) -> Span | None:
     made_by = getattr(span, "instrumentation_scope", None)
     if made_by is None or made_by.name != scope or not is_http_instrumentation_enabled():
         return None
-    # An excluded request inside another one's transport: the current span is that one's.
+    # A request inside another one's transport, whose span is current: it says another URL.
+    # A hook may have taken the query or all of it away, a limit may have cut it.
     said = _said(span)
-    url = said.get(HTTP_URL) or said.get(URL_FULL)
-    return None if isinstance(url, str) and host not in url else span
+    told = said.get(HTTP_URL) or said.get(URL_FULL)
+    if isinstance(told, str) and host not in told and not str(url).startswith(told):
+        return None
+    sent = said.get(HTTP_REQUEST_METHOD) or said.get(HTTP_METHOD)
+    return None if sent not in (None, names.OTHER, method.upper()) else span
 
 
 def _said(span: Any) -> dict[str, Any]:
@@ -73,15 +82,27 @@ def _said(span: Any) -> dict[str, Any]:
     return attributes.copy() if attributes else {}
 
 
-def redact(span: Span) -> None:
+def redact(span: Span, request: Request) -> None:
     """Take keys and the agent's prompt out of what the span says of the request."""
-    said = _said(span)
-    for name in (HTTP_URL, URL_FULL):
-        url = said.get(name)
-        if isinstance(url, str) and "?" in url:
-            span.set_attribute(name, envelope.mask(url))
-    if _AUTHORIZATION in said:
-        span.set_attribute(_AUTHORIZATION, [envelope.REDACTED])
+    for name, value in _said(span).items():
+        if name in (HTTP_URL, URL_FULL):
+            masked = _masked_url(str(value), request)
+            if masked != value:
+                span.set_attribute(name, masked)
+        elif name.startswith(HTTP_REQUEST_HEADER_TEMPLATE):
+            span.set_attribute(name, _masked_header(name, value))
+
+
+def _masked_url(url: str, request: Request) -> str:
+    if request.template == endpoints.AGENT_STREAM and "?" in url:
+        url = f"{url.partition('?')[0]}?{envelope.REDACTED}"
+    return envelope.mask(url)
+
+
+def _masked_header(name: str, values: Any) -> list[str]:
+    if name.endswith("authorization"):
+        return [envelope.REDACTED]
+    return [envelope.mask(str(value)) for value in values]
 
 
 def describe(span: Span, outcome: Outcome, now: float, *, capture_message: bool) -> None:

@@ -116,7 +116,7 @@ def frozen_time(monkeypatch):
 
 
 def test_an_agent_s_prompt_is_not_on_its_span(api, memory, caller):
-    caller.send("GET", api.url + "/agent/stream?prompt=my+secret+plan&x=1")
+    caller.send("GET", api.url + "/agent/stream?prompt=what's my secret plan&x=1")
 
     span = memory.attempt()
     assert span.attributes["http.url"] == api.url + "/agent/stream?REDACTED"
@@ -219,19 +219,20 @@ def test_trio_s_cancellation_has_the_same_name_as_asyncio_s(api, memory, module)
     assert not memory.points(ERRORS)
 
 
-def test_an_error_of_the_app_s_own_body_is_no_reason_to_retry(api, memory, caller):
+@pytest.mark.parametrize("own", [ValueError, FileNotFoundError])
+def test_an_error_of_the_app_s_own_body_is_no_reason_to_retry(api, memory, caller, own):
     async def body_async():
         yield b"{"
-        raise ValueError("the app's own")
+        raise own("the app's own")
 
     def body():
         yield b"{"
-        raise ValueError("the app's own")
+        raise own("the app's own")
 
-    with pytest.raises(ValueError, match="the app's own"):
+    with pytest.raises(own, match="the app's own"):
         caller.send("POST", api.url + "/models", content=(body_async if caller.run else body)())
 
-    assert memory.attempt().attributes["error.type"] == "ValueError"
+    assert memory.attempt().attributes["error.type"] == own.__name__
     assert memory.attempt().attributes["assisters.error.retryable"] is False
 
 
@@ -357,6 +358,18 @@ def test_the_app_s_baggage_does_not_go_to_the_api(api, caller):
     assert "baggage" not in first.headers
     assert second.headers["baggage"] == "mine=1"
     assert "traceparent" in first.headers
+
+
+@pytest.mark.parametrize("module", [httpx, httpx2])
+def test_one_request_sent_twice_at_once_keeps_its_headers(api, module):
+    async def twice():
+        async with module.AsyncClient(trust_env=False) as client:
+            request = client.build_request("GET", api.url + "/models")
+            await asyncio.gather(client.send(request), client.send(request))
+            return request
+
+    assert "traceparent" not in asyncio.run(twice()).headers
+    assert all("traceparent" in request.headers for request in api.requests)
 
 
 def test_the_request_s_headers_are_the_very_same_object_afterwards(api, caller):

@@ -10,6 +10,9 @@ import wrapt
 
 from assisters_otel.clients import patch
 
+ON = types.SimpleNamespace(patched={"a client": "1.0"})
+ENDED = types.SimpleNamespace(patched={})
+
 
 def layer(wrapped, _instance, args, kwargs):
     return ["layer", *wrapped(*args, **kwargs)]
@@ -38,29 +41,29 @@ def wrap(owner):
 def test_ours_lies_innermost_whoever_came_first(owner):
     wrap(owner)
     wrap(owner)
-    patch.put_in(owner, "method", ours)
+    patch.put_in(owner, "method", ours, ON)
     wrap(owner)
 
     assert owner().method() == ["layer", "layer", "layer", "ours", "method"]
 
 
 def test_ours_is_put_in_once(owner):
-    patch.put_in(owner, "method", ours)
-    patch.put_in(owner, "method", ours)
+    patch.put_in(owner, "method", ours, ON)
+    patch.put_in(owner, "method", ours, ON)
 
     assert owner().method() == ["ours", "method"]
 
 
 def test_ours_looks_like_what_it_stands_for(owner):
     before = inspect.signature(owner.method), owner.method.__qualname__
-    patch.put_in(owner, "method", ours)
+    patch.put_in(owner, "method", ours, ON)
 
     assert inspect.isfunction(vars(owner)["method"])
     assert (inspect.signature(owner.method), owner.method.__qualname__) == before
 
 
 def test_somebody_s_copy_of_our_attributes_is_not_ours(owner):
-    patch.put_in(owner, "method", ours)
+    patch.put_in(owner, "method", ours, ON)
     inner = vars(owner)["method"]
 
     @functools.wraps(inner)
@@ -79,15 +82,25 @@ def test_ours_is_put_below_a_layer_that_was_left_bound(owner):
     wrap(owner)
     wrap(owner)
     unwrap(owner, "method")
-    patch.put_in(owner, "method", ours)
+    patch.put_in(owner, "method", ours, ON)
     assert owner().method() == ["layer", "ours", "method"]
     patch.take_out(owner, "method")
     assert owner().method() == ["layer", "method"]
 
 
+def test_one_that_hung_on_beyond_its_end_is_replaced(owner):
+    before = vars(owner)["method"]
+    patch.put_in(owner, "method", ours, ENDED)
+    patch.put_in(owner, "method", ours, ON)
+
+    assert owner().method() == ["ours", "method"]
+    patch.take_out(owner, "method")
+    assert vars(owner)["method"] is before
+
+
 def test_ours_is_taken_out_from_below_others(owner):
     before = vars(owner)["method"]
-    patch.put_in(owner, "method", ours)
+    patch.put_in(owner, "method", ours, ON)
     wrap(owner)
     wrap(owner)
     patch.take_out(owner, "method")
@@ -109,10 +122,10 @@ def test_ours_is_taken_out_after_somebody_unwrapped_theirs(owner):
 
     before = vars(owner)["method"]
     wrap(owner)
-    patch.put_in(owner, "method", ours)
+    patch.put_in(owner, "method", ours, ON)
     unwrap(owner, "method")
     assert owner().method() == ["ours", "method"]
-    patch.put_in(owner, "method", ours)
+    patch.put_in(owner, "method", ours, ON)
     assert owner().method() == ["ours", "method"]
     patch.take_out(owner, "method")
 

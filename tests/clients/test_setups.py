@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from unittest import mock
 
 import httpx
 import httpx2
@@ -12,8 +13,12 @@ import wrapt
 from opentelemetry import trace
 from opentelemetry.instrumentation import httpx as otel
 from opentelemetry.instrumentation._semconv import _OpenTelemetrySemanticConventionStability
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 import assisters_otel
+from memory import Memory
 
 INSTRUMENTORS = {"httpx": otel.HTTPXClientInstrumentor, "httpx2": otel.HTTPX2ClientInstrumentor}
 WRAPPERS = {
@@ -418,3 +423,57 @@ def test_what_somebody_else_has_kept_of_us_sends_on_and_watches_nothing(api, mem
 
     assert len(kept) == 1
     assert memory.spans() == []
+
+
+def test_a_span_processor_that_raises_does_not_hide_the_app_s_exception(api, caller):
+    """On an attempt whose span we switched on; on one of the app's it is the app's own."""
+
+    class Raising(SpanProcessor):
+        def on_end(self, _span):
+            raise RuntimeError("a processor's")
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Raising())
+    api.answers(fault="drop")
+    with assisters_otel.init(
+        hosts=[api.url], tracer_provider=provider, meter_provider=NoOpMeterProvider()
+    ) as telemetry:
+        with pytest.raises(caller.module.TransportError):
+            caller.send("GET", api.url + "/models")
+        assert caller.send("GET", api.url + "/models").status_code == 200
+        assert telemetry.status().last_failure == "RuntimeError: a processor's"
+
+    assert len(api.requests) == 2
+
+
+def test_a_sampled_out_attempt_is_counted_once_by_the_http_instrumentation(api, caller):
+    memory = Memory(sampler=ALWAYS_OFF)
+    options = {"tracer_provider": memory.tracer_provider, "meter_provider": memory.meter_provider}
+    wrapper = WRAPPERS[caller.module.__name__, caller.run is not None]
+    with assisters_otel.init(hosts=[api.url], strict=True, **options):
+        client = caller.client(transport=wrapper(caller.transport(), **options))
+        caller.send("GET", api.url + "/models", client=client)
+
+    assert memory.point("http.client.duration")["count"] == 1
+    memory.shutdown()
+
+
+@pytest.mark.parametrize("module", [httpx, httpx2])
+def test_a_mock_in_the_transport_s_place_gets_what_it_got(api, memory, module):
+    """At init, at shutdown, and beyond it."""
+    providers = {"tracer_provider": memory.tracer_provider, "meter_provider": memory.meter_provider}
+    before = vars(module.HTTPTransport)["handle_request"]
+    answer = module.Response(200)
+
+    with mock.patch.object(module.HTTPTransport, "handle_request", return_value=answer) as mocked:
+        with assisters_otel.init(hosts=[api.url], **providers):
+            assert module.get(api.url + "/models", trust_env=False).status_code == 200
+        assert len(mocked.call_args.args) == 1
+    first = assisters_otel.init(hosts=[api.url], **providers)
+    with mock.patch.object(module.HTTPTransport, "handle_request", return_value=answer):
+        first.shutdown()
+    with assisters_otel.init(hosts=[api.url], **providers) as again:
+        module.get(api.url + "/models", trust_env=False)
+        assert again.status().attempts == 1
+
+    assert vars(module.HTTPTransport)["handle_request"] is before

@@ -76,15 +76,20 @@ def replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one functio
             while self.parts:
                 yield self.parts.popleft()
             if error is not None:
-                raise error
+                try:
+                    raise error
+                finally:
+                    del error  # its traceback knows this frame
             if rest is not None:
                 yield from rest
 
         def close(self) -> None:
             rest, _ = self._take()
-            if rest is not None:
-                rest.close()
-            self._stream.close()
+            try:
+                if rest is not None:
+                    rest.close()
+            finally:
+                self._stream.close()
 
     return Replay
 
@@ -110,15 +115,20 @@ def async_replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one f
             while self.parts:
                 yield self.parts.popleft()
             if error is not None:
-                raise error
+                try:
+                    raise error
+                finally:
+                    del error  # its traceback knows this frame
             if rest is not None:
                 async for part in rest:
                     yield part
 
         async def aclose(self) -> None:
             rest, _ = self._take()
-            if rest is not None:
-                await rest.aclose()
-            await self._stream.aclose()
+            try:
+                if rest is not None:
+                    await rest.aclose()
+            finally:
+                await self._stream.aclose()
 
     return AsyncReplay

@@ -11,19 +11,17 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from contextlib import contextmanager
-from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from opentelemetry import baggage
+from opentelemetry import baggage, trace
 
 from assisters_otel import spans
 from assisters_otel.clients.ahead import async_replay, replay
 from assisters_otel.clients.patch import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
@@ -35,7 +33,8 @@ if TYPE_CHECKING:
 SCOPE: Final = "opentelemetry.instrumentation.httpx"
 """The HTTP instrumentation's module, which is the scope of its spans."""
 
-# With the caller's read timeout switched off: what a slow peer may hold an error's headers up.
+# With the caller's read timeout switched off: how long reading ahead goes on with a peer that
+# drips. One that stalls is waited for, as the caller would wait for it.
 _READ_AHEAD_S: Final = 5.0
 # W3C, Jaeger and OpenTracing. Source: the propagators' `inject`.
 _BAGGAGE: Final = ("baggage", "uberctx-", "ot-baggage-")
@@ -65,16 +64,11 @@ MODULES: Final = tuple(_FLAVOURS)
 class _Progress:
     """How far a request has come inside OpenTelemetry's transport."""
 
-    __slots__ = ("response", "started")
+    __slots__ = ("error", "response")
 
     def __init__(self) -> None:
-        self.started = False
+        self.error: Exception | None = None
         self.response: Any = None
-
-    @property
-    def failed(self) -> bool:
-        """Whether it was sent and there is no response: what is raised is the app's."""
-        return self.started and self.response is None
 
 
 class _Inner:
@@ -146,34 +140,40 @@ class Httpx:
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
         guard = self._observer.guard
+        bind = getattr(original, "__get__", None)
 
         def handle_request(transport: Any, *args: Any, **kwargs: Any) -> Any:
+            wrapped = original if bind is None else bind(transport, type(transport))
             request = guard(self._request, args, kwargs)
             if request is None:
-                return original(transport, *args, **kwargs)
+                return wrapped(*args, **kwargs)
             raw = args[0] if args else kwargs["request"]
-            wrapped = partial(original, transport)
             span = guard(self._span, raw)
             method = "handle_request"
-            ours = None if span is not None else guard(self._ours, transport, method)
+            ours = None if span is not None else guard(self._ours, raw, transport, method)
             if ours is None:
                 return self._send(wrapped, request, raw, span)
-            progress, headers = _Progress(), raw.headers
+            progress = _Progress()
 
-            def send(raw: Any) -> Any:
-                guard(_keep_baggage, raw, headers)
-                progress.started = True
-                span = guard(self._span, raw)
-                progress.response = self._send(wrapped, request, raw, span)
+            def send(copy: Any) -> Any:
+                guard(_keep_baggage, copy, raw)
+                span = guard(self._span, copy)
+                try:
+                    progress.response = self._send(wrapped, request, copy, span)
+                except Exception as error:
+                    progress.error = error
+                    raise
                 return progress.response
 
-            with _restored(raw):
-                try:
-                    return ours[0].handle_request(raw, send)
-                except Exception as error:
-                    if progress.failed:
-                        raise
-                    guard.note(error)
+            try:
+                return ours[0].handle_request(_copy(raw), send)
+            except Exception as error:
+                if error is progress.error:
+                    progress.error = None  # its traceback knows this frame
+                    raise
+                guard.note(error)
+            if progress.error is not None:
+                raise progress.error
             if progress.response is not None:
                 return progress.response
             return self._send(wrapped, request, raw, None)
@@ -182,34 +182,40 @@ class Httpx:
 
     def _wrap_async(self, original: Callable[..., Any]) -> Callable[..., Any]:
         guard = self._observer.guard
+        bind = getattr(original, "__get__", None)
 
         async def handle_async_request(transport: Any, *args: Any, **kwargs: Any) -> Any:
+            wrapped = original if bind is None else bind(transport, type(transport))
             request = guard(self._request, args, kwargs)
             if request is None:
-                return await original(transport, *args, **kwargs)
+                return await wrapped(*args, **kwargs)
             raw = args[0] if args else kwargs["request"]
-            wrapped = partial(original, transport)
             span = guard(self._span, raw)
             method = "handle_async_request"
-            ours = None if span is not None else guard(self._ours, transport, method)
+            ours = None if span is not None else guard(self._ours, raw, transport, method)
             if ours is None:
                 return await self._send_async(wrapped, request, raw, span)
-            progress, headers = _Progress(), raw.headers
+            progress = _Progress()
 
-            async def send(raw: Any) -> Any:
-                guard(_keep_baggage, raw, headers)
-                progress.started = True
-                span = guard(self._span, raw)
-                progress.response = await self._send_async(wrapped, request, raw, span)
+            async def send(copy: Any) -> Any:
+                guard(_keep_baggage, copy, raw)
+                span = guard(self._span, copy)
+                try:
+                    progress.response = await self._send_async(wrapped, request, copy, span)
+                except Exception as error:
+                    progress.error = error
+                    raise
                 return progress.response
 
-            with _restored(raw):
-                try:
-                    return await ours[1].handle_async_request(raw, send)
-                except Exception as error:
-                    if progress.failed:
-                        raise
-                    guard.note(error)
+            try:
+                return await ours[1].handle_async_request(_copy(raw), send)
+            except Exception as error:
+                if error is progress.error:
+                    progress.error = None  # its traceback knows this frame
+                    raise
+                guard.note(error)
+            if progress.error is not None:
+                raise progress.error
             if progress.response is not None:
                 return progress.response
             return await self._send_async(wrapped, request, raw, None)
@@ -218,15 +224,16 @@ class Httpx:
 
     def _send(self, wrapped: Any, request: Request, raw: Any, span: Span | None) -> Any:
         attempt = self._observer.start(request, span)
+        guard = self._observer.guard
         try:
             response = wrapped(raw)
         except BaseException as error:
-            attempt.raised(error, transient=self._is_transient(error))
+            attempt.raised(error, transient=bool(guard(self._is_transient, error)))
             raise
-        if not attempt.answered(response.status_code, response.headers.raw):
+        if not guard(_answered, attempt, response):
             attempt.ended()
             return response
-        ahead = self._observer.guard(self._ahead, response, attempt, replay)
+        ahead = guard(self._ahead, response, attempt, replay)
         try:
             if ahead is not None:
                 ahead.read(_deadline(raw))
@@ -236,15 +243,16 @@ class Httpx:
 
     async def _send_async(self, wrapped: Any, request: Request, raw: Any, span: Span | None) -> Any:
         attempt = self._observer.start(request, span)
+        guard = self._observer.guard
         try:
             response = await wrapped(raw)
         except BaseException as error:
-            attempt.raised(error, transient=self._is_transient(error))
+            attempt.raised(error, transient=bool(guard(self._is_transient, error)))
             raise
-        if not attempt.answered(response.status_code, response.headers.raw):
+        if not guard(_answered, attempt, response):
             attempt.ended()
             return response
-        ahead = self._observer.guard(self._ahead, response, attempt, async_replay)
+        ahead = guard(self._ahead, response, attempt, async_replay)
         try:
             if ahead is not None:
                 await ahead.read(_deadline(raw))
@@ -265,11 +273,12 @@ class Httpx:
 
     @staticmethod
     def _span(raw: Any) -> Span | None:
-        return spans.of_attempt(SCOPE, raw.url.raw_host.decode("ascii"))
+        url = raw.url
+        return spans.of_attempt(SCOPE, raw.method, url.raw_host.decode("ascii"), url)
 
-    def _ours(self, transport: Any, method: str) -> tuple[Any, Any] | None:
+    def _ours(self, raw: Any, transport: Any, method: str) -> tuple[Any, Any] | None:
         """Give the transports that make a request's span, or None if the app's would."""
-        if self.theirs_is_on() or _is_instrumented(transport, method):
+        if self.theirs_is_on() or _is_instrumented(transport, method) or _is_injected(raw):
             return None
         return self._transports or self._make_transports()
 
@@ -286,10 +295,10 @@ class Httpx:
         return self._transports
 
     def _is_transient(self, error: BaseException) -> bool:
+        # An OSError as such is the app's own body's: httpx maps those of the network.
         client = sys.modules[self.module]
-        if isinstance(error, (client.UnsupportedProtocol, client.LocalProtocolError)):
-            return False
-        return isinstance(error, (client.TransportError, OSError))
+        ours = (client.UnsupportedProtocol, client.LocalProtocolError)
+        return isinstance(error, client.TransportError) and not isinstance(error, ours)
 
     def _ahead(self, response: Any, attempt: Attempt, replay: Callable[[str], type[Ahead]]) -> Any:
         """Put a stream in the response that can be read ahead, if it may be."""
@@ -305,27 +314,41 @@ def _is_instrumented(transport: Any, method: str) -> bool:
     return getattr(getattr(wrapper, "func", None), "__module__", None) == SCOPE
 
 
-@contextmanager
-def _restored(raw: Any) -> Iterator[None]:
-    # The instrumentation puts headers of its own in the place of the request's. The app must
-    # not find them there: a redirect to another host would carry them on.
-    headers = raw.headers
-    try:
-        yield
-    finally:
-        raw.headers = headers
+def _is_injected(raw: Any) -> bool:
+    # The app has put OpenTelemetry's transport around this one, and the span is sampled out.
+    span = trace.get_current_span()
+    context = span.get_span_context()
+    if span.is_recording() or not context.is_valid:
+        return False
+    return trace.format_span_id(context.span_id) in raw.headers.get("traceparent", "")
 
 
-def _keep_baggage(raw: Any, before: Any) -> None:
+def _copy(raw: Any) -> Any:
+    """Copy a request, all but its headers as they are.
+
+    The instrumentation adds headers. The app must not find them on its own request: a
+    redirect to another host would carry them on.
+    """
+    copy = object.__new__(type(raw))
+    copy.__dict__.update(raw.__dict__)
+    copy.headers = raw.headers.copy()
+    return copy
+
+
+def _keep_baggage(copy: Any, raw: Any) -> None:
     """Take the app's baggage out of the headers that are about to be sent."""
     if not baggage.get_all():
         return
-    headers = raw.headers
+    headers = copy.headers
     for name in [name for name in headers if name.startswith(_BAGGAGE)]:
-        if name in before:
-            headers[name] = before[name]
+        if name in raw.headers:
+            headers[name] = raw.headers[name]
         else:
             del headers[name]
+
+
+def _answered(attempt: Attempt, response: Any) -> bool:
+    return attempt.answered(response.status_code, response.headers.raw)
 
 
 def _deadline(raw: Any) -> float:

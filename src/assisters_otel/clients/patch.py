@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 import threading
 import weakref
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import wrapt
@@ -29,9 +31,9 @@ class Target(NamedTuple):
     wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-# A function and no proxy of wrapt: inspection finds what it found before, and a request to
-# another host pays a tenth.
-_ours: Final[weakref.WeakSet[Callable[..., Any]]] = weakref.WeakSet()
+# A function and no proxy of wrapt: it has the signature and the name of what was there, and
+# a request to another host pays half. With each of ours, the patches that put it in.
+_ours: Final[weakref.WeakKeyDictionary[Callable[..., Any], Patches]] = weakref.WeakKeyDictionary()
 
 
 def _layers(owner: type, name: str) -> list[Any]:
@@ -49,7 +51,10 @@ def _layers(owner: type, name: str) -> list[Any]:
 
 
 def put_in(
-    owner: type, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
+    owner: type,
+    name: str,
+    wrap: Callable[[Callable[..., Any]], Callable[..., Any]],
+    patches: Patches,
 ) -> None:
     """Wrap a method innermost: below everything that others have put or will put around it.
 
@@ -58,22 +63,35 @@ def put_in(
         name: Its name.
         wrap: Makes our function of the one that is there. Not called where one of ours
             is already: `httpx2.alias_httpx` gives one class two module names.
+        patches: Whose it is. One that was taken out and hangs on, because somebody had
+            a mock in its place that day, is replaced.
     """
     layers = _layers(owner, name)
-    inner = layers[-1].__wrapped__ if layers else vars(owner)[name]
-    if inner in _ours:
-        return
+    inner = _innermost(layers, owner, name)
+    before = _patches_of(inner)
+    if before is not None:
+        if before.patched:
+            return
+        inner = inner.__wrapped__
     ours = functools.update_wrapper(wrap(inner), inner)
-    _ours.add(ours)
+    _ours[ours] = patches
     _set(owner, name, layers, ours)
 
 
 def take_out(owner: type, name: str) -> None:
     """Take our function out of a method, wherever it is by now; others' layers stay."""
     layers = _layers(owner, name)
-    inner = layers[-1].__wrapped__ if layers else vars(owner)[name]
-    if inner in _ours:
+    inner = _innermost(layers, owner, name)
+    if _patches_of(inner) is not None:
         _set(owner, name, layers, inner.__wrapped__)
+
+
+def _innermost(layers: list[Any], owner: type, name: str) -> Any:
+    return layers[-1].__wrapped__ if layers else vars(owner)[name]
+
+
+def _patches_of(function: Any) -> Patches | None:
+    return _ours.get(function) if isinstance(function, FunctionType) else None
 
 
 def _set(owner: type, name: str, layers: list[Any], function: Callable[..., Any]) -> None:
@@ -124,10 +142,10 @@ class Patches:
         self._guard(self._then, name)
 
     def _put_in(self, module: ModuleType, name: str) -> None:
+        self.patched[name] = str(getattr(module, "__version__", "unknown"))
         for target in self._targets:
             if target.module == name:
-                put_in(*_owner(module, target.path), target.wrap)
-        self.patched[name] = str(getattr(module, "__version__", "unknown"))
+                put_in(*_owner(module, target.path), target.wrap, self)
 
 
 def _owner(module: ModuleType, path: str) -> tuple[type, str]:
@@ -152,6 +170,8 @@ class _Imports:
             self._waiting.setdefault(name, []).append(patches)
             hooked = name in self._hooked
             self._hooked.add(name)
+        if name in sys.modules:
+            importlib.import_module(name)  # waits, if another thread is just importing it
         module = sys.modules.get(name)
         if not hooked:
             # Fires at once if it is imported already.
