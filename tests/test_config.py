@@ -21,6 +21,8 @@ from assisters_otel.config import Host
         (" gateway.example ", Host("gateway.example")),
         ("[::1]:8080/v1", Host("::1", 8080, "/v1")),
         ("localhost:0", Host("localhost", 0)),
+        ("xn--bcher-kva.example", Host("bücher.example")),
+        ("Bücher.example", Host("bücher.example")),
     ],
 )
 def test_a_host_is_read(text, expected):

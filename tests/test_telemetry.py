@@ -87,6 +87,18 @@ def test_twenty_threads_get_one_handle(memory):
         ({"service_name": ""}, "'checkout'"),
         ({"service_name": 7}, "'checkout'"),
         ({"endpoint": "localhost:4318"}, "'http://localhost:4318'"),
+        ({"endpoint": "http://[::1"}, "'http://localhost:4318'"),
+        ({"endpoint": "http://localhost:99999"}, "'http://localhost:4318'"),
+        ({"endpoint": "http://localhost:4318/v1/traces"}, "Leave /v1/traces out"),
+        ({"endpoint": "http://localhost:4318?x=1"}, "Leave out"),
+        ({"headers": {"bad name": "x"}}, "'authorization'"),
+        ({"headers": {"authorization": "x\n"}}, "Leave out"),
+        ({"hosts": 5}, "hosts=['gateway.example']"),
+        ({"hosts": {"a": 1}}, "hosts=['gateway.example']"),
+        ({"hosts": ["*.example.com"]}, "host[:port][/path-prefix]"),
+        ({"hosts": ["ftp://example.com"]}, "host[:port][/path-prefix]"),
+        ({"tracer_provider": "x"}, "get_tracer"),
+        ({"meter_provider": "x"}, "get_meter"),
         ({"endpoint": ""}, "'http://localhost:4318'"),
         ({"protocol": "http/json"}, "'http/protobuf' or 'grpc'"),
         ({"headers": "authorization=x"}, "{'authorization': 'Bearer …'}"),
@@ -102,7 +114,7 @@ def test_twenty_threads_get_one_handle(memory):
     ],
 )
 def test_a_wrong_argument_says_what_to_write_instead(arguments, instead):
-    with pytest.raises(ValueError, match="Write") as raised:
+    with pytest.raises(ValueError, match=r"Write|Leave") as raised:
         assisters_otel.init(**arguments)
 
     assert instead in str(raised.value)
@@ -162,6 +174,77 @@ with assisters_otel.init(hosts=[URL]) as telemetry:
     assert done.err.count("\n") == 1
     assert "ASSISTERS_OTEL_HOSTS" in done.err
     assert "host[:port][/path-prefix]" in done.err
+
+
+@pytest.mark.parametrize(
+    "variable", ["OTEL_PYTHON_TRACER_PROVIDER", "OTEL_PYTHON_METER_PROVIDER", "OTEL_TRACES_SAMPLER"]
+)
+def test_a_wrong_variable_of_opentelemetry_s_does_not_keep_the_app_from_starting(api, variable):
+    done = run(
+        script(
+            api,
+            """
+import assisters_otel
+with assisters_otel.init("checkout", hosts=[URL], protocol="http/protobuf"):
+    call()
+""",
+        ),
+        **{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", variable: "bogus"},
+    )
+
+    assert done.code == 0, done.err
+
+
+def test_one_wrong_host_does_not_drop_the_others(memory, monkeypatch, caplog):
+    monkeypatch.setenv("ASSISTERS_BASE_URL", "https://gateway.example/v1")
+    monkeypatch.setenv("ASSISTERS_OTEL_HOSTS", "two words,other.example")
+
+    with assisters_otel.init(
+        tracer_provider=memory.tracer_provider, meter_provider=memory.meter_provider
+    ) as telemetry:
+        assert telemetry.status().hosts[2:] == ("gateway.example/v1", "other.example")
+
+    assert caplog.text.count("two words") == 1
+
+
+def test_a_provider_that_fails_leaves_an_inert_handle_and_nothing_behind(memory, caplog):
+    class Failing:
+        def get_meter(self, *_args, **_kwargs):
+            raise RuntimeError("no meter")
+
+    before = set(threading.enumerate())
+    with assisters_otel.init(
+        tracer_provider=memory.tracer_provider, meter_provider=Failing()
+    ) as telemetry:
+        assert not telemetry.status().active
+    assert "no meter" in caplog.text
+    assert set(threading.enumerate()) == before
+    assert not AssistersInstrumentor().is_instrumented_by_opentelemetry
+
+
+def test_after_somebody_uninstrumented_init_begins_anew(api, memory):
+    import httpx
+
+    options = {
+        "hosts": [api.url],
+        "tracer_provider": memory.tracer_provider,
+        "meter_provider": memory.meter_provider,
+    }
+    first = assisters_otel.init(**options)
+    AssistersInstrumentor().uninstrument()
+    assert not first.status().active
+    with assisters_otel.init(**options) as second:
+        assert second is not first
+        httpx.get(api.url + "/models", trust_env=False)
+
+    assert memory.attempt().name == "GET /v1/models"
+
+
+def test_an_unknown_keyword_of_the_instrumentor_says_what_to_write():
+    with pytest.raises(ValueError, match=r"unknown: host\. Write one of capture_message, hosts"):
+        AssistersInstrumentor().instrument(host=["gateway.example"])
+
+    assert not AssistersInstrumentor().is_instrumented_by_opentelemetry
 
 
 def test_a_wrong_variable_is_raised_if_strict(monkeypatch):
@@ -697,7 +780,7 @@ def test_a_trouble_of_ours_does_not_reach_the_app(api, memory, monkeypatch, capl
         monkeypatch.setattr(f"assisters_otel.{step}", broken)
     api.answers("invalid_model", "internal_error")
     with (
-        caplog.at_level(logging.WARNING, "assisters_otel"),
+        caplog.at_level(logging.DEBUG, "assisters_otel"),
         assisters_otel.init(
             hosts=[api.url],
             tracer_provider=memory.tracer_provider,
@@ -711,7 +794,9 @@ def test_a_trouble_of_ours_does_not_reach_the_app(api, memory, monkeypatch, capl
 
     assert status.attempts == 2
     assert status.last_failure == "RuntimeError: ours, with REDACTED"
-    assert len(caplog.records) == 1
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+    assert "Traceback" in caplog.text
+    assert "ask_live" not in caplog.text
 
 
 def test_a_trouble_of_ours_is_raised_if_strict(api, telemetry, monkeypatch):

@@ -6,6 +6,7 @@ A wrong argument is an error at once; a wrong variable is a `ValueError` too, wh
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -14,6 +15,10 @@ from assisters_otel import names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+
+class WrongArgument(ValueError):  # noqa: N818 - it is raised as the ValueError that it is
+    """An argument of `init` is wrong, and not a variable of the environment."""
 
 
 class Host(NamedTuple):
@@ -58,7 +63,8 @@ class Config:
 
     Attributes:
         service_name: For providers that we build, or None.
-        endpoint: The base URL of an OTLP receiver, or None.
+        endpoint: The base URL of an OTLP receiver, or None. It may hold a password, so it
+            is in no repr.
         headers: For that receiver. They may hold a key, so they are in no repr.
         protocol: One of `PROTOCOLS`, or None.
         hosts: Every host that is watched.
@@ -67,7 +73,7 @@ class Config:
     """
 
     service_name: str | None = None
-    endpoint: str | None = None
+    endpoint: str | None = field(default=None, repr=False)
     headers: Mapping[str, str] | None = field(default=None, repr=False)
     protocol: str | None = None
     hosts: tuple[Host, ...] = DEFAULT_HOSTS
@@ -96,14 +102,24 @@ def host(text: str) -> Host:
         parts = urlsplit(stripped if "://" in stripped else f"//{stripped}")
         name, port = parts.hostname, parts.port
         odd = parts.query or parts.fragment or parts.username is not None
+        odd = odd or parts.scheme not in {"", "http", "https"}
     except ValueError:
         name = None
-    if not name or odd or any(c.isspace() for c in stripped):
+    if not name or odd or any(c.isspace() or c == "*" for c in stripped):
         raise ValueError(
             f"not a host: {_shown(text)}. Write host[:port][/path-prefix], for example "
             "'gateway.example:8080/assisters', or a base URL, 'http://127.0.0.1:8080/v1'"
         )
-    return Host(name, port, parts.path.rstrip("/"))
+    return Host(_unicode(name), port, parts.path.rstrip("/"))
+
+
+def _unicode(name: str) -> str:
+    # As httpx gives a name: xn--bcher-kva.example is bücher.example.
+    if "xn--" not in name:
+        return name
+    with suppress(UnicodeError):
+        return name.encode("ascii").decode("idna")
+    return name
 
 
 def _shown(text: str) -> str:
@@ -128,18 +144,13 @@ def from_arguments(  # noqa: PLR0913 - as many as `init` has
     """
     _check_text("service_name", service_name, "the service's name, 'checkout'")
     _check_text("endpoint", endpoint, "the base URL of an OTLP receiver, 'http://localhost:4318'")
-    if endpoint is not None and urlsplit(endpoint).scheme not in {"http", "https"}:
-        raise ValueError(
-            f"endpoint is no base URL: {_shown(endpoint)}. Write 'http://localhost:4318', "
-            "with http:// or https:// and without /v1/traces"
-        )
     if protocol is not None and protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol: {protocol!r}. Write 'http/protobuf' or 'grpc'")
     if headers is not None and not _is_text_mapping(headers):
         raise ValueError(
             "headers must map names to values, both text. Write {'authorization': 'Bearer …'}"
         )
-    if isinstance(hosts, (str, bytes)):
+    if hosts is not None and (isinstance(hosts, (str, bytes)) or not _is_sequence(hosts)):
         raise ValueError("hosts is a sequence. Write hosts=['gateway.example'], with brackets")
     for name, flag in (("capture_message", capture_message), ("strict", strict)):
         if not isinstance(flag, (bool, type(None))):
@@ -166,6 +177,23 @@ def _check_text(name: str, value: object, example: str) -> None:
         raise ValueError(f"{name} must be text and not empty. Write {example}, or leave it out")
 
 
+def _is_sequence(value: object) -> bool:
+    return hasattr(value, "__iter__") and not hasattr(value, "keys")
+
+
+def check_provider(name: str, value: object, method: str) -> None:
+    """Check a provider that `init` was given.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if value is not None and not callable(getattr(value, method, None)):
+        raise ValueError(
+            f"{name} is no provider: {type(value).__name__}. Write {name}=a provider of "
+            f"OpenTelemetry's, with a method {method}, or leave it out"
+        )
+
+
 def _is_text_mapping(value: object) -> bool:
     items = getattr(value, "items", None)
     return callable(items) and all(isinstance(k, str) and isinstance(v, str) for k, v in items())
@@ -175,24 +203,31 @@ def _distinct(hosts: Iterable[Host]) -> tuple[Host, ...]:
     return tuple(dict.fromkeys(hosts))
 
 
-def environment_hosts(environ: Mapping[str, str]) -> tuple[Host, ...]:
+def environment_hosts(environ: Mapping[str, str]) -> tuple[tuple[Host, ...], tuple[str, ...]]:
     """Read the hosts that the environment adds.
 
-    Raises:
-        ValueError: A variable is wrong; the message names it and says what to write.
+    Returns:
+        The hosts, and for each entry that is none what is wrong and what to write.
     """
     texts = [(names.ASSISTERS_BASE_URL, environ.get(names.ASSISTERS_BASE_URL, ""))]
     listed = environ.get(names.ASSISTERS_OTEL_HOSTS, "").split(",")
     texts += [(names.ASSISTERS_OTEL_HOSTS, text) for text in listed]
-    found = []
+    found, wrong = [], []
     for variable, text in texts:
-        if not text.strip():
-            continue
-        try:
-            found.append(host(text))
-        except ValueError as error:
-            raise ValueError(f"{variable}: {error}") from None
-    return _distinct(found)
+        if text.strip():
+            read = _host_or_error(text)
+            if isinstance(read, Host):
+                found.append(read)
+            else:
+                wrong.append(f"{variable}: {read}")
+    return _distinct(found), tuple(wrong)
+
+
+def _host_or_error(text: str) -> Host | ValueError:
+    try:
+        return host(text)
+    except ValueError as error:
+        return error
 
 
 def environment_capture_message(environ: Mapping[str, str]) -> bool:

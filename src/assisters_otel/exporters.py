@@ -23,6 +23,7 @@ from opentelemetry.sdk.trace.sampling import Sampler
 # As importlib.metadata's, but read from disk once; the API has done that on its import.
 from opentelemetry.util._importlib_metadata import entry_points
 
+from assisters_otel.config import WrongArgument
 from assisters_otel.quiet import Destination, Reach
 
 if TYPE_CHECKING:
@@ -91,6 +92,9 @@ class Arguments(NamedTuple):
     headers: Mapping[str, str] | None = None
     protocol: str | None = None
 
+    def __repr__(self) -> str:
+        return f"Arguments(protocol={self.protocol!r})"  # the others may hold a secret
+
 
 class Route(NamedTuple):
     """One exporter that is asked for.
@@ -106,6 +110,9 @@ class Route(NamedTuple):
     text: str
     place: str
     arguments: Mapping[str, object]
+
+    def __repr__(self) -> str:
+        return f"Route({self.text!r})"
 
     def destination(self, signal: Signal, reaches: dict[str, Reach]) -> Destination:
         """Make a destination, which shares its place with those in *reaches*."""
@@ -187,7 +194,12 @@ def _by_protocol(signal: Signal, argument: str | None) -> str:
 
 def _route(signal: Signal, name: str, arguments: Arguments) -> Route:
     kinds = (SpanExporter,) if signal is TRACES else (MetricExporter, MetricReader)
-    kind = _registered(signal.group, name, signal.exporter)
+    try:
+        kind = _registered(signal.group, name, signal.exporter)
+    except ValueError as error:
+        if name == _GRPC and arguments.protocol == "grpc":
+            raise WrongArgument(*error.args) from error
+        raise
     if not (isinstance(kind, type) and issubclass(kind, kinds)):
         raise ValueError(f"{signal.exporter}: {name!r} exports no {signal.name}. Write 'otlp'")
     if name not in _OTLP:
@@ -226,24 +238,25 @@ def _check_url(source: str, url: str, *, base: bool) -> None:
         usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
     except ValueError:
         parts, usable = SplitResult("", "", "", "", ""), False
+    wrong = WrongArgument if source == "endpoint" else ValueError
     if not usable:
-        raise ValueError(f"{source} is no URL of HTTP: {shown}. Write 'http://localhost:4318'")
+        raise wrong(f"{source} is no URL of HTTP: {shown}. Write 'http://localhost:4318'")
     if not base:
         return
     for signal in (TRACES, METRICS):
         if parts.path.rstrip("/").endswith(signal.path):
-            raise ValueError(f"{source} is a base URL: {shown}. Leave {signal.path} out")
+            raise wrong(f"{source} is a base URL: {shown}. Leave {signal.path} out")
     if parts.query or parts.fragment:
-        raise ValueError(f"{source} is a base URL. Leave out what follows its path, from ? or # on")
+        raise wrong(f"{source} is a base URL. Leave out what follows its path, from ? or # on")
 
 
 def _check_header(name: str, value: str) -> None:
     # The value may be a key, so it is not shown. What cannot be sent would fail at each
     # export, and the exporter would say so in words which quote it.
     if not (name.isascii() and name.replace("-", "").replace("_", "").replace(".", "").isalnum()):
-        raise ValueError(f"headers: no name of a header: {name!r}. Write 'authorization'")
+        raise WrongArgument(f"headers: no name of a header: {name!r}. Write 'authorization'")
     if not (value.isascii() and value.isprintable() and value == value.strip()):
-        raise ValueError(
+        raise WrongArgument(
             f"headers: the value of {name!r} cannot be sent. Leave out line breaks, what is "
             "no ASCII, and blanks at its ends"
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry import metrics
 from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-defined]
@@ -22,13 +22,12 @@ from assisters_otel.clients.patch import Patches
 from assisters_otel.observe import Guard, Observer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Collection, Mapping
 
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
 _log = logging.getLogger(names.SCOPE)
-T = TypeVar("T")
 
 
 class Instrumentation:
@@ -110,34 +109,30 @@ def with_environment(
 ) -> configs.Config:
     """Add what the environment says; arguments win.
 
-    A wrong variable costs one warning and is as if it were not set, or is raised
-    under ``strict``: a typo of a deployment must not keep the app from starting.
+    A wrong variable costs one warning and is as if it were not set: a typo of a
+    deployment must not keep the app from starting.
+
+    Raises:
+        ValueError: A variable is wrong, and *config* is strict.
     """
-    none: tuple[configs.Host, ...] = ()
-    hosts = _or_warn(configs.environment_hosts, environ, otherwise=none, strict=config.strict)
+    hosts, wrong = configs.environment_hosts(environ)
     config = replace(config, hosts=tuple(dict.fromkeys((*config.hosts, *hosts))))
-    if capture_message_given:
-        return config
-    wanted = _or_warn(
-        configs.environment_capture_message, environ, otherwise=False, strict=config.strict
-    )
-    return replace(config, capture_message=wanted)
+    if not capture_message_given:
+        try:
+            wanted = configs.environment_capture_message(environ)
+            config = replace(config, capture_message=wanted)
+        except ValueError as error:
+            wrong += (str(error),)
+    for text in wrong:
+        if config.strict:
+            raise ValueError(text)
+        _log.warning("%s", text)
+    return config
 
 
-def _or_warn(
-    read: Callable[[Mapping[str, str]], T],
-    environ: Mapping[str, str],
-    *,
-    otherwise: T,
-    strict: bool,
-) -> T:
-    try:
-        return read(environ)
-    except ValueError as error:
-        if strict:
-            raise
-        _log.warning("%s", error)
-        return otherwise
+_KEYWORDS: Final = frozenset(
+    {"tracer_provider", "meter_provider", "hosts", "capture_message", "strict", "instrumentation"}
+)
 
 
 class AssistersInstrumentor(BaseInstrumentor):  # type: ignore[misc] # it has no types
@@ -157,6 +152,10 @@ class AssistersInstrumentor(BaseInstrumentor):  # type: ignore[misc] # it has no
                 takes them; ``hosts``, ``capture_message`` and ``strict`` as `init` does;
                 from `init` itself an ``instrumentation``, ready to start.
         """
+        unknown = ", ".join(sorted(kwargs.keys() - _KEYWORDS))
+        if unknown:
+            known = ", ".join(sorted(_KEYWORDS - {"instrumentation"}))
+            raise ValueError(f"unknown: {unknown}. Write one of {known}")
         if configs.sdk_disabled(os.environ):
             return
         active = kwargs.get("instrumentation")

@@ -11,6 +11,8 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from opentelemetry import metrics, trace
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.trace import NoOpTracerProvider
 
 from assisters_otel import config as configs
 from assisters_otel import export, names
@@ -81,15 +83,20 @@ class Telemetry:
         """Made by `init`.
 
         Args:
-            arguments: What `init` was called with.
+            arguments: What `init` was called with, to compare a second call's.
             instrumentation: What is patched, or None: then this handle is inert.
             exports: The providers that we built, or None.
             reused: The app's own providers that we record in. Never shut down by us.
         """
-        self._arguments = arguments
+        self.arguments = arguments
         self._instrumentation = instrumentation
         self._exports = exports
         self._reused = reused
+
+    def is_over(self) -> bool:
+        """Say whether what `init` patched has been taken out by somebody."""
+        on = self._instrumentation
+        return on is not None and AssistersInstrumentor().active is not on
 
     def status(self) -> Status:
         """Say what is patched, watched, sent and seen, and what went wrong."""
@@ -100,7 +107,7 @@ class Telemetry:
         if self._exports is not None:
             destinations += self._exports.destinations
         return Status(
-            active=_process.current is self,
+            active=_process.current is self and not self.is_over(),
             clients=on.clients(),
             hosts=tuple(map(str, on.config.hosts)),
             destinations=destinations,
@@ -134,10 +141,8 @@ class Telemetry:
             self._stop()
 
     def _stop(self) -> None:
-        if self._instrumentation is not None:
-            instrumentor = AssistersInstrumentor()
-            if instrumentor.active is self._instrumentation:
-                instrumentor.uninstrument()
+        if self._instrumentation is not None and not self.is_over():
+            AssistersInstrumentor().uninstrument()
         if self._exports is not None:
             for provider in (self._exports.tracer_provider, self._exports.meter_provider):
                 if provider is not None:
@@ -251,20 +256,26 @@ def init(  # noqa: PLR0913 - the contract's signature
         capture_message=capture_message,
         strict=strict,
     )
+    configs.check_provider("tracer_provider", tracer_provider, "get_tracer")
+    configs.check_provider("meter_provider", meter_provider, "get_meter")
     arguments = _Arguments(config, capture_message, tracer_provider, meter_provider)
     with _process.lock:
         first = _process.current
+        if first is not None and first.is_over():
+            first.shutdown()  # somebody has uninstrumented it
+            first = None
         if first is None:
-            _process.current = _start(arguments)
-        elif first._arguments != arguments:  # noqa: SLF001 - the same module's
+            guard = Guard(strict=config.strict, passing=configs.WrongArgument)
+            first = _process.current = guard(_start, arguments, guard) or Telemetry(arguments)
+        elif first.arguments != arguments:
             _log.warning(
                 "init was called before with other arguments; those hold, these do not. "
                 "Call shutdown() on the first handle to begin anew"
             )
-        return _process.current or first  # type: ignore[return-value] # one of them is there
+        return first
 
 
-def _start(arguments: _Arguments) -> Telemetry:
+def _start(arguments: _Arguments, guard: Guard) -> Telemetry:
     if configs.sdk_disabled(os.environ):
         _log.info("%s is true: nothing is watched", names.OTEL_SDK_DISABLED)
         return Telemetry(arguments)
@@ -275,9 +286,6 @@ def _start(arguments: _Arguments) -> Telemetry:
     )
     tracers = arguments.tracer_provider or _usable(trace.get_tracer_provider())
     meters = arguments.meter_provider or _usable(metrics.get_meter_provider())
-    exports = None
-    if tracers is None or meters is None:
-        exports = _build(config, traces=tracers is None, metrics=meters is None)
     reused = tuple(provider for provider in (tracers, meters) if provider is not None)
     if reused:
         _log.info(
@@ -285,21 +293,32 @@ def _start(arguments: _Arguments) -> Telemetry:
             "endpoint given to init is not used for it",
             " and ".join(type(provider).__name__ for provider in reused),
         )
-    if exports is not None:
-        _make_global(exports)
-        tracers = tracers or exports.tracer_provider
-        meters = meters or exports.meter_provider
+    exports = None
+    if tracers is None or meters is None:
+        exports = _build(config, traces=tracers is None, metrics=meters is None)
+    try:
+        instrumentation = _instrument(
+            config,
+            guard,
+            tracers or (exports.tracer_provider if exports else NoOpTracerProvider()),
+            meters or (exports.meter_provider if exports else NoOpMeterProvider()),
+        )
+        if exports is not None:
+            _make_global(exports)
+    except BaseException:
+        if exports is not None:
+            exports.shutdown(0)
+        raise
+    return Telemetry(arguments, instrumentation, exports, reused)
+
+
+def _instrument(config: configs.Config, guard: Guard, tracers: Any, meters: Any) -> Instrumentation:
     instrumentor = AssistersInstrumentor()
     if instrumentor.is_instrumented_by_opentelemetry:
         instrumentor.uninstrument()  # by opentelemetry-instrument, with fewer wishes than these
-    instrumentation = Instrumentation(
-        config,
-        Guard(strict=config.strict),
-        tracers,  # type: ignore[arg-type] # it is a provider
-        meters,  # type: ignore[arg-type]
-    )
+    instrumentation = Instrumentation(config, guard, tracers, meters)
     instrumentor.instrument(instrumentation=instrumentation)
-    return Telemetry(arguments, instrumentation, exports, reused)
+    return instrumentation
 
 
 def _build(config: configs.Config, *, traces: bool, metrics: bool) -> export.Exports | None:
@@ -313,8 +332,7 @@ def _build(config: configs.Config, *, traces: bool, metrics: bool) -> export.Exp
             protocol=config.protocol,
         )
     except ValueError as error:
-        # Of the arguments only the protocol is judged as late as this.
-        if config.strict or config.protocol is not None:
+        if config.strict or isinstance(error, configs.WrongArgument):
             raise
         _log.warning("no telemetry is sent: %s", error)
         return None
