@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from typing import NamedTuple
 
 
@@ -14,13 +13,11 @@ class Run(NamedTuple):
     out: str
     err: str
     code: int
-    took_s: float
 
 
 def run(script: str, *, by: tuple[str, ...] = (), timeout_s: float = 60, **env: str) -> Run:
     """Run *script*, dedented, with no telemetry variable but those of *env*."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-    started = time.perf_counter()
     done = subprocess.run(
         [*by, sys.executable, "-c", textwrap.dedent(script)],
         env=clean | env,
@@ -29,7 +26,7 @@ def run(script: str, *, by: tuple[str, ...] = (), timeout_s: float = 60, **env: 
         timeout=timeout_s,
         check=False,
     )
-    return Run(done.stdout, done.stderr, done.returncode, time.perf_counter() - started)
+    return Run(done.stdout, done.stderr, done.returncode)
 
 
 def passed(script: str, *, by: tuple[str, ...] = (), **env: str) -> Run:

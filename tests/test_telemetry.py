@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -636,6 +637,8 @@ def test_a_dead_endpoint_costs_one_warning_and_no_traceback(api):
 import assisters_otel
 assisters_otel.init("checkout", hosts=[URL])
 call(20)
+import time
+print(time.time())
 """,
         ),
         OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9",
@@ -643,9 +646,11 @@ call(20)
         OTEL_METRIC_EXPORT_INTERVAL="100",
     )
 
+    ended = time.time()
+
     assert done.err.count("\n") == 1, done.err
     assert "http://127.0.0.1:9" in done.err
-    assert done.took_s < 10
+    assert ended - float(done.out) < 5 + 3
 
 
 def test_a_collector_that_hangs_holds_the_exit_up_for_five_seconds_at_most(api):
@@ -664,8 +669,10 @@ print(time.time())
             OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
         )
 
+    ended = time.time()
+
     assert done.err.count("\n") <= 1, done.err
-    assert done.took_s < 5 + 4  # the interpreter's own start and a busy machine
+    assert ended - float(done.out) < 5 + 3  # a busy machine ends a process slowly
 
 
 FORK = """
