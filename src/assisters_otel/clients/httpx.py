@@ -11,7 +11,9 @@ from __future__ import annotations
 import importlib
 import sys
 import time
+from functools import partial
 from importlib.util import find_spec
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry import baggage, trace
@@ -140,14 +142,14 @@ class Httpx:
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
         guard = self._observer.guard
-        bind = getattr(original, "__get__", None)
+        call = _unbound(original)
 
         def handle_request(transport: Any, *args: Any, **kwargs: Any) -> Any:
-            wrapped = original if bind is None else bind(transport, type(transport))
             request = guard(self._request, args, kwargs)
             if request is None:
-                return wrapped(*args, **kwargs)
+                return call(transport, *args, **kwargs)
             raw = args[0] if args else kwargs["request"]
+            wrapped = partial(call, transport)
             span = guard(self._span, raw)
             method = "handle_request"
             ours = None if span is not None else guard(self._ours, raw, transport, method)
@@ -182,14 +184,14 @@ class Httpx:
 
     def _wrap_async(self, original: Callable[..., Any]) -> Callable[..., Any]:
         guard = self._observer.guard
-        bind = getattr(original, "__get__", None)
+        call = _unbound(original)
 
         async def handle_async_request(transport: Any, *args: Any, **kwargs: Any) -> Any:
-            wrapped = original if bind is None else bind(transport, type(transport))
             request = guard(self._request, args, kwargs)
             if request is None:
-                return await wrapped(*args, **kwargs)
+                return await call(transport, *args, **kwargs)
             raw = args[0] if args else kwargs["request"]
+            wrapped = partial(call, transport)
             span = guard(self._span, raw)
             method = "handle_async_request"
             ours = None if span is not None else guard(self._ours, raw, transport, method)
@@ -306,6 +308,19 @@ class Httpx:
             return None
         response.stream = replay(self.module)(response.stream)
         return response.stream
+
+
+def _unbound(original: Any) -> Callable[..., Any]:
+    """Make what stands in a class callable with the instance, as a function is.
+
+    A mock has no use for the instance; a descriptor asks for it in its own way.
+    """
+    if isinstance(original, FunctionType):
+        return original
+    bind = getattr(original, "__get__", None)
+    if bind is None:
+        return lambda _transport, *args, **kwargs: original(*args, **kwargs)
+    return lambda transport, *args, **kwargs: bind(transport, type(transport))(*args, **kwargs)
 
 
 def _is_instrumented(transport: Any, method: str) -> bool:
