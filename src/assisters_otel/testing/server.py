@@ -155,7 +155,10 @@ class FakeApi:
         await over.wait()
         server.close()
         # Whoever waits sees its client go and returns; none needs to be cancelled.
-        while state.connections or len(asyncio.all_tasks()) > 1:
+        idle = 0
+        while idle < _QUIET_TURNS:
+            busy = state.connections or len(asyncio.all_tasks()) > 1
+            idle = 0 if busy else idle + 1
             for connection in state.connections:
                 connection.transport.abort()
             await asyncio.sleep(0)
@@ -190,6 +193,10 @@ def _config(app: Router) -> Config:
     )
     config.load()
     return config
+
+
+# Turns of the loop that a connection may take from its last callback to its closed socket.
+_QUIET_TURNS: Final = 5
 
 
 @dataclass(frozen=True)
