@@ -60,7 +60,7 @@ def test_the_documented_envelope_is_read():
 )
 def test_what_is_no_envelope_is_a_value(body, expected):
     if sys.version_info < (3, 10, 7) and b"9" * 5000 in body:
-        pytest.skip("this Python reads integers of any length")
+        expected = Envelope(code="c")  # this Python reads integers of any length
     assert envelope.parse(body) == expected
 
 

@@ -7,7 +7,7 @@ retried twice has three.
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from assisters_otel import catalog, names
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from assisters_otel.envelope import Envelope
 
-_FAILED = 400
+FAILED: Final = 400
+"""The first status that is a failure."""
 
 
 class Request(NamedTuple):
@@ -66,7 +67,7 @@ class Outcome(NamedTuple):
         """Whether it got a status of 400 or above, or no answer; not if it was cancelled."""
         if self.status is None:
             return not self.cancelled
-        return self.status >= _FAILED
+        return self.status >= FAILED
 
     @property
     def code(self) -> str | None:

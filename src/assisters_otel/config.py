@@ -54,7 +54,8 @@ DEFAULT_HOSTS: Final = (Host("api.assisters.dev"), Host("assisters.dev", prefix=
 
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 _FALSE: Final = frozenset({"false", "0", "no", "off", ""})
-PROTOCOLS: Final = ("http/protobuf", "grpc")
+PROTOCOLS: Final = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
+"""The protocols of OTLP, and the entry points of their exporters."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace.sampling import Sampler
 # As importlib.metadata's, but read from disk once; the API has done that on its import.
 from opentelemetry.util._importlib_metadata import entry_points
 
-from assisters_otel.config import WrongArgument
+from assisters_otel.config import PROTOCOLS, WrongArgument
 from assisters_otel.quiet import Destination, Reach
 
 if TYPE_CHECKING:
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 Made = TypeVar("Made")
-
-PROTOCOLS: Final = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
-"""The protocols of OTLP, and the entry points of their exporters."""
 
 _HTTP: Final = PROTOCOLS["http/protobuf"]
 _GRPC: Final = PROTOCOLS["grpc"]

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from assisters_otel import endpoints, envelope, names, spans
-from assisters_otel.attempt import Outcome, Request
+from assisters_otel.attempt import FAILED, Outcome, Request
 from assisters_otel.logs import Log
 from assisters_otel.metrics import Metrics
 
@@ -33,7 +33,6 @@ T = TypeVar("T")
 
 _log = logging.getLogger(names.SCOPE)
 _HTTPS: Final = 443
-_FAILED: Final = 400
 
 
 class Guard:
@@ -219,7 +218,7 @@ class Attempt:
         self._duration_s = time.perf_counter() - self._started
         self._status = status
         self._headers = envelope.pick(headers)
-        return status >= _FAILED
+        return status >= FAILED
 
     def body_may_be_read(self) -> bool:
         """Say whether the body of what `answered` took may be read ahead."""
