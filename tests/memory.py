@@ -23,8 +23,21 @@ class Memory:
         return list(self._spans.get_finished_spans())
 
     def attempts(self) -> list[Any]:
-        """Client spans, in the order in which they ended."""
-        return [span for span in self.spans() if span.kind.name == "CLIENT"]
+        """The HTTP instrumentation's client spans, in the order in which they ended."""
+        return [span for span in self.spans() if span.instrumentation_scope.name.endswith("httpx")]
+
+    def calls(self) -> list[Any]:
+        """Our spans around SDKs' calls, in the order in which they ended."""
+        return [
+            span for span in self.spans() if span.instrumentation_scope.name == "assisters_otel"
+        ]
+
+    def call(self) -> Any:
+        (span,) = self.calls()
+        return span
+
+    def clear(self) -> None:
+        self._spans.clear()
 
     def attempt(self) -> Any:
         (span,) = self.attempts()

@@ -15,13 +15,19 @@ ORDER = [
     "envelope",
     "attempt",
     "config",
+    "resend",
     "spans",
     "metrics",
     "logs",
+    "streams",
+    "calls",
     "observe",
     "clients.patch",
     "clients.ahead",
+    "clients.body",
     "clients.httpx",
+    "clients.openai",
+    "clients.assisters",
     "quiet",
     "courier",
     "exporters",
@@ -30,7 +36,7 @@ ORDER = [
     "telemetry",
 ]
 DOORS = {"testing", "cli"}
-PURE = {"catalog", "endpoints", "envelope", "attempt"}
+PURE = {"catalog", "endpoints", "envelope", "attempt", "streams"}
 HANDED_ON = {"self._keep(error)", "future.set_exception(error)"}
 IMPURE = {"time", "logging", "socket", "threading", "os", "random"}
 

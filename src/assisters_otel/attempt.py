@@ -1,7 +1,7 @@
-"""The two records that flow from a client to the sinks. Pure.
+"""The records that flow from a client to the sinks. Pure.
 
-An *attempt* is one HTTP request, as the semantic conventions say: a call that is
-retried twice has three.
+An *attempt* is one HTTP request, as the semantic conventions say: a *call* of an SDK
+that is retried twice has three.
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ from assisters_otel import catalog, names
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from opentelemetry.trace import SpanContext
+
     from assisters_otel.envelope import Envelope
+
+REDIRECTED: Final = 300
+"""The first status that is a redirect."""
 
 FAILED: Final = 400
 """The first status that is a failure."""
@@ -47,9 +52,10 @@ class Outcome(NamedTuple):
         status: The HTTP status, or None without an answer.
         headers: What `envelope.pick` took from the response.
         envelope: The error in the body, or None.
-        exception: The name of the exception in place of an answer, or None.
+        exception: The name of the exception in place of an answer, or in the middle
+            of its body; or None.
         cancelled: The caller gave up; that is no failure.
-        transient: Without an answer: whether it was the connection, the peer or the
+        transient: With an exception: whether it was the connection, the peer or the
             clock that failed, so a retry can help, and not a mistake on our side.
     """
 
@@ -64,10 +70,15 @@ class Outcome(NamedTuple):
 
     @property
     def failed(self) -> bool:
-        """Whether it got a status of 400 or above, or no answer; not if it was cancelled."""
-        if self.status is None:
-            return not self.cancelled
-        return self.status >= FAILED
+        """Whether it got a status of 400 or above, or no whole answer; not if cancelled."""
+        if self.cancelled:
+            return False
+        return self.status is None or self.exception is not None or self.status >= FAILED
+
+    @property
+    def is_redirect(self) -> bool:
+        """Whether it was answered with a status from 300 on, below 400."""
+        return self.status is not None and REDIRECTED <= self.status < FAILED
 
     @property
     def code(self) -> str | None:
@@ -83,12 +94,87 @@ class Outcome(NamedTuple):
             return None
         if self.envelope and self.envelope.type:
             return self.envelope.type
-        return self.exception if self.status is None else str(self.status)
+        return self.exception or str(self.status)
 
     @property
     def retryable(self) -> bool:
         """Whether the same request can succeed if it is sent again soon."""
-        if self.status is None:
+        if self.status is None or self.exception is not None:
             return self.transient
         type_ = self.envelope.type if self.envelope else None
         return catalog.retryable(self.code, type_, self.status)
+
+    @property
+    def reason(self) -> str | None:
+        """What an attempt after this one is sent for: the code, else `error_type`."""
+        return self.code or self.error_type
+
+
+class Resend(NamedTuple):
+    """What is known of an attempt that is not its request's first.
+
+    Attributes:
+        number: Which resend it is, 1 or more.
+        is_retry: Whether the attempt before failed or was cancelled; a redirect's hop
+            is a resend and no retry, and nothing below is known of it.
+        reason: `Outcome.reason` of the attempt before. None, as all below, where only
+            a header tells that there was one.
+        delay_s: From the end of the attempt before to this send.
+        early: Whether that is sooner than its Retry-After asked; None without one.
+        futile: Whether no retry helps against its error, and the Authorization is the
+            same as it was.
+        span: The span of the attempt before.
+    """
+
+    number: int
+    is_retry: bool = True
+    reason: str | None = None
+    delay_s: float | None = None
+    early: bool | None = None
+    futile: bool | None = None
+    span: SpanContext | None = None
+
+
+class CallOutcome(NamedTuple):
+    """How one call of an SDK ended, retries included.
+
+    Attributes:
+        request: What the SDK was asked to send.
+        operation: As the GenAI conventions name it, ``chat``, or None.
+        model: As asked for, clean, or None.
+        outcome: One of `names.OUTCOMES`.
+        duration_s: From its begin to the end of its body.
+        retries: Attempts after the first, redirects' hops not counted.
+        wait_s: What went by between an attempt and the next, in all.
+        last: The last attempt, or None if none was seen.
+        exception: The name of the exception that the call ended with, or None.
+    """
+
+    request: Request
+    operation: str | None
+    model: str | None
+    outcome: str
+    duration_s: float
+    retries: int
+    wait_s: float
+    last: Outcome | None
+    exception: str | None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the caller got no answer, however often it was tried."""
+        return self.outcome == names.FAILED
+
+    @property
+    def error_type(self) -> str | None:
+        """The last attempt's, if it failed; else the exception's name. None unless failed."""
+        if not self.failed:
+            return None
+        if self.last is not None and self.last.failed:
+            return self.last.error_type
+        return self.exception or names.OTHER
+
+    @property
+    def code(self) -> str | None:
+        """The last attempt's, if it failed and has one."""
+        return self.last.code if self.failed and self.last is not None else None

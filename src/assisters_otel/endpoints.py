@@ -37,6 +37,9 @@ _TAILS: Final = frozenset(
 TEMPLATES: Final = frozenset({f"/v1/{tail}" for tail in _TAILS} | {"/v1/models/{id}"})
 """Every value that ``url.template`` can have."""
 
+OPERATIONS: Final = {"/v1/chat/completions": "chat", "/v1/embeddings": "embeddings"}
+"""The documented paths for which the GenAI conventions have a ``gen_ai.operation.name``."""
+
 # Longer than any documented path behind a gateway's prefix; what is longer is not looked at.
 _MAX_PATH: Final = 512
 _MODEL_ID_SEGMENTS: Final = 2

@@ -34,6 +34,7 @@ RETRY_AFTER: Final = b"retry-after"
 CONTENT_TYPE: Final = b"content-type"
 CONTENT_LENGTH: Final = b"content-length"
 CONTENT_ENCODING: Final = b"content-encoding"
+LOCATION: Final = b"location"
 RATELIMITS: Final[Mapping[tuple[str, str], bytes]] = {
     ("requests", "limit"): b"x-ratelimit-limit-rpm",
     ("requests", "remaining"): b"x-ratelimit-remaining-rpm",
@@ -50,6 +51,7 @@ _PICKED: Final = frozenset(
         CONTENT_TYPE,
         CONTENT_LENGTH,
         CONTENT_ENCODING,
+        LOCATION,
         *RATELIMITS.values(),
     }
 )
@@ -213,6 +215,15 @@ _DECOMPRESSORS: Final[Mapping[str, Callable[[bytes, int], bytes | None]]] = {
 _MAX_LAYERS: Final = 3
 
 
+def is_event_stream(headers: Mapping[bytes, bytes]) -> bool:
+    """Say whether an answer's body is an event stream.
+
+    Args:
+        headers: What `pick` took.
+    """
+    return headers.get(CONTENT_TYPE, b"").lstrip().lower().startswith(_EVENT_STREAM)
+
+
 def may_be_read(headers: Mapping[bytes, bytes]) -> bool:
     """Say whether a failed answer's body may be read before its caller asks for it.
 
@@ -221,7 +232,7 @@ def may_be_read(headers: Mapping[bytes, bytes]) -> bool:
     Args:
         headers: What `pick` took.
     """
-    if headers.get(CONTENT_TYPE, b"").lstrip().lower().startswith(_EVENT_STREAM):
+    if is_event_stream(headers):
         return False
     length = integer(headers.get(CONTENT_LENGTH))
     return length is None or length <= MAX_BYTES

@@ -17,7 +17,7 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 
 from assisters_otel import config as configs
 from assisters_otel import names
-from assisters_otel.clients import httpx
+from assisters_otel.clients import assisters, httpx, openai
 from assisters_otel.clients.patch import Patches
 from assisters_otel.observe import Guard, Observer
 
@@ -49,12 +49,16 @@ class Instrumentation:
         """Make the observer and the adapters; nothing is patched yet."""
         self.config = config
         self.guard = guard
-        self.observer = Observer(config, guard, meter_provider or metrics.get_meter_provider())
+        self.observer = Observer(
+            config, guard, tracer_provider, meter_provider or metrics.get_meter_provider()
+        )
         self._adapters = {
             module: httpx.Httpx(module, self.observer, tracer_provider, meter_provider)
             for module in httpx.MODULES
         }
-        targets = tuple(t for adapter in self._adapters.values() for t in adapter.targets())
+        sdks = (openai.OpenAI(self.observer), assisters.Assisters(self.observer))
+        adapters: tuple[Any, ...] = (*self._adapters.values(), *sdks)
+        targets = tuple(target for adapter in adapters for target in adapter.targets())
         self._patches = Patches(targets, guard, self._switch_on)
 
     def start(self) -> None:
@@ -75,17 +79,19 @@ class Instrumentation:
     def clients(self) -> tuple[Client, ...]:
         """List what is patched."""
         return tuple(
-            Client(
-                name,
-                version,
-                "the application" if self._adapters[name].theirs_is_on() else names.SCOPE,
-            )
+            Client(name, version, self._http_spans_by(name))
             for name, version in self._patches.patched.items()
         )
 
+    def _http_spans_by(self, module: str) -> str | None:
+        adapter = self._adapters.get(module)
+        if adapter is None:
+            return None
+        return "the application" if adapter.theirs_is_on() else names.SCOPE
+
     def _switch_on(self, module: str) -> None:
-        adapter = self._adapters[module]
-        if not adapter.theirs_is_on():
+        adapter = self._adapters.get(module)
+        if adapter is not None and not adapter.theirs_is_on():
             adapter.switch_on()
 
 
@@ -96,12 +102,12 @@ class Client(NamedTuple):
         name: Its module.
         version: As it says itself.
         http_spans_by: Who switched its HTTP instrumentation on: ``the application``
-            or ``assisters_otel``.
+            or ``assisters_otel``; None for an SDK, which sends through another client.
     """
 
     name: str
     version: str
-    http_spans_by: str
+    http_spans_by: str | None
 
 
 def with_environment(

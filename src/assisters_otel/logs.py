@@ -1,9 +1,10 @@
-"""Sink: an `Outcome` into the log, so that the request id is kept where there is no backend."""
+"""Sinks: failures into the log, so that the request id is kept where there is no backend."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from assisters_otel import catalog, envelope, names
@@ -11,7 +12,7 @@ from assisters_otel import catalog, envelope, names
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from assisters_otel.attempt import Outcome
+    from assisters_otel.attempt import CallOutcome, Outcome, Request
 
 _log = logging.getLogger(names.SCOPE)
 
@@ -27,7 +28,7 @@ _MAX_KINDS: Final = 256
 
 
 class Log:
-    """One WARNING for each failed attempt; storms are summed up."""
+    """One WARNING for each failed call, or attempt outside one; storms are summed up."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         """Begin with no storm.
@@ -40,16 +41,33 @@ class Log:
         # What failed, where -> since when, how often.
         self._storms: dict[tuple[str, str], tuple[float, int]] = {}
 
-    def record(self, outcome: Outcome) -> None:
-        """Write one line, or count one more of a storm."""
-        request = outcome.request
-        what = outcome.code or outcome.error_type or ""
-        where = f"{request.method} {request.template or envelope.clean(request.path)}"
+    def record(self, outcome: Outcome, attempts: int = 1) -> None:
+        """Write a failed attempt's line, or count one more of a storm.
+
+        Args:
+            outcome: How it, or the last of its call, ended.
+            attempts: How many the call took.
+        """
+        what = outcome.reason or ""
         # What is not documented may be another one each time, and is one storm all the same.
         known = outcome.code is None or catalog.find(what) is not None
-        if outcome.status is not None and outcome.code is None:
+        if outcome.status is not None and outcome.code is None and outcome.exception is None:
             known = what == str(outcome.status) or catalog.find_type(what) is not None
-        kind = (what if known else _UNKNOWN_CODE, where if request.template else _UNKNOWN_PATH)
+        line = partial(_line, outcome, attempts)
+        self._record(what if known else _UNKNOWN_CODE, outcome.request, line)
+
+    def record_call(self, outcome: CallOutcome) -> None:
+        """Write a failed call's line, or count one more of a storm."""
+        last = outcome.last
+        if last is None or not last.failed:
+            what = outcome.error_type or ""
+            self._record(what, outcome.request, partial(_line_of_call, outcome))
+            return
+        self.record(last, outcome.retries + 1)
+
+    def _record(self, what: str, request: Request, line: Callable[[str], str]) -> None:
+        where = f"{request.method} {request.template or envelope.clean(request.path)}"
+        kind = (what, where if request.template else _UNKNOWN_PATH)
         now = self._now()
         with self._lock:
             over = self._take_ended(now)
@@ -59,7 +77,7 @@ class Log:
             self._storms[kind] = (since, seen + 1)
         self._sum_up(over)
         if seen < LINES:
-            _log.warning("%s", _line(outcome, what, where))
+            _log.warning("%s", line(where))
         elif seen == LINES:
             _log.warning(
                 "Assisters API: %s on %s goes on and is summed up every %.0f s", *kind, WINDOW_S
@@ -89,12 +107,23 @@ class Log:
                 )
 
 
-def _line(outcome: Outcome, what: str, where: str) -> str:
+def _line(outcome: Outcome, attempts: int, where: str) -> str:
+    what = outcome.reason
     if outcome.status is None:
         met = f"gave no answer ({what})"
+    elif outcome.exception is not None:
+        met = f"answered {outcome.status}, and broke off ({what}),"
     else:
         met = f"answered {outcome.status}" + ("" if what == str(outcome.status) else f" {what}")
+    tried = f", {attempts} attempts" if attempts > 1 else ""
     request_id = envelope.text(outcome.headers.get(envelope.REQUEST_ID))
     quote = f" (request id {request_id})" if request_id else ""
     advice = "a retry can help" if outcome.retryable else "no retry helps"
-    return f"Assisters API {met} on {where}{quote}: {advice}"
+    return f"Assisters API {met} on {where}{tried}{quote}: {advice}"
+
+
+def _line_of_call(outcome: CallOutcome, where: str) -> str:
+    last = outcome.last
+    request_id = envelope.text(last.headers.get(envelope.REQUEST_ID)) if last else None
+    quote = f" (request id {request_id})" if request_id else ""
+    return f"Assisters API: the client failed ({outcome.error_type}) on {where}{quote}"

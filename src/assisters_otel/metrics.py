@@ -1,4 +1,4 @@
-"""Sink: an `Outcome` into the instruments, under closed sets of labels.
+"""Sinks: an `Outcome`, a `Resend`, a `CallOutcome` into the instruments, under closed labels.
 
 A backend pays for each distinct set of labels, for ever. So whatever comes from
 the wire is on a metric only if it is documented or one of the first few.
@@ -24,21 +24,26 @@ from assisters_otel import catalog, envelope, names
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from opentelemetry.context import Context
     from opentelemetry.metrics import CallbackOptions, MeterProvider
     from opentelemetry.util.types import AttributeValue
 
-    from assisters_otel.attempt import Outcome, Request
+    from assisters_otel.attempt import CallOutcome, Outcome, Request, Resend
 
 _log = logging.getLogger(names.SCOPE)
 
 MAX_FURTHER: Final = 20
 """Undocumented codes, types and exception names a process may add to the labels, each."""
 
+MAX_MODELS: Final = 50
+"""Models a process may add to the labels: there is no list of the known ones."""
+
 FRESH_S: Final = 120.0
 """How long a rate limit's last value is reported: an idle process must not say old headroom."""
 
 _WELL_FORMED: Final = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 _EXCEPTION_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.<>]{0,99}\Z")
+_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}\Z")
 _STATUSES: Final = frozenset(map(str, range(100, 600)))
 # Source: semantic conventions, http.request.method.
 _METHODS: Final = frozenset(
@@ -59,13 +64,16 @@ _LIMIT_HEADERS: Final = frozenset(header for _, header in _GAUGES)
 class ClosedSet:
     """Values that may be a label: the documented ones, and the first few further ones."""
 
-    def __init__(self, what: str, known: Iterable[str], form: re.Pattern[str]) -> None:
+    def __init__(
+        self, what: str, known: Iterable[str], form: re.Pattern[str], further: int = MAX_FURTHER
+    ) -> None:
         self._what = what
         self._known = frozenset(known)
         self._form = form
         self._further: set[str] = set()
         # Taken one by one, which needs no lock: a lock could be held while a process forks.
-        self._slots = iter(range(MAX_FURTHER))
+        self._max = further
+        self._slots = iter(range(further))
         self._told = False
 
     def __call__(self, value: str) -> str:
@@ -83,23 +91,32 @@ class ClosedSet:
                 self._what,
                 value,
                 names.OTHER,
-                MAX_FURTHER,
+                self._max,
             )
         return names.OTHER
+
+    def __contains__(self, value: str) -> bool:
+        """Say whether *value* is a label already."""
+        return value in self._known or value in self._further
 
 
 class Metrics:
     """The instruments, made from one provider."""
 
-    def __init__(self, provider: MeterProvider, now: Callable[[], float]) -> None:
+    def __init__(
+        self, provider: MeterProvider, now: Callable[[], float], collect: Callable[[], object]
+    ) -> None:
         """Make the instruments.
 
         Args:
             provider: Whose instruments they are.
             now: A steady clock, in seconds.
+            collect: Called whenever a reader asks, so that an idle process, too, ends what
+                nobody else would.
         """
         meter = provider.get_meter(names.SCOPE, names.__version__, schema_url=names.SCHEMA_URL)
         self._now = now
+        self._collect = collect
         self._duration = meter.create_histogram(
             names.REQUEST_DURATION.name,
             names.REQUEST_DURATION.unit,
@@ -109,6 +126,21 @@ class Metrics:
         self._errors = meter.create_counter(
             names.ERRORS.name, names.ERRORS.unit, names.ERRORS.description
         )
+        self._retries = meter.create_counter(
+            names.RETRIES.name, names.RETRIES.unit, names.RETRIES.description
+        )
+        self._call_duration = meter.create_histogram(
+            names.CALL_DURATION.name,
+            names.CALL_DURATION.unit,
+            names.CALL_DURATION.description,
+            explicit_bucket_boundaries_advisory=names.DURATION_BOUNDARIES,
+        )
+        self._call_attempts = meter.create_histogram(
+            names.CALL_ATTEMPTS.name,
+            names.CALL_ATTEMPTS.unit,
+            names.CALL_ATTEMPTS.description,
+            explicit_bucket_boundaries_advisory=names.ATTEMPTS_BOUNDARIES,
+        )
         for metric, header in _GAUGES:
             meter.create_observable_gauge(
                 metric.name, [partial(self._observe, header)], metric.unit, metric.description
@@ -117,13 +149,12 @@ class Metrics:
         self._code = ClosedSet(names.ERROR_CODE, (e.code for e in catalog.ERRORS), _WELL_FORMED)
         self._type = ClosedSet(ERROR_TYPE, (t.type for t in catalog.TYPES), _WELL_FORMED)
         self._exception = ClosedSet(ERROR_TYPE, (names.CANCELLED,), _EXCEPTION_NAME)
+        self._model = ClosedSet(names.GEN_AI_REQUEST_MODEL, (), _MODEL, MAX_MODELS)
 
     def record(self, outcome: Outcome) -> None:
         """Count one attempt. Call it while the attempt's span is current, for exemplars."""
         request = outcome.request
-        shared = _server(request.address, request.port)
-        if request.template:
-            shared[names.URL_TEMPLATE] = request.template
+        shared = _place(request)
         if outcome.status is not None:
             shared[HTTP_RESPONSE_STATUS_CODE] = outcome.status
         error_type = outcome.error_type
@@ -140,10 +171,62 @@ class Metrics:
         if not _LIMIT_HEADERS.isdisjoint(outcome.headers):
             self._keep_limits(request, outcome.headers)
 
-    def _error_type(self, value: str, outcome: Outcome) -> str:
-        if outcome.status is None:
+    def record_broken(self, outcome: Outcome, context: Context) -> None:
+        """Count one error more: an answer, counted as a success, has broken off.
+
+        Args:
+            outcome: What became of it.
+            context: Where its call's span is current, for exemplars.
+        """
+        shared = _place(outcome.request)
+        shared[ERROR_TYPE] = self._error_type(outcome.error_type or names.OTHER, outcome)
+        shared[names.ERROR_RETRYABLE] = outcome.retryable
+        if outcome.status is not None:
+            shared[HTTP_RESPONSE_STATUS_CODE] = outcome.status
+        self._errors.add(1, shared, context)
+
+    def record_retry(self, request: Request, resend: Resend) -> None:
+        """Count one retry, as it is sent. Call it while its span is current, for exemplars."""
+        shared = _place(request)
+        if resend.reason is not None:
+            shared[names.RETRY_REASON] = self._reason(resend.reason)
+        if resend.early is not None:
+            shared[names.RETRY_EARLY] = resend.early
+        if resend.futile is not None:
+            shared[names.RETRY_FUTILE] = resend.futile
+        self._retries.add(1, shared)
+
+    def record_call(self, outcome: CallOutcome, context: Context) -> None:
+        """Count one call of an SDK.
+
+        Args:
+            outcome: How it ended.
+            context: Where its span is current, for exemplars.
+        """
+        shared = _place(outcome.request)
+        shared[names.CALL_OUTCOME] = outcome.outcome
+        if outcome.operation is not None:
+            shared[names.GEN_AI_OPERATION_NAME] = outcome.operation
+        if outcome.model is not None:
+            shared[names.GEN_AI_REQUEST_MODEL] = self._model(outcome.model)
+        error_type = outcome.error_type
+        if error_type is not None:
+            shared[ERROR_TYPE] = self._error_type(error_type, outcome.last)
+            code = outcome.code
+            if code is not None:
+                shared[names.ERROR_CODE] = self._code(code)
+        self._call_duration.record(outcome.duration_s, shared, context)
+        self._call_attempts.record(outcome.retries + 1, shared, context)
+
+    def _error_type(self, value: str, outcome: Outcome | None) -> str:
+        if outcome is None or not outcome.failed or outcome.error_type == outcome.exception:
             return self._exception(value)
         return value if value in _STATUSES else self._type(value)
+
+    def _reason(self, value: str) -> str:
+        """Give the label that the attempt before was counted under."""
+        known = (_STATUSES, self._code, self._type, self._exception)
+        return value if any(value in labels for labels in known) else names.OTHER
 
     def _keep_limits(self, request: Request, headers: Mapping[bytes, bytes]) -> None:
         # Read when somebody asks: parsing four integers on each response would be waste.
@@ -154,6 +237,7 @@ class Metrics:
         self._limits[request.address, request.port] = (now, headers)
 
     def _observe(self, header: bytes, _options: CallbackOptions) -> Iterable[Observation]:
+        self._collect()
         oldest = self._now() - FRESH_S
         observations = []
         for (address, port), (at, headers) in list(self._limits.items()):
@@ -161,6 +245,13 @@ class Metrics:
             if value is not None and at >= oldest:
                 observations.append(Observation(value, _server(address, port)))
         return observations
+
+
+def _place(request: Request) -> dict[str, AttributeValue]:
+    place = _server(request.address, request.port)
+    if request.template:
+        place[names.URL_TEMPLATE] = request.template
+    return place
 
 
 def _server(address: str, port: int | None) -> dict[str, AttributeValue]:

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.http_attributes import (
     HTTP_REQUEST_METHOD,
+    HTTP_REQUEST_RESEND_COUNT,
     HTTP_RESPONSE_HEADER_TEMPLATE,
     HTTP_RESPONSE_STATUS_CODE,
 )
@@ -71,6 +72,46 @@ RETRY_AFTER: Final = "assisters.retry_after"
 RATELIMIT: Final = "assisters.ratelimit.{}.{}"
 """int (reset: double, seconds from now), spans only: {requests,tokens}.{limit,remaining,reset}."""
 
+RETRY_REASON: Final = "assisters.retry.reason"
+"""string. The code, else the type, the status or the exception of the attempt before."""
+
+RETRY_DELAY: Final = "assisters.retry.delay"
+"""double, seconds, spans only. From the end of the attempt before to this send."""
+
+RETRY_EARLY: Final = "assisters.retry.early"
+"""bool. Whether that is sooner than the API asked."""
+
+RETRY_FUTILE: Final = "assisters.retry.futile"
+"""bool. Whether no retry could have helped."""
+
+GEN_AI_OPERATION_NAME: Final = "gen_ai.operation.name"
+GEN_AI_PROVIDER_NAME: Final = "gen_ai.provider.name"
+GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"
+"""string. Source: GenAI conventions, in development and marked deprecated in the package that
+holds the constants, since they move; so typed here."""
+
+PROVIDER: Final = "assisters"
+"""``gen_ai.provider.name`` of our call spans."""
+
+RETRY_COUNT: Final = "assisters.retry.count"
+"""int, call spans only. Resends within the call."""
+
+RETRY_WAIT: Final = "assisters.retry.wait"
+"""double, seconds, call spans only. What went by between its attempts, in all."""
+
+CALL_OUTCOME: Final = "assisters.call.outcome"
+"""string. One of `OUTCOMES`."""
+
+CALL_RESEND_COUNT: Final = "assisters.call.resend_count"
+"""int, call spans only. Which resend of the same call, by the app's own loop, it is."""
+
+OK: Final = "ok"
+RECOVERED: Final = "recovered"
+FAILED: Final = "failed"
+CANCELLED_CALL: Final = "cancelled"
+OUTCOMES: Final = (OK, RECOVERED, FAILED, CANCELLED_CALL)
+"""How a call can end; recovered is ok after a retry."""
+
 OTHER: Final = "_OTHER"
 """What a metric says in place of a value outside its closed set. Source: semantic conventions."""
 
@@ -79,7 +120,7 @@ CANCELLED: Final = "CancelledError"
 
 
 class Attribute(NamedTuple):
-    """One row of the contract's table of an attempt span's attributes.
+    """One row of the contract's tables of a span's attributes.
 
     Attributes:
         name: As it is sent.
@@ -116,6 +157,49 @@ ATTEMPT_ATTRIBUTES: Final = (
     Attribute(RATELIMIT.format("tokens", "limit"), "int", "on 429", "tokens a minute"),
     Attribute(RATELIMIT.format("tokens", "remaining"), "int", "on 429", "what is left of them"),
     Attribute(RATELIMIT.format("tokens", "reset"), "double, s", "on 429", "from now"),
+    Attribute(
+        HTTP_REQUEST_RESEND_COUNT,
+        "int",
+        "it is a resend, or a redirect's hop",
+        "which one, 1 or more; a hop has none of those below",
+    ),
+    Attribute(
+        RETRY_REASON,
+        "string",
+        "it is a resend",
+        "code, else type, status or exception of the attempt before",
+    ),
+    Attribute(RETRY_DELAY, "double, s", "same", "from the end of the attempt before to this send"),
+    Attribute(RETRY_EARLY, "bool", "same, after a Retry-After", "sent sooner than the API asked"),
+    Attribute(
+        RETRY_FUTILE,
+        "bool",
+        "it is a resend",
+        "no retry helps against that error, and the Authorization is the same",
+    ),
+)
+
+CALL_ATTRIBUTES: Final = (
+    Attribute(GEN_AI_OPERATION_NAME, "string", "the conventions have one", "`chat`, `embeddings`"),
+    Attribute(GEN_AI_PROVIDER_NAME, "string", "always", f"`{PROVIDER}`"),
+    Attribute(GEN_AI_REQUEST_MODEL, "string", "the call names one", "as asked for"),
+    Attribute(SERVER_ADDRESS, "string", "always", "the API's host"),
+    Attribute(SERVER_PORT, "int", "it is not 443", "its port"),
+    Attribute(CALL_OUTCOME, "string", "always", ", ".join(f"`{one}`" for one in OUTCOMES)),
+    Attribute(RETRY_COUNT, "int", "always", "resends within the call"),
+    Attribute(RETRY_WAIT, "double, s", "always", "between its attempts, in all"),
+    Attribute(REQUEST_ID, "string", "the last attempt has it", "its value"),
+    Attribute(
+        CALL_RESEND_COUNT,
+        "int",
+        "the app calls again after a failed call",
+        "which repetition it is, with a link to that call",
+    ),
+    Attribute(ERROR_TYPE, "string", "the call failed", "the last attempt's; else the exception"),
+    Attribute(ERROR_CODE, "string", "same, and it has one", "the last attempt's"),
+    Attribute(ERROR_PARAM, "string", "same", "the last attempt's"),
+    Attribute(ERROR_RETRYABLE, "bool", "same", "the last attempt's"),
+    Attribute(ERROR_MESSAGE, "string", "same, and `capture_message`", "the last attempt's"),
 )
 
 # -- metrics --------------------------------------------------------------------------------
@@ -187,6 +271,40 @@ ERRORS: Final = Metric(
         ERROR_RETRYABLE,
     ),
 )
+RETRIES: Final = Metric(
+    "assisters.client.retries",
+    "counter",
+    "{retry}",
+    "Attempts that were sent again after one that failed or was cancelled.",
+    (RETRY_REASON, RETRY_EARLY, RETRY_FUTILE, URL_TEMPLATE, SERVER_ADDRESS, SERVER_PORT),
+)
+_CALL: Final = (
+    GEN_AI_OPERATION_NAME,
+    GEN_AI_REQUEST_MODEL,
+    URL_TEMPLATE,
+    SERVER_ADDRESS,
+    SERVER_PORT,
+    CALL_OUTCOME,
+    ERROR_TYPE,
+    ERROR_CODE,
+)
+CALL_DURATION: Final = Metric(
+    "assisters.client.call.duration",
+    "histogram",
+    "s",
+    "From the begin of an SDK's call, over its retries, to the end of its body.",
+    _CALL,
+)
+CALL_ATTEMPTS: Final = Metric(
+    "assisters.client.call.attempts",
+    "histogram",
+    "{attempt}",
+    "Attempts that an SDK's call took; a redirect's hop belongs to the attempt before it.",
+    _CALL,
+)
+ATTEMPTS_BOUNDARIES: Final = (1, 2, 3, 4, 5, 8)
+"""Attempts. Three is what `openai` and `assisters` make of themselves."""
+
 _SERVER: Final = (SERVER_ADDRESS, SERVER_PORT)
 REQUESTS_LIMIT: Final = Metric(
     "assisters.client.ratelimit.requests.limit",
@@ -219,6 +337,9 @@ TOKENS_REMAINING: Final = Metric(
 METRICS: Final = (
     REQUEST_DURATION,
     ERRORS,
+    RETRIES,
+    CALL_DURATION,
+    CALL_ATTEMPTS,
     REQUESTS_LIMIT,
     REQUESTS_REMAINING,
     TOKENS_LIMIT,

@@ -1,6 +1,7 @@
-"""Watches an attempt: a clock, its span, the sinks; and the one place that catches.
+"""Watches calls and attempts: clocks, spans, the sinks; and the one place that catches.
 
-attempt = observer.start(request, span)    the clock runs
+call = observer.call(asked)                if an SDK has calls; its scope is entered
+attempt = observer.start(request, …)       what is it a resend of? the clock runs
 attempt.answered(status, headers)          the clock stops; is the body wanted?
 attempt.ended(body)                        sinks
 attempt.raised(error, transient=…)         or this: the clock stops, sinks
@@ -12,27 +13,35 @@ import logging
 import threading
 import time
 import traceback
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
-from assisters_otel import endpoints, envelope, names, spans
-from assisters_otel.attempt import FAILED, Outcome, Request
+from opentelemetry import trace
+
+from assisters_otel import calls, endpoints, envelope, names, spans, streams
+from assisters_otel.attempt import FAILED, REDIRECTED, Outcome, Request
 from assisters_otel.logs import Log
 from assisters_otel.metrics import Metrics
+from assisters_otel.resend import Resends, Sending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from opentelemetry.metrics import MeterProvider
-    from opentelemetry.trace import Span
+    from opentelemetry.trace import Span, TracerProvider
 
+    from assisters_otel.attempt import CallOutcome, Resend
     from assisters_otel.config import Config, Host
+    from assisters_otel.resend import Message
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _log = logging.getLogger(names.SCOPE)
 _HTTPS: Final = 443
+_HTTP: Final = 80
+_SUCCESS: Final = 200
 
 
 class Guard:
@@ -88,7 +97,21 @@ class Observer:
         errors: How many of them had failed.
     """
 
-    def __init__(self, config: Config, guard: Guard, meter_provider: MeterProvider) -> None:
+    def __init__(
+        self,
+        config: Config,
+        guard: Guard,
+        tracer_provider: TracerProvider | None,
+        meter_provider: MeterProvider,
+    ) -> None:
+        """Begin.
+
+        Args:
+            config: What was decided.
+            guard: Runs whatever of ours could fail.
+            tracer_provider: For the spans of calls; None for the global one.
+            meter_provider: For our metrics.
+        """
         self.guard = guard
         self.attempts = 0
         self.errors = 0
@@ -97,7 +120,14 @@ class Observer:
         self._capture_message = config.capture_message
         self._hosts = config.hosts_by_name()
         self._log = Log(time.monotonic)
-        self._metrics = Metrics(meter_provider, time.monotonic)
+        self._metrics = Metrics(meter_provider, time.monotonic, self.collect)
+        self._resends = Resends(time.monotonic)
+        self._tracer = trace.get_tracer(
+            names.SCOPE, names.__version__, tracer_provider, names.SCHEMA_URL
+        )
+        self._waiting: set[calls.Call] = set()
+        # Filled by the garbage collector, which may run inside a provider's own lock.
+        self._dropped: deque[tuple[calls.Call, calls.Moment]] = deque()
 
     def forked(self, before_next: Callable[[], object] | None) -> None:
         """Begin anew in a forked child, where another thread's locks are held for ever.
@@ -108,15 +138,28 @@ class Observer:
         self._lock = threading.RLock()  # a signal handler may send a request meanwhile
         self.attempts = self.errors = 0
         self._log = Log(time.monotonic)
+        self._resends = Resends(time.monotonic)
+        # The parent's calls, which it ends itself.
+        self._waiting = set()
+        self._dropped = deque()
         self._before_next = before_next
 
     def record_in(self, meter_provider: MeterProvider) -> None:
         """Record in other instruments from now on."""
-        self._metrics = Metrics(meter_provider, time.monotonic)
+        self._metrics = Metrics(meter_provider, time.monotonic, self.collect)
+
+    def collect(self) -> None:
+        """End the calls whose streams nobody holds any more."""
+        while self._dropped:
+            call, at = self._dropped.popleft()
+            self.guard(call.end, names.CANCELLED_CALL, at=at)
 
     def stop(self) -> None:
-        """Watch no host any more, and say what is still to be said."""
+        """Watch no host any more, end what is open, and say what is still to be said."""
         self._hosts = {}
+        self.collect()
+        for call in list(self._waiting):
+            self.guard(call.end, names.CANCELLED_CALL)
         self._log.sum_up()
 
     def hosts(self, name: str) -> tuple[Host, ...] | None:
@@ -150,28 +193,108 @@ class Observer:
         if self._before_next is not None:
             step, self._before_next = self._before_next, None
             self.guard(step)
+        if self._dropped:
+            self.collect()
         at = None if port == _HTTPS else port
         return Request(method, path, endpoints.template(path), host.name, at)
 
-    def start(self, request: Request, span: Span | None) -> Attempt:
+    # -- calls ------------------------------------------------------------------------------
+
+    def call(self, asked: calls.Asked) -> calls.Call:
+        """Begin watching a call, in a span of ours or in the one around it.
+
+        Args:
+            asked: What it is for.
+        """
+        around = trace.get_current_span()
+        span, is_ours = spans.of_call(self._tracer, asked)
+        above = around if span is not around else getattr(around, "parent", None)
+        context = above.get_span_context() if isinstance(above, trace.Span) else above
+        return calls.Call(asked, span, context or trace.INVALID_SPAN_CONTEXT, self, is_ours=is_ours)
+
+    def call_of(  # noqa: PLR0913, PLR0917 - a URL has that many parts
+        self, method: str, scheme: str, host: str, port: int | None, path: str, model: object = None
+    ) -> calls.Call | None:
+        """Begin watching what an SDK is asked for, if it goes to a host that is watched.
+
+        Args:
+            method: In any case.
+            scheme: ``https`` or ``http``.
+            host: In lower case.
+            port: None for the scheme's own.
+            path: As sent, without the query.
+            model: As the caller named it, or None.
+        """
+        hosts = self.hosts(host)
+        if hosts is None:
+            return None
+        port = port or (_HTTPS if scheme == "https" else _HTTP)
+        request = self.request(hosts, method.upper(), port, path.encode())
+        if request is None:
+            return None
+        operation = endpoints.OPERATIONS.get(request.template or "")
+        name = envelope.clean(model) or None if isinstance(model, str) else None
+        return self.call(calls.Asked(request, operation, name))
+
+    def waits(self, call: calls.Call) -> None:
+        """Take note of a call that has returned, and whose body is still open."""
+        self._waiting.add(call)
+
+    def dropped(self, call: calls.Call, end: calls.Moment) -> None:
+        """Take note that a body was forgotten. Called by the garbage collector."""
+        self._dropped.append((call, end))
+
+    def ended(self, call: calls.Call, outcome: CallOutcome, end_ns: int | None) -> None:
+        """Hand a call's outcome to the sinks, each guarded for itself."""
+        self._waiting.discard(call)
+        self.guard(self._metrics.record_call, outcome, call.context)
+        if outcome.failed:
+            self.guard(self._log.record_call, outcome)
+        self.guard(
+            spans.end_call, call, outcome, end_ns=end_ns, capture_message=self._capture_message
+        )
+
+    # -- attempts ---------------------------------------------------------------------------
+
+    def start(
+        self, request: Request, message: Message, span: Span | None, around: Span | None = None
+    ) -> Attempt:
         """Begin watching an attempt.
 
         Args:
             request: What is about to be sent.
+            message: For more of it.
             span: Its client span, open, or None: then there are metrics only.
+            around: What was current before that span, if that is known.
         """
+        call = calls.current()
+        if call is not None and not self.guard(call.takes, request, message):
+            call = None
+        sending = Sending(
+            request,
+            message,
+            span,
+            around if call is None else call.around,
+            None if call is None else call.chain,
+        )
+        resend = self.guard(self._resends.begin, sending)
         if span is not None:
-            self.guard(self._introduce, span, request)
-        return Attempt(self, request, span)
+            self.guard(self._introduce, span, request, resend)
+        if resend is not None and resend.is_retry:
+            self.guard(self._metrics.record_retry, request, resend)
+        return Attempt(self, sending, call)
 
     @staticmethod
-    def _introduce(span: Span, request: Request) -> None:
+    def _introduce(span: Span, request: Request, resend: Resend | None) -> None:
         spans.redact(span, request)
         spans.rename(span, request)
+        if resend is not None:
+            spans.describe_resend(span, resend)
 
-    def finish(self, outcome: Outcome, span: Span | None) -> None:
-        """Hand an outcome to the sinks, each guarded for itself."""
+    def finish(self, outcome: Outcome, sending: Sending, call: calls.Call | None) -> None:
+        """Hand an attempt's outcome to the sinks, each guarded for itself."""
         failed = outcome.failed
+        span = sending.span
         with self._lock:
             self.attempts += 1
             self.errors += failed
@@ -184,8 +307,27 @@ class Observer:
                 spans.forget_last(span)
                 self.guard(self._describe, span, time.time(), outcome)
         self.guard(self._metrics.record, outcome)
-        if failed:
+        if call is not None:
+            call.last = outcome
+        elif failed:
             self.guard(self._log.record, outcome)
+        if failed or outcome.cancelled:
+            self.guard(self._resends.failed, sending, outcome, time.time())
+        elif envelope.LOCATION in outcome.headers and outcome.is_redirect:
+            location = outcome.headers[envelope.LOCATION].decode("latin-1")
+            self.guard(self._resends.redirected, sending, location)
+
+    def broken(self, outcome: Outcome, sending: Sending, call: calls.Call) -> None:
+        """Take note that a call's successful answer has broken off, or its reading was given up.
+
+        The attempt has ended, with its span and duration; here is one error more.
+        """
+        call.last = outcome
+        if outcome.failed:
+            with self._lock:
+                self.errors += 1
+            self.guard(self._metrics.record_broken, outcome, call.context)
+        self.guard(self._resends.failed, sending, outcome, time.time())
 
     def _describe(self, span: Span, now: float, outcome: Outcome) -> None:
         spans.describe(span, outcome, now, capture_message=self._capture_message)
@@ -194,12 +336,12 @@ class Observer:
 class Attempt:
     """One attempt on its way. Every way out of it passes `Observer.finish` once."""
 
-    __slots__ = ("_duration_s", "_headers", "_observer", "_request", "_span", "_started", "_status")
+    __slots__ = ("_call", "_duration_s", "_headers", "_observer", "_sending", "_started", "_status")
 
-    def __init__(self, observer: Observer, request: Request, span: Span | None) -> None:
+    def __init__(self, observer: Observer, sending: Sending, call: calls.Call | None) -> None:
         self._observer = observer
-        self._request = request
-        self._span = span
+        self._sending = sending
+        self._call = call
         self._duration_s = 0.0
         self._status = 0
         self._headers: dict[bytes, bytes] = {}
@@ -231,16 +373,48 @@ class Attempt:
             body: What was read of a failed answer's body, as sent; None if nothing was.
         """
         error = self._observer.guard(_envelope, body, self._headers) if body else None
-        self._observer.finish(
+        self._finish(
             Outcome(
-                self._request,
+                self._sending.request,
                 self._duration_s,
                 status=self._status,
                 headers=self._headers,
                 envelope=error,
-            ),
-            self._span,
+            )
         )
+
+    @property
+    def is_of_a_call(self) -> bool:
+        """Whether it belongs to a call of an SDK, which ends with its body."""
+        return self._call is not None
+
+    def body(self, is_transient: Callable[[BaseException], bool]) -> calls.Body | None:
+        """Begin watching the body of a successful answer, or return None if nobody asks.
+
+        Args:
+            is_transient: Says of an exception whether the connection, the peer or the
+                clock failed, and not we.
+        """
+        call = self._call
+        if call is None or not _SUCCESS <= self._status < REDIRECTED:
+            return None
+
+        def broken(error: BaseException) -> None:
+            cancelled = not isinstance(error, Exception)
+            outcome = Outcome(
+                self._sending.request,
+                self._duration_s,
+                status=self._status,
+                headers=self._headers,
+                exception=type(error).__qualname__,
+                cancelled=cancelled,
+                transient=not cancelled and is_transient(error),
+            )
+            self._observer.broken(outcome, self._sending, call)
+
+        body = calls.Body(call, streams.events(self._headers), broken)
+        call.answered(body)
+        return body
 
     def raised(self, error: BaseException, *, transient: bool) -> None:
         """Report that there is no answer. The caller raises *error* again.
@@ -250,15 +424,19 @@ class Attempt:
             transient: Whether the connection, the peer or the clock failed, and not we.
         """
         outcome = Outcome(
-            self._request,
+            self._sending.request,
             time.perf_counter() - self._started,
             exception=type(error).__qualname__,
             cancelled=not isinstance(error, Exception),
             transient=transient,
         )
-        self._observer.finish(outcome, self._span)
-        if self._span is not None and outcome.failed:
-            self._observer.guard(spans.mask_exceptions, self._span, error)
+        self._finish(outcome)
+        span = self._sending.span
+        if span is not None and outcome.failed:
+            self._observer.guard(spans.mask_exceptions, span, error)
+
+    def _finish(self, outcome: Outcome) -> None:
+        self._observer.finish(outcome, self._sending, self._call)
 
 
 def _envelope(body: bytes, headers: Mapping[bytes, bytes]) -> envelope.Envelope | None:

@@ -1,5 +1,6 @@
-"""Sink: an `Outcome` onto the attempt's client span, which somebody else made.
+"""Sinks: an `Outcome` onto the attempt's client span, a `CallOutcome` onto the call's.
 
+An attempt's span is somebody else's, a call's is ours unless a GenAI instrumentation has one.
 The HTTP instrumentation opens the span and still writes to it after the transport
 has returned: ``error.type="429"`` and a status without a description. So what we
 know of a failure is written by an ``end`` of that span's own, which is the last
@@ -12,7 +13,10 @@ import traceback
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
-from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
+from opentelemetry.instrumentation.utils import (
+    is_http_instrumentation_enabled,
+    is_instrumentation_enabled,
+)
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.exception_attributes import (
     EXCEPTION_MESSAGE,
@@ -21,23 +25,35 @@ from opentelemetry.semconv.attributes.exception_attributes import (
 from opentelemetry.semconv.attributes.http_attributes import (
     HTTP_REQUEST_HEADER_TEMPLATE,
     HTTP_REQUEST_METHOD,
+    HTTP_REQUEST_RESEND_COUNT,
 )
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 from opentelemetry.semconv.attributes.url_attributes import URL_FULL
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
 
 from assisters_otel import endpoints, envelope, names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from opentelemetry.trace import Span
+    from opentelemetry.trace import Span, Tracer
     from opentelemetry.util.types import Attributes, AttributeValue
 
-    from assisters_otel.attempt import Outcome, Request
+    from assisters_otel.attempt import CallOutcome, Outcome, Request, Resend
+    from assisters_otel.calls import Asked, Call
 
 HTTP_URL: Final = "http.url"
 HTTP_METHOD: Final = "http.method"
 """The names of the old conventions, which the HTTP instrumentation still writes by default."""
+
+_GEN_AI_SCOPES: Final = (
+    "opentelemetry.instrumentation.openai",
+    "opentelemetry.instrumentation.genai.openai",
+    "opentelemetry.util.genai",
+    "openinference.instrumentation.openai",
+)
+"""Under which the instrumentations of the `openai` SDK make the span around a call. Source:
+`opentelemetry-instrumentation-openai` and `-openai-v2`, `-genai-openai`, OpenInference."""
 
 _TOO_MANY_REQUESTS: Final = 429
 _LIMITS: Final = tuple(
@@ -255,3 +271,111 @@ def _mask_status(span: Span) -> None:
     description = getattr(status, "description", None)
     if description and envelope.mask(description) != description:
         span.set_status(StatusCode.ERROR, envelope.clean(description, _MAX_TEXT))
+
+
+def describe_resend(span: Span, resend: Resend) -> None:
+    """Write what is known of a resend to its span, and link it to the attempt before.
+
+    Args:
+        span: The resend's client span, open.
+        resend: What it is.
+    """
+    found: dict[str, AttributeValue] = {HTTP_REQUEST_RESEND_COUNT: resend.number}
+    if resend.reason is not None:
+        found[names.RETRY_REASON] = resend.reason
+    if resend.delay_s is not None:
+        found[names.RETRY_DELAY] = resend.delay_s
+    if resend.early is not None:
+        found[names.RETRY_EARLY] = resend.early
+    if resend.futile is not None:
+        found[names.RETRY_FUTILE] = resend.futile
+    span.set_attributes(found)
+    if resend.span is not None:
+        span.add_link(resend.span)
+
+
+# -- calls --------------------------------------------------------------------------------------
+
+
+def of_call(tracer: Tracer, asked: Asked) -> tuple[Span, bool]:
+    """Give the span around an SDK's call.
+
+    Returns:
+        The current span and False, if a GenAI instrumentation has made it for this call;
+        else a new one and True; one that records nothing and False, if instrumentation
+        is suppressed.
+    """
+    if not is_instrumentation_enabled():
+        return INVALID_SPAN, False
+    current: Any = trace.get_current_span()
+    made_by = getattr(current, "instrumentation_scope", None)
+    is_gen_ai = made_by is not None and made_by.name.startswith(_GEN_AI_SCOPES)
+    # One that has been told of a call already is around several of them.
+    if is_gen_ai and current.is_recording() and names.CALL_OUTCOME not in _said(current):
+        return current, False
+    request = asked.request
+    attributes: dict[str, AttributeValue] = {
+        names.GEN_AI_PROVIDER_NAME: names.PROVIDER,
+        SERVER_ADDRESS: request.address,
+    }
+    if asked.operation is not None:
+        attributes[names.GEN_AI_OPERATION_NAME] = asked.operation
+    if asked.model is not None:
+        attributes[names.GEN_AI_REQUEST_MODEL] = asked.model
+    if request.port is not None:
+        attributes[SERVER_PORT] = request.port
+    name = (asked.operation, asked.model)
+    if asked.operation is None:
+        name = (request.method, request.template)
+    span = tracer.start_span(
+        " ".join(filter(None, name)), kind=SpanKind.CLIENT, attributes=attributes
+    )
+    return span, True
+
+
+def end_call(
+    call: Call, outcome: CallOutcome, *, end_ns: int | None, capture_message: bool
+) -> None:
+    """Write how a call ended to its span, and end that if it is ours.
+
+    Args:
+        call: Which.
+        outcome: How it ended.
+        end_ns: When, in Unix nanoseconds, or None for now.
+        capture_message: Whether the envelope's message is wanted.
+    """
+    span = call.span
+    if span.is_recording():
+        found = _call_attributes(outcome, capture_message=capture_message)
+        chain = call.chain
+        if chain.call.number:
+            found[names.CALL_RESEND_COUNT] = chain.call.number
+        span.set_attributes(found)
+        if chain.resend_of is not None:
+            span.add_link(chain.resend_of)
+        if outcome.failed and call.is_ours:
+            span.set_status(StatusCode.ERROR, outcome.code or outcome.error_type)
+        elif outcome.failed:
+            # The span's maker says the exception's class in ``error.type``, and says it later.
+            error = {name: value for name, value in found.items() if name.startswith("error.")}
+            write_last(span, lambda span: span.set_attributes(error))
+    if call.is_ours:
+        span.end(end_ns)
+
+
+def _call_attributes(outcome: CallOutcome, *, capture_message: bool) -> dict[str, AttributeValue]:
+    found: dict[str, AttributeValue] = {
+        names.CALL_OUTCOME: outcome.outcome,
+        names.RETRY_COUNT: outcome.retries,
+        names.RETRY_WAIT: outcome.wait_s,
+    }
+    last = outcome.last
+    if last is not None:
+        request_id = envelope.text(last.headers.get(envelope.REQUEST_ID))
+        if request_id:
+            found[names.REQUEST_ID] = request_id
+        if outcome.failed and last.failed:
+            found.update(_error(last, capture_message=capture_message))
+    if outcome.error_type is not None:
+        found[ERROR_TYPE] = outcome.error_type
+    return found

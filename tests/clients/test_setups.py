@@ -254,12 +254,19 @@ def test_the_set_up_makes_no_difference(setup, mode, order):
     }
     assert failed.name == "POST /v1/embeddings"
     assert failed.status.description == "rate_limit_exceeded"
-    assert dict(fine.attributes) == before | statuses(200) | extra | {
+    told = dict(fine.attributes)
+    assert 0 <= told.pop("assisters.retry.delay") < 2
+    assert told == before | statuses(200) | extra | {
+        "http.request.resend_count": 1,
+        "assisters.retry.reason": "rate_limit_exceeded",
+        "assisters.retry.early": True,
+        "assisters.retry.futile": False,
         "url.template": "/v1/embeddings",
         "assisters.request.id": "req_2",
         "http.response.header.x-request-id": ("req_2",),
         "assisters.server.duration": 0.008,
     }
+    assert [link.context for link in fine.links] == [failed.context]
     assert setup.seen == (["request", "response"] * 2 if order in HOOKED else [])
     assert setup.memory.collect()["assisters.client.errors"][0]["value"] == 1
 

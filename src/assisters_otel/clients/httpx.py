@@ -11,16 +11,17 @@ from __future__ import annotations
 import importlib
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
-from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry import baggage, trace
 
 from assisters_otel import spans
 from assisters_otel.clients.ahead import async_replay, replay
-from assisters_otel.clients.patch import Target
+from assisters_otel.clients.body import async_watched, watched
+from assisters_otel.clients.patch import Target, unbound
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,6 +86,37 @@ class _Inner:
         return await send(raw)
 
 
+class _Message:
+    """What resends are known by."""
+
+    __slots__ = ("_module", "_raw")
+
+    def __init__(self, module: str, raw: Any) -> None:
+        self._module = module
+        self._raw = raw
+
+    def url(self) -> str:
+        return str(self._raw.url.copy_with(fragment=None))
+
+    def header(self, name: str) -> str | None:
+        value: str | None = self._raw.headers.get(name)
+        return value
+
+    def body(self) -> bytes | None:
+        stream = self._raw.stream
+        # The only one that can be read again, and any number of times.
+        return b"".join(stream) if isinstance(stream, self._client().ByteStream) else None
+
+    def redirected(self, location: str) -> str:
+        # What is no URL is no redirect; the client says so in its own way.
+        with suppress(self._client().InvalidURL, ValueError):
+            return str(self._raw.url.join(location).copy_with(fragment=None))
+        return ""
+
+    def _client(self) -> Any:
+        return sys.modules[self._module]
+
+
 class Httpx:
     """The adapter for one of the two modules."""
 
@@ -142,7 +174,7 @@ class Httpx:
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
         guard = self._observer.guard
-        call = _unbound(original)
+        call = unbound(original)
 
         def handle_request(transport: Any, *args: Any, **kwargs: Any) -> Any:
             request = guard(self._request, args, kwargs)
@@ -156,12 +188,13 @@ class Httpx:
             if ours is None:
                 return self._send(wrapped, request, raw, span)
             progress = _Progress()
+            around = trace.get_current_span()
 
             def send(copy: Any) -> Any:
                 guard(_keep_baggage, copy, raw)
                 span = guard(self._span, copy)
                 try:
-                    progress.response = self._send(wrapped, request, copy, span)
+                    progress.response = self._send(wrapped, request, copy, span, around)
                 except Exception as error:
                     progress.error = error
                     raise
@@ -184,7 +217,7 @@ class Httpx:
 
     def _wrap_async(self, original: Callable[..., Any]) -> Callable[..., Any]:
         guard = self._observer.guard
-        call = _unbound(original)
+        call = unbound(original)
 
         async def handle_async_request(transport: Any, *args: Any, **kwargs: Any) -> Any:
             request = guard(self._request, args, kwargs)
@@ -198,12 +231,13 @@ class Httpx:
             if ours is None:
                 return await self._send_async(wrapped, request, raw, span)
             progress = _Progress()
+            around = trace.get_current_span()
 
             async def send(copy: Any) -> Any:
                 guard(_keep_baggage, copy, raw)
                 span = guard(self._span, copy)
                 try:
-                    progress.response = await self._send_async(wrapped, request, copy, span)
+                    progress.response = await self._send_async(wrapped, request, copy, span, around)
                 except Exception as error:
                     progress.error = error
                     raise
@@ -224,8 +258,15 @@ class Httpx:
 
         return handle_async_request
 
-    def _send(self, wrapped: Any, request: Request, raw: Any, span: Span | None) -> Any:
-        attempt = self._observer.start(request, span)
+    def _send(
+        self,
+        wrapped: Any,
+        request: Request,
+        raw: Any,
+        span: Span | None,
+        around: Span | None = None,
+    ) -> Any:
+        attempt = self._observer.start(request, _Message(self.module, raw), span, around)
         guard = self._observer.guard
         try:
             response = wrapped(raw)
@@ -234,6 +275,8 @@ class Httpx:
             raise
         if not guard(_answered, attempt, response):
             attempt.ended()
+            if attempt.is_of_a_call:
+                guard(self._watch, response, attempt, watched)
             return response
         ahead = guard(self._ahead, response, attempt, replay)
         try:
@@ -243,8 +286,15 @@ class Httpx:
             attempt.ended(None if ahead is None else b"".join(ahead.parts))
         return response
 
-    async def _send_async(self, wrapped: Any, request: Request, raw: Any, span: Span | None) -> Any:
-        attempt = self._observer.start(request, span)
+    async def _send_async(
+        self,
+        wrapped: Any,
+        request: Request,
+        raw: Any,
+        span: Span | None,
+        around: Span | None = None,
+    ) -> Any:
+        attempt = self._observer.start(request, _Message(self.module, raw), span, around)
         guard = self._observer.guard
         try:
             response = await wrapped(raw)
@@ -253,6 +303,8 @@ class Httpx:
             raise
         if not guard(_answered, attempt, response):
             attempt.ended()
+            if attempt.is_of_a_call:
+                guard(self._watch, response, attempt, async_watched)
             return response
         ahead = guard(self._ahead, response, attempt, async_replay)
         try:
@@ -302,25 +354,18 @@ class Httpx:
         ours = (client.UnsupportedProtocol, client.LocalProtocolError)
         return isinstance(error, client.TransportError) and not isinstance(error, ours)
 
+    def _watch(self, response: Any, attempt: Attempt, watched: Callable[[str], Any]) -> None:
+        """Put a stream in the response that tells how it ends, if anybody asks."""
+        body = attempt.body(self._is_transient)
+        if body is not None:
+            response.stream = watched(self.module)(response.stream, body, self._observer.guard)
+
     def _ahead(self, response: Any, attempt: Attempt, replay: Callable[[str], type[Ahead]]) -> Any:
         """Put a stream in the response that can be read ahead, if it may be."""
         if not attempt.body_may_be_read():
             return None
         response.stream = replay(self.module)(response.stream)
         return response.stream
-
-
-def _unbound(original: Any) -> Callable[..., Any]:
-    """Make what stands in a class callable with the instance, as a function is.
-
-    A mock has no use for the instance; a descriptor asks for it in its own way.
-    """
-    if isinstance(original, FunctionType):
-        return original
-    bind = getattr(original, "__get__", None)
-    if bind is None:
-        return lambda _transport, *args, **kwargs: original(*args, **kwargs)
-    return lambda transport, *args, **kwargs: bind(transport, type(transport))(*args, **kwargs)
 
 
 def _is_instrumented(transport: Any, method: str) -> bool:

@@ -7,6 +7,7 @@ import importlib
 import sys
 import threading
 import weakref
+from operator import attrgetter
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -58,6 +59,8 @@ def put_in(
 ) -> None:
     """Wrap a method innermost: below everything that others have put or will put around it.
 
+    A class that only inherits it is left alone.
+
     Args:
         owner: The class that defines it.
         name: Its name.
@@ -66,6 +69,8 @@ def put_in(
         patches: Whose it is. One that was taken out and hangs on, because somebody had
             a mock in its place that day, is replaced.
     """
+    if name not in vars(owner) and hasattr(owner, name):
+        return
     layers = _layers(owner, name)
     inner = _innermost(layers, owner, name)
     before = _patches_of(inner)
@@ -80,6 +85,8 @@ def put_in(
 
 def take_out(owner: type, name: str) -> None:
     """Take our function out of a method, wherever it is by now; others' layers stay."""
+    if name not in vars(owner):
+        return
     layers = _layers(owner, name)
     inner = _innermost(layers, owner, name)
     if _patches_of(inner) is not None:
@@ -99,6 +106,19 @@ def _set(owner: type, name: str, layers: list[Any], function: Callable[..., Any]
         layers[-1].__wrapped__ = function
     else:
         setattr(owner, name, function)
+
+
+def unbound(original: Any) -> Callable[..., Any]:
+    """Make what stands in a class callable with the instance, as a function is.
+
+    A mock has no use for the instance; a descriptor asks for it in its own way.
+    """
+    if isinstance(original, FunctionType):
+        return original
+    bind = getattr(original, "__get__", None)
+    if bind is None:
+        return lambda _transport, *args, **kwargs: original(*args, **kwargs)
+    return lambda transport, *args, **kwargs: bind(transport, type(transport))(*args, **kwargs)
 
 
 class Patches:
@@ -150,7 +170,7 @@ class Patches:
 
 def _owner(module: ModuleType, path: str) -> tuple[type, str]:
     owner, _, name = path.rpartition(".")
-    return getattr(module, owner), name
+    return attrgetter(owner)(module), name
 
 
 class _Imports:

@@ -1,0 +1,122 @@
+"""The `assisters` SDK, 0.1: it retries without a mark on the wire and without a pause."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from assisters_otel.clients.patch import Target, unbound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from assisters_otel.calls import Call
+    from assisters_otel.observe import Guard, Observer
+
+MODULE: Final = "assisters"
+
+
+class _Scoped:
+    """The SDK's generator, of which the first step is a call.
+
+    All is sent before the first chunk is there. The others may be asked for in another task.
+    """
+
+    __slots__ = ("_call", "_chunks", "_guard", "close", "throw")
+
+    def __init__(self, chunks: Any, call: Call, guard: Guard) -> None:
+        self._chunks = chunks
+        self._call: Call | None = call
+        self._guard = guard
+        self.close = chunks.close
+        self.throw = chunks.throw
+
+    def __iter__(self) -> _Scoped:
+        return self
+
+    def __next__(self) -> Any:
+        call, self._call = self._call, None
+        if call is None:
+            return next(self._chunks)
+        token = call.enter()
+        try:
+            chunk = next(self._chunks)
+            self._guard(call.returned)
+        except StopIteration:
+            self._guard(call.returned)
+            raise
+        except BaseException as error:
+            self._guard(call.raised, error)
+            raise
+        finally:
+            call.leave(token)
+        return chunk
+
+
+class Assisters:
+    """The adapter."""
+
+    module = MODULE
+
+    def __init__(self, observer: Observer) -> None:
+        """Prepare; nothing is imported and nothing is wrapped yet.
+
+        Args:
+            observer: Gets what is seen.
+        """
+        self._observer = observer
+
+    def targets(self) -> tuple[Target, ...]:
+        """Say what to wrap."""
+        return (
+            Target(MODULE, "Assisters._request", self._wrap),
+            Target(MODULE, "Assisters._request_bytes", self._wrap),
+            Target(MODULE, "Assisters._stream", self._wrap_stream),
+        )
+
+    def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        guard = self._observer.guard
+        wrapped = unbound(original)
+
+        def request(client: Any, *args: Any, **kwargs: Any) -> Any:
+            call = guard(self._begin, client, args, kwargs)
+            if call is None:
+                return wrapped(client, *args, **kwargs)
+            token = call.enter()
+            try:
+                result = wrapped(client, *args, **kwargs)
+                guard(call.returned)
+            except BaseException as error:
+                guard(call.raised, error)
+                raise
+            finally:
+                call.leave(token)
+            return result
+
+        return request
+
+    def _wrap_stream(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        guard = self._observer.guard
+        wrapped = unbound(original)
+
+        def stream(client: Any, *args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+            chunks = wrapped(client, *args, **kwargs)
+            call = guard(self._begin_stream, client, args, kwargs)
+            return (yield from (chunks if call is None else _Scoped(chunks, call, guard)))
+
+        return stream
+
+    def _begin(self, client: Any, args: Any, kwargs: Any) -> Call | None:
+        named = dict(zip(("method", "path"), args, strict=False)) | kwargs
+        body = named.get("json_body") or named.get("data") or {}
+        return self._call(client, named["method"], named, body)
+
+    def _begin_stream(self, client: Any, args: Any, kwargs: Any) -> Call | None:
+        named = dict(zip(("path", "json_body"), args, strict=False)) | kwargs
+        return self._call(client, named.get("method", "POST"), named, named["json_body"] or {})
+
+    def _call(self, client: Any, method: str, named: Any, body: Any) -> Call | None:
+        url = urlsplit(client._url(named["path"], named.get("root")))  # noqa: SLF001 - as its own methods do
+        return self._observer.call_of(
+            method, url.scheme, url.hostname or "", url.port, url.path, body.get("model")
+        )

@@ -1,0 +1,106 @@
+"""A successful answer's body, told of as it passes: the same chunks, exceptions and closes.
+
+An iterator and no generator: it adds none to those that the client leaves to the garbage
+collector, of which asyncio and trio would say something.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from assisters_otel.calls import Body
+    from assisters_otel.observe import Guard
+
+
+class _Chunks:
+    """The chunks of a stream, sync or async."""
+
+    __slots__ = ("_body", "_chunks", "_guard")
+
+    def __init__(self, chunks: Any, body: Body, guard: Guard) -> None:
+        self._chunks = chunks
+        self._body = body
+        self._guard = guard
+
+    def __iter__(self) -> _Chunks:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            chunk: bytes = next(self._chunks)
+        except StopIteration:
+            self._guard(self._body.ended)
+            raise
+        except BaseException as error:
+            self._guard(self._body.broke, error)
+            raise
+        if self._body.feed is not None:
+            self._guard(self._body.feed, chunk)
+        return chunk
+
+    def __aiter__(self) -> _Chunks:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            chunk: bytes = await anext(self._chunks)
+        except StopAsyncIteration:
+            self._guard(self._body.ended)
+            raise
+        except BaseException as error:
+            self._guard(self._body.broke, error)
+            raise
+        if self._body.feed is not None:
+            self._guard(self._body.feed, chunk)
+        return chunk
+
+
+class _Watched:
+    """A stream whose end is told of."""
+
+    def __init__(self, stream: Any, body: Body, guard: Guard) -> None:
+        self._stream = stream
+        self._body = body
+        self._guard = guard
+
+    def __del__(self) -> None:
+        self._body.dropped()
+
+
+@cache
+def watched(module: str) -> type[_Watched]:
+    """Make the sync stream class for ``httpx`` or ``httpx2``, which must be imported."""
+    base = sys.modules[module].SyncByteStream
+
+    class Watched(_Watched, base):  # type: ignore[misc,valid-type]
+        def __iter__(self) -> _Chunks:
+            return _Chunks(iter(self._stream), self._body, self._guard)
+
+        def close(self) -> None:
+            try:
+                self._stream.close()
+            finally:
+                self._guard(self._body.closed)
+
+    return Watched
+
+
+@cache
+def async_watched(module: str) -> type[_Watched]:
+    """Make the async one, which differs from the other in ``await`` alone."""
+    base = sys.modules[module].AsyncByteStream
+
+    class AsyncWatched(_Watched, base):  # type: ignore[misc,valid-type]
+        def __aiter__(self) -> _Chunks:
+            return _Chunks(aiter(self._stream), self._body, self._guard)
+
+        async def aclose(self) -> None:
+            try:
+                await self._stream.aclose()
+            finally:
+                self._guard(self._body.closed)
+
+    return AsyncWatched

@@ -1,0 +1,115 @@
+"""The `openai` SDK, 1 to 3, sync and async: one call of it may be several attempts.
+
+`SyncAPIClient.request` and its async twin see the whole retry loop, whatever the call:
+plain, streamed, raw, a page of a list.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from assisters_otel.clients.patch import Target, unbound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from assisters_otel.calls import Call
+    from assisters_otel.observe import Observer
+
+MODULE: Final = "openai"
+
+
+class OpenAI:
+    """The adapter."""
+
+    module = MODULE
+
+    def __init__(self, observer: Observer) -> None:
+        """Prepare; nothing is imported and nothing is wrapped yet.
+
+        Args:
+            observer: Gets what is seen.
+        """
+        self._observer = observer
+
+    def targets(self) -> tuple[Target, ...]:
+        """Say what to wrap."""
+        return (
+            Target(MODULE, "_base_client.SyncAPIClient.request", self._wrap),
+            Target(MODULE, "_base_client.AsyncAPIClient.request", self._wrap_async),
+            # Where OpenInference has put its own, around what it then found above.
+            Target(MODULE, "OpenAI.request", self._wrap),
+            Target(MODULE, "AsyncOpenAI.request", self._wrap_async),
+        )
+
+    def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        guard = self._observer.guard
+        wrapped = unbound(original)
+
+        def request(client: Any, *args: Any, **kwargs: Any) -> Any:
+            call = guard(self._begin, client, args, kwargs)
+            if call is None:
+                return wrapped(client, *args, **kwargs)
+            token = call.enter()
+            raised = None
+            try:
+                result = wrapped(client, *args, **kwargs)
+                guard(call.returned)
+            except BaseException as error:
+                raised = error
+                guard(call.raised, error)
+                raise
+            finally:
+                call.leave(token, raised)
+                del raised  # its traceback knows this frame
+            return result
+
+        return request
+
+    def _wrap_async(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        guard = self._observer.guard
+        wrapped = unbound(original)
+
+        async def request(client: Any, *args: Any, **kwargs: Any) -> Any:
+            call = guard(self._begin, client, args, kwargs)
+            if call is None:
+                return await wrapped(client, *args, **kwargs)
+            token = call.enter()
+            raised = None
+            try:
+                result = await wrapped(client, *args, **kwargs)
+                guard(call.returned)
+            except BaseException as error:
+                raised = error
+                guard(call.raised, error)
+                raise
+            finally:
+                call.leave(token, raised)
+                del raised  # its traceback knows this frame
+            return result
+
+        return request
+
+    def _begin(self, client: Any, args: Any, kwargs: Any) -> Call | None:
+        url = client.base_url
+        hosts = self._observer.hosts(url.host)
+        options = args[1] if len(args) > 1 else kwargs["options"]
+        path = options.url
+        if "://" in path:  # a whole one, as a list's next page may be
+            whole = urlsplit(path)
+            return self._observer.call_of(
+                options.method, whole.scheme, whole.hostname or "", whole.port, whole.path
+            )
+        if hosts is None:
+            return None
+        base = url.raw_path.decode("ascii").partition("?")[0]
+        body = options.json_data
+        return self._observer.call_of(
+            options.method,
+            url.scheme,
+            url.host,
+            url.port,
+            f"{base.rstrip('/')}/{path.lstrip('/')}",
+            body.get("model") if isinstance(body, dict) else None,
+        )

@@ -1,0 +1,509 @@
+"""Is an attempt a resend, and of what?
+
+Three rules, in this order: inside one call of an SDK each further attempt is one; an
+SDK may say so in a header; else it is the same request, sent again from the same flow
+of control within ten minutes of having failed or been cancelled.
+
+What is remembered of a failed attempt is a digest of its request, where it came from,
+and what its resend will have to say: no body, no key, no message.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import weakref
+from collections import Counter
+from contextlib import suppress
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from opentelemetry import trace
+
+from assisters_otel import envelope
+from assisters_otel.attempt import Resend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.trace import Span, SpanContext
+
+    from assisters_otel.attempt import Outcome, Request
+
+WINDOW_S: Final = 600.0
+"""How long a failed attempt is remembered."""
+
+MAX_ENTRIES: Final = 2048
+"""Entries that are remembered, two for an attempt with a parent span: about a megabyte. The
+oldest go first."""
+
+_EARLY_S: Final = 0.01
+# What a clock and a timer may differ by; sent that much too soon, nobody has ignored anything.
+_MAX_HOPS: Final = 256
+_RETRY_COUNT: Final = "x-stainless-retry-count"
+_MAX_DIGITS: Final = 6  # of that; what is longer is no count
+# Modules of which a pool's thread has frames when it has nothing to do. Source: the standard
+# library's, anyio's and trio's thread pools.
+_POOLS: Final = frozenset({"threading", "queue", "concurrent", "asyncio", "anyio", "trio"})
+
+
+class Message(Protocol):
+    """What an adapter can say of a request. Asked only where it matters."""
+
+    def url(self) -> str:
+        """Give the whole URL."""
+
+    def header(self, name: str) -> str | None:
+        """Give a header by its name in lower case, or None."""
+
+    def body(self) -> bytes | None:
+        """Give the body, or None if it cannot be read without consuming it."""
+
+    def redirected(self, location: str) -> str:
+        """Give the whole URL that a redirect leads to."""
+
+
+class CallBefore(NamedTuple):
+    """The call that a failed attempt belonged to: its span, and which repetition it was."""
+
+    span: SpanContext | None
+    number: int
+
+
+class Before(NamedTuple):
+    """An attempt that failed or was cancelled, as far as its resend will tell of it.
+
+    Attributes:
+        number: Its own number as a resend; 0 for a request's first attempt.
+        ended_s: When it ended, on a steady clock.
+        reason: `Outcome.reason`.
+        span: Its span.
+        wait_s: What its Retry-After asked for.
+        hopeless: Whether no retry helps.
+        authorization: A digest of the header.
+        call: The call that it belonged to.
+    """
+
+    number: int
+    ended_s: float
+    reason: str | None
+    span: SpanContext | None
+    wait_s: float | None
+    hopeless: bool
+    authorization: bytes | None
+    call: CallBefore | None
+
+
+class _Entry(NamedTuple):
+    """An attempt that failed, and the flow of control that it came from."""
+
+    before: Before
+    owner: Callable[[], object]
+    trace_id: int | None
+    started_s: float
+    side_by_side: bool
+
+
+class _Hop(NamedTuple):
+    """A redirect that has been answered, and not yet followed."""
+
+    owner: Callable[[], object]
+    url: int
+    number: int
+    identities: tuple[bytes, ...]
+
+
+_Key = tuple[int, bytes]
+
+
+class Chain:
+    """The attempts of one call, one after the other.
+
+    Attributes:
+        call: What a later call will have to say of this one.
+        resend_of: The span of the failed call that this one repeats, or None.
+        sent: How many attempts there were.
+        retries: How many of them were retries.
+        wait_s: What went by between an attempt and its retry, in all.
+        before: The last attempt, if it failed.
+        hop: The redirect that the last attempt was answered with.
+    """
+
+    __slots__ = (
+        "before",
+        "call",
+        "hop",
+        "keys",
+        "number",
+        "resend_of",
+        "retries",
+        "sent",
+        "wait_s",
+    )
+
+    def __init__(self, call: SpanContext | None) -> None:
+        """Begin with nothing sent.
+
+        Args:
+            call: The span of the call.
+        """
+        self.call = CallBefore(call, 0)
+        self.resend_of: SpanContext | None = None
+        self.sent = 0
+        self.number = 0
+        self.retries = 0
+        self.wait_s = 0.0
+        self.before: Before | None = None
+        self.hop: _Hop | None = None
+        self.keys: tuple[_Key, ...] = ()
+
+    def follows(self, message: Message) -> bool:
+        """Say whether a request goes where the last answer has redirected this call."""
+        return self.hop is not None and self.hop.url == hash(message.url())
+
+
+class Sending:
+    """One attempt on its way.
+
+    Attributes:
+        request: What is sent.
+        message: For more of it.
+        span: Its client span, or None.
+        chain: That of the call which it belongs to, or None.
+        resend: What `Resends.begin` found it to be, or None for a first.
+        started_s: When it was sent, on a steady clock.
+    """
+
+    __slots__ = (
+        "_around",
+        "chain",
+        "identities",
+        "message",
+        "request",
+        "resend",
+        "span",
+        "started_s",
+    )
+
+    def __init__(
+        self,
+        request: Request,
+        message: Message,
+        span: Span | None,
+        around: Span | SpanContext | None,
+        chain: Chain | None,
+    ) -> None:
+        """Remember.
+
+        Args:
+            request: What is about to be sent.
+            message: For more of it.
+            span: Its client span, or None.
+            around: What was current before that span, if that is known.
+            chain: That of the call which it belongs to, or None.
+        """
+        self.request = request
+        self.message = message
+        self.span = span
+        self.chain = chain
+        self.resend: Resend | None = None
+        self.started_s = 0.0
+        self.identities: tuple[bytes, ...] = ()
+        self._around = around
+
+    def parent(self) -> SpanContext | None:
+        """Find the span under which the attempt, or its call, was made; None if it is a root."""
+        around = self._around
+        if around is None:
+            if self.span is not None:
+                parent: SpanContext | None = getattr(self.span, "parent", None)
+                return parent
+            around = trace.get_current_span()
+            # Sampled out, the HTTP instrumentation's own span hides what it stands under.
+            injected = self.message.header("traceparent") or ""
+            if trace.format_span_id(around.get_span_context().span_id) in injected:
+                return None
+        context = around.get_span_context() if isinstance(around, trace.Span) else around
+        return context if context.is_valid else None
+
+
+class Resends:
+    """The attempts that failed, and were not sent again yet."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        """Begin with none.
+
+        Args:
+            now: A steady clock, in seconds.
+        """
+        self._now = now
+        self._secret = os.urandom(16)  # nobody can find a body for a digest
+        self._lock = threading.RLock()  # a signal handler may send a request meanwhile
+        # By the task, thread or parent span (an id of either), and the request's digest.
+        self._failed: dict[_Key, _Entry] = {}
+        self._places: Counter[int] = Counter()
+        self._hops: dict[int, _Hop] = {}
+
+    def __len__(self) -> int:
+        """Count the entries."""
+        return len(self._failed)
+
+    # -- an attempt begins ------------------------------------------------------------------
+
+    def begin(self, sending: Sending) -> Resend | None:
+        """Say what an attempt that is about to be sent is a resend of.
+
+        Returns:
+            What is known of that, also set in `Sending.resend`; None for a first.
+        """
+        sending.started_s = now = self._now()
+        chain = sending.chain
+        if chain is None:
+            resend = self._hop(sending, self._taken_hop()) if self._hops else None
+            resend = resend or self._outside(sending, now)
+        else:
+            resend = self._inside(chain, sending, now)
+        sending.resend = resend
+        return resend
+
+    def _inside(self, chain: Chain, sending: Sending, now: float) -> Resend | None:
+        hop, chain.hop = chain.hop, None
+        before, chain.before = chain.before, None
+        resend = self._hop(sending, hop) if hop is not None else None
+        if resend is None and not chain.sent:
+            before = self._find(sending, now)
+            if before is not None:
+                if before.call is not None:
+                    chain.resend_of = before.call.span
+                    chain.call = chain.call._replace(number=before.call.number + 1)
+                resend = self._again(sending, before, now)
+        elif resend is None:
+            if before is None:
+                resend = Resend(chain.number + 1)
+            else:
+                resend = self._again(sending, before, now)
+                chain.wait_s += resend.delay_s or 0.0
+            chain.retries += 1
+            if chain.keys:
+                with self._lock:
+                    for key in chain.keys:
+                        self._drop(key)
+                chain.keys = ()
+        chain.sent += 1
+        chain.number = resend.number if resend is not None else 0
+        return resend
+
+    def _outside(self, sending: Sending, now: float) -> Resend | None:
+        said = sending.message.header(_RETRY_COUNT)
+        told = int(said) if said and said.isdecimal() and len(said) <= _MAX_DIGITS else 0
+        before = self._find(sending, now)
+        if before is None:
+            return Resend(told) if told else None
+        resend = self._again(sending, before, now)
+        return resend if resend.number >= told else resend._replace(number=told)
+
+    def _again(self, sending: Sending, before: Before, now: float) -> Resend:
+        delay_s = max(now - before.ended_s, 0.0)
+        return Resend(
+            before.number + 1,
+            reason=before.reason,
+            delay_s=delay_s,
+            early=None if before.wait_s is None else delay_s < before.wait_s - _EARLY_S,
+            futile=before.hopeless and before.authorization == self._authorization(sending),
+            span=before.span,
+        )
+
+    def _find(self, sending: Sending, now: float) -> Before | None:
+        """Take the failed attempt of which this one is the resend by the third rule."""
+        if not self._failed:
+            return None
+        with self._lock:
+            self._expire(now)
+        owner = _owner()
+        parent = sending.parent()
+        places = (id(owner), parent.span_id if parent is not None else 0)
+        if self._places.keys().isdisjoint(places):
+            return None
+        identity = self._identity(sending)
+        if identity is None:
+            return None
+        mine, siblings = ((place, identity) for place in places)
+        with self._lock:
+            entry = self._failed.get(mine)
+            trace_id = parent.trace_id if parent is not None else None
+            if entry is not None and entry.owner() is owner and entry.trace_id == trace_id:
+                self._drop(mine)
+                sibling = self._failed.get(siblings)
+                if sibling is not None and sibling.before is entry.before:
+                    # One that has failed beside others stays, as a sign that it did.
+                    self._drop(siblings, unless=sibling.side_by_side)
+                return entry.before
+            entry = self._failed.get(siblings) if parent is not None else None
+            if entry is None or entry.side_by_side or not _is_over(entry.owner()):
+                return None
+            self._drop(siblings)
+            return entry.before
+
+    # -- an attempt has ended ---------------------------------------------------------------
+
+    def failed(self, sending: Sending, outcome: Outcome, unix_s: float) -> None:
+        """Remember an attempt that has failed or was cancelled.
+
+        Args:
+            sending: Which.
+            outcome: How.
+            unix_s: When, by the clock on the wall.
+        """
+        now = self._now()
+        chain = sending.chain
+        before = Before(
+            number=sending.resend.number if sending.resend is not None else 0,
+            ended_s=now,
+            reason=outcome.reason,
+            span=sending.span.get_span_context() if sending.span is not None else None,
+            wait_s=envelope.seconds_to_wait(outcome.headers.get(envelope.RETRY_AFTER), unix_s),
+            hopeless=outcome.failed and not outcome.retryable,
+            authorization=self._authorization(sending),
+            call=chain.call if chain is not None else None,
+        )
+        identity = self._identity(sending)
+        identities = sending.identities if identity is None else (identity, *sending.identities)
+        owner = _owner()
+        parent = sending.parent()
+        keys: list[_Key] = []
+        with self._lock:
+            self._expire(now)
+            for one in identities:
+                keys.append((id(owner), one))
+                entry = _Entry(
+                    before,
+                    weakref.ref(owner),
+                    parent.trace_id if parent is not None else None,
+                    sending.started_s,
+                    side_by_side=False,
+                )
+                self._put(keys[-1], entry)
+                if parent is not None:
+                    keys.append((parent.span_id, one))
+                    self._put(keys[-1], self._beside(entry, owner, self._failed.get(keys[-1])))
+        if chain is not None:
+            chain.before = before
+            chain.keys = tuple(keys)
+
+    def redirected(self, sending: Sending, location: str) -> None:
+        """Expect the hop that follows an answer with a redirect."""
+        identity = self._identity(sending)
+        owner = _owner()
+        hop = _Hop(
+            weakref.ref(owner),
+            hash(sending.message.redirected(location)),
+            sending.resend.number if sending.resend is not None else 0,
+            sending.identities if identity is None else (identity, *sending.identities),
+        )
+        if sending.chain is not None:
+            sending.chain.hop = hop
+            return
+        with self._lock:
+            while len(self._hops) >= _MAX_HOPS:
+                del self._hops[next(iter(self._hops))]
+            self._hops[id(owner)] = hop
+
+    # -- what the two have in common --------------------------------------------------------
+
+    def _taken_hop(self) -> _Hop | None:
+        owner = _owner()
+        with self._lock:
+            hop = self._hops.pop(id(owner), None)
+        return hop if hop is not None and hop.owner() is owner else None
+
+    @staticmethod
+    def _hop(sending: Sending, hop: _Hop | None) -> Resend | None:
+        if hop is None or hop.url != hash(sending.message.url()):
+            return None
+        sending.identities = hop.identities
+        return Resend(hop.number + 1, is_retry=False)
+
+    @staticmethod
+    def _beside(entry: _Entry, owner: object, before: _Entry | None) -> _Entry:
+        """Mark equal requests under one parent that failed side by side: that is a fan-out."""
+        if before is None:
+            return entry
+        overlap = before.before.ended_s > entry.started_s and before.owner() is not owner
+        return entry._replace(side_by_side=overlap or before.side_by_side)
+
+    def _put(self, key: _Key, entry: _Entry) -> None:
+        self._drop(key)
+        while len(self._failed) >= MAX_ENTRIES:
+            self._drop(next(iter(self._failed)))
+        self._failed[key] = entry
+        self._places[key[0]] += 1
+
+    def _drop(self, key: _Key, *, unless: bool = False) -> None:
+        if unless or self._failed.pop(key, None) is None:
+            return
+        self._places[key[0]] -= 1
+        if not self._places[key[0]]:
+            del self._places[key[0]]
+
+    def _expire(self, now: float) -> None:
+        while self._failed:
+            key, entry = next(iter(self._failed.items()))
+            if now - entry.before.ended_s <= WINDOW_S:
+                return
+            self._drop(key)
+
+    def _identity(self, sending: Sending) -> bytes | None:
+        """Make the digest by which the same request is known again; None if there is no way."""
+        message = sending.message
+        key = message.header("idempotency-key")
+        body = key.encode("utf-8", "surrogatepass") if key else message.body()
+        if body is None:
+            return None
+        head = (sending.request.method, message.url(), "key" if key else "body", "")
+        digest = self._digest("\0".join(head).encode("utf-8", "surrogatepass"))
+        digest.update(body)
+        return digest.digest()
+
+    def _authorization(self, sending: Sending) -> bytes | None:
+        value = sending.message.header("authorization")
+        return self._digest(value.encode("utf-8", "surrogatepass")).digest() if value else None
+
+    def _digest(self, data: bytes) -> blake2b:
+        return blake2b(data, digest_size=16, key=self._secret)
+
+
+def _owner() -> object:
+    """Find the task that is running, else the thread."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None:
+        with suppress(RuntimeError):  # there is no loop in this thread
+            task = asyncio.current_task()
+            if task is not None:
+                return task
+    lowlevel = getattr(sys.modules.get("trio"), "lowlevel", None)
+    if lowlevel is not None:
+        with suppress(RuntimeError):
+            return lowlevel.current_task()
+    return threading.current_thread()
+
+
+def _is_over(owner: object) -> bool:
+    """Say whether a task or thread has ended, or is a pool's and has nothing to do."""
+    if owner is None:
+        return True
+    if isinstance(owner, threading.Thread):
+        return not owner.is_alive() or _is_idle(owner)
+    done = getattr(owner, "done", None)
+    if done is not None:
+        return bool(done())
+    return getattr(getattr(owner, "coro", None), "cr_frame", None) is None  # trio's
+
+
+def _is_idle(thread: threading.Thread) -> bool:
+    frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - documented, for debugging
+    while frame is not None:
+        if str(frame.f_globals.get("__name__")).partition(".")[0] not in _POOLS:
+            return False
+        frame = frame.f_back
+    return True
