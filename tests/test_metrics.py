@@ -28,7 +28,7 @@ class Clock:
 
 @pytest.fixture
 def metrics(memory, clock):
-    return Metrics(memory.meter_provider, clock)
+    return Metrics(memory.meter_provider, clock, lambda: None)
 
 
 def failed(status=400, request=REQUEST, **fields):
@@ -128,7 +128,7 @@ def test_port_443_is_not_said(memory, metrics):
 
 def test_every_metric_is_as_names_describes_it(metrics, clock):
     memory = Memory()
-    metrics = Metrics(memory.meter_provider, clock)
+    metrics = Metrics(memory.meter_provider, clock, lambda: None)
     all_limits = {
         b"x-ratelimit-limit-rpm": b"1",
         b"x-ratelimit-remaining-rpm": b"1",

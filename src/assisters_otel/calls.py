@@ -7,6 +7,7 @@ that was started in it and outlives it is no part of it.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from opentelemetry import context, trace
@@ -52,8 +53,11 @@ class Watcher(Protocol):
     def ended(self, call: Call, outcome: CallOutcome, end_ns: int | None) -> None:
         """Take a call's outcome, once; the time is given if it has passed already."""
 
-    def dropped(self, call: Call, end: Moment) -> None:
-        """Take note that a body was forgotten. Called by the garbage collector: do little."""
+    def is_collecting(self) -> bool:
+        """Say whether this is running inside the garbage collector."""
+
+    def put_off(self, step: Callable[[], object]) -> None:
+        """Do something soon, outside the garbage collector."""
 
 
 class Moment(NamedTuple):
@@ -173,16 +177,26 @@ class Call:
     def body_dropped(self) -> None:
         """Take note that the body was forgotten, from inside the garbage collector."""
         if self._is_returned:
-            self._watcher.dropped(self, Moment(time.perf_counter(), time.time_ns()))
+            self._put_off(names.CANCELLED_CALL)
+
+    def _put_off(self, outcome: str, exception: str | None = None) -> None:
+        at = Moment(time.perf_counter(), time.time_ns())
+        self._watcher.put_off(partial(self.end, outcome, exception, at))
 
     def end(self, outcome: str, exception: str | None = None, at: Moment | None = None) -> None:
-        """End, once.
+        """End, once; put off for a moment if this is running inside the garbage collector.
+
+        That runs anywhere, also where the SDK holds a lock that a metric needs, and what it
+        collects may close a stream: recording there has been seen to wait for ever.
 
         Args:
             outcome: One of `names.OUTCOMES`; ok is recovered if there were retries.
             exception: The name of the exception that ended it, or None.
             at: When, if not now.
         """
+        if at is None and self._watcher.is_collecting():
+            self._put_off(outcome, exception)
+            return
         if next(self._once, None) is None:
             return
         self._is_open = False

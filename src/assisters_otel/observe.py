@@ -9,6 +9,7 @@ attempt.raised(error, transient=…)         or this: the clock stops, sinks
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -115,7 +116,7 @@ class Observer:
         self.guard = guard
         self.attempts = 0
         self.errors = 0
-        self._before_next: Callable[[], object] | None = None
+        self._before_next: Callable[[], object] | None
         self._lock = threading.RLock()  # a signal handler may send a request meanwhile
         self._capture_message = config.capture_message
         self._hosts = config.hosts_by_name()
@@ -126,8 +127,9 @@ class Observer:
             names.SCOPE, names.__version__, tracer_provider, names.SCHEMA_URL
         )
         self._waiting: set[calls.Call] = set()
-        # Filled by the garbage collector, which may run inside a provider's own lock.
-        self._dropped: deque[tuple[calls.Call, calls.Moment]] = deque()
+        self._put_off: deque[Callable[[], object]] = deque()
+        self._collecting = 0
+        self._before_next = self._watch_collector
 
     def forked(self, before_next: Callable[[], object] | None) -> None:
         """Begin anew in a forked child, where another thread's locks are held for ever.
@@ -141,22 +143,30 @@ class Observer:
         self._resends = Resends(time.monotonic)
         # The parent's calls, which it ends itself.
         self._waiting = set()
-        self._dropped = deque()
-        self._before_next = before_next
+        self._put_off = deque()
+
+        def first() -> None:
+            self._watch_collector()
+            if before_next is not None:
+                before_next()
+
+        self._before_next = first
 
     def record_in(self, meter_provider: MeterProvider) -> None:
         """Record in other instruments from now on."""
         self._metrics = Metrics(meter_provider, time.monotonic, self.collect)
 
     def collect(self) -> None:
-        """End the calls whose streams nobody holds any more."""
-        while self._dropped:
-            call, at = self._dropped.popleft()
-            self.guard(call.end, names.CANCELLED_CALL, at=at)
+        """Do what was put off inside the garbage collector."""
+        while self._put_off:
+            self.guard(self._put_off.popleft())
 
     def stop(self) -> None:
         """Watch no host any more, end what is open, and say what is still to be said."""
         self._hosts = {}
+        if self._collector in gc.callbacks:
+            gc.callbacks.remove(self._collector)
+        self._collecting = 0
         self.collect()
         for call in list(self._waiting):
             self.guard(call.end, names.CANCELLED_CALL)
@@ -193,7 +203,7 @@ class Observer:
         if self._before_next is not None:
             step, self._before_next = self._before_next, None
             self.guard(step)
-        if self._dropped:
+        if self._put_off:
             self.collect()
         at = None if port == _HTTPS else port
         return Request(method, path, endpoints.template(path), host.name, at)
@@ -240,9 +250,20 @@ class Observer:
         """Take note of a call that has returned, and whose body is still open."""
         self._waiting.add(call)
 
-    def dropped(self, call: calls.Call, end: calls.Moment) -> None:
-        """Take note that a body was forgotten. Called by the garbage collector."""
-        self._dropped.append((call, end))
+    def is_collecting(self) -> bool:
+        """Say whether this is running inside the garbage collector."""
+        return self._collecting == threading.get_ident()
+
+    def put_off(self, step: Callable[[], object]) -> None:
+        """Do something before the next attempt, at a flush, or when metrics are asked for."""
+        self._put_off.append(step)
+
+    def _watch_collector(self) -> None:
+        if self._collector not in gc.callbacks:
+            gc.callbacks.append(self._collector)
+
+    def _collector(self, phase: str, _info: dict[str, int]) -> None:
+        self._collecting = threading.get_ident() if phase == "start" else 0
 
     def ended(self, call: calls.Call, outcome: CallOutcome, end_ns: int | None) -> None:
         """Hand a call's outcome to the sinks, each guarded for itself."""
@@ -436,7 +457,11 @@ class Attempt:
             self._observer.guard(spans.mask_exceptions, span, error)
 
     def _finish(self, outcome: Outcome) -> None:
-        self._observer.finish(outcome, self._sending, self._call)
+        observer = self._observer
+        if observer.is_collecting():  # a coroutine that nobody awaits any more
+            observer.put_off(partial(observer.finish, outcome, self._sending, self._call))
+        else:
+            observer.finish(outcome, self._sending, self._call)
 
 
 def _envelope(body: bytes, headers: Mapping[bytes, bytes]) -> envelope.Envelope | None:

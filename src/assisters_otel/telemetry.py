@@ -125,6 +125,8 @@ class Telemetry:
         Returns:
             Whether it was done in time.
         """
+        if self._instrumentation is not None:
+            self._instrumentation.observer.collect()
         calls = [getattr(provider, "force_flush", None) for provider in self._reused]
         done = export.in_time([call for call in calls if call is not None], timeout_s)
         return done if self._exports is None else self._exports.flush(timeout_s) and done
