@@ -173,13 +173,16 @@ class Sending:
         chain: That of the call which it belongs to, or None.
         resend: What `Resends.begin` found it to be, or None for a first.
         started_s: When it was sent, on a steady clock.
+        identity: The digest by which the same request is known again, once it is made.
+        origins: Those of the requests that were redirected to this one.
     """
 
     __slots__ = (
         "_around",
         "chain",
-        "identities",
+        "identity",
         "message",
+        "origins",
         "request",
         "resend",
         "span",
@@ -209,7 +212,8 @@ class Sending:
         self.chain = chain
         self.resend: Resend | None = None
         self.started_s = 0.0
-        self.identities: tuple[bytes, ...] = ()
+        self.origins: tuple[bytes, ...] = ()
+        self.identity: bytes | None = None
         self._around = around
 
     def parent(self) -> SpanContext | None:
@@ -368,7 +372,7 @@ class Resends:
             call=chain.call if chain is not None else None,
         )
         identity = self._identity(sending)
-        identities = sending.identities if identity is None else (identity, *sending.identities)
+        identities = sending.origins if identity is None else (identity, *sending.origins)
         owner = _owner()
         parent = sending.parent()
         keys: list[_Key] = []
@@ -399,7 +403,7 @@ class Resends:
             weakref.ref(owner),
             hash(sending.message.redirected(location)),
             sending.resend.number if sending.resend is not None else 0,
-            sending.identities if identity is None else (identity, *sending.identities),
+            sending.origins if identity is None else (identity, *sending.origins),
         )
         if sending.chain is not None:
             sending.chain.hop = hop
@@ -421,7 +425,7 @@ class Resends:
     def _hop(sending: Sending, hop: _Hop | None) -> Resend | None:
         if hop is None or hop.url != hash(sending.message.url()):
             return None
-        sending.identities = hop.identities
+        sending.origins = hop.identities
         return Resend(hop.number + 1, is_retry=False)
 
     @staticmethod
@@ -455,6 +459,8 @@ class Resends:
 
     def _identity(self, sending: Sending) -> bytes | None:
         """Make the digest by which the same request is known again; None if there is no way."""
+        if sending.identity is not None:
+            return sending.identity
         message = sending.message
         key = message.header("idempotency-key")
         body = key.encode("utf-8", "surrogatepass") if key else message.body()
@@ -463,7 +469,8 @@ class Resends:
         head = (sending.request.method, message.url(), "key" if key else "body", "")
         digest = self._digest("\0".join(head).encode("utf-8", "surrogatepass"))
         digest.update(body)
-        return digest.digest()
+        sending.identity = digest.digest()
+        return sending.identity
 
     def _authorization(self, sending: Sending) -> bytes | None:
         value = sending.message.header("authorization")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 from contextlib import ExitStack, contextmanager, redirect_stderr
@@ -11,8 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
 import httpcore
+import httpcore2
 import httpx
-from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+import httpx2
+import openai
+from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor, HTTPXClientInstrumentor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
@@ -27,8 +31,9 @@ if TYPE_CHECKING:
 
 API = "https://api.assisters.dev/v1/chat/completions"
 OTHER = "https://example.org/v1/chat/completions"
-_QUESTION = b'{"model": "assisters-chat-v1", "messages": [{"role": "user", "content": "Hi"}]}'
+_QUESTION = b'{"model": "assisters-chat-v1", "messages": [{"role": "user", "content": "Hi %05d"}]}'
 _OK = (200, b'{"id": "chatcmpl-1", "object": "chat.completion", "choices": []}')
+_MESSAGES = [{"role": "user", "content": "Hi"}]
 _LIMITED = (429, answer.envelope(429, "rate_limit_exceeded", param="requests"))
 _HEADERS = [
     (b"Date", b"Mon, 06 Jul 2026 09:00:00 GMT"),
@@ -56,6 +61,10 @@ class Case(NamedTuple):
         ours: Whether `init` has been called.
         url: Where the request goes.
         limited: Whether the answer is a 429.
+        again: Whether each request is the one before once more; else each has another body.
+        sdk: How many requests each is of: a call of `openai`, of which all but the last are
+            answered with a 429; 0 for a plain request of httpx.
+        peer: The module of a GenAI instrumentation that is on as well.
         log: Each 429 is a line, as if it were the first: to a ``NullHandler``, or to stderr,
             as it is by default. None: the storm is summed up.
     """
@@ -67,21 +76,27 @@ class Case(NamedTuple):
     ours: bool = False
     url: str = API
     limited: bool = False
+    again: bool = False
+    sdk: int = 0
+    peer: str | None = None
     log: logging.Handler | None = None
 
 
-BARE, OTEL, OTEL_LIMITED, OTEL_OTHER, BARE_OTHER = range(5)
+BARE, OTEL, OTEL_LIMITED, OTEL_OTHER, BARE_OTHER, OTEL_CALL, OTEL_RETRIES = range(7)
 CASES = (
     Case("bare"),
     Case("OpenTelemetry's", BARE, theirs=True),
     Case("OpenTelemetry's, 429", BARE, theirs=True, limited=True),
     Case("OpenTelemetry's, other host", BARE, theirs=True, url=OTHER),
     Case("bare, other host", BARE, url=OTHER),
+    Case("OpenTelemetry's, openai", theirs=True, sdk=1),
+    Case("OpenTelemetry's, openai, 429, 429, 200", theirs=True, sdk=3),
     Case("other host, theirs and we", OTEL_OTHER, 0.01, theirs=True, ours=True, url=OTHER),
     Case("other host, we alone", BARE_OTHER, 0.02, ours=True, url=OTHER),
     Case("200, theirs and we", OTEL, 0.15, theirs=True, ours=True),
     Case("200, we alone, span included", BARE, 1.15, ours=True),
     Case("429, theirs and we", OTEL_LIMITED, 0.30, theirs=True, ours=True, limited=True),
+    Case("429, each a resend", OTEL_LIMITED, theirs=True, ours=True, limited=True, again=True),
     Case(
         "429, a line each, NullHandler",
         OTEL_LIMITED,
@@ -99,21 +114,48 @@ CASES = (
         log=logging.lastResort,
     ),
 )
+CASES += (
+    Case("openai call", OTEL_CALL, 0.35, theirs=True, ours=True, sdk=1),
+    Case("openai call, 429, 429, 200", OTEL_RETRIES, 0.25, theirs=True, ours=True, sdk=3),
+)
+_PEERS = (
+    "opentelemetry.instrumentation.genai.openai",
+    "openinference.instrumentation.openai",
+    "opentelemetry.instrumentation.openai",
+)
+PEERS = tuple(
+    Case(
+        f"{module.removeprefix('opentelemetry.instrumentation.')}, {sdk} requests",
+        OTEL_CALL if sdk == 1 else OTEL_RETRIES,
+        theirs=True,
+        sdk=sdk,
+        peer=module,
+    )
+    for module in _PEERS
+    for sdk in (1, 3)
+)
+"""They do not all take out again what they have put in: each in a process of its own."""
+
 OURS = tuple(case for case in CASES if case.ours)
 
 
 class Pool:
     """Stands in the place of the transport's connection pool."""
 
-    def __init__(self) -> None:
+    def __init__(self, core: Any = httpcore) -> None:
         self.answer = _OK
+        self.limited = 0
+        self._core = core
 
-    def handle_request(self, _request: httpcore.Request) -> httpcore.Response:
+    def handle_request(self, _request: Any) -> Any:
         status, body = self.answer
+        if self.limited:
+            self.limited -= 1
+            status, body = _LIMITED
         headers = [*_HEADERS, (b"Content-Length", b"%d" % len(body))]
         if status != _OK[0]:
             headers.append((b"Retry-After", b"12"))
-        return httpcore.Response(
+        return self._core.Response(
             status, headers=headers, content=body, extensions={"http_version": b"HTTP/1.1"}
         )
 
@@ -139,23 +181,40 @@ class Bench:
         self.spans = Spans()
         self.telemetry: Any = None
         self._url = case.url
+        self._retries = case.sdk - 1
+        self._again = case.again
+        self.send = self._send_calls if case.sdk else self._send_requests
         transport = httpx.HTTPTransport(verify=False)
         self._pool = transport._pool = Pool()  # type: ignore[assignment]
         self._pool.answer = _LIMITED if case.limited else _OK
         self._client = httpx.Client(transport=transport)
+        transport2 = httpx2.HTTPTransport(verify=False)
+        self._pool2 = transport2._pool = Pool(httpcore2)  # type: ignore[assignment]
+        self._sdk = openai.OpenAI(
+            base_url=API.removesuffix("/chat/completions"),
+            api_key="ask_bench",
+            http_client=httpx2.Client(transport=transport2),
+        )
+        stack.enter_context(
+            mock.patch.object(openai.OpenAI, "_calculate_retry_timeout", return_value=0.0)
+        )
         tracers = TracerProvider(sampler=ALWAYS_ON, shutdown_on_exit=False)
         tracers.add_span_processor(self.spans)
         meters = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
         stack.callback(meters.shutdown)
         if case.theirs:
-            theirs = HTTPXClientInstrumentor()
+            kind = HTTPX2ClientInstrumentor if case.sdk else HTTPXClientInstrumentor
+            theirs = kind()
             theirs.instrument(tracer_provider=tracers, meter_provider=meters)
             stack.callback(theirs.uninstrument)
+        if case.peer is not None:
+            peer = importlib.import_module(case.peer).OpenAIInstrumentor()
+            peer.instrument(tracer_provider=tracers, meter_provider=meters)
         if case.log is not None:
             stack.enter_context(mock.patch.object(logs, "LINES", maxsize))
             logger = logging.getLogger("assisters_otel")
             stack.enter_context(mock.patch.object(logger, "handlers", [case.log]))
-        if case.limited:
+        if case.limited or case.sdk > 1:
             # What pytest puts on the root logger is not what an app has.
             stack.enter_context(mock.patch.object(logging.getLogger(), "handlers", []))
             nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - the stack closes it
@@ -165,13 +224,24 @@ class Bench:
                 assisters_otel.init(tracer_provider=tracers, meter_provider=meters)
             )
 
-    def send(self, requests: int, every: int = 0) -> None:
+    def run(self, requests: int) -> None:
+        """Send: a function of the class, as the benchmark wants one."""
+        self.send(requests)
+
+    def _send_calls(self, calls: int, _every: int = 0) -> None:
+        create, pool = self._sdk.chat.completions.create, self._pool2
+        for _ in range(calls):
+            pool.limited = self._retries
+            create(model="assisters-chat-v1", messages=_MESSAGES)  # type: ignore[arg-type]
+
+    def _send_requests(self, requests: int, every: int = 0) -> None:
         """Send requests one by one; of *every* so many, one is answered with a 429."""
         post, url = self._client.post, self._url
+        step = 0 if self._again else 1
         for number in range(requests):
             if every:
                 self._pool.answer = _OK if number % every else _LIMITED
-            post(url, content=_QUESTION)
+            post(url, content=_QUESTION % (number * step))
 
 
 @contextmanager

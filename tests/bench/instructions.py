@@ -14,10 +14,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cases import BARE, CASES, OTEL, Bench, switched_on, table
+from cases import BARE, OTEL, PEERS, switched_on, table
+from cases import CASES as OURS_AND_BASES
 
+CASES = OURS_AND_BASES + PEERS
 _WARM_UP = 20
-_REQUESTS = 60
+_REQUESTS = 40
 
 
 def _child(number: int, requests: int, folder: Path) -> None:
@@ -27,7 +29,7 @@ def _child(number: int, requests: int, folder: Path) -> None:
         with switched_on(CASES[number]) as bench:
             bench.send(_WARM_UP)
             gc.collect()
-            Bench.send(bench, requests)
+            bench.send(requests)
             os._exit(0)
     _, status = os.waitpid(pid, 0)
     if status:
@@ -74,7 +76,7 @@ def _measure() -> None:
         (
             case.name,
             (cost[n] - (0 if case.base is None else cost[case.base])) / 1e3,
-            (cost[n] - (0 if case.base is None else cost[case.base])) / added,
+            (cost[n] - (0 if case.base is None else cost[case.base])) / added / (case.sdk or 1),
             case.goal,
         )
         for n, case in enumerate(CASES)

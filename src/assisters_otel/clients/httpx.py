@@ -96,7 +96,7 @@ class _Message:
         self._raw = raw
 
     def url(self) -> str:
-        return str(self._raw.url.copy_with(fragment=None))
+        return str(self._raw.url).partition("#")[0]
 
     def header(self, name: str) -> str | None:
         value: str | None = self._raw.headers.get(name)
@@ -110,7 +110,7 @@ class _Message:
     def redirected(self, location: str) -> str:
         # What is no URL is no redirect; the client says so in its own way.
         with suppress(self._client().InvalidURL, ValueError):
-            return str(self._raw.url.join(location).copy_with(fragment=None))
+            return str(self._raw.url.join(location)).partition("#")[0]
         return ""
 
     def _client(self) -> Any:

@@ -1,0 +1,267 @@
+"""What is remembered of failed attempts: how long, how much, and whose it is."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import tracemalloc
+
+import pytest
+from opentelemetry import trace
+
+from assisters_otel import resend
+from assisters_otel.attempt import Outcome, Request
+from assisters_otel.resend import Resends, Sending
+
+SECRET = "Bearer ask_0123456789abcdef"
+PROMPT = b'{"input": "what the user typed"}'
+REQUEST = Request("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
+OK = Outcome(REQUEST, 0.1, status=200)
+FAILED = Outcome(REQUEST, 0.1, status=500)
+
+
+class Message:
+    """A request that counts how often it is asked for what costs."""
+
+    def __init__(self, body=PROMPT, url="https://api.assisters.dev/v1/embeddings", **headers):
+        self._body = body
+        self._url = url
+        self._headers = headers
+        self.asked = 0
+
+    def url(self):
+        self.asked += 1
+        return self._url
+
+    def header(self, name):
+        return self._headers.get(name.replace("-", "_"))
+
+    def body(self):
+        self.asked += 1
+        return self._body
+
+    def redirected(self, location):
+        self.asked += 1
+        return location
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def resends(clock):
+    return Resends(clock)
+
+
+def send(resends, message=None, around=trace.INVALID_SPAN):
+    sending = Sending(REQUEST, message or Message(), None, around, None)
+    resends.begin(sending)
+    return sending
+
+
+def fail(resends, message=None, around=trace.INVALID_SPAN, outcome=FAILED):
+    sending = send(resends, message, around)
+    resends.failed(sending, outcome, 0.0)
+    return sending
+
+
+def under(span_id, trace_id=7):
+    context = trace.SpanContext(trace_id, span_id, is_remote=False)
+    return trace.NonRecordingSpan(context)
+
+
+def test_within_ten_minutes_it_is_a_resend(resends, clock):
+    fail(resends)
+    clock.now += 599
+
+    assert send(resends).resend.delay_s == 599
+
+
+def test_after_ten_minutes_it_is_a_first(resends, clock):
+    fail(resends)
+    clock.now += 601
+
+    assert send(resends).resend is None
+    assert len(resends) == 0
+
+
+def test_where_nothing_has_failed_nothing_is_asked(resends):
+    message = Message()
+    send(resends, message)
+
+    assert message.asked == 0
+
+
+def test_where_another_flow_has_failed_nothing_is_asked(resends):
+    thread = threading.Thread(target=fail, args=(resends,))
+    thread.start()
+    thread.join()
+    message = Message()
+
+    assert send(resends, message).resend is None
+    assert message.asked == 0
+
+
+def test_many_failing_requests_leave_a_small_record(resends, clock):
+    """A hundred thousand distinct ones, each under a span of its own."""
+    for number in range(5000):
+        fail(resends, Message(b"%d" % number), under(number + 1))
+        clock.now += 0.001
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for number in range(5000, 100_000):
+        fail(resends, Message(b"%d" % number), under(number + 1))
+        clock.now += 0.001
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+
+    assert len(resends) == resend.MAX_ENTRIES
+    assert len(resends._places) <= resend.MAX_ENTRIES
+    # All that is remembered has been replaced, and what replaced it is all that was measured.
+    assert grown < resend.MAX_ENTRIES * 1024
+
+
+def test_redirects_that_nobody_follows_leave_a_small_record(resends):
+    def redirected():
+        resends.redirected(send(resends), "https://api.assisters.dev/v1/models")
+
+    for _ in range(500):
+        thread = threading.Thread(target=redirected)
+        thread.start()
+        thread.join()
+
+    assert len(resends._hops) <= resend._MAX_HOPS
+
+
+def test_no_body_and_no_key_is_held(resends):
+    fail(resends, Message(authorization=SECRET))
+
+    held = repr(vars(resends))
+    assert "what the user typed" not in held
+    assert "ask_0123456789abcdef" not in held
+    assert PROMPT not in leaves(resends._failed)
+
+
+def leaves(value):
+    """Every value inside nested containers."""
+    if isinstance(value, dict):
+        for pair in value.items():
+            yield from leaves(pair)
+    elif isinstance(value, (tuple, list, set)):
+        for one in value:
+            yield from leaves(one)
+    else:
+        yield value
+
+
+def test_the_digest_of_one_process_says_nothing_in_another(clock):
+    first, second = Resends(clock), Resends(clock)
+    message = Message()
+
+    digests = [one._identity(send(one, message)) for one in (first, second)]
+
+    assert digests[0] != digests[1]
+
+
+def test_a_retry_after_that_is_a_date_counts_from_the_answer(resends, clock):
+    outcome = FAILED._replace(headers={b"retry-after": b"Thu, 01 Jan 1970 00:00:30 GMT"})
+    fail(resends, outcome=outcome)
+    clock.now += 29
+
+    assert send(resends).resend.early is True
+
+
+def test_a_timer_s_inaccuracy_is_not_early(resends, clock):
+    fail(resends, outcome=FAILED._replace(headers={b"retry-after": b"1"}))
+    clock.now += 0.995
+
+    assert send(resends).resend.early is False
+
+
+@pytest.mark.parametrize("body", [None, b""])
+def test_a_body_that_is_not_there_is_one_like_others(resends, body):
+    fail(resends, Message(body))
+
+    assert (send(resends, Message(body)).resend is None) == (body is None)
+
+
+def test_a_task_whose_number_is_given_again_is_another(resends):
+    """`id` is reused once a task is gone."""
+
+    async def main():
+        await asyncio.create_task(failing())
+        for _ in range(100):
+            assert await asyncio.create_task(sending()) is None
+
+    async def failing():
+        fail(resends)
+
+    async def sending():
+        return send(resends).resend
+
+    asyncio.run(main())
+
+
+def test_one_of_many_that_start_after_a_failure_is_its_resend(resends):
+    """The others do not get the same mark: there was one attempt to be sent again."""
+    marks = []
+
+    def in_thread(step, *args):
+        thread = threading.Thread(target=lambda: marks.append(step(*args)))
+        thread.start()
+        thread.join()
+
+    in_thread(fail, resends, None, under(1))
+    marks.clear()
+    for _ in range(5):
+        in_thread(send, resends, None, under(1))
+
+    assert [one.resend is not None for one in marks] == [True, False, False, False, False]
+
+
+def test_what_failed_side_by_side_is_nobody_s_to_send_again(resends, clock):
+    """Equal requests under one span, each in a thread that ends: a fan-out."""
+
+    def overlapping():
+        sending = send(resends, None, under(1))
+        barrier.wait()
+        with one_by_one:
+            clock.now += 0.01
+            resends.failed(sending, FAILED, 0.0)
+
+    barrier, one_by_one = threading.Barrier(3), threading.Lock()
+    threads = [threading.Thread(target=overlapping) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert send(resends, None, under(1)).resend is None
+
+
+def test_a_parent_that_is_another_span_of_the_trace_will_do_for_one_flow(resends):
+    fail(resends, None, under(1))
+
+    assert send(resends, None, under(2)).resend is not None
+
+
+def test_a_parent_in_another_trace_will_not(resends):
+    fail(resends, None, under(1, trace_id=1))
+
+    assert send(resends, None, under(1, trace_id=2)).resend is None
+
+
+def test_a_success_in_between_is_forgotten_under_the_parent_too(resends):
+    fail(resends, None, under(1))
+    send(resends, None, under(1))
+
+    assert len(resends) == 0
