@@ -3,9 +3,10 @@ from __future__ import annotations
 import re
 
 import pytest
+from opentelemetry.context import Context
 
 from assisters_otel import names
-from assisters_otel.attempt import Outcome, Request
+from assisters_otel.attempt import CallOutcome, Outcome, Request, Resend
 from assisters_otel.envelope import Envelope
 from assisters_otel.metrics import FRESH_S, MAX_FURTHER, ClosedSet, Metrics
 from memory import Memory
@@ -144,6 +145,14 @@ def test_every_metric_is_as_names_describes_it(metrics, clock):
             envelope=Envelope(type="rate_limit_error", code="rate_limit_exceeded"),
         )
     )
+    request = REQUEST._replace(port=8080)
+    told = Resend(1, reason="rate_limit_exceeded", early=True, futile=False)
+    metrics.record_retry(request, told)
+    last = Outcome(request, 0.1, status=500, envelope=Envelope("server_error", "internal_error"))
+    call = CallOutcome(
+        request, "chat", "assisters-chat-v1", "failed", 1.0, 2, 0.5, last, "APIError"
+    )
+    metrics.record_call(call, Context())
     data = memory._reader.get_metrics_data()
     (scope,) = data.resource_metrics[0].scope_metrics
     found = {metric.name: metric for metric in scope.metrics}
@@ -161,4 +170,9 @@ def test_every_metric_is_as_names_describes_it(metrics, clock):
         assert set(point.attributes) == set(described.attributes)
     (duration,) = found[names.REQUEST_DURATION.name].data.data_points
     assert duration.explicit_bounds == names.DURATION_BOUNDARIES
+    (duration,) = found[names.CALL_DURATION.name].data.data_points
+    assert duration.explicit_bounds == names.DURATION_BOUNDARIES
+    (attempts,) = found[names.CALL_ATTEMPTS.name].data.data_points
+    assert attempts.explicit_bounds == names.ATTEMPTS_BOUNDARIES
+    assert attempts.sum == 3
     memory.shutdown()

@@ -120,7 +120,7 @@ class Call:
         self._body: Body | None = None
         self._is_open = True
         self._is_returned = False
-        self._once = iter((self,))  # two threads may close one body
+        self._once = iter((True,))  # two threads may close one body
         parent = trace.set_span_in_context(span) if is_ours else None
         self.context: Context = context.set_value(_KEY, self, parent)
         self._started_s = time.perf_counter()

@@ -10,12 +10,12 @@ and what its resend will have to say: no body, no key, no message.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
 import weakref
 from collections import Counter
-from contextlib import suppress
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -81,7 +81,7 @@ class Before(NamedTuple):
         span: Its span.
         wait_s: What its Retry-After asked for.
         hopeless: Whether no retry helps.
-        authorization: A digest of the header.
+        authorization: If hopeless, a digest of the header.
         call: The call that it belonged to.
     """
 
@@ -361,14 +361,15 @@ class Resends:
         """
         now = self._now()
         chain = sending.chain
+        hopeless = outcome.failed and not outcome.retryable
         before = Before(
             number=sending.resend.number if sending.resend is not None else 0,
             ended_s=now,
             reason=outcome.reason,
             span=sending.span.get_span_context() if sending.span is not None else None,
             wait_s=envelope.seconds_to_wait(outcome.headers.get(envelope.RETRY_AFTER), unix_s),
-            hopeless=outcome.failed and not outcome.retryable,
-            authorization=self._authorization(sending),
+            hopeless=hopeless,
+            authorization=self._authorization(sending) if hopeless else None,
             call=chain.call if chain is not None else None,
         )
         identity = self._identity(sending)
@@ -482,16 +483,13 @@ class Resends:
 
 def _owner() -> object:
     """Find the task that is running, else the thread."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is not None:
-        with suppress(RuntimeError):  # there is no loop in this thread
-            task = asyncio.current_task()
-            if task is not None:
-                return task
+    if asyncio._get_running_loop() is not None:  # noqa: SLF001 - exported; the other one raises
+        task = asyncio.current_task()
+        if task is not None:
+            return task
     lowlevel = getattr(sys.modules.get("trio"), "lowlevel", None)
-    if lowlevel is not None:
-        with suppress(RuntimeError):
-            return lowlevel.current_task()
+    if lowlevel is not None and lowlevel.in_trio_task():
+        return lowlevel.current_task()
     return threading.current_thread()
 
 

@@ -435,15 +435,13 @@ def test_a_thread_of_the_pool_that_has_nothing_to_do_is_over(api, memory, parent
     assert numbers(memory) == [0, 1, 2]
 
 
-@pytest.mark.skipif("sys.version_info < (3, 11)", reason="asyncio.timeout is of 3.11")
 def test_an_attempt_that_was_cancelled_is_sent_again(api, memory, url):
     api.answers(delay_s=5)
 
     async def main():
         async with async_client() as client:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.2):
-                    await client.post(url, json=BODY)
+            with anyio.move_on_after(0.2):
+                await client.post(url, json=BODY)
             await client.post(url, json=BODY)
 
     asyncio.run(main())
