@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError
 
@@ -81,6 +82,20 @@ def test_nothing_is_left_behind():
     gc.collect()  # what was not closed would warn here, and warnings are errors
     assert threading.active_count() == threads
     assert descriptors() == open_before
+
+
+def test_a_client_that_connects_at_the_end_leaves_no_socket():
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for _ in range(30):  # each third had one
+            api = FakeApi().start()
+            clients = [socket.create_connection((api.host, api.port)) for _ in range(5)]
+            api.stop()
+            for client in clients:
+                client.close()
+        gc.collect()
+
+    assert not warned
 
 
 @pytest.mark.parametrize("fault", ["stall", "silence", None])
