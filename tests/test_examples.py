@@ -41,7 +41,7 @@ def quickstart(api, **variables):
 
 
 def test_every_example_is_run_here():
-    tested = {"quickstart.py", "errors_in_tests.py"}
+    tested = {"quickstart.py", "errors_in_tests.py", "see_retries.py"}
 
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
 
@@ -91,3 +91,30 @@ def test_the_test_of_ones_own_error_handling_passes():
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
+
+
+def test_the_retries_of_an_sdk_and_of_a_loop_are_seen():
+    done = run(EXAMPLES / "see_retries.py", NO_PROXY="127.0.0.1")
+
+    assert done.returncode == 0, done.stderr
+    sdk, _, loop = done.stdout.partition("A loop of your own")
+    *attempts, call = spans(sdk)
+    assert [one.get("http.request.resend_count") for one in attempts] == [None, "1", "2"]
+    reasons = [one.get("assisters.retry.reason") for one in attempts]
+    assert reasons == [None, "rate_limit_exceeded", "model_overloaded"]
+    assert (call["assisters.call.outcome"], call["assisters.retry.count"]) == ("recovered", "2")
+    first, again = spans(loop)
+    assert first["error.code"] == again["assisters.retry.reason"] == "rate_limit_exceeded"
+    assert again["assisters.retry.early"] == "True"
+
+
+def spans(printed):
+    """The attributes of each span that the example has printed."""
+    told = []
+    for line in printed.splitlines():
+        if line.startswith(("POST ", "GET ", "chat ")):
+            told.append({})
+        elif " = " in line:
+            name, _, value = line.strip().partition(" = ")
+            told[-1][name] = value
+    return told

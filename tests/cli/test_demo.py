@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -18,11 +19,13 @@ from opentelemetry.trace import SpanKind
 from assisters_otel import cli, names
 from assisters_otel.cli import performance, report
 from assisters_otel.cli.performance import Performance, Played
-from assisters_otel.cli.scenes import SCENES, Scene
+from assisters_otel.cli.scenes import SCENES
 from otlp import Collector
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "assisters-otel"
 CODES = [name for scene in SCENES for name in scene.errors if name]
+LOGGED = [name for scene in SCENES if not scene.outcomes for name in scene.errors if name]
+ALONE = next(scene for scene in SCENES if not scene.outcomes and not any(scene.resends))
 
 
 def is_outside(name):
@@ -84,9 +87,9 @@ def short(monkeypatch):
     """One scene in place of all, to ask what does not depend on which: fast."""
 
     def play(api):
-        SCENES[1].play(api)
+        ALONE.play(api)
 
-    scene = Scene("short", play, SCENES[1].errors)
+    scene = ALONE._replace(title="short", play=play)
     monkeypatch.setattr(performance, "SCENES", (scene,))
     return scene
 
@@ -126,19 +129,44 @@ def test_a_failed_attempt_shows_all_that_its_span_says(shown):
 def test_the_metrics_count_each_error_once(shown):
     table = shown.stdout.partition("Metric ")[2].partition("What your log says")[0]
 
-    for name in CODES:
-        assert f" 1  {name}" in table
+    for name in set(CODES):
+        assert f" {CODES.count(name)}  {name}" in table
     assert f"{sum(len(scene.errors) for scene in SCENES)}  " in table
-    assert "s on average" in table
+    assert "mean 0." in table
     for metric in (names.ERRORS, names.REQUEST_DURATION, names.REQUESTS_REMAINING):
         assert metric.name in table
+
+
+def test_a_call_is_shown_with_its_outcome_and_its_resends(shown):
+    tree = shown.stdout.partition("loops that try")[0]
+    loops = shown.stdout.partition("loops that try")[2].partition("errors that no retry")[0]
+
+    assert re.search(
+        r"└── recovered  chat assisters-chat-v1\n    2 retries, \d\.\d\d s between", tree
+    )
+    assert "resend 1 after rate_limit_exceeded, 0.2" in tree
+    assert "resend 2 after model_overloaded, " in tree
+    assert "resend 1 after api_key_revoked, 0.0" in loops
+    assert " s later, no use\n" in loops
+    assert " s later, earlier than asked\n" in loops
+
+
+def test_the_metrics_count_retries_by_reason_and_calls_by_outcome(shown):
+    table = " ".join(
+        shown.stdout.partition("Metric ")[2].partition("What your log says")[0].split()
+    )
+
+    assert "assisters.client.retries 1 after rate_limit_exceeded 1 after model_overloaded" in table
+    assert "1 after api_key_revoked, no use" in table
+    assert "1 after rate_limit_exceeded, earlier than asked" in table
+    assert "assisters.client.call.attempts 1 recovered, mean 3 attempts" in table
 
 
 def test_the_log_is_shown_in_its_place_and_shortened(shown):
     log = shown.stdout.partition("What your log says")[2].partition("What you write")[0]
 
     assert log.count("WARNING ") == 2
-    assert f"and {len(CODES) - 2} lines more" in log
+    assert f"and {len(LOGGED) - 2} lines more" in log
     assert shown.stdout.count("WARNING ") == 2
 
 
@@ -189,13 +217,25 @@ def test_json_is_one_document_and_nothing_else(printed):
     assert codes(document) == [list(scene.errors) for scene in SCENES]
     assert (document["ok"], document["problems"]) == (True, [])
     assert (document["sent"], document["destinations"]) == (None, [])
-    assert len(document["log"]) == len(CODES)
+    assert len(document["log"]) == len(LOGGED)
     points = {metric["name"]: metric["points"] for metric in document["metrics"]}
     assert points.keys() <= {metric.name for metric in names.METRICS}
     assert points[names.REQUESTS_REMAINING.name][0]["value"] == 999
     assert sum(point["value"] for point in points[names.ERRORS.name]) == len(CODES)
     durations = points[names.REQUEST_DURATION.name]
     assert sum(point["count"] for point in durations) == sum(len(s.errors) for s in SCENES)
+
+
+def test_json_tells_of_calls_and_links_each_resend_to_the_attempt_before(printed):
+    scenes = json.loads(printed.done.stdout)["scenes"]
+
+    for scene, told in zip(SCENES, scenes, strict=True):
+        outcomes = [call["attributes"]["assisters.call.outcome"] for call in told["calls"]]
+        assert tuple(outcomes) == scene.outcomes
+        ids = [attempt["span_id"] for attempt in told["attempts"]]
+        for at, (attempt, resend) in enumerate(zip(told["attempts"], scene.resends, strict=True)):
+            assert attempt["attributes"].get("http.request.resend_count", 0) == resend
+            assert attempt["links"] == ([ids[at - 1]] if resend else [])
 
 
 def test_the_demo_takes_less_than_ten_seconds(printed):
@@ -300,6 +340,26 @@ def test_a_scene_that_came_out_otherwise_is_said_and_fails(call, short, monkeypa
     assert "assisters.client.errors counts {'tokens_exhausted': 1," in text
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("resends", (0, 0, 0, 1), "the resend counts say (0, 0, 0, 0) in place of (0, 0, 0, 1)"),
+        ("resends", (0, 0, 0, 1), "assisters.client.retries counts {} in place of {'missing_para"),
+        ("outcomes", ("ok",), "the call spans say () in place of ('ok',)"),
+        ("outcomes", ("ok",), "assisters.client.call.duration counts {} in place of {'ok': 1}"),
+    ],
+)
+def test_a_resend_or_a_call_that_came_out_otherwise_fails(
+    call, short, monkeypatch, field, value, said
+):
+    monkeypatch.setattr(performance, "SCENES", (short._replace(**{field: value}),))
+
+    code, out, _ = call("demo")
+
+    assert code == 1
+    assert said in " ".join(out.split())
+
+
 @pytest.mark.usefixtures("short")
 def test_trouble_of_the_library_s_own_fails(call, monkeypatch):
     def broken(*_, **__):
@@ -346,7 +406,7 @@ def test_a_proxy_and_a_sampler_of_the_environment_change_nothing(call, monkeypat
     code, out, err = call("demo", "--json")
 
     assert (code, err) == (0, "")
-    assert codes(json.loads(out)) == [list(SCENES[1].errors)]
+    assert codes(json.loads(out)) == [list(ALONE.errors)]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def write(performance: Performance) -> str:
-    """Write the document: scenes with their attempts, metrics with their points."""
+    """Write the document: scenes with their calls and attempts, metrics with their points."""
     return json.dumps(
         {
             "version": names.__version__,
@@ -41,11 +41,12 @@ def _scene(played: Played) -> dict[str, object]:
         "title": played.scene.title,
         "trace_id": played.trace_id,
         "span_id": format_span_id(played.span.context.span_id),
-        "attempts": [_attempt(span) for span in played.attempts],
+        "calls": [_span(span) for span in played.calls],
+        "attempts": [_span(span) for span in played.attempts],
     }
 
 
-def _attempt(span: ReadableSpan) -> dict[str, object]:
+def _span(span: ReadableSpan) -> dict[str, object]:
     return {
         "name": span.name,
         "span_id": format_span_id(span.context.span_id),
@@ -54,6 +55,7 @@ def _attempt(span: ReadableSpan) -> dict[str, object]:
         "status": span.status.status_code.name,
         "description": span.status.description,
         "attributes": dict(span.attributes or {}),
+        "links": [format_span_id(link.context.span_id) for link in span.links],
     }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry.sdk.metrics.export import NumberDataPoint
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.http_attributes import HTTP_REQUEST_RESEND_COUNT
 from opentelemetry.trace import SpanKind, format_trace_id
 
 from assisters_otel import init, names
@@ -48,6 +49,11 @@ class Played(NamedTuple):
     def attempts(self) -> tuple[ReadableSpan, ...]:
         """The spans of HTTP attempts."""
         return tuple(span for span in self.spans if is_attempt(span))
+
+    @property
+    def calls(self) -> tuple[ReadableSpan, ...]:
+        """The spans of an SDK's calls."""
+        return tuple(span for span in self.spans if outcome(span.attributes))
 
 
 class Performance(NamedTuple):
@@ -114,6 +120,12 @@ def error(attributes: Mapping[str, object] | None) -> str | None:
     return None if name is None else str(name)
 
 
+def outcome(attributes: Mapping[str, object] | None) -> str | None:
+    """Say how the call ended that a span or a metric point tells of; None if it is of none."""
+    found = (attributes or {}).get(names.CALL_OUTCOME)
+    return None if found is None else str(found)
+
+
 def _played(scene: Scene, spans: list[ReadableSpan]) -> Played:
     around = next(span for span in spans if span.parent is None and span.name == scene.title)
     trace_id = around.context.trace_id
@@ -123,19 +135,42 @@ def _played(scene: Scene, spans: list[ReadableSpan]) -> Played:
 
 def _wrong_spans(played: tuple[Played, ...]) -> Iterator[str]:
     for one in played:
-        seen = tuple(error(span.attributes) for span in one.attempts)
-        if seen != one.scene.errors:
-            yield f"{one.scene.title}: the spans say {seen} in place of {one.scene.errors}"
+        scene, attempts = one.scene, [span.attributes or {} for span in one.attempts]
+        resends = (attributes.get(HTTP_REQUEST_RESEND_COUNT, 0) for attributes in attempts)
+        for what, seen, wanted in (
+            ("spans", tuple(error(attributes) for attributes in attempts), scene.errors),
+            ("resend counts", tuple(resends), scene.resends),
+            ("call spans", tuple(outcome(call.attributes) for call in one.calls), scene.outcomes),
+        ):
+            if seen != wanted:
+                yield f"{scene.title}: the {what} say {seen} in place of {wanted}"
 
 
 def _wrong_metrics(metrics: tuple[Metric, ...]) -> Iterator[str]:
-    wanted = Counter(name for scene in SCENES for name in scene.errors if name is not None)
-    seen: Counter[str] = Counter()
-    for point in (p for m in metrics if m.name == names.ERRORS.name for p in m.data.data_points):
-        if isinstance(point, NumberDataPoint):
-            seen[error(point.attributes) or "nothing"] += int(point.value)
-    if seen != wanted:
-        yield f"{names.ERRORS.name} counts {dict(seen)} in place of {dict(wanted)}"
+    errors: Counter[str | None] = Counter()
+    retries: Counter[object] = Counter()
+    outcomes: Counter[str | None] = Counter()
+    for scene in SCENES:
+        errors.update(name for name in scene.errors if name is not None)
+        before = (None, *scene.errors[:-1])
+        resent = zip(before, scene.resends, strict=True)
+        retries.update(reason for reason, number in resent if number)
+        outcomes.update(scene.outcomes)
+    for name, wanted, key in (
+        (names.ERRORS.name, errors, error),
+        (names.RETRIES.name, retries, _reason),
+        (names.CALL_DURATION.name, outcomes, outcome),
+    ):
+        seen: Counter[object] = Counter()
+        for point in (p for m in metrics if m.name == name for p in m.data.data_points):
+            number = point.value if isinstance(point, NumberDataPoint) else point.count
+            seen[key(point.attributes)] += int(number)
+        if seen != wanted:
+            yield f"{name} counts {dict(seen)} in place of {dict(wanted)}"
+
+
+def _reason(attributes: Mapping[str, object] | None) -> object:
+    return (attributes or {}).get(names.RETRY_REASON)
 
 
 class _Lines(logging.Handler):

@@ -1,12 +1,15 @@
-"""The demo for people: a tree of attempts for each scene, a table of metrics, and what now."""
+"""The demo for people: for each scene a tree of calls and attempts; metrics, log, what now."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from opentelemetry.sdk.metrics.export import NumberDataPoint
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, NumberDataPoint
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
-from opentelemetry.semconv.attributes.http_attributes import HTTP_RESPONSE_STATUS_CODE
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_RESEND_COUNT,
+    HTTP_RESPONSE_STATUS_CODE,
+)
 from rich.console import Console, Group
 from rich.markup import escape
 from rich.padding import Padding
@@ -15,7 +18,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from assisters_otel import catalog, names
-from assisters_otel.cli.performance import error, is_attempt
+from assisters_otel.cli.performance import error, is_attempt, outcome
 from assisters_otel.cli.recording import SERVICE
 
 if TYPE_CHECKING:
@@ -36,6 +39,9 @@ _LOG_LINES: Final = 2
 """Lines of the log that are shown; the rest is alike."""
 
 _WINDOWS: Final = ("requests", "tokens")
+
+_COLOURS: Final = {names.OK: "green", names.RECOVERED: "green", names.CANCELLED_CALL: "yellow"}
+"""Of a call's outcome; all else is red."""
 
 
 def show(performance: Performance) -> None:
@@ -75,20 +81,57 @@ def _tree(played: Played, advised: set[str]) -> Tree:
 def _label(span: ReadableSpan, advised: set[str]) -> RenderableType:
     attributes = span.attributes or {}
     if not is_attempt(span):
-        return escape(span.name)
+        return _call(span.name, attributes)
     name = error(attributes)
     status = attributes.get(HTTP_RESPONSE_STATUS_CODE, attributes.get(_OLD_STATUS_CODE))
     told = [str(status) if status else "no answer"]
     if name != told[0]:
         told += [name or "ok"]
     head = Text.assemble((" ".join(told), "bold red" if name else "bold green"), f"  {span.name}")
-    lines = [head]
+    lines = [head, *_resend(attributes)]
     lines += [Text(", ".join(facts)) for facts in _facts(attributes) if facts]
     known = catalog.find(name) if name and name not in advised else None
     if known:
         advised.add(known.code)
         lines.append(Text(f"to do: {known.advice}", "dim"))
     return Group(*lines)
+
+
+def _call(name: str, attributes: Attributes) -> RenderableType:
+    """Say how an SDK's call ended, and what it took."""
+    ended = outcome(attributes)
+    if ended is None:
+        return escape(name)
+    head = Text.assemble((ended, f"bold {_COLOURS.get(ended, 'red')}"), f"  {name}")
+    retries = attributes[names.RETRY_COUNT]
+    if not retries:
+        return head
+    plural = "retry" if retries == 1 else "retries"
+    wait = f"{attributes[names.RETRY_WAIT]:.2f} s"
+    return Group(head, Text(f"{retries} {plural}, {wait} between the attempts"))
+
+
+def _resend(attributes: Attributes) -> Iterator[Text]:
+    """Say which resend an attempt is, of what, and whether that was wise."""
+    number = attributes.get(HTTP_REQUEST_RESEND_COUNT)
+    if not number:
+        return
+    told = Text(f"resend {number}")
+    if names.RETRY_REASON in attributes:
+        told.append(f" after {attributes[names.RETRY_REASON]}")
+    if names.RETRY_DELAY in attributes:
+        told.append(f", {attributes[names.RETRY_DELAY]:.2f} s later")
+    for text in _unwise(attributes):
+        told.append(", ").append(text, "yellow")
+    yield told
+
+
+def _unwise(attributes: Attributes) -> Iterator[str]:
+    """Say what is wrong with a retry, as its span or its metric point has it."""
+    if attributes.get(names.RETRY_EARLY):
+        yield "earlier than asked"
+    if attributes.get(names.RETRY_FUTILE):
+        yield "no use"
 
 
 def _facts(attributes: Attributes) -> Iterator[list[str]]:
@@ -128,17 +171,29 @@ def _metrics(metrics: Iterable[Metric]) -> Table:
 
 
 def _rows(metric: Metric) -> Iterator[tuple[str, str]]:
-    """Give a number and what it counts, for each error that a counter tells apart."""
-    histograms = []
+    """Give a number and what it counts, for each thing that a metric tells apart."""
+    numbers: dict[str, int | float] = {}
+    histograms: dict[str, list[HistogramDataPoint]] = {}
     for point in metric.data.data_points:
+        attributes = point.attributes or {}
         if isinstance(point, NumberDataPoint):
-            yield f"{point.value}", error(point.attributes) or ""
-        else:
-            histograms.append(point)
-    if histograms:
-        count = sum(point.count for point in histograms)
-        total = sum(point.sum for point in histograms)
-        yield f"{count}", f"{total / count:.2g} {metric.unit} on average"
+            what = _counted(attributes)
+            numbers[what] = numbers.get(what, 0) + point.value
+        elif isinstance(point, HistogramDataPoint):
+            histograms.setdefault(outcome(attributes) or "", []).append(point)
+    for what, number in numbers.items():
+        yield f"{number}", what
+    for ended, points in histograms.items():
+        count = sum(point.count for point in points)
+        mean = sum(point.sum for point in points) / count
+        unit = (metric.unit or "").replace("{attempt}", "attempts")
+        yield f"{count}", f"{ended}, mean {mean:.2g} {unit}".removeprefix(", ")
+
+
+def _counted(attributes: Attributes) -> str:
+    reason = attributes.get(names.RETRY_REASON)
+    first = f"after {reason}" if reason else error(attributes) or ""
+    return ", ".join([first, *_unwise(attributes)])
 
 
 def _log(lines: Sequence[str]) -> Text:

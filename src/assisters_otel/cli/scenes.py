@@ -33,11 +33,15 @@ class Scene(NamedTuple):
         play: Tells the API what to answer, and calls it.
         errors: What each attempt's span must say, in order: ``error.code``, else
             ``error.type``, or None for a success.
+        resends: Which resend each attempt's span must say that it is; 0 for a first.
+        outcomes: How each call's span must say that it ended.
     """
 
     title: str
     play: Callable[[FakeApi], None]
     errors: tuple[str | None, ...]
+    resends: tuple[int, ...]
+    outcomes: tuple[str, ...] = ()
 
 
 def _retries(api: FakeApi) -> None:
@@ -49,6 +53,16 @@ def _retries(api: FakeApi) -> None:
         client.chat.completions.create(
             model=_CHAT, messages=[{"role": "user", "content": "Say hello."}]
         )
+
+
+def _loops(api: FakeApi) -> None:
+    with httpx.Client(base_url=api.url, headers=_HEADERS, trust_env=False) as client:
+        api.answers("api_key_revoked", "api_key_revoked")
+        for _ in range(2):
+            client.get("/models")
+        api.answers("rate_limit_exceeded", retry_after=30)
+        for _ in range(2):
+            client.post("/moderate", json={"input": "hello"})
 
 
 def _no_use(api: FakeApi) -> None:
@@ -84,15 +98,25 @@ SCENES: Final = (
         "openai retries by itself",
         _retries,
         ("rate_limit_exceeded", "model_overloaded", None),
+        (0, 1, 2),
+        ("recovered",),
+    ),
+    Scene(
+        "httpx, loops that try too hard",
+        _loops,
+        ("api_key_revoked", "api_key_revoked", "rate_limit_exceeded", None),
+        (0, 1, 0, 1),
     ),
     Scene(
         "httpx, errors that no retry helps",
         _no_use,
         ("tokens_exhausted", "api_key_revoked", "missing_parameter", "insufficient_funds"),
+        (0, 0, 0, 0),
     ),
     Scene(
         "httpx, trouble on the way",
         _on_the_way,
         ("502", "ReadTimeout", "ConnectError", None),
+        (0, 0, 0, 0),
     ),
 )
