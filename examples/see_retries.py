@@ -14,7 +14,7 @@ def line(span: ReadableSpan) -> str:
     """Write what a span says of retries; in your app it goes to Jaeger in place of the console."""
     names = ("assisters.call.", "assisters.retry", "error.code", "http.request.resend_count")
     told = sorted((span.attributes or {}).items())
-    lines = [f"    {name} = {value}\n" for name, value in told if name.startswith(names)]
+    lines = [f"    {name} = {value!r}\n" for name, value in told if name.startswith(names)]
     return "".join([f"{span.name}\n", *lines])
 
 
@@ -29,8 +29,9 @@ with (
     api.answers("rate_limit_exceeded", retry_after=0.2)
     api.answers("model_overloaded", "ok")
     client = openai.OpenAI(base_url=api.url, api_key="ask_example")
-    message = {"role": "user", "content": "Say hello."}
-    client.chat.completions.create(model="assisters-chat-v1", messages=[message])
+    client.chat.completions.create(
+        model="assisters-chat-v1", messages=[{"role": "user", "content": "Say hello."}]
+    )
 
     print("\nA loop of your own, which does not wait:\n")
     api.answers("rate_limit_exceeded", "ok")

@@ -99,13 +99,13 @@ def test_the_retries_of_an_sdk_and_of_a_loop_are_seen():
     assert done.returncode == 0, done.stderr
     sdk, _, loop = done.stdout.partition("A loop of your own")
     *attempts, call = spans(sdk)
-    assert [one.get("http.request.resend_count") for one in attempts] == [None, "1", "2"]
+    assert [one.get("http.request.resend_count") for one in attempts] == [None, 1, 2]
     reasons = [one.get("assisters.retry.reason") for one in attempts]
     assert reasons == [None, "rate_limit_exceeded", "model_overloaded"]
-    assert (call["assisters.call.outcome"], call["assisters.retry.count"]) == ("recovered", "2")
+    assert (call["assisters.call.outcome"], call["assisters.retry.count"]) == ("recovered", 2)
     first, again = spans(loop)
     assert first["error.code"] == again["assisters.retry.reason"] == "rate_limit_exceeded"
-    assert again["assisters.retry.early"] == "True"
+    assert again["assisters.retry.early"] is True
 
 
 def spans(printed):
@@ -116,5 +116,5 @@ def spans(printed):
             told.append({})
         elif " = " in line:
             name, _, value = line.strip().partition(" = ")
-            told[-1][name] = value
+            told[-1][name] = ast.literal_eval(value)
     return told
