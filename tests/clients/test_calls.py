@@ -398,6 +398,32 @@ def test_fifty_models_are_labels_and_the_next_is_other(api, memory):
 # -- whose calls --------------------------------------------------------------------------------
 
 
+def test_a_whole_url_is_asked_for_what_it_says(api, memory):
+    """As the next page of a list may be."""
+    make = of_openai(openai.OpenAI)
+    with make(api) as client, client.with_options(base_url="http://localhost:1") as elsewhere:
+        elsewhere.get(f"{api.url}/models", cast_to=object)
+
+    assert memory.call().name == "GET /v1/models"
+    assert memory.attempt().parent.span_id == memory.call().context.span_id
+
+
+def test_another_path_of_a_watched_host_is_none_of_ours(api, memory, telemetry):
+    telemetry.shutdown()
+    with (
+        assisters_otel.init(
+            hosts=[f"{api.url}/v1"],
+            tracer_provider=memory.tracer_provider,
+            meter_provider=memory.meter_provider,
+            strict=True,
+        ),
+        of_openai(openai.OpenAI)(api) as client,
+    ):
+        client.models.list()
+
+    assert memory.spans() == []
+
+
 def test_a_call_of_another_host_is_none_of_ours(api, memory, telemetry, flavour):
     telemetry.shutdown()
     with assisters_otel.init(
@@ -817,6 +843,21 @@ def test_a_forgotten_call_ends_at(api, memory, telemetry, moment):
             memory.collect()
 
     assert [one.attributes[OUTCOME] for one in memory.calls()[:2]] == ["cancelled"] * 2
+
+
+def test_a_stream_that_the_collector_closes_ends_its_call_later(api, memory):
+    """The SDK's generator closes it, wherever the collector has been called."""
+    with of_assisters(api) as client, collecting_only_when_asked():
+        stream = streamed(client)
+        next(stream)
+        cycle = [stream]
+        cycle.append(cycle)
+        del stream, cycle
+        gc.collect()
+        assert memory.calls() == []
+        client.models.list()
+
+    assert memory.calls()[0].attributes[OUTCOME] == "cancelled"
 
 
 def test_a_stream_that_is_open_at_shutdown_was_cancelled(api, memory, telemetry):

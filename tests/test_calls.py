@@ -1,0 +1,76 @@
+"""What ends a call, in whatever order its body is told of."""
+
+from __future__ import annotations
+
+import pytest
+from opentelemetry.trace import INVALID_SPAN, INVALID_SPAN_CONTEXT
+
+from assisters_otel.attempt import Request
+from assisters_otel.calls import Asked, Body, Call
+from assisters_otel.streams import Events
+
+DONE = b"data: [DONE]\n\n"
+
+
+class Watched:
+    """A watcher that keeps the outcomes."""
+
+    def __init__(self):
+        self.told = []
+
+    def waits(self, _call):
+        self.told.append("waits")
+
+    def ended(self, _call, outcome, _end_ns):
+        self.told.append((outcome.outcome, outcome.exception))
+
+    def is_collecting(self):
+        return False
+
+    def put_off(self, step):
+        self.told.append("put off")
+        step()
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        ("returned", [("ok", None)]),
+        ("raised", [("failed", "ValueError")]),
+        ("body ended returned", [("ok", None)]),
+        ("body returned ended", ["waits", ("ok", None)]),
+        ("body returned closed", ["waits", ("cancelled", None)]),
+        ("body returned done closed", ["waits", ("ok", None)]),
+        ("body returned broke", ["waits", "broken", ("failed", "ValueError")]),
+        ("body returned interrupted", ["waits", "broken", ("cancelled", None)]),
+        ("body returned done broke", ["waits", ("ok", None)]),
+        ("body returned dropped", ["waits", "put off", ("cancelled", None)]),
+        ("body returned ended broke closed dropped ended", ["waits", ("ok", None)]),
+        ("body returned closed ended broke", ["waits", ("cancelled", None)]),
+        # The SDK sends it again: its first body is none of the caller's.
+        ("body broke body returned ended", ["broken", "waits", ("ok", None)]),
+        ("body broke raised", ["broken", ("failed", "ValueError")]),
+        ("body dropped raised", [("failed", "ValueError")]),
+    ],
+)
+def test_a_call_ends_once_with_the_first_thing_that_ends_it(steps, told):
+    watcher = Watched()
+    asked = Asked(Request("GET", "/v1/models", "/v1/models", "localhost", None), None, None)
+    call = Call(asked, INVALID_SPAN, INVALID_SPAN_CONTEXT, watcher, is_ours=False)
+    body = None
+    for step in steps.split():
+        if step == "body":
+            body = Body(call, Events(b""), lambda _: watcher.told.append("broken"))
+            call.answered(body)
+        elif step == "done":
+            body.feed(DONE)
+        elif step == "raised":
+            call.raised(ValueError())
+        elif step == "returned":
+            call.returned()
+        elif step in {"broke", "interrupted"}:
+            body.broke(ValueError() if step == "broke" else KeyboardInterrupt())
+        else:
+            getattr(body, step)()
+
+    assert watcher.told == told
