@@ -1,0 +1,147 @@
+"""Each alert that can be provoked within a minute reaches a webhook, in words, and resolves.
+
+The shipped rules with shorter windows (see `quick_rules`), over the shipped collector and
+Alertmanager. What takes longer (a queue that fills) is tested by promtool alone.
+"""
+
+from __future__ import annotations
+
+import pytest
+from servers import Collector, within
+
+from assisters_otel import catalog
+
+ONE_CODE = {
+    "AssistersKeyInvalid": "invalid_api_key",
+    "AssistersKeyRevoked": "api_key_revoked",
+    "AssistersOriginNotAllowed": "origin_not_allowed",
+    "AssistersTokensExhausted": "tokens_exhausted",
+    "AssistersInsufficientFunds": "insufficient_funds",
+    "AssistersRateLimited": "rate_limit_exceeded",
+    "AssistersModelOverloaded": "model_overloaded",
+    "AssistersContentFiltered": "content_filtered",
+    "AssistersPromptInjection": "prompt_injection_detected",
+}
+MISTAKES = (
+    "invalid_model",
+    "invalid_request",
+    "missing_parameter",
+    "invalid_parameter",
+    "context_length_exceeded",
+)
+OTHERS = {
+    "AssistersUndocumentedError": "quota_frozen",
+    "AssistersRetriesFutile": "insufficient_funds",
+    "AssistersRetriesEarly": "rate_limit_exceeded",
+    "AssistersCallsFailThoughRetried": "model_overloaded",
+    "AssistersNoAnswer": "RemoteProtocolError",
+    "AssistersHeadroomLow": "rate_limit_exceeded",
+    "AssistersLatencyHigh": "no error code",
+    "AssistersInternalErrorsFast": "internal_error",
+    "AssistersInternalErrorsSlow": "internal_error",
+}
+
+
+@pytest.fixture(scope="module")
+def trouble(stack, module_app, tmp_path_factory):
+    """An hour's bad news in some seconds, each kind in a service of its own."""
+
+    def start(service):
+        return module_app(service, stack.collector.http)
+
+    deploy, night, hammer, waiter = (start(s) for s in ("deploy", "night", "hammer", "waiter"))
+    waiter.does("slow", 25, 10.5)
+    for code in ("invalid_api_key", "api_key_revoked", "origin_not_allowed"):
+        deploy.does("each", code)
+    deploy.does("each", code="quota_frozen", status=503, type="server_error")
+    deploy.does("each", *MISTAKES, times=15)
+    deploy.does("each", "rate_limit_exceeded", "model_overloaded", times=15)
+    deploy.does("each", "content_filtered", times=40)
+    deploy.does("each", "prompt_injection_detected", times=10)
+    deploy.does("each", fault="drop", times=15)
+    deploy.does("each", "internal_error", times=25)
+    hammer.does("each", "tokens_exhausted")
+    hammer.does("again", "insufficient_funds", 12)
+    hammer.does("again", "rate_limit_exceeded", 20, retry_after=5)
+    hammer.does("give_up", 25)
+    low = {"x-ratelimit-remaining-tpm": "1000"}  # of FakeApi's 100,000
+    hammer.does("each", times=1, headers=low)
+    for one in (deploy, hammer, waiter):
+        one.does("flush")
+    night.does("ok", 1000)
+    night.does("each", "internal_error", times=25)
+    night.does("flush")
+
+
+@pytest.mark.parametrize("alert", ONE_CODE)
+def test_an_alert_of_a_code_arrives_with_the_catalog_s_advice(stack, trouble, alert):
+    code = ONE_CODE[alert]
+
+    arrived = within(60, lambda: stack.webhook.of(alert))
+
+    assert arrived, stack.prometheus.alerts()
+    told = arrived[0]
+    assert told["labels"]["error_code"] == code
+    assert code in told["annotations"]["summary"]
+    assert told["annotations"]["description"].startswith(catalog.find(code).advice)
+    assert told["annotations"]["runbook_url"].endswith(f"#{alert.lower()}")
+    receivers = {"page": "pager", "ticket": "tickets"}
+    assert told["receiver"] == receivers[told["labels"]["severity"]]
+
+
+@pytest.mark.parametrize("code", MISTAKES)
+def test_a_caller_s_mistake_arrives_with_the_catalog_s_advice(stack, trouble, code):
+    alert = "AssistersCallerMistakes"
+
+    arrived = within(60, lambda: stack.webhook.of(alert, error_code=code))
+
+    assert arrived
+    assert arrived[0]["annotations"]["description"].startswith(catalog.find(code).advice)
+
+
+@pytest.mark.parametrize("alert", OTHERS)
+def test_an_alert_of_more_than_one_code_arrives_and_names_it(stack, trouble, alert):
+    arrived = within(60, lambda: stack.webhook.of(alert))
+
+    assert arrived, stack.prometheus.alerts()
+    assert any(OTHERS[alert] in one["annotations"]["summary"] for one in arrived)
+
+
+def test_every_alert_resolves_when_it_is_over(stack, trouble):
+    """What an idle process leaves in Prometheus does not keep an alert up for ever."""
+    provoked = [*ONE_CODE, *OTHERS, "AssistersCallerMistakes"]
+    gauge = "AssistersHeadroomLow"  # the last values stay for two minutes: longer than this test
+
+    def unresolved():
+        return [a for a in provoked if a != gauge and not stack.webhook.of(a, "resolved")]
+
+    within(90, lambda: not unresolved())
+
+    assert unresolved() == []
+
+
+def test_a_collector_that_has_no_room_and_one_that_is_gone_are_told(
+    stack, app, tmp_path_factory
+):
+    small = Collector(
+        tmp_path_factory.mktemp("small"),
+        JAEGER_OTLP_ENDPOINT=stack.jaeger.otlp,
+        MEMORY_LIMIT_MIB="2",
+        MEMORY_SPIKE_MIB="1",
+    )
+    stack.prometheus.target("collector", [stack.collector.exporter, small.exporter])
+    stack.prometheus.target("collector-telemetry", [stack.collector.telemetry, small.telemetry])
+    try:
+        one = app("cramped", small.http)
+        one.does("ok", 3)
+        one.does("flush")
+        lost = within(30, lambda: stack.webhook.of("AssistersCollectorLosesData"))
+        assert lost
+        assert lost[0]["labels"]["instance"] == small.telemetry
+    finally:
+        small.stop()
+
+    gone = within(30, lambda: stack.webhook.of("AssistersCollectorDown"))
+
+    assert {one["labels"]["instance"] for one in gone} <= {small.exporter, small.telemetry}
+    assert gone

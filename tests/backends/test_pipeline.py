@@ -1,0 +1,137 @@
+"""From an app of its own process, over the shipped collector, to Jaeger and Prometheus."""
+
+from __future__ import annotations
+
+import pytest
+from servers import tags, within
+
+from assisters_otel import catalog
+
+CODES = [error.code for error in catalog.ERRORS]
+CLIENTS = ("openai", "openai-async", "assisters")
+
+
+@pytest.fixture(scope="module")
+def told(stack, module_app):
+    """Every code by every client, and one recovered call; what each app saw."""
+    seen = {}
+    for client in CLIENTS:
+        service = f"shop-{client}"
+        shop = module_app(
+            service,
+            stack.collector.grpc if client == "openai-async" else stack.collector.http,
+            OTEL_EXPORTER_OTLP_PROTOCOL="grpc" if client == "openai-async" else "http/protobuf",
+            OTEL_EXPORTER_OTLP_COMPRESSION="gzip",
+            OTEL_RESOURCE_ATTRIBUTES="deployment.environment.name=test,process.command_line=secret",
+        )
+        seen[service] = shop.does("codes", client)
+        assert shop.does("recovered", client) == "ok"
+        shop.does("agent")
+        shop.does("flush")
+    return seen
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("code", CODES)
+def test_each_code_is_found_in_jaeger(stack, told, client, code):
+    asked = {"error_code": code, "assisters_call_outcome": "failed"}
+    found = within(15, lambda: stack.jaeger.search(f"shop-{client}", **asked))
+
+    assert len(found) == 1
+    spans = sorted(found[0]["spans"], key=lambda span: span["startTime"])
+    call, *attempts = spans
+    assert tags(call)["assisters.call.outcome"] == "failed"
+    assert tags(call)["error.code"] == code
+    retried = catalog.find(code).status in (429, 500, 503)  # by the SDKs, help or not
+    assert len(attempts) == (3 if retried else 1)
+    for number, attempt in enumerate(attempts):
+        said = tags(attempt)
+        assert said["error.code"] == code
+        assert said["assisters.request.id"].startswith("req_")
+        assert said.get("http.request.resend_count", 0) == number
+        links = [one for one in attempt["references"] if one["refType"] == "FOLLOWS_FROM"]
+        assert [one["spanID"] for one in links] == (
+            [attempts[number - 1]["spanID"]] if number else []
+        )
+        parents = [one for one in attempt["references"] if one["refType"] == "CHILD_OF"]
+        assert [one["spanID"] for one in parents] == [call["spanID"]]
+    assert "planted" not in str(found)
+
+
+def test_a_recovered_call_is_no_error_in_jaeger(stack, told):
+    found = within(
+        15, lambda: stack.jaeger.search("shop-openai", assisters_call_outcome="recovered")
+    )
+
+    call, *attempts = sorted(found[0]["spans"], key=lambda span: span["startTime"])
+    assert call["operationName"] == "chat assisters-chat-v1"
+    assert "error" not in tags(call)
+    assert tags(call)["assisters.retry.count"] == 2
+    assert tags(call)["assisters.retry.wait"] >= 0.2
+    assert [tags(one).get("assisters.retry.reason") for one in attempts] == [
+        None,
+        "rate_limit_exceeded",
+        "model_overloaded",
+    ]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("code", CODES)
+def test_each_code_is_a_series_in_prometheus(stack, told, client, code):
+    query = f'assisters_client_errors_total{{error_code="{code}",service_name="shop-{client}"}}'
+
+    found = within(15, lambda: stack.prometheus.query(query))
+
+    error = catalog.find(code)
+    assert sum(series["value"] for series in found) >= 1
+    for series in found:
+        assert series["error_type"] == error.type
+        assert series["http_response_status_code"] == str(error.status)
+        assert series["assisters_error_retryable"] == str(error.retryable).lower()
+        assert series["deployment_environment_name"] == "test"
+        assert series["job"] == f"shop-{client}"
+
+
+def test_only_the_service_s_own_keys_become_labels(stack, told):
+    series = stack.prometheus.query("assisters_client_errors_total")
+
+    assert "planted" not in str(series)
+    assert "secret" not in str(series)
+    labels = {label for one in series for label in one} - {"value", "__name__"}
+    assert {label for label in labels if label.startswith(("process", "telemetry", "host"))} == set()
+
+
+def test_an_exemplar_leads_to_a_trace_that_jaeger_has(stack, told):
+    def lead():
+        found = stack.prometheus.exemplars("assisters_client_request_duration_seconds_bucket")
+        return [one["trace_id"] for one in found if stack.jaeger.trace(one["trace_id"])]
+
+    assert within(15, lead)
+
+
+def test_the_first_occurrence_is_an_increase(stack, told):
+    """Counters are born at 1: without their created timestamp increase() would be 0."""
+    query = 'sum(increase(assisters_client_errors_total{error_code="api_key_revoked"}[10m]))'
+
+    assert within(15, lambda: stack.prometheus.query(query))[0]["value"] > 0.5
+
+
+def test_spans_are_counted_by_code(stack, told):
+    query = 'sum by (error_code) (traces_span_metrics_calls_total{error_code!=""})'
+
+    found = within(40, lambda: stack.prometheus.query(query))
+
+    assert {series["error_code"] for series in found} == set(CODES)
+
+
+def test_the_prompt_of_an_agent_s_stream_stays_at_home(stack, told):
+    found = within(15, lambda: stack.jaeger.search("shop-openai", url_template="/v1/agent/stream"))
+
+    assert found
+    assert "planted-prompt" not in str(found)
+
+
+def test_the_app_notices_nothing(told):
+    assert told["shop-openai"]["api_key_revoked"] == "AuthenticationError"
+    assert told["shop-openai"] == told["shop-openai-async"]
+    assert told["shop-assisters"]["api_key_revoked"] == "AuthError"
