@@ -157,7 +157,7 @@ def _check(server: Server, name: str, path: Path) -> None:
 
 
 def _say(line: str) -> None:
-    print(f"[servers] {line}", file=sys.stderr, flush=True)  # noqa: T201 - a script prints
+    print(f"[servers] {line}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -170,7 +170,7 @@ def _progress(what: str, minutes: int) -> Iterator[None]:
         while not over.wait(1 if terminal else 60):
             passed = f"{what}: building, {time.monotonic() - begun:.0f} s of about {minutes} min"
             if terminal:
-                print(f"\r[servers] {passed} ", end="", file=sys.stderr, flush=True)  # noqa: T201
+                print(f"\r[servers] {passed} ", end="", file=sys.stderr, flush=True)
             else:
                 _say(passed)
 
@@ -183,7 +183,7 @@ def _progress(what: str, minutes: int) -> Iterator[None]:
         over.set()
         teller.join()
         if terminal:
-            print(file=sys.stderr)  # noqa: T201
+            print(file=sys.stderr)
 
 
 def _run(log: Path, where: Path, *command: str | Path, **variables: str) -> str:
@@ -238,9 +238,9 @@ def _collector(work: Path, out: Path, log: Path) -> None:
     modules["providers"] = [
         f"{own}confmap/provider/{name}provider v{_STABLE}" for name in ("env", "file", "yaml")
     ]
+    out_of = f"output_path: {work}/build, build_tags: grpcnotrace"
     lines = [
-        f"dist: {{module: example.invalid/otelcol, name: otelcol, version: {COLLECTOR}, "
-        f"output_path: {work}/build, build_tags: grpcnotrace}}"
+        f"dist: {{module: example.invalid/otelcol, name: otelcol, version: {COLLECTOR}, {out_of}}}"
     ]
     for kind, names in modules.items():
         lines += [f"{kind}:", *(f"  - gomod: {name}" for name in names)]

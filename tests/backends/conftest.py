@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import subprocess
-import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import build
 import pytest
-
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-
-import build  # noqa: E402 - stands beside this file
-from servers import (  # noqa: E402
+from servers import (
     CONFIG,
-    LIFE_S,
     Alertmanager,
     Collector,
     Jaeger,
     Prometheus,
     Webhook,
 )
+from stories import App, make_trouble, tell_codes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -82,7 +74,7 @@ class Stack(NamedTuple):
     webhook: Webhook
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stack(quick_rules: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
     webhook = Webhook()
@@ -104,76 +96,6 @@ def stack(quick_rules: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     webhook.close()
 
 
-class App:
-    """An app in a process of its own, that does as it is told."""
-
-    def __init__(self, service: str, endpoint: str, **environment: str) -> None:
-        clean = {name: value for name, value in os.environ.items() if "OTEL" not in name}
-        own = {
-            "OTEL_SERVICE_NAME": service,
-            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
-            "OTEL_METRIC_EXPORT_INTERVAL": "500",
-            "OTEL_BSP_SCHEDULE_DELAY": "200",
-        }
-        self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "app.py")],
-            env=clean | own | environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._limit = threading.Timer(LIFE_S, self._process.kill)
-        self._limit.daemon = True
-        self._limit.start()
-        self.errors: list[str] = []
-        self._reader = threading.Thread(target=self._read_errors, daemon=True)
-        self._reader.start()
-        self.url = self._answer()["ready"]
-        self.took_s = 0.0
-
-    def _read_errors(self) -> None:
-        assert self._process.stderr
-        self.errors.extend(self._process.stderr)
-
-    def _answer(self) -> Any:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        if not line:
-            self._process.wait(10)
-            self._reader.join(5)
-            raise RuntimeError("the app ended:\n" + "".join(self.errors[-30:]))
-        return json.loads(line)
-
-    def does(self, scene: str, *args: object, **options: object) -> Any:
-        """Have a scene played to its end; what it returns."""
-        assert self._process.stdin
-        order = {"do": scene, "args": args, "options": options}
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        answer = self._answer()
-        self.took_s = answer["took_s"]
-        return answer["said"]
-
-    def kill(self) -> None:
-        """End it as a machine that fails does."""
-        self._process.kill()
-        self.close()
-
-    def close(self) -> int:
-        """End it well; its exit code."""
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.close()
-        code = self._process.wait(30)
-        self._limit.cancel()
-        self._reader.join(5)
-        self._process.stdout.close()
-        assert self._process.stderr
-        self._process.stderr.close()
-        return code
-
-
 def _apps() -> Iterator[Callable[..., App]]:
     apps: list[App] = []
 
@@ -188,5 +110,17 @@ def _apps() -> Iterator[Callable[..., App]]:
 
 app = pytest.fixture(_apps)
 """Starts an app: service name, endpoint, variables."""
-module_app = pytest.fixture(_apps, scope="module")
-"""The same for a whole file."""
+session_app = pytest.fixture(_apps, scope="session")
+"""The same for the whole session."""
+
+
+@pytest.fixture(scope="session")
+def told(stack: Stack, session_app: Callable[..., App]) -> dict[str, Any]:
+    """Every code by every client, and one recovered call; what each app saw."""
+    return tell_codes(stack.collector, session_app)
+
+
+@pytest.fixture(scope="session")
+def trouble(stack: Stack, session_app: Callable[..., App]) -> None:
+    """An hour's bad news in some seconds, each kind in a service of its own."""
+    make_trouble(stack.collector, session_app)

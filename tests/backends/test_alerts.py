@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import pytest
 from servers import Collector, within
+from stories import MISTAKES
 
 from assisters_otel import catalog
 
+pytestmark = pytest.mark.usefixtures("trouble")
 ONE_CODE = {
     "AssistersKeyInvalid": "invalid_api_key",
     "AssistersKeyRevoked": "api_key_revoked",
@@ -22,13 +24,6 @@ ONE_CODE = {
     "AssistersContentFiltered": "content_filtered",
     "AssistersPromptInjection": "prompt_injection_detected",
 }
-MISTAKES = (
-    "invalid_model",
-    "invalid_request",
-    "missing_parameter",
-    "invalid_parameter",
-    "context_length_exceeded",
-)
 OTHERS = {
     "AssistersUndocumentedError": "quota_frozen",
     "AssistersRetriesFutile": "insufficient_funds",
@@ -42,39 +37,8 @@ OTHERS = {
 }
 
 
-@pytest.fixture(scope="module")
-def trouble(stack, module_app, tmp_path_factory):
-    """An hour's bad news in some seconds, each kind in a service of its own."""
-
-    def start(service):
-        return module_app(service, stack.collector.http)
-
-    deploy, night, hammer, waiter = (start(s) for s in ("deploy", "night", "hammer", "waiter"))
-    waiter.does("slow", 25, 10.5)
-    for code in ("invalid_api_key", "api_key_revoked", "origin_not_allowed"):
-        deploy.does("each", code)
-    deploy.does("each", code="quota_frozen", status=503, type="server_error")
-    deploy.does("each", *MISTAKES, times=15)
-    deploy.does("each", "rate_limit_exceeded", "model_overloaded", times=15)
-    deploy.does("each", "content_filtered", times=40)
-    deploy.does("each", "prompt_injection_detected", times=10)
-    deploy.does("each", fault="drop", times=15)
-    deploy.does("each", "internal_error", times=25)
-    hammer.does("each", "tokens_exhausted")
-    hammer.does("again", "insufficient_funds", 12)
-    hammer.does("again", "rate_limit_exceeded", 20, retry_after=5)
-    hammer.does("give_up", 25)
-    low = {"x-ratelimit-remaining-tpm": "1000"}  # of FakeApi's 100,000
-    hammer.does("each", times=1, headers=low)
-    for one in (deploy, hammer, waiter):
-        one.does("flush")
-    night.does("ok", 1000)
-    night.does("each", "internal_error", times=25)
-    night.does("flush")
-
-
 @pytest.mark.parametrize("alert", ONE_CODE)
-def test_an_alert_of_a_code_arrives_with_the_catalog_s_advice(stack, trouble, alert):
+def test_an_alert_of_a_code_arrives_with_the_catalog_s_advice(stack, alert):
     code = ONE_CODE[alert]
 
     arrived = within(60, lambda: stack.webhook.of(alert))
@@ -90,7 +54,7 @@ def test_an_alert_of_a_code_arrives_with_the_catalog_s_advice(stack, trouble, al
 
 
 @pytest.mark.parametrize("code", MISTAKES)
-def test_a_caller_s_mistake_arrives_with_the_catalog_s_advice(stack, trouble, code):
+def test_a_caller_s_mistake_arrives_with_the_catalog_s_advice(stack, code):
     alert = "AssistersCallerMistakes"
 
     arrived = within(60, lambda: stack.webhook.of(alert, error_code=code))
@@ -100,14 +64,14 @@ def test_a_caller_s_mistake_arrives_with_the_catalog_s_advice(stack, trouble, co
 
 
 @pytest.mark.parametrize("alert", OTHERS)
-def test_an_alert_of_more_than_one_code_arrives_and_names_it(stack, trouble, alert):
+def test_an_alert_of_more_than_one_code_arrives_and_names_it(stack, alert):
     arrived = within(60, lambda: stack.webhook.of(alert))
 
     assert arrived, stack.prometheus.alerts()
     assert any(OTHERS[alert] in one["annotations"]["summary"] for one in arrived)
 
 
-def test_every_alert_resolves_when_it_is_over(stack, trouble):
+def test_every_alert_resolves_when_it_is_over(stack):
     """What an idle process leaves in Prometheus does not keep an alert up for ever."""
     provoked = [*ONE_CODE, *OTHERS, "AssistersCallerMistakes"]
     gauge = "AssistersHeadroomLow"  # the last values stay for two minutes: longer than this test
@@ -120,9 +84,7 @@ def test_every_alert_resolves_when_it_is_over(stack, trouble):
     assert unresolved() == []
 
 
-def test_a_collector_that_has_no_room_and_one_that_is_gone_are_told(
-    stack, app, tmp_path_factory
-):
+def test_a_collector_that_has_no_room_and_one_that_is_gone_are_told(stack, app, tmp_path_factory):
     small = Collector(
         tmp_path_factory.mktemp("small"),
         JAEGER_OTLP_ENDPOINT=stack.jaeger.otlp,

@@ -4,36 +4,17 @@ from __future__ import annotations
 
 import pytest
 from servers import tags, within
+from stories import CLIENTS
 
 from assisters_otel import catalog
 
+pytestmark = pytest.mark.usefixtures("told")
 CODES = [error.code for error in catalog.ERRORS]
-CLIENTS = ("openai", "openai-async", "assisters")
-
-
-@pytest.fixture(scope="module")
-def told(stack, module_app):
-    """Every code by every client, and one recovered call; what each app saw."""
-    seen = {}
-    for client in CLIENTS:
-        service = f"shop-{client}"
-        shop = module_app(
-            service,
-            stack.collector.grpc if client == "openai-async" else stack.collector.http,
-            OTEL_EXPORTER_OTLP_PROTOCOL="grpc" if client == "openai-async" else "http/protobuf",
-            OTEL_EXPORTER_OTLP_COMPRESSION="gzip",
-            OTEL_RESOURCE_ATTRIBUTES="deployment.environment.name=test,process.command_line=secret",
-        )
-        seen[service] = shop.does("codes", client)
-        assert shop.does("recovered", client) == "ok"
-        shop.does("agent")
-        shop.does("flush")
-    return seen
 
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("code", CODES)
-def test_each_code_is_found_in_jaeger(stack, told, client, code):
+def test_each_code_is_found_in_jaeger(stack, client, code):
     asked = {"error_code": code, "assisters_call_outcome": "failed"}
     found = within(15, lambda: stack.jaeger.search(f"shop-{client}", **asked))
 
@@ -58,7 +39,7 @@ def test_each_code_is_found_in_jaeger(stack, told, client, code):
     assert "planted" not in str(found)
 
 
-def test_a_recovered_call_is_no_error_in_jaeger(stack, told):
+def test_a_recovered_call_is_no_error_in_jaeger(stack):
     found = within(
         15, lambda: stack.jaeger.search("shop-openai", assisters_call_outcome="recovered")
     )
@@ -77,7 +58,7 @@ def test_a_recovered_call_is_no_error_in_jaeger(stack, told):
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("code", CODES)
-def test_each_code_is_a_series_in_prometheus(stack, told, client, code):
+def test_each_code_is_a_series_in_prometheus(stack, client, code):
     query = f'assisters_client_errors_total{{error_code="{code}",service_name="shop-{client}"}}'
 
     found = within(15, lambda: stack.prometheus.query(query))
@@ -92,16 +73,18 @@ def test_each_code_is_a_series_in_prometheus(stack, told, client, code):
         assert series["job"] == f"shop-{client}"
 
 
-def test_only_the_service_s_own_keys_become_labels(stack, told):
+def test_only_the_service_s_own_keys_become_labels(stack):
     series = stack.prometheus.query("assisters_client_errors_total")
 
     assert "planted" not in str(series)
     assert "secret" not in str(series)
     labels = {label for one in series for label in one} - {"value", "__name__"}
-    assert {label for label in labels if label.startswith(("process", "telemetry", "host"))} == set()
+    assert {
+        label for label in labels if label.startswith(("process", "telemetry", "host"))
+    } == set()
 
 
-def test_an_exemplar_leads_to_a_trace_that_jaeger_has(stack, told):
+def test_an_exemplar_leads_to_a_trace_that_jaeger_has(stack):
     def lead():
         found = stack.prometheus.exemplars("assisters_client_request_duration_seconds_bucket")
         return [one["trace_id"] for one in found if stack.jaeger.trace(one["trace_id"])]
@@ -109,23 +92,25 @@ def test_an_exemplar_leads_to_a_trace_that_jaeger_has(stack, told):
     assert within(15, lead)
 
 
-def test_the_first_occurrence_is_an_increase(stack, told):
+def test_the_first_occurrence_is_an_increase(stack):
     """Counters are born at 1: without their created timestamp increase() would be 0."""
     query = 'sum(increase(assisters_client_errors_total{error_code="api_key_revoked"}[10m]))'
 
     assert within(15, lambda: stack.prometheus.query(query))[0]["value"] > 0.5
 
 
-def test_spans_are_counted_by_code(stack, told):
-    query = 'sum by (error_code) (traces_span_metrics_calls_total{error_code!=""})'
+def test_spans_are_counted_by_code(stack):
+    of = 'error_code!="",service_name=~"shop-.*"'
+    query = f"sum by (error_code) (traces_span_metrics_calls_total{{{of}}})"
 
     found = within(40, lambda: stack.prometheus.query(query))
 
     assert {series["error_code"] for series in found} == set(CODES)
 
 
-def test_the_prompt_of_an_agent_s_stream_stays_at_home(stack, told):
-    found = within(15, lambda: stack.jaeger.search("shop-openai", url_template="/v1/agent/stream"))
+def test_the_prompt_of_an_agent_s_stream_stays_at_home(stack):
+    asked = {"url_template": "/v1/agent/stream"}
+    found = within(15, lambda: stack.jaeger.search("shop-openai", **asked))
 
     assert found
     assert "planted-prompt" not in str(found)
