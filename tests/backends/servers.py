@@ -115,14 +115,12 @@ class Server:
     def stop(self) -> int:
         """End it as an orchestrator does, and wait: what it holds is drained."""
         self._limit.cancel()
-        t0=time.monotonic()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
                 self.process.wait(40)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-        print(self.name, self._command[-1], time.monotonic()-t0, file=sys.__stderr__)
         return self.process.wait(10)
 
     def kill(self) -> None:
