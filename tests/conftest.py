@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests on real servers come last: those are built while the others run."""
+    items.sort(key=lambda item: "backends" in item.path.parts)
+
+
 @pytest.fixture
 def api() -> Iterator[FakeApi]:
     with FakeApi() as api:

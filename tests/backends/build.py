@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -307,6 +308,8 @@ SERVERS = (
 
 
 if __name__ == "__main__":
+    # Ended by SIGTERM, it ends what it runs as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         everything()
     except BuildError as error:

@@ -130,6 +130,7 @@ def make_trouble(collector: Collector, start: Callable[..., App]) -> None:
     deploy.does("each", "content_filtered", times=40)
     deploy.does("each", "prompt_injection_detected", times=10)
     deploy.does("each", fault="drop", times=15)
+    deploy.does("each", status=502, body="<html>", times=5)
     deploy.does("each", "internal_error", times=25)
     hammer.does("each", "tokens_exhausted")
     hammer.does("again", "insufficient_funds", 12)

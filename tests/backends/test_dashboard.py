@@ -1,0 +1,31 @@
+"""Every query of the dashboard has an answer where there is something to see."""
+
+from __future__ import annotations
+
+import pytest
+from queries import DASHBOARD, filled, panels
+from servers import get, within
+
+pytestmark = pytest.mark.usefixtures("told", "trouble")
+QUERIES = [
+    pytest.param(filled(target["expr"]), id=f"{panel['title']}-{target['refId']}")
+    for panel in panels()
+    for target in panel["targets"]
+]
+VARIABLES = {one["name"]: one["query"]["query"] for one in DASHBOARD["templating"]["list"]}
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_a_panel_s_query_has_data(stack, query):
+    found = within(45, lambda: stack.prometheus.query(query))
+
+    assert found
+    assert all(series["value"] == series["value"] for series in found), "no NaN"
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_a_variable_has_values_to_choose_from(stack, variable):
+    metric, label = VARIABLES[variable].removeprefix("label_values(").rstrip(")").split(", ")
+    url = f"{stack.prometheus.url}/api/v1/label/{label}/values"
+
+    assert within(15, lambda: get(url, **{"match[]": metric})["data"])

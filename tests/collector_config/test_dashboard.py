@@ -1,0 +1,81 @@
+"""The dashboard answers its questions in order, and asks nothing that is not sent."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+from queries import CONFIG, DASHBOARD, filled, panels, raw
+
+from assisters_otel import catalog
+
+QUESTIONS = [
+    "Is it us or them?",
+    "Which code?",
+    "Which endpoint and model?",
+    "How much headroom is left?",
+    "What do retries cost?",
+    "From a point to its trace",
+]
+SIDES = next(p for p in panels() if p["title"] == "Failed attempts, by whose side it is")
+
+
+def test_the_questions_stand_in_order():
+    rows = [panel for panel in DASHBOARD["panels"] if panel["type"] == "row"]
+
+    assert [row["title"] for row in sorted(rows, key=lambda row: row["gridPos"]["y"])] == QUESTIONS
+
+
+def test_no_two_panels_share_an_id_or_a_place():
+    cells = [
+        (x, y)
+        for panel in DASHBOARD["panels"]
+        for at in [panel["gridPos"]]
+        for x in range(at["x"], at["x"] + at["w"])
+        for y in range(at["y"], at["y"] + at["h"])
+    ]
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+
+    assert len(cells) == len(set(cells))
+    assert len(ids) == len(set(ids))
+    assert max(x for x, _ in cells) < 24
+
+
+@pytest.mark.parametrize("panel", panels(), ids=lambda panel: panel["title"])
+def test_a_panel_says_what_it_shows_in_which_unit(panel):
+    assert len(panel["description"]) > 40
+    assert panel["fieldConfig"]["defaults"]["unit"]
+    assert all(target["legendFormat"] or target.get("format") for target in panel["targets"])
+
+
+@pytest.mark.parametrize("panel", panels(), ids=lambda panel: panel["title"])
+def test_a_panel_shows_no_single_process_s_series(panel):
+    assert [name for one in panel["targets"] for name in raw(filled(one["expr"]))] == []
+
+
+def test_every_code_is_on_exactly_one_side():
+    patterns = {
+        target["legendFormat"]: re.search(r'error_code(=~|=)"([^"]+)"', target["expr"])
+        for target in SIDES["targets"]
+    }
+
+    for error in catalog.ERRORS:
+        sides = [
+            side for side, found in patterns.items() if found and re.fullmatch(found[2], error.code)
+        ]
+        assert len(sides) == 1, (error.code, sides)
+
+
+def test_the_data_sources_are_those_that_are_provisioned():
+    config = yaml.safe_load(CONFIG.joinpath("grafana-datasources.yaml").read_text())
+    provisioned = {source["uid"] for source in config["datasources"]} | {"-- Grafana --"}
+    used = set(re.findall(r"'uid': '([^']+)'", str(DASHBOARD))) - {DASHBOARD["uid"]}
+
+    assert used <= provisioned
+    (way,) = config["datasources"][0]["jsonData"]["exemplarTraceIdDestinations"]
+    assert way["datasourceUid"] in provisioned
+
+
+def test_points_lead_to_traces():
+    assert sum(bool(t.get("exemplar")) for panel in panels() for t in panel["targets"]) >= 2
