@@ -6,6 +6,8 @@ import inspect
 import re
 from pathlib import Path
 
+import yaml
+
 import assisters_otel
 from assisters_otel import catalog, names
 
@@ -58,6 +60,17 @@ def test_the_table_of_errors_is_the_catalog_s():
     assert rows("code") == expected
 
 
+def test_the_table_of_alerts_is_the_rules_own():
+    rules = yaml.safe_load(ROOT.joinpath("collector-config", "alerts.yaml").read_text())
+    alerts = [rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule]
+    expected = [
+        [f'<a id="{rule["alert"].lower()}"></a>`{rule["alert"]}`', rule["labels"]["severity"]]
+        for rule in alerts
+    ]
+
+    assert [row[:2] for row in rows("alert")] == expected
+
+
 def test_every_argument_of_init_is_in_the_readme():
     told = {name for row in rows("argument of `init`") for name in re.findall("`(.+?)`", row[0])}
 
@@ -78,7 +91,7 @@ def test_the_readme_s_files_and_commands_are_there():
     linked = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     commands = re.findall(r"^\$ (\.ci/\w+)", README, re.MULTILINE)
 
-    assert commands == [".ci/demo", ".ci/test"]
+    assert set(commands) == {".ci/demo", ".ci/test"}
     for path in [*linked, *commands]:
         assert ROOT.joinpath(path).exists(), path
 
