@@ -117,7 +117,7 @@ def tell_codes(collector: Collector, start: Callable[..., App]) -> dict[str, Any
     return seen
 
 
-def make_trouble(collector: Collector, start: Callable[..., App]) -> None:
+def make_trouble(collector: Collector, start: Callable[..., App]) -> App:
     """An hour's bad news in some seconds, each kind in a service of its own."""
     services = ("deploy", "night", "hammer", "waiter")
     deploy, night, hammer, waiter = (start(service, collector.http) for service in services)
@@ -143,3 +143,4 @@ def make_trouble(collector: Collector, start: Callable[..., App]) -> None:
     night.does("ok", 1000)
     night.does("each", "internal_error", times=25)
     night.does("flush")
+    return hammer

@@ -50,9 +50,9 @@ def test_a_collector_that_comes_back_costs_no_count(world, app, end):
     assert within(20, lambda: counted(21)), prometheus.query(query)
     assert within(20, lambda: jaeger.trace(trace))
     assert within(20, lambda: jaeger.search(service, error_code="insufficient_funds"))
-    # Ten answers from loopback take some milliseconds; an exporter that held them up, seconds.
-    assert during_s < 2
-    assert after_s < 2
+    # Ten answers from loopback take some milliseconds; an exporter that held them up, ten seconds.
+    assert during_s < 5
+    assert after_s < 5
     assert shop.close() == 0
     assert not [line for line in shop.errors if "Traceback" in line]
     assert len([line for line in shop.errors if "does not get through" in line]) <= 1
