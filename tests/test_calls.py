@@ -5,18 +5,26 @@ from __future__ import annotations
 import pytest
 from opentelemetry.trace import INVALID_SPAN, INVALID_SPAN_CONTEXT
 
+from assisters_otel import endpoints
 from assisters_otel.attempt import Request
-from assisters_otel.calls import Asked, Body, Call
+from assisters_otel.bodies import Body
+from assisters_otel.calls import Asked, Call
 from assisters_otel.streams import Events
 
 DONE = b"data: [DONE]\n\n"
 
 
 class Watched:
-    """A watcher that keeps the outcomes."""
+    """A watcher of a call and of its bodies, that keeps the outcomes."""
 
     def __init__(self):
         self.told = []
+        self.call = None
+
+    def body_ended(self, body, end):
+        if end.error is not None:
+            self.told.append(type(end.error).__name__)
+        self.call.body_ended(body, end.at)
 
     def waits(self, _call):
         self.told.append("waits")
@@ -41,26 +49,32 @@ class Watched:
         ("body returned ended", ["waits", ("ok", None)]),
         ("body returned closed", ["waits", ("cancelled", None)]),
         ("body returned done closed", ["waits", ("ok", None)]),
-        ("body returned broke", ["waits", "broken", ("failed", "ValueError")]),
-        ("body returned interrupted", ["waits", "broken", ("cancelled", None)]),
-        ("body returned done broke", ["waits", ("ok", None)]),
+        ("body returned broke", ["waits", "ValueError", ("failed", None)]),
+        ("body returned interrupted", ["waits", "KeyboardInterrupt", ("cancelled", None)]),
+        ("body returned done broke", ["waits", "ValueError", ("ok", None)]),
         ("body returned dropped", ["waits", "put off", ("cancelled", None)]),
         ("body returned ended broke closed dropped ended", ["waits", ("ok", None)]),
         ("body returned closed ended broke", ["waits", ("cancelled", None)]),
+        # The SDK has read the whole stream before its caller gets any of it.
+        ("chat ended returned", [("failed", None)]),
+        ("chat done ended returned", [("ok", None)]),
+        ("chat returned ended", ["waits", ("failed", None)]),
         # The SDK sends it again: its first body is none of the caller's.
-        ("body broke body returned ended", ["broken", "waits", ("ok", None)]),
-        ("body broke raised", ["broken", ("failed", "ValueError")]),
-        ("body dropped raised", [("failed", "ValueError")]),
+        ("body broke body returned ended", ["ValueError", "waits", ("ok", None)]),
+        ("body broke raised", ["ValueError", ("failed", "ValueError")]),
+        ("body dropped raised", ["put off", ("failed", "ValueError")]),
     ],
 )
 def test_a_call_ends_once_with_the_first_thing_that_ends_it(steps, told):
     watcher = Watched()
     asked = Asked(Request("GET", "/v1/models", "/v1/models", "localhost", None), None, None)
     call = Call(asked, INVALID_SPAN, INVALID_SPAN_CONTEXT, watcher, is_ours=False)
+    watcher.call = call
     body = None
     for step in steps.split():
-        if step == "body":
-            body = Body(call, Events(b""), lambda _: watcher.told.append("broken"))
+        if step in {"body", "chat"}:
+            template = endpoints.CHAT if step == "chat" else "/v1/models"
+            body = Body(watcher, Events(), template, 0)
             call.answered(body)
         elif step == "done":
             body.feed(DONE)

@@ -20,6 +20,7 @@ ORDER = [
     "metrics",
     "logs",
     "streams",
+    "bodies",
     "calls",
     "observe",
     "clients.patch",

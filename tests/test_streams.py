@@ -2,43 +2,167 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import json
 import zlib
+from typing import NamedTuple
 
+import brotli
 import pytest
-from hypothesis import given
+import zstandard
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from assisters_otel.streams import Events, events
+from assisters_otel import names, streams
+from assisters_otel.envelope import Envelope
+from assisters_otel.streams import BROKE, CLOSED, ENDED, FORGOTTEN, MAX_BYTES, Events, events
 
-DONE = b'data: {"choices": []}\n\ndata: [DONE]\n\n'
+CHAT = "/v1/chat/completions"
+TEXT = b'data: {"choices": []}\n\n'
+DONE = TEXT + b"data: [DONE]\n\n"
+ENVELOPE = {
+    "error": {
+        "message": "m",
+        "type": "server_error",
+        "code": "model_overloaded",
+        "param": "model",
+    }
+}
+ERROR = json.dumps(ENVELOPE).encode()
+READ = Envelope("server_error", "model_overloaded", "model", "m")
 
 
-def done(*chunks, encoding=b""):
+class Said(NamedTuple):
+    chunks: int
+    done: bool
+    error: Envelope | None
+
+
+def said(*chunks, encoding=b""):
+    """What a stream says that comes in these chunks, by the quick way where it may be."""
     watched = Events(encoding)
     for chunk in chunks:
-        watched.feed(chunk)
-    return watched.done
+        if not watched.is_ordinary(chunk):
+            watched.feed(chunk)
+    watched.finish()
+    return Said(watched.chunks, watched.done, watched.error)
 
 
-@pytest.mark.parametrize("cut", range(len(DONE)))
-def test_done_is_seen_wherever_it_is_cut(cut):
-    assert done(DONE[:cut], DONE[cut:])
+def slowly(body):
+    """The same by a parser that is written from the standard, and slow."""
+    text = body.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+    *lines, rest = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    events, event = [], {"data": []}
+    for line in [*lines, *filter(None, [rest]), None]:
+        if line:
+            field, _, value = line.partition(":")
+            value = value.removeprefix(" ")
+            if field == "data":
+                event["data"].append(value)
+            event["event"] = value if field == "event" else event.get("event")
+        elif line == "" or event["data"]:
+            events.append(event | {"is_whole": line == ""})
+            event = {"data": []}
+    data = [
+        ("\n".join(event["data"]), event.get("event"), event["is_whole"])
+        for event in events
+        if event["data"]
+    ]
+    errors = [error_in(text, name) for text, name, _ in data if text != "[DONE]"]
+    return Said(
+        sum(whole and text != "[DONE]" for text, _, whole in data),
+        any(text == "[DONE]" for text, _, _ in data),
+        next((error for error in errors if error is not None), None),
+    )
 
 
-@given(st.lists(st.integers(0, len(DONE))))
-def test_done_is_seen_in_whatever_pieces(cuts):
-    edges = [0, *sorted(cuts), len(DONE)]
-    pieces = [DONE[a:b] for a, b in itertools.pairwise(edges)]
+def error_in(text, name):
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    found = value.get("error") if isinstance(value, dict) else None
+    if isinstance(found, str) and found:
+        return Envelope(message=found)
+    if isinstance(found, dict) and found:
+        return Envelope(**{key: found.get(key) for key in ("type", "code", "param", "message")})
+    return Envelope() if found or name == "error" else None
 
-    assert done(*pieces)
+
+def cut(body, cuts):
+    edges = [0, *sorted(at % (len(body) + 1) for at in cuts), len(body)]
+    return [body[a:b] for a, b in itertools.pairwise(edges)]
+
+
+# -- what is an event ------------------------------------------------------------------------
+
+ALPHABET = st.sampled_from(
+    [
+        *(b"data: {", b"data:", b"data", b"event: error", b"event:error", b": comment", b"id: 1"),
+        *(
+            b"}",
+            b"[DONE]",
+            b"data: [DONE]",
+            b"x",
+            b" ",
+            b"\xef\xbb\xbf",
+            b"\xff",
+            b'{"error": null}',
+        ),
+        *(b"\n", b"\n\n", b"\r", b"\r\n", b"\r\n\r\n", b"\r\r"),
+        *(
+            TEXT,
+            b"data: " + ERROR + b"\n\n",
+            b'data: {"error": {}}\n\n',
+            b'data: {"error": "no"}\n\n',
+        ),
+    ]
+)
+
+
+@given(st.lists(ALPHABET, max_size=20).map(b"".join), st.lists(st.integers(0), max_size=8))
+@example(DONE, [])
+@example(b"data: {\xef\xbb\xbf}\r\r", [9])
+@example(b"\n\xef\xbb\xbfdata: {\r\n\r\n", [])
+def test_whatever_comes_in_whatever_pieces_is_read_as_the_standard_says(body, cuts):
+    assert said(*cut(body, cuts)) == slowly(body)
 
 
 @pytest.mark.parametrize(
     "body",
-    [b"data: [DONE]", b"data:[DONE]\r\n\r\n", b": hi\rdata: [DONE]\r\r", b"\r\ndata: [DONE]\r\n"],
+    [
+        b"data: " + ERROR + b"\n\n",
+        b"data:" + ERROR + b"\n\n",
+        b"event: error\ndata: " + ERROR + b"\n\n",
+        b"data: " + ERROR + b"\r\n\r\n",
+        b"data: " + ERROR + b"\r\r",
+        b": comment\n\nid: 7\nretry: 3\ndata: " + ERROR + b"\n\n",
+        b"data: " + ERROR.replace(b", ", b",\ndata: ") + b"\n\n",
+        b"\xef\xbb\xbfdata: " + ERROR + b"\n\n",
+        TEXT + b"data: " + ERROR + b"\n\n" + TEXT,
+        b"data: " + ERROR,
+    ],
 )
-def test_every_line_break_will_do_and_none_at_the_begin(body):
-    assert done(body)
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 10_000])
+def test_an_error_event_is_read_in_every_form_wherever_it_is_cut(body, size):
+    assert said(*(body[i : i + size] for i in range(0, len(body), size))).error == READ
+
+
+@pytest.mark.parametrize("at", range(len(DONE)))
+def test_done_is_seen_wherever_it_is_cut(at):
+    assert said(DONE[:at], DONE[at:]) == (1, True, None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"data: [DONE]",
+        b"data:[DONE]\r\n\r\n",
+        b": hi\rdata: [DONE]\r\r",
+        b"\r\ndata: [DONE]\r\n",
+    ],
+)
+def test_done_is_seen_by_its_line_alone(body):
+    assert said(body).done
 
 
 @pytest.mark.parametrize(
@@ -49,41 +173,189 @@ def test_every_line_break_will_do_and_none_at_the_begin(body):
         b'data: {"content": "\\ndata: [DONE]"}\n\n',
         b"data: [DON",
         b"other: [DONE]\n\n",
+        b"data: [DONE]\ndata: more\n\n",
     ],
 )
-def test_a_model_that_writes_about_it_is_not_done(body):
-    assert not done(body)
+def test_a_model_that_writes_about_the_end_is_not_done(body):
+    assert not said(body).done
 
 
 @pytest.mark.parametrize(
-    ("encoding", "encode"),
-    [(b"gzip", gzip.compress), (b"X-GZIP", gzip.compress), (b"deflate", zlib.compress)],
+    "data",
+    [
+        {"choices": [{"delta": {"content": json.dumps(ENVELOPE)}}]},
+        {"choices": [], "error": None},
+        {"choices": [], "error": ""},
+        {"choices": [], "error": {}},
+        {"choices": [{"error": {"code": "internal_error"}}]},
+        ["error"],
+        "error",
+    ],
 )
-def test_done_is_seen_through_compression(encoding, encode):
-    body = encode(DONE)
-
-    assert done(*(body[i : i + 1] for i in range(len(body))), encoding=encoding)
+def test_a_model_that_writes_about_an_error_has_none(data):
+    assert said(b"data: " + json.dumps(data).encode() + b"\n\n") == (1, False, None)
 
 
-def test_a_stream_that_unpacks_to_much_is_looked_through_piece_by_piece():
-    body = gzip.compress(b": " + bytes(10_000_000) + b"\n" + DONE)
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (b'data: {"error": "plain"}\n\n', Envelope(message="plain")),
+        (b'data: {"error": ["odd"]}\n\n', Envelope()),
+        (b'data: {"error": {"code": 7}}\n\n', Envelope()),
+        (b"event: error\ndata: no JSON\n\n", Envelope()),
+        (b'event: error\ndata: {"error": null}\n\n', Envelope()),
+        (b"event: error\ndata:\n\n", Envelope()),
+        (b'data: {"error": "one"}\n\ndata: {"error": "two"}\n\n', Envelope(message="one")),
+    ],
+)  # fmt: skip
+def test_an_error_that_says_little_is_one(body, error):
+    assert said(body).error == error
 
-    assert done(body, encoding=b"gzip")
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'data: {"error": {"code": "x"\n\n',  # the documentation's own sample is not valid either
+        b'data: {"error": ' + b"[" * 50_000 + b"\n\n",
+        b"event: error\n\n",
+        b"event: errors\ndata: x\n\n",
+    ],
+)
+def test_what_cannot_be_read_is_no_error(body):
+    assert said(body).error is None
 
 
-@pytest.mark.parametrize(("encoding", "body"), [(b"gzip", b"no gzip"), (b"br", DONE[3:20])])
-def test_what_cannot_be_unpacked_is_not_done(encoding, body):
-    assert not done(body, body, encoding=encoding)
+def test_the_quick_way_takes_one_whole_event_of_one_line_only():
+    watched = Events()
+    assert not watched.is_ordinary(TEXT), "the first may begin with a mark"
+    watched.feed(TEXT)
+
+    assert watched.is_ordinary(TEXT)
+    assert watched.is_ordinary(b'data:{"a": 1}\n\n')
+    for odd in (
+        *(b"", b"\n", b"data: [DONE]\n\n", b": comment\n\n", b"data: {}\n", b"data: {}\n\n\n"),
+        *(
+            TEXT + TEXT,
+            b"data: {}\ndata: {}\n\n",
+            b"data: {}\nevent: error\n\n",
+            b"data: {}\r\n\r\n",
+        ),
+        *(b'data: {"error": null}\n\n', b"data: {}\r\rdata: {}\n\n", b"data: {}\nx"),
+    ):
+        assert not watched.is_ordinary(odd), odd
+    assert watched.chunks == 3
+    watched.feed(b"data: {")
+    assert not watched.is_ordinary(TEXT), "it is the middle of another"
+
+
+# -- how much is kept ------------------------------------------------------------------------
+
+
+def test_a_megabyte_in_one_event_is_counted_and_not_kept():
+    watched = Events()
+    for chunk in (b"data: {", *[b"x" * 1000] * 1000):
+        watched.feed(chunk)
+        assert len(watched._line) <= MAX_BYTES
+    for chunk in (b'"error": 1}\n\n', TEXT, b"data: " + ERROR + b"\n\n"):
+        watched.feed(chunk)
+
+    assert (watched.chunks, watched.error) == (3, READ)
+
+
+def test_a_megabyte_of_lines_in_one_event_is_not_kept():
+    watched = Events()
+    for _ in range(20_000):
+        watched.feed(b"data: " + b"x" * 44 + b"\n")
+
+    assert sum(map(len, watched._data)) <= MAX_BYTES
+    watched.feed(b"\n" + TEXT)
+    assert watched.chunks == 2
+
+
+def test_a_long_comment_hides_nothing():
+    assert said(b": " + b"x" * 1_000_000 + b"\ndata: " + ERROR + b"\n\n").error == READ
+
+
+# -- content encodings -----------------------------------------------------------------------
+
+
+def bare_deflate(body):
+    compressor = zlib.compressobj(wbits=-15)
+    return compressor.compress(body) + compressor.flush()
+
+
+ENCODINGS = [
+    (b"gzip", gzip.compress),
+    (b"X-GZIP", gzip.compress),
+    (b"deflate", zlib.compress),
+    (b"br", brotli.compress),
+    (b"zstd", zstandard.compress),
+]
+
+
+@pytest.mark.parametrize(("encoding", "encode"), ENCODINGS)
+@pytest.mark.parametrize("size", [1, 10, 10_000])
+def test_a_stream_is_read_through_compression(encoding, encode, size):
+    body = encode(b"data: " + ERROR + b"\n\n" + DONE)
+    pieces = (body[i : i + size] for i in range(0, len(body), size))
+
+    assert said(*pieces, encoding=encoding) == (2, True, READ)
+
+
+def test_a_deflate_stream_without_a_header_is_read():
+    assert said(bare_deflate(DONE), encoding=b"deflate").done
+
+
+@pytest.mark.parametrize(("encoding", "encode"), ENCODINGS)
+def test_a_stream_that_unpacks_to_much_is_looked_through_piece_by_piece(encoding, encode):
+    body = encode(b": " + bytes(10_000_000) + b"\n" + DONE)
+
+    assert said(body, encoding=encoding).done
+
+
+@pytest.mark.parametrize(
+    "encoding", [b"gzip", b"deflate", b"br", b"zstd", b"compress", b"gzip, br"]
+)
+def test_what_cannot_be_unpacked_is_neither_done_nor_truncated(encoding):
+    watched = Events(encoding)
+    for _ in range(3):
+        watched.feed(b"\xffnothing of the kind" + DONE)
+
+    assert watched.is_hidden
+    assert streams.outcome(watched, ENDED, CHAT) == names.COMPLETED
+    assert not watched.done
+
+
+# -- how it ends -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "way", "template", "expected"),
+    [
+        (DONE, ENDED, CHAT, "completed"),
+        (DONE, CLOSED, CHAT, "completed"),
+        (DONE, BROKE, CHAT, "completed"),
+        (DONE, FORGOTTEN, CHAT, "completed"),
+        (TEXT, ENDED, CHAT, "truncated"),
+        (b"", ENDED, CHAT, "truncated"),
+        (TEXT, ENDED, "/v1/agent/stream", "completed"),
+        (TEXT, ENDED, None, "completed"),
+        (TEXT, BROKE, CHAT, "error"),
+        (TEXT, CLOSED, CHAT, "cancelled"),
+        (TEXT, FORGOTTEN, CHAT, "abandoned"),
+        *((b"data: " + ERROR + b"\n\n" + DONE, way, CHAT, "error")
+          for way in (ENDED, CLOSED, BROKE, FORGOTTEN)),
+        (b"data: " + ERROR + b"\n", CLOSED, CHAT, "error"),
+    ],
+)  # fmt: skip
+def test_the_first_outcome_that_applies_is_told(body, way, template, expected):
+    watched = Events()
+    watched.feed(body)
+
+    assert streams.outcome(watched, way, template) == expected
 
 
 def test_only_an_event_stream_is_watched():
     assert events({b"content-type": b"application/json"}) is None
+    assert events({b"content-type": b"audio/mpeg"}) is None
     assert events({b"content-type": b"text/event-stream; charset=utf-8"}) is not None
-
-
-def test_what_comes_after_done_is_not_looked_at():
-    watched = Events(b"")
-    watched.feed(DONE)
-    watched.feed(b"anything")
-
-    assert watched.done

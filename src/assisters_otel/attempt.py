@@ -43,6 +43,26 @@ class Request(NamedTuple):
     port: int | None
 
 
+class StreamOutcome(NamedTuple):
+    """How an answer's event stream ended.
+
+    Attributes:
+        outcome: One of `names.STREAM_OUTCOMES`.
+        chunks: Data events that came, ``[DONE]`` not counted.
+        first_chunk_s: From the begin of the call, or outside one of the request, to the
+            first of them; None if there was none.
+    """
+
+    outcome: str
+    chunks: int
+    first_chunk_s: float | None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it failed after its status."""
+        return self.outcome in {names.STREAM_ERROR, names.TRUNCATED}
+
+
 class Outcome(NamedTuple):
     """How an attempt ended: with an answer, without one, or cancelled by its caller.
 
@@ -51,12 +71,13 @@ class Outcome(NamedTuple):
         duration_s: From sending to the response headers, or to the failure.
         status: The HTTP status, or None without an answer.
         headers: What `envelope.pick` took from the response.
-        envelope: The error in the body, or None.
+        envelope: The error in the body, or in an event of it; or None.
         exception: The name of the exception in place of an answer, or in the middle
             of its body; or None.
         cancelled: The caller gave up; that is no failure.
         transient: With an exception: whether it was the connection, the peer or the
             clock that failed, so a retry can help, and not a mistake on our side.
+        stream: How its event stream ended, if it has one and that is over.
     """
 
     request: Request
@@ -67,12 +88,15 @@ class Outcome(NamedTuple):
     exception: str | None = None
     cancelled: bool = False
     transient: bool = False
+    stream: StreamOutcome | None = None
 
     @property
     def failed(self) -> bool:
         """Whether it got a status of 400 or above, or no whole answer; not if cancelled."""
         if self.cancelled:
             return False
+        if self.stream is not None:
+            return self.stream.failed
         return self.status is None or self.exception is not None or self.status >= FAILED
 
     @property
@@ -87,13 +111,18 @@ class Outcome(NamedTuple):
 
     @property
     def error_type(self) -> str | None:
-        """The envelope's type; else the status; else the exception's name. None on success."""
+        """The envelope's type; else the status; else the exception's name. None on success.
+
+        A stream that says less than that is ``truncated``, or its error ``_OTHER``.
+        """
         if self.cancelled:
             return names.CANCELLED
         if not self.failed:
             return None
         if self.envelope and self.envelope.type:
             return self.envelope.type
+        if self.exception is None and self.stream is not None:
+            return names.TRUNCATED if self.stream.outcome == names.TRUNCATED else names.OTHER
         return self.exception or str(self.status)
 
     @property
@@ -101,6 +130,8 @@ class Outcome(NamedTuple):
         """Whether the same request can succeed if it is sent again soon."""
         if self.status is None or self.exception is not None:
             return self.transient
+        if self.stream is not None and self.stream.outcome == names.TRUNCATED:
+            return True
         type_ = self.envelope.type if self.envelope else None
         return catalog.retryable(self.code, type_, self.status)
 
@@ -164,6 +195,11 @@ class CallOutcome(NamedTuple):
     def failed(self) -> bool:
         """Whether the caller got no answer, however often it was tried."""
         return self.outcome == names.FAILED
+
+    @property
+    def stream(self) -> StreamOutcome | None:
+        """How the last attempt's event stream ended, if there was one."""
+        return self.last.stream if self.last is not None else None
 
     @property
     def error_type(self) -> str | None:

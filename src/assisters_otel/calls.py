@@ -14,6 +14,7 @@ from opentelemetry import context, trace
 
 from assisters_otel import names
 from assisters_otel.attempt import CallOutcome
+from assisters_otel.bodies import Moment
 from assisters_otel.resend import Chain
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
 
     from assisters_otel.attempt import Outcome, Request
+    from assisters_otel.bodies import Body
     from assisters_otel.resend import Message
-    from assisters_otel.streams import Events
 
 _KEY: Final = context.create_key("assisters_otel-call")
 
@@ -60,13 +61,6 @@ class Watcher(Protocol):
         """Do something soon, outside the garbage collector."""
 
 
-class Moment(NamedTuple):
-    """A moment by two clocks: `time.perf_counter` and Unix nanoseconds."""
-
-    steady_s: float
-    unix_ns: int
-
-
 class Call:
     """One call.
 
@@ -78,6 +72,7 @@ class Call:
         context: What is current while the call sends.
         chain: Its attempts.
         last: The outcome of the last one, or None.
+        started_s: When it began, by `time.perf_counter`.
     """
 
     __slots__ = (
@@ -86,7 +81,6 @@ class Call:
         "_is_open",
         "_is_returned",
         "_once",
-        "_started_s",
         "_watcher",
         "around",
         "asked",
@@ -95,6 +89,7 @@ class Call:
         "is_ours",
         "last",
         "span",
+        "started_s",
     )
 
     def __init__(
@@ -123,7 +118,7 @@ class Call:
         self._once = iter((True,))  # two threads may close one body
         parent = trace.set_span_in_context(span) if is_ours else None
         self.context: Context = context.set_value(_KEY, self, parent)
-        self._started_s = time.perf_counter()
+        self.started_s = time.perf_counter()
 
     def enter(self) -> Token[Context]:
         """Make the call's scope current."""
@@ -157,8 +152,11 @@ class Call:
     def returned(self) -> None:
         """Take note that the SDK has given its caller something: now, or with its body, it ends."""
         self._is_returned = True
-        if self._body is None or self._body.is_over:
+        body = self._body
+        if body is None:
             self.end(names.OK)
+        elif body.is_over:  # of an event stream the SDK may have met the end already
+            self.end(names.FAILED if body.made == names.FAILED else names.OK)
         else:
             self._watcher.waits(self)
 
@@ -169,19 +167,16 @@ class Call:
         else:
             self.end(names.CANCELLED_CALL)
 
-    def body_ended(self, body: Body, outcome: str, exception: str | None = None) -> None:
+    def body_ended(self, body: Body, at: Moment | None) -> None:
         """Take the end of a body; it is the call's if the SDK has handed it out."""
         if self._is_returned and body is self._body:
-            self.end(outcome, exception)
+            self.end(body.made, at=at)
 
-    def body_dropped(self) -> None:
-        """Take note that the body was forgotten, from inside the garbage collector."""
-        if self._is_returned:
-            self._put_off(names.CANCELLED_CALL)
-
-    def _put_off(self, outcome: str, exception: str | None = None) -> None:
-        at = Moment(time.perf_counter(), time.time_ns())
-        self._watcher.put_off(partial(self.end, outcome, exception, at))
+    def abandon(self) -> None:
+        """End what nobody will end any more, and its stream with it."""
+        if self._body is not None:
+            self._body.abandon()
+        self.end(names.CANCELLED_CALL)
 
     def end(self, outcome: str, exception: str | None = None, at: Moment | None = None) -> None:
         """End, once; put off for a moment if this is running inside the garbage collector.
@@ -195,7 +190,7 @@ class Call:
             at: When, if not now.
         """
         if at is None and self._watcher.is_collecting():
-            self._put_off(outcome, exception)
+            self._watcher.put_off(partial(self.end, outcome, exception, Moment.now()))
             return
         if next(self._once, None) is None:
             return
@@ -207,7 +202,7 @@ class Call:
         told = CallOutcome(
             *self.asked,
             outcome=outcome,
-            duration_s=ended_s - self._started_s,
+            duration_s=ended_s - self.started_s,
             retries=chain.retries,
             wait_s=chain.wait_s,
             last=self.last,
@@ -219,71 +214,6 @@ class Call:
     def is_open(self) -> bool:
         """Whether what is sent in its scope is part of it."""
         return self._is_open
-
-
-class Body:
-    """The body of a call's successful answer on its way to the caller.
-
-    It does not know the stream that it is told of: that one's end is told when it is
-    collected, which it would never be if this one held it.
-
-    Attributes:
-        is_over: Whether it has ended in one way or another.
-    """
-
-    __slots__ = ("_broken", "_call", "_events", "feed", "is_over")
-
-    def __init__(
-        self, call: Call, events: Events | None, broken: Callable[[BaseException], object]
-    ) -> None:
-        """Begin.
-
-        Args:
-            call: Whose answer it is.
-            events: Gets its bytes, or None.
-            broken: Told of what it broke off with.
-        """
-        self._call = call
-        self._events = events
-        self._broken = broken
-        self.feed = None if events is None else events.feed
-        self.is_over = False
-
-    def ended(self) -> None:
-        """Take its regular end."""
-        if not self.is_over:
-            self.is_over = True
-            self._call.body_ended(self, names.OK)
-
-    def broke(self, error: BaseException) -> None:
-        """Take what was raised in place of more of it."""
-        if self.is_over:
-            return
-        self.is_over = True
-        if self._is_done():
-            self._call.body_ended(self, names.OK)
-            return
-        self._broken(error)
-        if isinstance(error, Exception):
-            self._call.body_ended(self, names.FAILED, type(error).__qualname__)
-        else:
-            self._call.body_ended(self, names.CANCELLED_CALL)
-
-    def closed(self) -> None:
-        """Take its close, before its end or after: an SDK closes a stream at its ``[DONE]``."""
-        if not self.is_over:
-            self.is_over = True
-            outcome = names.OK if self._is_done() else names.CANCELLED_CALL
-            self._call.body_ended(self, outcome)
-
-    def dropped(self) -> None:
-        """Take note that its stream was collected. May run inside anything."""
-        if not self.is_over:
-            self.is_over = True
-            self._call.body_dropped()
-
-    def _is_done(self) -> bool:
-        return self._events is not None and self._events.done
 
 
 def current() -> Call | None:

@@ -9,6 +9,9 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote
 
+CHAT: Final = "/v1/chat/completions"
+"""The one endpoint of whose streams the end is documented: ``data: [DONE]``."""
+
 AGENT_STREAM: Final = "/v1/agent/stream"
 """The one endpoint whose query holds what the user typed."""
 
@@ -37,7 +40,7 @@ _TAILS: Final = frozenset(
 TEMPLATES: Final = frozenset({f"/v1/{tail}" for tail in _TAILS} | {"/v1/models/{id}"})
 """Every value that ``url.template`` can have."""
 
-OPERATIONS: Final = {"/v1/chat/completions": "chat", "/v1/embeddings": "embeddings"}
+OPERATIONS: Final = {CHAT: "chat", "/v1/embeddings": "embeddings"}
 """The documented paths for which the GenAI conventions have a ``gen_ai.operation.name``."""
 
 # Longer than any documented path behind a gateway's prefix; what is longer is not looked at.

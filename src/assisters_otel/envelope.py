@@ -139,17 +139,40 @@ def parse(body: bytes) -> Envelope | None:
         The envelope, or None if *body* holds none. ``{"error": "text"}`` has a
         message only. A field of the wrong type is as if it were not there.
     """
+    error = _error(body)
+    return _envelope(error) if isinstance(error, str | dict) else None
+
+
+def of_event(data: bytes) -> Envelope | None:
+    """Parse the data of an event of a stream, which may be anything.
+
+    Args:
+        data: One event's data. Beyond `MAX_BYTES` it is not looked at.
+
+    Returns:
+        The envelope, an empty one if *data* says that there is an error and not which;
+        None if there is none: ``"error"`` is absent, null or empty, as in the parts of
+        a stream that is fine.
+    """
+    error = _error(data)
+    if not error:
+        return None
+    return _envelope(error) if isinstance(error, str | dict) else Envelope()
+
+
+def _error(body: bytes) -> object:
     if len(body) > MAX_BYTES:
         return None
     try:
         document = json.loads(body.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError):
         return None
-    error = document.get("error") if isinstance(document, dict) else None
+    return document.get("error") if isinstance(document, dict) else None
+
+
+def _envelope(error: str | dict[str, object]) -> Envelope:
     if isinstance(error, str):
         return Envelope(message=error)
-    if not isinstance(error, dict):
-        return None
     return Envelope(
         type=_field(error, "type"),
         code=_field(error, "code"),
@@ -173,7 +196,7 @@ def _inflate(body: bytes, limit: int) -> bytes | None:
 
 def _brotli(body: bytes, limit: int) -> bytes | None:
     # A client asks for brotli only if it has one of the two. Source: httpx, _decoders.
-    brotli = _first_of("brotli", "brotlicffi")
+    brotli = first_of("brotli", "brotlicffi")
     if brotli is None:
         return None
     try:
@@ -184,7 +207,7 @@ def _brotli(body: bytes, limit: int) -> bytes | None:
 
 
 def _zstd(body: bytes, limit: int) -> bytes | None:
-    zstd = _first_of("compression.zstd", "zstandard")
+    zstd = first_of("compression.zstd", "zstandard")
     if zstd is None:
         return None
     try:
@@ -197,7 +220,8 @@ def _zstd(body: bytes, limit: int) -> bytes | None:
     return output
 
 
-def _first_of(*modules: str) -> ModuleType | None:
+def first_of(*modules: str) -> ModuleType | None:
+    """Import the first of some modules that is installed."""
     for module in modules:
         with suppress(ImportError):
             return importlib.import_module(module)

@@ -52,7 +52,8 @@ class Log:
         # What is not documented may be another one each time, and is one storm all the same.
         known = outcome.code is None or catalog.find(what) is not None
         if outcome.status is not None and outcome.code is None and outcome.exception is None:
-            known = what == str(outcome.status) or catalog.find_type(what) is not None
+            ours = what in {str(outcome.status), names.TRUNCATED, names.OTHER}
+            known = ours or catalog.find_type(what) is not None
         line = partial(_line, outcome, attempts)
         self._record(what if known else _UNKNOWN_CODE, outcome.request, line)
 
@@ -113,6 +114,8 @@ def _line(outcome: Outcome, attempts: int, where: str) -> str:
         met = f"gave no answer ({what})"
     elif outcome.exception is not None:
         met = f"answered {outcome.status}, and broke off ({what}),"
+    elif outcome.stream is not None:
+        met = f"answered {outcome.status}, and its stream failed ({what}),"
     else:
         met = f"answered {outcome.status}" + ("" if what == str(outcome.status) else f" {what}")
     tried = f", {attempts} attempts" if attempts > 1 else ""

@@ -141,13 +141,20 @@ class Metrics:
             names.CALL_ATTEMPTS.description,
             explicit_bucket_boundaries_advisory=names.ATTEMPTS_BOUNDARIES,
         )
+        self._first_chunk = meter.create_histogram(
+            names.FIRST_CHUNK.name,
+            names.FIRST_CHUNK.unit,
+            names.FIRST_CHUNK.description,
+            explicit_bucket_boundaries_advisory=names.DURATION_BOUNDARIES,
+        )
         for metric, header in _GAUGES:
             meter.create_observable_gauge(
                 metric.name, [partial(self._observe, header)], metric.unit, metric.description
             )
         self._limits: dict[tuple[str, int | None], tuple[float, Mapping[bytes, bytes]]] = {}
         self._code = ClosedSet(names.ERROR_CODE, (e.code for e in catalog.ERRORS), _WELL_FORMED)
-        self._type = ClosedSet(ERROR_TYPE, (t.type for t in catalog.TYPES), _WELL_FORMED)
+        types = (names.TRUNCATED, names.OTHER, *(t.type for t in catalog.TYPES))
+        self._type = ClosedSet(ERROR_TYPE, types, _WELL_FORMED)
         self._exception = ClosedSet(ERROR_TYPE, (names.CANCELLED,), _EXCEPTION_NAME)
         self._model = ClosedSet(names.GEN_AI_REQUEST_MODEL, (), _MODEL, MAX_MODELS)
 
@@ -171,19 +178,38 @@ class Metrics:
         if not _LIMIT_HEADERS.isdisjoint(outcome.headers):
             self._keep_limits(request, outcome.headers)
 
-    def record_broken(self, outcome: Outcome, context: Context) -> None:
-        """Count one error more: an answer, counted as a success, has broken off.
+    def record_broken(self, outcome: Outcome, context: Context | None) -> None:
+        """Count one error more: an answer, counted as a success, has failed after its status.
 
         Args:
             outcome: What became of it.
-            context: Where its call's span is current, for exemplars.
+            context: Where its call's or stream's span is current, for exemplars.
         """
         shared = _place(outcome.request)
         shared[ERROR_TYPE] = self._error_type(outcome.error_type or names.OTHER, outcome)
+        code = outcome.code
+        if code is not None:
+            shared[names.ERROR_CODE] = self._code(code)
         shared[names.ERROR_RETRYABLE] = outcome.retryable
         if outcome.status is not None:
             shared[HTTP_RESPONSE_STATUS_CODE] = outcome.status
         self._errors.add(1, shared, context)
+
+    def record_stream(self, outcome: Outcome, model: str | None, context: Context | None) -> None:
+        """Count one event stream, if anything came of it.
+
+        Args:
+            outcome: What became of it.
+            model: The call's, clean, or None.
+            context: Where its call's or stream's span is current, for exemplars.
+        """
+        stream = outcome.stream
+        if stream is None or stream.first_chunk_s is None:
+            return
+        shared = _place(outcome.request)
+        if model is not None:
+            shared[names.GEN_AI_REQUEST_MODEL] = self._model(model)
+        self._first_chunk.record(stream.first_chunk_s, shared, context)
 
     def record_retry(self, request: Request, resend: Resend) -> None:
         """Count one retry, as it is sent. Call it while its span is current, for exemplars."""

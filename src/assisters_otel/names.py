@@ -112,6 +112,27 @@ CANCELLED_CALL: Final = "cancelled"
 OUTCOMES: Final = (OK, RECOVERED, FAILED, CANCELLED_CALL)
 """How a call can end; recovered is ok after a retry."""
 
+STREAM_SPAN: Final = "assisters.stream"
+"""The name of the span of an event stream outside an SDK's call."""
+
+STREAM_OUTCOME: Final = "assisters.stream.outcome"
+"""string. One of `STREAM_OUTCOMES`."""
+
+STREAM_CHUNKS: Final = "assisters.stream.chunks"
+"""int. Data events that came, ``[DONE]`` not counted."""
+
+STREAM_FIRST_CHUNK: Final = "assisters.stream.time_to_first_chunk"
+"""double, seconds. From the begin of the call, or outside one of the request, to the first
+data event. Source: GenAI conventions, ``gen_ai.client.operation.time_to_first_chunk``."""
+
+STREAM_ERROR: Final = "error"
+COMPLETED: Final = "completed"
+TRUNCATED: Final = "truncated"
+CANCELLED_STREAM: Final = "cancelled"
+ABANDONED: Final = "abandoned"
+STREAM_OUTCOMES: Final = (STREAM_ERROR, COMPLETED, TRUNCATED, CANCELLED_STREAM, ABANDONED)
+"""How an event stream can end; the first of them that applies."""
+
 OTHER: Final = "_OTHER"
 """What a metric says in place of a value outside its closed set. Source: semantic conventions."""
 
@@ -200,6 +221,23 @@ CALL_ATTRIBUTES: Final = (
     Attribute(ERROR_PARAM, "string", "same", "the last attempt's"),
     Attribute(ERROR_RETRYABLE, "bool", "same", "the last attempt's"),
     Attribute(ERROR_MESSAGE, "string", "same, and `capture_message`", "the last attempt's"),
+)
+
+STREAM_ATTRIBUTES: Final = (
+    Attribute(STREAM_OUTCOME, "string", "always", ", ".join(f"`{one}`" for one in STREAM_OUTCOMES)),
+    Attribute(STREAM_CHUNKS, "int", "always", "data events but `[DONE]`"),
+    Attribute(STREAM_FIRST_CHUNK, "double, s", "there was one", "since call or request began"),
+    Attribute(
+        ERROR_TYPE,
+        "string",
+        "outcome `error`, `truncated`",
+        f"the event's `type`, else `{OTHER}`; the exception's name; `{TRUNCATED}`",
+    ),
+    Attribute(ERROR_CODE, "string", "the error event has it", "its `code`, as sent"),
+    Attribute(ERROR_PARAM, "string", "the error event has it", "its `param`"),
+    Attribute(ERROR_RETRYABLE, "bool", "outcome `error`, `truncated`", "whether a retry can help"),
+    Attribute(ERROR_MESSAGE, "string", "same, and `capture_message`", "masked"),
+    Attribute(REQUEST_ID, "string", "the response has X-Request-ID", "its value"),
 )
 
 # -- metrics --------------------------------------------------------------------------------
@@ -305,6 +343,13 @@ CALL_ATTEMPTS: Final = Metric(
 ATTEMPTS_BOUNDARIES: Final = (1, 2, 3, 4, 5, 8)
 """Attempts. Three is what `openai` and `assisters` make of themselves."""
 
+FIRST_CHUNK: Final = Metric(
+    "assisters.client.stream.time_to_first_chunk",
+    "histogram",
+    "s",
+    "From the begin of a call, or of a request outside one, to the first event of its stream.",
+    (GEN_AI_REQUEST_MODEL, URL_TEMPLATE, SERVER_ADDRESS, SERVER_PORT),
+)
 _SERVER: Final = (SERVER_ADDRESS, SERVER_PORT)
 REQUESTS_LIMIT: Final = Metric(
     "assisters.client.ratelimit.requests.limit",
@@ -340,6 +385,7 @@ METRICS: Final = (
     RETRIES,
     CALL_DURATION,
     CALL_ATTEMPTS,
+    FIRST_CHUNK,
     REQUESTS_LIMIT,
     REQUESTS_REMAINING,
     TOKENS_LIMIT,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from opentelemetry import trace
 
-from assisters_otel import calls, endpoints, envelope, names, spans, streams
+from assisters_otel import bodies, calls, endpoints, envelope, names, spans, streams
 from assisters_otel.attempt import FAILED, REDIRECTED, Outcome, Request
 from assisters_otel.logs import Log
 from assisters_otel.metrics import Metrics
@@ -126,7 +126,7 @@ class Observer:
         self._tracer = trace.get_tracer(
             names.SCOPE, names.__version__, tracer_provider, names.SCHEMA_URL
         )
-        self._waiting: set[calls.Call] = set()
+        self._waiting: set[calls.Call | Answer] = set()
         self._put_off: deque[Callable[[], object]] = deque()
         self._collecting = 0
         self._before_next = self._watch_collector
@@ -168,8 +168,8 @@ class Observer:
             gc.callbacks.remove(self._collector)
         self._collecting = 0
         self.collect()
-        for call in list(self._waiting):
-            self.guard(call.end, names.CANCELLED_CALL)
+        for waiting in list(self._waiting):
+            self.guard(waiting.abandon)
         self._log.sum_up()
 
     def hosts(self, name: str) -> tuple[Host, ...] | None:
@@ -246,9 +246,9 @@ class Observer:
         name = envelope.clean(model) or None if isinstance(model, str) else None
         return self.call(calls.Asked(request, operation, name))
 
-    def waits(self, call: calls.Call) -> None:
-        """Take note of a call that has returned, and whose body is still open."""
-        self._waiting.add(call)
+    def waits(self, one: calls.Call | Answer) -> None:
+        """Take note of a call that has returned, or a stream outside one, with its body open."""
+        self._waiting.add(one)
 
     def is_collecting(self) -> bool:
         """Say whether this is running inside the garbage collector."""
@@ -338,17 +338,47 @@ class Observer:
             location = outcome.headers[envelope.LOCATION].decode("latin-1")
             self.guard(self._resends.redirected, sending, location)
 
-    def broken(self, outcome: Outcome, sending: Sending, call: calls.Call) -> None:
-        """Take note that a call's successful answer has broken off, or its reading was given up.
+    # -- bodies -----------------------------------------------------------------------------
 
-        The attempt has ended, with its span and duration; here is one error more.
+    def open_stream(self, sending: Sending) -> Span | None:
+        """Begin the span of an event stream outside a call, if its attempt has one."""
+        return None if sending.span is None else spans.of_stream(self._tracer, sending)
+
+    def body_ended(self, answer: Answer, outcome: Outcome, at: bodies.Moment | None) -> None:
+        """Take the end of an answer's body, after its attempt and with all that it counts for.
+
+        Args:
+            answer: Whose body it was.
+            outcome: The attempt's, with what became of the body.
+            at: When, or None for now.
         """
-        call.last = outcome
+        call = answer.call
+        shown = answer.span or answer.sending.span
+        context = trace.set_span_in_context(shown) if shown is not None else None
+        if call is not None:
+            call.last = outcome
+            context = call.context
         if outcome.failed:
             with self._lock:
                 self.errors += 1
-            self.guard(self._metrics.record_broken, outcome, call.context)
-        self.guard(self._resends.failed, sending, outcome, time.time())
+            self.guard(self._metrics.record_broken, outcome, context)
+        if outcome.failed or outcome.cancelled:
+            self.guard(self._resends.failed, answer.sending, outcome, time.time())
+        if outcome.stream is not None:
+            model = None if call is None else call.asked.model
+            self.guard(self._metrics.record_stream, outcome, model, context)
+        if call is not None:
+            call.body_ended(answer.body, at)
+            return
+        self._waiting.discard(answer)
+        if outcome.failed:
+            self.guard(self._log.record, outcome)
+        if answer.span is not None:
+            end_ns = None if at is None else at.unix_ns
+            capture = self._capture_message
+            self.guard(
+                spans.end_stream, answer.span, outcome, end_ns=end_ns, capture_message=capture
+            )
 
     def _describe(self, span: Span, now: float, outcome: Outcome) -> None:
         spans.describe(span, outcome, now, capture_message=self._capture_message)
@@ -405,37 +435,35 @@ class Attempt:
         )
 
     @property
-    def is_of_a_call(self) -> bool:
-        """Whether it belongs to a call of an SDK, which ends with its body."""
-        return self._call is not None
+    def is_to_be_watched(self) -> bool:
+        """Whether anybody wants to know how the body of a successful answer ends."""
+        return self._call is not None or envelope.is_event_stream(self._headers)
 
-    def body(self, is_transient: Callable[[BaseException], bool]) -> calls.Body | None:
+    def body(self, is_transient: Callable[[BaseException], bool]) -> bodies.Body | None:
         """Begin watching the body of a successful answer, or return None if nobody asks.
 
         Args:
             is_transient: Says of an exception whether the connection, the peer or the
                 clock failed, and not we.
         """
-        call = self._call
-        if call is None or not _SUCCESS <= self._status < REDIRECTED:
+        if not _SUCCESS <= self._status < REDIRECTED:
             return None
-
-        def broken(error: BaseException) -> None:
-            cancelled = not isinstance(error, Exception)
-            outcome = Outcome(
-                self._sending.request,
-                self._duration_s,
-                status=self._status,
-                headers=self._headers,
-                exception=type(error).__qualname__,
-                cancelled=cancelled,
-                transient=not cancelled and is_transient(error),
-            )
-            self._observer.broken(outcome, self._sending, call)
-
-        body = calls.Body(call, streams.events(self._headers), broken)
-        call.answered(body)
-        return body
+        events = streams.events(self._headers)
+        call = self._call
+        if call is None and events is None:
+            return None
+        outcome = Outcome(
+            self._sending.request, self._duration_s, status=self._status, headers=self._headers
+        )
+        answer = Answer(self._observer, self._sending, call, outcome, is_transient)
+        began_s = self._started if call is None else call.started_s
+        answer.body = bodies.Body(answer, events, self._sending.request.template, began_s)
+        if call is not None:
+            call.answered(answer.body)
+        else:
+            answer.span = self._observer.guard(self._observer.open_stream, self._sending)
+            self._observer.waits(answer)
+        return answer.body
 
     def raised(self, error: BaseException, *, transient: bool) -> None:
         """Report that there is no answer. The caller raises *error* again.
@@ -462,6 +490,60 @@ class Attempt:
             observer.put_off(partial(observer.finish, outcome, self._sending, self._call))
         else:
             observer.finish(outcome, self._sending, self._call)
+
+
+class Answer:
+    """A successful answer whose body is on its way to the caller.
+
+    Attributes:
+        sending: Its attempt.
+        call: The call of an SDK that it belongs to, or None.
+        span: Around its event stream, outside a call; or None.
+        body: Its body.
+    """
+
+    __slots__ = ("_is_transient", "_observer", "_outcome", "body", "call", "sending", "span")
+
+    def __init__(
+        self,
+        observer: Observer,
+        sending: Sending,
+        call: calls.Call | None,
+        outcome: Outcome,
+        is_transient: Callable[[BaseException], bool],
+    ) -> None:
+        self.sending = sending
+        self.call = call
+        self.span: Span | None = None
+        self.body: bodies.Body
+        self._observer = observer
+        self._outcome = outcome
+        self._is_transient = is_transient
+
+    def is_collecting(self) -> bool:
+        """Say whether this is running inside the garbage collector."""
+        return self._observer.is_collecting()
+
+    def put_off(self, step: Callable[[], object]) -> None:
+        """Do something soon, outside the garbage collector."""
+        self._observer.put_off(step)
+
+    def abandon(self) -> None:
+        """End it: nobody else will."""
+        self.body.abandon()
+
+    def body_ended(self, body: bodies.Body, end: bodies.End) -> None:
+        """Report what became of the attempt with its body."""
+        error = end.error
+        said = None if body.events is None else body.events.error
+        outcome = self._outcome._replace(stream=end.stream, envelope=said)
+        if body.made == names.FAILED and said is None and error is not None:
+            outcome = outcome._replace(
+                exception=type(error).__qualname__, transient=self._is_transient(error)
+            )
+        elif body.made == names.CANCELLED_CALL and error is not None:
+            outcome = outcome._replace(exception=type(error).__qualname__, cancelled=True)
+        self._observer.body_ended(self, outcome, end.at)
 
 
 def _envelope(body: bytes, headers: Mapping[bytes, bytes]) -> envelope.Envelope | None:

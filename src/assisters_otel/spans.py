@@ -13,6 +13,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.instrumentation.utils import (
     is_http_instrumentation_enabled,
     is_instrumentation_enabled,
@@ -39,8 +40,9 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
     from opentelemetry.util.types import Attributes, AttributeValue
 
-    from assisters_otel.attempt import CallOutcome, Outcome, Request, Resend
+    from assisters_otel.attempt import CallOutcome, Outcome, Request, Resend, StreamOutcome
     from assisters_otel.calls import Asked, Call
+    from assisters_otel.resend import Sending
 
 HTTP_URL: Final = "http.url"
 HTTP_METHOD: Final = "http.method"
@@ -376,6 +378,64 @@ def _call_attributes(outcome: CallOutcome, *, capture_message: bool) -> dict[str
             found[names.REQUEST_ID] = request_id
         if outcome.failed and last.failed:
             found.update(_error(last, capture_message=capture_message))
+        if last.stream is not None:
+            found.update(_stream(last.stream))
     if outcome.error_type is not None:
         found[ERROR_TYPE] = outcome.error_type
     return found
+
+
+# -- streams outside a call ---------------------------------------------------------------------
+
+
+def of_stream(tracer: Tracer, sending: Sending) -> Span | None:
+    """Begin the span of an event stream: beside its attempt's, or under it if that is a root.
+
+    Args:
+        tracer: Ours.
+        sending: The attempt, whose span is open.
+    """
+    attempt = sending.span
+    if attempt is None:
+        return None
+    above = getattr(attempt, "parent", None) or attempt.get_span_context()
+    request = sending.request
+    attributes: dict[str, AttributeValue] = {SERVER_ADDRESS: request.address}
+    if request.port is not None:
+        attributes[SERVER_PORT] = request.port
+    if request.template is not None:
+        attributes[names.URL_TEMPLATE] = request.template
+    return tracer.start_span(
+        names.STREAM_SPAN,
+        trace.set_span_in_context(trace.NonRecordingSpan(above), Context()),
+        SpanKind.INTERNAL,
+        attributes,
+        [trace.Link(attempt.get_span_context())],
+    )
+
+
+def end_stream(span: Span, outcome: Outcome, *, end_ns: int | None, capture_message: bool) -> None:
+    """Write how an event stream ended to its span, and end that.
+
+    Args:
+        span: Of `of_stream`.
+        outcome: What became of its attempt.
+        end_ns: When, in Unix nanoseconds, or None for now.
+        capture_message: Whether the envelope's message is wanted.
+    """
+    if outcome.stream is not None:
+        span.set_attributes(dict(_stream(outcome.stream)))
+    request_id = envelope.text(outcome.headers.get(envelope.REQUEST_ID))
+    if request_id:
+        span.set_attribute(names.REQUEST_ID, request_id)
+    if outcome.failed:
+        span.set_attributes(dict(_error(outcome, capture_message=capture_message)))
+        span.set_status(StatusCode.ERROR, outcome.code or outcome.error_type)
+    span.end(end_ns)
+
+
+def _stream(stream: StreamOutcome) -> Iterator[tuple[str, AttributeValue]]:
+    yield names.STREAM_OUTCOME, stream.outcome
+    yield names.STREAM_CHUNKS, stream.chunks
+    if stream.first_chunk_s is not None:
+        yield names.STREAM_FIRST_CHUNK, stream.first_chunk_s

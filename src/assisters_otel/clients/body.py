@@ -11,19 +11,26 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from assisters_otel.calls import Body
+    from assisters_otel.bodies import Body
     from assisters_otel.observe import Guard
+
+
+def _always(_: bytes) -> bool:
+    return True
 
 
 class _Chunks:
     """The chunks of a stream, sync or async."""
 
-    __slots__ = ("_body", "_chunks", "_guard")
+    __slots__ = ("_body", "_chunks", "_guard", "_is_ordinary")
 
     def __init__(self, chunks: Any, body: Body, guard: Guard) -> None:
         self._chunks = chunks
         self._body = body
         self._guard = guard
+        events = body.events
+        # What is no event stream is fed to nobody.
+        self._is_ordinary = _always if events is None else events.is_ordinary
 
     def __iter__(self) -> _Chunks:
         return self
@@ -37,7 +44,7 @@ class _Chunks:
         except BaseException as error:
             self._guard(self._body.broke, error)
             raise
-        if self._body.feed is not None:
+        if not self._is_ordinary(chunk):
             self._guard(self._body.feed, chunk)
         return chunk
 
@@ -53,7 +60,7 @@ class _Chunks:
         except BaseException as error:
             self._guard(self._body.broke, error)
             raise
-        if self._body.feed is not None:
+        if not self._is_ordinary(chunk):
             self._guard(self._body.feed, chunk)
         return chunk
 

@@ -275,7 +275,7 @@ class Httpx:
             raise
         if not guard(_answered, attempt, response):
             attempt.ended()
-            if attempt.is_of_a_call:
+            if attempt.is_to_be_watched:
                 guard(self._watch, response, attempt, watched)
             return response
         ahead = guard(self._ahead, response, attempt, replay)
@@ -303,7 +303,7 @@ class Httpx:
             raise
         if not guard(_answered, attempt, response):
             attempt.ended()
-            if attempt.is_of_a_call:
+            if attempt.is_to_be_watched:
                 guard(self._watch, response, attempt, async_watched)
             return response
         ahead = guard(self._ahead, response, attempt, async_replay)

@@ -1,0 +1,156 @@
+"""The body of a successful answer on its way to the caller: a call's, or an event stream.
+
+A body does not know the stream that it is told of: that one's end is told when it is
+collected, which it would never be if this one held it.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from assisters_otel import names, streams
+from assisters_otel.attempt import StreamOutcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from assisters_otel.streams import Events
+
+
+class Moment(NamedTuple):
+    """A moment by two clocks: `time.perf_counter` and Unix nanoseconds."""
+
+    steady_s: float
+    unix_ns: int
+
+    @staticmethod
+    def now() -> Moment:
+        """Read both."""
+        return Moment(time.perf_counter(), time.time_ns())
+
+
+class End(NamedTuple):
+    """How a body ended.
+
+    Attributes:
+        stream: How its event stream ended, or None if it is none.
+        error: What was raised in place of more of it, or None.
+        at: When, or None for now.
+    """
+
+    stream: StreamOutcome | None
+    error: BaseException | None
+    at: Moment | None
+
+
+class Watcher(Protocol):
+    """Who wants to know of a body's end."""
+
+    def body_ended(self, body: Body, end: End) -> None:
+        """Take a body's end, once."""
+
+    def is_collecting(self) -> bool:
+        """Say whether this is running inside the garbage collector."""
+
+    def put_off(self, step: Callable[[], object]) -> None:
+        """Do something soon, outside the garbage collector."""
+
+
+_OF_CALL = {
+    streams.ENDED: names.OK,
+    streams.BROKE: names.FAILED,
+    names.COMPLETED: names.OK,
+    names.STREAM_ERROR: names.FAILED,
+    names.TRUNCATED: names.FAILED,
+}
+"""What a body's end makes of its call; all else is cancelled."""
+
+
+class Body:
+    """One body.
+
+    Attributes:
+        events: What is read of its event stream, or None if it is none.
+        is_over: Whether it has ended in one way or another.
+        made: What its end makes of its call: one of `names.OUTCOMES`.
+    """
+
+    __slots__ = (
+        "_began_s",
+        "_first_s",
+        "_once",
+        "_template",
+        "_watcher",
+        "events",
+        "is_over",
+        "made",
+    )
+
+    def __init__(
+        self, watcher: Watcher, events: Events | None, template: str | None, began_s: float
+    ) -> None:
+        """Begin.
+
+        Args:
+            watcher: Gets its end.
+            events: Gets its bytes, or None.
+            template: The documented path.
+            began_s: When the call, or the request, began, by `time.perf_counter`.
+        """
+        self.events = events
+        self.is_over = False
+        self.made = names.OK
+        self._watcher = watcher
+        self._template = template
+        self._began_s = began_s
+        self._first_s: float | None = None
+        self._once = iter((True,))  # two threads may close one body
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of an event stream, of which `Events.is_ordinary` took none."""
+        if self.events is not None:
+            self.events.feed(chunk)
+            if self._first_s is None and self.events.chunks:
+                self._first_s = time.perf_counter() - self._began_s
+
+    def ended(self) -> None:
+        """Take its regular end."""
+        self._end(streams.ENDED)
+
+    def broke(self, error: BaseException) -> None:
+        """Take what was raised in place of more of it."""
+        self._end(streams.BROKE if isinstance(error, Exception) else streams.CLOSED, error)
+
+    def closed(self) -> None:
+        """Take its close, before its end or after: an SDK closes a stream at its ``[DONE]``."""
+        self._end(streams.CLOSED)
+
+    def dropped(self) -> None:
+        """Take note that its stream was collected. May run inside anything."""
+        if not self.is_over:
+            self._watcher.put_off(partial(self._end, streams.FORGOTTEN, None, Moment.now()))
+
+    def abandon(self) -> None:
+        """End what nobody will end any more."""
+        self._end(streams.FORGOTTEN)
+
+    def _end(self, way: str, error: BaseException | None = None, at: Moment | None = None) -> None:
+        if self.is_over:
+            return
+        if at is None and self._watcher.is_collecting():
+            # What is collected may close a stream, anywhere, also where a lock is held that
+            # a metric needs: recording there has been seen to wait for ever.
+            self._watcher.put_off(partial(self._end, way, error, Moment.now()))
+            return
+        if next(self._once, None) is None:
+            return
+        stream = None
+        if self.events is not None:
+            outcome = streams.outcome(self.events, way, self._template)
+            stream = StreamOutcome(outcome, self.events.chunks, self._first_s)
+            way = outcome
+        self.made = _OF_CALL.get(way, names.CANCELLED_CALL)
+        self.is_over = True
+        self._watcher.body_ended(self, End(stream, error, at))
