@@ -6,7 +6,7 @@ import pytest
 from opentelemetry.context import Context
 
 from assisters_otel import names
-from assisters_otel.attempt import CallOutcome, Outcome, Request, Resend
+from assisters_otel.attempt import CallOutcome, Outcome, Request, Resend, StreamOutcome
 from assisters_otel.envelope import Envelope
 from assisters_otel.metrics import FRESH_S, MAX_FURTHER, ClosedSet, Metrics
 from memory import Memory
@@ -153,6 +153,8 @@ def test_every_metric_is_as_names_describes_it(metrics, clock):
         request, "chat", "assisters-chat-v1", "failed", 1.0, 2, 0.5, last, "APIError"
     )
     metrics.record_call(call, Context())
+    stream = StreamOutcome("completed", 7, 0.5)
+    metrics.record_stream(Outcome(request, 0.1, status=200, stream=stream), "m-1", Context())
     data = memory._reader.get_metrics_data()
     (scope,) = data.resource_metrics[0].scope_metrics
     found = {metric.name: metric for metric in scope.metrics}

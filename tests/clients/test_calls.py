@@ -201,6 +201,11 @@ def test_a_call_is_ok(api, memory, flavour):
     call = memory.call()
     assert call.name == "chat assisters-chat-v1"
     assert call.kind is trace.SpanKind.CLIENT
+    streamed = {
+        "assisters.stream.outcome": "completed",
+        "assisters.stream.chunks": 7,
+        "assisters.stream.time_to_first_chunk": pytest.approx(2.5, abs=2.5),
+    }
     assert dict(call.attributes) == {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "assisters",
@@ -211,6 +216,7 @@ def test_a_call_is_ok(api, memory, flavour):
         "assisters.retry.count": 0,
         "assisters.retry.wait": 0.0,
         "assisters.request.id": "req_1",
+        **(streamed if flavour.stream else {}),
     }
     assert call.status.status_code is trace.StatusCode.UNSET
     assert not call.events

@@ -282,8 +282,10 @@ def test_a_redirect_is_a_307_unless_you_say_otherwise(assisters_api, get):
         ([], {"status": 600}, "200 to 599"),
         ([], {"headers": {"Content-Length": "5"}}, "truncate"),
         ([], {"headers": {"transfer-encoding": "x"}}, "chunked=True"),
-        ([], {"fault": "flood"}, "drop, stall, truncate, garbage, silence"),
+        ([], {"fault": "flood"}, "drop, stall, truncate, unfinished, garbage, silence"),
         ([], {"times": 0}, "times=1"),
+        (["invalid_model"], {"in_stream": "internal_error"}, "fails after a success"),
+        ([], {"in_stream": "internal_error", "fault": "drop"}, "fails after a success"),
     ],
 )
 def test_a_wrong_argument_says_what_to_write_and_adds_nothing(

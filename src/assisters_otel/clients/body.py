@@ -19,10 +19,18 @@ def _always(_: bytes) -> bool:
     return True
 
 
-class _Chunks:
-    """The chunks of a stream, sync or async."""
+def _nothing(*_: object) -> None:
+    """Close an iterator that has no close."""
 
-    __slots__ = ("_body", "_chunks", "_guard", "_is_ordinary")
+
+async def _nothing_async(*_: object) -> None:
+    """The same, async."""
+
+
+class _Chunks:
+    """The chunks of a stream; whoever asks for a generator gets the other one's ways."""
+
+    __slots__ = ("_body", "_chunks", "_guard", "_is_ordinary", "close", "send", "throw")
 
     def __init__(self, chunks: Any, body: Body, guard: Guard) -> None:
         self._chunks = chunks
@@ -31,6 +39,9 @@ class _Chunks:
         events = body.events
         # What is no event stream is fed to nobody.
         self._is_ordinary = _always if events is None else events.is_ordinary
+        self.close = getattr(chunks, "close", _nothing)
+        self.send = getattr(chunks, "send", _nothing)
+        self.throw = getattr(chunks, "throw", _nothing)
 
     def __iter__(self) -> _Chunks:
         return self
@@ -48,7 +59,23 @@ class _Chunks:
             self._guard(self._body.feed, chunk)
         return chunk
 
-    def __aiter__(self) -> _Chunks:
+
+class _AsyncChunks:
+    """The same, async."""
+
+    __slots__ = ("_body", "_chunks", "_guard", "_is_ordinary", "aclose", "asend", "athrow")
+
+    def __init__(self, chunks: Any, body: Body, guard: Guard) -> None:
+        self._chunks = chunks
+        self._body = body
+        self._guard = guard
+        events = body.events
+        self._is_ordinary = _always if events is None else events.is_ordinary
+        self.aclose = getattr(chunks, "aclose", _nothing_async)
+        self.asend = getattr(chunks, "asend", _nothing_async)
+        self.athrow = getattr(chunks, "athrow", _nothing_async)
+
+    def __aiter__(self) -> _AsyncChunks:
         return self
 
     async def __anext__(self) -> bytes:
@@ -101,8 +128,8 @@ def async_watched(module: str) -> type[_Watched]:
     base = sys.modules[module].AsyncByteStream
 
     class AsyncWatched(_Watched, base):  # type: ignore[misc,valid-type]
-        def __aiter__(self) -> _Chunks:
-            return _Chunks(aiter(self._stream), self._body, self._guard)
+        def __aiter__(self) -> _AsyncChunks:
+            return _AsyncChunks(aiter(self._stream), self._body, self._guard)
 
         async def aclose(self) -> None:
             try:

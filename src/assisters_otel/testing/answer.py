@@ -12,7 +12,7 @@ from assisters_otel import catalog
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Fault = Literal["drop", "stall", "truncate", "garbage", "silence"]
+Fault = Literal["drop", "stall", "truncate", "unfinished", "garbage", "silence"]
 
 JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream"
@@ -72,6 +72,8 @@ class Answer:
         gzip: The body is compressed.
         size: The least number of bytes in the body, before compression.
         fault: What goes wrong on the wire, or None.
+        parts: The chunks in which the body is sent, or None for the usual ones.
+        event: Data of an error event, which takes the place of an event stream's second half.
     """
 
     status: int | None = None
@@ -84,18 +86,27 @@ class Answer:
     gzip: bool = False
     size: int = 0
     fault: Fault | None = None
+    parts: tuple[bytes, ...] | None = None
+    event: bytes | None = None
 
     def over(self, sample: Content) -> Content:
         """Fill what this answer leaves open from the endpoint's own content.
 
-        A body below `size` gets blanks at its end, which JSON allows.
+        A body below `size` gets blanks at its end, which JSON allows. An event stream that
+        fails ends after half of its events.
         """
         status = self.status or sample.status
         own = sample.content_type if self.body is None else JSON
         body = sample.body if self.body is None else self.body
+        content_type = self.content_type or own
+        if content_type == EVENTS and (self.event is not None or self.fault == "unfinished"):
+            events = body.split(b"\n\n")
+            half = events[: len(events) // 2]
+            body = b"".join(event + b"\n\n" for event in half)
+            body += b"" if self.event is None else b"data: " + self.event + b"\n\n"
         return Content(
             status,
-            self.content_type or own,
+            content_type,
             b"" if status in BODILESS else body.ljust(self.size),
         )
 

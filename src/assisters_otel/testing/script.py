@@ -11,7 +11,7 @@ from assisters_otel import catalog
 from assisters_otel.testing.answer import Answer, Fault, Received, envelope
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _FAULTS: Final = get_args(Fault)
 _FIRST_FINAL, _FIRST_ERROR, _LAST = 200, 400, 599
@@ -25,7 +25,7 @@ class Script:
         self._answers: deque[Answer] = deque()
         self._requests: list[Received] = []
 
-    def answers(  # noqa: PLR0913 - one word for each thing an HTTP answer can do
+    def answers(  # noqa: C901, PLR0913 - one word for each thing an HTTP answer can do
         self,
         *codes: str,
         status: int | None = None,
@@ -33,7 +33,7 @@ class Script:
         type: str | None = None,  # noqa: A002 - the envelope's own word
         message: str | None = None,
         param: str | None = None,
-        body: bytes | str | None = None,
+        body: bytes | str | Sequence[bytes] | None = None,
         json: object = None,
         content_type: str | None = None,
         headers: Mapping[str, str | None] | None = None,
@@ -45,6 +45,7 @@ class Script:
         gzip: bool = False,
         size: int = 0,
         redirect: str | None = None,
+        in_stream: str | None = None,
         fault: Fault | None = None,
         times: int = 1,
     ) -> None:
@@ -62,7 +63,8 @@ class Script:
             message: The envelope's message.
             param: The envelope's param. Default: what ``invalid_model``,
                 ``missing_parameter`` and ``invalid_parameter`` are about, else absent.
-            body: The body as it is, in place of envelope or sample.
+            body: The body as it is, in place of envelope or sample; a sequence of bytes
+                is sent in just these chunks.
             json: The same as a JSON value; for a bare null say ``body="null"``.
             content_type: Default: JSON, or the endpoint's own.
             headers: Further headers; the value None takes a documented one away.
@@ -75,10 +77,14 @@ class Script:
             gzip: Content-Encoding: gzip.
             size: Pad the envelope's message, or the body by blanks, to so many bytes.
             redirect: A Location, absolute or not. Without *body* the body is empty.
+            in_stream: An error code, documented or not: after half of its events an event
+                stream has an error event with that code, and ends. With *type*, *message*
+                and *param*. An answer that is none is as it would be.
             fault: ``"drop"`` closes the connection without an answer; ``"garbage"``
                 writes *body*, or bytes that are no HTTP, in place of an answer and
                 closes; ``"silence"`` never answers; ``"stall"`` sends headers and half
-                the body, then nothing; ``"truncate"`` sends the same, then closes.
+                the body, then nothing; ``"truncate"`` sends the same, then closes;
+                ``"unfinished"`` ends an event stream regularly after half of its events.
             times: How often all this is repeated.
 
         Raises:
@@ -91,6 +97,7 @@ class Script:
         wished = [None if name == "ok" else name for name in codes] or [code]
         rows = [catalog.find(name) if name else None for name in wished]
         failing = (status or 0) >= _FIRST_ERROR or (status is None and all(rows))
+        failing = failing or in_stream is not None
         for wrong, instead in (
             (odd is not None, f"{odd!r} is not documented: write status=400, code={odd!r}"),
             (codes and code is not None, "write the codes by position or one as code=, not both"),
@@ -107,6 +114,10 @@ class Script:
                 "the server measures the body: write fault='truncate', chunked=True or 'garbage'",
             ),
             (fault not in (None, *_FAULTS), f"write one of the faults {', '.join(_FAULTS)}"),
+            (
+                in_stream is not None and (any(rows) or own or fault),
+                "in_stream= fails after a success: write no other code, body or fault with it",
+            ),
             (times < 1, "write times=1 or more"),
         ):
             if wrong:
@@ -124,6 +135,15 @@ class Script:
             moved, body = 307, body or b""
         if json is not None:
             body = dumps(json)
+        parts = None
+        if not (body is None or isinstance(body, str | bytes)):
+            parts = tuple(body)
+            body = b"".join(parts)
+        event = None
+        if in_stream is not None:
+            event = envelope(
+                _FIRST_FINAL, in_stream, type_=type, message=message, param=param, size=size
+            )
         batch = []
         for wish, row in zip(wished, rows, strict=True):
             met = status or (row.status if row else moved)
@@ -142,6 +162,8 @@ class Script:
                     gzip=gzip,
                     size=size,
                     fault=fault,
+                    parts=parts,
+                    event=event,
                 )
             )
         with self._lock:

@@ -97,16 +97,18 @@ class Wire:
         if answer.gzip:
             body, content_type = compress(body, mtime=0), ""
             named["content-encoding"] = "gzip"
-        partial = answer.fault is not None
-        if not (answer.chunked or content_type == EVENTS):
+        partial = answer.fault not in (None, "unfinished")
+        if answer.parts is not None and not answer.gzip:
+            parts = list(answer.parts)
+        elif answer.chunked or content_type == EVENTS:
+            parts = pieces(body, content_type)
+            if partial:
+                parts = parts[: len(parts) // 2]
+        else:
             parts = [body[: len(body) // 2] if partial else body]
             if content.status not in BODILESS:
                 # Of an empty body a byte is missing, too.
                 named["content-length"] = str(len(body) or int(partial))
-        else:
-            parts = pieces(body, content_type)
-            if partial:
-                parts = parts[: len(parts) // 2]
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in named.items()]
         await self._send({"type": "http.response.start", "status": content.status, "headers": raw})
         for number, part in enumerate(parts, 1):

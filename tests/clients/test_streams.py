@@ -1,0 +1,523 @@
+"""Event streams that end well, badly, early or never, read by real clients."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import threading
+import warnings
+from contextlib import aclosing
+
+import assisters
+import httpx
+import httpx2
+import openai
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from opentelemetry import trace
+
+import assisters_otel
+from assisters_otel.bodies import Body
+from assisters_otel.observe import Answer
+from assisters_otel.streams import Events
+from assisters_otel.testing import FakeApi
+from memory import Memory
+
+pytestmark = pytest.mark.usefixtures("telemetry")
+
+CHAT = {"model": "assisters-chat-v1", "messages": [{"role": "user", "content": "planted-prompt"}]}
+EVENTS = "text/event-stream"
+TEXT = b'data: {"choices": []}\n\n'
+OUTCOME = "assisters.stream.outcome"
+CHUNKS = "assisters.stream.chunks"
+FIRST = "assisters.stream.time_to_first_chunk"
+ERRORS = "assisters.client.errors"
+FIRST_CHUNK = "assisters.client.stream.time_to_first_chunk"
+
+
+@pytest.fixture(scope="module")
+def unwatched():
+    with FakeApi() as other:
+        yield other
+
+
+# -- plain clients: a span of its own ---------------------------------------------------------
+
+
+def url_of(api):
+    return f"{api.url}/chat/completions"
+
+
+def streamed(caller, api, read=None, method="POST", url=None):
+    """Send a chat as a stream and read it; what was raised, if anything."""
+
+    async def script(at):
+        client = at.client
+        body = {"json": {**CHAT, "stream": True}} if method == "POST" else {}
+        request = client.build_request(method, url or url_of(api), **body)
+        if caller.run:
+            response = await client.send(request, stream=True)
+            try:
+                return await (read or read_async)(response)
+            finally:
+                await response.aclose()
+        response = client.send(request, stream=True)
+        try:
+            return (read or read_sync)(response)
+        finally:
+            response.close()
+
+    try:
+        return caller.use(caller.client(), script)
+    except (httpx.HTTPError, httpx2.HTTPError) as error:
+        return error
+
+
+def read_sync(response):
+    return list(response.iter_raw())
+
+
+async def read_async(response):
+    return [chunk async for chunk in response.aiter_raw()]
+
+
+def stream_of(memory):
+    (span,) = [one for one in memory.spans() if one.name == "assisters.stream"]
+    return span
+
+
+def test_a_stream_that_completes_has_a_span_that_says_so(api, memory, caller):
+    api.answers("ok", request_id="req_1")
+
+    streamed(caller, api)
+
+    span, attempt = stream_of(memory), memory.attempt()
+    assert span.kind is trace.SpanKind.INTERNAL
+    assert span.attributes[OUTCOME] == "completed"
+    assert span.attributes[CHUNKS] == 7
+    assert 0 < span.attributes[FIRST] < 5
+    assert span.attributes["assisters.request.id"] == "req_1"
+    assert span.attributes["url.template"] == "/v1/chat/completions"
+    assert span.status.status_code is trace.StatusCode.UNSET
+    assert [link.context.span_id for link in span.links] == [attempt.context.span_id]
+    assert span.parent.span_id == attempt.context.span_id, "the attempt is a root"
+    points = memory.collect()
+    assert ERRORS not in points
+    (point,) = points[FIRST_CHUNK]
+    assert point["count"] == 1
+    assert point["url.template"] == "/v1/chat/completions"
+    assert point["exemplars"][0].span_id == span.context.span_id
+
+
+def test_a_stream_s_span_stands_beside_its_attempt(api, memory, caller):
+    tracer = memory.tracer_provider.get_tracer("app")
+
+    with tracer.start_as_current_span("work") as work:
+        streamed(caller, api)
+
+    assert stream_of(memory).parent.span_id == work.get_span_context().span_id
+    assert work.attributes == {}
+
+
+FAILURES = {
+    "envelope": ({"in_stream": "model_overloaded"}, "error", "server_error",
+                 "model_overloaded", True),
+    "no retry": ({"in_stream": "tokens_exhausted"}, "error", "tokens_exhausted_error",
+                 "tokens_exhausted", False),
+    "odd": ({"body": [TEXT, b"event: error\ndata: oh\n\n"], "content_type": EVENTS},
+            "error", "_OTHER", None, False),
+    "gzip": ({"in_stream": "internal_error", "gzip": True}, "error", "server_error",
+             "internal_error", True),
+    "truncated": ({"fault": "unfinished"}, "truncated", "truncated", None, True),
+    "broken": ({"fault": "truncate"}, "error", "RemoteProtocolError", None, True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_stream_that_fails_is_told_counted_and_logged(api, memory, caller, failure, caplog):
+    script, outcome, type_, code, retryable = FAILURES[failure]
+    api.answers(**script, request_id="req_1")
+
+    streamed(caller, api)
+
+    span = stream_of(memory)
+    said = span.attributes
+    assert said[OUTCOME] == outcome
+    assert (said["error.type"], said.get("error.code")) == (type_, code)
+    assert said["assisters.error.retryable"] is retryable
+    assert span.status.status_code is trace.StatusCode.ERROR
+    assert span.status.description == code or type_
+    assert span.events == ()
+    assert memory.attempt().status.status_code is trace.StatusCode.UNSET
+    point = memory.point(ERRORS)
+    assert point["value"] == 1
+    assert point["http.response.status_code"] == 200
+    assert (point["error.type"], point.get("error.code")) == (type_, code)
+    assert point["exemplars"][0].span_id == span.context.span_id
+    (line,) = [one.getMessage() for one in caplog.records if one.name == "assisters_otel"]
+    assert "req_1" in line
+    assert (code or type_) in line
+    assert "planted" not in str(said)
+
+
+def test_a_stream_that_failed_and_is_sent_again_is_a_retry(api, memory, caller):
+    async def script(at):
+        for _ in range(2):
+            response = at.client.post(url_of(api), json={**CHAT, "stream": True})
+            await response if caller.run else None
+
+    api.answers(in_stream="model_overloaded")
+    caller.use(caller.client(), script)
+
+    first, second = memory.attempts()
+    assert second.attributes["assisters.retry.reason"] == "model_overloaded"
+    assert second.attributes["assisters.retry.futile"] is False
+    assert [link.context.span_id for link in second.links] == [first.context.span_id]
+
+
+def test_an_agent_s_stream_is_complete_at_its_end(api, memory, caller):
+    url = f"{api.url}/agent/stream?prompt=planted-prompt"
+
+    streamed(caller, api, method="GET", url=url)
+
+    assert stream_of(memory).attributes[OUTCOME] == "completed"
+    assert "planted" not in str([span.to_json() for span in memory.spans()])
+
+
+def test_what_is_no_event_stream_has_no_span(api, memory, caller):
+    api.answers("ok", "internal_error")
+    api.answers("internal_error", content_type=EVENTS)
+    for path in ("models", "audio/speech", "models"):
+        caller.send("GET", f"{api.url}/{path}")
+
+    assert memory.calls() == []
+
+
+def test_a_stream_of_another_host_is_not_watched(memory, caller):
+    with FakeApi() as other:
+        streamed(caller, other)
+
+    assert memory.spans() == []
+
+
+# -- early ends ------------------------------------------------------------------------------
+
+
+def one_chunk(response):
+    for _ in response.iter_raw():
+        break
+
+
+async def one_chunk_async(response):
+    async with aclosing(response.aiter_raw()) as chunks:
+        await anext(chunks)
+
+
+# What trio says of generators that httpx leaves behind is there without us, too: see below.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_stream_that_is_closed_early_was_cancelled(api, memory, caller):
+    streamed(caller, api, one_chunk_async if caller.run else one_chunk)
+
+    assert stream_of(memory).attributes[OUTCOME] == "cancelled"
+    assert stream_of(memory).attributes[CHUNKS] >= 1
+    assert stream_of(memory).status.status_code is trace.StatusCode.UNSET
+    assert memory.points(ERRORS) == []
+
+
+def test_a_stream_that_is_closed_unread_was_cancelled(api, memory, caller):
+    async def nothing(_response):
+        pass
+
+    streamed(caller, api, nothing if caller.run else lambda _: None)
+
+    said = stream_of(memory).attributes
+    assert (said[OUTCOME], said[CHUNKS], FIRST in said) == ("cancelled", 0, False)
+    assert memory.points(FIRST_CHUNK) == []
+
+
+@pytest.mark.parametrize("module", [httpx, httpx2], ids=lambda module: module.__name__)
+def test_a_stream_that_is_forgotten_was_abandoned(api, memory, module):
+    client = module.Client()
+    response = client.send(
+        client.build_request("POST", url_of(api), json={**CHAT, "stream": True}), stream=True
+    )
+    next(response.iter_raw())
+
+    del response
+    gc.collect()
+    memory.collect()
+
+    # httpx2 closes what its caller drops in the middle; httpx leaves it to the collector.
+    told = "abandoned" if module is httpx else "cancelled"
+    assert stream_of(memory).attributes[OUTCOME] == told
+    client.close()
+
+
+def test_a_stream_that_is_open_at_the_end_was_abandoned(api, memory, telemetry):
+    with httpx.Client() as client:
+        request = client.build_request("POST", url_of(api), json={**CHAT, "stream": True})
+        response = client.send(request, stream=True)
+        chunks = response.iter_raw()
+        next(chunks)
+
+        telemetry.shutdown()
+
+        assert stream_of(memory).attributes[OUTCOME] == "abandoned"
+        assert len(list(chunks)) == 7, "and the caller reads on"
+
+
+def test_a_thousand_abandoned_streams_leave_nothing(api, memory):
+    def held():
+        gc.collect()
+        kinds = (Events, Body, Answer)
+        return sum(isinstance(one, kinds) for one in gc.get_objects())
+
+    before = held()
+    with httpx.Client(limits=httpx.Limits(max_connections=None)) as client:
+        request = client.build_request("POST", url_of(api), json={**CHAT, "stream": True})
+        for number in range(1000):
+            response = client.send(request, stream=True)
+            if number % 2:
+                next(response.iter_raw())
+            del response
+        gc.collect()
+        memory.collect()
+
+        assert held() == before
+    streams = [one for one in memory.spans() if one.name == "assisters.stream"]
+    assert [one.attributes[OUTCOME] for one in streams] == ["abandoned"] * 1000
+
+
+def test_a_cancelled_reader_cancels_its_stream(api, memory):
+    api.answers(chunk_delay_s=0.2)
+
+    async def whole():
+        async with (
+            httpx.AsyncClient() as client,
+            client.stream("POST", url_of(api), json={**CHAT, "stream": True}) as response,
+        ):
+
+            async def read():
+                async for _ in response.aiter_raw():
+                    pass
+
+            task = asyncio.create_task(read())
+            await asyncio.sleep(0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(whole())
+
+    assert stream_of(memory).attributes[OUTCOME] == "cancelled"
+    assert memory.points(ERRORS) == []
+
+
+def test_a_stream_may_be_closed_in_another_thread(api, memory, caplog):
+    with httpx.Client() as client:
+        request = client.build_request("POST", url_of(api), json={**CHAT, "stream": True})
+        response = client.send(request, stream=True)
+        next(response.iter_raw())
+        thread = threading.Thread(target=response.close)
+        thread.start()
+        thread.join()
+
+    assert stream_of(memory).attributes[OUTCOME] == "cancelled"
+    assert "different Context" not in caplog.text
+
+
+def test_a_stream_may_be_read_and_closed_in_another_task(api, memory, caplog):
+    async def whole():
+        async with httpx.AsyncClient() as client:
+            request = client.build_request("POST", url_of(api), json={**CHAT, "stream": True})
+            response = await asyncio.create_task(client.send(request, stream=True))
+            await asyncio.create_task(response.aread())
+            await asyncio.create_task(response.aclose())
+
+    with caplog.at_level(logging.DEBUG):
+        asyncio.run(whole())
+
+    assert stream_of(memory).attributes[OUTCOME] == "completed"
+    assert "different Context" not in caplog.text
+
+
+def test_trio_says_no_more_of_generators_left_behind_than_without_us(api, unwatched):
+    """httpx2 closes the generators under it: what we put between them has to pass that on."""
+
+    async def read_one(server):
+        async with httpx2.AsyncClient() as client:
+            body = {**CHAT, "stream": True}
+            async with client.stream("POST", url_of(server), json=body) as response:
+                await one_chunk_async(response)
+            gc.collect()
+
+    def said(server):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            trio.run(read_one, server)
+            gc.collect()
+        return {str(one.message).partition("'")[2].partition("'")[0] for one in caught}
+
+    assert said(api) == said(unwatched)
+
+
+# -- SDKs: the call's span -------------------------------------------------------------------
+
+
+def of_openai(api):
+    with openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=0) as client:
+        return list(client.chat.completions.create(**CHAT, stream=True))
+
+
+def of_openai_async(api):
+    async def whole():
+        async with openai.AsyncOpenAI(base_url=api.url, api_key="ask_k", max_retries=0) as client:
+            stream = await client.chat.completions.create(**CHAT, stream=True)
+            return [chunk async for chunk in stream]
+
+    return asyncio.run(whole())
+
+
+def of_assisters(api):
+    with assisters.Assisters("ask_k", base_url=api.url, max_retries=1) as client:
+        return list(client.chat.completions.create(**CHAT, stream=True))
+
+
+SDKS = [of_openai, of_openai_async, of_assisters]
+
+
+@pytest.mark.parametrize("sdk", SDKS)
+@pytest.mark.parametrize("failure", [one for one in FAILURES if one != "odd"])
+def test_a_failing_stream_fails_its_call(api, memory, sdk, failure, caplog):
+    script, outcome, type_, code, retryable = FAILURES[failure]
+    api.answers(**script, request_id="req_1")
+
+    try:
+        chunks = sdk(api)
+    except (openai.OpenAIError, assisters.AssistersAPIError, httpx.HTTPError) as error:
+        chunks = error
+
+    call = memory.call()
+    said = call.attributes
+    assert said["assisters.call.outcome"] == "failed"
+    assert said[OUTCOME] == outcome
+    assert (said["error.type"], said.get("error.code")) == (type_, code)
+    assert said["assisters.error.retryable"] is retryable
+    assert said[CHUNKS] >= 1
+    assert call.status.description == (code or type_)
+    assert memory.point(ERRORS)["value"] == 1
+    assert memory.point(ERRORS).get("error.code") == code
+    assert memory.point("assisters.client.call.duration")["assisters.call.outcome"] == "failed"
+    assert memory.point(FIRST_CHUNK)["gen_ai.request.model"] == "assisters-chat-v1"
+    (line,) = [one.getMessage() for one in caplog.records if one.name == "assisters_otel"]
+    assert "req_1" in line
+    # What the docs say of each SDK: who notices, and what it makes of it.
+    if outcome == "truncated":
+        assert isinstance(chunks, list)
+    elif code and sdk is not of_assisters:
+        assert isinstance(chunks, openai.APIError)
+    elif code:
+        assert chunks[-1]["error"]["code"] == code
+
+
+@pytest.mark.parametrize("sdk", SDKS)
+def test_a_stream_that_completes_is_told_on_its_call(api, memory, sdk):
+    sdk(api)
+
+    said = memory.call().attributes
+    assert said["assisters.call.outcome"] == "ok"
+    assert (said[OUTCOME], said[CHUNKS]) == ("completed", 7)
+    assert 0 < said[FIRST] < 5
+
+
+def test_time_to_the_first_chunk_counts_a_call_s_retries(api, memory):
+    api.answers("rate_limit_exceeded", retry_after=0.3)
+    with openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=1) as client:
+        list(client.chat.completions.create(**CHAT, stream=True))
+
+    assert memory.call().attributes[FIRST] >= 0.3
+    assert memory.call().attributes["assisters.call.outcome"] == "recovered"
+
+
+def test_a_message_in_a_stream_is_kept_only_if_it_is_asked_for(api, telemetry):
+    telemetry.shutdown()
+    for wanted in (False, True):
+        other = Memory()
+        with assisters_otel.init(
+            hosts=[api.url],
+            tracer_provider=other.tracer_provider,
+            meter_provider=other.meter_provider,
+            capture_message=wanted,
+        ):
+            api.answers(in_stream="internal_error", message="planted ask_0123456789")
+            with httpx.stream("POST", url_of(api), json={**CHAT, "stream": True}) as response:
+                response.read()
+        span = stream_of(other)
+        other.shutdown()
+        assert ("planted" in str(span.attributes)) is wanted
+        assert "ask_0" not in str(span.attributes)
+
+
+# -- neutrality ------------------------------------------------------------------------------
+
+PIECES = st.lists(
+    st.sampled_from(
+        [
+            TEXT,
+            b"data: [DONE]\n\n",
+            b"data: " + json.dumps({"error": {"code": "internal_error"}}).encode() + b"\r\n\r\n",
+            *(b"event: error\n", b"data: x", b"\n", b"\r", b"\xef\xbb\xbf", b": hi\n", b"\xff\x00"),
+        ]
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    parts=PIECES,
+    fault=st.sampled_from([None, "truncate"]),
+    gzip=st.booleans(),
+    way=st.sampled_from(["iter_raw", "iter_bytes", "iter_lines", "read", "close"]),
+)
+def test_a_caller_gets_the_same_bytes_in_the_same_chunks(api, unwatched, parts, fault, gzip, way):
+    def got(server):
+        server.answers(body=parts, content_type=EVENTS, fault=fault, gzip=gzip)
+        seen = []
+        try:
+            with httpx.stream("POST", url_of(server), json=CHAT) as response:
+                if way == "read":
+                    seen.append(response.read())
+                elif way != "close":
+                    seen.extend(getattr(response, way)())
+        except httpx.HTTPError as error:
+            seen.append((type(error), str(error)))
+        return seen, response.is_closed, response.is_stream_consumed, response.num_bytes_downloaded
+
+    assert got(api) == got(unwatched)
+
+
+def test_nothing_is_read_ahead(api, memory, caller):
+    """The first chunk is the caller's before the server has sent the second."""
+    api.answers(body=[TEXT] * 3, content_type=EVENTS, chunk_delay_s=0.3)
+    seen = []
+
+    def read(response):
+        for _ in response.iter_raw():
+            seen.append(len(api.requests))
+            assert not any(one.name == "assisters.stream" for one in memory.spans())
+
+    async def read_slowly(response):
+        async for _ in response.aiter_raw():
+            seen.append(len(api.requests))
+            assert not any(one.name == "assisters.stream" for one in memory.spans())
+
+    streamed(caller, api, read_slowly if caller.run else read)
+
+    assert len(seen) == 3
+    assert stream_of(memory).attributes[FIRST] < 0.3
