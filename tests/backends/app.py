@@ -56,6 +56,27 @@ class Scenes:
             return type(error).__name__
         return "ok"
 
+    def stream(self, client: str = "openai", times: int = 1, **answer: object) -> list[str]:
+        """Chats as event streams; what each raised, or "ok"."""
+        said = []
+        for _ in range(times):
+            self.api.answers(**answer)
+            words = f"planted-prompt {time.perf_counter_ns()}"
+            create = {"model": MODEL, "messages": [{"role": "user", "content": words}]}
+            try:
+                if client == "httpx":
+                    with self.http.stream(
+                        "POST", f"{self.api.url}/chat/completions", json=create | {"stream": True}
+                    ) as response:
+                        response.read()
+                else:
+                    sdk = self.openai if client == "openai" else self.assisters
+                    list(sdk.chat.completions.create(**create, stream=True))
+                said.append("ok")
+            except FAILURES as error:
+                said.append(type(error).__name__)
+        return said
+
     def codes(self, client: str) -> dict[str, str]:
         """Each documented code, with the message that must not get out; what the app saw."""
         seen = {}

@@ -30,6 +30,7 @@ OTHERS = {
     "AssistersRetriesEarly": "rate_limit_exceeded",
     "AssistersCallsFailThoughRetried": "model_overloaded",
     "AssistersNoAnswer": "RemoteProtocolError",
+    "AssistersStreamsFail": "truncated",
     "AssistersHeadroomLow": "rate_limit_exceeded",
     "AssistersLatencyHigh": "no error code",
     "AssistersInternalErrorsFast": "internal_error",

@@ -84,12 +84,18 @@ def test_only_the_service_s_own_keys_become_labels(stack):
     } == set()
 
 
-def test_an_exemplar_leads_to_a_trace_that_jaeger_has(stack):
-    def lead():
-        found = stack.prometheus.exemplars("assisters_client_request_duration_seconds_bucket")
-        return [one["trace_id"] for one in found if stack.jaeger.trace(one["trace_id"])]
+def test_an_exemplar_leads_to_a_trace_that_jaeger_has(stack, app):
+    # An export without a new exemplar takes the old one away: it has to stay for a scrape or two.
+    shop = app("exemplary", stack.collector.http, OTEL_METRIC_EXPORT_INTERVAL="10000")
+    shop.does("each", "internal_error")
+    shop.does("flush")
 
-    assert within(15, lead)
+    for metric in ("request_duration_seconds_bucket", "errors_total"):
+        query = f'assisters_client_{metric}{{service_name="exemplary"}}'
+        found = within(10, lambda query=query: stack.prometheus.exemplars(query))
+        assert found, metric
+        trace = found[0]["trace_id"]
+        assert within(10, lambda trace=trace: stack.jaeger.trace(trace))
 
 
 def test_the_first_occurrence_is_an_increase(stack):
@@ -120,3 +126,35 @@ def test_the_app_notices_nothing(told):
     assert told["shop-openai"]["api_key_revoked"] == "AuthenticationError"
     assert told["shop-openai"] == told["shop-openai-async"]
     assert told["shop-assisters"]["api_key_revoked"] == "AuthError"
+
+
+@pytest.mark.parametrize("client", ["openai", "assisters", "httpx"])
+@pytest.mark.parametrize(
+    ("script", "outcome", "error"),
+    [
+        ({"fault": "truncate"}, "error", {"error_type": "RemoteProtocolError"}),
+        ({"fault": "unfinished"}, "truncated", {"error_type": "truncated"}),
+        ({"in_stream": "model_overloaded"}, "error", {"error_code": "model_overloaded"}),
+    ],
+)
+def test_a_stream_that_is_cut_off_half_way_is_found_in_jaeger(
+    stack, app, client, script, outcome, error
+):
+    service = f"{client}-{script.get('fault', 'event')}"
+    shop = app(service, stack.collector.http)
+    shop.does("stream", client, **script)
+
+    asked = {"assisters_stream_outcome": outcome, **error}
+    (trace,) = within(15, lambda: stack.jaeger.search(service, **asked))
+
+    (span,) = [one for one in trace["spans"] if "assisters.stream.outcome" in tags(one)]
+    assert span["operationName"] == (
+        "assisters.stream" if client == "httpx" else "chat assisters-chat-v1"
+    )
+    assert tags(span)["assisters.stream.chunks"] >= 1
+    assert tags(span)["assisters.request.id"].startswith("req_")
+    assert tags(span)["error"] is True
+    of = f'service_name="{service}",http_response_status_code="200"'
+    query = f"sum(assisters_client_errors_total{{{of}}})"
+    assert within(15, lambda: stack.prometheus.query(query))[0]["value"] == 1
+    assert "planted" not in str(trace)

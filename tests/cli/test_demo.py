@@ -24,7 +24,10 @@ from otlp import Collector
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "assisters-otel"
 CODES = [name for scene in SCENES for name in scene.errors if name]
+STREAMED = [name for scene in SCENES for _, name in scene.streams if name]
 LOGGED = [name for scene in SCENES if not scene.outcomes for name in scene.errors if name]
+LOGGED += STREAMED
+COUNTED = CODES + STREAMED
 ALONE = next(scene for scene in SCENES if not scene.outcomes and not any(scene.resends))
 
 
@@ -129,8 +132,8 @@ def test_a_failed_attempt_shows_all_that_its_span_says(shown):
 def test_the_metrics_count_each_error_once(shown):
     table = shown.stdout.partition("Metric ")[2].partition("What your log says")[0]
 
-    for name in set(CODES):
-        assert f" {CODES.count(name)}  {name}" in table
+    for name in set(COUNTED):
+        assert f" {COUNTED.count(name)}  {name}" in table
     assert f"{sum(len(scene.errors) for scene in SCENES)}  " in table
     assert "mean 0." in table
     for metric in (names.ERRORS, names.REQUEST_DURATION, names.REQUESTS_REMAINING):
@@ -209,6 +212,13 @@ def test_a_span_between_a_scene_and_an_attempt_is_a_branch_of_the_tree(memory, c
 # -- --json -------------------------------------------------------------------------------------
 
 
+def test_json_has_each_stream_with_its_outcome(printed):
+    told = [scene["streams"] for scene in json.loads(printed.done.stdout)["scenes"]]
+
+    outcomes = [[s["attributes"]["assisters.stream.outcome"] for s in streams] for streams in told]
+    assert outcomes == [[outcome for outcome, _ in scene.streams] for scene in SCENES]
+
+
 def test_json_is_one_document_and_nothing_else(printed):
     done = printed.done
     document = json.loads(done.stdout)
@@ -221,7 +231,7 @@ def test_json_is_one_document_and_nothing_else(printed):
     points = {metric["name"]: metric["points"] for metric in document["metrics"]}
     assert points.keys() <= {metric.name for metric in names.METRICS}
     assert points[names.REQUESTS_REMAINING.name][0]["value"] == 999
-    assert sum(point["value"] for point in points[names.ERRORS.name]) == len(CODES)
+    assert sum(point["value"] for point in points[names.ERRORS.name]) == len(COUNTED)
     durations = points[names.REQUEST_DURATION.name]
     assert sum(point["count"] for point in durations) == sum(len(s.errors) for s in SCENES)
 
@@ -347,6 +357,7 @@ def test_a_scene_that_came_out_otherwise_is_said_and_fails(call, short, monkeypa
         ("resends", (0, 0, 0, 1), "assisters.client.retries counts {} in place of {'missing_para"),
         ("outcomes", ("ok",), "the call spans say () in place of ('ok',)"),
         ("outcomes", ("ok",), "assisters.client.call.duration counts {} in place of {'ok': 1}"),
+        ("streams", (("error", "x"),), "the streams say () in place of (('error', 'x'),)"),
     ],
 )
 def test_a_resend_or_a_call_that_came_out_otherwise_fails(

@@ -43,6 +43,7 @@ def _scene(played: Played) -> dict[str, object]:
         "span_id": format_span_id(played.span.context.span_id),
         "calls": [_span(span) for span in played.calls],
         "attempts": [_span(span) for span in played.attempts],
+        "streams": [_span(span) for span in played.streams],
     }
 
 

@@ -55,6 +55,12 @@ class Played(NamedTuple):
         """The spans of an SDK's calls."""
         return tuple(span for span in self.spans if outcome(span.attributes))
 
+    @property
+    def streams(self) -> tuple[ReadableSpan, ...]:
+        """The spans that tell of an event stream: an SDK's call, or one of its own."""
+        told = [span for span in self.spans if stream(span.attributes)]
+        return tuple(sorted(told, key=lambda span: span.end_time or 0))
+
 
 class Performance(NamedTuple):
     """What the demo has to show.
@@ -126,6 +132,12 @@ def outcome(attributes: Mapping[str, object] | None) -> str | None:
     return None if found is None else str(found)
 
 
+def stream(attributes: Mapping[str, object] | None) -> str | None:
+    """Say how the event stream ended that a span tells of; None if it is of none."""
+    found = (attributes or {}).get(names.STREAM_OUTCOME)
+    return None if found is None else str(found)
+
+
 def _played(scene: Scene, spans: list[ReadableSpan]) -> Played:
     around = next(span for span in spans if span.parent is None and span.name == scene.title)
     trace_id = around.context.trace_id
@@ -137,10 +149,12 @@ def _wrong_spans(played: tuple[Played, ...]) -> Iterator[str]:
     for one in played:
         scene, attempts = one.scene, [span.attributes or {} for span in one.attempts]
         resends = (attributes.get(HTTP_REQUEST_RESEND_COUNT, 0) for attributes in attempts)
+        streams = tuple((stream(a.attributes), error(a.attributes)) for a in one.streams)
         for what, seen, wanted in (
             ("spans", tuple(error(attributes) for attributes in attempts), scene.errors),
             ("resend counts", tuple(resends), scene.resends),
             ("call spans", tuple(outcome(call.attributes) for call in one.calls), scene.outcomes),
+            ("streams", streams, scene.streams),
         ):
             if seen != wanted:
                 yield f"{scene.title}: the {what} say {seen} in place of {wanted}"
@@ -152,6 +166,7 @@ def _wrong_metrics(metrics: tuple[Metric, ...]) -> Iterator[str]:
     outcomes: Counter[str | None] = Counter()
     for scene in SCENES:
         errors.update(name for name in scene.errors if name is not None)
+        errors.update(name for _, name in scene.streams if name is not None)
         before = (None, *scene.errors[:-1])
         resent = zip(before, scene.resends, strict=True)
         retries.update(reason for reason, number in resent if number)

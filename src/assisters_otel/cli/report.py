@@ -18,7 +18,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from assisters_otel import catalog, names
-from assisters_otel.cli.performance import error, is_attempt, outcome
+from assisters_otel.cli.performance import error, is_attempt, outcome, stream
 from assisters_otel.cli.recording import SERVICE
 
 if TYPE_CHECKING:
@@ -40,8 +40,11 @@ _LOG_LINES: Final = 2
 
 _WINDOWS: Final = ("requests", "tokens")
 
-_COLOURS: Final = {names.OK: "green", names.RECOVERED: "green", names.CANCELLED_CALL: "yellow"}
-"""Of a call's outcome; all else is red."""
+_COLOURS: Final = {
+    **dict.fromkeys((names.OK, names.RECOVERED, names.COMPLETED), "green"),
+    **dict.fromkeys((names.CANCELLED_CALL, names.ABANDONED), "yellow"),
+}
+"""Of a call's or a stream's outcome; all else is red."""
 
 
 def show(performance: Performance) -> None:
@@ -99,16 +102,35 @@ def _label(span: ReadableSpan, advised: set[str]) -> RenderableType:
 
 def _call(name: str, attributes: Attributes) -> RenderableType:
     """Say how an SDK's call ended, and what it took."""
-    ended = outcome(attributes)
+    ended = outcome(attributes) or stream(attributes)
     if ended is None:
         return escape(name)
     head = Text.assemble((ended, f"bold {_COLOURS.get(ended, 'red')}"), f"  {name}")
-    retries = attributes[names.RETRY_COUNT]
-    if not retries:
-        return head
-    plural = "retry" if retries == 1 else "retries"
-    wait = f"{attributes[names.RETRY_WAIT]:.2f} s"
-    return Group(head, Text(f"{retries} {plural}, {wait} between the attempts"))
+    return Group(head, *_between(attributes), *_stream(attributes))
+
+
+def _between(attributes: Attributes) -> Iterator[Text]:
+    """Say what a call's retries were."""
+    retries = attributes.get(names.RETRY_COUNT)
+    if retries:
+        plural = "retry" if retries == 1 else "retries"
+        wait = f"{attributes[names.RETRY_WAIT]:.2f} s"
+        yield Text(f"{retries} {plural}, {wait} between the attempts")
+
+
+def _stream(attributes: Attributes) -> Iterator[Text]:
+    """Say how an event stream ended, and what had come of it."""
+    ended = stream(attributes)
+    if ended is None:
+        return
+    failed = error(attributes)
+    told = [f"stream {ended}" if failed in (None, ended) else f"stream {ended}: {failed}"]
+    told.append(f"{attributes[names.STREAM_CHUNKS]} chunks")
+    if names.STREAM_FIRST_CHUNK in attributes:
+        told.append(f"the first after {attributes[names.STREAM_FIRST_CHUNK]:.2f} s")
+    yield Text(", ".join(told))
+    if names.REQUEST_ID in attributes:
+        yield Text(f"request id {attributes[names.REQUEST_ID]}")
 
 
 def _resend(attributes: Attributes) -> Iterator[Text]:

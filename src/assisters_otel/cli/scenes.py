@@ -35,6 +35,7 @@ class Scene(NamedTuple):
             ``error.type``, or None for a success.
         resends: Which resend each attempt's span must say that it is; 0 for a first.
         outcomes: How each call's span must say that it ended.
+        streams: How each event stream must be said to have ended, and what failed in it.
     """
 
     title: str
@@ -42,6 +43,7 @@ class Scene(NamedTuple):
     errors: tuple[str | None, ...]
     resends: tuple[int, ...]
     outcomes: tuple[str, ...] = ()
+    streams: tuple[tuple[str, str | None], ...] = ()
 
 
 def _retries(api: FakeApi) -> None:
@@ -93,6 +95,26 @@ async def _meet(url: str) -> None:
         await client.get("/wallet/balance")
 
 
+def _streams(api: FakeApi) -> None:
+    api.answers(in_stream="model_overloaded")
+    with openai.OpenAI(
+        base_url=api.url, api_key=_KEY, http_client=openai.DefaultHttpxClient(trust_env=False)
+    ) as client:
+        stream = client.chat.completions.create(
+            model=_CHAT, messages=[{"role": "user", "content": "Say hello."}], stream=True
+        )
+        with suppress(openai.APIError):
+            list(stream)
+    api.answers(fault="unfinished")
+    with (
+        httpx.Client(base_url=api.url, headers=_HEADERS, trust_env=False) as other,
+        other.stream(
+            "POST", "/chat/completions", json={"model": _CHAT, "stream": True}
+        ) as response,
+    ):
+        response.read()
+
+
 SCENES: Final = (
     Scene(
         "openai retries by itself",
@@ -118,5 +140,13 @@ SCENES: Final = (
         _on_the_way,
         ("502", "ReadTimeout", "ConnectError", None),
         (0, 0, 0, 0),
+    ),
+    Scene(
+        "streams that fail after their 200",
+        _streams,
+        (None, None),
+        (0, 0),
+        ("failed",),
+        (("error", "model_overloaded"), ("truncated", "truncated")),
     ),
 )
