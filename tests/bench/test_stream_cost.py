@@ -8,17 +8,19 @@ so many chunks that what its request costs does not show.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import time
 from contextlib import ExitStack
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import httpcore
+import httpx
+import pytest
 
 from bench.cases import API, CASES, OTEL, Bench
-
-if TYPE_CHECKING:
-    import pytest
 
 _ROUNDS = 40
 _CHUNKS = 20_000
@@ -45,21 +47,55 @@ class _Events:
         pass
 
 
-def _read(bench: Bench) -> None:
-    core = bench._pool._core
+class _AsyncEvents:
+    async def __aiter__(self) -> Any:
+        for _ in range(_CHUNKS):
+            yield _CHUNK
+        yield b"data: [DONE]\n\n"
 
-    def handle_request(_: Any) -> Any:
-        headers = [(b"Content-Type", b"text/event-stream")]
-        extensions = {"http_version": b"HTTP/1.1"}
-        return core.Response(200, headers=headers, content=_Events(), extensions=extensions)
+    async def aclose(self) -> None:
+        pass
 
-    bench._pool.handle_request = handle_request  # type: ignore[method-assign]
-    with bench._client.stream("POST", API, content=b"{}") as response:
-        for _ in response.iter_raw():
+
+def _answer(content: Any) -> Any:
+    headers = [(b"Content-Type", b"text/event-stream")]
+    extensions = {"http_version": b"HTTP/1.1"}
+    return httpcore.Response(200, headers=headers, content=content, extensions=extensions)
+
+
+class _Pool:
+    """Stands in the place of a transport's connection pool."""
+
+    def handle_request(self, _: Any) -> Any:
+        return _answer(_Events())
+
+    async def handle_async_request(self, _: Any) -> Any:
+        return _answer(_AsyncEvents())
+
+
+def _read(_: Bench) -> None:
+    transport = httpx.HTTPTransport(verify=False)
+    transport._pool = _Pool()  # type: ignore[assignment]
+    with httpx.Client(transport=transport).stream("POST", API, content=b"{}") as response:
+        for _chunk in response.iter_raw():
             pass
 
 
-def test_cost_of_a_chunk(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def _read_async(_: Bench) -> None:
+    transport = httpx.AsyncHTTPTransport(verify=False)
+    transport._pool = _Pool()  # type: ignore[assignment]
+
+    async def whole() -> None:
+        client = httpx.AsyncClient(transport=transport)
+        async with client.stream("POST", API, content=b"{}") as response:
+            async for _chunk in response.aiter_raw():
+                pass
+
+    asyncio.run(whole())
+
+
+@pytest.mark.parametrize("read", [_read, _read_async])
+def test_cost_of_a_chunk(read: Any, benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
     theirs: list[float] = []
     stack = ExitStack()
 
@@ -68,7 +104,7 @@ def test_cost_of_a_chunk(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> 
             bench = Bench(CASES[OTEL], inner)
             gc.collect()
             start = time.thread_time()
-            _read(bench)
+            read(bench)
             theirs.append(time.thread_time() - start)
         bench = Bench(WITH_US, stack)
         gc.collect()
@@ -84,6 +120,6 @@ def test_cost_of_a_chunk(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> 
     with capsys.disabled():
         whole_us = 1e6 * median(theirs) / _CHUNKS
         print(  # noqa: T201 - that is what it is for
-            f"\n\na chunk of {len(_CHUNK)} bytes: {whole_us:.2f} µs with OpenTelemetry's, "
-            f"{median(more_us):+.2f} µs with us (goal {_GOAL_US})"
+            f"\n\n{read.__name__}, a chunk of {len(_CHUNK)} bytes: {whole_us:.2f} µs with "
+            f"OpenTelemetry's, {median(more_us):+.2f} µs with us (goal {_GOAL_US})"
         )
