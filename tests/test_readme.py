@@ -42,6 +42,12 @@ def test_the_table_of_a_call_s_attributes_is_names_own():
     assert rows("attribute of a call") == expected
 
 
+def test_the_table_of_a_stream_s_attributes_is_names_own():
+    expected = [[f"`{a.name}`", a.type, a.when, a.value] for a in names.STREAM_ATTRIBUTES]
+
+    assert rows("attribute of a stream") == expected
+
+
 def test_the_table_of_metrics_is_names_own():
     expected = [
         [f"`{m.name}`", m.instrument, f"`{m.unit}`", ", ".join(f"`{a}`" for a in m.attributes)]
