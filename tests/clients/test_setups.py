@@ -271,6 +271,23 @@ def test_the_set_up_makes_no_difference(setup, mode, order):
     assert setup.memory.collect()["assisters.client.errors"][0]["value"] == 1
 
 
+@pytest.mark.parametrize("order", [by_us, before_us, after_us, with_hooks_before_us])
+@pytest.mark.parametrize("fault", [None, "truncate", "drop"])
+def test_an_agent_s_prompt_is_exported_in_no_mode(setup, mode, order, fault, caplog):
+    order(setup)
+    setup.api.answers("ok", fault=fault)
+    url = f"{setup.api.url}/agent/stream?prompt=planted-prompt"
+
+    with contextlib.suppress(httpx.TransportError, httpx2.TransportError):
+        setup.caller.send("GET", url, client=setup.client())
+
+    told = "".join(span.to_json() for span in setup.memory.spans())
+    assert "/agent/stream?REDACTED" in told, mode
+    assert "planted" not in told + caplog.text + str(setup.memory.collect())
+    streamed = [span for span in setup.memory.spans() if span.name == "assisters.stream"]
+    assert len(streamed) == (fault != "drop")
+
+
 @pytest.mark.parametrize("switched_on", [by_us, before_us, after_us])
 def test_an_excluded_url_has_metrics_only(setup, monkeypatch, switched_on):
     monkeypatch.setenv("OTEL_PYTHON_HTTPX_EXCLUDED_URLS", "/models")
