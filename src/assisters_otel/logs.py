@@ -7,12 +7,25 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from opentelemetry import trace
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_METHOD,
+    HTTP_RESPONSE_STATUS_CODE,
+)
+
 from assisters_otel import catalog, envelope, names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from opentelemetry.trace import SpanContext
+
     from assisters_otel.attempt import CallOutcome, Outcome, Request
+
+    Fields = dict[str, str | int | bool]
+    _Kind = tuple[str, str]  # what failed, where
+    _Sum = tuple[_Kind, int, Callable[[], Fields]]
 
 _log = logging.getLogger(names.SCOPE)
 
@@ -20,11 +33,34 @@ WINDOW_S: Final = 60.0
 """A storm is what fails alike within this time."""
 
 LINES: Final = 5
-"""Lines that a storm gets; the rest of it is summed up in one."""
+"""Lines of a storm that are of one failure; then there is one whenever it has doubled."""
 
 _UNKNOWN_CODE: Final = "an undocumented code"
 _UNKNOWN_PATH: Final = "an undocumented path"
 _MAX_KINDS: Final = 256
+
+
+class _Storm:
+    """What fails alike.
+
+    Attributes:
+        since: When it began, on a steady clock.
+        seen: How often it was met.
+        said: How many of them the log has told of.
+        fields: Gives the fields of the last one, if they are wanted.
+    """
+
+    __slots__ = ("fields", "said", "seen", "since")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.seen = self.said = 0
+        self.fields: Callable[[], Fields] = dict
+
+    def take(self) -> int:
+        """Say how many have not been told of, and that they now have."""
+        more, self.said = self.seen - self.said, self.seen
+        return more
 
 
 class Log:
@@ -38,14 +74,14 @@ class Log:
         """
         self._now = now
         self._lock = threading.RLock()  # a signal handler may send a request meanwhile
-        # What failed, where -> since when, how often.
-        self._storms: dict[tuple[str, str], tuple[float, int]] = {}
+        self._storms: dict[_Kind, _Storm] = {}
 
-    def record(self, outcome: Outcome, attempts: int = 1) -> None:
+    def record(self, outcome: Outcome, span: SpanContext | None = None, attempts: int = 1) -> None:
         """Write a failed attempt's line, or count one more of a storm.
 
         Args:
             outcome: How it, or the last of its call, ended.
+            span: Where to find it.
             attempts: How many the call took.
         """
         what = outcome.reason or ""
@@ -55,18 +91,25 @@ class Log:
             ours = what in {str(outcome.status), names.TRUNCATED, names.OTHER}
             known = ours or catalog.find_type(what) is not None
         line = partial(_line, outcome, attempts)
-        self._record(what if known else _UNKNOWN_CODE, outcome.request, line)
+        fields = partial(_fields, outcome, attempts, span)
+        self._record(what if known else _UNKNOWN_CODE, outcome.request, line, fields)
 
-    def record_call(self, outcome: CallOutcome) -> None:
+    def record_call(self, outcome: CallOutcome, span: SpanContext | None = None) -> None:
         """Write a failed call's line, or count one more of a storm."""
         last = outcome.last
-        if last is None or not last.failed:
-            what = outcome.error_type or ""
-            self._record(what, outcome.request, partial(_line_of_call, outcome))
+        if last is not None and last.failed:
+            self.record(last, span, outcome.retries + 1)
             return
-        self.record(last, outcome.retries + 1)
+        line, fields = partial(_line_of_call, outcome), partial(_fields_of_call, outcome, span)
+        self._record(outcome.error_type or "", outcome.request, line, fields)
 
-    def _record(self, what: str, request: Request, line: Callable[[str], str]) -> None:
+    def _record(
+        self,
+        what: str,
+        request: Request,
+        line: Callable[[str], str],
+        fields: Callable[[], Fields],
+    ) -> None:
         where = f"{request.method} {request.template or envelope.clean(request.path)}"
         kind = (what, where if request.template else _UNKNOWN_PATH)
         now = self._now()
@@ -74,38 +117,74 @@ class Log:
             over = self._take_ended(now)
             if kind not in self._storms and len(self._storms) >= _MAX_KINDS:
                 over += self._take_all()
-            since, seen = self._storms.get(kind, (now, 0))
-            self._storms[kind] = (since, seen + 1)
-        self._sum_up(over)
-        if seen < LINES:
-            _log.warning("%s", line(where))
-        elif seen == LINES:
-            _log.warning(
-                "Assisters API: %s on %s goes on and is summed up every %.0f s", *kind, WINDOW_S
-            )
+            storm = self._storms.setdefault(kind, _Storm(now))
+            storm.seen += 1
+            storm.fields = fields
+            is_first = storm.seen <= LINES
+            more = storm.take() if is_first or storm.seen >= 2 * storm.said else 0
+        for ended in over:
+            _sum_up(*ended)
+        if is_first:
+            _log.warning("%s", line(where), extra={**fields(), names.FAILURES: more})
+        elif more:
+            _sum_up(kind, more, fields)
 
     def sum_up(self) -> None:
         """Write what has been counted and not yet said; at the end, for example."""
         with self._lock:
             over = self._take_all()
-        self._sum_up(over)
+        for ended in over:
+            _sum_up(*ended)
 
-    def _take_ended(self, now: float) -> list[tuple[tuple[str, str], int]]:
-        ended = [k for k, (since, _) in self._storms.items() if now - since >= WINDOW_S]
-        return [(kind, self._storms.pop(kind)[1]) for kind in ended]
+    def _take_ended(self, now: float) -> list[_Sum]:
+        ended = [k for k, storm in self._storms.items() if now - storm.since >= WINDOW_S]
+        return [self._take(kind) for kind in ended]
 
-    def _take_all(self) -> list[tuple[tuple[str, str], int]]:
-        over = [(kind, seen) for kind, (_, seen) in self._storms.items()]
-        self._storms.clear()
-        return over
+    def _take_all(self) -> list[_Sum]:
+        return [self._take(kind) for kind in list(self._storms)]
 
-    @staticmethod
-    def _sum_up(storms: list[tuple[tuple[str, str], int]]) -> None:
-        for (what, where), seen in storms:
-            if seen > LINES:
-                _log.warning(
-                    "Assisters API: %d more attempts met %s on %s", seen - LINES, what, where
-                )
+    def _take(self, kind: _Kind) -> _Sum:
+        storm = self._storms.pop(kind)
+        return kind, storm.take(), storm.fields
+
+
+def _sum_up(kind: _Kind, more: int, fields: Callable[[], Fields]) -> None:
+    if more:
+        extra = {**fields(), names.FAILURES: more}
+        _log.warning("Assisters API: %d more met %s on %s", more, *kind, extra=extra)
+
+
+def _fields(outcome: Outcome, attempts: int, span: SpanContext | None) -> Fields:
+    """Give what a machine reads in a line: names as on the span, where it has them."""
+    fields = _found(outcome.request, span)
+    fields[names.ATTEMPTS] = attempts
+    fields[ERROR_TYPE] = outcome.error_type or names.OTHER
+    fields[names.ERROR_RETRYABLE] = outcome.retryable
+    if outcome.code is not None:
+        fields[names.ERROR_CODE] = outcome.code
+    if outcome.status is not None:
+        fields[HTTP_RESPONSE_STATUS_CODE] = outcome.status
+    request_id = envelope.text(outcome.headers.get(envelope.REQUEST_ID))
+    if request_id:
+        fields[names.REQUEST_ID] = request_id
+    return fields
+
+
+def _fields_of_call(outcome: CallOutcome, span: SpanContext | None) -> Fields:
+    last, attempts = outcome.last, outcome.retries + 1
+    fields = {} if last is None else _fields(last, attempts, span)
+    what: Fields = {ERROR_TYPE: outcome.error_type or names.OTHER, names.ATTEMPTS: attempts}
+    return fields | _found(outcome.request, span) | what
+
+
+def _found(request: Request, span: SpanContext | None) -> Fields:
+    fields: Fields = {HTTP_REQUEST_METHOD: request.method}
+    if request.template is not None:
+        fields[names.URL_TEMPLATE] = request.template
+    if span is not None and span.is_valid:
+        fields[names.TRACE_ID] = trace.format_trace_id(span.trace_id)
+        fields[names.SPAN_ID] = trace.format_span_id(span.span_id)
+    return fields
 
 
 def _line(outcome: Outcome, attempts: int, where: str) -> str:

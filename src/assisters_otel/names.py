@@ -105,6 +105,17 @@ CALL_OUTCOME: Final = "assisters.call.outcome"
 CALL_RESEND_COUNT: Final = "assisters.call.resend_count"
 """int, call spans only. Which resend of the same call, by the app's own loop, it is."""
 
+ATTEMPTS: Final = "assisters.attempts"
+"""int, log only. How many attempts a failed call took."""
+
+FAILURES: Final = "assisters.failures"
+"""int, log only. How many failures a line stands for."""
+
+TRACE_ID: Final = "trace_id"
+SPAN_ID: Final = "span_id"
+"""string, log only. In hex, as backends show them. Source: OpenTelemetry, "Trace Context in
+non-OTLP Log Formats"."""
+
 OK: Final = "ok"
 RECOVERED: Final = "recovered"
 FAILED: Final = "failed"

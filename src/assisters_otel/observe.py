@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from opentelemetry.metrics import MeterProvider
-    from opentelemetry.trace import Span, TracerProvider
+    from opentelemetry.trace import Span, SpanContext, TracerProvider
 
     from assisters_otel.attempt import CallOutcome, Resend
     from assisters_otel.config import Config, Host
@@ -270,7 +270,7 @@ class Observer:
         self._waiting.discard(call)
         self.guard(self._metrics.record_call, outcome, call.context)
         if outcome.failed:
-            self.guard(self._log.record_call, outcome)
+            self.guard(self._log.record_call, outcome, _context(call.span))
         self.guard(
             spans.end_call, call, outcome, end_ns=end_ns, capture_message=self._capture_message
         )
@@ -331,7 +331,7 @@ class Observer:
         if call is not None:
             call.last = outcome
         elif failed:
-            self.guard(self._log.record, outcome)
+            self.guard(self._log.record, outcome, _context(span))
         if failed or outcome.cancelled:
             self.guard(self._resends.failed, sending, outcome, time.time())
         elif envelope.LOCATION in outcome.headers and outcome.is_redirect:
@@ -372,7 +372,7 @@ class Observer:
             return
         self._waiting.discard(answer)
         if outcome.failed:
-            self.guard(self._log.record, outcome)
+            self.guard(self._log.record, outcome, _context(shown))
         if answer.span is not None:
             end_ns = None if at is None else at.unix_ns
             capture = self._capture_message
@@ -544,6 +544,10 @@ class Answer:
         elif body.made == names.CANCELLED_CALL and error is not None:
             outcome = outcome._replace(exception=type(error).__qualname__, cancelled=True)
         self._observer.body_ended(self, outcome, end.at)
+
+
+def _context(span: Span | None) -> SpanContext:
+    return (trace.get_current_span() if span is None else span).get_span_context()
 
 
 def _envelope(body: bytes, headers: Mapping[bytes, bytes]) -> envelope.Envelope | None:
