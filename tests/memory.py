@@ -24,7 +24,11 @@ class Memory:
 
     def attempts(self) -> list[Any]:
         """The HTTP instrumentation's client spans, in the order in which they ended."""
-        return [span for span in self.spans() if span.instrumentation_scope.name.endswith("httpx")]
+        return [
+            span
+            for span in self.spans()
+            if span.instrumentation_scope.name.endswith(("httpx", "requests"))
+        ]
 
     def calls(self) -> list[Any]:
         """Our spans around SDKs' calls, in the order in which they ended."""

@@ -550,7 +550,8 @@ print([span.name for span in spans.get_finished_spans()], telemetry.status().las
 AUTO = (str(Path(os.sys.executable).with_name("opentelemetry-instrument")),)
 
 
-@pytest.mark.parametrize("disabled", ["", "httpx,httpx2"])
+# "logging" has the log exported, and puts nothing on stderr.
+@pytest.mark.parametrize("disabled", ["logging", "logging,httpx,httpx2"])
 def test_opentelemetry_instrument_does_the_same_without_code(api, collector, disabled):
     api.answers("tokens_exhausted", request_id="req_7")
 

@@ -17,7 +17,7 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 
 from assisters_otel import config as configs
 from assisters_otel import names
-from assisters_otel.clients import assisters, httpx, openai
+from assisters_otel.clients import assisters, httpx, openai, requests
 from assisters_otel.clients.patch import Patches
 from assisters_otel.observe import Guard, Observer
 
@@ -52,10 +52,13 @@ class Instrumentation:
         self.observer = Observer(
             config, guard, tracer_provider, meter_provider or metrics.get_meter_provider()
         )
-        self._adapters = {
+        self._adapters: dict[str, httpx.Httpx | requests.Requests] = {
             module: httpx.Httpx(module, self.observer, tracer_provider, meter_provider)
             for module in httpx.MODULES
         }
+        self._adapters[requests.MODULE] = requests.Requests(
+            self.observer, tracer_provider, meter_provider
+        )
         sdks = (openai.OpenAI(self.observer), assisters.Assisters(self.observer))
         adapters: tuple[Any, ...] = (*self._adapters.values(), *sdks)
         targets = tuple(target for adapter in adapters for target in adapter.targets())
@@ -68,6 +71,8 @@ class Instrumentation:
     def stop(self) -> None:
         """Put the very same functions back."""
         self._patches.take_out()
+        for adapter in self._adapters.values():
+            self.guard(adapter.switch_off)
         self.observer.stop()
 
     def record_in(self, meter_provider: MeterProvider) -> None:

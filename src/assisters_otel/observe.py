@@ -417,13 +417,15 @@ class Attempt:
         """Say whether the body of what `answered` took may be read ahead."""
         return envelope.may_be_read(self._headers)
 
-    def ended(self, body: bytes | None = None) -> None:
+    def ended(self, body: bytes | None = None, *, is_plain: bool = False) -> None:
         """Report an answer.
 
         Args:
             body: What was read of a failed answer's body, as sent; None if nothing was.
+            is_plain: Whether its content encoding has been undone already.
         """
-        error = self._observer.guard(_envelope, body, self._headers) if body else None
+        headers = {} if is_plain else self._headers
+        error = self._observer.guard(_envelope, body, headers) if body else None
         self._finish(
             Outcome(
                 self._sending.request,

@@ -65,7 +65,9 @@ _LIMITS: Final = tuple(
 _MAX_TEXT: Final = 4096
 
 
-def of_attempt(scope: str, method: str, host: str, url: object) -> Span | None:
+def of_attempt(
+    scope: str, method: str, host: str, url: object, *, is_inside: bool = False
+) -> Span | None:
     """Find the client span of the attempt that is about to be sent.
 
     Args:
@@ -73,6 +75,7 @@ def of_attempt(scope: str, method: str, host: str, url: object) -> Span | None:
         method: The request's, as sent.
         host: The request's host, as it stands in a URL.
         url: The whole URL, whose `str` is asked for only if it is needed.
+        is_inside: Whether that instrumentation suppresses any other inside its span.
 
     Returns:
         The current span if it is that instrumentation's and this request's; None if
@@ -82,7 +85,9 @@ def of_attempt(scope: str, method: str, host: str, url: object) -> Span | None:
     if not span.is_recording() or getattr(span, "kind", None) is not SpanKind.CLIENT:
         return None
     made_by = getattr(span, "instrumentation_scope", None)
-    if made_by is None or made_by.name != scope or not is_http_instrumentation_enabled():
+    if made_by is None or made_by.name != scope:
+        return None
+    if not is_inside and not is_http_instrumentation_enabled():
         return None
     # A request inside another one's transport, whose span is current: it says another URL.
     # A hook may have taken the query or all of it away, a limit may have cut it.
@@ -292,7 +297,8 @@ def describe_resend(span: Span, resend: Resend) -> None:
     if resend.futile is not None:
         found[names.RETRY_FUTILE] = resend.futile
     span.set_attributes(found)
-    if resend.span is not None:
+    # A transport that sends again inside one span is its own predecessor.
+    if resend.span is not None and resend.span != span.get_span_context():
         span.add_link(resend.span)
 
 

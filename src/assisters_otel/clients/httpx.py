@@ -160,6 +160,10 @@ class Httpx:
         ):
             self._make_transports()
 
+    def switch_off(self) -> None:
+        """Forget the transports that make our spans."""
+        self._transports = None
+
     def record_in(self, meter_provider: MeterProvider) -> None:
         """Make the HTTP metrics that come with our spans in another provider."""
         self._meter_provider = meter_provider

@@ -1,0 +1,340 @@
+"""requests: whatever goes through its `HTTPAdapter`, and what urllib3's `Retry` sends again in it.
+
+Our layer is on the adapter, below the app's sessions. The HTTP span is one level higher, around
+`Session.send`, where OpenTelemetry's instrumentation puts it; where the app has not switched
+that on, a router of ours sends what is watched, and only that, through the same function.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from functools import update_wrapper
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import urljoin, urlsplit
+from weakref import WeakKeyDictionary
+
+from opentelemetry import context, trace
+
+from assisters_otel import spans
+from assisters_otel.clients.patch import Target, unbound
+from assisters_otel.clients.wire import beginning
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import Span, TracerProvider
+
+    from assisters_otel.attempt import Request
+    from assisters_otel.observe import Attempt, Observer
+
+MODULE: Final = "requests"
+SCOPE: Final = "opentelemetry.instrumentation.requests"
+"""The HTTP instrumentation's module, which is the scope of its spans."""
+
+_BAGGAGE: Final = ("baggage", "uberctx-", "ot-baggage-")
+
+
+class _Message:
+    """What resends are known by."""
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+
+    def url(self) -> str:
+        return str(self._raw.url).partition("#")[0]
+
+    def header(self, name: str) -> str | None:
+        value = self._raw.headers.get(name)
+        return value.decode("latin-1") if isinstance(value, bytes) else value
+
+    def body(self) -> bytes | None:
+        body = self._raw.body
+        if body is None:
+            return b""
+        if isinstance(body, str):
+            return body.encode("utf-8", "surrogatepass")
+        return body if isinstance(body, bytes) else None
+
+    def redirected(self, location: str) -> str:
+        with suppress(ValueError):
+            return str(urljoin(self._raw.url, location)).partition("#")[0]
+        return ""
+
+
+class _Sent(NamedTuple):
+    """What the adapter was given, for the attempts that urllib3 makes of it.
+
+    Attributes:
+        request: What is sent.
+        raw: The client's own form of it.
+        span: The HTTP span around all of them, or None.
+        attempts: Of them the last one is on its way; empty once that has been reported.
+    """
+
+    request: Request
+    raw: Any
+    span: Span | None
+    attempts: list[Attempt]
+
+
+class Requests:
+    """The adapter."""
+
+    module = MODULE
+
+    def __init__(
+        self,
+        observer: Observer,
+        tracer_provider: TracerProvider | None,
+        meter_provider: MeterProvider | None,
+    ) -> None:
+        """Prepare; nothing is imported and nothing is wrapped yet.
+
+        Args:
+            observer: Gets what is seen.
+            tracer_provider: For the HTTP spans that we switch on; None for the global one.
+            meter_provider: For the HTTP metrics that come with them; None for the global one.
+        """
+        self._observer = observer
+        self._tracer_provider = tracer_provider
+        self._meter_provider = meter_provider
+        self._sent: ContextVar[_Sent | None] = ContextVar("assisters_otel-requests", default=None)
+        # The headers as the app has them, of a request that goes through our own span.
+        self._headers: ContextVar[Any] = ContextVar("assisters_otel-headers", default=(None, None))
+        self._pending: WeakKeyDictionary[Span, Callable[[], object]] = WeakKeyDictionary()
+        self._routed: tuple[Any, Any] | None = None
+
+    def targets(self) -> tuple[Target, ...]:
+        """Say what to wrap."""
+        return (
+            Target(MODULE, "adapters.HTTPAdapter.send", self._wrap),
+            Target(MODULE, "adapters.Retry.increment", self._wrap_increment),
+        )
+
+    # -- the HTTP span ------------------------------------------------------------------------
+
+    def switch_on(self) -> None:
+        """Put the router in, if there is an instrumentation that makes spans."""
+        if self._routed is None and find_spec(SCOPE) is not None:
+            session = sys.modules[MODULE].Session
+            original = vars(session)["send"]
+            router = update_wrapper(self._route(original, self._instrumented(session)), original)
+            session.send = router
+            self._routed = original, router
+
+    def switch_off(self) -> None:
+        """Take the router out; under somebody else's layer it stays, and passes on."""
+        if self._routed is not None:
+            (original, router), self._routed = self._routed, None
+            session = sys.modules[MODULE].Session
+            if vars(session)["send"] is router:
+                session.send = original
+
+    def record_in(self, meter_provider: MeterProvider) -> None:
+        """Make the HTTP metrics that come with our spans in another provider."""
+        self._meter_provider = meter_provider
+        if self._routed is not None:
+            self.switch_off()
+            self.switch_on()
+
+    def theirs_is_on(self) -> bool:
+        """Say whether the app has switched the HTTP instrumentation on itself."""
+        instrumentor = getattr(sys.modules.get(SCOPE), "RequestsInstrumentor", None)
+        return instrumentor is not None and instrumentor().is_instrumented_by_opentelemetry
+
+    def _instrumented(self, session: Any) -> Any:
+        """Give OpenTelemetry's `Session.send`, without leaving it where it puts it."""
+        otel = importlib.import_module(SCOPE)
+        original = vars(session)["send"]
+        # Its instrumentors are singletons; one of our own leaves theirs to the app.
+        own = type("_Instrumentor", (otel.RequestsInstrumentor,), {"_instance": None})()
+        try:
+            own.instrument(
+                skip_dep_check=True,
+                tracer_provider=self._tracer_provider,
+                meter_provider=self._meter_provider,
+            )
+            return vars(session)["send"]
+        finally:
+            session.send = original
+
+    def _route(self, original: Any, instrumented: Any) -> Any:
+        guard = self._observer.guard
+        plain = unbound(original)
+
+        def send(session: Any, request: Any, **kwargs: Any) -> Any:
+            asked = None if self._routed is None else guard(self._request, request)
+            if asked is None or self.theirs_is_on():
+                return plain(session, request, **kwargs)
+            # OpenTelemetry adds headers to the app's own request: the adapter takes them away
+            # again as soon as they are on the wire. A redirect would carry them on.
+            token = self._headers.set((request, request.headers))
+            request.headers = request.headers.copy()
+            try:
+                return instrumented(session, request, **kwargs)
+            finally:
+                self._headers.reset(token)
+
+        return send
+
+    # -- one request ------------------------------------------------------------------------
+
+    def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        guard = self._observer.guard
+        call = unbound(original)
+
+        def send(adapter: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+            asked = guard(self._request, request)
+            if asked is None:
+                return call(adapter, request, *args, **kwargs)
+            with self._own_headers(request):
+                span = guard(self._span, request)
+                sent = _Sent(asked, request, span, [])
+                guard(self._begin, sent)
+                token = self._sent.set(sent)
+                try:
+                    response = call(adapter, request, *args, **kwargs)
+                except BaseException as error:
+                    for attempt in sent.attempts:
+                        attempt.raised(error, transient=bool(guard(_is_transient, error)))
+                    raise
+                finally:
+                    self._sent.reset(token)
+                guard(self._answered, sent, response)
+            return response
+
+        return send
+
+    @contextmanager
+    def _own_headers(self, request: Any) -> Iterator[None]:
+        """Send with what OpenTelemetry has added, but the baggage; then put the app's back."""
+        routed, own = self._headers.get()
+        if routed is not request:  # the app's instrumentation, or an auth handler's own request
+            yield
+            return
+        for name in [name for name in request.headers if name.lower().startswith(_BAGGAGE)]:
+            if name in own:
+                request.headers[name] = own[name]
+            else:
+                del request.headers[name]
+        try:
+            yield
+        finally:
+            request.headers = own
+
+    def _begin(self, sent: _Sent) -> None:
+        if sent.span is not None:
+            # An auth handler sends again inside one span: what was before has failed.
+            pending = self._pending.get(sent.span)
+            if pending is not None:
+                pending()
+        attempt = self._observer.start(sent.request, _Message(sent.raw), sent.span)
+        sent.attempts[:] = [attempt]
+
+    def _answered(self, sent: _Sent, response: Any) -> None:
+        headers = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in response.headers.items()]
+        for attempt in sent.attempts:
+            if not attempt.answered(response.status_code, headers):
+                attempt.ended()
+            elif sent.span is None:
+                attempt.ended(_beginning(response.raw, attempt))
+            else:
+                self._put_off(sent.span, attempt, response)
+
+    def _put_off(self, span: Span, attempt: Attempt, response: Any) -> None:
+        """Report a failed answer when its span ends: `elapsed` and the app's reading come first."""
+
+        def late(_: object = None) -> None:
+            self._observer.guard(self._ended, span, attempt, response)
+
+        self._pending[span] = late
+        spans.write_last(span, late)
+
+    def _ended(self, span: Span, attempt: Attempt, response: Any) -> None:
+        if self._pending.pop(span, None) is None:
+            return
+        token = context.attach(trace.set_span_in_context(span))
+        try:
+            read = getattr(response, "_content", False)
+            if isinstance(read, bytes):
+                attempt.ended(read, is_plain=True)
+            else:
+                attempt.ended(_beginning(response.raw, attempt))
+        finally:
+            context.detach(token)
+
+    # -- what urllib3 sends again ---------------------------------------------------------------
+
+    def _wrap_increment(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        guard = self._observer.guard
+        call = unbound(original)
+
+        def increment(retry: Any, *args: Any, **kwargs: Any) -> Any:
+            sent = self._sent.get()
+            if sent is None:
+                return call(retry, *args, **kwargs)
+            told = dict(zip(("method", "url", "response", "error"), args, strict=False)) | kwargs
+            response, error = told.get("response"), told.get("error")
+            try:
+                result = call(retry, *args, **kwargs)
+            except Exception:
+                # The last one. Its error is on its way out; its answer may be the app's.
+                if response is not None and retry.raise_on_status:
+                    guard(self._hidden, sent, response, None)
+                    sent.attempts.clear()
+                raise
+            guard(self._hidden, sent, response, error)
+            guard(self._begin, sent)
+            return result
+
+        return increment
+
+    @staticmethod
+    def _hidden(sent: _Sent, response: Any, error: Any) -> None:
+        for attempt in sent.attempts:
+            if response is not None:
+                headers = [
+                    (k.encode("latin-1"), v.encode("latin-1")) for k, v in response.headers.items()
+                ]
+                failed = attempt.answered(response.status, headers)
+                attempt.ended(_beginning(response, attempt) if failed else None)
+            elif error is not None:
+                attempt.raised(error, transient=True)
+
+    # -- what they have in common -----------------------------------------------------------------
+
+    def _request(self, raw: Any) -> Request | None:
+        url = urlsplit(raw.url)
+        hosts = self._observer.hosts(url.hostname or "")
+        if hosts is None:
+            return None
+        port = url.port or (443 if url.scheme == "https" else 80)
+        return self._observer.request(hosts, raw.method, port, (url.path or "/").encode())
+
+    @staticmethod
+    def _span(raw: Any) -> Span | None:
+        host = urlsplit(raw.url).hostname or ""
+        return spans.of_attempt(SCOPE, raw.method, host, raw.url, is_inside=True)
+
+
+def _is_transient(error: BaseException) -> bool:
+    # Not a bad URL, scheme or header, and not what the app's own body has raised.
+    errors = sys.modules[MODULE].exceptions
+    kinds = (errors.ConnectionError, errors.Timeout, errors.ChunkedEncodingError)
+    return isinstance(error, kinds)
+
+
+def _beginning(raw: Any, attempt: Attempt) -> bytes | None:
+    """Read the beginning of an unread body, and put it back."""
+    if not attempt.body_may_be_read() or getattr(raw, "_fp_bytes_read", True):
+        return None
+    original = getattr(raw, "_original_response", None)
+    return None if original is None else beginning(original, time.perf_counter)

@@ -1,0 +1,353 @@
+"""requests over a real socket: what its attempts say, and that the app cannot tell."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+
+import pytest
+import requests
+from opentelemetry import baggage, context, trace
+from opentelemetry.instrumentation.requests import RequestsInstrumentor
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.trace import StatusCode
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+from urllib3.exceptions import HTTPError
+from urllib3.util.retry import Retry
+
+import assisters_otel
+from assisters_otel import catalog
+from assisters_otel.testing import FakeApi
+from memory import Memory
+
+DURATION = "assisters.client.request.duration"
+ERRORS = "assisters.client.errors"
+RETRIES = "assisters.client.retries"
+
+
+@pytest.fixture(params=["by us", "by the app before us", "by the app after us"])
+def watched(request, api, memory):
+    """Whoever switches the HTTP instrumentation on, what is seen is the same."""
+    options = {
+        "tracer_provider": memory.tracer_provider,
+        "meter_provider": memory.meter_provider,
+    }
+    theirs = RequestsInstrumentor()
+    if request.param == "by the app before us":
+        theirs.instrument(**options)
+    with assisters_otel.init(hosts=[api.url], strict=True, **options) as telemetry:
+        if request.param == "by the app after us":
+            theirs.instrument(**options)
+        yield telemetry
+        if theirs.is_instrumented_by_opentelemetry:
+            theirs.uninstrument()
+
+
+@pytest.fixture
+def session():
+    with requests.Session() as session:
+        session.trust_env = False
+        yield session
+
+
+@pytest.fixture
+def ours(telemetry):
+    return telemetry
+
+
+# -- what is seen --------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("watched")
+def test_every_documented_error_is_on_its_span_and_in_both_metrics(api, memory, session):
+    for error in catalog.ERRORS:
+        api.answers(error.code, param="model", request_id="req_1")
+        session.post(f"{api.url}/chat/completions", json={"n": error.code})
+
+    assert len(memory.attempts()) == 15
+    for error, span in zip(catalog.ERRORS, memory.attempts(), strict=True):
+        said = span.attributes
+        assert span.name == "POST /v1/chat/completions"
+        assert (said["error.type"], said["error.code"]) == (error.type, error.code)
+        assert said["error.param"] == "model"
+        assert said["assisters.error.retryable"] is error.retryable
+        assert said["assisters.request.id"] == "req_1"
+        assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, error.code)
+    points = memory.collect()
+    for name in (DURATION, ERRORS):
+        assert {point["error.code"] for point in points[name]} == {e.code for e in catalog.ERRORS}
+        for point in points[name]:
+            ids = {span.context.span_id for span in memory.attempts()}
+            assert {one.span_id for one in point["exemplars"]} <= ids
+
+
+@pytest.mark.usefixtures("watched")
+@pytest.mark.parametrize("answer", [{}, {"gzip": True}, {"chunked": True},
+                                    {"chunked": True, "gzip": True}])  # fmt: skip
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_envelope_is_read_in_every_form(api, memory, session, answer, stream):
+    api.answers("insufficient_funds", **answer)
+
+    response = session.get(f"{api.url}/models", stream=stream)
+
+    assert memory.attempt().attributes["error.code"] == "insufficient_funds"
+    assert response.json()["error"]["code"] == "insufficient_funds"
+
+
+@pytest.mark.usefixtures("watched")
+def test_a_success_has_no_error(api, memory, session):
+    session.get(f"{api.url}/models")
+
+    span = memory.attempt()
+    assert span.status.status_code is StatusCode.UNSET
+    assert "error.type" not in span.attributes
+    assert memory.point(DURATION)["http.response.status_code"] == 200
+
+
+@pytest.mark.usefixtures("watched")
+@pytest.mark.parametrize(
+    ("fault", "name"), [("drop", "ConnectionError"), ("silence", "ReadTimeout")]
+)
+def test_an_attempt_without_an_answer_is_in_both_metrics(api, memory, session, fault, name):
+    api.answers(fault=fault)
+
+    with pytest.raises(requests.RequestException):
+        session.get(f"{api.url}/agent/stream?prompt=planted", timeout=0.3)
+
+    span = memory.attempt()
+    assert span.attributes["error.type"] == name
+    assert span.attributes["assisters.error.retryable"] is True
+    assert memory.point(DURATION)["error.type"] == memory.point(ERRORS)["error.type"] == name
+    assert "planted" not in span.to_json()
+
+
+@pytest.mark.usefixtures("watched")
+def test_an_app_s_loop_is_seen_as_retries(api, memory, session):
+    api.answers("rate_limit_exceeded", "model_overloaded", retry_after=30)
+    for _ in range(3):
+        session.post(f"{api.url}/embeddings", json={"input": "same"})
+
+    told = [span.attributes.get("http.request.resend_count") for span in memory.attempts()]
+    assert told == [None, 1, 2]
+    last = memory.attempts()[-1]
+    assert last.attributes["assisters.retry.reason"] == "model_overloaded"
+    assert last.attributes["assisters.retry.early"] is True
+    assert [link.context for link in last.links] == [memory.attempts()[1].context]
+
+
+@pytest.mark.usefixtures("watched")
+def test_what_urllib3_sends_again_inside_one_span_is_counted(api, memory, session):
+    retry = Retry(3, status_forcelist=[429, 503], allowed_methods=None, backoff_factor=0)
+    session.mount("http://", HTTPAdapter(max_retries=retry))
+    api.answers("rate_limit_exceeded", retry_after=0)
+    api.answers("model_overloaded", "ok")
+
+    response = session.post(f"{api.url}/embeddings", json={"input": "x"})
+
+    assert response.status_code == 200
+    span = memory.attempt()
+    assert span.attributes["http.request.resend_count"] == 2
+    assert span.attributes["assisters.retry.reason"] == "model_overloaded"
+    assert "error.code" not in span.attributes
+    assert span.status.status_code is StatusCode.UNSET
+    assert span.links == (), "none to itself"
+    points = memory.collect()
+    assert sum(point["count"] for point in points[DURATION]) == 3
+    assert {p["error.code"] for p in points[ERRORS]} == {"rate_limit_exceeded", "model_overloaded"}
+    assert {p["assisters.retry.reason"] for p in points[RETRIES]} == {
+        "rate_limit_exceeded",
+        "model_overloaded",
+    }
+
+
+@pytest.mark.usefixtures("watched")
+@pytest.mark.parametrize("raise_on_status", [True, False])
+def test_the_last_of_what_urllib3_sent_is_told(api, memory, session, raise_on_status):
+    retry = Retry(
+        1,
+        status_forcelist=[503],
+        allowed_methods=None,
+        backoff_factor=0,
+        raise_on_status=raise_on_status,
+    )
+    session.mount("http://", HTTPAdapter(max_retries=retry))
+    api.answers("model_overloaded", "model_overloaded")
+
+    with suppress(requests.exceptions.RetryError):
+        response = session.get(f"{api.url}/models")
+        assert response.json()["error"]["code"] == "model_overloaded"
+
+    span = memory.attempt()
+    assert span.attributes["error.code"] == "model_overloaded"
+    assert span.attributes["http.request.resend_count"] == 1
+    assert memory.point(ERRORS)["value"] == 2
+
+
+@pytest.mark.usefixtures("watched")
+def test_a_401_that_an_auth_handler_answers_is_a_retry(api, memory, session):
+    class Again(AuthBase):
+        def __call__(self, request):
+            request.register_hook("response", self.answer)
+            return request
+
+        def answer(self, response, **kwargs):
+            if response.status_code != 401:
+                return response
+            _ = response.content
+            response.close()
+            again = response.request.copy()
+            again.headers["Authorization"] = "Bearer new"
+            return response.connection.send(again, **kwargs)
+
+    api.answers("invalid_api_key", "ok")
+
+    response = session.get(f"{api.url}/models", auth=Again())
+
+    assert response.status_code == 200
+    span = memory.attempt()
+    assert span.attributes["http.request.resend_count"] == 1
+    assert span.attributes["assisters.retry.reason"] == "invalid_api_key"
+    assert span.attributes["assisters.retry.futile"] is False
+    assert "error.code" not in span.attributes
+    assert memory.point(ERRORS)["error.code"] == "invalid_api_key"
+
+
+@pytest.mark.usefixtures("watched")
+def test_a_redirect_s_hop_is_no_retry(api, memory, session):
+    api.answers(redirect="/v1/models")
+
+    session.get(f"{api.url}/agent/run")
+
+    span = memory.attempt()  # OpenTelemetry's instrumentation makes one for all hops
+    assert span.attributes["http.request.resend_count"] == 1
+    assert "assisters.retry.reason" not in span.attributes
+    assert memory.points(RETRIES) == []
+
+
+# -- whose requests, whose spans -----------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("ours")
+def test_another_host_gets_no_span_and_no_header(api, memory, session):
+    with FakeApi() as other:
+        api.answers(redirect=f"{other.url}/models")
+        response = session.get(f"{api.url}/models")
+        session.get(f"{other.url}/models")
+
+        assert all("traceparent" not in one.headers for one in other.requests)
+    assert "traceparent" in api.requests[0].headers
+    assert "traceparent" not in response.history[0].request.headers
+    assert len(memory.attempts()) == 1
+
+
+@pytest.mark.usefixtures("ours")
+def test_the_app_s_baggage_does_not_go_to_the_api(api, session):
+    token = context.attach(baggage.set_baggage("tenant", "acme"))
+    try:
+        session.get(f"{api.url}/models")
+        session.get(f"{api.url}/models", headers={"baggage": "mine=1"})
+    finally:
+        context.detach(token)
+
+    first, second = api.requests
+    assert "baggage" not in first.headers
+    assert second.headers["baggage"] == "mine=1"
+
+
+@pytest.mark.usefixtures("ours")
+def test_the_app_s_request_is_the_very_same_afterwards(api, session):
+    request = session.prepare_request(requests.Request("GET", f"{api.url}/models"))
+    headers, before = request.headers, dict(request.headers)
+
+    response = session.send(request)
+
+    assert response.request is request
+    assert request.headers is headers
+    assert dict(headers) == before
+
+
+@pytest.mark.usefixtures("watched")
+def test_the_app_s_own_span_is_never_written_to(api, memory, session):
+    api.answers("rate_limit_exceeded", times=2)
+    tracer = memory.tracer_provider.get_tracer("app")
+    with tracer.start_as_current_span("work", kind=trace.SpanKind.CLIENT) as span:
+        before = span.to_json()
+        session.get(f"{api.url}/models")
+        with suppress_instrumentation():
+            session.get(f"{api.url}/models")
+        assert span.to_json() == before
+
+    assert len(memory.attempts()) == 1
+    assert memory.point(ERRORS)["value"] == 2
+
+
+def test_shutdown_puts_the_very_same_functions_back(api):
+    before = requests.Session.send, HTTPAdapter.send, Retry.increment
+    with assisters_otel.init(hosts=[api.url], tracer_provider=Memory().tracer_provider):
+        assert (requests.Session.send, HTTPAdapter.send, Retry.increment) != before
+    assert (requests.Session.send, HTTPAdapter.send, Retry.increment) == before
+
+
+# -- the app cannot tell ---------------------------------------------------------------------------
+
+ANSWERS = [
+    {},
+    {"chunked": True},
+    *({"status": 500, "size": size, **form}
+      for size in (10, 70_000, 300_000)
+      for form in ({}, {"chunked": True}, {"gzip": True}, {"chunked": True, "gzip": True})),
+    {"status": 500, "fault": "truncate", "size": 1000},
+    {"status": 500, "fault": "truncate", "size": 200_000},
+    {"status": 500, "fault": "truncate", "chunked": True, "size": 1000},
+    {"status": 500, "body": b""},
+    {"status": 404, "body": "<html>"},
+]  # fmt: skip
+READS = {
+    "content": lambda r: r.content,
+    "lines": lambda r: list(r.iter_lines()),
+    "chunks": lambda r: list(r.iter_content(1000)),
+    "raw": lambda r: r.raw.read(decode_content=True),
+    "raw undecoded": lambda r: r.raw.read(),
+    "raw stream": lambda r: b"".join(r.raw.stream(777)),
+    "raw piecewise": lambda r: [r.raw.read(10), r.raw.read(70_000), r.raw.read()],
+    "unread": lambda r: r.close(),
+    "json": lambda r: r.json(),
+}
+
+
+@pytest.mark.usefixtures("ours")
+@pytest.mark.parametrize("answer", ANSWERS, ids=str)
+@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_caller_sees_the_same_with_us_and_without(api, answer, read, stream, caplog):
+    def seen(server):
+        connections = server.connections
+        server.answers(**{"headers": {"x-request-id": "req"}, **answer})
+        told = []
+        with requests.Session() as session:
+            session.trust_env = False
+            try:
+                response = session.get(f"{server.url}/models", stream=stream)
+                told += [response.status_code, response.reason, type(response.raw)]
+                told += [READS[read](response)]
+                told += [response._content_consumed, response.raw.tell(), response.raw.closed]
+            except (requests.RequestException, HTTPError, ValueError) as error:
+                told += [type(error), str(error).replace(str(server.port), "")]
+            # Does the connection serve another one?
+            session.get(f"{server.url}/models")
+        told.append(server.connections - connections)
+        return told
+
+    with caplog.at_level(logging.CRITICAL), FakeApi() as bare:
+        assert seen(api) == seen(bare)
+
+
+@pytest.mark.usefixtures("ours")
+def test_elapsed_ends_with_the_headers(api, session):
+    api.answers("internal_error", chunk_delay_s=0.2)
+
+    response = session.get(f"{api.url}/models", stream=True)
+
+    assert response.elapsed.total_seconds() < 0.2
+    assert response.json()["error"]["code"] == "internal_error"
