@@ -26,6 +26,9 @@ class Watched:
             self.told.append(type(end.error).__name__)
         self.call.body_ended(body, end.at)
 
+    def raised(self, _call, _error):
+        pass
+
     def waits(self, _call):
         self.told.append("waits")
 

@@ -37,6 +37,7 @@ ORDER = [
     "export",
     "instrumentor",
     "telemetry",
+    "explanation",
 ]
 DOORS = {"testing", "cli"}
 PURE = {"catalog", "endpoints", "envelope", "attempt", "streams"}

@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from assisters_otel import catalog
+    from assisters_otel.explanation import Explanation, explain
     from assisters_otel.instrumentor import AssistersInstrumentor
     from assisters_otel.names import __version__
     from assisters_otel.telemetry import Status, Telemetry, init
 
 __all__ = [
     "AssistersInstrumentor",
+    "Explanation",
     "Status",
     "Telemetry",
     "__version__",
     "catalog",
+    "explain",
     "init",
 ]
 
@@ -29,9 +32,11 @@ __all__ = [
 # runs of everybody who has it, and they need not wait for OpenTelemetry's SDK.
 _HOMES: Final = {
     "AssistersInstrumentor": "instrumentor",
+    "Explanation": "explanation",
     "Status": "telemetry",
     "Telemetry": "telemetry",
     "__version__": "names",
+    "explain": "explanation",
     "init": "telemetry",
 }
 

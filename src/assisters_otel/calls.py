@@ -48,6 +48,9 @@ class Asked(NamedTuple):
 class Watcher(Protocol):
     """Who wants to know of a call's end."""
 
+    def raised(self, call: Call, error: BaseException) -> None:
+        """Take note of what an SDK has raised in the end."""
+
     def waits(self, call: Call) -> None:
         """Take note of a call that has returned, and whose body is still open."""
 
@@ -162,6 +165,7 @@ class Call:
 
     def raised(self, error: BaseException) -> None:
         """Take note that the SDK has raised. What is no `Exception` is the caller giving up."""
+        self._watcher.raised(self, error)
         if isinstance(error, Exception):
             self.end(names.FAILED, type(error).__qualname__)
         else:

@@ -15,8 +15,10 @@ import threading
 import time
 import traceback
 from collections import deque
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 from opentelemetry import trace
 
@@ -43,6 +45,39 @@ _log = logging.getLogger(names.SCOPE)
 _HTTPS: Final = 443
 _HTTP: Final = 80
 _SUCCESS: Final = 200
+
+
+class Seen(NamedTuple):
+    """What became of an attempt, for whoever has its response or its exception in hand.
+
+    Attributes:
+        outcome: How it ended.
+        trace_id: Of its span, in hex; None if it has none.
+        at_s: When, in Unix seconds.
+    """
+
+    outcome: Outcome
+    trace_id: str | None
+    at_s: float
+
+
+# By the app's own object, and gone with it: an attribute of ours on it would show.
+_seen: Final[WeakKeyDictionary[object, Seen]] = WeakKeyDictionary()
+
+
+def seen(thing: object) -> Seen | None:
+    """Give what became of the failed attempt that a response or an exception is from."""
+    try:
+        return _seen.get(thing)
+    except TypeError:  # cannot be hashed, or not be referred to weakly
+        return None
+
+
+def _remember(thing: object, outcome: Outcome, span: Span | None) -> None:
+    made = _context(span)
+    trace_id = trace.format_trace_id(made.trace_id) if made.is_valid else None
+    with suppress(TypeError):
+        _seen[thing] = Seen(outcome, trace_id, time.time())
 
 
 class Guard:
@@ -246,6 +281,11 @@ class Observer:
         name = envelope.clean(model) or None if isinstance(model, str) else None
         return self.call(calls.Asked(request, operation, name))
 
+    def raised(self, call: calls.Call, error: BaseException) -> None:
+        """Remember a call's last attempt by what the SDK has raised, for `explain`."""
+        if call.last is not None:
+            self.guard(_remember, error, call.last, call.span)
+
     def waits(self, one: calls.Call | Answer) -> None:
         """Take note of a call that has returned, or a stream outside one, with its body open."""
         self._waiting.add(one)
@@ -387,7 +427,16 @@ class Observer:
 class Attempt:
     """One attempt on its way. Every way out of it passes `Observer.finish` once."""
 
-    __slots__ = ("_call", "_duration_s", "_headers", "_observer", "_sending", "_started", "_status")
+    __slots__ = (
+        "_call",
+        "_duration_s",
+        "_headers",
+        "_observer",
+        "_outcome",
+        "_sending",
+        "_started",
+        "_status",
+    )
 
     def __init__(self, observer: Observer, sending: Sending, call: calls.Call | None) -> None:
         self._observer = observer
@@ -396,6 +445,7 @@ class Attempt:
         self._duration_s = 0.0
         self._status = 0
         self._headers: dict[bytes, bytes] = {}
+        self._outcome: Outcome | None = None
         self._started = time.perf_counter()
 
     def answered(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bool:
@@ -482,12 +532,19 @@ class Attempt:
             transient=transient,
         )
         self._finish(outcome)
+        self.is_what_became_of(error)
         span = self._sending.span
         if span is not None and outcome.failed:
             self._observer.guard(spans.mask_exceptions, span, error)
 
+    def is_what_became_of(self, response: object) -> None:
+        """Remember a failed attempt by the response that the app gets of it, for `explain`."""
+        if self._outcome is not None:
+            self._observer.guard(_remember, response, self._outcome, self._sending.span)
+
     def _finish(self, outcome: Outcome) -> None:
         observer = self._observer
+        self._outcome = outcome
         if observer.is_collecting():  # a coroutine that nobody awaits any more
             observer.put_off(partial(observer.finish, outcome, self._sending, self._call))
         else:

@@ -288,6 +288,7 @@ class Httpx:
                 ahead.read(_deadline(raw))
         finally:
             attempt.ended(None if ahead is None else b"".join(ahead.parts))
+            attempt.is_what_became_of(response)
         return response
 
     async def _send_async(
@@ -316,6 +317,7 @@ class Httpx:
                 await ahead.read(_deadline(raw))
         finally:
             attempt.ended(None if ahead is None else b"".join(ahead.parts))
+            attempt.is_what_became_of(response)
         return response
 
     # -- what the two have in common ----------------------------------------------------------

@@ -246,6 +246,7 @@ class Requests:
                 attempt.ended()
             elif sent.span is None:
                 attempt.ended(_beginning(response.raw, attempt))
+                attempt.is_what_became_of(response)
             else:
                 self._put_off(sent.span, attempt, response)
 
@@ -268,6 +269,7 @@ class Requests:
                 attempt.ended(read, is_plain=True)
             else:
                 attempt.ended(_beginning(response.raw, attempt))
+            attempt.is_what_became_of(response)
         finally:
             context.detach(token)
 

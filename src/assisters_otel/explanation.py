@@ -1,0 +1,311 @@
+"""`explain`: what an error of the Assisters API means, and what to do about it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from opentelemetry import trace
+
+from assisters_otel import catalog, envelope, names, observe
+from assisters_otel.attempt import FAILED
+from assisters_otel.envelope import Envelope
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from assisters_otel.attempt import Outcome
+
+YOUR_APP: Final = "your app"
+YOUR_ACCOUNT: Final = "your account"
+THE_INPUT: Final = "the input"
+THE_API: Final = "the API"
+THE_WAY: Final = "the way there"
+NOBODY: Final = "nobody: it succeeded"
+SIDES: Final = (YOUR_APP, YOUR_ACCOUNT, THE_INPUT, THE_API, THE_WAY, NOBODY)
+"""Whose side it is on."""
+
+_BY_TYPE: Final = {
+    "invalid_request_error": YOUR_APP,
+    "authentication_error": YOUR_ACCOUNT,
+    "rate_limit_error": YOUR_ACCOUNT,
+    "tokens_exhausted_error": YOUR_ACCOUNT,
+    "insufficient_funds_error": YOUR_ACCOUNT,
+    "content_policy_error": THE_INPUT,
+    "server_error": THE_API,
+}
+_FIRST_SERVER_ERROR: Final = 500
+_FINE: Final = "Nothing to do."
+_UNKNOWN: Final = "Look at the API's status page; if it stays, give support the ids below."
+_NETWORK: Final = (
+    "Look at name resolution, proxy, outgoing network and time-outs of your service, "
+    "then at the API's status page."
+)
+_CALLER: Final = "The request did not leave: check the base URL, the headers and the body."
+_CLIENT: Final = "The client itself failed: compare its version with what the API answers."
+_BUSY: Final = "The service is busy. Please try again in a moment."
+_SORRY: Final = "Something went wrong. Please try again in a moment."
+_NO_TYPE: Final = "api_error"
+_NO_ANSWER: Final = "network_error"
+"""The two types that the `assisters` SDK has invented."""
+
+_CHAIN: Final = 5
+"""How many causes of an exception are looked at."""
+
+
+class Explanation(NamedTuple):
+    """What is known of one failure. Nothing in it quotes what somebody typed.
+
+    Attributes:
+        what: What happened, in a sentence.
+        side: Whose side it is on: one of `SIDES`.
+        retryable: Whether the same request can succeed if it is sent again soon.
+        retry_after_s: Seconds to wait before that, if the API said so.
+        advice: What the developer does next.
+        user_message: What an end user may be shown.
+        code: The API's error code, as sent, or None.
+        type: Its type, or None.
+        param: The parameter at fault, or None.
+        status: The HTTP status, or None if there was no answer.
+        request_id: What to quote to support, or None.
+        trace_id: Where to find it in your backend, in hex, or None.
+        ticket: All of that on one line, for a support ticket.
+    """
+
+    what: str
+    side: str
+    retryable: bool
+    retry_after_s: float | None
+    advice: str
+    user_message: str
+    code: str | None
+    type: str | None
+    param: str | None
+    status: int | None
+    request_id: str | None
+    trace_id: str | None
+    ticket: str
+
+    def __str__(self) -> str:
+        wait = "" if self.retry_after_s is None else f", after {self.retry_after_s:g} s"
+        lines = [
+            self.what,
+            f"Whose side: {self.side}.",
+            f"A retry {'can help' + wait if self.retryable else 'does not help'}.",
+            self.advice,
+            f"For users: {self.user_message}",
+            f"For support: {self.ticket}",
+        ]
+        return "\n".join(lines)
+
+
+class _Facts(NamedTuple):
+    """What was found, from what we saw of the attempt or from the thing itself."""
+
+    status: int | None = None
+    envelope: Envelope = Envelope()
+    request_id: str | None = None
+    wait_s: float | None = None
+    exception: str | None = None
+    transient: bool = False
+    trace_id: str | None = None
+    is_stream: bool = False
+
+
+def explain(thing: object) -> Explanation:
+    """Explain an error of the Assisters API.
+
+    Args:
+        thing: An exception of openai, assisters, httpx, httpx2, requests or aiohttp; a
+            response of one of them; or an error code. What we have seen of the attempt or
+            call that it is from is used as well, so an `assisters` exception has its code
+            and request id again.
+
+    Returns:
+        What is known. Of something that has nothing to do with the API that is little.
+
+    Raises:
+        ValueError: *thing* is neither an exception, a response nor a code.
+    """
+    if isinstance(thing, str):
+        row = catalog.find(thing)
+        status = None if row is None else row.status
+        found = _Facts(status, Envelope(None if row is None else row.type, envelope.clean(thing)))
+        return _explained(found)
+    seen = next(filter(None, map(observe.seen, _related(thing))), None)
+    if seen is not None:
+        return _explained(_of_outcome(seen.outcome, seen.at_s, seen.trace_id))
+    if isinstance(thing, BaseException):
+        return _explained(_of_exception(thing))
+    status = _status(thing)
+    if status is None:
+        raise ValueError(
+            f"explain() takes an exception, a response or an error code, not {type(thing).__name__}"
+        )
+    return _explained(_of_response(thing, status))
+
+
+def _related(thing: object) -> Iterator[object]:
+    """Give the thing, its response, and the same of its causes."""
+    for _ in range(_CHAIN):
+        yield thing
+        response = getattr(thing, "response", None)
+        if response is not None:
+            yield response
+        cause = getattr(thing, "__cause__", None) or getattr(thing, "__context__", None)
+        if cause is None:
+            return
+        thing = cause
+
+
+def _of_outcome(outcome: Outcome, at_s: float, trace_id: str | None) -> _Facts:
+    headers = outcome.headers
+    return _Facts(
+        outcome.status,
+        outcome.envelope or Envelope(),
+        envelope.text(headers.get(envelope.REQUEST_ID)),
+        envelope.seconds_to_wait(headers.get(envelope.RETRY_AFTER), at_s),
+        outcome.error_type if outcome.exception or outcome.stream else None,
+        outcome.retryable,
+        trace_id,
+        outcome.stream is not None,
+    )
+
+
+def _of_exception(error: BaseException) -> _Facts:
+    response = getattr(error, "response", None)
+    status = _status(error) if response is None else _status(response)
+    found = _Facts(exception=type(error).__qualname__)
+    if response is not None and status is not None:
+        found = _of_response(response, status)
+    told = Envelope(*(_text(error, name) for name in ("type", "code", "param")))
+    if any(told[:3]) and not any(found.envelope[:3]):
+        found = found._replace(envelope=told)
+    if status is not None:
+        found = found._replace(status=status, exception=None)
+    elif not any(told[:3]):
+        found = found._replace(transient=_is_of_network(error))
+    request_id = found.request_id or _text(error, "request_id")
+    return found._replace(request_id=request_id, trace_id=_current_trace())
+
+
+def _of_response(response: object, status: int) -> _Facts:
+    body = getattr(response, "_content", None)  # what has been read; nothing is read here
+    found = envelope.parse(body) if isinstance(body, bytes) else None
+    return _Facts(
+        status,
+        found or Envelope(),
+        envelope.text(_header(response, "x-request-id")),
+        envelope.seconds_to_wait(_header(response, "retry-after"), time.time()),
+        trace_id=_current_trace(),
+    )
+
+
+def _header(response: object, name: str) -> bytes | None:
+    get = getattr(getattr(response, "headers", None), "get", None)
+    value = get(name) if callable(get) else None
+    return value.encode("latin-1", "replace") if isinstance(value, str) else None
+
+
+def _status(thing: object) -> int | None:
+    for name in ("status_code", "status"):
+        status = getattr(thing, name, None)
+        if isinstance(status, int) and status > 0:  # assisters says 0 where there was no answer
+            return status
+    return None
+
+
+def _text(thing: object, name: str) -> str | None:
+    value = getattr(thing, name, None)
+    if not isinstance(value, str) or value in {_NO_TYPE, _NO_ANSWER}:
+        return None
+    return envelope.clean(value) or None
+
+
+def _is_of_network(error: BaseException) -> bool:
+    if getattr(error, "type", None) == _NO_ANSWER:
+        return True
+    kinds = {kind.__name__ for cause in _related(error) for kind in type(cause).__mro__}
+    words = ("ConnectError", "ConnectionError", "Timeout", "TimeoutException", "NetworkError")
+    return not kinds.isdisjoint((*words, "APIConnectionError", "RemoteProtocolError", "OSError"))
+
+
+def _current_trace() -> str | None:
+    context = trace.get_current_span().get_span_context()
+    return trace.format_trace_id(context.trace_id) if context.is_valid else None
+
+
+def _explained(found: _Facts) -> Explanation:
+    code, type_ = found.envelope.code, found.envelope.type
+    row = catalog.find(code) if code else None
+    failed = found.status is None or found.status >= FAILED or found.is_stream
+    if row is not None:
+        retryable, advice, user_message = row.retryable, row.advice, row.user_message
+    elif not failed:
+        retryable, advice, user_message = False, _FINE, ""
+    elif found.status is None and not (code or type_):
+        retryable = found.transient
+        advice, user_message = (_NETWORK, _BUSY) if retryable else (_CALLER, _SORRY)
+    elif found.status is not None and found.status < FAILED and not (code or type_):
+        retryable = found.transient
+        advice, user_message = (_UNKNOWN if retryable else _CLIENT), _SORRY
+    else:
+        retryable = catalog.retryable(code, type_, found.status or FAILED)
+        advice, user_message = _UNKNOWN, _SORRY
+    return Explanation(
+        _what(found, failed=failed),
+        _side(found, failed=failed),
+        retryable,
+        found.wait_s if retryable else None,
+        advice,
+        user_message,
+        code,
+        type_,
+        found.envelope.param,
+        found.status,
+        found.request_id,
+        found.trace_id,
+        _ticket(found),
+    )
+
+
+def _what(found: _Facts, *, failed: bool) -> str:
+    name = found.envelope.code or found.envelope.type
+    about = f", about the parameter {found.envelope.param}" if found.envelope.param else ""
+    if not failed:
+        return f"The API answered {found.status}."
+    if found.is_stream:
+        return f"The API answered {found.status}, and its stream failed: {name or found.exception}."
+    if found.status is not None:
+        return f"The API answered {found.status}{f' {name}' if name else ''}{about}."
+    if name:
+        return f"The API refuses with {name}{about}."
+    return f"There was no answer: {found.exception}."
+
+
+def _side(found: _Facts, *, failed: bool) -> str:
+    if not failed:
+        return NOBODY
+    row = catalog.find(found.envelope.code) if found.envelope.code else None
+    type_ = row.type if row is not None else found.envelope.type
+    if type_ in _BY_TYPE:
+        return _BY_TYPE[type_]
+    if found.status is None:
+        return THE_WAY if found.transient else YOUR_APP
+    if found.is_stream:
+        return THE_WAY
+    return THE_API if found.status >= _FIRST_SERVER_ERROR else YOUR_APP
+
+
+def _ticket(found: _Facts) -> str:
+    name = found.envelope.code or found.envelope.type or found.exception
+    parts = [
+        "Assisters API",
+        str(found.status or "no answer"),
+        name if name and name != str(found.status) else None,
+        f"param {found.envelope.param}" if found.envelope.param else None,
+        f"request id {found.request_id or 'unknown'}",
+        f"trace id {found.trace_id}" if found.trace_id else None,
+        f"assisters-otel {names.__version__}",
+    ]
+    return ", ".join(part for part in parts if part)

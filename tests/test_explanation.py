@@ -1,0 +1,215 @@
+"""What `explain` makes of what an app has in its hands."""
+
+from __future__ import annotations
+
+import asyncio
+
+import assisters
+import httpx
+import httpx2
+import openai
+import pytest
+import requests
+
+import assisters_otel
+from assisters_otel import catalog, explain
+from assisters_otel.explanation import SIDES
+from assisters_otel.testing import FakeApi
+
+CHAT = {"model": "assisters-chat-v1", "messages": [{"role": "user", "content": "planted"}]}
+
+
+@pytest.fixture(params=[True, False], ids=["watched", "unwatched"])
+def watched(request):
+    return request.param
+
+
+@pytest.fixture
+def server(watched, request):
+    if watched:
+        request.getfixturevalue("telemetry")
+        yield request.getfixturevalue("api")
+    else:
+        with FakeApi() as other:
+            yield other
+
+
+OTHERS = (httpx.HTTPError, httpx2.HTTPError, requests.RequestException)
+
+
+def raised(call):
+    try:
+        call()
+    except (openai.OpenAIError, assisters.AssistersAPIError, *OTHERS) as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def of_openai(server, **options):
+    with openai.OpenAI(base_url=server.url, api_key="ask_k", max_retries=0) as client:
+        return client.chat.completions.create(**CHAT, **options)
+
+
+def of_openai_async(server):
+    async def whole():
+        async with openai.AsyncOpenAI(base_url=server.url, api_key="ask_k", max_retries=0) as c:
+            await c.chat.completions.create(**CHAT)
+
+    asyncio.run(whole())
+
+
+def of_assisters(server):
+    with assisters.Assisters("ask_k", base_url=server.url, max_retries=1) as client:
+        client.chat.completions.create(**CHAT)
+
+
+def of_httpx(server, module=httpx):
+    module.post(f"{server.url}/chat/completions", json=CHAT).raise_for_status()
+
+
+def of_httpx2(server):
+    of_httpx(server, httpx2)
+
+
+def of_requests(server):
+    requests.post(f"{server.url}/chat/completions", json=CHAT, timeout=5).raise_for_status()
+
+
+CLIENTS = [of_openai, of_openai_async, of_assisters, of_httpx, of_httpx2, of_requests]
+
+
+@pytest.mark.parametrize("error", catalog.ERRORS, ids=lambda error: error.code)
+def test_a_code_is_explained(error):
+    told = explain(error.code)
+
+    assert (told.code, told.status, told.type) == (error.code, error.status, error.type)
+    assert told.retryable is error.retryable
+    assert (told.advice, told.user_message) == (error.advice, error.user_message)
+    assert told.side in SIDES
+    assert error.code in told.ticket
+    assert error.advice in str(told)
+
+
+def test_an_unknown_code_is_explained_as_far_as_it_goes():
+    told = explain("quota_frozen")
+
+    assert (told.code, told.status) == ("quota_frozen", None)
+    assert told.retryable is False
+    assert told.user_message
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_an_exception_is_explained(server, watched, client):
+    server.answers(
+        "rate_limit_exceeded",
+        message="planted ask_0123456789",
+        param="model",
+        retry_after=7,
+        request_id="req_1",
+    )
+
+    error = raised(lambda: client(server))
+    told = explain(error)
+
+    assert told.status == 429
+    assert told.type == "rate_limit_error"
+    assert told.retryable is True
+    if watched or client is not of_assisters:  # which alone has lost them
+        assert (told.code, told.param, told.request_id) == ("rate_limit_exceeded", "model", "req_1")
+        assert told.retry_after_s == pytest.approx(7, abs=0.5)
+        assert told.what == "The API answered 429 rate_limit_exceeded, about the parameter model."
+        assert "req_1" in told.ticket
+    assert (told.trace_id is not None) is watched
+    assert "planted" not in str(told) + repr(told)
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_a_trace_id_is_that_of_the_failed_attempt(api, memory):
+    api.answers("internal_error")
+
+    error = raised(lambda: of_assisters(api))
+
+    assert explain(error).trace_id == f"{memory.call().context.trace_id:032x}"
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_no_answer_is_the_way_s_and_a_retry_can_help(server, client):
+    server.stop()
+
+    told = explain(raised(lambda: client(server)))
+
+    assert told.status is None
+    assert told.retryable is True
+    assert told.side == "the way there"
+    assert told.what.startswith("There was no answer: ")
+    assert told.request_id is None
+
+
+@pytest.mark.parametrize("module", [httpx, httpx2, requests])
+def test_a_response_is_explained(server, module):
+    server.answers("insufficient_funds", request_id="req_1")
+
+    told = explain(module.get(f"{server.url}/models", timeout=5))
+
+    assert (told.code, told.status, told.request_id) == ("insufficient_funds", 402, "req_1")
+    assert told.side == "your account"
+    assert told.retry_after_s is None
+
+
+def test_a_success_is_nobody_s_fault(server):
+    told = explain(httpx.get(f"{server.url}/models"))
+
+    assert told.side == "nobody: it succeeded"
+    assert told.status == 200
+
+
+def test_an_unread_response_stays_unread(server):
+    server.answers("internal_error")
+    with httpx.stream("GET", f"{server.url}/models") as response:
+        assert explain(response).status == 500
+        assert not response.is_stream_consumed
+        assert response.read()
+
+
+def test_a_proxy_s_page_is_the_api_s_side(server):
+    server.answers(status=502, body="<html>", content_type="text/html")
+
+    told = explain(httpx.get(f"{server.url}/models"))
+
+    assert (told.status, told.code, told.side) == (502, None, "the API")
+    assert told.retryable is True
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_a_stream_that_fails_is_explained(api):
+    def read():
+        with openai.OpenAI(base_url=api.url, api_key="ask_k") as client:
+            list(client.chat.completions.create(**CHAT, stream=True))
+
+    api.answers(in_stream="model_overloaded")
+
+    told = explain(raised(read))
+    assert told.code == "model_overloaded"
+    assert told.retryable is True
+
+
+@pytest.mark.usefixtures("server")
+def test_a_mistake_before_sending_is_the_app_s():
+    told = explain(raised(lambda: httpx.get("nonsense://x")))
+
+    assert told.side == "your app"
+    assert told.retryable is False
+
+
+def test_something_else_says_what_to_write():
+    with pytest.raises(ValueError, match="an exception, a response or an error code, not int"):
+        explain(429)
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_nothing_is_left_on_the_app_s_objects(api):
+    api.answers("internal_error")
+    response = httpx.get(f"{api.url}/models")
+
+    assert not [name for name in vars(response) if "assisters" in name]
+    assert assisters_otel.explain(response).code == "internal_error"
