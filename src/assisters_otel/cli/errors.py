@@ -1,0 +1,33 @@
+"""``assisters-otel errors``: the documented errors as a table."""
+
+from __future__ import annotations
+
+import json as json_
+from typing import Annotated, Final
+
+import typer
+
+from assisters_otel import catalog
+
+HELP: Final = "List the documented errors: status, type, whether a retry helps, what to do."
+
+
+def errors(
+    *, json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False
+) -> None:
+    """Print the catalog."""
+    if json:
+        typer.echo(json_.dumps([error._asdict() for error in catalog.ERRORS], indent=2))
+        return
+    from rich.console import Console  # noqa: PLC0415 - the extra's
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("Code", "Status", "Retry"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("What to do")
+    for error in catalog.ERRORS:
+        helps = Text("helps", "green") if error.retryable else Text("no use", "red")
+        table.add_row(Text(error.code, "bold"), str(error.status), helps, error.advice)
+    Console(highlight=False).print(table)

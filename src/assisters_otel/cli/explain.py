@@ -1,0 +1,55 @@
+"""``assisters-otel explain CODE``: what one error means, and what to do about it."""
+
+from __future__ import annotations
+
+import json as json_
+from difflib import get_close_matches
+from typing import Annotated, Final
+
+import typer
+
+from assisters_otel import catalog, explanation
+
+HELP: Final = (
+    "Explain an error code: whose side it is on, whether a retry helps, what to do next, and "
+    "what a user may be told."
+)
+
+
+def explain(
+    code: Annotated[
+        str,
+        typer.Argument(metavar="CODE", help="For example rate_limit_exceeded.", show_default=False),
+    ],
+    *,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Print the explanation.
+
+    Raises:
+        typer.BadParameter: The code is not documented.
+    """
+    if catalog.find(code) is None:
+        known = [error.code for error in catalog.ERRORS]
+        near = get_close_matches(code, known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"Write one of {', '.join(known)}."
+        raise typer.BadParameter(f"{code!r} is no documented code. {hint}")
+    told = explanation.explain(code)
+    if json:
+        typer.echo(json_.dumps(told._asdict(), indent=2))
+        return
+    from rich.console import Console  # noqa: PLC0415 - the extra's
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    console = Console(highlight=False)
+    helps = ("a retry helps", "bold green") if told.retryable else ("no retry helps", "bold red")
+    console.print(Text.assemble((code, "bold"), f"  {told.status} {told.type}  ", helps))
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for name, value in (
+        ("Whose side", told.side),
+        ("What to do", told.advice),
+        ("For users", told.user_message),
+    ):
+        table.add_row(Text(name, "dim"), Text(value))
+    console.print(table)

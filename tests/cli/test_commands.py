@@ -1,0 +1,124 @@
+"""errors, explain, fake-api: as a person and as a machine calls them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from assisters_otel import catalog
+
+COMMAND = Path(sys.executable).with_name("assisters-otel")
+
+
+def run(*arguments):
+    return subprocess.run(
+        [COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_errors_lists_the_whole_catalog():
+    done = run("errors")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if "_" in line[:20]}
+    for error in catalog.ERRORS:
+        assert rows[error.code][1] == str(error.status)
+        assert (rows[error.code][2] == "helps") is error.retryable
+    assert "\x1b" not in done.stdout
+
+
+def test_errors_as_json_is_the_catalog():
+    done = run("errors", "--json")
+
+    assert json.loads(done.stdout) == [error._asdict() for error in catalog.ERRORS]
+
+
+def test_explain_says_what_to_do():
+    done = run("explain", "tokens_exhausted")
+
+    told = " ".join(done.stdout.split())
+    assert done.returncode == 0
+    assert "429 tokens_exhausted_error no retry helps" in told
+    assert catalog.find("tokens_exhausted").advice in told
+    assert catalog.find("tokens_exhausted").user_message in told
+
+
+def test_explain_as_json_has_every_field():
+    told = json.loads(run("explain", "model_overloaded", "--json").stdout)
+
+    assert told["retryable"] is True
+    assert told["side"] == "the API"
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"), [("rate_limit_exceded", "Did you mean rate_limit_exceeded?"),
+                       ("nonsense", "Write one of invalid_api_key")]
+)  # fmt: skip
+def test_explain_of_an_unknown_code_says_what_to_write(code, hint):
+    done = run("explain", code)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert hint in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_the_fake_api_plays_its_script_until_it_is_interrupted(tmp_path):
+    script = tmp_path / "script.json"
+    script.write_text('[{"codes": ["rate_limit_exceeded", "ok"], "retry_after": 2}]')
+    server = subprocess.Popen(
+        [COMMAND, "fake-api", "--script", script, "--json"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        url = json.loads(server.stdout.readline())["url"]
+        first, second = (httpx.get(f"{url}/models") for _ in range(2))
+    finally:
+        server.send_signal(signal.SIGINT)
+        code = server.wait(10)
+        server.stdout.close()
+
+    assert (first.status_code, second.status_code) == (429, 200)
+    assert first.headers["retry-after"] == "2"
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("{", "is no JSON"),
+        ('{"codes": []}', "write a list of objects"),
+        ('[{"codes": ["ok"]}, {"codes": ["odd"]}]', "answer 2: 'odd' is not documented"),
+        ('[{"colour": "red"}]', "answer 1"),
+    ],
+)
+def test_a_wrong_script_says_what_to_write(tmp_path, script, says):
+    path = tmp_path / "script.json"
+    path.write_text(script)
+
+    done = run("fake-api", "--script", str(path))
+
+    assert done.returncode == 2
+    assert says in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_a_port_that_is_taken_is_said(assisters_api):
+    done = run("fake-api", "--port", str(assisters_api.port))
+
+    assert done.returncode == 2
+    assert "cannot be used" in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_the_fake_api_says_how_to_use_it():
+    server = subprocess.Popen([COMMAND, "fake-api"], stdout=subprocess.PIPE, text=True)
+    try:
+        greeting = [server.stdout.readline(), server.stdout.readline()]
+    finally:
+        server.terminate()
+        assert server.wait(10) == 0
+        server.stdout.close()
+
+    assert "export ASSISTERS_BASE_URL=http://127.0.0.1:" in greeting[1]
