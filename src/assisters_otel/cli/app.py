@@ -7,7 +7,7 @@ from typing import Annotated, Final
 import typer
 
 from assisters_otel import names
-from assisters_otel.cli import demo, errors, explain, fake_api
+from assisters_otel.cli import demo, doctor, errors, explain, fake_api
 
 app: Final = typer.Typer(
     name="assisters-otel",
@@ -17,6 +17,7 @@ app: Final = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(name="demo", help=demo.HELP)(demo.demo)
+app.command(name="doctor", help=doctor.HELP)(doctor.doctor)
 app.command(name="errors", help=errors.HELP)(errors.errors)
 app.command(name="explain", help=explain.HELP)(explain.explain)
 app.command(name="fake-api", help=fake_api.HELP)(fake_api.fake_api)
