@@ -10,8 +10,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from opentelemetry.context import Context
 from opentelemetry.sdk import environment_variables as variables
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import Decision
 from packaging.requirements import InvalidRequirement, Requirement
 
 from assisters_otel import config, export, exporters, instrumentor, names
@@ -66,19 +67,16 @@ def every(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Finding]
         endpoint: The base URL of an OTLP receiver; None for the variables'.
         environ: The variables.
     """
-    yield from _disabled(environ)
     yield from _hosts(environ)
-    yield from _sampler()
     yield from _conventions(environ)
     yield from _clients()
     yield from _collisions()
     yield from _versions()
-    reachable = True
+    way = [*_disabled(environ), *_sampler()]
     for signal in (TRACES, METRICS):
-        for finding in _ways(signal, endpoint):
-            reachable = reachable and finding.fine
-            yield finding
-    if reachable and not config.sdk_disabled(environ):
+        way += _ways(signal, endpoint)
+    yield from way
+    if all(one.fine for one in way):
         yield from _arrival(endpoint)
 
 
@@ -129,16 +127,15 @@ def _sampler() -> Iterator[Finding]:
     except ValueError as error:
         yield Finding("sampler", False, str(error), "Correct the variable.")
         return
-    root = getattr(made, "_root", made) if isinstance(made, ParentBased) else made
-    share = root.rate if isinstance(root, TraceIdRatioBased) else None
-    if root is ALWAYS_OFF or share == 0:
+    # The first of all trace ids is kept by every ratio above 0.
+    if made is not None and made.should_sample(Context(), 0, "x").decision is Decision.DROP:
         yield Finding(
             "sampler", False, f"{variables.OTEL_TRACES_SAMPLER} keeps no trace",
             f"Unset {variables.OTEL_TRACES_SAMPLER}, or write parentbased_always_on.",
         )  # fmt: skip
     else:
-        kept = "every trace" if share is None else f"{share:.1%} of the traces"
-        yield Finding("sampler", True, f"{kept} kept; metrics have all of them")
+        kept = "every trace is kept" if made is None else made.get_description()
+        yield Finding("sampler", True, f"{kept}; metrics have all of them")
 
 
 def _conventions(environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -179,9 +176,8 @@ def _collisions() -> Iterator[Finding]:
         if count > 1 and len({point.value for point in found if point.name == name}) > 1:
             owners = sorted({p.dist.name for p in found if p.name == name and p.dist})
             yield Finding(
-                "entry points", False, f"{' and '.join(owners)} both register {name!r}",
-                "Uninstall one of them, or name it in OTEL_PYTHON_DISABLED_INSTRUMENTATIONS "
-                "and switch the other on in code.",
+                "entry points", False, f"{', '.join(owners)} all register {name!r}",
+                "Keep one of them: only one is switched on by that name.",
             )  # fmt: skip
     copies = Counter((dist.name or "").lower() for dist in distributions())
     if copies[DISTRIBUTION] > 1:
