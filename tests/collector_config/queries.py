@@ -60,6 +60,12 @@ OTHERS = {
     "traces_span_metrics_calls_total": RESOURCE | {"span_name", "error_code", "url_template"},
 }
 _UNITS = {"s": "_seconds"}
+_MATCHES = {
+    "MatchOp.Equal": lambda want, got: want == got,
+    "MatchOp.NotEqual": lambda want, got: want != got,
+    "MatchOp.Re": lambda want, got: re.fullmatch(want, got) is not None,
+    "MatchOp.NotRe": lambda want, got: re.fullmatch(want, got) is None,
+}
 
 
 def series() -> dict[str, set[str]]:
@@ -164,6 +170,16 @@ def matchers(expr: str, name: str) -> list[tuple[str, str]]:
         if isinstance(one, promql.VectorSelector):
             found += [(str(m.op), m.value) for m in one.matchers.matchers if m.name == name]
     return found
+
+
+def selects(expr: str, series: str, labels: dict[str, str]) -> bool:
+    """Whether a query looks at a point of *series* that has these labels and no other."""
+    return any(
+        one.name == series
+        and all(_MATCHES[str(m.op)](m.value, labels.get(m.name, "")) for m in one.matchers.matchers)
+        for one in _walk(promql.parse(expr))
+        if isinstance(one, promql.VectorSelector)
+    )
 
 
 def _kept(one: Any) -> list[str]:

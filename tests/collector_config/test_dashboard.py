@@ -6,7 +6,7 @@ import re
 
 import pytest
 import yaml
-from queries import CONFIG, DASHBOARD, filled, panels, raw
+from queries import CONFIG, DASHBOARD, filled, panels, raw, selects
 
 from assisters_otel import catalog
 
@@ -65,6 +65,21 @@ def test_every_code_is_on_exactly_one_side():
             side for side, found in patterns.items() if found and re.fullmatch(found[2], error.code)
         ]
         assert len(sides) == 1, (error.code, sides)
+
+
+@pytest.mark.parametrize("code", ["", "_OTHER", "of_tomorrow", *(e.code for e in catalog.ERRORS)])
+@pytest.mark.parametrize("status", ["", "200", "400", "401", "404", "429", "500", "503"])
+def test_whatever_failed_is_on_exactly_one_side(code, status):
+    """A label that is empty is one that is absent."""
+    point = {"error_code": code, "http_response_status_code": status}
+
+    sides = [
+        target["legendFormat"]
+        for target in SIDES["targets"]
+        if selects(filled(target["expr"]), "assisters_client_errors_total", point)
+    ]
+
+    assert len(sides) == 1
 
 
 def test_the_data_sources_are_those_that_are_provisioned():
