@@ -41,9 +41,9 @@ def quickstart(api, **variables):
 
 
 def test_every_example_is_run_here():
-    tested = {"quickstart.py", "errors_in_tests.py", "see_retries.py"}
+    here = Path(__file__).read_text("utf-8")
 
-    assert {path.name for path in EXAMPLES.glob("*.py")} == tested
+    assert [path.name for path in EXAMPLES.glob("*.py") if path.stem not in here] == []
 
 
 def test_the_quickstart_has_ten_lines_at_most():
@@ -118,3 +118,136 @@ def spans(printed):
             name, _, value = line.strip().partition(" = ")
             told[-1][name] = ast.literal_eval(value)
     return told
+
+
+# -- one question each ---------------------------------------------------------------------------
+
+
+def example(name, api, collector, *, by=(), **variables):
+    done = run(
+        *by,
+        EXAMPLES / name,
+        ASSISTERS_BASE_URL=api.url,
+        ASSISTERS_API_KEY="ask_test_1234567890",
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
+        **variables,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def collector():
+    with Collector() as collector:
+        yield collector
+
+
+def test_the_openai_example_explains_what_was_refused(api, collector):
+    api.answers("tokens_exhausted", times=3)
+
+    printed = example("openai_sdk.py", api, collector)
+
+    assert "The API answered 429 tokens_exhausted." in printed
+    assert "A retry does not help." in printed
+    (call,) = [span for span in collector.spans() if span.name.startswith("chat")]
+    assert call.trace_id in printed
+    assert example("openai_sdk.py", api, collector) == "Hello from the fake API.\n"
+
+
+def test_the_assisters_example_has_code_and_id_again(api, collector):
+    api.answers("insufficient_funds", request_id="req_1")
+
+    assert example("assisters_sdk.py", api, collector) == "insufficient_funds req_1\n"
+    assert example("assisters_sdk.py", api, collector) == "Hello from the fake API.\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "says", "outcome"),
+    [
+        ({}, "Hello from the fake API.\n", "completed"),
+        ({"fault": "unfinished"}, "Hello", "truncated"),
+        ({"in_stream": "internal_error"}, "its stream failed: internal_error", "error"),
+    ],
+)
+def test_the_streaming_example_s_call_says_how_it_ended(api, collector, answer, says, outcome):
+    api.answers(**answer)
+
+    assert says in example("streaming.py", api, collector)
+    (call,) = [span for span in collector.spans() if span.name.startswith("chat")]
+    assert call.attributes["assisters.stream.outcome"] == outcome
+
+
+def test_the_batch_is_one_trace(api, collector):
+    api.answers("invalid_model")
+
+    printed = example("async_batch.py", api, collector)
+
+    assert printed.count(": ok") == 5
+    assert "400 invalid_model" in printed
+    spans_sent = collector.spans()
+    assert len({span.trace_id for span in spans_sent}) == 1
+    assert sum(span.name == "embeddings assisters-embed-v1" for span in spans_sent) == 6
+
+
+def test_the_service_s_users_get_a_sentence_and_a_reference(api, collector):
+    api.answers("api_key_revoked", message="what nobody may see")
+    script = (
+        "from fastapi.testclient import TestClient; import fastapi_service as s; "
+        "c = TestClient(s.app, raise_server_exceptions=False).__enter__(); "
+        "r = c.get('/greeting?name=Ada'); print(r.status_code, r.json()); "
+        "print(c.get('/greeting?name=Ada').json()); c.__exit__(None, None, None)"
+    )
+    done = run(
+        "-c",
+        script,
+        PYTHONPATH=str(EXAMPLES),
+        ASSISTERS_BASE_URL=api.url,
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
+    )
+
+    assert done.returncode == 0, done.stderr
+    refused, greeted = done.stdout.splitlines()
+    assert refused.startswith("502 {'message': 'This feature is not available right now.")
+    assert "nobody" not in refused
+    assert greeted == "{'greeting': 'Hello from the fake API.'}"
+    works = [span for span in collector.spans() if span.name == "greeting"]
+    (failed,) = [span for span in works if span.trace_id in refused]
+    calls = [span for span in collector.spans() if span.name == "chat assisters-chat-v1"]
+    assert {call.parent_span_id for call in calls} == {span.span_id for span in works}
+    assert failed.trace_id in refused
+
+
+def test_the_retries_of_urllib3_are_on_the_span(api, collector):
+    api.answers("rate_limit_exceeded", retry_after=0)
+    api.answers("model_overloaded", "ok")
+
+    assert example("with_requests.py", api, collector) == "The API answered 200.\n"
+    (span,) = collector.spans()
+    assert span.attributes["http.request.resend_count"] == 2
+
+
+def test_an_app_without_a_line_of_telemetry_is_seen(api, collector):
+    api.answers("api_key_revoked")
+
+    printed = example(
+        "zero_code.py",
+        api,
+        collector,
+        by=(Path(sys.executable).with_name("opentelemetry-instrument"), sys.executable),
+        OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
+    )
+
+    assert printed == "401\n"
+    (span,) = [span for span in collector.spans() if span.kind == "CLIENT"]
+    assert span.attributes["error.code"] == "api_key_revoked"
+
+
+def test_an_app_s_own_providers_are_used(api, collector):
+    api.answers("api_key_revoked")
+
+    printed = example("existing_providers.py", api, collector)
+
+    assert '"error.code": "api_key_revoked"' in printed
+    assert '"assisters.client.errors"' in printed
+    assert collector.requests == []

@@ -181,16 +181,18 @@ def test_a_proxy_s_page_is_the_api_s_side(server):
 
 
 @pytest.mark.usefixtures("telemetry")
-def test_a_stream_that_fails_is_explained(api):
+def test_a_stream_that_fails_is_explained(api, memory):
     def read():
         with openai.OpenAI(base_url=api.url, api_key="ask_k") as client:
             list(client.chat.completions.create(**CHAT, stream=True))
 
-    api.answers(in_stream="model_overloaded")
+    api.answers(in_stream="model_overloaded", request_id="req_1")
 
     told = explain(raised(read))
-    assert told.code == "model_overloaded"
+    assert told.what == "The API answered 200, and its stream failed: model_overloaded."
     assert told.retryable is True
+    assert told.request_id == "req_1"
+    assert told.trace_id == f"{memory.call().context.trace_id:032x}"
 
 
 @pytest.mark.usefixtures("server")

@@ -146,12 +146,12 @@ def explain(thing: object) -> Explanation:
 
 
 def _related(thing: object) -> Iterator[object]:
-    """Give the thing, its response, and the same of its causes."""
+    """Give the thing, its response and request, and the same of its causes."""
     for _ in range(_CHAIN):
         yield thing
-        response = getattr(thing, "response", None)
-        if response is not None:
-            yield response
+        yield getattr(thing, "response", None)
+        if isinstance(thing, BaseException):  # a response's request may have been sent again
+            yield getattr(thing, "request", None)
         cause = getattr(thing, "__cause__", None) or getattr(thing, "__context__", None)
         if cause is None:
             return

@@ -19,6 +19,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
+from weakref import ref as weakref
 
 from opentelemetry import trace
 
@@ -491,10 +492,13 @@ class Attempt:
         """Whether anybody wants to know how the body of a successful answer ends."""
         return self._call is not None or envelope.is_event_stream(self._headers)
 
-    def body(self, is_transient: Callable[[BaseException], bool]) -> bodies.Body | None:
+    def body(
+        self, is_transient: Callable[[BaseException], bool], sent: object
+    ) -> bodies.Body | None:
         """Begin watching the body of a successful answer, or return None if nobody asks.
 
         Args:
+            sent: The app's request, by which `explain` finds what became of its stream.
             is_transient: Says of an exception whether the connection, the peer or the
                 clock failed, and not we.
         """
@@ -507,7 +511,7 @@ class Attempt:
         outcome = Outcome(
             self._sending.request, self._duration_s, status=self._status, headers=self._headers
         )
-        answer = Answer(self._observer, self._sending, call, outcome, is_transient)
+        answer = Answer(self._observer, self._sending, call, outcome, is_transient, sent)
         began_s = self._started if call is None else call.started_s
         answer.body = bodies.Body(answer, events, self._sending.request.template, began_s)
         if call is not None:
@@ -561,15 +565,25 @@ class Answer:
         body: Its body.
     """
 
-    __slots__ = ("_is_transient", "_observer", "_outcome", "body", "call", "sending", "span")
+    __slots__ = (
+        "_is_transient",
+        "_observer",
+        "_outcome",
+        "_sent",
+        "body",
+        "call",
+        "sending",
+        "span",
+    )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - made in one place, `Attempt.body`
         self,
         observer: Observer,
         sending: Sending,
         call: calls.Call | None,
         outcome: Outcome,
         is_transient: Callable[[BaseException], bool],
+        sent: object,
     ) -> None:
         self.sending = sending
         self.call = call
@@ -578,6 +592,7 @@ class Answer:
         self._observer = observer
         self._outcome = outcome
         self._is_transient = is_transient
+        self._sent = weakref(sent)
 
     def is_collecting(self) -> bool:
         """Say whether this is running inside the garbage collector."""
@@ -602,6 +617,10 @@ class Answer:
             )
         elif body.made == names.CANCELLED_CALL and error is not None:
             outcome = outcome._replace(exception=type(error).__qualname__, cancelled=True)
+        sent = self._sent()
+        if outcome.failed and sent is not None:
+            shown = self.call.span if self.call is not None else self.span
+            self._observer.guard(_remember, sent, outcome, shown)
         self._observer.body_ended(self, outcome, end.at)
 
 

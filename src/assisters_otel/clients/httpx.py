@@ -198,7 +198,7 @@ class Httpx:
                 guard(_keep_baggage, copy, raw)
                 span = guard(self._span, copy)
                 try:
-                    progress.response = self._send(wrapped, request, copy, span, around)
+                    progress.response = self._send(wrapped, request, copy, span, around, raw)
                 except Exception as error:
                     progress.error = error
                     raise
@@ -241,7 +241,8 @@ class Httpx:
                 guard(_keep_baggage, copy, raw)
                 span = guard(self._span, copy)
                 try:
-                    progress.response = await self._send_async(wrapped, request, copy, span, around)
+                    sent = self._send_async(wrapped, request, copy, span, around, raw)
+                    progress.response = await sent
                 except Exception as error:
                     progress.error = error
                     raise
@@ -262,13 +263,14 @@ class Httpx:
 
         return handle_async_request
 
-    def _send(
+    def _send(  # noqa: PLR0913, PLR0917 - all of it is of one request
         self,
         wrapped: Any,
         request: Request,
         raw: Any,
         span: Span | None,
         around: Span | None = None,
+        own: Any = None,
     ) -> Any:
         attempt = self._observer.start(request, _Message(self.module, raw), span, around)
         guard = self._observer.guard
@@ -280,7 +282,7 @@ class Httpx:
         if not guard(_answered, attempt, response):
             attempt.ended()
             if attempt.is_to_be_watched:
-                guard(self._watch, response, attempt, watched)
+                guard(self._watch, response, attempt, watched, own or raw)
             return response
         ahead = guard(self._ahead, response, attempt, replay)
         try:
@@ -291,13 +293,14 @@ class Httpx:
             attempt.is_what_became_of(response)
         return response
 
-    async def _send_async(
+    async def _send_async(  # noqa: PLR0913, PLR0917 - all of it is of one request
         self,
         wrapped: Any,
         request: Request,
         raw: Any,
         span: Span | None,
         around: Span | None = None,
+        own: Any = None,
     ) -> Any:
         attempt = self._observer.start(request, _Message(self.module, raw), span, around)
         guard = self._observer.guard
@@ -309,7 +312,7 @@ class Httpx:
         if not guard(_answered, attempt, response):
             attempt.ended()
             if attempt.is_to_be_watched:
-                guard(self._watch, response, attempt, async_watched)
+                guard(self._watch, response, attempt, async_watched, own or raw)
             return response
         ahead = guard(self._ahead, response, attempt, async_replay)
         try:
@@ -360,9 +363,11 @@ class Httpx:
         ours = (client.UnsupportedProtocol, client.LocalProtocolError)
         return isinstance(error, client.TransportError) and not isinstance(error, ours)
 
-    def _watch(self, response: Any, attempt: Attempt, watched: Callable[[str], Any]) -> None:
+    def _watch(
+        self, response: Any, attempt: Attempt, watched: Callable[[str], Any], raw: Any
+    ) -> None:
         """Put a stream in the response that tells how it ends, if anybody asks."""
-        body = attempt.body(self._is_transient)
+        body = attempt.body(self._is_transient, raw)
         if body is not None:
             response.stream = watched(self.module)(response.stream, body, self._observer.guard)
 
