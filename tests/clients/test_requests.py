@@ -282,6 +282,12 @@ def test_the_app_s_own_span_is_never_written_to(api, memory, session):
     assert memory.point(ERRORS)["value"] == 2
 
 
+@pytest.mark.usefixtures("ours")
+def test_a_request_that_is_not_prepared_is_refused_in_the_session_s_words(api, session):
+    with pytest.raises(ValueError, match="You can only send PreparedRequests"):
+        session.send(requests.Request(url=f"{api.url}/models"))
+
+
 def test_shutdown_puts_the_very_same_functions_back(api):
     before = requests.Session.send, HTTPAdapter.send, Retry.increment
     with assisters_otel.init(hosts=[api.url], tracer_provider=Memory().tracer_provider):

@@ -171,7 +171,7 @@ class Requests:
         plain = unbound(original)
 
         def send(session: Any, request: Any, **kwargs: Any) -> Any:
-            asked = None if self._routed is None else guard(self._request, request)
+            asked = None if self._routed is None else guard(self._prepared, request)
             if asked is None or self.theirs_is_on():
                 return plain(session, request, **kwargs)
             # OpenTelemetry adds headers to the app's own request: the adapter takes them away
@@ -312,6 +312,11 @@ class Requests:
                 attempt.raised(error, transient=True)
 
     # -- what they have in common -----------------------------------------------------------------
+
+    def _prepared(self, raw: Any) -> Request | None:
+        # What is not prepared is refused by the session, in its own words.
+        kind = sys.modules[MODULE].PreparedRequest
+        return self._request(raw) if isinstance(raw, kind) else None
 
     def _request(self, raw: Any) -> Request | None:
         url = urlsplit(raw.url)
