@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 import assisters_otel
@@ -100,6 +104,27 @@ def test_the_readme_s_files_and_commands_are_there():
     assert set(commands) == {".ci/demo", ".ci/test"}
     for path in [*linked, *commands]:
         assert ROOT.joinpath(path).exists(), path
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_the_readme_s_code_runs(api, tmp_path, block):
+    script = tmp_path / "test_it.py"
+    script.write_text(block.replace("https://api.assisters.dev/v1", api.url))
+    by = ["pytest", "-q", "-p", "no:cacheprovider"] if "def test_" in block else []
+    api.answers("api_key_revoked")
+
+    done = subprocess.run(
+        [sys.executable, *(["-m", *by] if by else []), script],
+        env={**os.environ, "OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    if "told.advice" in block:
+        assert catalog.find("api_key_revoked").advice in done.stdout
 
 
 def test_ci_runs_the_readme_s_test_command():

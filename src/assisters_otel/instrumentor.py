@@ -92,7 +92,9 @@ class Instrumentation:
         adapter = self._adapters.get(module)
         if adapter is None:
             return None
-        return "the application" if adapter.theirs_is_on() else names.SCOPE
+        if adapter.theirs_is_on():
+            return "the application"
+        return names.SCOPE if adapter.is_on() else None
 
     def _switch_on(self, module: str) -> None:
         adapter = self._adapters.get(module)
@@ -107,7 +109,8 @@ class Client(NamedTuple):
         name: Its module.
         version: As it says itself.
         http_spans_by: Who switched its HTTP instrumentation on: ``the application``
-            or ``assisters_otel``; None for an SDK, which sends through another client.
+            or ``assisters_otel``; None for an SDK, which sends through another client, and
+            for a client whose HTTP instrumentation is not installed.
     """
 
     name: str

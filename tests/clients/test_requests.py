@@ -357,3 +357,21 @@ def test_elapsed_ends_with_the_headers(api, session):
 
     assert response.elapsed.total_seconds() < 0.2
     assert response.json()["error"]["code"] == "internal_error"
+
+
+def test_without_the_instrumentation_there_are_metrics_and_no_spans(api, memory, monkeypatch):
+    monkeypatch.setattr("assisters_otel.clients.requests.find_spec", lambda _: None)
+    api.answers("insufficient_funds")
+    with assisters_otel.init(
+        hosts=[api.url],
+        tracer_provider=memory.tracer_provider,
+        meter_provider=memory.meter_provider,
+        strict=True,
+    ) as telemetry:
+        response = requests.get(f"{api.url}/models", timeout=5)
+        by = {client.name: client.http_spans_by for client in telemetry.status().clients}
+
+    assert response.json()["error"]["code"] == "insufficient_funds"
+    assert memory.spans() == []
+    assert memory.point(ERRORS)["error.code"] == "insufficient_funds"
+    assert by["requests"] is None

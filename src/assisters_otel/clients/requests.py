@@ -138,6 +138,10 @@ class Requests:
             if vars(session)["send"] is router:
                 session.send = original
 
+    def is_on(self) -> bool:
+        """Say whether spans of ours are made."""
+        return self._routed is not None
+
     def record_in(self, meter_provider: MeterProvider) -> None:
         """Make the HTTP metrics that come with our spans in another provider."""
         self._meter_provider = meter_provider
