@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from typing import Any, NamedTuple
 
+import aiohttp
 import httpx
 import httpx2
+import requests
 import trio
 
 TLS = ssl.create_default_context()
@@ -17,6 +20,16 @@ class Caller(NamedTuple):
     name: str
     module: Any
     run: Any  # None for sync
+    hops_have_spans = True
+    wraps: tuple[type[Exception], ...] = ()  # what the app's own exceptions may become
+
+    @property
+    def refused(self) -> type[Exception]:
+        return self.module.ConnectError
+
+    @property
+    def broken(self) -> type[Exception]:
+        return self.module.TransportError
 
     def client(self, **options: Any) -> Any:
         options.setdefault("trust_env", False)
@@ -122,3 +135,65 @@ CALLERS = [
     Caller("httpx-trio", httpx, trio.run),
     Caller("httpx2-trio", httpx2, trio.run),
 ]
+
+
+class Answer(NamedTuple):
+    """What a test asks of an answer, whoever has read it."""
+
+    status_code: int
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Requests(NamedTuple):
+    name: str = "requests"
+    module: Any = requests
+    run: Any = None
+    hops_have_spans = False
+    wraps: Any = (requests.ConnectionError,)
+    refused = requests.ConnectionError
+    broken = requests.RequestException
+
+    def send(self, method: str, url: str, **options: Any) -> Answer:
+        follow = options.pop("follow_redirects", False)
+        body = options.pop("content", options.pop("data", None))
+        with requests.Session() as session:
+            session.trust_env = False
+            response = session.request(method, url, allow_redirects=follow, data=body, **options)
+            return Answer(response.status_code, response.content)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Aiohttp(NamedTuple):
+    name: str = "aiohttp"
+    module: Any = aiohttp
+    run: Any = _run_asyncio
+    hops_have_spans = False
+    wraps: Any = (aiohttp.ClientConnectionError,)
+    refused = aiohttp.ClientConnectorError
+    broken = (aiohttp.ClientError, asyncio.TimeoutError)
+
+    def send(self, method: str, url: str, **options: Any) -> Answer:
+        options["allow_redirects"] = options.pop("follow_redirects", False)
+        if "content" in options:
+            options["data"] = options.pop("content")
+        timeout = aiohttp.ClientTimeout(sock_read=options.pop("timeout", None))
+
+        async def whole() -> Answer:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.request(method, url, **options) as response,
+            ):
+                return Answer(response.status, await response.read())
+
+        return asyncio.run(whole())
+
+    def __str__(self) -> str:
+        return self.name
+
+
+ANYONE = [*CALLERS, Requests(), Aiohttp()]

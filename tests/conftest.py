@@ -6,7 +6,7 @@ import pytest
 
 import assisters_otel
 from assisters_otel.testing import FakeApi
-from callers import CALLERS
+from callers import ANYONE, CALLERS
 from memory import Memory
 
 if TYPE_CHECKING:
@@ -44,4 +44,10 @@ def telemetry(api: FakeApi, memory: Memory) -> Iterator[assisters_otel.Telemetry
 
 @pytest.fixture(params=CALLERS, ids=str)
 def caller(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture(params=ANYONE, ids=str)
+def anyone(request: pytest.FixtureRequest) -> Any:
+    """Every client; `caller` is httpx and httpx2 alone, and can do more."""
     return request.param

@@ -27,7 +27,7 @@ class Memory:
         return [
             span
             for span in self.spans()
-            if span.instrumentation_scope.name.endswith(("httpx", "requests"))
+            if span.instrumentation_scope.name.endswith(("httpx", "requests", "aiohttp_client"))
         ]
 
     def calls(self) -> list[Any]:

@@ -227,6 +227,15 @@ def test_the_retries_of_urllib3_are_on_the_span(api, collector):
     assert span.attributes["http.request.resend_count"] == 2
 
 
+def test_what_aiohttp_sends_again_by_itself_is_seen(api, collector):
+    api.answers(fault="drop")
+
+    assert example("with_aiohttp.py", api, collector) == "The API answered 200.\n"
+    (span,) = collector.spans()
+    assert span.attributes["http.request.resend_count"] == 1
+    assert span.attributes["assisters.retry.reason"] == "ServerDisconnectedError"
+
+
 def test_an_app_without_a_line_of_telemetry_is_seen(api, collector):
     api.answers("api_key_revoked")
 

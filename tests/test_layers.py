@@ -27,8 +27,11 @@ ORDER = [
     "clients.ahead",
     "clients.body",
     "clients.wire",
+    "clients.raw",
+    "clients.reader",
     "clients.httpx",
     "clients.requests",
+    "clients.aiohttp",
     "clients.openai",
     "clients.assisters",
     "quiet",
@@ -41,7 +44,7 @@ ORDER = [
 ]
 DOORS = {"testing", "cli"}
 PURE = {"catalog", "endpoints", "envelope", "attempt", "streams"}
-HANDED_ON = {"self._keep(error)", "future.set_exception(error)"}
+HANDED_ON = {"self._keep(error)", "_put_behind(reader, error)", "future.set_exception(error)"}
 IMPURE = {"time", "logging", "socket", "threading", "os", "random"}
 
 

@@ -24,6 +24,15 @@ REDIRECTED: Final = 300
 FAILED: Final = 400
 """The first status that is a failure."""
 
+OF_FILES: Final = (
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
+"""What an OSError is that comes from the file which the app sends, and from no socket."""
+
 
 class Request(NamedTuple):
     """What is sent, as far as telemetry may know it.

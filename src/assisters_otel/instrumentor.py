@@ -17,7 +17,7 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 
 from assisters_otel import config as configs
 from assisters_otel import names
-from assisters_otel.clients import assisters, httpx, openai, requests
+from assisters_otel.clients import aiohttp, assisters, httpx, openai, requests
 from assisters_otel.clients.patch import Patches
 from assisters_otel.observe import Guard, Observer
 
@@ -52,11 +52,14 @@ class Instrumentation:
         self.observer = Observer(
             config, guard, tracer_provider, meter_provider or metrics.get_meter_provider()
         )
-        self._adapters: dict[str, httpx.Httpx | requests.Requests] = {
+        self._adapters: dict[str, httpx.Httpx | requests.Requests | aiohttp.Aiohttp] = {
             module: httpx.Httpx(module, self.observer, tracer_provider, meter_provider)
             for module in httpx.MODULES
         }
         self._adapters[requests.MODULE] = requests.Requests(
+            self.observer, tracer_provider, meter_provider
+        )
+        self._adapters[aiohttp.MODULE] = aiohttp.Aiohttp(
             self.observer, tracer_provider, meter_provider
         )
         sdks = (openai.OpenAI(self.observer), assisters.Assisters(self.observer))

@@ -287,6 +287,12 @@ class Observer:
         if call.last is not None:
             self.guard(_remember, error, call.last, call.span)
 
+    def raised_for(self, response: object, error: BaseException) -> None:
+        """Remember the attempt of a response by what the client has raised for it."""
+        found = seen(response)
+        if found is not None:
+            self.guard(_seen.__setitem__, error, found)
+
     def waits(self, one: calls.Call | Answer) -> None:
         """Take note of a call that has returned, or a stream outside one, with its body open."""
         self._waiting.add(one)
@@ -498,7 +504,8 @@ class Attempt:
         """Begin watching the body of a successful answer, or return None if nobody asks.
 
         Args:
-            sent: The app's request, by which `explain` finds what became of its stream.
+            sent: The app's request or response, by which `explain` finds what became of its
+                stream.
             is_transient: Says of an exception whether the connection, the peer or the
                 clock failed, and not we.
         """
@@ -617,10 +624,11 @@ class Answer:
             )
         elif body.made == names.CANCELLED_CALL and error is not None:
             outcome = outcome._replace(exception=type(error).__qualname__, cancelled=True)
-        sent = self._sent()
-        if outcome.failed and sent is not None:
+        if outcome.failed:
             shown = self.call.span if self.call is not None else self.span
-            self._observer.guard(_remember, sent, outcome, shown)
+            for thing in (self._sent(), error):
+                if thing is not None:
+                    self._observer.guard(_remember, thing, outcome, shown)
         self._observer.body_ended(self, outcome, end.at)
 
 

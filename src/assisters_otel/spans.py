@@ -272,6 +272,27 @@ def mask_exceptions(span: Span, error: BaseException) -> None:
     vars(span)["record_exception"] = record_exception
 
 
+def tell_of_exception(span: Span, tell: Callable[[BaseException], object] | None) -> None:
+    """Have *tell* called with the exception that the span is about to record, and ends with.
+
+    Args:
+        span: The attempt's client span, open.
+        tell: Gets the exception; must not raise. None for: not any more.
+    """
+    own: dict[str, Any] = getattr(span, "__dict__", {})  # none: a foreign span with slots
+    own.pop("record_exception", None)
+    if tell is None:
+        return
+
+    def record_exception(exception: BaseException, *args: Any, **kwargs: Any) -> None:
+        own.pop("record_exception", None)
+        tell(exception)
+        mask_exceptions(span, exception)
+        span.record_exception(exception, *args, **kwargs)
+
+    own["record_exception"] = record_exception
+
+
 def _mask_status(span: Span) -> None:
     """Keep keys and prompts out of the description that an exception's text became."""
     status = getattr(span, "status", None)

@@ -21,12 +21,18 @@ def main_without(module, *arguments):
     )
 
 
-@pytest.mark.parametrize("module", ["typer", "rich", "openai", "httpx", "starlette", "uvicorn"])
-def test_without_the_extra_it_says_what_to_install(module):
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [
+        *((module, "cli") for module in ("typer", "rich", "starlette", "uvicorn")),
+        *((module, "demo") for module in ("openai", "httpx")),
+    ],
+)
+def test_without_the_extra_it_says_what_to_install(module, extra):
     done = main_without(module, "demo")
 
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"assisters-otel needs {module}: pip install 'assisters-otel[demo]'\n"
+    assert done.stderr == f"assisters-otel needs {module}: pip install 'assisters-otel[{extra}]'\n"
 
 
 def test_an_import_that_fails_for_another_reason_is_not_laid_to_the_extra():

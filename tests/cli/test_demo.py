@@ -444,3 +444,31 @@ def test_a_wrong_call_exits_with_two_and_says_what_to_write(
 
     assert (code, out) == (2, "")
     assert said in " ".join(err.replace("│", " ").split())
+
+
+def test_the_readme_s_picture_is_what_the_demo_draws(tmp_path):
+    drawn = tmp_path / "demo.svg"
+
+    assert run("demo", "--picture", drawn).returncode == 0
+
+    root = Path(__file__).parents[2]
+    kept = root / "examples" / "demo.svg"
+    assert f"({kept.relative_to(root)})" in (root / "README.md").read_text("utf-8")
+    assert _said(drawn) == _said(kept)
+    assert not set(re.findall(r"https?://[^\"\s]+", drawn.read_text("utf-8"))) - {
+        "http://www.w3.org/2000/svg",
+        "https://www.textualize.io",  # who drew it, in a comment
+    }
+
+
+def _said(picture):
+    """The words of a picture, without what differs from run to run."""
+    words = re.findall(r"<text[^>]*>([^<]*)</text>", picture.read_text("utf-8"))
+    return re.sub(r"[0-9a-f]{32}|\d+\.\d+&#160;s", "", "\n".join(words))
+
+
+def test_a_picture_that_cannot_be_written_is_said_in_one_line(tmp_path):
+    done = run("demo", "--picture", tmp_path)
+
+    assert done.returncode == 2
+    assert "--picture cannot be written" in done.stderr.replace("\n", " ")

@@ -22,10 +22,10 @@ ERRORS = "assisters.client.errors"
 pytestmark = pytest.mark.usefixtures("telemetry")
 
 
-def test_every_documented_error_is_on_its_span_and_in_both_metrics(api, memory, caller):
+def test_every_documented_error_is_on_its_span_and_in_both_metrics(api, memory, anyone):
     for error in catalog.ERRORS:
         api.answers(error.code, param="model")
-        caller.send("POST", api.url + "/chat/completions", json={})
+        anyone.send("POST", api.url + "/chat/completions", json={})
 
     assert len(memory.attempts()) == len(catalog.ERRORS) == 15
     for error, span in zip(catalog.ERRORS, memory.attempts(), strict=True):
@@ -51,12 +51,12 @@ def test_every_documented_error_is_on_its_span_and_in_both_metrics(api, memory, 
     assert all(point["http.request.method"] == "POST" for point in memory.points(DURATION))
 
 
-def test_the_id_to_quote_to_support_is_on_every_span(api, memory, caller):
+def test_the_id_to_quote_to_support_is_on_every_span(api, memory, anyone):
     api.answers("ok", request_id="req_fine")
     api.answers("internal_error", request_id="req_bad")
 
     for _ in range(2):
-        caller.send("GET", api.url + "/models")
+        anyone.send("GET", api.url + "/models")
 
     ids = [span.attributes["assisters.request.id"] for span in memory.attempts()]
     assert ids == ["req_fine", "req_bad"]
@@ -64,10 +64,10 @@ def test_the_id_to_quote_to_support_is_on_every_span(api, memory, caller):
     assert headers == [("req_fine",), ("req_bad",)]
 
 
-def test_a_success_has_no_error_on_its_span(api, memory, caller):
+def test_a_success_has_no_error_on_its_span(api, memory, anyone):
     api.answers("ok", headers={"x-processing-time-ms": "250"})
 
-    caller.send("GET", api.url + "/models/assisters-chat-v1")
+    anyone.send("GET", api.url + "/models/assisters-chat-v1")
 
     span = memory.attempt()
     assert span.name == "GET /v1/models/{id}"
@@ -82,7 +82,7 @@ def test_a_success_has_no_error_on_its_span(api, memory, caller):
     assert not memory.points(ERRORS)
 
 
-def test_a_429_says_what_the_limits_are_and_how_long_to_wait(api, memory, caller, frozen_time):
+def test_a_429_says_what_the_limits_are_and_how_long_to_wait(api, memory, anyone, frozen_time):
     api.answers(
         "rate_limit_exceeded",
         retry_after="7.5",
@@ -96,7 +96,7 @@ def test_a_429_says_what_the_limits_are_and_how_long_to_wait(api, memory, caller
         },
     )
 
-    caller.send("GET", api.url + "/models")
+    anyone.send("GET", api.url + "/models")
 
     attributes = memory.attempt().attributes
     assert attributes["assisters.retry_after"] == 7.5
@@ -115,16 +115,16 @@ def frozen_time(monkeypatch):
     return now
 
 
-def test_an_agent_s_prompt_is_not_on_its_span(api, memory, caller):
-    caller.send("GET", api.url + "/agent/stream?prompt=what's my secret plan&x=1")
+def test_an_agent_s_prompt_is_not_on_its_span(api, memory, anyone):
+    anyone.send("GET", api.url + "/agent/stream?prompt=what's my secret plan&x=1")
 
     span = memory.attempt()
     assert span.attributes["http.url"] == api.url + "/agent/stream?REDACTED"
     assert span.name == "GET /v1/agent/stream"
 
 
-def test_a_key_in_a_url_is_not_on_its_span(api, memory, caller):
-    caller.send("GET", api.url + "/models?api_key=ask_live_0123456789")
+def test_a_key_in_a_url_is_not_on_its_span(api, memory, anyone):
+    anyone.send("GET", api.url + "/models?api_key=ask_live_0123456789")
 
     assert memory.attempt().attributes["http.url"] == api.url + "/models?api_key=REDACTED"
 
@@ -145,41 +145,35 @@ def test_a_key_that_h11_quotes_is_not_in_the_exception_event(api, memory, caller
     assert span.attributes["assisters.error.retryable"] is False
 
 
-def test_a_refused_connection_is_in_both_metrics(api, memory, caller):
+def test_a_refused_connection_is_in_both_metrics(api, memory, anyone):
     api.stop()
 
-    with pytest.raises(caller.module.ConnectError):
-        caller.send("GET", api.url + "/models")
+    with pytest.raises(anyone.refused) as raised:
+        anyone.send("GET", api.url + "/models")
 
+    name = type(raised.value).__qualname__
     span = memory.attempt()
-    assert span.attributes["error.type"] == "ConnectError"
+    assert span.attributes["error.type"] == name
     assert span.attributes["assisters.error.retryable"] is True
     assert span.attributes["url.template"] == "/v1/models"
     assert span.status.status_code is StatusCode.ERROR
-    assert span.status.description.startswith("ConnectError: ")
+    assert span.status.description.startswith(name)
     assert [event.name for event in span.events] == ["exception"]
-    for name in (DURATION, ERRORS):
-        assert memory.point(name)["error.type"] == "ConnectError"
-        assert "http.response.status_code" not in memory.point(name)
+    for metric in (DURATION, ERRORS):
+        assert memory.point(metric)["error.type"] == name
+        assert "http.response.status_code" not in memory.point(metric)
     assert memory.point(ERRORS)["assisters.error.retryable"] is True
 
 
-@pytest.mark.parametrize(
-    ("fault", "error"),
-    [
-        ("drop", ("RemoteProtocolError", "ReadError")),
-        ("garbage", ("RemoteProtocolError",)),
-        ("silence", ("ReadTimeout",)),
-    ],
-)
-def test_an_attempt_without_an_answer_is_in_both_metrics(api, memory, caller, fault, error):
+@pytest.mark.parametrize("fault", ["drop", "garbage", "silence"])
+def test_an_attempt_without_an_answer_is_in_both_metrics(api, memory, anyone, fault):
     api.answers(fault=fault)
 
-    with pytest.raises(caller.module.TransportError) as raised:
-        caller.send("GET", api.url + "/models", timeout=0.3)
+    with pytest.raises(anyone.broken) as raised:  # a GET that is dropped, aiohttp sends again
+        anyone.send("POST", api.url + "/models", timeout=0.3)
 
-    name = type(raised.value).__name__
-    assert name in error
+    name = type(raised.value).__qualname__
+    assert ("Timeout" in name) == (fault == "silence")
     assert memory.attempt().attributes["error.type"] == name
     assert memory.attempt().attributes["assisters.error.retryable"] is True
     assert memory.point(DURATION)["error.type"] == memory.point(ERRORS)["error.type"] == name
@@ -220,7 +214,7 @@ def test_trio_s_cancellation_has_the_same_name_as_asyncio_s(api, memory, module)
 
 
 @pytest.mark.parametrize("own", [ValueError, FileNotFoundError])
-def test_an_error_of_the_app_s_own_body_is_no_reason_to_retry(api, memory, caller, own):
+def test_an_error_of_the_app_s_own_body_is_no_reason_to_retry(api, memory, anyone, own):
     async def body_async():
         yield b"{"
         raise own("the app's own")
@@ -229,17 +223,17 @@ def test_an_error_of_the_app_s_own_body_is_no_reason_to_retry(api, memory, calle
         yield b"{"
         raise own("the app's own")
 
-    with pytest.raises(own, match="the app's own"):
-        caller.send("POST", api.url + "/models", content=(body_async if caller.run else body)())
+    with pytest.raises((own, *anyone.wraps)) as raised:
+        anyone.send("POST", api.url + "/models", content=(body_async if anyone.run else body)())
 
-    assert memory.attempt().attributes["error.type"] == own.__name__
+    assert memory.attempt().attributes["error.type"] == type(raised.value).__qualname__
     assert memory.attempt().attributes["assisters.error.retryable"] is False
 
 
-def test_the_span_says_what_a_proxy_s_page_allows(api, memory, caller):
+def test_the_span_says_what_a_proxy_s_page_allows(api, memory, anyone):
     api.answers(status=502, body="<html>Bad Gateway</html>", content_type="text/html")
 
-    caller.send("GET", api.url + "/models")
+    anyone.send("GET", api.url + "/models")
 
     span = memory.attempt()
     assert span.attributes["error.type"] == "502"
@@ -249,61 +243,68 @@ def test_the_span_says_what_a_proxy_s_page_allows(api, memory, caller):
     assert memory.point(ERRORS)["error.type"] == "502"
 
 
-def test_an_unknown_code_is_not_a_new_label(api, memory, caller):
+def test_an_unknown_code_is_not_a_new_label(api, memory, anyone):
     api.answers(status=400, code="user-7f3a-is-odd")
 
-    caller.send("GET", api.url)
+    anyone.send("GET", api.url)
 
     assert memory.attempt().attributes["error.code"] == "user-7f3a-is-odd"
     assert memory.point(ERRORS)["error.code"] == "_OTHER"
 
 
-def test_a_compressed_envelope_is_read(api, memory, caller):
+def test_a_compressed_envelope_is_read(api, memory, anyone):
     api.answers("insufficient_funds", gzip=True)
 
-    response = caller.send("GET", api.url + "/models")
+    response = anyone.send("GET", api.url + "/models")
 
     assert response.json()["error"]["code"] == "insufficient_funds"
     assert memory.attempt().attributes["error.code"] == "insufficient_funds"
 
 
-def test_a_chunked_envelope_is_read(api, memory, caller):
+def test_a_chunked_envelope_is_read(api, memory, anyone):
     api.answers("insufficient_funds", chunked=True)
 
-    caller.send("GET", api.url + "/models")
+    anyone.send("GET", api.url + "/models")
 
     assert memory.attempt().attributes["error.code"] == "insufficient_funds"
 
 
-def test_a_redirect_s_hops_have_a_span_each(api, memory, caller):
+def test_a_redirect_s_hops_have_a_span_each(api, memory, anyone):
     api.answers(redirect="/v1/models")
     api.answers("model_overloaded")
 
-    caller.send("GET", api.url + "/agent/run", follow_redirects=True)
+    anyone.send("GET", api.url + "/agent/run", follow_redirects=True)
 
-    first, second = memory.attempts()
-    assert (first.name, first.status.status_code) == ("GET /v1/agent/run", StatusCode.UNSET)
-    assert (second.name, second.status.description) == ("GET /v1/models", "model_overloaded")
+    if anyone.hops_have_spans:
+        first, second = memory.attempts()
+        assert first.name == "GET /v1/agent/run"
+        assert first.status.status_code is StatusCode.UNSET
+        assert second.name == "GET /v1/models"
+    else:  # the HTTP instrumentation makes one for all
+        second = memory.attempt()
+    assert second.status.description == "model_overloaded"
+    assert second.attributes["http.request.resend_count"] == 1
+    assert "assisters.retry.reason" not in second.attributes
 
 
-def test_a_method_outside_the_conventions_is_no_label(api, memory, caller):
-    caller.send("FROBNICATE", api.url + "/models")
+def test_a_method_outside_the_conventions_is_no_label(api, memory, anyone):
+    anyone.send("FROBNICATE", api.url + "/models")
 
     assert memory.point(DURATION)["http.request.method"] == "_OTHER"
     assert memory.attempt().name == "HTTP /v1/models"
 
 
-def test_an_unknown_path_is_no_label(api, memory, caller):
-    caller.send("GET", api.url + "/users/7f3a")
+def test_an_unknown_path_is_no_label(api, memory, anyone):
+    anyone.send("GET", api.url + "/users/7f3a")
 
     assert "url.template" not in memory.point(DURATION)
     assert "url.template" not in memory.attempt().attributes
     assert memory.attempt().name == "GET"
 
 
-def test_the_message_is_on_the_span_only_if_it_is_asked_for(api, memory, telemetry, caller):
+def test_the_message_is_on_the_span_only_if_it_is_asked_for(api, memory, telemetry, anyone):
     api.answers("invalid_request", message="You said: tell me ask_live_0123456789")
-    caller.send("GET", api.url + "/models")
+    anyone.send("GET", api.url + "/models")
     assert "tell me" not in repr(dict(memory.attempt().attributes))
 
     telemetry.shutdown()
@@ -316,7 +317,7 @@ def test_the_message_is_on_the_span_only_if_it_is_asked_for(api, memory, telemet
         strict=True,
     ):
         api.answers("invalid_request", message="You said: tell me ask_live_0123456789" + "x" * 999)
-        caller.send("GET", api.url + "/models")
+        anyone.send("GET", api.url + "/models")
     message = other.attempt().attributes["assisters.error.message"]
     assert message.startswith("You said: tell me REDACTED")
     assert len(message) <= 256
@@ -326,9 +327,9 @@ def test_the_message_is_on_the_span_only_if_it_is_asked_for(api, memory, telemet
 # -- whose requests, whose spans --------------------------------------------------------------
 
 
-def test_another_host_gets_no_span_and_no_header(api, memory, caller, other_api):
-    caller.send("GET", other_api.url + "/models")
-    caller.send("GET", api.url + "/models")
+def test_another_host_gets_no_span_and_no_header(api, memory, anyone, other_api):
+    anyone.send("GET", other_api.url + "/models")
+    anyone.send("GET", api.url + "/models")
 
     assert len(memory.attempts()) == 1
     assert "traceparent" not in other_api.requests[0].headers
@@ -336,21 +337,21 @@ def test_another_host_gets_no_span_and_no_header(api, memory, caller, other_api)
     assert memory.point(DURATION)["server.port"] == api.port
 
 
-def test_a_redirect_to_another_host_carries_no_traceparent_on(api, memory, caller, other_api):
+def test_a_redirect_to_another_host_carries_no_traceparent_on(api, memory, anyone, other_api):
     api.answers(redirect=other_api.url + "/models")
 
-    caller.send("GET", api.url + "/models", follow_redirects=True)
+    anyone.send("GET", api.url + "/models", follow_redirects=True)
 
     assert len(memory.attempts()) == 1
     assert "traceparent" in api.requests[0].headers
     assert "traceparent" not in other_api.requests[0].headers
 
 
-def test_the_app_s_baggage_does_not_go_to_the_api(api, caller):
+def test_the_app_s_baggage_does_not_go_to_the_api(api, anyone):
     token = context.attach(baggage.set_baggage("tenant", "acme"))
     try:
-        caller.send("GET", api.url + "/models")
-        caller.send("GET", api.url + "/models", headers={"baggage": "mine=1"})
+        anyone.send("GET", api.url + "/models")
+        anyone.send("GET", api.url + "/models", headers={"baggage": "mine=1"})
     finally:
         context.detach(token)
 
@@ -384,22 +385,22 @@ def test_the_request_s_headers_are_the_very_same_object_afterwards(api, caller):
     caller.use(caller.client(), script)
 
 
-def test_the_app_s_own_span_is_never_written_to(api, memory, caller):
+def test_the_app_s_own_span_is_never_written_to(api, memory, anyone):
     tracer = memory.tracer_provider.get_tracer("app")
     api.answers("rate_limit_exceeded", times=2)
 
     with tracer.start_as_current_span("work", kind=trace.SpanKind.CLIENT) as span:
         before = span.to_json()
-        caller.send("GET", api.url + "/models")
+        anyone.send("GET", api.url + "/models")
         with suppress_instrumentation():
-            caller.send("GET", api.url + "/models")
+            anyone.send("GET", api.url + "/models")
         assert span.to_json() == before
 
     assert memory.attempt().name == "GET /v1/models"  # the suppressed one has none
     assert memory.point(ERRORS)["value"] == 2
 
 
-def test_metrics_do_not_depend_on_sampling(api, telemetry, caller):
+def test_metrics_do_not_depend_on_sampling(api, telemetry, anyone):
     telemetry.shutdown()
     memory = Memory(sampler=ALWAYS_OFF)
     api.answers("api_key_revoked")
@@ -409,17 +410,17 @@ def test_metrics_do_not_depend_on_sampling(api, telemetry, caller):
         meter_provider=memory.meter_provider,
         strict=True,
     ):
-        caller.send("GET", api.url + "/models")
+        anyone.send("GET", api.url + "/models")
 
     assert memory.spans() == []
     assert memory.point(ERRORS)["error.code"] == "api_key_revoked"
     memory.shutdown()
 
 
-def test_an_exemplar_ties_an_error_to_its_span(api, memory, caller):
+def test_an_exemplar_ties_an_error_to_its_span(api, memory, anyone):
     api.answers("api_key_revoked")
 
-    caller.send("GET", api.url + "/models")
+    anyone.send("GET", api.url + "/models")
 
     span_id = memory.attempt().context.span_id
     collected = memory.collect()
@@ -428,10 +429,10 @@ def test_an_exemplar_ties_an_error_to_its_span(api, memory, caller):
         assert [exemplar.span_id for exemplar in point["exemplars"]] == [span_id]
 
 
-def test_the_gauges_say_what_the_last_response_left(api, memory, caller):
+def test_the_gauges_say_what_the_last_response_left(api, memory, anyone):
     for left in ("41", "40"):
         api.answers("ok", headers={"x-ratelimit-remaining-rpm": left})
-        caller.send("GET", api.url + "/models")
+        anyone.send("GET", api.url + "/models")
 
     point = memory.point("assisters.client.ratelimit.requests.remaining")
     assert (point["value"], point["server.port"]) == (40, api.port)

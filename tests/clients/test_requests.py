@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import re
 from contextlib import suppress
 
 import pytest
@@ -295,6 +297,99 @@ def test_shutdown_puts_the_very_same_functions_back(api):
     assert (requests.Session.send, HTTPAdapter.send, Retry.increment) == before
 
 
+# -- event streams -------------------------------------------------------------------------------
+
+CHAT = {"model": "assisters-chat-v1", "messages": [{"role": "user", "content": "hi"}]}
+STREAM = {**CHAT, "stream": True}
+READS_STREAM = {
+    "content": lambda r: r.content,
+    "lines": lambda r: list(r.iter_lines()),
+    "pieces": lambda r: list(r.iter_content(7)),
+    "all at once": lambda r: list(r.iter_content(None)),
+    "raw": lambda r: r.raw.read(),
+    "raw by pieces": lambda r: list(iter(lambda: r.raw.read(50), b"")),
+    "raw, what there is": lambda r: list(iter(lambda: r.raw.read1(50), b"")),
+    "raw lines": lambda r: list(r.raw),
+    "raw stream": lambda r: list(r.raw.stream(9, decode_content=True)),
+    "drained": lambda r: r.raw.drain_conn(),
+}
+
+
+def streams(memory):
+    return [span for span in memory.spans() if span.name == "assisters.stream"]
+
+
+@pytest.mark.usefixtures("watched")
+@pytest.mark.parametrize("read", READS_STREAM)
+@pytest.mark.parametrize("answer", [{}, {"gzip": True}], ids=str)
+def test_a_stream_is_watched_however_it_is_read(api, memory, session, read, answer):
+    api.answers(**answer)
+    with session.post(f"{api.url}/chat/completions", json=STREAM, stream=True) as response:
+        READS_STREAM[read](response)
+
+    (span,) = streams(memory)
+    assert span.attributes["assisters.stream.outcome"] == "completed"
+    assert span.attributes["assisters.stream.chunks"] == 7
+    assert 0 < span.attributes["assisters.stream.time_to_first_chunk"] < 5
+    assert [link.context for link in span.links] == [memory.attempt().context]
+
+
+@pytest.mark.usefixtures("watched")
+@pytest.mark.parametrize(
+    ("answer", "outcome", "error"),
+    [
+        ({"in_stream": "model_overloaded"}, "error", "server_error"),
+        ({"fault": "unfinished"}, "truncated", "truncated"),
+        ({"fault": "truncate"}, "error", "ChunkedEncodingError"),
+        ({"fault": "truncate", "gzip": True}, "error", "ChunkedEncodingError"),
+        ({"fault": "stall"}, "error", "ConnectionError"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_stream_that_fails_after_its_200_says_how(
+    api, memory, session, answer, outcome, error, stream
+):
+    api.answers(**answer)
+    raised = None
+    url = f"{api.url}/chat/completions"
+    try:
+        with session.post(url, json=STREAM, stream=stream, timeout=0.4) as response:
+            list(response.iter_lines())
+    except requests.RequestException as met:
+        raised = met
+
+    (span,) = streams(memory)
+    assert span.attributes["assisters.stream.outcome"] == outcome
+    assert span.attributes["error.type"] == error
+    assert memory.point(ERRORS)["error.type"] == error
+    if "fault" in answer and error != "truncated":
+        assert type(raised).__name__ == error
+        told = assisters_otel.explain(raised)
+        assert (told.status, told.retryable) == (200, True)
+        assert told.trace_id == trace.format_trace_id(span.context.trace_id)
+
+
+@pytest.mark.usefixtures("watched")
+def test_a_stream_closed_early_is_cancelled_and_one_dropped_is_abandoned(api, memory, session):
+    api.answers(chunk_delay_s=0.02, times=3)
+    with session.post(f"{api.url}/chat/completions", json=STREAM, stream=True) as response:
+        next(response.iter_lines())
+    response = session.post(f"{api.url}/chat/completions", json=STREAM, stream=True)
+    for _ in response.iter_lines():
+        break
+    del response
+    gc.collect()
+    response = session.post(f"{api.url}/chat/completions", json=STREAM, stream=True)
+    del response
+    gc.collect()
+    memory.collect()
+
+    outcomes = [span.attributes["assisters.stream.outcome"] for span in streams(memory)]
+    assert outcomes == ["cancelled", "cancelled", "abandoned"]
+    assert not memory.points(ERRORS)
+
+
 # -- the app cannot tell ---------------------------------------------------------------------------
 
 ANSWERS = [
@@ -347,6 +442,35 @@ def test_a_caller_sees_the_same_with_us_and_without(api, answer, read, stream, c
 
     with caplog.at_level(logging.CRITICAL), FakeApi() as bare:
         assert seen(api) == seen(bare)
+
+
+@pytest.mark.usefixtures("ours")
+@pytest.mark.parametrize("answer", [{}, {"gzip": True}, {"fault": "truncate"},
+                                    {"fault": "truncate", "gzip": True}], ids=str)  # fmt: skip
+@pytest.mark.parametrize("read", [*READS, *READS_STREAM])
+def test_a_stream_is_read_the_same_with_us_and_without(api, answer, read):
+    def seen(server):
+        server.answers(headers={"x-request-id": "req"}, **answer)
+        told = []
+        with requests.Session() as session:
+            session.trust_env = False
+            try:
+                url = f"{server.url}/chat/completions"
+                response = session.post(url, json=STREAM, stream=True)
+                told += [type(response.raw).__name__, response.raw.readable()]
+                told += [{**READS, **READS_STREAM}[read](response)]
+                told += [response._content_consumed, response.raw.tell(), response.raw.closed]
+            except (requests.RequestException, HTTPError, ValueError) as error:
+                told += [type(error), str(error).replace(str(server.port), "")]
+                told += [type(error.__cause__), type(error.__context__)]
+        return told
+
+    with FakeApi() as bare:
+        assert _without_ids(seen(api)) == _without_ids(seen(bare))
+
+
+def _without_ids(told):
+    return re.sub(r"chatcmpl-\w+|\d{10}", "", repr(told))
 
 
 @pytest.mark.usefixtures("ours")

@@ -1,4 +1,4 @@
-"""The command ``assisters-otel``; needs the extra ``demo``. Each command is a file."""
+"""The command ``assisters-otel``; needs the extra ``cli``, its demo ``demo``. One file each."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import io
 import sys
 from typing import Final
 
-_EXTRA: Final = frozenset({"httpx", "openai", "rich", "starlette", "typer", "uvicorn"})
-"""What the extra ``demo`` brings, as it is imported."""
+_EXTRAS: Final = {
+    **dict.fromkeys(("packaging", "rich", "starlette", "typer", "uvicorn"), "cli"),
+    **dict.fromkeys(("httpx", "openai"), "demo"),
+}
+"""Which extra brings what is imported."""
 
 
 def main() -> None:
@@ -21,10 +24,12 @@ def main() -> None:
         app()
     except ImportError as error:
         missing = _missing(error)
-        if missing not in _EXTRA:
+        extra = _EXTRAS.get(missing)
+        if extra is None:
             raise
         print(
-            f"assisters-otel needs {missing}: pip install 'assisters-otel[demo]'", file=sys.stderr
+            f"assisters-otel needs {missing}: pip install 'assisters-otel[{extra}]'",
+            file=sys.stderr,
         )
         sys.exit(2)
 

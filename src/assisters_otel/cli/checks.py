@@ -31,6 +31,7 @@ _INSTRUMENTATIONS: Final = {
     "httpx": "opentelemetry-instrumentation-httpx",
     "httpx2": "opentelemetry-instrumentation-httpx",
     "requests": "opentelemetry-instrumentation-requests",
+    "aiohttp": "opentelemetry-instrumentation-aiohttp-client",
 }
 _SDKS: Final = {"openai": "httpx2", "assisters": "httpx"}
 _OPT_IN: Final = "OTEL_SEMCONV_STABILITY_OPT_IN"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path  # noqa: TC003 - typer reads the annotation
 from typing import Annotated, Final
 
 import typer
@@ -26,11 +27,17 @@ def demo(
             help="Send it to this OTLP receiver, too, for example http://localhost:4318.",
         ),
     ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the first traces to this file, too, as a picture (SVG)."
+        ),
+    ] = None,
 ) -> None:
     """Play the scenes and show them.
 
     Raises:
-        typer.BadParameter: The endpoint, or a variable, cannot be used.
+        typer.BadParameter: The endpoint, the picture's file, or a variable, cannot be used.
         typer.Exit: Something did not come out as it should.
     """
     from assisters_otel.cli import document, performance, report  # noqa: PLC0415 - the extra's
@@ -47,5 +54,10 @@ def demo(
         typer.echo(document.write(played))
     else:
         report.show(played)
+    if picture is not None:
+        try:
+            picture.write_text(report.draw(played), "utf-8")
+        except OSError as error:
+            raise typer.BadParameter(f"--picture cannot be written: {error}") from error
     if played.problems:
         raise typer.Exit(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, NumberDataPoint
@@ -40,6 +42,11 @@ _LOG_LINES: Final = 2
 
 _WINDOWS: Final = ("requests", "tokens")
 
+_TITLE: Final = f"[bold]assisters-otel {names.__version__}[/]: real clients against a fake API\n"
+
+_PICTURE_TRACES: Final = 2
+_PICTURE_COLUMNS: Final = 100
+
 _COLOURS: Final = {
     **dict.fromkeys((names.OK, names.RECOVERED, names.COMPLETED), "green"),
     **dict.fromkeys((names.CANCELLED_CALL, names.ABANDONED), "yellow"),
@@ -54,8 +61,26 @@ def show(performance: Performance) -> None:
         console.print(part)
 
 
+def draw(performance: Performance) -> str:
+    """Give the first traces as a picture, in SVG, which fetches nothing from anywhere."""
+    console = Console(
+        highlight=False,
+        record=True,
+        width=_PICTURE_COLUMNS,
+        file=io.StringIO(),
+        force_terminal=True,
+    )
+    console.print(_TITLE)
+    advised: set[str] = set()
+    for played in performance.played[:_PICTURE_TRACES]:
+        console.print(_tree(played, advised))
+        console.print()
+    drawn = console.export_svg(title="assisters-otel demo")
+    return re.sub(r"\s*@font-face \{.*?\}", "", drawn, flags=re.DOTALL)
+
+
 def _parts(performance: Performance) -> Iterator[RenderableType]:
-    yield f"[bold]assisters-otel {names.__version__}[/]: real clients against a fake API\n"
+    yield _TITLE
     advised: set[str] = set()
     for played in performance.played:
         yield _tree(played, advised)

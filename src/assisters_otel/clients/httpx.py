@@ -99,8 +99,13 @@ class _Message:
         return str(self._raw.url).partition("#")[0]
 
     def header(self, name: str) -> str | None:
-        value: str | None = self._raw.headers.get(name)
-        return value
+        # Their own look-up finds out the encoding of all of them first.
+        wanted = name.encode()
+        for raw_name, value in self._raw.headers.raw:
+            if raw_name.lower() == wanted:
+                text: str = value.decode("latin-1")
+                return text
+        return None
 
     def body(self) -> bytes | None:
         stream = self._raw.stream

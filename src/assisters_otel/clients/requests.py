@@ -17,11 +17,14 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 from weakref import WeakKeyDictionary
+from weakref import ref as weakref
 
 from opentelemetry import context, trace
 
 from assisters_otel import spans
+from assisters_otel.attempt import OF_FILES
 from assisters_otel.clients.patch import Target, unbound
+from assisters_otel.clients.raw import watch
 from assisters_otel.clients.wire import beginning
 
 if TYPE_CHECKING:
@@ -38,6 +41,15 @@ SCOPE: Final = "opentelemetry.instrumentation.requests"
 """The HTTP instrumentation's module, which is the scope of its spans."""
 
 _BAGGAGE: Final = ("baggage", "uberctx-", "ot-baggage-")
+
+# Source: `Response.iter_content` of requests.
+_SAYS: Final = {
+    "ProtocolError": "ChunkedEncodingError",
+    "IncompleteRead": "ChunkedEncodingError",
+    "InvalidChunkLength": "ChunkedEncodingError",
+    "ReadTimeoutError": "ConnectionError",
+    "SSLError": "SSLError",
+}
 
 
 class _Message:
@@ -248,11 +260,28 @@ class Requests:
         for attempt in sent.attempts:
             if not attempt.answered(response.status_code, headers):
                 attempt.ended()
+                if attempt.is_to_be_watched:
+                    self._watch(attempt, response)
             elif sent.span is None:
                 attempt.ended(_beginning(response.raw, attempt))
                 attempt.is_what_became_of(response)
             else:
                 self._put_off(sent.span, attempt, response)
+
+    def _watch(self, attempt: Attempt, response: Any) -> None:
+        body = attempt.body(_is_transient, response)
+        if body is None:
+            return
+        errors = sys.modules[MODULE].exceptions
+        observer, gone = self._observer, weakref(response)
+
+        def broke(error: BaseException) -> None:
+            # In the words that requests finds for it.
+            kind = _SAYS.get(type(error).__name__)
+            body.broke(error if kind is None else getattr(errors, kind)(error))
+            observer.raised_for(gone(), error)
+
+        watch(response.raw, body, observer.guard, broke)
 
     def _put_off(self, span: Span, attempt: Attempt, response: Any) -> None:
         """Report a failed answer when its span ends: `elapsed` and the app's reading come first."""
@@ -340,7 +369,10 @@ def _is_transient(error: BaseException) -> bool:
     # Not a bad URL, scheme or header, and not what the app's own body has raised.
     errors = sys.modules[MODULE].exceptions
     kinds = (errors.ConnectionError, errors.Timeout, errors.ChunkedEncodingError)
-    return isinstance(error, kinds)
+    met = error.args[0] if error.args else None
+    # urllib3 says of any OSError that the connection was aborted.
+    within = (met, *getattr(met, "args", ()))
+    return isinstance(error, kinds) and not any(isinstance(one, OF_FILES) for one in within)
 
 
 def _beginning(raw: Any, attempt: Attempt) -> bytes | None:

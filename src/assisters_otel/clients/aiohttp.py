@@ -1,0 +1,489 @@
+"""aiohttp: whatever goes through a `ClientSession`, and what it sends again by itself.
+
+An attempt begins where a connection is asked for and ends with the response's headers; what
+becomes of it without an answer, only the session says. The HTTP span is that of OpenTelemetry's
+trace configuration. A session that the app has not given one gets its callbacks from us, for
+what is watched alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import sys
+from contextlib import suppress
+from contextvars import ContextVar
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import trace
+
+from assisters_otel import spans
+from assisters_otel.attempt import OF_FILES
+from assisters_otel.clients import reader
+from assisters_otel.clients.patch import Target, unbound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from contextvars import Token
+
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import Span, TracerProvider
+
+    from assisters_otel.attempt import Request
+    from assisters_otel.observe import Attempt, Observer
+
+MODULE: Final = "aiohttp"
+SCOPE: Final = "opentelemetry.instrumentation.aiohttp_client"
+"""The HTTP instrumentation's module, which is the scope of its spans."""
+
+_BAGGAGE: Final = ("baggage", "uberctx-", "ot-baggage-")
+_ENCODING: Final = b"content-encoding"
+
+
+class _Message:
+    """What resends are known by. Not the request itself: that one knows its response."""
+
+    __slots__ = ("_body", "_headers", "_url")
+
+    def __init__(self, raw: Any) -> None:
+        self._url = raw.url
+        self._headers = raw.headers
+        self._body = raw.body
+
+    def url(self) -> str:
+        return str(self._url)
+
+    def header(self, name: str) -> str | None:
+        value: str | None = self._headers.get(name)
+        return value
+
+    def body(self) -> bytes | None:
+        # Of a payload; one that holds no bytes can be read once.
+        held = getattr(self._body, "_value", self._body)
+        return bytes(held) if isinstance(held, (bytes, bytearray)) else None
+
+    def redirected(self, location: str) -> str:
+        with suppress(ValueError):
+            return str(self._url.join(type(self._url)(location))).partition("#")[0]
+        return ""
+
+
+class _Asked:
+    """One request of the app's, with all the attempts that its session makes of it.
+
+    Attributes:
+        session: Whose it is; None for an attempt that was met without one.
+        options: What the session was called with.
+        url: Where to, as the app has it.
+        hop: The session's own form of the last attempt.
+        response: What it was answered with, as long as its headers are not there.
+        attempt: The last one, until it is reported.
+        last: The same, for ever.
+        error: What the last one has met, if that is not yet known to be the end.
+        span: The HTTP span around all of them, or None.
+        around: What was current before it, if it is ours.
+        ours: If it is ours, what makes it: a trace, its context, and what it was begun with.
+        injected: The headers to send with what is watched, if it is ours.
+    """
+
+    __slots__ = (
+        "around",
+        "attempt",
+        "error",
+        "hop",
+        "injected",
+        "last",
+        "options",
+        "ours",
+        "response",
+        "session",
+        "span",
+        "url",
+    )
+
+    def __init__(self, session: Any = None, url: Any = None, options: Any = None) -> None:
+        self.session = session
+        self.url = url
+        self.options = options or {}
+        self.hop: Any = None
+        self.response: Any = None
+        self.attempt: Attempt | None = None
+        self.last: Attempt | None = None
+        self.error: BaseException | None = None
+        self.span: Span | None = None
+        self.around: Span | None = None
+        self.ours: tuple[Any, Any, tuple[Any, ...]] | None = None
+        self.injected: dict[str, str] = {}
+
+
+class Aiohttp:
+    """The adapter."""
+
+    module = MODULE
+
+    def __init__(
+        self,
+        observer: Observer,
+        tracer_provider: TracerProvider | None,
+        meter_provider: MeterProvider | None,
+    ) -> None:
+        """Prepare; nothing is imported and nothing is wrapped yet.
+
+        Args:
+            observer: Gets what is seen.
+            tracer_provider: For the HTTP spans that we switch on; None for the global one.
+            meter_provider: For the HTTP metrics that come with them; None for the global one.
+        """
+        self._observer = observer
+        self._tracer_provider = tracer_provider
+        self._meter_provider = meter_provider
+        self._asked: ContextVar[_Asked | None] = ContextVar("assisters_otel-aiohttp", default=None)
+        self._config: Any = None
+
+    def targets(self) -> tuple[Target, ...]:
+        """Say what to wrap."""
+        return (
+            Target(MODULE, "ClientSession._request", self._wrap),
+            Target(MODULE, "connector.BaseConnector.connect", self._wrap_connect),
+            Target(MODULE, "client_reqrep.ClientRequest.send", self._wrap_send),
+            Target(MODULE, "client_reqrep.ClientResponse.start", self._wrap_start),
+            Target(MODULE, "client_reqrep.ClientResponse.raise_for_status", self._wrap_raise),
+        )
+
+    # -- the HTTP span ------------------------------------------------------------------------
+
+    def switch_on(self) -> None:
+        """Make what makes our spans, if the instrumentation is there."""
+        if self._config is None and find_spec(SCOPE) is not None:
+            self._config = _trace_config(self._tracer_provider, self._meter_provider)
+
+    def switch_off(self) -> None:
+        """Make none any more."""
+        self._config = None
+
+    def is_on(self) -> bool:
+        """Say whether spans of ours are made."""
+        return self._config is not None
+
+    def record_in(self, meter_provider: MeterProvider) -> None:
+        """Make the HTTP metrics that come with our spans in another provider."""
+        self._meter_provider = meter_provider
+        if self._config is not None:
+            self._config = None
+            self.switch_on()
+
+    def theirs_is_on(self) -> bool:
+        """Say whether the app has switched the HTTP instrumentation on itself."""
+        instrumentor = getattr(sys.modules.get(SCOPE), "AioHttpClientInstrumentor", None)
+        return instrumentor is not None and instrumentor().is_instrumented_by_opentelemetry
+
+    def _open(self, asked: _Asked, raw: Any) -> None:
+        """Find the span around the app's request, or make it."""
+        url, session, config = raw.url, asked.session, self._config
+        if session is None or config is None or _has_theirs(session):
+            asked.span = spans.of_attempt(SCOPE, raw.method, url.raw_host, url)
+            if asked.span is not None and session is not None:
+                spans.tell_of_exception(asked.span, lambda error: self._failed(asked, error))
+            return
+        headers = session._prepare_headers(asked.options.get("headers"))  # noqa: SLF001 - as the session
+        before = dict(headers)
+        whole = asked.url.update_query(asked.options.get("params") or {})
+        kept = config.trace_config_ctx(trace_request_ctx=asked.options.get("trace_request_ctx"))
+        made = importlib.import_module("aiohttp.tracing").Trace(session, config, kept)
+        asked.around = trace.get_current_span()
+        told = raw.method, whole, headers
+        _run(made.send_request_start(*told))
+        asked.ours = made, kept, told
+        if kept.span is not None and kept.span.is_recording():
+            asked.span = kept.span
+        asked.injected = {
+            name: value
+            for name, value in headers.items()
+            if before.get(name) != value and not name.lower().startswith(_BAGGAGE)
+        }
+
+    @staticmethod
+    def _close(asked: _Asked, response: Any, error: BaseException | None) -> None:
+        if asked.ours is None:
+            return
+        (made, kept, told), asked.ours = asked.ours, None
+        if kept.span is not trace.get_current_span():
+            kept.token = None  # a coroutine that nobody awaits any more, closed somewhere else
+        if error is None:
+            _run(made.send_request_end(*told, response))
+            return
+        if asked.span is not None:
+            spans.mask_exceptions(asked.span, error)
+        _run(made.send_request_exception(*told, error))
+
+    # -- one request of the app's -----------------------------------------------------------------
+
+    def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        guard = self._observer.guard
+        call = unbound(original)
+
+        # No coroutine function: what is not watched has no frame of ours in it.
+        def request(session: Any, *args: Any, **kwargs: Any) -> Any:
+            sent = call(session, *args, **kwargs)
+            asked = guard(self._begin, session, args, kwargs)
+            return sent if asked is None else self._request(sent, asked)
+
+        return _marked(request)
+
+    async def _request(self, sent: Coroutine[Any, Any, Any], asked: _Asked) -> Any:
+        guard = self._observer.guard
+        token = self._asked.set(asked)
+        try:
+            response = await sent
+        except BaseException as error:
+            guard(self._failed, asked, error)
+            guard(self._close, asked, None, error)
+            asked.error = None  # its traceback knows this frame
+            raise
+        finally:
+            guard(self._leave, token)
+        guard(self._succeeded, asked, response)
+        guard(self._close, asked, response, None)
+        asked.error = None
+        return response
+
+    def _begin(self, session: Any, args: Any, kwargs: Any) -> _Asked | None:
+        url = args[1] if len(args) > 1 else kwargs.get("str_or_url")
+        try:
+            url = session._build_url(url)  # noqa: SLF001 - as the session
+        except (TypeError, ValueError, AssertionError):  # the session says so, in its own words
+            return None
+        return None if self._watched("", url) is None else _Asked(session, url, kwargs)
+
+    def _leave(self, token: Token[_Asked | None]) -> None:
+        with suppress(ValueError):  # closed in another context, by whoever found the coroutine
+            self._asked.reset(token)
+
+    def _failed(self, asked: _Asked, error: BaseException) -> None:
+        """Take what the app gets in place of an answer; told of it again, do nothing."""
+        attempt, asked.attempt = asked.attempt, None
+        if attempt is not None:
+            attempt.raised(error, transient=bool(self._observer.guard(_is_transient, error)))
+        elif asked.last is not None and isinstance(error, sys.modules[MODULE].ClientResponseError):
+            asked.last.is_what_became_of(error)  # of the session's own `raise_for_status`
+
+    @staticmethod
+    def _succeeded(asked: _Asked, response: Any) -> None:
+        if asked.span is not None and asked.ours is None:
+            spans.tell_of_exception(asked.span, None)
+        attempt, asked.attempt = asked.attempt, None
+        if attempt is not None:  # of a request or response class that does it all itself
+            attempt.answered(response.status, response.raw_headers)
+            attempt.ended()
+
+    # -- one attempt ------------------------------------------------------------------------------
+
+    def _wrap_connect(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        guard = self._observer.guard
+        call = unbound(original)
+
+        def connect(connector: Any, *args: Any, **kwargs: Any) -> Any:
+            connecting = call(connector, *args, **kwargs)
+            asked = guard(self._attempt, args[0] if args else kwargs["req"])
+            return connecting if asked is None else self._met(connecting, asked)
+
+        return _marked(connect)
+
+    def _wrap_send(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        guard = self._observer.guard
+        call = unbound(original)
+
+        async def sent(sending: Any, asked: _Asked, raw: Any) -> Any:
+            own = guard(_put, raw.headers, asked.injected)
+            try:
+                asked.response = response = await self._met(sending, asked)
+            finally:
+                guard(_put_back, raw.headers, own)
+            return response
+
+        def send(raw: Any, *args: Any, **kwargs: Any) -> Any:
+            sending = call(raw, *args, **kwargs)
+            asked = self._asked.get()
+            if asked is None or asked.hop is not raw:
+                return sending
+            return sent(sending, asked, raw)
+
+        return _marked(send)
+
+    def _wrap_start(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        call = unbound(original)
+
+        def start(response: Any, *args: Any, **kwargs: Any) -> Any:
+            starting = call(response, *args, **kwargs)
+            asked = self._asked.get()
+            if asked is None or asked.response is not response:
+                return starting
+            return self._started(starting, asked, response)
+
+        return _marked(start)
+
+    def _attempt(self, raw: Any) -> _Asked | None:
+        request = self._watched(raw.method, raw.url)
+        if request is None:
+            return None
+        asked = self._asked.get()
+        if asked is None or asked.session is None:
+            # What another host has redirected here. No session tells how it ends.
+            asked = _Asked()
+            self._asked.set(asked)
+        if asked.attempt is not None and asked.error is not None:
+            # A connection that had gone stale: the session sends again by itself.
+            self._failed(asked, asked.error)
+            asked.error = None
+        if asked.last is None:
+            self._observer.guard(self._open, asked, raw)
+        asked.hop, asked.response = raw, None
+        attempt = self._observer.start(request, _Message(raw), asked.span, asked.around)
+        asked.attempt = asked.last = attempt
+        return asked
+
+    def _watched(self, method: str, url: Any) -> Request | None:
+        hosts = self._observer.hosts(url.raw_host or "")
+        if hosts is None:
+            return None
+        return self._observer.request(hosts, method, url.port, url.raw_path.encode())
+
+    async def _met(self, step: Any, asked: _Asked) -> Any:
+        try:
+            return await step
+        except BaseException as error:
+            if asked.session is None:
+                self._observer.guard(self._failed, asked, error)
+            else:
+                asked.error = error
+            raise
+
+    async def _started(self, starting: Any, asked: _Asked, response: Any) -> Any:
+        guard = self._observer.guard
+        result = await self._met(starting, asked)
+        attempt, asked.attempt = asked.attempt, None
+        asked.hop = asked.response = None
+        if attempt is None:
+            return result
+        if not guard(self._answered, asked, attempt, response):
+            attempt.ended()
+            if attempt.is_to_be_watched:
+                guard(self._watch, attempt, response)
+            return result
+        try:
+            if attempt.body_may_be_read():
+                await reader.wait_for_beginning(response.content)
+        finally:
+            read = attempt.body_may_be_read()
+            attempt.ended(guard(reader.beginning, response.content) if read else None)
+            attempt.is_what_became_of(response)
+        return result
+
+    @staticmethod
+    def _answered(asked: _Asked, attempt: Attempt, response: Any) -> bool:
+        headers = response.raw_headers
+        unpacks = asked.options.get("auto_decompress")
+        if unpacks is None:
+            unpacks = getattr(asked.session, "_auto_decompress", True)
+        if unpacks:
+            headers = [header for header in headers if header[0].lower() != _ENCODING]
+        return attempt.answered(response.status, headers)
+
+    def _watch(self, attempt: Attempt, response: Any) -> None:
+        body = attempt.body(_is_transient, response)
+        if body is not None:
+            reader.watch(response.content, body, self._observer.guard)
+
+    def _wrap_raise(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        guard = self._observer.guard
+        call = unbound(original)
+
+        def raise_for_status(response: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return call(response, *args, **kwargs)
+            except Exception as error:
+                guard(self._observer.raised_for, response, error)
+                raise
+
+        return raise_for_status
+
+
+def _is_transient(error: BaseException) -> bool:
+    # Not a bad URL, and not what the app's own body has raised.
+    http = sys.modules[MODULE]
+    cause = error.__cause__
+    if type(error) in {http.ClientConnectionError, http.ClientOSError} and cause is not None:
+        theirs = (OSError, asyncio.TimeoutError, asyncio.CancelledError, http.ClientError)
+        return isinstance(cause, theirs) and not isinstance(cause, OF_FILES)
+    kinds = (http.ClientConnectionError, http.ClientPayloadError, http.ClientResponseError)
+    return isinstance(error, (*kinds, asyncio.TimeoutError))
+
+
+def _has_theirs(session: Any) -> bool:
+    """Say whether the app has given a session OpenTelemetry's trace configuration."""
+    return any(
+        getattr(told, "__module__", None) == SCOPE
+        for config in session._trace_configs  # noqa: SLF001 - the property is newer
+        for told in config.on_request_start
+    )
+
+
+def _trace_config(
+    tracer_provider: TracerProvider | None, meter_provider: MeterProvider | None
+) -> Any:
+    """Make OpenTelemetry's trace configuration, as its instrumentor makes it for a session."""
+    otel: Any = importlib.import_module(SCOPE)
+    convention = otel._OpenTelemetrySemanticConventionStability  # noqa: SLF001 - as its instrumentor
+    convention._initialize()  # noqa: SLF001 - as above
+    kind = otel._OpenTelemetryStabilitySignalType.HTTP  # noqa: SLF001 - as above
+    options = {
+        "tracer_provider": tracer_provider,
+        "meter_provider": meter_provider,
+        "sem_conv_opt_in_mode": convention._get_opentelemetry_stability_opt_in_mode(kind),  # noqa: SLF001 - as above
+    }
+    for name, variable in (
+        ("captured_request_headers", "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST"),
+        ("captured_response_headers", "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE"),
+        ("sensitive_headers", "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS"),
+    ):
+        options[name] = otel.get_custom_headers(variable)
+    config = otel.create_trace_config(**options)
+    config.freeze()
+    return config
+
+
+def _run(told: Coroutine[Any, Any, object]) -> None:
+    """Run one of the instrumentation's callbacks, which wait for nothing."""
+    try:
+        told.send(None)
+    except StopIteration:
+        return
+    told.close()
+
+
+def _put(headers: Any, injected: dict[str, str]) -> dict[str, str | None]:
+    """Add headers for the moment in which they are written; give what was there before."""
+    own = {name: headers.get(name) for name in injected}
+    headers.update(injected)
+    return own
+
+
+def _put_back(headers: Any, own: dict[str, str | None] | None) -> None:
+    """Take them away again: the app finds its own in the response's `request_info`."""
+    for name, value in (own or {}).items():
+        if value is None:
+            headers.pop(name, None)
+        else:
+            headers[name] = value
+
+
+def _marked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a function that returns a coroutine taken for a coroutine function, as it was."""
+    if sys.version_info >= (3, 12):
+        inspect.markcoroutinefunction(function)
+    else:
+        # What `asyncio.iscoroutinefunction` looks for, and mocks ask.
+        vars(function)["_is_coroutine"] = getattr(asyncio.coroutines, "_is_coroutine", None)
+    return function

@@ -1,0 +1,192 @@
+"""aiohttp's `StreamReader`: a failed body's beginning seen in it, a successful one's told of.
+
+Nothing is taken out of a reader. One that is to tell gets another class for as long as its body
+lasts, with the same slots and the same methods; all others, also of aiohttp's own server, stay
+as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from assisters_otel import envelope
+
+if TYPE_CHECKING:
+    from assisters_otel.bodies import Body
+    from assisters_otel.observe import Guard
+
+READ_AHEAD_S: Final = 5.0
+"""How long the beginning of a failed body is waited for."""
+
+_CLOSED: Final = ("Connection closed",)
+# What a reader is told when its response is closed. Source: aiohttp's `_notify_content`.
+
+
+class _Watch(NamedTuple):
+    body: Body
+    guard: Guard
+
+
+# By the reader's id, since its slots have no room; gone with it.
+_watched: Final[dict[int, _Watch]] = {}
+_broken: Final[dict[int, Exception]] = {}
+
+
+def _module() -> Any:
+    return sys.modules["aiohttp"]
+
+
+def watch(reader: Any, body: Body, guard: Guard) -> None:
+    """Have a body told of what is read.
+
+    Args:
+        reader: A response's content, of which nothing has been read.
+        body: Gets the bytes as they are read, and the end.
+        guard: Runs what of ours could fail.
+    """
+    if type(reader) is not _module().StreamReader or reader.at_eof():
+        body.ended()  # nothing will come
+        return
+    _watched[id(reader)] = _Watch(body, guard)
+    reader.__class__ = _telling()
+
+
+async def wait_for_beginning(reader: Any) -> None:
+    """Wait until the beginning of a body is there, its end, or `READ_AHEAD_S` have passed.
+
+    What goes wrong meanwhile belongs to the caller's read, and is raised there, behind the
+    bytes that came before it.
+
+    Args:
+        reader: A response's content, of which nothing has been read.
+    """
+    if type(reader) is not _module().StreamReader:
+        return
+    loop = asyncio.get_running_loop()
+    end_s = loop.time() + READ_AHEAD_S
+
+    def wake() -> None:
+        waiter = reader._waiter  # noqa: SLF001 - there is no other way to wait and take nothing
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    timer = loop.call_later(READ_AHEAD_S, wake)
+    try:
+        while _may_wait(reader) and loop.time() < end_s:
+            await reader._wait("read")  # noqa: SLF001 - as above
+    except Exception as error:  # noqa: BLE001 - the caller's; its read raises it
+        _put_behind(reader, error)
+    finally:
+        timer.cancel()
+
+
+def beginning(reader: Any) -> bytes:
+    """Copy the beginning of what a reader holds, up to `envelope.MAX_BYTES`."""
+    found = bytearray()
+    offset = getattr(reader, "_buffer_offset", 0)
+    for part in getattr(reader, "_buffer", ()):
+        found += part[offset : offset + envelope.MAX_BYTES - len(found)]
+        offset = 0
+        if len(found) >= envelope.MAX_BYTES:
+            break
+    return bytes(found)
+
+
+def _may_wait(reader: Any) -> bool:
+    return not (
+        reader.is_eof()
+        or reader.exception() is not None
+        or reader._size > envelope.MAX_BYTES  # noqa: SLF001 - what is held, without taking it
+        or reader._protocol._reading_paused  # noqa: SLF001 - then nothing more comes
+    )
+
+
+def _put_behind(reader: Any, error: Exception) -> None:
+    """Have what has been raised raised again, once what was there before it is read."""
+    error.__traceback__ = None  # it knows frames of ours
+    if reader._buffer and reader.exception() is error:  # noqa: SLF001 - as above
+        reader._exception = None  # noqa: SLF001 - `set_exception` cannot take it back
+        _broken[id(reader)] = error
+        reader.__class__ = _broken_off()
+
+
+@cache
+def _telling() -> type:  # noqa: C901 - a class, not one function
+    base: Any = _module().StreamReader
+
+    class StreamReader(base):  # type: ignore[misc]
+        __slots__ = ()
+
+        def _read_nowait_chunk(self, n: int) -> bytes:
+            chunk: bytes = super()._read_nowait_chunk(n)
+            watch = _watched.get(id(self))
+            if watch is not None:
+                body, guard = watch
+                if body.events is not None and not body.events.is_ordinary(chunk):
+                    guard(body.feed, chunk)
+                if self.at_eof():
+                    guard(body.ended)
+                    self._tell_no_more()
+            return chunk
+
+        def feed_eof(self) -> None:
+            super().feed_eof()
+            watch = _watched.get(id(self))
+            if watch is not None and self.at_eof():
+                watch.guard(watch.body.ended)
+                self._tell_no_more()
+
+        def set_exception(self, exc: BaseException, *cause: Any) -> None:
+            super().set_exception(exc, *cause)
+            watch = _watched.get(id(self))
+            if watch is not None:
+                self._tell_no_more()
+                kind = _module().ClientConnectionError
+                if type(exc) is kind and exc.args == _CLOSED:
+                    watch.guard(watch.body.closed)
+                else:
+                    watch.guard(watch.body.broke, exc)
+
+        async def _wait(self, func_name: str) -> None:
+            try:
+                await super()._wait(func_name)
+            except Exception as error:
+                # A cancelled read is no end: the next one goes on.
+                watch = _watched.get(id(self))
+                if watch is not None:
+                    self._tell_no_more()
+                    watch.guard(watch.body.broke, error)
+                raise
+
+        def _tell_no_more(self) -> None:
+            _watched.pop(id(self), None)
+            self.__class__ = base
+
+        def __del__(self) -> None:
+            watch = _watched.pop(id(self), None)
+            if watch is not None:
+                watch.body.dropped()
+
+    return StreamReader
+
+
+@cache
+def _broken_off() -> type:
+    base: Any = _module().StreamReader
+
+    class StreamReader(base):  # type: ignore[misc]
+        __slots__ = ()
+
+        async def _wait(self, _func_name: str) -> None:
+            error = _broken.pop(id(self))
+            self._exception = error  # type: ignore[misc] # a slot of the class above
+            self.__class__ = base
+            raise error
+
+        def __del__(self) -> None:
+            _broken.pop(id(self), None)
+
+    return StreamReader

@@ -1,0 +1,131 @@
+"""The same scenario bare, with OpenTelemetry's own instrumentations, and with us; a process each.
+
+Whatever an app could see is compared: bytes, exceptions and where they were raised, the state of
+responses, the order of hooks and log lines, warnings, what the server was sent, and how many
+connections that took. `ASSISTERS_OTEL_SCENARIOS` plays more of them.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from itertools import zip_longest
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from neutral.scenario import PLAIN, SCENARIOS, SDKS, Scenario
+
+COUNT = int(os.environ.get("ASSISTERS_OTEL_SCENARIOS", "80"))
+MODES = ("bare", "otel", "ours")
+
+
+class Worker:
+    """A process in which scenarios are played."""
+
+    def __init__(self, mode):
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+        self._process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("worker.py"), mode],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env={**clean, "PYTHONIOENCODING": "utf-8", "COVERAGE_PROCESS_START": ""},
+        )
+
+    def begin(self, scenario):
+        self._process.stdin.write(f"{asdict(scenario)!r}\n")
+        self._process.stdin.flush()
+
+    def end(self):
+        line = self._process.stdout.readline()
+        assert line, "the worker has died"
+        return line
+
+    def stop(self):
+        self._process.stdin.close()
+        assert self._process.wait(30) == 0
+        self._process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def workers():
+    workers = {mode: Worker(mode) for mode in MODES}
+    yield workers
+    for worker in workers.values():
+        worker.stop()
+
+
+def differences(workers, scenario):
+    """Where an app sees with us what it sees neither bare nor with OpenTelemetry alone."""
+    for worker in workers.values():
+        worker.begin(scenario)
+    lines = [workers[mode].end() for mode in MODES]
+    bare, otel, ours = (ast.literal_eval(line) for line in lines)
+    for seen in (bare, otel, ours):
+        assert seen[0] != "the worker failed", "".join(seen[1:])
+    found = []
+    for what, one, other, mine in zip(
+        ("app", "warnings", "server"), bare, otel, ours, strict=False
+    ):
+        if mine not in (one, other):
+            found.append((what, one, mine))
+    if ours[3] > max(bare[3], otel[3]):
+        found.append(("connections", bare[3], ours[3]))
+    return found
+
+
+def check(workers, scenario):
+    # Where two things may happen at once, both have to be seen before they count.
+    for _ in range(4):
+        found = differences(workers, scenario)
+        if not found:
+            return
+    pytest.fail("\n".join(_shown(*one) for one in found))
+
+
+def _shown(what, bare, ours):
+    """The first part that differs; the whole would be pages."""
+    if isinstance(bare, list):
+        pairs = zip_longest(bare, ours)
+        bare, ours = next((one, mine) for one, mine in pairs if one != mine)
+    return f"{what}\n  bare: {bare}\n  ours: {ours}"
+
+
+@given(scenario=SCENARIOS)
+@settings(
+    max_examples=COUNT,
+    deadline=None,
+    derandomize="ASSISTERS_OTEL_SCENARIOS" not in os.environ,
+    database=None,
+    phases=[Phase.generate, Phase.shrink],
+    suppress_health_check=list(HealthCheck),
+)
+def test_no_app_can_tell_that_we_are_there(workers, scenario):
+    check(workers, scenario)
+
+
+@pytest.mark.parametrize("client", [*PLAIN, *SDKS])
+@pytest.mark.parametrize("stream", [True, False])
+def test_no_client_can_tell_by_its_commonest_answers(workers, client, stream):
+    for answers in (
+        [{}],
+        [{"code": "insufficient_funds"}],
+        [{"code": "rate_limit_exceeded"}, {}],
+        [{"status": 500, "size": 200_000, "chunked": True}],
+        [{"code": "internal_error", "fault": "truncate"}],
+        [{"fault": "drop"}, {"fault": "drop"}],
+    ):
+        check(workers, Scenario(client, "POST", "json", answers, stream=stream))
+
+
+def test_the_kit_itself_sees_a_difference(workers):
+    workers["bare"].begin(Scenario("httpx", answers=[{"status": 200, "body": "one"}]))
+    workers["ours"].begin(Scenario("httpx", answers=[{"status": 200, "body": "two"}]))
+
+    assert workers["bare"].end() != workers["ours"].end()
