@@ -344,9 +344,13 @@ class Resends:
                     self._drop(siblings, unless=sibling.side_by_side)
                 return entry.before
             entry = self._failed.get(siblings) if parent is not None else None
-            if entry is None or entry.side_by_side or not _is_over(entry.owner()):
+            if entry is None or entry.side_by_side or not _is_over(last := entry.owner()):
                 return None
             self._drop(siblings)
+            own = id(last), identity
+            kept = self._failed.get(own)
+            if kept is not None and kept.before is entry.before:
+                self._drop(own)  # a pool's thread may send it yet again, after this resend
             return entry.before
 
     # -- an attempt has ended ---------------------------------------------------------------

@@ -414,8 +414,9 @@ def test_a_task_or_thread_for_each_attempt_is_recognised_under_one_span(
     assert retries(memory) == 2
 
 
-def test_a_thread_of_the_pool_that_has_nothing_to_do_is_over(api, memory, parent, url):
-    """Each attempt in another of the pool's threads, all of which live on."""
+@pytest.mark.parametrize("turns", [(0, 1, 2), (0, 1, 0)], ids=str)
+def test_a_thread_of_the_pool_that_has_nothing_to_do_is_over(api, memory, parent, url, turns):
+    """Each attempt in another of the pool's threads than the last, all of which live on."""
     api.answers("internal_error", "model_overloaded", "ok")
     pools = [ThreadPoolExecutor(1) for _ in range(3)]
     with parent(), sync_client() as client:
@@ -426,8 +427,8 @@ def test_a_thread_of_the_pool_that_has_nothing_to_do_is_over(api, memory, parent
             client.post(url, json=BODY)
             context.detach(token)
 
-        for pool in pools:
-            pool.submit(ask).result()
+        for turn in turns:
+            pools[turn].submit(ask).result()
             time.sleep(0.05)
     for pool in pools:
         pool.shutdown()
