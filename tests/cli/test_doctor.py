@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from assisters_otel.cli import checks
+from assisters_otel.cli import checks, process
 from otlp import Collector
 
 COMMAND = Path(sys.executable).with_name("assisters-otel")
@@ -181,3 +181,106 @@ def test_a_version_outside_its_range_is_found(monkeypatch):
 
     assert found.what == "wrapt 2.5 is installed, <2,>=1 is wanted"
     assert found.to_do.startswith("pip install --upgrade wrapt")
+
+
+def test_under_opentelemetry_instrument_it_looks_at_the_app_s_own_process(collector):
+    done = subprocess.run(
+        [COMMAND.with_name("opentelemetry-instrument"), COMMAND, "doctor", "--json"],
+        env=os.environ
+        | {
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    found = {one["check"]: one for one in json.loads(done.stdout)["findings"]}
+    assert found["zero-code"]["what"] == "opentelemetry-instrument has set the providers"
+    assert found["patches"]["fine"]
+
+
+def test_opentelemetry_instrument_without_its_distribution_is_found(collector):
+    """It then sets no providers, and nothing is ever sent."""
+    done = subprocess.run(
+        [COMMAND.with_name("opentelemetry-instrument"), COMMAND, "doctor", "--json"],
+        env=os.environ
+        | {
+            "OTEL_PYTHON_CONFIGURATOR": "none",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    found = {one["check"]: one for one in json.loads(done.stdout)["findings"]}
+    assert found["zero-code"]["what"].endswith("has set no tracer provider and no meter provider")
+    assert found["zero-code"]["to_do"] == "pip install 'assisters-otel[auto]'"
+
+
+def test_our_name_among_the_disabled_ones_is_found(collector):
+    _, wrong = findings(
+        OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="redis, assisters",
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
+    )
+
+    assert "leaves us out" in wrong["zero-code"]["what"]
+
+
+def test_a_client_that_is_patched_twice_is_found():
+    import httpx
+    from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+
+    class Another(HTTPXClientInstrumentor):
+        _instance = None
+        _is_instrumented_by_opentelemetry = False
+
+    def wrong():
+        return [one.what for one in process.findings({}) if not one.fine]
+
+    before = vars(httpx.HTTPTransport)["handle_request"]
+    first, second = HTTPXClientInstrumentor(), Another()
+    first.instrument()
+    assert wrong() == []
+    second.instrument()
+    try:
+        assert wrong() == ["httpx is patched 2 times by opentelemetry.instrumentation.httpx"]
+    finally:
+        second.uninstrument()
+        first.uninstrument()
+    assert vars(httpx.HTTPTransport)["handle_request"] is before
+
+
+def test_two_instrumentations_of_one_client_are_found(monkeypatch):
+    import requests
+
+    def patched(by, original):
+        made = {"__name__": by, "original": original}
+        exec("def send(*args, **kwargs): return original(*args, **kwargs)", made)  # noqa: S102 - in a module of another name
+        made["send"].__wrapped__ = original
+        return made["send"]
+
+    original = requests.Session.send
+    monkeypatch.setattr(requests.Session, "send", patched("one.apm", patched("two.apm", original)))
+
+    (found,) = [one for one in process.findings({}) if not one.fine]
+
+    assert found.what == "requests is patched by one.apm and two.apm"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "through"),
+    [
+        (["httpx>=0.23,<1", "aiohttp; extra == 'aiohttp'"], "httpx"),
+        (["httpx2<3,>=2", "pydantic"], "httpx2"),
+        ([], "a client of its own"),
+    ],
+)
+def test_it_says_through_which_client_the_installed_sdk_goes(monkeypatch, wanted, through):
+    monkeypatch.setattr(checks, "requires", lambda _: wanted)
+
+    assert checks._through("openai") == through

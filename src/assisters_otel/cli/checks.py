@@ -7,7 +7,7 @@ import socket
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, distributions, entry_points, requires, version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from opentelemetry.context import Context
@@ -16,6 +16,8 @@ from opentelemetry.sdk.trace.sampling import Decision
 from packaging.requirements import InvalidRequirement, Requirement
 
 from assisters_otel import config, export, exporters, instrumentor, names
+from assisters_otel.cli import process
+from assisters_otel.cli.finding import Finding
 from assisters_otel.exporters import METRICS, TRACES, Arguments
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ _INSTRUMENTATIONS: Final = {
     "requests": "opentelemetry-instrumentation-requests",
     "aiohttp": "opentelemetry-instrumentation-aiohttp-client",
 }
-_SDKS: Final = {"openai": "httpx2", "assisters": "httpx"}
+_SDKS: Final = ("openai", "assisters")
 _OPT_IN: Final = "OTEL_SEMCONV_STABILITY_OPT_IN"
 _MODES: Final = frozenset({"http", "http/dup"})
 _BASE_URLS: Final = ("OPENAI_BASE_URL", names.ASSISTERS_BASE_URL)
@@ -43,22 +45,6 @@ _ARRIVES_S: Final = 10.0
 # What an HTTP/2 server sends first, unasked: SETTINGS. Source: RFC 9113, section 3.4.
 _SETTINGS: Final = 4
 _FRAME_TYPE_AT: Final = 3
-
-
-class Finding(NamedTuple):
-    """One thing that was looked at.
-
-    Attributes:
-        check: What was looked at.
-        fine: Whether it is as it should be.
-        what: What was found.
-        to_do: What to do about it; empty if it is fine.
-    """
-
-    check: str
-    fine: bool
-    what: str
-    to_do: str = ""
 
 
 def every(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -73,6 +59,7 @@ def every(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Finding]
     yield from _clients()
     yield from _collisions()
     yield from _versions()
+    yield from process.findings(environ)
     way = [*_disabled(environ), *_sampler()]
     for signal in (TRACES, METRICS):
         way += _ways(signal, endpoint)
@@ -153,9 +140,9 @@ def _conventions(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _clients() -> Iterator[Finding]:
-    for client, through in _SDKS.items():
+    for client in _SDKS:
         if _installed(client):
-            yield Finding(client, True, f"{_installed(client)}, through {through}")
+            yield Finding(client, True, f"{_installed(client)}, through {_through(client)}")
     for client, distribution in _INSTRUMENTATIONS.items():
         if not _installed(client):
             continue
@@ -167,6 +154,12 @@ def _clients() -> Iterator[Finding]:
                 client, False, f"{_installed(client)} has no spans: {distribution} is missing",
                 f"pip install '{DISTRIBUTION}[{client}]'",
             )  # fmt: skip
+
+
+def _through(sdk: str) -> str:
+    """Name the HTTP client that an SDK's installed version asks for."""
+    wanted = {Requirement(text).name for text in requires(sdk) or () if "extra ==" not in text}
+    return " and ".join(sorted(wanted & _INSTRUMENTATIONS.keys())) or "a client of its own"
 
 
 def _collisions() -> Iterator[Finding]:

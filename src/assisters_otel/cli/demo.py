@@ -40,6 +40,8 @@ def demo(
         typer.BadParameter: The endpoint, the picture's file, or a variable, cannot be used.
         typer.Exit: Something did not come out as it should.
     """
+    from rich.console import Console  # noqa: PLC0415 - the extra's
+
     from assisters_otel.cli import document, performance, report  # noqa: PLC0415 - the extra's
     from assisters_otel.cli.recording import Recording  # noqa: PLC0415
 
@@ -49,7 +51,8 @@ def demo(
         recording = Recording(endpoint)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    played = performance.perform(recording)
+    with Console(stderr=True).status("Playing five scenes against a fake API …"):
+        played = performance.perform(recording)
     if json:
         typer.echo(document.write(played))
     else:
