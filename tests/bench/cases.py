@@ -6,9 +6,10 @@ import importlib
 import logging
 import os
 from contextlib import ExitStack, contextmanager, redirect_stderr
+from functools import partial
 from pathlib import Path
 from sys import maxsize
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from unittest import mock
 
 import httpcore
@@ -21,9 +22,10 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.trace import SpanKind, StatusCode
 
 import assisters_otel
-from assisters_otel import logs
+from assisters_otel import logs, names
 from assisters_otel.testing import answer
 
 if TYPE_CHECKING:
@@ -65,6 +67,8 @@ class Case(NamedTuple):
         sdk: How many requests each is of: a call of `openai`, of which all but the last are
             answered with a 429; 0 for a plain request of httpx.
         peer: The module of a GenAI instrumentation that is on as well.
+        floor: The SDK's own calls that the contract asks for, with values made beforehand, in
+            a hook of OpenTelemetry's instrumentation: nothing can cost less, whoever makes them.
         log: Each 429 is a line, as if it were the first: to a ``NullHandler``, or to stderr,
             as it is by default. None: the storm is summed up.
     """
@@ -79,6 +83,7 @@ class Case(NamedTuple):
     again: bool = False
     sdk: int = 0
     peer: str | None = None
+    floor: bool = False
     log: logging.Handler | None = None
 
 
@@ -117,6 +122,12 @@ CASES = (
 CASES += (
     Case("openai call", OTEL_CALL, 0.35, theirs=True, ours=True, sdk=1),
     Case("openai call, 429, 429, 200", OTEL_RETRIES, 0.25, theirs=True, ours=True, sdk=3),
+)
+CASES += (
+    Case("the SDK's calls alone, 200", OTEL, theirs=True, floor=True),
+    Case("the SDK's calls alone, 429", OTEL_LIMITED, theirs=True, floor=True, limited=True),
+    Case("the SDK's calls alone, openai", OTEL_CALL, theirs=True, floor=True, sdk=1),
+    Case("the SDK's calls alone, 429, 429, 200", OTEL_RETRIES, theirs=True, floor=True, sdk=3),
 )
 _PEERS = (
     "opentelemetry.instrumentation.genai.openai",
@@ -169,6 +180,116 @@ class Spans(SpanProcessor):
         self.ended += 1
 
 
+class Floor:
+    """Makes the SDK's calls that the contract asks for, as cheaply as they can be made."""
+
+    _place: ClassVar[dict[str, Any]] = {
+        "server.address": "api.assisters.dev",
+        "url.template": "/v1/chat/completions",
+    }
+    _told: ClassVar[dict[str, Any]] = {
+        "url.template": "/v1/chat/completions",
+        "assisters.request.id": "req_01JZK4T9V3M8Q2",
+        "http.response.header.x-request-id": ("req_01JZK4T9V3M8Q2",),
+        "assisters.server.duration": 0.412,
+    }
+    _failed: ClassVar[dict[str, Any]] = {
+        "error.type": "rate_limit_error",
+        "error.code": "rate_limit_exceeded",
+        "error.param": "requests",
+        "assisters.error.retryable": True,
+        "assisters.retry_after": 12.0,
+        "assisters.ratelimit.requests.limit": 60,
+        "assisters.ratelimit.requests.remaining": 59,
+        "assisters.ratelimit.requests.reset": 3.5,
+        "assisters.ratelimit.tokens.limit": 100000,
+        "assisters.ratelimit.tokens.remaining": 98411,
+    }
+    _resent: ClassVar[dict[str, Any]] = {
+        "http.request.resend_count": 1,
+        "assisters.retry.reason": "rate_limit_exceeded",
+        "assisters.retry.delay": 0.5,
+        "assisters.retry.early": True,
+        "assisters.retry.futile": False,
+    }
+    _retry: ClassVar[dict[str, Any]] = {
+        "assisters.retry.reason": "rate_limit_exceeded",
+        "assisters.retry.early": True,
+        "assisters.retry.futile": False,
+    }
+    _call: ClassVar[dict[str, Any]] = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": "assisters-chat-v1",
+        "assisters.call.outcome": "ok",
+    }
+
+    def __init__(self, tracers: TracerProvider, meters: MeterProvider) -> None:
+        meter = meters.get_meter("floor")
+        bounds = {"explicit_bucket_boundaries_advisory": names.DURATION_BOUNDARIES}
+        self._tracer = tracers.get_tracer("floor")
+        self._duration = meter.create_histogram("a", **bounds)
+        self._call_duration = meter.create_histogram("b", **bounds)
+        self._call_attempts = meter.create_histogram("c", **bounds)
+        self._errors = meter.create_counter("d")
+        self._retries = meter.create_counter("e")
+        self._before: Any = None
+        self._attributes = {
+            status: {**self._place, "http.response.status_code": status, **more}
+            for status, more in (
+                (200, {}),
+                (429, {"error.type": "rate_limit_error", "error.code": "rate_limit_exceeded"}),
+            )
+        }
+
+    def hook(self, span: Any, _request: Any, response: Any) -> None:
+        """Do what an attempt asks for; OpenTelemetry's instrumentation calls it."""
+        status = response.status_code
+        shared = self._attributes[status]
+        span.update_name("POST /v1/chat/completions")
+        if self._before is not None:  # within an SDK's call
+            span.set_attributes(self._resent)
+            span.add_link(self._before)
+            self._retries.add(1, {**self._place, **self._retry})
+        if status == _OK[0]:
+            span.set_attributes(self._told)
+        else:
+            span.set_attributes({**self._told, **self._failed})
+            span.set_status(StatusCode.ERROR, "rate_limit_exceeded")
+            self._errors.add(1, {**shared, "assisters.error.retryable": True})
+        self._duration.record(0.1, {**shared, "http.request.method": "POST"})
+
+    def hook_in_call(self, span: Any, request: Any, response: Any) -> None:
+        """Do the same, and remember it for the attempt that follows in the call."""
+        self.hook(span, request, response)
+        self._before = span.get_span_context()
+
+    def call(self, create: Any, **options: Any) -> None:
+        """Do what a call asks for, around it."""
+        self._before = None
+        with self._tracer.start_as_current_span(
+            "chat assisters-chat-v1",
+            kind=SpanKind.CLIENT,
+            attributes={
+                "gen_ai.provider.name": "assisters",
+                "server.address": "api.assisters.dev",
+                "gen_ai.operation.name": "chat",
+                "gen_ai.request.model": "assisters-chat-v1",
+            },
+        ) as span:
+            create(**options)
+            span.set_attributes(
+                {
+                    "assisters.call.outcome": "ok",
+                    "assisters.retry.count": 0,
+                    "assisters.retry.wait": 0.0,
+                    "assisters.request.id": "req_01JZK4T9V3M8Q2",
+                }
+            )
+            shared = {**self._place, **self._call}
+            self._call_duration.record(0.1, shared)
+            self._call_attempts.record(1, shared)
+
+
 class Bench:
     """A case, ready to be run.
 
@@ -195,6 +316,7 @@ class Bench:
             api_key="ask_bench",
             http_client=httpx2.Client(transport=transport2),
         )
+        self._create: Any = self._sdk.chat.completions.create
         stack.enter_context(
             mock.patch.object(openai.OpenAI, "_calculate_retry_timeout", return_value=0.0)
         )
@@ -205,7 +327,13 @@ class Bench:
         if case.theirs:
             kind = HTTPX2ClientInstrumentor if case.sdk else HTTPXClientInstrumentor
             theirs = kind()
-            theirs.instrument(tracer_provider=tracers, meter_provider=meters)
+            hooks = {}
+            if case.floor:
+                floor = Floor(tracers, meters)
+                hooks["response_hook"] = floor.hook_in_call if case.sdk else floor.hook
+                if case.sdk:
+                    self._create = partial(floor.call, self._create)
+            theirs.instrument(tracer_provider=tracers, meter_provider=meters, **hooks)
             stack.callback(theirs.uninstrument)
         if case.peer is not None:
             peer = importlib.import_module(case.peer).OpenAIInstrumentor()
@@ -229,10 +357,10 @@ class Bench:
         self.send(requests)
 
     def _send_calls(self, calls: int, _every: int = 0) -> None:
-        create, pool = self._sdk.chat.completions.create, self._pool2
+        create, pool = self._create, self._pool2
         for _ in range(calls):
             pool.limited = self._retries
-            create(model="assisters-chat-v1", messages=_MESSAGES)  # type: ignore[arg-type]
+            create(model="assisters-chat-v1", messages=_MESSAGES)
 
     def _send_requests(self, requests: int, every: int = 0) -> None:
         """Send requests one by one; of *every* so many, one is answered with a 429."""

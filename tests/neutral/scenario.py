@@ -29,6 +29,8 @@ class Scenario:
         read: How that is read.
         close: ``context``, ``twice`` or ``dropped``.
         cancel_s: When an async caller gives up, or None.
+        apart: The server sends its chunks apart in time, so where one ends is no chance and
+            is compared.
     """
 
     client: str
@@ -40,6 +42,7 @@ class Scenario:
     read: str = "all"
     close: str = "context"
     cancel_s: float | None = None
+    apart: bool = False
 
 
 FORMS: list[dict[str, Any]] = [

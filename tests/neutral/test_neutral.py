@@ -124,6 +124,20 @@ def test_no_client_can_tell_by_its_commonest_answers(workers, client, stream):
         check(workers, Scenario(client, "POST", "json", answers, stream=stream))
 
 
+@pytest.mark.parametrize("client", PLAIN)
+@pytest.mark.parametrize(
+    ("status", "kind"), [(200, "text/event-stream"), (500, "application/json")]
+)
+def test_a_chunk_ends_where_it_ended(workers, client, status, kind):
+    answer = {
+        "status": status,
+        "content_type": kind,
+        "body": [b"data: {}\n\nda", b"ta: {}\n", b"\ndata: [DONE]\n\n"],
+        "chunk_delay_s": 0.05,
+    }
+    check(workers, Scenario(client, answers=[answer], stream=True, read="bytes", apart=True))
+
+
 def test_the_kit_itself_sees_a_difference(workers):
     workers["bare"].begin(Scenario("httpx", answers=[{"status": 200, "body": "one"}]))
     workers["ours"].begin(Scenario("httpx", answers=[{"status": 200, "body": "two"}]))

@@ -187,7 +187,8 @@ def by_httpx(scenario: Scenario, url: str, events: Events) -> None:  # noqa: C90
                 events.tell("first", await at.first(response, "iter_raw") is not None)
             elif scenario.read != "none":
                 chunks = await at.chunks(response, STYLES[scenario.read])
-                events.tell("chunks", chunks if scenario.read == "lines" else joined(chunks))
+                exact = scenario.apart or scenario.read == "lines"
+                events.tell("chunks", chunks if exact else joined(chunks))
             events.tell("read", state(response, counted=counted))
         finally:
             if scenario.close != "dropped":
@@ -261,6 +262,8 @@ def by_requests(scenario: Scenario, url: str, events: Events) -> None:  # noqa: 
             events.tell("answered", state(response))
             if scenario.read == "raw" and scenario.stream:
                 events.tell("raw", response.raw.read(), response.raw.tell(), response.raw.closed)
+            elif scenario.apart:
+                events.tell("chunks", list(response.iter_content(None)))
             elif scenario.read == "bytes":
                 events.tell("bytes", b"".join(response.iter_content(1000)))
             elif scenario.read == "lines":
@@ -307,7 +310,9 @@ def by_aiohttp(scenario: Scenario, url: str, events: Events) -> None:  # noqa: C
             **body_of(scenario, is_async=True, content="data"),
         ) as response:
             events.tell("answered", state(response))
-            if scenario.read == "lines":
+            if scenario.apart:
+                events.tell("chunks", [one async for one in response.content.iter_chunks()])
+            elif scenario.read == "lines":
                 events.tell("lines", [line async for line in response.content])
             elif scenario.read in {"raw", "bytes"}:
                 events.tell("bytes", b"".join([c async for c in response.content.iter_any()]))
