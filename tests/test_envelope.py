@@ -93,6 +93,11 @@ def test_every_field_can_be_encoded_and_is_short(fields):
         "asst_sk_0123456789",
         "Bearer 0123456789.abc/def=",
         "bearer   0123456789",
+        "Bearer Bearer 0123456789",
+        "Bearer%20bearer+0123456789",
+        'Bearer "0123456789"',
+        "Bearer '0123456789'",
+        "sk-Bearer 0123456789",
     ],
 )
 @pytest.mark.parametrize("around", ["{}", "key={}", "'{}'", "({})", "a {} b", "b'{}\\n'", "x_{}"])
