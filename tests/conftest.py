@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import assisters_otel
-from assisters_otel.testing import FakeApi
+import leaks
+from assisters_otel.testing import FakeApi, answer
 from callers import ANYONE, CALLERS
 from memory import Memory
 
@@ -18,8 +20,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "backends" in item.path.parts)
 
 
+def pytest_configure() -> None:
+    logging.getLogger("assisters_otel").addHandler(leaks.Handler())
+
+
+@pytest.fixture(autouse=True)
+def _nothing_planted_leaves() -> Iterator[None]:
+    """Set up before all else, so it looks after all else has ended."""
+    yield
+    assert leaks.take() == []
+
+
 @pytest.fixture
-def api() -> Iterator[FakeApi]:
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
+    monkeypatch.setattr(answer, "_words", lambda *_: leaks.MESSAGE)
     with FakeApi() as api:
         yield api
 

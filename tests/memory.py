@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -10,10 +10,25 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+import leaks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.export import SpanExportResult
+
+
+class _Spans(InMemorySpanExporter):
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        for span in spans:
+            leaks.look_at_span(span)
+        return super().export(spans)
+
 
 class Memory:
     def __init__(self, **tracing: Any) -> None:
-        self._spans = InMemorySpanExporter()
+        self._spans = _Spans()
         self.tracer_provider = TracerProvider(shutdown_on_exit=False, **tracing)
         self.tracer_provider.add_span_processor(SimpleSpanProcessor(self._spans))
         self._reader = InMemoryMetricReader()
@@ -50,6 +65,13 @@ class Memory:
     def collect(self) -> dict[str, list[dict[str, Any]]]:
         """The points of each metric: their attributes, ``value`` or ``count``, and exemplars."""
         data = self._reader.get_metrics_data()
+        for resource in data.resource_metrics if data else ():
+            for scope in resource.scope_metrics:
+                for metric in scope.metrics:
+                    for point in metric.data.data_points:
+                        leaks.look_at_points(metric.name, point.attributes)
+                        for exemplar in getattr(point, "exemplars", ()):
+                            leaks.look_at_points(metric.name, exemplar.filtered_attributes or {})
         return {
             metric.name: [
                 {
@@ -73,5 +95,6 @@ class Memory:
         return point
 
     def shutdown(self) -> None:
+        self.collect()  # which looks for what must not be there
         self.tracer_provider.shutdown()
         self.meter_provider.shutdown()

@@ -18,6 +18,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1 import trace_pb2
 
+import leaks
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
@@ -207,6 +209,7 @@ def _handler(collector: Collector) -> type[BaseHTTPRequestHandler]:
             headers = {name.lower(): value for name, value in self.headers.items()}
             body = self.rfile.read(int(headers.get("content-length", "0")))
             body = _UNPACK[headers.get("content-encoding", "identity")](body)
+            leaks.look(body, f"POST {self.path}")
             status = collector._answer(Request(self.path, headers, self.client_address, body))
             if status is None:
                 self.close_connection = True

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import time
 import zlib
 from typing import NamedTuple
 
@@ -272,6 +273,13 @@ def test_a_megabyte_of_lines_in_one_event_is_not_kept():
     assert watched.chunks == 2
 
 
+@pytest.mark.parametrize("room", range(10))
+def test_an_event_is_too_long_though_nothing_is_left_of_its_last_line(room):
+    line = (b"data: " + ERROR).ljust(MAX_BYTES - room)
+
+    assert said(line + b"\ndata: no JSON\n\n") == (1, False, None)
+
+
 def test_a_long_comment_hides_nothing():
     assert said(b": " + b"x" * 1_000_000 + b"\ndata: " + ERROR + b"\n\n").error == READ
 
@@ -311,6 +319,28 @@ def test_a_stream_that_unpacks_to_much_is_looked_through_piece_by_piece(encoding
     body = encode(b": " + bytes(10_000_000) + b"\n" + DONE)
 
     assert said(body, encoding=encoding).done
+
+
+@pytest.mark.parametrize(("encoding", "encode"), ENCODINGS)
+@pytest.mark.parametrize("line", [b"\n", b"\r", b"data: x\n\n"])
+def test_a_bomb_of_lines_takes_no_time(encoding, encode, line):
+    bomb = encode(line * (20_000_000 // len(line)))
+    watched = Events(encoding)
+    began_s = time.process_time()
+    watched.feed(bomb)
+    took_s = time.process_time() - began_s
+
+    assert watched.is_hidden
+    assert streams.outcome(watched, ENDED, CHAT) == names.COMPLETED
+    assert took_s < 1  # it was three
+
+
+@pytest.mark.parametrize(("encoding", "encode"), ENCODINGS)
+def test_a_long_chat_in_one_compressed_chunk_is_no_bomb(encoding, encode):
+    event = b'data: {"id":"chatcmpl-1","choices":[{"delta":{"content":" %d"}}]}\n\n'
+    chat = b"".join(event % n for n in range(5_000))
+
+    assert said(encode(chat + DONE), encoding=encoding) == (5_001, True, None)
 
 
 @pytest.mark.parametrize(

@@ -58,10 +58,12 @@ _PICKED: Final = frozenset(
 _EVENT_STREAM: Final = b"text/event-stream"
 
 REDACTED: Final = "REDACTED"
-_KEY: Final = re.compile(
-    r"(?i:bearer)(?:[\s+]|%20)+[^\s'\",;\\]+"
-    r"|(?<![A-Za-z0-9])(?:asst_sk_|ask_|sk-)[A-Za-z0-9_\-]{6,}"
-)
+# "Bearer Bearer …" is what comes of a key that was configured with the word before it; a token
+# that ends in the word is followed by another one.
+_WORD: Final = r"(?i:bearer)(?:[\s+]|%20)+['\"]?"
+_TOKEN: Final = r"[^\s'\",;\\]"
+_BEARER: Final = re.compile(rf"{_WORD}(?:{_TOKEN}*?{_WORD})*{_TOKEN}+")
+_KEY: Final = re.compile(r"(?<![A-Za-z0-9])(?:asst_sk_|ask_|sk-)[A-Za-z0-9_\-]{6,}")
 _PROMPT: Final = re.compile(r"(/agent/stream/?)\?[^\s\"<>]+")
 # h11 quotes a header that it refuses, and the one that it refuses most is a key with a line
 # break at its end.
@@ -95,9 +97,11 @@ class Envelope(NamedTuple):
 
 def mask(text: str) -> str:
     """Take keys, bearer tokens and the agent's prompt out of a text."""
-    # Each key has "sk" in it; two searches for it cost a tenth of the pattern's.
+    # Each key has "sk" in it; two searches for it cost a tenth of the patterns'.
     lower = text.lower()
-    if "sk" in lower or "bearer" in lower:
+    if "bearer" in lower:  # first, or "sk-Bearer …" would be a key, and what follows it none
+        text = _BEARER.sub(REDACTED, text)
+    if "sk" in lower:
         text = _KEY.sub(REDACTED, text)
     if "/agent/stream" in text:
         text = _PROMPT.sub(rf"\1?{REDACTED}", text)

@@ -31,6 +31,11 @@ _ORDINARY: Final = (b"data: {", b"data:{")
 _ERROR: Final = b'"error"'
 _NAMED: Final = b"error"
 _ZSTD_STEP: Final = 16
+# What a chunk of a compressed stream may unpack to, in lines, which are what costs: a bomb of a
+# hundred bytes may hold millions. An ordinary chat was seen to have 2 lines a byte at most.
+_MAX_LINES: Final = 2 * MAX_BYTES
+_LINES_A_BYTE: Final = 8
+_BYTES_A_LINE: Final = 1024
 
 
 class Events:
@@ -54,6 +59,7 @@ class Events:
         "_is_line_cut",
         "_is_too_long",
         "_line",
+        "_room",
         "_size",
         "_unpack",
         "chunks",
@@ -80,6 +86,7 @@ class Events:
         self._data: list[bytes] = []
         self._event = b""
         self._size = 0
+        self._room = _MAX_LINES
         self._is_begun = False
         self._is_after_cr = False
         self._is_too_long = False
@@ -113,12 +120,20 @@ class Events:
                 self._has_line or self._data or self._event or self._is_after_cr
             )
             return
+        self._room = min(self._room + _LINES_A_BYTE * len(chunk), _MAX_LINES)
         try:
             for plain in self._unpack(chunk):
+                self._room -= plain.count(b"\n") + plain.count(b"\r") + len(plain) // _BYTES_A_LINE
+                if self._room < 0:  # a bomb: what it says is worth no app's time
+                    self._hide()
+                    return
                 self._read(plain)
         except self._errors:  # the client's own decoder will say so
-            self._unpack = _hidden
-            self.is_hidden = True
+            self._hide()
+
+    def _hide(self) -> None:
+        self._unpack = _hidden
+        self.is_hidden = True
 
     def finish(self) -> None:
         """Look at what is left: nothing more will come.
@@ -165,11 +180,12 @@ class Events:
         if not self._is_begun:
             self._is_begun = True
             line = line.removeprefix(_BOM)
-        name, _, value = line.partition(b":")
+        name, colon, value = line.partition(b":")
         value = value.removeprefix(b" ")
+        # Cut before its colon it may be data as well.
+        self._is_too_long |= self._is_line_cut and (name == b"data" or not colon)
         if name == b"data":
             self._data.append(value)
-            self._is_too_long |= self._is_line_cut
         else:
             self._size -= len(line)
             if name == b"event":
