@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import struct
 import threading
 import time
 import zlib
@@ -101,6 +102,9 @@ class Collector:
         status: What is answered, for every path or by path; 200 where it says nothing.
         port: Listen there; by default on a free one.
 
+    `hang` and `status` may be set while it runs, and `fault`: ``garbage`` answers what is
+    no HTTP, ``reset`` resets the connection.
+
     >>> with Collector() as collector:
     ...     export_to(collector.endpoint)
     ...     (span,) = collector.wait_for(collector.spans)
@@ -111,6 +115,7 @@ class Collector:
     ) -> None:
         self.hang = hang
         self.status = status
+        self.fault = ""
         self.requests: list[Request] = []
         self._changed = threading.Condition()
         self._closing = threading.Event()
@@ -211,7 +216,13 @@ def _handler(collector: Collector) -> type[BaseHTTPRequestHandler]:
             body = _UNPACK[headers.get("content-encoding", "identity")](body)
             leaks.look(body, f"POST {self.path}")
             status = collector._answer(Request(self.path, headers, self.client_address, body))
-            if status is None:
+            if collector.fault == "garbage":
+                self.wfile.write(b"\x00\xff no HTTP\r\n\r\n")
+            elif collector.fault == "reset":
+                # To linger for no time is to reset.
+                linger = struct.pack("ii", 1, 0)
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            if status is None or collector.fault:
                 self.close_connection = True
                 return
             self.send_response(status)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import threading
 import time
 import uuid
@@ -16,7 +17,6 @@ from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from weakref import WeakMethod
 
@@ -64,7 +64,9 @@ class _Hand:
     """
 
     def __init__(self) -> None:
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        # Looked up now: gevent may have put its own in place of it and of the threads, and a
+        # greenlet that waits in the other one holds up all of them.
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         threading.Thread(
             target=_work, args=(self._jobs,), name="assisters-otel-export", daemon=True
         ).start()
@@ -80,7 +82,7 @@ class _Hand:
         self._jobs.put(None)
 
 
-def _work(jobs: SimpleQueue[_Job | None]) -> None:
+def _work(jobs: queue.SimpleQueue[_Job | None]) -> None:
     while (job := jobs.get()) is not None:
         future, act = job
         if future.set_running_or_notify_cancel():

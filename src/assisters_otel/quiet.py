@@ -83,9 +83,11 @@ class Reach:
 
     def failed(self, what: str, hint: Hint, now_s: float) -> None:
         """Warn that *what* does not get through, unless that has been said."""
-        lost = [what] if hint.answered else self.whats
         with self.lock:
             self._failing[what] = hint
+            lost = [what]
+            if not hint.answered:
+                lost = [one for one in self.whats if one == what or one not in self._said]
             last_s = self._said_at_s.get(what)
             if what in self._said or (last_s is not None and now_s - last_s < AGAIN_S):
                 return
@@ -149,13 +151,15 @@ class Destination:
             self.unreachable = not hint.answered
 
     def overflow(self, record: logging.LogRecord) -> None:
-        """Take the processor's word that its queue is full."""
+        """Take the processor's word that its queue is full, if need be for want of an answer."""
         if record.levelno >= logging.WARNING:
-            self.reach.failed(self._what, Hint("queue full", answered=True), time.monotonic())
+            hint = self._hint or Hint("queue full", answered=True)
+            self.reach.failed(self._what, hint, time.monotonic())
 
     def arrived(self) -> None:
         """Note that an export succeeded."""
         self.failing = self.unreachable = False
+        self._hint = None
         self.reach.arrived(self._what)
 
     def failed(self, hint: Hint | None = None) -> None:

@@ -158,13 +158,6 @@ class Telemetry:
         ours = self._exports
         renew = None if ours is None or ours.meter_provider is None else self._renew_metrics
         self._instrumentation.observer.forked(renew)
-        util = sys.modules.get("multiprocessing.util")
-        if ours is not None and util is not None:
-            # A child of multiprocessing leaves by os._exit and runs its own finalizers only,
-            # which it clears after this; what it runs then may register one.
-            util.register_after_fork(
-                self, lambda self: util.Finalize(self, self.shutdown, exitpriority=0)
-            )
 
     def _renew_metrics(self) -> None:
         if self._exports is not None and self._instrumentation is not None:
@@ -195,9 +188,38 @@ class _Process:
         self.lock = threading.RLock()
         self.current: Telemetry | None = None
         self.ended: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._is_watching = False
+        self._ends_in: int | None = None
         atexit.register(self._exit)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
+
+    def start(self, telemetry: Telemetry) -> Telemetry:
+        """Take *telemetry* for the one that is switched on, and see to its end."""
+        self.current = telemetry
+        self._watch_multiprocessing()
+        multiprocessing = sys.modules.get("multiprocessing.process")
+        if multiprocessing is not None and multiprocessing.parent_process() is not None:
+            self._end_with_multiprocessing()
+        return telemetry
+
+    def _watch_multiprocessing(self) -> None:
+        """See to it that a child of multiprocessing ends well.
+
+        Forked, by its parent or by the fork server, it leaves by ``os._exit``: no `atexit`,
+        but finalizers of its own. It clears those that are there when it begins, and then
+        runs what is registered here.
+        """
+        util = sys.modules.get("multiprocessing.util")
+        if util is not None and not self._is_watching:
+            self._is_watching = True
+            util.register_after_fork(self, _Process._end_with_multiprocessing)
+
+    def _end_with_multiprocessing(self) -> None:
+        util = sys.modules.get("multiprocessing.util")
+        if util is not None and self._ends_in != os.getpid():
+            self._ends_in = os.getpid()
+            util.Finalize(None, self._exit, exitpriority=0)
 
     def _exit(self) -> None:
         if self.current is not None:
@@ -205,6 +227,7 @@ class _Process:
 
     def _forked(self) -> None:
         self.lock = threading.RLock()
+        self._watch_multiprocessing()
         if self.current is not None:
             self.current.forked()
 
@@ -268,7 +291,7 @@ def init(  # noqa: PLR0913 - the contract's signature
             first = None
         if first is None:
             guard = Guard(strict=config.strict, passing=configs.WrongArgument)
-            first = _process.current = guard(_start, arguments, guard) or Telemetry(arguments)
+            first = _process.start(guard(_start, arguments, guard) or Telemetry(arguments))
         elif first.arguments != arguments:
             _log.warning(
                 "init was called before with other arguments; those hold, these do not. "
