@@ -22,9 +22,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from otlp import Collector
-
 import assisters_otel
+from otlp import Collector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -94,18 +93,22 @@ def chat_by(name: str) -> Callable[[str], object]:
         import aiohttp
 
         async def send() -> None:
-            async with aiohttp.ClientSession() as session:
-                async with session.post(f"{url}/chat/completions", json={}) as response:
-                    assert (await response.json()) == ENVELOPE
+            async with (
+                aiohttp.ClientSession() as session,
+                session.post(f"{url}/chat/completions", json={}) as response,
+            ):
+                assert (await response.json()) == ENVELOPE
 
         return asyncio.run(send())
 
     def openai(url: str) -> object:
         import openai
 
-        with openai.OpenAI(base_url=url, api_key="ask_k", max_retries=0) as client:
-            with contextlib.suppress(openai.RateLimitError):
-                client.chat.completions.create(model="m", messages=[])
+        with (
+            openai.OpenAI(base_url=url, api_key="ask_k", max_retries=0) as client,
+            contextlib.suppress(openai.RateLimitError),
+        ):
+            client.chat.completions.create(model="m", messages=[])
         return None
 
     own = {"aiohttp": aiohttp, "openai": openai, "requests": httpx}

@@ -25,7 +25,7 @@ OLDEST = 10
 """The minor version of Python 3 that `requires-python` names."""
 
 
-class EnvironmentError_(RuntimeError):
+class NotMadeError(RuntimeError):
     """An environment cannot be had; the message says what to do."""
 
 
@@ -66,7 +66,7 @@ def run(*command: str | Path, timeout_s: float = 900, **options: object) -> str:
     done = run_for(*command, timeout_s=timeout_s, **options)
     if done.returncode:
         end = "\n".join((done.stdout + done.stderr).splitlines()[-25:])
-        raise EnvironmentError_(f"{' '.join(map(str, command[:4]))} … failed:\n{end}")
+        raise NotMadeError(f"{' '.join(map(str, command[:4]))} … failed:\n{end}")
     return done.stdout
 
 
@@ -103,7 +103,7 @@ def uv() -> str:
     beside = Path(sys.executable).with_name("uv")
     found = str(beside) if beside.is_file() else shutil.which("uv")
     if not found:
-        raise EnvironmentError_("uv makes the environments and is not there: run .ci/setup")
+        raise NotMadeError("uv makes the environments and is not there: run .ci/setup")
     return found
 
 

@@ -19,11 +19,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from environments import EnvironmentError_, cache, environment, run, run_for, wheel
+from environments import NotMadeError, cache, environment, run, run_for, wheel
 from suites import SUITES, WITHOUT_TESTS, Suite
 
 MODES = ("bare", "otel", "ours", "unwatched")
 FAILED = {"failed", "error"}
+_HOST = re.compile(r"(?:https?|all)://(?:[\w.:-]*@)?(\w(?:[\w.-]*\w)?)")
 AGAIN = 3
 """How often a difference has to be seen before it is one: other people's tests have races."""
 
@@ -69,7 +70,7 @@ def hosts(root: Path) -> str:
     found = {"127.0.0.1", "localhost", "[::1]", "testserver", "0.0.0.0"}  # noqa: S104 - a name
     for path in (root / "tests").rglob("*.py"):
         text = path.read_text(errors="replace")
-        found.update(re.findall(r"(?:https?|all)://(?:[\w.-]*@)?([a-zA-Z0-9][\w.-]*[a-zA-Z0-9])", text))
+        found.update(_HOST.findall(text))
     return " ".join(sorted(found))
 
 
@@ -89,7 +90,7 @@ def play(suite: Suite, python: Path, root: Path, mode: str, *tests: str) -> Told
     printed = done.stdout + done.stderr
     if not outcomes.is_file():
         end = "\n".join(printed.splitlines()[-30:])
-        raise EnvironmentError_(f"{suite} ({mode}) has not ended:\n{end}")
+        raise NotMadeError(f"{suite} ({mode}) has not ended:\n{end}")
     told = json.loads(outcomes.read_text())
     return Told(**told, printed=printed)
 
@@ -173,7 +174,7 @@ def main() -> int:
     try:
         built = wheel()
         good = [try_suite(one, Path(sys.executable), built, modes) for one in chosen]
-    except EnvironmentError_ as error:
+    except NotMadeError as error:
         sys.exit(f"[foreign] {error}")
     for name, reason in WITHOUT_TESTS.items() if asked.all else ():
         print(f"{name:16} not run: {reason}")

@@ -10,10 +10,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from pathlib import Path
-from typing import NamedTuple
+from itertools import product
+from typing import TYPE_CHECKING, NamedTuple
 
-from environments import PROJECT, EnvironmentError_, environment, interpreters, run_for, wheel
+from environments import PROJECT, NotMadeError, environment, interpreters, run_for, wheel
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 RESOLUTIONS = {"newest": "highest", "lowest": "lowest-direct"}
 EXTRAS = ("auto", "grpc", "requests", "aiohttp", "testing", "cli", "demo")
@@ -50,10 +53,9 @@ class Cell(NamedTuple):
 def cells(versions: list[str], *, everything: bool) -> list[Cell]:
     """Choose what is tried."""
     if everything:
-        installs = ("core", *EXTRAS, "all")
-        return [Cell(one, resolution, install)
-                for one in versions for resolution in RESOLUTIONS for install in installs]  # fmt: skip
-    return [Cell(one, "newest", "core") for one in versions] + [Cell(versions[0], "lowest", "core")]
+        return [Cell(*one) for one in product(versions, RESOLUTIONS, ("core", *EXTRAS, "all"))]
+    newest = [Cell(one, "newest", "core") for one in versions]
+    return [*newest, Cell(versions[0], "lowest", "core")]
 
 
 def arguments(cell: Cell) -> list[str]:
@@ -79,7 +81,7 @@ def attempt(cell: Cell, python: Path, built: Path) -> tuple[bool, str]:
                     inside, "-W", "error:::assisters_otel", script, cell.install,
                     PYTHONPATH=str(tests), timeout_s=120,
                 )  # fmt: skip
-    except EnvironmentError_ as error:
+    except NotMadeError as error:
         return False, str(error)
     if done.returncode:
         return False, "\n".join((done.stdout + done.stderr).splitlines()[-25:])
@@ -96,7 +98,7 @@ def main() -> int:
     chosen = [one for one in found if not asked.cell or str(one) in asked.cell]
     try:
         built = wheel()
-    except EnvironmentError_ as error:
+    except NotMadeError as error:
         sys.exit(f"[matrix] {error}")
     bad = []
     for cell in chosen:

@@ -38,16 +38,17 @@ class Suite:
 
 
 _HTTPX = (
-    "anyio[trio]", "brotli", "chardet", "click", "cryptography", "h2", "pygments", "rich",
-    "socksio", "trio-typing", "trustme", "uvicorn", "zstandard",
+    "anyio[trio]", "brotli", "chardet<6", "click", "cryptography", "h2", "pygments", "pytest<9",
+    "rich", "socksio", "trustme", "uvicorn", "zstandard",
 )  # fmt: skip
 
 SUITES = (
-    Suite("httpx", "0.28.1", ("pytest<9", *_HTTPX), source="httpx", quick=True),
+    Suite("httpx", "0.28.1", _HTTPX, source="httpx", quick=True),
     Suite(
         "httpx",
         "0.28.1",
-        ("pytest<9", *_HTTPX),
+        (*_HTTPX, "httpx2[zstd]"),
+        ("-W", "ignore:`httpx2.main`:DeprecationWarning"),
         source="httpx",
         rename={r"\bhttpx\b": "httpx2", r"\bhttpcore\b": "httpcore2"},
         subject="httpx2==2.16.2",

@@ -11,9 +11,10 @@ import importlib.util
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
+if TYPE_CHECKING:
+    import pytest
 
 MODE = os.environ["ASSISTERS_OTEL_FOREIGN"]
 INSTRUMENTORS = {
