@@ -98,6 +98,11 @@ def run_for(
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
+def end_all_on_sigterm() -> None:
+    """Ended by SIGTERM, a runner ends what it runs as well."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+
+
 def uv() -> str:
     """Where uv is: in this environment, or on the PATH."""
     beside = Path(sys.executable).with_name("uv")

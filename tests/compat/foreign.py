@@ -19,7 +19,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from environments import NotMadeError, cache, environment, run, run_for, wheel
+from environments import (
+    NotMadeError,
+    cache,
+    end_all_on_sigterm,
+    environment,
+    run,
+    run_for,
+    wheel,
+)
 from suites import SUITES, WITHOUT_TESTS, Suite
 
 MODES = ("bare", "otel", "ours", "unwatched")
@@ -161,16 +169,18 @@ _INSTRUMENTATIONS = (
 )  # fmt: skip
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("suite", nargs="*", help="some of them, by name")
     parser.add_argument("--all", action="store_true", help="the slow ones as well")
     parser.add_argument("--modes", default=" ".join(MODES), help="some of: %(default)s")
-    asked = parser.parse_args()
+    asked = parser.parse_args(argv)
     modes = tuple(one for one in MODES if one in asked.modes.split())
     chosen = [one for one in SUITES
               if str(one).partition("==")[0] in asked.suite
               or (not asked.suite and (one.quick or asked.all))]  # fmt: skip
+    if not chosen:
+        parser.error(f"there is none of these; there are {', '.join(map(str, SUITES))}")
     try:
         built = wheel()
         good = [try_suite(one, Path(sys.executable), built, modes) for one in chosen]
@@ -183,4 +193,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    end_all_on_sigterm()
     sys.exit(main())

@@ -13,7 +13,15 @@ import time
 from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
-from environments import PROJECT, NotMadeError, environment, interpreters, run_for, wheel
+from environments import (
+    PROJECT,
+    NotMadeError,
+    end_all_on_sigterm,
+    environment,
+    interpreters,
+    run_for,
+    wheel,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,14 +96,16 @@ def attempt(cell: Cell, python: Path, built: Path) -> tuple[bool, str]:
     return True, (done.stdout.splitlines() or [""])[-1]
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("cell", nargs="*", help="some of them, for example 3.13-lowest-grpc")
     parser.add_argument("--all", action="store_true", help="every install, not the bare one alone")
-    asked = parser.parse_args()
+    asked = parser.parse_args(argv)
     pythons = interpreters()
     found = cells(list(pythons), everything=asked.all or bool(asked.cell))
     chosen = [one for one in found if not asked.cell or str(one) in asked.cell]
+    if not chosen:
+        parser.error(f"there is none of these here; there are {', '.join(map(str, found))}")
     try:
         built = wheel()
     except NotMadeError as error:
@@ -111,8 +121,9 @@ def main() -> int:
             bad.append((cell, told))
             print(f"{told}\n", flush=True)
     print(f"{len(chosen) - len(bad)} passed, {len(bad)} failed")
-    return 1 if bad or not chosen else 0
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":
+    end_all_on_sigterm()
     sys.exit(main())
