@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 PROJECT = Path(__file__).parents[2]
+_HOUR_S = 3600
 OLDEST = 10
 """The minor version of Python 3 that `requires-python` names."""
 
@@ -122,7 +124,10 @@ def wheel() -> Path:
     home = cache() / "wheels" / digest.hexdigest()[:16]
     with alone("wheel"):
         if not list(home.glob("*.whl")):
-            shutil.rmtree(home.parent, ignore_errors=True)
+            for old in home.parent.glob("*"):
+                # One of this hour may be another checkout's, and in use.
+                if time.time() - old.stat().st_mtime > _HOUR_S:
+                    shutil.rmtree(old)
             run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", home, cwd=PROJECT)
     return next(home.glob("*.whl"))
 
