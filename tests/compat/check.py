@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -150,6 +151,7 @@ def raised(kind: type[BaseException], act: Callable[[], object]) -> str:
 def command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [SCRIPTS / arguments[0], *arguments[1:]],
+        cwd=tempfile.gettempdir(),  # not under this project's own settings
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
@@ -262,7 +264,8 @@ def testing() -> None:
                     for _ in range(2)]  # fmt: skip
         assert statuses == [429, 200], statuses
     if find_spec("pytest"):
-        done = command("pytest", "--fixtures", "-p", "no:cacheprovider")
+        with tempfile.TemporaryDirectory() as empty:
+            done = command("pytest", "--fixtures", "--rootdir", empty, empty)
         assert "assisters_api" in done.stdout, done.stdout
 
 

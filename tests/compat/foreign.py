@@ -86,7 +86,7 @@ def play(suite: Suite, python: Path, root: Path, mode: str, *tests: str) -> Told
     """Run a suite, or some of its tests."""
     outcomes = root.parent / f"{mode}.json"
     outcomes.unlink(missing_ok=True)
-    options = [one for one in suite.arguments if not tests or one != "tests"]
+    options = [one for one in suite.arguments if not tests or not one.startswith("tests")]
     done = run_for(
         python, "-m", "pytest", "-q", "-p", "switch", "-p", "no:cacheprovider", *options, *tests,
         cwd=root,
