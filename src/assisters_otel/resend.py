@@ -16,8 +16,9 @@ import sys
 import threading
 import weakref
 from collections import Counter
+from contextlib import suppress
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
 from opentelemetry import trace
 
@@ -492,8 +493,9 @@ def _owner() -> object:
         if task is not None:
             return task
     lowlevel = getattr(sys.modules.get("trio"), "lowlevel", None)
-    if lowlevel is not None and lowlevel.in_trio_task():
-        return lowlevel.current_task()
+    if lowlevel is not None:
+        with suppress(RuntimeError):  # outside trio; before 0.29 there is nothing to ask first
+            return cast("object", lowlevel.current_task())
     return threading.current_thread()
 
 

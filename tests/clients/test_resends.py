@@ -453,6 +453,27 @@ def test_an_attempt_that_was_cancelled_is_sent_again(api, memory, url):
     assert memory.point(RETRIES)["assisters.retry.reason"] == "CancelledError"
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio", "no loop"])
+def test_a_trio_older_than_0_29_hides_no_resend(api, memory, url, backend, monkeypatch):
+    """It cannot say whether one of its tasks is running, and is only imported by most."""
+    monkeypatch.delattr("trio.lowlevel.in_trio_task", raising=False)
+    api.answers("rate_limit_exceeded", retry_after=0)
+
+    async def main():
+        async with async_client() as client:
+            for _ in range(2):
+                await client.post(url, json=BODY)
+
+    if backend == "no loop":
+        with sync_client() as client:
+            for _ in range(2):
+                client.post(url, json=BODY)
+    else:
+        anyio.run(main, backend=backend)
+
+    assert numbers(memory) == [0, 1]
+
+
 # -- many at once -------------------------------------------------------------------------------
 
 

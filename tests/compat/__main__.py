@@ -1,0 +1,13 @@
+"""What continuous integration tries beside the tests, a few minutes' worth: python tests/compat."""
+
+from __future__ import annotations
+
+import sys
+
+import foreign
+import matrix
+from environments import end_all_on_sigterm
+
+if __name__ == "__main__":
+    end_all_on_sigterm()
+    sys.exit(matrix.main([]) | foreign.main(["--modes", "otel ours"]))

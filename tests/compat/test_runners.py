@@ -1,0 +1,111 @@
+"""The runners of the matrix and of other people's suites see what goes wrong."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib.metadata import metadata
+from pathlib import Path
+
+import environments
+import foreign
+import matrix
+import pytest
+from environments import NotMadeError
+
+PYPROJECT = environments.PROJECT.joinpath("pyproject.toml").read_text()
+
+
+def interpreter(path, says):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{says}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_a_shim_that_starts_nothing_is_no_interpreter(tmp_path, monkeypatch):
+    interpreter(tmp_path / "bin" / "python3.19", "exit 127")
+    real = interpreter(tmp_path / "pyenv/versions/3.19.2/bin/python", "echo 3.19")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
+
+    assert environments.interpreters()["3.19"] == real
+
+
+def test_the_interpreter_that_runs_it_is_always_tried(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+
+    found = environments.interpreters()
+
+    assert list(found.values()) == [Path(sys.executable)]
+
+
+def test_every_extra_is_tried():
+    assert set(matrix.EXTRAS) == set(metadata("assisters-otel").get_all("Provides-Extra"))
+    assert set(matrix.CLIENTS) == {"core", *matrix.EXTRAS}
+
+
+def test_a_client_s_range_is_that_of_the_development_group():
+    written = set(re.findall(r'"([^"]+)"', PYPROJECT.replace("[http2]", "")))
+
+    assert {one for clients in matrix.CLIENTS.values() for one in clients} <= written
+
+
+def test_the_bounded_choice_has_every_interpreter_and_the_lowest_versions():
+    chosen = list(map(str, matrix.cells(["3.10", "3.13"], everything=False)))
+
+    assert chosen == ["3.10-newest-core", "3.13-newest-core", "3.10-lowest-core"]
+
+
+def test_an_install_that_fails_is_told_and_fails():
+    cell = matrix.Cell("3.99", "newest", "core")
+
+    good, told = matrix.attempt(cell, Path("/no/such/python"), Path("none.whl"))
+
+    assert not good
+    assert "/no/such/python" in told or "uv" in told
+
+
+def test_a_test_that_fails_or_vanishes_with_us_alone_is_a_difference():
+    theirs = {"same": "failed", "fine": "passed", "gone": "passed", "skipped": "skipped"}
+    mine = {"same": "failed", "fine": "error", "skipped": "failed", "new": "failed"}
+
+    assert foreign.worse(mine, theirs) == ["fine", "gone", "skipped", "new"]
+
+
+def test_a_test_that_passes_with_us_alone_is_none():
+    assert foreign.worse({"one": "passed"}, {"one": "failed"}) == []
+
+
+def test_the_hosts_are_those_that_a_suite_names(tmp_path):
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    tests.joinpath("test_a.py").write_text('"https://user:pass@www.example.org:99/a" "all://b.c"')
+
+    assert {"www.example.org", "b.c", "127.0.0.1"} <= set(foreign.hosts(tmp_path).split())
+
+
+def test_what_hangs_is_ended_with_what_it_has_started():
+    done = environments.run_for("sh", "-c", "sleep 77 & sleep 77", timeout_s=0.3)
+
+    assert done.returncode != 0
+    assert "ended after 0 s" in done.stderr
+
+
+def test_a_command_that_fails_shows_what_it_said():
+    with pytest.raises(NotMadeError, match="no space left"):
+        environments.run("sh", "-c", "echo no space left; exit 1")
+
+
+def test_what_is_not_there_is_no_success():
+    done = subprocess.run(
+        [sys.executable, matrix.__file__, "3.9-newest-core"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert "there is none of these here; there are " in done.stderr
