@@ -6,8 +6,11 @@ logger; a test in which something was found fails.
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import re
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -57,6 +60,15 @@ def take() -> list[str]:
     found = _found.copy()
     _found.clear()
     return found
+
+
+@atexit.register
+def _end() -> None:
+    """Fail for what nobody took: in a script's own process, or after the last test."""
+    if _found:
+        sys.stderr.write("\n".join(["leaked:", *_found, ""]))
+        sys.stderr.flush()
+        os._exit(70)  # at exit an exception would change nothing
 
 
 def look_at_span(span: ReadableSpan) -> None:

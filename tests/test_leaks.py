@@ -15,7 +15,9 @@ from opentelemetry.trace import StatusCode
 import leaks
 from memory import Memory
 from otlp import Collector
+from scripts import run
 
+TESTS = str(Path(__file__).parent)
 BARE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # no plug-in takes its time to be loaded
 SECRETS = [
     leaks.KEY,
@@ -103,6 +105,13 @@ def test_every_envelope_of_the_fake_api_has_a_planted_message(api):
         assert told["error"]["message"] == leaks.MESSAGE
 
 
+def test_a_script_in_which_something_leaked_fails():
+    done = run("import leaks; leaks.look('planted', 'a span')", PYTHONPATH=TESTS)
+
+    assert done.code == 70
+    assert "a span: 'planted'" in done.err
+
+
 def test_a_test_in_which_something_leaked_fails(tmp_path):
     (tmp_path / "test_it.py").write_text(
         "import logging\n"
@@ -115,7 +124,7 @@ def test_a_test_in_which_something_leaked_fails(tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "leaks", tmp_path],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent), **BARE},
+        env=os.environ | {"PYTHONPATH": TESTS, **BARE},
         cwd=tmp_path,
         capture_output=True,
         text=True,
