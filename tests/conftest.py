@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,26 +8,18 @@ import assisters_otel
 import leaks
 from assisters_otel.testing import FakeApi, answer
 from callers import ANYONE, CALLERS
+from leaks import nothing_planted_leaves, pytest_configure
 from memory import Memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+__all__ = ["nothing_planted_leaves", "pytest_configure"]  # pytest's, for all tests
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests on real servers come last: those are built while the others run."""
     items.sort(key=lambda item: "backends" in item.path.parts)
-
-
-def pytest_configure() -> None:
-    logging.getLogger("assisters_otel").addHandler(leaks.Handler())
-
-
-@pytest.fixture(autouse=True)
-def _nothing_planted_leaves() -> Iterator[None]:
-    """Set up before all else, so it looks after all else has ended."""
-    yield
-    assert leaks.take() == []
 
 
 @pytest.fixture

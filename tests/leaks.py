@@ -1,19 +1,24 @@
 """What is planted in tests' requests and answers, and a look for it in all that a run exports.
 
-`memory.Memory` and `otlp.Collector` show everything that they get, and so does a handler of our
-logger; conftest.py fails the test in which something was found.
+`memory.Memory` and `otlp.Collector` show it everything that they get, and so does a handler of our
+logger; a test in which something was found fails.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import re
+import sys
 from typing import TYPE_CHECKING, Any, Final
+
+import pytest
 
 from assisters_otel import names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from opentelemetry.sdk.trace import ReadableSpan
 
@@ -57,6 +62,15 @@ def take() -> list[str]:
     return found
 
 
+@atexit.register
+def _end() -> None:
+    """Fail for what nobody took: in a script's own process, or after the last test."""
+    if _found:
+        sys.stderr.write("\n".join(["leaked:", *_found, ""]))
+        sys.stderr.flush()
+        os._exit(70)  # at exit an exception would change nothing
+
+
 def look_at_span(span: ReadableSpan) -> None:
     """Look at a span: name, status, attributes, events, links."""
     where = f"span {span.name}"
@@ -89,3 +103,14 @@ class Handler(logging.Handler):
         for name, value in vars(record).items():
             if name.startswith(("assisters", "error", "http", "url")):
                 look(f"{name}={value}", "log")
+
+
+def pytest_configure() -> None:
+    logging.getLogger(names.SCOPE).addHandler(Handler())
+
+
+@pytest.fixture(autouse=True)
+def nothing_planted_leaves() -> Iterator[None]:
+    """Set up before all else, so it looks after all else has ended."""
+    yield
+    assert take() == []

@@ -61,8 +61,8 @@ REDACTED: Final = "REDACTED"
 # "Bearer Bearer …" is what comes of a key that was configured with the word before it; a token
 # that ends in the word is followed by another one.
 _WORD: Final = r"(?i:bearer)(?:[\s+]|%20)+['\"]?"
-_TOKEN: Final = r"[^\s'\",;\\]"
-_BEARER: Final = re.compile(rf"{_WORD}(?:{_TOKEN}*?{_WORD})*{_TOKEN}+")
+_CHARACTER: Final = r"[^\s'\",;\\]"
+_BEARER: Final = re.compile(rf"{_WORD}(?:{_CHARACTER}*?{_WORD})*{_CHARACTER}+")
 _KEY: Final = re.compile(r"(?<![A-Za-z0-9])(?:asst_sk_|ask_|sk-)[A-Za-z0-9_\-]{6,}")
 _PROMPT: Final = re.compile(r"(/agent/stream/?)\?[^\s\"<>]+")
 # h11 quotes a header that it refuses, and the one that it refuses most is a key with a line

@@ -185,6 +185,7 @@ class _Socket:
 
 
 def _read(data: bytes, *, ahead: bool) -> object:
+    """Read an answer to its end; what http.client raises for it is a value here."""
     response = HTTPResponse(_Socket(data))  # type: ignore[arg-type]
     try:
         response.begin()
@@ -192,7 +193,7 @@ def _read(data: bytes, *, ahead: bool) -> object:
             body = wire.beginning(response, time.monotonic)
             assert body is None or len(body) <= 2 * envelope.MAX_BYTES
         return response.status, response.read()
-    except (HTTPException, OSError, ValueError, MemoryError) as error:  # http.client's own
+    except (HTTPException, OSError, ValueError, MemoryError, OverflowError) as error:
         return type(error), str(error)
     finally:
         response.close()
@@ -423,7 +424,7 @@ def _attempt(
         assert request is not None
         attempt = now.observer.start(request, adapter._Message("httpx", raw), found)
         if not _HEAD.match(first):
-            name = re.sub(r"[^A-Za-z0-9_]", "", first.decode("latin-1"))[:200] or "ReadTimeout"
+            name = re.sub("[^A-Za-z]", "", first.decode("latin-1"))[:200] or "ReadTimeout"
             error = type(name, (Exception,), {})(body.decode("utf-8", "replace"))
             attempt.raised(error, transient=bool(len(body) & 1))
             raise error
