@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from otlp import Collector
@@ -12,9 +10,8 @@ from scripts import run
 HEAD = """
 import asyncio, atexit, sys, threading, time
 atexit.register(lambda: print(time.time()))  # registered first, it runs last
-if WATCHED:
-    import assisters_otel
-    assisters_otel.init("exits", hosts=[URL])
+import assisters_otel
+assisters_otel.init("exits", hosts=[URL])
 import httpx
 import openai
 
@@ -92,16 +89,17 @@ WAYS = [
 @pytest.mark.parametrize(("way", "streams", "outcome"), WAYS)
 def test_a_stream_that_is_open_at_exit_is_exported_and_holds_nothing_up(api, way, streams, outcome):
     # Half of the answer, and then nothing: whoever reads waits for ever.
-    api.answers(fault="stall", times=2 * streams)
-    script = f"URL = {api.url!r}\nWATCHED = {{}}\n{HEAD}\n{way}\nprint(time.time())\n"
-
-    without = run(script.replace("{}", "False", 1))
+    api.answers(fault="stall", times=streams)
     with Collector() as collector:
-        done = run(script.replace("{}", "True", 1), OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+        done = run(
+            f"URL = {api.url!r}\n{HEAD}\n{way}\nprint(time.time())\n",
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
+        )
 
-        assert (done.code, without.code) == (0, 0)
-        # asyncio names one of the generators that it could not close, and not always the same.
-        assert _kinds(done.err) == _kinds(without.err)
+        assert done.code == 0
+        # What asyncio says of generators that it cannot close it says without us as well.
+        assert "assisters_otel" not in done.err
+        assert way is LOOP or not done.err
         left_at, ended_at = map(float, done.out.split())
         assert ended_at - left_at < 5 + 3
         told = [s.attributes for s in collector.spans() if s.scope == "assisters_otel"]
@@ -111,7 +109,3 @@ def test_a_stream_that_is_open_at_exit_is_exported_and_holds_nothing_up(api, way
         points = collector.points("assisters.client.request.duration")
         assert sum(point.count for point in points) == streams
         assert not collector.points("assisters.client.errors")
-
-
-def _kinds(text: str) -> list[str]:
-    return [re.sub(r"<async_generator [^>]*>", "", line) for line in text.splitlines()]
