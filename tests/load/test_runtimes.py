@@ -97,7 +97,7 @@ def test_under_a_tracer_everything_is_as_ever(api, by):
 # -- gevent -------------------------------------------------------------------------------------
 
 PATCH = "from gevent import monkey; monkey.patch_all()\n"
-IMPORT = "import assisters_otel\n"
+IMPORT = "import assisters_otel.telemetry\n"
 INIT = "import assisters_otel; assisters_otel.init('greenlets', hosts=[URL])\n"
 GREENLETS = """
 import gevent
@@ -140,6 +140,55 @@ def test_greenlets_are_watched_each_for_itself(api, order):
         assert resends(collector.spans()) == {0: 10, 1: 10, 2: 10}
         points = collector.points("assisters.client.errors")
         assert sum(point.value for point in points) == 30
+
+
+PROGRAMS = """
+import subprocess
+import gevent
+
+httpx.Client(trust_env=False).close()
+def send():
+    with httpx.Client(trust_env=False, verify=False) as client:
+        for _ in range(20):
+            client.get(URL + "/models")
+            gevent.sleep(0)
+
+jobs = [gevent.spawn(send) for _ in range(5)]
+for _ in range(3):
+    subprocess.run([sys.executable, "-S", "-c", ""], check=True)
+    gevent.sleep(0.01)
+gevent.joinall(jobs, timeout=40, raise_error=True)
+"""
+
+
+def test_programs_are_run_beside_greenlets_if_gevent_leaves_subprocess_alone(api):
+    patch = (
+        "from gevent import monkey; monkey.patch_all(os=False, signal=False, subprocess=False)\n"
+    )
+    with Collector() as collector:
+        done = passed(
+            f"import sys\nURL = {api.url!r}\n{patch}{INIT}{SENDERS}{PROGRAMS}",
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
+        )
+
+        assert not done.err
+        assert len(api.requests) == len(collector.spans()) == 100
+
+
+def test_a_fork_under_gevent_is_warned_of_once(api):
+    script = """
+import subprocess
+for _ in range(2):
+    subprocess.run([sys.executable, "-S", "-c", ""], check=True)
+"""
+    with Collector() as collector:
+        done = passed(
+            f"import sys\nURL = {api.url!r}\n{PATCH}{INIT}{script}",
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
+        )
+
+        assert done.err.count("a fork under gevent") == 1
+        assert "monkey.patch_all(os=False, signal=False, subprocess=False)" in done.err
 
 
 # -- uvloop -------------------------------------------------------------------------------------
