@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.util import _importlib_metadata
 
 from assisters_otel import export
-from assisters_otel.quiet import AGAIN_S, LOGGERS, Hint, Reach, describe, read
+from assisters_otel.quiet import AGAIN_S, LOGGERS, Destination, Hint, Reach, describe, read
 from otlp import Collector
 
 if TYPE_CHECKING:
@@ -558,6 +558,32 @@ def test_a_full_queue_is_told_once(build, monkeypatch, caplog):
         ((_, text),) = said(caplog)
         assert "(queue full): spans are dropped" in text
         assert [r for r in caplog.records if r.name in LOGGERS] == []
+
+
+def test_a_queue_that_is_full_because_nobody_answers_is_no_warning_of_its_own(caplog):
+    reach = Reach("http://c")
+    spans, metrics = (Destination(what, what, reach) for what in ("spans", "metrics"))
+    refused = (ConnectionRefusedError(111, "Connection refused"),)
+    spans.begin()
+    spans.hear(logging.LogRecord("name", logging.WARNING, "", 0, "Transient %s", refused, None))
+    spans.overflow(logging.LogRecord("name", logging.WARNING, "", 0, "Queue full", (), None))
+    spans.failed()
+    metrics.failed(Hint("ConnectionError", answered=False))
+
+    ((_, text),) = said(caplog)
+    assert "Connection refused): spans and metrics are dropped" in text
+
+
+def test_a_signal_is_said_to_be_dropped_once(caplog):
+    reach = Reach("http://c")
+    reach.whats += ["spans", "metrics"]
+    reach.failed("spans", Hint("queue full", answered=True), 0.0)
+    reach.failed("metrics", Hint("no answer in time", answered=False), 1.0)
+
+    assert [text.partition("): ")[2].partition(" are")[0] for _, text in said(caplog)] == [
+        "spans",
+        "metrics",
+    ]
 
 
 def test_an_exporter_that_raises_leaves_no_traceback(build, monkeypatch, caplog, registered):

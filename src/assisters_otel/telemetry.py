@@ -189,10 +189,11 @@ class _Process:
         self.current: Telemetry | None = None
         self.ended: weakref.WeakSet[Any] = weakref.WeakSet()
         self._is_watching = False
+        self._has_warned = False
         self._ends_in: int | None = None
         atexit.register(self._exit)
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forked)
+            os.register_at_fork(before=self._forking, after_in_child=self._forked)
 
     def start(self, telemetry: Telemetry) -> Telemetry:
         """Take *telemetry* for the one that is switched on, and see to its end."""
@@ -224,6 +225,20 @@ class _Process:
     def _exit(self) -> None:
         if self.current is not None:
             self.current.shutdown()
+
+    def _forking(self) -> None:
+        monkey = sys.modules.get("gevent.monkey")
+        if self._has_warned or self.current is None or monkey is None:
+            return
+        if monkey.is_module_patched("threading"):
+            self._has_warned = True
+            _log.warning(
+                "a fork under gevent: OpenTelemetry's SDK starts its threads anew in the child, "
+                "and to start a greenlet lets others run there as well, which then send what "
+                "the parent sends. For programs that are run, write "
+                "monkey.patch_all(os=False, signal=False, subprocess=False); fork workers before "
+                "greenlets send"
+            )
 
     def _forked(self) -> None:
         self.lock = threading.RLock()

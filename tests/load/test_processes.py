@@ -101,8 +101,13 @@ GUNICORN = ("gunicorn", "--workers=2", "--bind=fd://{fd}", "--log-level=warning"
 @pytest.mark.skipif(sys.platform == "win32", reason="gunicorn needs fork")
 @pytest.mark.parametrize(
     "more",
-    [("--preload",), ("--preload", "--worker-class=gthread", "--threads=4"), ()],
-    ids=["preload", "preload, threads", "init in each worker"],
+    [
+        ("--preload",),
+        ("--preload", "--worker-class=gthread", "--threads=4"),
+        (),
+        ("--worker-class=gevent",),
+    ],
+    ids=["preload", "preload, threads", "init in each worker", "gevent"],
 )
 def test_gunicorn_s_workers_and_master_count_their_own_requests(api, collector, more):
     preloaded = 3 if "--preload" in more else 0
