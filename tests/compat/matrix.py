@@ -1,8 +1,8 @@
 """Tries the package in many environments: python tests/compat/matrix.py.
 
 One for each interpreter of this machine, the lowest and the newest versions of every range, and
-each install: without extras, with each extra alone, and with everything a part of the tests. By
-itself it tries the install without extras; `--all` tries every one.
+each install: without extras, with each extra alone, and with everything a part of the tests; and
+clients older than any range. By itself it tries the install without extras; `--all` tries all.
 """
 
 from __future__ import annotations
@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RESOLUTIONS = {"newest": "highest", "lowest": "lowest-direct"}
+OLD = "old"
+OLD_CLIENTS = {
+    "core": ("httpx==0.23.0",),
+    "requests": ("requests==2.26.0",),
+    "aiohttp": ("aiohttp==3.8.6",),
+}
+"""Below any range of ours, and there in long-lived apps; tried on the oldest Python alone."""
 EXTRAS = ("auto", "grpc", "requests", "aiohttp", "testing", "cli", "demo")
 CLIENTS = {
     "core": ("httpx>=0.27,<1", "httpx2>=2,<3", "openai>=3,<4"),
@@ -61,18 +68,21 @@ class Cell(NamedTuple):
 def cells(versions: list[str], *, everything: bool) -> list[Cell]:
     """Choose what is tried."""
     if everything:
-        return [Cell(*one) for one in product(versions, RESOLUTIONS, ("core", *EXTRAS, "all"))]
+        found = [Cell(*one) for one in product(versions, RESOLUTIONS, ("core", *EXTRAS, "all"))]
+        return found + [Cell(versions[0], OLD, install) for install in OLD_CLIENTS]
     newest = [Cell(one, "newest", "core") for one in versions]
     return [*newest, Cell(versions[0], "lowest", "core")]
 
 
 def arguments(cell: Cell) -> list[str]:
     """What uv is to install before the package itself."""
-    chosen = ["--resolution", RESOLUTIONS[cell.resolution], "-r", "pyproject.toml"]
+    resolution = RESOLUTIONS.get(cell.resolution, "highest")
+    chosen = ["--resolution", resolution, "-r", "pyproject.toml"]
     if cell.install == "all":
         return [*chosen, "--all-extras", "--group", "dev"]
     extra = [] if cell.install == "core" else ["--extra", cell.install]
-    return [*chosen, *extra, *CLIENTS[cell.install]]
+    clients = OLD_CLIENTS if cell.resolution == OLD else CLIENTS
+    return [*chosen, *extra, *clients[cell.install]]
 
 
 def attempt(cell: Cell, python: Path, built: Path) -> tuple[bool, str]:
