@@ -119,7 +119,10 @@ def test_gunicorn_s_workers_and_master_count_their_own_requests(api, collector, 
         env=environment(api, collector, IN_MASTER=str(preloaded)),
     )
 
-    assert (served.code, served.err) == (0, "")
+    said = [line for line in served.err.splitlines() if not line.startswith("a fork under gevent")]
+    # httpcore imports trio, where that is installed, and trio's import runs a program.
+    assert served.err == "" or "--worker-class=gevent" in more
+    assert (served.code, said) == (0, [])
     assert served.exit_s < 5 + 3
     expected = [preloaded, *served.by_worker] if preloaded else served.by_worker
     assert sorted(instances(collector).values()) == sorted(expected)
