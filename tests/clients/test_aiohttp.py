@@ -915,3 +915,17 @@ def test_httpx2_is_not_touched_by_the_transport_for_httpx(api, memory, watched):
     asyncio.run(main())
 
     assert len(memory.attempts()) == 2
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_a_header_that_is_there_twice_is_sent_twice(api):
+    tags = [("X-Tag", "one"), ("X-Tag", "two")]
+
+    async def main():
+        async with aiohttp.ClientSession() as session, session.get(api.url, headers=tags):
+            pass
+
+    asyncio.run(main())
+
+    assert api.requests[0].headers["x-tag"] == "one, two"
+    assert "traceparent" in api.requests[0].headers

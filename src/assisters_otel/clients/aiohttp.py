@@ -188,7 +188,7 @@ class Aiohttp:
                 spans.tell_of_exception(asked.span, lambda error: self._failed(asked, error))
             return
         headers = session._prepare_headers(asked.options.get("headers"))  # noqa: SLF001 - as the session
-        before = dict(headers)
+        before = headers.copy()  # no dict: a header may be there more than once
         whole = asked.url.update_query(asked.options.get("params") or {})
         kept = config.trace_config_ctx(trace_request_ctx=asked.options.get("trace_request_ctx"))
         made = importlib.import_module("aiohttp.tracing").Trace(session, config, kept)
@@ -201,7 +201,7 @@ class Aiohttp:
         asked.injected = {
             name: value
             for name, value in headers.items()
-            if before.get(name) != value and not name.lower().startswith(_BAGGAGE)
+            if value not in before.getall(name, ()) and not name.lower().startswith(_BAGGAGE)
         }
 
     @staticmethod
