@@ -183,41 +183,30 @@ def test_a_version_outside_its_range_is_found(monkeypatch):
     assert found.to_do.startswith("pip install --upgrade wrapt")
 
 
-def test_under_opentelemetry_instrument_it_looks_at_the_app_s_own_process(collector):
+def under_opentelemetry_instrument(collector, **environment):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "ASSISTERS_"))}
     done = subprocess.run(
         [COMMAND.with_name("opentelemetry-instrument"), COMMAND, "doctor", "--json"],
-        env=os.environ
-        | {
-            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
-        },
+        env=clean | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint} | environment,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+    return {one["check"]: one for one in json.loads(done.stdout)["findings"]}
 
-    found = {one["check"]: one for one in json.loads(done.stdout)["findings"]}
+
+def test_under_opentelemetry_instrument_it_looks_at_the_app_s_own_process(collector):
+    found = under_opentelemetry_instrument(collector, OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf")
+
     assert found["zero-code"]["what"] == "opentelemetry-instrument has set the providers"
     assert found["patches"]["fine"]
 
 
-def test_opentelemetry_instrument_without_its_distribution_is_found(collector):
-    """It then sets no providers, and nothing is ever sent."""
-    done = subprocess.run(
-        [COMMAND.with_name("opentelemetry-instrument"), COMMAND, "doctor", "--json"],
-        env=os.environ
-        | {
-            "OTEL_PYTHON_CONFIGURATOR": "none",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
-        },
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def test_opentelemetry_instrument_that_sets_no_providers_is_found(collector):
+    """As it does without a distribution, and then nothing is ever sent."""
+    found = under_opentelemetry_instrument(collector, OTEL_PYTHON_CONFIGURATOR="none")
 
-    found = {one["check"]: one for one in json.loads(done.stdout)["findings"]}
     assert found["zero-code"]["what"].endswith("has set no tracer provider and no meter provider")
     assert found["zero-code"]["to_do"] == "pip install 'assisters-otel[auto]'"
 
