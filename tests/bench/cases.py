@@ -316,7 +316,7 @@ class Bench:
             api_key="ask_bench",
             http_client=httpx2.Client(transport=transport2),
         )
-        self._create: Any = self._sdk.chat.completions.create
+        self._floor: Floor | None = None
         stack.enter_context(
             mock.patch.object(openai.OpenAI, "_calculate_retry_timeout", return_value=0.0)
         )
@@ -329,10 +329,8 @@ class Bench:
             theirs = kind()
             hooks = {}
             if case.floor:
-                floor = Floor(tracers, meters)
+                self._floor = floor = Floor(tracers, meters)
                 hooks["response_hook"] = floor.hook_in_call if case.sdk else floor.hook
-                if case.sdk:
-                    self._create = partial(floor.call, self._create)
             theirs.instrument(tracer_provider=tracers, meter_provider=meters, **hooks)
             stack.callback(theirs.uninstrument)
         if case.peer is not None:
@@ -357,7 +355,9 @@ class Bench:
         self.send(requests)
 
     def _send_calls(self, calls: int, _every: int = 0) -> None:
-        create, pool = self._create, self._pool2
+        create, pool = self._sdk.chat.completions.create, self._pool2
+        if self._floor is not None:
+            create = partial(self._floor.call, create)
         for _ in range(calls):
             pool.limited = self._retries
             create(model="assisters-chat-v1", messages=_MESSAGES)
