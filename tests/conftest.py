@@ -8,7 +8,7 @@ import assisters_otel
 import leaks
 from assisters_otel.testing import FakeApi, answer
 from callers import ANYONE, CALLERS
-from leaks import nothing_planted_leaves, pytest_configure
+from leak_check import nothing_planted_leaves, pytest_configure
 from memory import Memory
 
 if TYPE_CHECKING:

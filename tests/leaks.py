@@ -1,7 +1,8 @@
 """What is planted in tests' requests and answers, and a look for it in all that a run exports.
 
 `memory.Memory` and `otlp.Collector` show it everything that they get, and so does a handler of our
-logger; a test in which something was found fails.
+logger; a test in which something was found fails (leak_check.py). Needs nothing but the library,
+since `otlp` is used without pytest, too.
 """
 
 from __future__ import annotations
@@ -13,12 +14,10 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-import pytest
-
 from assisters_otel import names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from opentelemetry.sdk.trace import ReadableSpan
 
@@ -103,14 +102,3 @@ class Handler(logging.Handler):
         for name, value in vars(record).items():
             if name.startswith(("assisters", "error", "http", "url")):
                 look(f"{name}={value}", "log")
-
-
-def pytest_configure() -> None:
-    logging.getLogger(names.SCOPE).addHandler(Handler())
-
-
-@pytest.fixture(autouse=True)
-def nothing_planted_leaves() -> Iterator[None]:
-    """Set up before all else, so it looks after all else has ended."""
-    yield
-    assert take() == []

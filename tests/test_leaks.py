@@ -123,7 +123,7 @@ def test_a_test_in_which_something_leaked_fails(tmp_path):
         "utf-8",
     )
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "leaks", tmp_path],
+        [sys.executable, "-m", "pytest", "-q", "-p", "leak_check", tmp_path],
         env=os.environ | {"PYTHONPATH": TESTS, **BARE},
         cwd=tmp_path,
         capture_output=True,
