@@ -168,7 +168,8 @@ def _error(body: bytes) -> object:
     if len(body) > MAX_BYTES:
         return None
     try:
-        document = json.loads(body.decode("utf-8-sig", "replace"))
+        # The codec that knows a byte order mark is written in Python.
+        document = json.loads(body.decode("utf-8", "replace").removeprefix("\ufeff"))
     except (ValueError, RecursionError):
         return None
     return document.get("error") if isinstance(document, dict) else None

@@ -117,7 +117,9 @@ class Log:
             over = self._take_ended(now)
             if kind not in self._storms and len(self._storms) >= _MAX_KINDS:
                 over += self._take_all()
-            storm = self._storms.setdefault(kind, _Storm(now))
+            storm = self._storms.get(kind)
+            if storm is None:
+                storm = self._storms[kind] = _Storm(now)
             storm.seen += 1
             storm.fields = fields
             is_first = storm.seen <= LINES

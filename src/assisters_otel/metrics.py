@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.metrics import Observation
@@ -51,6 +51,30 @@ _METHODS: Final = frozenset(
 )
 # Gateways in one process. A further one takes the place of one that has fallen silent.
 _MAX_SERVERS: Final = 64
+# Sets of labels that are kept, since to make one costs more than to find it: of each endpoint
+# there is one `Request`, and of the values there are few.
+_MAX_SETS: Final = 512
+_OF_ERROR: Final = (
+    ERROR_TYPE,
+    names.ERROR_CODE,
+    HTTP_RESPONSE_STATUS_CODE,
+    names.ERROR_RETRYABLE,
+)
+_OF_ATTEMPT: Final = (
+    ERROR_TYPE,
+    names.ERROR_CODE,
+    HTTP_RESPONSE_STATUS_CODE,
+    HTTP_REQUEST_METHOD,
+)
+_OF_RETRY: Final = (names.RETRY_REASON, names.RETRY_EARLY, names.RETRY_FUTILE)
+_OF_CALL: Final = (
+    ERROR_TYPE,
+    names.ERROR_CODE,
+    names.CALL_OUTCOME,
+    names.GEN_AI_OPERATION_NAME,
+    names.GEN_AI_REQUEST_MODEL,
+)
+_OF_STREAM: Final = (names.GEN_AI_REQUEST_MODEL,)
 
 _GAUGES: Final = (
     (names.REQUESTS_LIMIT, envelope.RATELIMITS["requests", "limit"]),
@@ -161,19 +185,14 @@ class Metrics:
     def record(self, outcome: Outcome) -> None:
         """Count one attempt. Call it while the attempt's span is current, for exemplars."""
         request = outcome.request
-        shared = _place(request)
-        if outcome.status is not None:
-            shared[HTTP_RESPONSE_STATUS_CODE] = outcome.status
-        error_type = outcome.error_type
+        error_type, code = outcome.error_type, None
         if error_type is not None:
-            shared[ERROR_TYPE] = self._error_type(error_type, outcome)
-            code = outcome.code
-            if code is not None:
-                shared[names.ERROR_CODE] = self._code(code)
-            if outcome.failed:
-                self._errors.add(1, {**shared, names.ERROR_RETRYABLE: outcome.retryable})
-        method = request.method
-        shared[HTTP_REQUEST_METHOD] = method if method in _METHODS else names.OTHER
+            error_type, code = self._error_type(error_type, outcome), self._known_code(outcome)
+        if outcome.failed:
+            said = error_type, code, outcome.status, outcome.retryable
+            self._errors.add(1, _labels(request, _OF_ERROR, *said))
+        method = request.method if request.method in _METHODS else names.OTHER
+        shared = _labels(request, _OF_ATTEMPT, error_type, code, outcome.status, method)
         self._duration.record(outcome.duration_s, shared)
         if not _LIMIT_HEADERS.isdisjoint(outcome.headers):
             self._keep_limits(request, outcome.headers)
@@ -185,15 +204,9 @@ class Metrics:
             outcome: What became of it.
             context: Where its call's or stream's span is current, for exemplars.
         """
-        shared = _place(outcome.request)
-        shared[ERROR_TYPE] = self._error_type(outcome.error_type or names.OTHER, outcome)
-        code = outcome.code
-        if code is not None:
-            shared[names.ERROR_CODE] = self._code(code)
-        shared[names.ERROR_RETRYABLE] = outcome.retryable
-        if outcome.status is not None:
-            shared[HTTP_RESPONSE_STATUS_CODE] = outcome.status
-        self._errors.add(1, shared, context)
+        error_type = self._error_type(outcome.error_type or names.OTHER, outcome)
+        said = error_type, self._known_code(outcome), outcome.status, outcome.retryable
+        self._errors.add(1, _labels(outcome.request, _OF_ERROR, *said), context)
 
     def record_stream(self, outcome: Outcome, model: str | None, context: Context | None) -> None:
         """Count one event stream, if anything came of it.
@@ -206,21 +219,14 @@ class Metrics:
         stream = outcome.stream
         if stream is None or stream.first_chunk_s is None:
             return
-        shared = _place(outcome.request)
-        if model is not None:
-            shared[names.GEN_AI_REQUEST_MODEL] = self._model(model)
+        model = None if model is None else self._model(model)
+        shared = _labels(outcome.request, _OF_STREAM, model)
         self._first_chunk.record(stream.first_chunk_s, shared, context)
 
     def record_retry(self, request: Request, resend: Resend) -> None:
         """Count one retry, as it is sent. Call it while its span is current, for exemplars."""
-        shared = _place(request)
-        if resend.reason is not None:
-            shared[names.RETRY_REASON] = self._reason(resend.reason)
-        if resend.early is not None:
-            shared[names.RETRY_EARLY] = resend.early
-        if resend.futile is not None:
-            shared[names.RETRY_FUTILE] = resend.futile
-        self._retries.add(1, shared)
+        reason = None if resend.reason is None else self._reason(resend.reason)
+        self._retries.add(1, _labels(request, _OF_RETRY, reason, resend.early, resend.futile))
 
     def record_call(self, outcome: CallOutcome, context: Context) -> None:
         """Count one call of an SDK.
@@ -229,20 +235,18 @@ class Metrics:
             outcome: How it ended.
             context: Where its span is current, for exemplars.
         """
-        shared = _place(outcome.request)
-        shared[names.CALL_OUTCOME] = outcome.outcome
-        if outcome.operation is not None:
-            shared[names.GEN_AI_OPERATION_NAME] = outcome.operation
-        if outcome.model is not None:
-            shared[names.GEN_AI_REQUEST_MODEL] = self._model(outcome.model)
+        model = None if outcome.model is None else self._model(outcome.model)
         error_type = outcome.error_type
         if error_type is not None:
-            shared[ERROR_TYPE] = self._error_type(error_type, outcome.last)
-            code = outcome.code
-            if code is not None:
-                shared[names.ERROR_CODE] = self._code(code)
+            error_type = self._error_type(error_type, outcome.last)
+        said = error_type, self._known_code(outcome), outcome.outcome, outcome.operation, model
+        shared = _labels(outcome.request, _OF_CALL, *said)
         self._call_duration.record(outcome.duration_s, shared, context)
         self._call_attempts.record(outcome.retries + 1, shared, context)
+
+    def _known_code(self, outcome: Outcome | CallOutcome) -> str | None:
+        code = outcome.code
+        return None if code is None else self._code(code)
 
     def _error_type(self, value: str, outcome: Outcome | None) -> str:
         if outcome is None or not outcome.failed or outcome.error_type == outcome.exception:
@@ -273,11 +277,14 @@ class Metrics:
         return observations
 
 
-def _place(request: Request) -> dict[str, AttributeValue]:
-    place = _server(request.address, request.port)
-    if request.template:
-        place[names.URL_TEMPLATE] = request.template
-    return place
+@lru_cache(_MAX_SETS)
+def _labels(
+    request: Request, others: tuple[str, ...], *values: AttributeValue | None
+) -> Mapping[str, AttributeValue]:
+    """Make a set of labels, once: the endpoint's, and of *others* those whose value is known."""
+    named = {names.URL_TEMPLATE: request.template, **dict(zip(others, values, strict=True))}
+    known = {name: value for name, value in named.items() if value is not None}
+    return _server(request.address, request.port) | known
 
 
 def _server(address: str, port: int | None) -> dict[str, AttributeValue]:

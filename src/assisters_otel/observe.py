@@ -46,6 +46,7 @@ _log = logging.getLogger(names.SCOPE)
 _HTTPS: Final = 443
 _HTTP: Final = 80
 _SUCCESS: Final = 200
+_MAX_REQUESTS: Final = 256
 
 
 class Seen(NamedTuple):
@@ -53,13 +54,18 @@ class Seen(NamedTuple):
 
     Attributes:
         outcome: How it ended.
-        trace_id: Of its span, in hex; None if it has none.
+        span: Its span, whose context is not valid if it has none.
         at_s: When, in Unix seconds.
     """
 
     outcome: Outcome
-    trace_id: str | None
+    span: SpanContext
     at_s: float
+
+    @property
+    def trace_id(self) -> str | None:
+        """Of its span, in hex; None if it has none."""
+        return trace.format_trace_id(self.span.trace_id) if self.span.is_valid else None
 
 
 # By the app's own object, and gone with it: an attribute of ours on it would show.
@@ -75,10 +81,8 @@ def seen(thing: object) -> Seen | None:
 
 
 def _remember(thing: object, outcome: Outcome, span: Span | None) -> None:
-    made = _context(span)
-    trace_id = trace.format_trace_id(made.trace_id) if made.is_valid else None
     with suppress(TypeError):
-        _seen[thing] = Seen(outcome, trace_id, time.time())
+        _seen[thing] = Seen(outcome, _context(span), time.time())
 
 
 class Guard:
@@ -162,6 +166,8 @@ class Observer:
         self._tracer = trace.get_tracer(
             names.SCOPE, names.__version__, tracer_provider, names.SCHEMA_URL
         )
+        # The same one for the same method and path, so that what is made of it is found again.
+        self._requests: dict[tuple[str, str, int, bytes], Request] = {}
         self._waiting: set[calls.Call | Answer] = set()
         self._put_off: deque[Callable[[], object]] = deque()
         self._collecting = 0
@@ -230,19 +236,22 @@ class Observer:
         Returns:
             The request, or None if it is none of ours.
         """
-        path = target.partition(b"?")[0].decode("latin-1")
-        for host in hosts:
-            if host.covers(port, path):
-                break
-        else:
-            return None
+        path = target.partition(b"?")[0]
+        known = hosts[0].name, method, port, path
+        request = self._requests.get(known)
+        if request is None:
+            request = _request(hosts, method, port, path.decode("latin-1"))
+            if request is None:
+                return None
+            if len(self._requests) >= _MAX_REQUESTS:
+                self._requests = {}
+            self._requests[known] = request
         if self._before_next is not None:
             step, self._before_next = self._before_next, None
             self.guard(step)
         if self._put_off:
             self.collect()
-        at = None if port == _HTTPS else port
-        return Request(method, path, endpoints.template(path), host.name, at)
+        return request
 
     # -- calls ------------------------------------------------------------------------------
 
@@ -299,7 +308,7 @@ class Observer:
 
     def is_collecting(self) -> bool:
         """Say whether this is running inside the garbage collector."""
-        return self._collecting == threading.get_ident()
+        return bool(self._collecting) and self._collecting == threading.get_ident()
 
     def put_off(self, step: Callable[[], object]) -> None:
         """Do something before the next attempt, at a flush, or when metrics are asked for."""
@@ -634,6 +643,14 @@ class Answer:
 
 def _context(span: Span | None) -> SpanContext:
     return (trace.get_current_span() if span is None else span).get_span_context()
+
+
+def _request(hosts: tuple[Host, ...], method: str, port: int, path: str) -> Request | None:
+    for host in hosts:
+        if host.covers(port, path):
+            at = None if port == _HTTPS else port
+            return Request(method, path, endpoints.template(path), host.name, at)
+    return None
 
 
 def _envelope(body: bytes, headers: Mapping[bytes, bytes]) -> envelope.Envelope | None:

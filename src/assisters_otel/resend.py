@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 import weakref
-from collections import Counter
+from collections import Counter, OrderedDict
 from contextlib import suppress
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
@@ -112,10 +112,10 @@ class _Hop(NamedTuple):
     owner: Callable[[], object]
     url: int
     number: int
-    identities: tuple[bytes, ...]
+    identities: tuple[int, ...]
 
 
-_Key = tuple[int, bytes]
+_Key = tuple[int, int]
 
 
 class Chain:
@@ -213,8 +213,8 @@ class Sending:
         self.chain = chain
         self.resend: Resend | None = None
         self.started_s = 0.0
-        self.origins: tuple[bytes, ...] = ()
-        self.identity: bytes | None = None
+        self.origins: tuple[int, ...] = ()
+        self.identity: int | None = None
         self._around = around
 
     def parent(self) -> SpanContext | None:
@@ -246,9 +246,10 @@ class Resends:
         self._secret = os.urandom(16)  # nobody can find a body for a digest
         self._lock = threading.RLock()  # a signal handler may send a request meanwhile
         # By the task, thread or parent span (an id of either), and the request's digest.
-        self._failed: dict[_Key, _Entry] = {}
+        # Ordered: a plain dict finds its oldest entry only behind the gaps of all that are gone.
+        self._failed: OrderedDict[_Key, _Entry] = OrderedDict()
         self._places: Counter[int] = Counter()
-        self._hops: dict[int, _Hop] = {}
+        self._hops: OrderedDict[int, _Hop] = OrderedDict()
 
     def __len__(self) -> int:
         """Count the entries."""
@@ -333,7 +334,7 @@ class Resends:
         identity = self._identity(sending)
         if identity is None:
             return None
-        mine, siblings = ((place, identity) for place in places)
+        mine, siblings = (places[0], identity), (places[1], identity)
         with self._lock:
             entry = self._failed.get(mine)
             trace_id = parent.trace_id if parent is not None else None
@@ -381,18 +382,12 @@ class Resends:
         identities = sending.origins if identity is None else (identity, *sending.origins)
         owner = _owner()
         parent = sending.parent()
+        trace_id = parent.trace_id if parent is not None else None
+        entry = _Entry(before, weakref.ref(owner), trace_id, sending.started_s, side_by_side=False)
         keys: list[_Key] = []
         with self._lock:
-            self._expire(now)
             for one in identities:
                 keys.append((id(owner), one))
-                entry = _Entry(
-                    before,
-                    weakref.ref(owner),
-                    parent.trace_id if parent is not None else None,
-                    sending.started_s,
-                    side_by_side=False,
-                )
                 self._put(keys[-1], entry)
                 if parent is not None:
                     keys.append((parent.span_id, one))
@@ -463,27 +458,25 @@ class Resends:
                 return
             self._drop(key)
 
-    def _identity(self, sending: Sending) -> bytes | None:
+    def _identity(self, sending: Sending) -> int | None:
         """Make the digest by which the same request is known again; None if there is no way."""
         if sending.identity is not None:
             return sending.identity
         message = sending.message
         key = message.header("idempotency-key")
-        body = key.encode("utf-8", "surrogatepass") if key else message.body()
-        if body is None:
+        what = key or message.body()
+        if what is None:
             return None
-        head = (sending.request.method, message.url(), "key" if key else "body", "")
-        digest = self._digest("\0".join(head).encode("utf-8", "surrogatepass"))
-        digest.update(body)
-        sending.identity = digest.digest()
+        # Python's own is keyed too, and a tenth of the price of one from `hashlib`.
+        sending.identity = hash((self._secret, sending.request.method, message.url(), what))
         return sending.identity
 
     def _authorization(self, sending: Sending) -> bytes | None:
         value = sending.message.header("authorization")
-        return self._digest(value.encode("utf-8", "surrogatepass")).digest() if value else None
-
-    def _digest(self, data: bytes) -> blake2b:
-        return blake2b(data, digest_size=16, key=self._secret)
+        if not value:
+            return None
+        data = value.encode("utf-8", "surrogatepass")
+        return blake2b(data, digest_size=16, key=self._secret).digest()
 
 
 def _owner() -> object:
@@ -493,10 +486,15 @@ def _owner() -> object:
         if task is not None:
             return task
     lowlevel = getattr(sys.modules.get("trio"), "lowlevel", None)
-    if lowlevel is not None:
-        with suppress(RuntimeError):  # outside trio; before 0.29 there is nothing to ask first
+    # Before trio 0.29 nothing can be asked first.
+    if lowlevel is not None and getattr(lowlevel, "in_trio_task", _always)():
+        with suppress(RuntimeError):
             return cast("object", lowlevel.current_task())
     return threading.current_thread()
+
+
+def _always() -> bool:
+    return True
 
 
 def _is_over(owner: object) -> bool:

@@ -100,9 +100,9 @@ class _Message:
 
     def header(self, name: str) -> str | None:
         # Their own look-up finds out the encoding of all of them first.
-        wanted = name.encode()
+        wanted, length = name.encode(), len(name)
         for raw_name, value in self._raw.headers.raw:
-            if raw_name.lower() == wanted:
+            if len(raw_name) == length and raw_name.lower() == wanted:
                 text: str = value.decode("latin-1")
                 return text
         return None
