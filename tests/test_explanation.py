@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import assisters
 import httpx
@@ -12,7 +13,7 @@ import pytest
 import requests
 
 import assisters_otel
-from assisters_otel import catalog, explain
+from assisters_otel import catalog, explain, observe
 from assisters_otel.explanation import SIDES
 from assisters_otel.testing import FakeApi
 
@@ -206,6 +207,31 @@ def test_a_mistake_before_sending_is_the_app_s():
 def test_something_else_says_what_to_write():
     with pytest.raises(ValueError, match="an exception, a response or an error code, not int"):
         explain(429)
+
+
+class _Unhashable(httpx.ConnectError):
+    __hash__ = None
+
+    def __eq__(self, other):
+        return isinstance(other, _Unhashable)
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_what_is_seen_of_an_exception_is_found_though_it_has_no_hash_and_goes_with_it(api):
+    class Refusing(httpx.SyncByteStream):
+        def __iter__(self):
+            raise _Unhashable("refused")
+
+    error = raised(lambda: httpx.post(f"{api.url}/embeddings", content=Refusing()))
+
+    assert error == _Unhashable("another")
+    assert observe.seen(_Unhashable("another")) is None
+    assert observe.seen(error).outcome.exception == "_Unhashable"
+    kept = len(observe._seen)
+    error.__traceback__ = None
+    del error
+    gc.collect()
+    assert len(observe._seen) == kept - 1
 
 
 @pytest.mark.usefixtures("telemetry")

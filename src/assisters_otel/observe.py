@@ -15,10 +15,8 @@ import threading
 import time
 import traceback
 from collections import deque
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, ParamSpec, TypeVar
-from weakref import WeakKeyDictionary
 from weakref import ref as weakref
 
 from opentelemetry import trace
@@ -68,21 +66,28 @@ class Seen(NamedTuple):
         return trace.format_trace_id(self.span.trace_id) if self.span.is_valid else None
 
 
-# By the app's own object, and gone with it: an attribute of ours on it would show.
-_seen: Final[WeakKeyDictionary[object, Seen]] = WeakKeyDictionary()
+# By the app's own object, and gone with it: an attribute of ours on it would show. By its id, since
+# it need not be hashable.
+_seen: Final[dict[int, tuple[weakref[object], Seen]]] = {}
 
 
 def seen(thing: object) -> Seen | None:
     """Give what became of the failed attempt that a response or an exception is from."""
-    try:
-        return _seen.get(thing)
-    except TypeError:  # cannot be hashed, or not be referred to weakly
-        return None
+    found = _seen.get(id(thing))
+    return None if found is None else found[1]
 
 
 def _remember(thing: object, outcome: Outcome, span: Span | None) -> None:
-    with suppress(TypeError):
-        _seen[thing] = Seen(outcome, _context(span), time.time())
+    _keep(thing, Seen(outcome, _context(span), time.time()))
+
+
+def _keep(thing: object, what: Seen) -> None:
+    key = id(thing)
+    try:
+        gone = weakref(thing, partial(_seen.pop, key))
+    except TypeError:  # what cannot be referred to weakly is not kept
+        return
+    _seen[key] = gone, what
 
 
 class Guard:
@@ -300,7 +305,7 @@ class Observer:
         """Remember the attempt of a response by what the client has raised for it."""
         found = seen(response)
         if found is not None:
-            self.guard(_seen.__setitem__, error, found)
+            self.guard(_keep, error, found)
 
     def waits(self, one: calls.Call | Answer) -> None:
         """Take note of a call that has returned, or a stream outside one, with its body open."""
