@@ -24,6 +24,7 @@ ORDER = [
     "calls",
     "observe",
     "clients.patch",
+    "clients.adapter",
     "clients.ahead",
     "clients.body",
     "clients.wire",

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
+    from assisters_otel.clients.adapter import Adapter
+
 _log = logging.getLogger(names.SCOPE)
 
 
@@ -52,16 +54,13 @@ class Instrumentation:
         self.observer = Observer(
             config, guard, tracer_provider, meter_provider or metrics.get_meter_provider()
         )
-        self._adapters: dict[str, httpx.Httpx | requests.Requests | aiohttp.Aiohttp] = {
-            module: httpx.Httpx(module, self.observer, tracer_provider, meter_provider)
-            for module in httpx.MODULES
-        }
-        self._adapters[requests.MODULE] = requests.Requests(
-            self.observer, tracer_provider, meter_provider
+        told = self.observer, tracer_provider, meter_provider
+        http: tuple[Adapter, ...] = (
+            *(httpx.Httpx(module, *told) for module in httpx.MODULES),
+            requests.Requests(*told),
+            aiohttp.Aiohttp(*told),
         )
-        self._adapters[aiohttp.MODULE] = aiohttp.Aiohttp(
-            self.observer, tracer_provider, meter_provider
-        )
+        self._adapters = {adapter.module: adapter for adapter in http}
         sdks = (openai.OpenAI(self.observer), assisters.Assisters(self.observer))
         adapters: tuple[Any, ...] = (*self._adapters.values(), *sdks)
         targets = tuple(target for adapter in adapters for target in adapter.targets())

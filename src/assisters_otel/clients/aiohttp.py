@@ -22,6 +22,7 @@ from opentelemetry import trace
 from assisters_otel import spans
 from assisters_otel.attempt import OF_FILES
 from assisters_otel.clients import reader
+from assisters_otel.clients.adapter import Adapter
 from assisters_otel.clients.patch import Target, unbound
 
 if TYPE_CHECKING:
@@ -118,10 +119,10 @@ class _Asked:
         self.injected: dict[str, str] = {}
 
 
-class Aiohttp:
+class Aiohttp(Adapter):
     """The adapter."""
 
-    module = MODULE
+    scope = SCOPE
 
     def __init__(
         self,
@@ -129,18 +130,10 @@ class Aiohttp:
         tracer_provider: TracerProvider | None,
         meter_provider: MeterProvider | None,
     ) -> None:
-        """Prepare; nothing is imported and nothing is wrapped yet.
-
-        Args:
-            observer: Gets what is seen.
-            tracer_provider: For the HTTP spans that we switch on; None for the global one.
-            meter_provider: For the HTTP metrics that come with them; None for the global one.
-        """
-        self._observer = observer
-        self._tracer_provider = tracer_provider
-        self._meter_provider = meter_provider
+        """Prepare, as `Adapter` does."""
+        name = "AioHttpClientInstrumentor"
+        super().__init__(MODULE, name, observer, tracer_provider, meter_provider)
         self._asked: ContextVar[_Asked | None] = ContextVar("assisters_otel-aiohttp", default=None)
-        self._config: Any = None
 
     def targets(self) -> tuple[Target, ...]:
         """Say what to wrap."""
@@ -154,34 +147,15 @@ class Aiohttp:
 
     # -- the HTTP span ------------------------------------------------------------------------
 
-    def switch_on(self) -> None:
-        """Make what makes our spans, if the instrumentation is there."""
-        if self._config is None and find_spec(SCOPE) is not None:
-            self._config = _trace_config(self._tracer_provider, self._meter_provider)
-
-    def switch_off(self) -> None:
-        """Make none any more."""
-        self._config = None
-
-    def is_on(self) -> bool:
-        """Say whether spans of ours are made."""
-        return self._config is not None
-
-    def record_in(self, meter_provider: MeterProvider) -> None:
-        """Make the HTTP metrics that come with our spans in another provider."""
-        self._meter_provider = meter_provider
-        if self._config is not None:
-            self._config = None
-            self.switch_on()
-
-    def theirs_is_on(self) -> bool:
-        """Say whether the app has switched the HTTP instrumentation on itself."""
-        instrumentor = getattr(sys.modules.get(SCOPE), "AioHttpClientInstrumentor", None)
-        return instrumentor is not None and instrumentor().is_instrumented_by_opentelemetry
+    def _make(self) -> Any:
+        """Make the trace configuration of OpenTelemetry's instrumentation."""
+        if find_spec(SCOPE) is None:
+            return None
+        return _trace_config(self._tracer_provider, self._meter_provider)
 
     def _open(self, asked: _Asked, raw: Any) -> None:
         """Find the span around the app's request, or make it."""
-        url, session, config = raw.url, asked.session, self._config
+        url, session, config = raw.url, asked.session, self._maker
         if session is None or config is None or _has_theirs(session):
             asked.span = spans.of_attempt(SCOPE, raw.method, url.raw_host, url)
             if asked.span is not None and session is not None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from opentelemetry import baggage, trace
 
 from assisters_otel import spans
+from assisters_otel.clients.adapter import Adapter
 from assisters_otel.clients.ahead import async_replay, replay
 from assisters_otel.clients.body import async_watched, watched
 from assisters_otel.clients.patch import Target, unbound
@@ -122,8 +123,10 @@ class _Message:
         return sys.modules[self._module]
 
 
-class Httpx:
+class Httpx(Adapter):
     """The adapter for one of the two modules."""
+
+    scope = SCOPE
 
     def __init__(
         self,
@@ -132,20 +135,9 @@ class Httpx:
         tracer_provider: TracerProvider | None,
         meter_provider: MeterProvider | None,
     ) -> None:
-        """Prepare; nothing is imported and nothing is wrapped yet.
-
-        Args:
-            module: ``httpx`` or ``httpx2``.
-            observer: Gets what is seen.
-            tracer_provider: For the HTTP spans that we switch on; None for the global one.
-            meter_provider: For the HTTP metrics that come with them; None for the global one.
-        """
-        self.module = module
-        self._flavour = _FLAVOURS[module]
-        self._observer = observer
-        self._tracer_provider = tracer_provider
-        self._meter_provider = meter_provider
-        self._transports: tuple[Any, Any] | None = None
+        """Prepare for ``httpx`` or ``httpx2``, as `Adapter` does."""
+        self._flavour = flavour = _FLAVOURS[module]
+        super().__init__(module, flavour.instrumentor, observer, tracer_provider, meter_provider)
 
     def targets(self) -> tuple[Target, ...]:
         """Say what to wrap."""
@@ -163,26 +155,11 @@ class Httpx:
         if all(name in sys.modules or find_spec(name) is None for name in MODULES) and hasattr(
             importlib.import_module(SCOPE), self._flavour.async_transport
         ):
-            self._make_transports()
+            super().switch_on()
 
-    @staticmethod
-    def is_on() -> bool:
+    def is_on(self) -> bool:
         """Say whether spans of ours are made; what makes them comes with this library."""
         return True
-
-    def switch_off(self) -> None:
-        """Forget the transports that make our spans."""
-        self._transports = None
-
-    def record_in(self, meter_provider: MeterProvider) -> None:
-        """Make the HTTP metrics that come with our spans in another provider."""
-        self._meter_provider = meter_provider
-        self._transports = None
-
-    def theirs_is_on(self) -> bool:
-        """Say whether the app has switched the HTTP instrumentation on itself."""
-        instrumentor = getattr(sys.modules.get(SCOPE), self._flavour.instrumentor, None)
-        return instrumentor is not None and instrumentor().is_instrumented_by_opentelemetry
 
     # -- one request ------------------------------------------------------------------------
 
@@ -353,11 +330,15 @@ class Httpx:
         """Give the transports that make a request's span, or None if the app's would."""
         if self.theirs_is_on() or _is_instrumented(transport, method) or _is_injected(raw):
             return None
-        return self._transports or self._make_transports()
+        if self._maker is None:
+            self._maker = self._make()
+        transports: tuple[Any, Any] = self._maker
+        return transports
 
-    def _make_transports(self) -> tuple[Any, Any]:
+    def _make(self) -> tuple[Any, ...]:
+        """Make OpenTelemetry's transports, the sync one and the async one."""
         otel = importlib.import_module(SCOPE)
-        self._transports = tuple(
+        return tuple(
             getattr(otel, name)(
                 _Inner,
                 tracer_provider=self._tracer_provider,
@@ -365,7 +346,6 @@ class Httpx:
             )
             for name in (self._flavour.sync_transport, self._flavour.async_transport)
         )
-        return self._transports
 
     def _is_transient(self, error: BaseException) -> bool:
         # An OSError as such is the app's own body's: httpx maps those of the network.

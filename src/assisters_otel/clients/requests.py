@@ -23,6 +23,7 @@ from opentelemetry import context, trace
 
 from assisters_otel import spans
 from assisters_otel.attempt import OF_FILES
+from assisters_otel.clients.adapter import Adapter
 from assisters_otel.clients.patch import Target, unbound
 from assisters_otel.clients.raw import watch
 from assisters_otel.clients.wire import beginning
@@ -97,10 +98,10 @@ class _Sent(NamedTuple):
     attempts: list[Attempt]
 
 
-class Requests:
+class Requests(Adapter):
     """The adapter."""
 
-    module = MODULE
+    scope = SCOPE
 
     def __init__(
         self,
@@ -108,21 +109,12 @@ class Requests:
         tracer_provider: TracerProvider | None,
         meter_provider: MeterProvider | None,
     ) -> None:
-        """Prepare; nothing is imported and nothing is wrapped yet.
-
-        Args:
-            observer: Gets what is seen.
-            tracer_provider: For the HTTP spans that we switch on; None for the global one.
-            meter_provider: For the HTTP metrics that come with them; None for the global one.
-        """
-        self._observer = observer
-        self._tracer_provider = tracer_provider
-        self._meter_provider = meter_provider
+        """Prepare, as `Adapter` does."""
+        super().__init__(MODULE, "RequestsInstrumentor", observer, tracer_provider, meter_provider)
         self._sent: ContextVar[_Sent | None] = ContextVar("assisters_otel-requests", default=None)
         # The headers as the app has them, of a request that goes through our own span.
         self._headers: ContextVar[Any] = ContextVar("assisters_otel-headers", default=(None, None))
         self._pending: WeakKeyDictionary[Span, Callable[[], object]] = WeakKeyDictionary()
-        self._routed: tuple[Any, Any] | None = None
 
     def targets(self) -> tuple[Target, ...]:
         """Say what to wrap."""
@@ -133,38 +125,22 @@ class Requests:
 
     # -- the HTTP span ------------------------------------------------------------------------
 
-    def switch_on(self) -> None:
-        """Put the router in, if there is an instrumentation that makes spans."""
-        if self._routed is None and find_spec(SCOPE) is not None:
-            session = sys.modules[MODULE].Session
-            original = vars(session)["send"]
-            router = update_wrapper(self._route(original, self._instrumented(session)), original)
-            session.send = router
-            self._routed = original, router
+    def _make(self) -> tuple[Any, Any] | None:
+        """Put the router in; give what was there, and it."""
+        if find_spec(SCOPE) is None:
+            return None
+        session = sys.modules[MODULE].Session
+        original = vars(session)["send"]
+        router = update_wrapper(self._route(original, self._instrumented(session)), original)
+        session.send = router
+        return original, router
 
-    def switch_off(self) -> None:
+    def _unmake(self, maker: tuple[Any, Any]) -> None:
         """Take the router out; under somebody else's layer it stays, and passes on."""
-        if self._routed is not None:
-            (original, router), self._routed = self._routed, None
-            session = sys.modules[MODULE].Session
-            if vars(session)["send"] is router:
-                session.send = original
-
-    def is_on(self) -> bool:
-        """Say whether spans of ours are made."""
-        return self._routed is not None
-
-    def record_in(self, meter_provider: MeterProvider) -> None:
-        """Make the HTTP metrics that come with our spans in another provider."""
-        self._meter_provider = meter_provider
-        if self._routed is not None:
-            self.switch_off()
-            self.switch_on()
-
-    def theirs_is_on(self) -> bool:
-        """Say whether the app has switched the HTTP instrumentation on itself."""
-        instrumentor = getattr(sys.modules.get(SCOPE), "RequestsInstrumentor", None)
-        return instrumentor is not None and instrumentor().is_instrumented_by_opentelemetry
+        original, router = maker
+        session = sys.modules[MODULE].Session
+        if vars(session)["send"] is router:
+            session.send = original
 
     def _instrumented(self, session: Any) -> Any:
         """Give OpenTelemetry's `Session.send`, without leaving it where it puts it."""
@@ -187,7 +163,7 @@ class Requests:
         plain = unbound(original)
 
         def send(session: Any, request: Any, **kwargs: Any) -> Any:
-            asked = None if self._routed is None else guard(self._prepared, request)
+            asked = guard(self._prepared, request) if self.is_on() else None
             if asked is None or self.theirs_is_on():
                 return plain(session, request, **kwargs)
             # OpenTelemetry adds headers to the app's own request: the adapter takes them away

@@ -1,0 +1,81 @@
+"""What the adapters of the HTTP clients have in common: who makes the HTTP spans."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
+    from assisters_otel.observe import Observer
+
+
+class Adapter:
+    """An HTTP client's adapter. Where the app makes no HTTP spans, what `_make` gives makes them.
+
+    Attributes:
+        module: The client's top module.
+        scope: The HTTP instrumentation's module, which is the scope of its spans.
+    """
+
+    scope: ClassVar[str]
+
+    def __init__(
+        self,
+        module: str,
+        instrumentor: str,
+        observer: Observer,
+        tracer_provider: TracerProvider | None,
+        meter_provider: MeterProvider | None,
+    ) -> None:
+        """Prepare; nothing is imported and nothing is wrapped yet.
+
+        Args:
+            module: The client's top module.
+            instrumentor: The class in the HTTP instrumentation's module that an app uses.
+            observer: Gets what is seen.
+            tracer_provider: For the HTTP spans that we switch on; None for the global one.
+            meter_provider: For the HTTP metrics that come with them; None for the global one.
+        """
+        self.module = module
+        self._instrumentor = instrumentor
+        self._observer = observer
+        self._tracer_provider = tracer_provider
+        self._meter_provider = meter_provider
+        self._maker: Any = None
+
+    def switch_on(self) -> None:
+        """Make our spans from now on, if the HTTP instrumentation is installed."""
+        if self._maker is None:
+            self._maker = self._make()
+
+    def switch_off(self) -> None:
+        """Make none any more."""
+        maker, self._maker = self._maker, None
+        if maker is not None:
+            self._unmake(maker)
+
+    def is_on(self) -> bool:
+        """Say whether spans of ours are made."""
+        return self._maker is not None
+
+    def record_in(self, meter_provider: MeterProvider) -> None:
+        """Make the HTTP metrics that come with our spans in another provider."""
+        self._meter_provider = meter_provider
+        if self._maker is not None:
+            self.switch_off()
+            self.switch_on()
+
+    def theirs_is_on(self) -> bool:
+        """Say whether the app has switched the HTTP instrumentation on itself."""
+        instrumentor = getattr(sys.modules.get(self.scope), self._instrumentor, None)
+        return instrumentor is not None and instrumentor().is_instrumented_by_opentelemetry
+
+    def _make(self) -> Any:
+        """Make what makes our spans, or give None where that is not installed."""
+        raise NotImplementedError
+
+    def _unmake(self, maker: Any) -> None:
+        """Undo what `_make` has done beyond giving *maker*."""
