@@ -25,6 +25,7 @@ ORDER = [
     "observe",
     "clients.patch",
     "clients.adapter",
+    "clients.sdk",
     "clients.ahead",
     "clients.body",
     "clients.wire",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from assisters_otel.clients.patch import Target, unbound
+from assisters_otel.clients.sdk import in_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -75,25 +76,7 @@ class Assisters:
         )
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        guard = self._observer.guard
-        wrapped = unbound(original)
-
-        def request(client: Any, *args: Any, **kwargs: Any) -> Any:
-            call = guard(self._begin, client, args, kwargs)
-            if call is None:
-                return wrapped(client, *args, **kwargs)
-            token = call.enter()
-            try:
-                result = wrapped(client, *args, **kwargs)
-                guard(call.returned)
-            except BaseException as error:
-                guard(call.raised, error)
-                raise
-            finally:
-                call.leave(token)
-            return result
-
-        return request
+        return in_call(original, self._begin, self._observer.guard)
 
     def _wrap_stream(self, original: Callable[..., Any]) -> Callable[..., Any]:
         guard = self._observer.guard

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from assisters_otel.clients.patch import Target, unbound
+from assisters_otel.clients.sdk import in_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,28 +45,7 @@ class OpenAI:
         )
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        guard = self._observer.guard
-        wrapped = unbound(original)
-
-        def request(client: Any, *args: Any, **kwargs: Any) -> Any:
-            call = guard(self._begin, client, args, kwargs)
-            if call is None:
-                return wrapped(client, *args, **kwargs)
-            token = call.enter()
-            raised = None
-            try:
-                result = wrapped(client, *args, **kwargs)
-                guard(call.returned)
-            except BaseException as error:
-                raised = error
-                guard(call.raised, error)
-                raise
-            finally:
-                call.leave(token, raised)
-                del raised  # its traceback knows this frame
-            return result
-
-        return request
+        return in_call(original, self._begin, self._observer.guard)
 
     def _wrap_async(self, original: Callable[..., Any]) -> Callable[..., Any]:
         guard = self._observer.guard
