@@ -123,12 +123,11 @@ class QuietSpanProcessor(BatchSpanProcessor):
     def on_end(self, span: ReadableSpan) -> None:
         """Put *span* in the queue."""
         # By hand, not by `listening`: this is on the path of every span.
-        before = here.hear
-        here.hear = self._overflow
+        token = here.set(self._overflow)
         try:
             super().on_end(span)
         finally:
-            here.hear = before
+            here.reset(token)
 
 
 class QuietMetricExporter(MetricExporter):

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from contextlib import contextmanager
+from contextvars import ContextVar
 from enum import Enum
 from socket import gaierror
 from traceback import walk_tb
@@ -213,24 +214,21 @@ def describe(error: BaseException) -> Hint:
     )
 
 
-class _Here(threading.local):
-    """Who hears what this thread logs."""
-
-    hear: Callable[[logging.LogRecord], None] | None = None
-
-
-here = _Here()
+# Of the context, not of the thread: greenlets share one, if gevent is switched on late.
+here: Final[ContextVar[Callable[[logging.LogRecord], None] | None]] = ContextVar(
+    "assisters_otel-here", default=None
+)
+"""Who hears what is logged here."""
 
 
 @contextmanager
 def listening(hear: Callable[[logging.LogRecord], None]) -> Iterator[None]:
-    """Let *hear* have what this thread logs, in place of the log."""
-    before = here.hear
-    here.hear = hear
+    """Let *hear* have what is logged here, in place of the log."""
+    token = here.set(hear)
     try:
         yield
     finally:
-        here.hear = before
+        here.reset(token)
 
 
 class Hush(logging.Filter):
@@ -247,7 +245,7 @@ class Hush(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let a record pass unless it comes from an export of ours."""
-        hear = here.hear
+        hear = here.get()
         if hear is not None:
             hear(record)
             return False

@@ -142,6 +142,38 @@ def test_greenlets_are_watched_each_for_itself(api, order):
         assert sum(point.value for point in points) == 30
 
 
+EXPORTING = """
+import gevent, logging
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+class Slow(SpanExporter):
+    def export(self, spans):
+        logging.getLogger("urllib3.connectionpool").warning("the exporter's")
+        gevent.sleep(0.2)
+        return SpanExportResult.SUCCESS
+
+def export():
+    with quiet.listening(lambda record: heard.append(record.getMessage())):
+        Slow().export([])
+
+def other():
+    logging.getLogger("urllib3.connectionpool").warning("the application's")
+
+heard = []
+hush = quiet.Hush(export.__code__)
+hush.install()
+gevent.joinall([gevent.spawn(export), gevent.spawn(other)], raise_error=True)
+print(heard)
+"""
+
+
+def test_a_greenlet_is_heard_of_though_another_one_exports_and_gevent_came_late():
+    done = passed(f"from assisters_otel import quiet\n{PATCH}{EXPORTING}")
+
+    assert done.out == '["the exporter\'s"]\n'
+    assert done.err == "the application's\n"
+
+
 PROGRAMS = """
 import subprocess
 import gevent
