@@ -223,20 +223,21 @@ def write_last(span: Span, write: Callable[[Span], object]) -> None:
         span: An open span.
         write: Gets the span. Must not raise.
     """
-    # Not by `vars`: asking for it makes each later look into the span slower.
-    late = getattr(span, "end", None)
+    try:
+        own = vars(span)  # of a proxy, as OpenInference has one, this is the span's behind it
+    except TypeError:  # a foreign span with slots: what is written now is better than nothing
+        write(span)
+        return
+    late = own.get("end")
     if isinstance(late, _LateEnd):
         late.write = write
-        return
-    try:
-        span.end = _LateEnd(span, write)  # type: ignore[method-assign]
-    except AttributeError:  # a foreign span with slots: what is written now is better than nothing
-        write(span)
+    else:
+        own["end"] = _LateEnd(span, write)
 
 
 def forget_last(span: Span) -> None:
     """Drop what `write_last` was to write: a later attempt on this span has succeeded."""
-    late = getattr(span, "end", None)
+    late = getattr(span, "__dict__", {}).get("end")
     if isinstance(late, _LateEnd):
         late.write = None
 
