@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +21,12 @@ __all__ = ["nothing_planted_leaves", "pytest_configure"]  # pytest's, for all te
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests on real servers come last: those are built while the others run."""
     items.sort(key=lambda item: "backends" in item.path.parts)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported to itself: to collect it anew in test after test takes minutes."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -480,6 +480,7 @@ def main() -> None:
     logging.getLogger("assisters_otel").propagate = False
     with FakeApi() as api:
         switch_on(sys.argv[1], api)
+        gc.freeze()  # what is there already need not be collected anew each time
         for line in sys.stdin:
             scenario = Scenario(**ast.literal_eval(line))
             try:
