@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 from typing import TYPE_CHECKING, Any
 
+import hypothesis  # noqa: F401 - before the freeze: of what is frozen its plugins see no referrer
 import pytest
 
 import assisters_otel

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 EXIT_S = 5.0
 SLACK_S = 3.0  # on a busy machine everything takes longer
 QUEUE = 32
+SMALL_QUEUE = {
+    "OTEL_BSP_MAX_QUEUE_SIZE": str(QUEUE),
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": str(QUEUE // 2),
+}
 BURST = 80
 
 APP = """
@@ -122,12 +127,7 @@ def story(api: FakeApi, fault: str, when: str) -> Told:
     with ExitStack() as stack:
         closing = stack.enter_context(ExitStack())
         collector = closing.enter_context(Collector())
-        app = start(
-            api,
-            collector.endpoint,
-            OTEL_BSP_MAX_QUEUE_SIZE=str(QUEUE),
-            OTEL_BSP_MAX_EXPORT_BATCH_SIZE=str(QUEUE // 2),
-        )
+        app = start(api, collector.endpoint, **SMALL_QUEUE)
         stack.callback(app.wait)
         stack.callback(app.kill)
         assert app.stdout.readline() == "next\n"
@@ -249,3 +249,31 @@ def test_a_collector_that_is_there_again_has_every_count(recoveries, fault, when
     assert recovered.counts == [1 + 2 * BURST]
     # An answer that got lost is asked for again, with the same ids: a span is never two.
     assert BURST <= len(set(recovered.spans)) <= 1 + 2 * BURST
+
+
+@pytest.mark.parametrize("fault", ["down", "hangs", "garbage"])
+def test_by_grpc_too_the_app_notices_one_warning_a_signal_at_most(fault):
+    with FakeApi() as api, Collector() as http_only, socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        if fault == "hangs":
+            silent.listen()  # and accepts nobody
+        there = http_only.endpoint
+        if fault != "garbage":
+            there = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        app = start(api, there, OTEL_EXPORTER_OTLP_PROTOCOL="grpc", **SMALL_QUEUE)
+        try:
+            assert app.stdout.readline() == "next\n"
+            proceed(app)
+            proceed(app)
+            told = end(app)
+        finally:
+            app.kill()
+            app.wait()
+
+    lines = told.err.splitlines()
+    assert told.code == 0
+    assert all(line.startswith("telemetry does not get through to ") for line in lines), told.err
+    assert len(lines) == (2 if fault == "hangs" else 1), told.err
+    assert told.exit_s < EXIT_S + SLACK_S
+    assert sorted(told.taken_s)[-3] < 1
+    assert told.held <= QUEUE + QUEUE // 2 + 8
