@@ -9,6 +9,7 @@ import logging
 import warnings
 import weakref
 from contextlib import asynccontextmanager, suppress
+from http.cookies import SimpleCookie
 
 import aiohttp
 import httpx
@@ -19,6 +20,7 @@ from aiohttp.connector import BaseConnector
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp_retry import ExponentialRetry, RetryClient
 from httpx_aiohttp import AiohttpTransport
+from multidict import CIMultiDict, CIMultiDictProxy
 from openai import (
     APIConnectionError,
     AsyncOpenAI,
@@ -929,3 +931,29 @@ def test_a_header_that_is_there_twice_is_sent_twice(api):
 
     assert api.requests[0].headers["x-tag"] == "one, two"
     assert "traceparent" in api.requests[0].headers
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_a_response_class_that_keeps_no_headers_as_they_were_sent_is_counted_by_those_it_has(
+    api, memory
+):
+    class Own(ClientResponse):
+        async def start(self, connection):
+            self.status = 429
+            self.cookies = SimpleCookie()
+            self._headers = CIMultiDictProxy(CIMultiDict({"X-Request-ID": "req_own"}))
+            self._connection = connection
+            return self
+
+    async def main():
+        async with (
+            aiohttp.ClientSession(response_class=Own) as session,
+            session.get(f"{api.url}/models") as response,
+        ):
+            assert response.raw_headers is None
+
+    asyncio.run(main())
+
+    (attempt,) = memory.attempts()
+    assert attempt.attributes["assisters.request.id"] == "req_own"
+    assert attempt.attributes["error.type"] == "429"

@@ -26,7 +26,7 @@ from assisters_otel.clients.adapter import Adapter
 from assisters_otel.clients.patch import Target, unbound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterable
     from contextvars import Token
 
     from opentelemetry.metrics import MeterProvider
@@ -249,7 +249,7 @@ class Aiohttp(Adapter):
             spans.tell_of_exception(asked.span, None)
         attempt, asked.attempt = asked.attempt, None
         if attempt is not None:  # of a request or response class that does it all itself
-            attempt.answered(response.status, response.raw_headers)
+            attempt.answered(response.status, _headers_of(response))
             attempt.ended()
 
     # -- one attempt ------------------------------------------------------------------------------
@@ -357,7 +357,7 @@ class Aiohttp(Adapter):
 
     @staticmethod
     def _answered(asked: _Asked, attempt: Attempt, response: Any) -> bool:
-        headers = response.raw_headers
+        headers = _headers_of(response)
         unpacks = asked.options.get("auto_decompress")
         if unpacks is None:
             unpacks = getattr(asked.session, "_auto_decompress", True)
@@ -426,6 +426,14 @@ def _trace_config(
     config = otel.create_trace_config(**options)
     config.freeze()
     return config
+
+
+def _headers_of(response: Any) -> Iterable[tuple[bytes, bytes]]:
+    """Give the headers as they were sent, or what a class of the app's own has in their place."""
+    raw: Iterable[tuple[bytes, bytes]] | None = response.raw_headers
+    if raw is not None:
+        return raw
+    return [(name.encode(), value.encode()) for name, value in response.headers.items()]
 
 
 def _run(told: Coroutine[Any, Any, object]) -> None:
