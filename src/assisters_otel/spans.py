@@ -237,7 +237,8 @@ def write_last(span: Span, write: Callable[[Span], object]) -> None:
 
 def forget_last(span: Span) -> None:
     """Drop what `write_last` was to write: a later attempt on this span has succeeded."""
-    late = getattr(span, "__dict__", {}).get("end")
+    # Not by `vars`: once it was asked for, each look into the span takes longer, also the SDK's.
+    late = getattr(getattr(span, "__wrapped__", span), "end", None)
     if isinstance(late, _LateEnd):
         late.write = None
 
