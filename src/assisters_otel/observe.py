@@ -329,7 +329,6 @@ class Observer:
     def ended(self, call: calls.Call, outcome: CallOutcome, end_ns: int | None) -> None:
         """Hand a call's outcome to the sinks, each guarded for itself."""
         self._waiting.discard(call)
-        self.guard(self._resends.call_ended, call.chain)
         self.guard(self._metrics.record_call, outcome, call.context)
         if outcome.failed:
             self.guard(self._log.record_call, outcome, _context(call.span))

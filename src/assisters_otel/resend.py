@@ -128,7 +128,6 @@ class Chain:
         retries: How many of them were retries.
         wait_s: What went by between an attempt and its retry, in all.
         before: The last attempt, if it failed.
-        sending: The same one, until the call is over.
         hop: The redirect that the last attempt was answered with.
     """
 
@@ -136,10 +135,10 @@ class Chain:
         "before",
         "call",
         "hop",
+        "keys",
         "number",
         "resend_of",
         "retries",
-        "sending",
         "sent",
         "wait_s",
     )
@@ -157,8 +156,8 @@ class Chain:
         self.retries = 0
         self.wait_s = 0.0
         self.before: Before | None = None
-        self.sending: Sending | None = None
         self.hop: _Hop | None = None
+        self.keys: tuple[_Key, ...] = ()
 
     def follows(self, message: Message) -> bool:
         """Say whether a request goes where the last answer has redirected this call."""
@@ -292,6 +291,11 @@ class Resends:
                 resend = self._again(sending, before, now)
                 chain.wait_s += resend.delay_s or 0.0
             chain.retries += 1
+            if chain.keys:
+                with self._lock:
+                    for key in chain.keys:
+                        self._drop(key)
+                chain.keys = ()
         chain.sent += 1
         chain.number = resend.number if resend is not None else 0
         return resend
@@ -374,30 +378,23 @@ class Resends:
             authorization=self._authorization(sending) if hopeless else None,
             call=chain.call if chain is not None else None,
         )
-        if chain is None:
-            self._keep(sending, before)
-        else:  # the call's next attempt is the resend, or once it is over another call's first
-            chain.before, chain.sending = before, sending
-
-    def call_ended(self, chain: Chain) -> None:
-        """Remember the last attempt of a call that is over, if that has failed or was cancelled."""
-        if chain.before is not None and chain.sending is not None:
-            self._keep(chain.sending, chain.before)
-        chain.before = chain.sending = None
-
-    def _keep(self, sending: Sending, before: Before) -> None:
         identity = self._identity(sending)
         identities = sending.origins if identity is None else (identity, *sending.origins)
         owner = _owner()
         parent = sending.parent()
         trace_id = parent.trace_id if parent is not None else None
         entry = _Entry(before, weakref.ref(owner), trace_id, sending.started_s, side_by_side=False)
+        keys: list[_Key] = []
         with self._lock:
             for one in identities:
-                self._put((id(owner), one), entry)
+                keys.append((id(owner), one))
+                self._put(keys[-1], entry)
                 if parent is not None:
-                    beside = parent.span_id, one
-                    self._put(beside, self._beside(entry, owner, self._failed.get(beside)))
+                    keys.append((parent.span_id, one))
+                    self._put(keys[-1], self._beside(entry, owner, self._failed.get(keys[-1])))
+        if chain is not None:
+            chain.before = before
+            chain.keys = tuple(keys)
 
     def redirected(self, sending: Sending, location: str) -> None:
         """Expect the hop that follows an answer with a redirect."""
