@@ -11,7 +11,7 @@ from opentelemetry import trace
 
 from assisters_otel import resend
 from assisters_otel.attempt import Outcome, Request
-from assisters_otel.resend import Resends, Sending
+from assisters_otel.resend import Chain, Resends, Sending
 
 SECRET = "Bearer ask_0123456789abcdef"
 PROMPT = b'{"input": "what the user typed"}'
@@ -92,6 +92,28 @@ def test_after_ten_minutes_it_is_a_first(resends, clock):
 
     assert send(resends).resend is None
     assert len(resends) == 0
+
+
+def test_a_call_that_sends_each_attempt_from_a_thread_of_its_own_is_known_again(resends):
+    around = under(1)
+
+    def call():
+        chain = Chain(None)
+        numbers = []
+
+        def attempt():
+            sending = Sending(REQUEST, Message(), None, around, chain)
+            resends.begin(sending)
+            resends.failed(sending, FAILED, 0.0)
+            numbers.append(sending.resend.number if sending.resend else 0)
+
+        for _ in range(2):
+            thread = threading.Thread(target=attempt)
+            thread.start()
+            thread.join()
+        return numbers
+
+    assert call() + call() == [0, 1, 2, 3]
 
 
 def test_where_nothing_has_failed_nothing_is_asked(resends):

@@ -34,6 +34,9 @@ OF_FILES: Final = (
 """What an OSError is that comes from the file which the app sends, and from no socket."""
 
 
+Place = tuple[str, int | None, str | None]
+
+
 class Request(NamedTuple):
     """What is sent, as far as telemetry may know it.
 
@@ -50,6 +53,11 @@ class Request(NamedTuple):
     template: str | None
     address: str
     port: int | None
+
+    @property
+    def place(self) -> Place:
+        """What metrics say of it: address, port and template."""
+        return self.address, self.port, self.template
 
 
 class StreamOutcome(NamedTuple):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, MeterProvider
     from opentelemetry.util.types import AttributeValue
 
-    from assisters_otel.attempt import CallOutcome, Outcome, Request, Resend
+    from assisters_otel.attempt import CallOutcome, Outcome, Place, Request, Resend
 
 _log = logging.getLogger(names.SCOPE)
 
@@ -51,8 +51,7 @@ _METHODS: Final = frozenset(
 )
 # Gateways in one process. A further one takes the place of one that has fallen silent.
 _MAX_SERVERS: Final = 64
-# Sets of labels that are kept, since to make one costs more than to find it: of each endpoint
-# there is one `Request`, and of the values there are few.
+# Sets of labels that are kept, since to make one costs more than to find it, and there are few.
 _MAX_SETS: Final = 512
 _OF_ERROR: Final = (
     ERROR_TYPE,
@@ -190,9 +189,9 @@ class Metrics:
             error_type, code = self._error_type(error_type, outcome), self._known_code(outcome)
         if outcome.failed:
             said = error_type, code, outcome.status, outcome.retryable
-            self._errors.add(1, _labels(request, _OF_ERROR, *said))
+            self._errors.add(1, _labels(request.place, _OF_ERROR, *said))
         method = request.method if request.method in _METHODS else names.OTHER
-        shared = _labels(request, _OF_ATTEMPT, error_type, code, outcome.status, method)
+        shared = _labels(request.place, _OF_ATTEMPT, error_type, code, outcome.status, method)
         self._duration.record(outcome.duration_s, shared)
         if not _LIMIT_HEADERS.isdisjoint(outcome.headers):
             self._keep_limits(request, outcome.headers)
@@ -206,7 +205,7 @@ class Metrics:
         """
         error_type = self._error_type(outcome.error_type or names.OTHER, outcome)
         said = error_type, self._known_code(outcome), outcome.status, outcome.retryable
-        self._errors.add(1, _labels(outcome.request, _OF_ERROR, *said), context)
+        self._errors.add(1, _labels(outcome.request.place, _OF_ERROR, *said), context)
 
     def record_stream(self, outcome: Outcome, model: str | None, context: Context | None) -> None:
         """Count one event stream, if anything came of it.
@@ -220,13 +219,13 @@ class Metrics:
         if stream is None or stream.first_chunk_s is None:
             return
         model = None if model is None else self._model(model)
-        shared = _labels(outcome.request, _OF_STREAM, model)
+        shared = _labels(outcome.request.place, _OF_STREAM, model)
         self._first_chunk.record(stream.first_chunk_s, shared, context)
 
     def record_retry(self, request: Request, resend: Resend) -> None:
         """Count one retry, as it is sent. Call it while its span is current, for exemplars."""
         reason = None if resend.reason is None else self._reason(resend.reason)
-        self._retries.add(1, _labels(request, _OF_RETRY, reason, resend.early, resend.futile))
+        self._retries.add(1, _labels(request.place, _OF_RETRY, reason, resend.early, resend.futile))
 
     def record_call(self, outcome: CallOutcome, context: Context) -> None:
         """Count one call of an SDK.
@@ -240,7 +239,7 @@ class Metrics:
         if error_type is not None:
             error_type = self._error_type(error_type, outcome.last)
         said = error_type, self._known_code(outcome), outcome.outcome, outcome.operation, model
-        shared = _labels(outcome.request, _OF_CALL, *said)
+        shared = _labels(outcome.request.place, _OF_CALL, *said)
         self._call_duration.record(outcome.duration_s, shared, context)
         self._call_attempts.record(outcome.retries + 1, shared, context)
 
@@ -279,12 +278,13 @@ class Metrics:
 
 @lru_cache(_MAX_SETS)
 def _labels(
-    request: Request, others: tuple[str, ...], *values: AttributeValue | None
+    place: Place, others: tuple[str, ...], *values: AttributeValue | None
 ) -> Mapping[str, AttributeValue]:
     """Make a set of labels, once: the endpoint's, and of *others* those whose value is known."""
-    named = {names.URL_TEMPLATE: request.template, **dict(zip(others, values, strict=True))}
+    address, port, template = place
+    named = {names.URL_TEMPLATE: template, **dict(zip(others, values, strict=True))}
     known = {name: value for name, value in named.items() if value is not None}
-    return _server(request.address, request.port) | known
+    return _server(address, port) | known
 
 
 def _server(address: str, port: int | None) -> dict[str, AttributeValue]:

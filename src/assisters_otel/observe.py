@@ -171,7 +171,7 @@ class Observer:
         self._tracer = trace.get_tracer(
             names.SCOPE, names.__version__, tracer_provider, names.SCHEMA_URL
         )
-        # The same one for the same method and path, so that what is made of it is found again.
+        # The same one for the same documented path, so that what is made of it is found again.
         self._requests: dict[tuple[str, str, int, bytes], Request] = {}
         self._waiting: set[calls.Call | Answer] = set()
         self._put_off: deque[Callable[[], object]] = deque()
@@ -248,9 +248,8 @@ class Observer:
             request = _request(hosts, method, port, path.decode("latin-1"))
             if request is None:
                 return None
-            if len(self._requests) >= _MAX_REQUESTS:
-                self._requests = {}
-            self._requests[known] = request
+            if request.template is not None and len(self._requests) < _MAX_REQUESTS:
+                self._requests[known] = request
         if self._before_next is not None:
             step, self._before_next = self._before_next, None
             self.guard(step)

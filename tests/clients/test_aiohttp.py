@@ -941,7 +941,9 @@ def test_a_response_class_that_keeps_no_headers_as_they_were_sent_is_counted_by_
         async def start(self, connection):
             self.status = 429
             self.cookies = SimpleCookie()
-            self._headers = CIMultiDictProxy(CIMultiDict({"X-Request-ID": "req_own"}))
+            self._headers = CIMultiDictProxy(
+                CIMultiDict({"X-Request-ID": "req_own", "X-Odd": "\udcff"})
+            )
             self._connection = connection
             return self
 

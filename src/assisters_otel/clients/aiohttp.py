@@ -433,7 +433,8 @@ def _headers_of(response: Any) -> Iterable[tuple[bytes, bytes]]:
     raw: Iterable[tuple[bytes, bytes]] | None = response.raw_headers
     if raw is not None:
         return raw
-    return [(name.encode(), value.encode()) for name, value in response.headers.items()]
+    how = "utf-8", "surrogateescape"  # as aiohttp has decoded them
+    return [(name.encode(*how), value.encode(*how)) for name, value in response.headers.items()]
 
 
 def _run(told: Coroutine[Any, Any, object]) -> None:

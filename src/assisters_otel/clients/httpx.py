@@ -330,21 +330,22 @@ class Httpx(Adapter):
         """Give the transports that make a request's span, or None if the app's would."""
         if self.theirs_is_on() or _is_instrumented(transport, method) or _is_injected(raw):
             return None
-        if self._maker is None:
-            self._maker = self._make()
-        transports: tuple[Any, Any] = self._maker
+        transports: tuple[Any, Any] | None = self._maker
+        if transports is None:
+            self._maker = transports = self._make()
         return transports
 
-    def _make(self) -> tuple[Any, ...]:
+    def _make(self) -> tuple[Any, Any]:
         """Make OpenTelemetry's transports, the sync one and the async one."""
         otel = importlib.import_module(SCOPE)
-        return tuple(
-            getattr(otel, name)(
-                _Inner,
-                tracer_provider=self._tracer_provider,
-                meter_provider=self._meter_provider,
-            )
-            for name in (self._flavour.sync_transport, self._flavour.async_transport)
+        providers = {
+            "tracer_provider": self._tracer_provider,
+            "meter_provider": self._meter_provider,
+        }
+        flavour = self._flavour
+        return (
+            getattr(otel, flavour.sync_transport)(_Inner, **providers),
+            getattr(otel, flavour.async_transport)(_Inner, **providers),
         )
 
     def _is_transient(self, error: BaseException) -> bool:
