@@ -944,7 +944,7 @@ def test_a_response_class_that_keeps_no_headers_as_they_were_sent_is_counted_by_
             self._headers = CIMultiDictProxy(
                 CIMultiDict({"X-Request-ID": "req_own", "X-Odd": "\udcff"})
             )
-            self._connection = connection
+            connection.close()
             return self
 
     async def main():
