@@ -116,6 +116,12 @@ def test_a_call_that_sends_each_attempt_from_a_thread_of_its_own_is_known_again(
     assert call() + call() == [0, 1, 2, 3]
 
 
+def test_an_idempotency_key_is_no_body_of_the_same_letters(resends):
+    fail(resends, Message(b"abc"))
+
+    assert send(resends, Message(b"other", idempotency_key="abc")).resend is None
+
+
 def test_where_nothing_has_failed_nothing_is_asked(resends):
     message = Message()
     send(resends, message)

@@ -53,18 +53,9 @@ _METHODS: Final = frozenset(
 _MAX_SERVERS: Final = 64
 # Sets of labels that are kept, since to make one costs more than to find it, and there are few.
 _MAX_SETS: Final = 512
-_OF_ERROR: Final = (
-    ERROR_TYPE,
-    names.ERROR_CODE,
-    HTTP_RESPONSE_STATUS_CODE,
-    names.ERROR_RETRYABLE,
-)
-_OF_ATTEMPT: Final = (
-    ERROR_TYPE,
-    names.ERROR_CODE,
-    HTTP_RESPONSE_STATUS_CODE,
-    HTTP_REQUEST_METHOD,
-)
+_OF_END: Final = (ERROR_TYPE, names.ERROR_CODE, HTTP_RESPONSE_STATUS_CODE)
+_OF_ERROR: Final = (*_OF_END, names.ERROR_RETRYABLE)
+_OF_ATTEMPT: Final = (*_OF_END, HTTP_REQUEST_METHOD)
 _OF_RETRY: Final = (names.RETRY_REASON, names.RETRY_EARLY, names.RETRY_FUTILE)
 _OF_CALL: Final = (
     ERROR_TYPE,
@@ -187,12 +178,11 @@ class Metrics:
         error_type, code = outcome.error_type, None
         if error_type is not None:
             error_type, code = self._error_type(error_type, outcome), self._known_code(outcome)
+        end = error_type, code, outcome.status
         if outcome.failed:
-            said = error_type, code, outcome.status, outcome.retryable
-            self._errors.add(1, _labels(request.place, _OF_ERROR, *said))
+            self._errors.add(1, _labels(request.place, _OF_ERROR, *end, outcome.retryable))
         method = request.method if request.method in _METHODS else names.OTHER
-        shared = _labels(request.place, _OF_ATTEMPT, error_type, code, outcome.status, method)
-        self._duration.record(outcome.duration_s, shared)
+        self._duration.record(outcome.duration_s, _labels(request.place, _OF_ATTEMPT, *end, method))
         if not _LIMIT_HEADERS.isdisjoint(outcome.headers):
             self._keep_limits(request, outcome.headers)
 

@@ -44,7 +44,6 @@ _log = logging.getLogger(names.SCOPE)
 _HTTPS: Final = 443
 _HTTP: Final = 80
 _SUCCESS: Final = 200
-_MAX_REQUESTS: Final = 256
 
 
 class Seen(NamedTuple):
@@ -171,8 +170,6 @@ class Observer:
         self._tracer = trace.get_tracer(
             names.SCOPE, names.__version__, tracer_provider, names.SCHEMA_URL
         )
-        # The same one for the same documented path, so that what is made of it is found again.
-        self._requests: dict[tuple[str, str, int, bytes], Request] = {}
         self._waiting: set[calls.Call | Answer] = set()
         self._put_off: deque[Callable[[], object]] = deque()
         self._collecting = 0
@@ -241,21 +238,19 @@ class Observer:
         Returns:
             The request, or None if it is none of ours.
         """
-        path = target.partition(b"?")[0]
-        known = hosts[0].name, method, port, path
-        request = self._requests.get(known)
-        if request is None:
-            request = _request(hosts, method, port, path.decode("latin-1"))
-            if request is None:
-                return None
-            if request.template is not None and len(self._requests) < _MAX_REQUESTS:
-                self._requests[known] = request
+        path = target.partition(b"?")[0].decode("latin-1")
+        for host in hosts:
+            if host.covers(port, path):
+                break
+        else:
+            return None
         if self._before_next is not None:
             step, self._before_next = self._before_next, None
             self.guard(step)
         if self._put_off:
             self.collect()
-        return request
+        at = None if port == _HTTPS else port
+        return Request(method, path, endpoints.template(path), host.name, at)
 
     # -- calls ------------------------------------------------------------------------------
 
@@ -312,7 +307,7 @@ class Observer:
 
     def is_collecting(self) -> bool:
         """Say whether this is running inside the garbage collector."""
-        return bool(self._collecting) and self._collecting == threading.get_ident()
+        return self._collecting == threading.get_ident()
 
     def put_off(self, step: Callable[[], object]) -> None:
         """Do something before the next attempt, at a flush, or when metrics are asked for."""
@@ -647,14 +642,6 @@ class Answer:
 
 def _context(span: Span | None) -> SpanContext:
     return (trace.get_current_span() if span is None else span).get_span_context()
-
-
-def _request(hosts: tuple[Host, ...], method: str, port: int, path: str) -> Request | None:
-    for host in hosts:
-        if host.covers(port, path):
-            at = None if port == _HTTPS else port
-            return Request(method, path, endpoints.template(path), host.name, at)
-    return None
 
 
 def _envelope(body: bytes, headers: Mapping[bytes, bytes]) -> envelope.Envelope | None:

@@ -386,6 +386,7 @@ class Resends:
         entry = _Entry(before, weakref.ref(owner), trace_id, sending.started_s, side_by_side=False)
         keys: list[_Key] = []
         with self._lock:
+            self._expire(now)
             for one in identities:
                 keys.append((id(owner), one))
                 self._put(keys[-1], entry)
@@ -467,8 +468,10 @@ class Resends:
         what = key or message.body()
         if what is None:
             return None
-        # Python's own is keyed too, and a tenth of the price of one from `hashlib`.
-        sending.identity = hash((self._secret, sending.request.method, message.url(), what))
+        # Python's own is keyed too, and costs less than one from `hashlib`. To it a text and its
+        # bytes are the same.
+        told = "key" if key else "body", what
+        sending.identity = hash((self._secret, sending.request.method, message.url(), *told))
         return sending.identity
 
     def _authorization(self, sending: Sending) -> bytes | None:

@@ -450,7 +450,7 @@ def test_shutdown_puts_the_very_same_functions_back(api):
 
 
 def test_without_the_instrumentation_there_are_metrics_and_no_spans(api, memory, monkeypatch):
-    monkeypatch.setattr("assisters_otel.clients.aiohttp.find_spec", lambda _: None)
+    monkeypatch.setattr("assisters_otel.clients.adapter.find_spec", lambda _: None)
     api.answers("insufficient_funds")
     with assisters_otel.init(
         hosts=[api.url],

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
+    from assisters_otel.clients.patch import Target
     from assisters_otel.observe import Observer
 
 
-class Adapter:
+class Adapter(ABC):
     """An HTTP client's adapter. Where the app makes no HTTP spans, what `_make` gives makes them.
 
     Attributes:
@@ -48,7 +51,7 @@ class Adapter:
 
     def switch_on(self) -> None:
         """Make our spans from now on, if the HTTP instrumentation is installed."""
-        if self._maker is None:
+        if self._maker is None and find_spec(self.scope) is not None:
             self._maker = self._make()
 
     def switch_off(self) -> None:
@@ -73,9 +76,13 @@ class Adapter:
         instrumentor = getattr(sys.modules.get(self.scope), self._instrumentor, None)
         return instrumentor is not None and instrumentor().is_instrumented_by_opentelemetry
 
-    def _make(self) -> Any:
-        """Make what makes our spans, or give None where that is not installed."""
-        raise NotImplementedError
+    @abstractmethod
+    def targets(self) -> tuple[Target, ...]:
+        """Say what to wrap."""
 
-    def _unmake(self, maker: Any) -> None:
+    @abstractmethod
+    def _make(self) -> Any:
+        """Make what makes our spans."""
+
+    def _unmake(self, maker: Any) -> None:  # noqa: B027 - most have nothing to undo
         """Undo what `_make` has done beyond giving *maker*."""

@@ -14,7 +14,6 @@ import inspect
 import sys
 from contextlib import suppress
 from contextvars import ContextVar
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
@@ -149,8 +148,6 @@ class Aiohttp(Adapter):
 
     def _make(self) -> Any:
         """Make the trace configuration of OpenTelemetry's instrumentation."""
-        if find_spec(SCOPE) is None:
-            return None
         return _trace_config(self._tracer_provider, self._meter_provider)
 
     def _open(self, asked: _Asked, raw: Any) -> None:

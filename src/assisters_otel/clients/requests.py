@@ -13,7 +13,6 @@ import time
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import update_wrapper
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 from weakref import WeakKeyDictionary
@@ -125,10 +124,8 @@ class Requests(Adapter):
 
     # -- the HTTP span ------------------------------------------------------------------------
 
-    def _make(self) -> tuple[Any, Any] | None:
+    def _make(self) -> tuple[Any, Any]:
         """Put the router in; give what was there, and it."""
-        if find_spec(SCOPE) is None:
-            return None
         session = sys.modules[MODULE].Session
         original = vars(session)["send"]
         router = update_wrapper(self._route(original, self._instrumented(session)), original)
