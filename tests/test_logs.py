@@ -11,7 +11,7 @@ from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogR
 from opentelemetry.trace import SpanContext
 from pythonjsonlogger.json import JsonFormatter
 
-from assisters_otel.attempt import CallOutcome, Outcome, Request
+from assisters_otel.attempt import CallOutcome, Request, judge
 from assisters_otel.envelope import Envelope
 from assisters_otel.logs import LINES, WINDOW_S, Log
 
@@ -48,7 +48,7 @@ def log(clock):
 
 def failed(code="invalid_model", request=REQUEST, status=400):
     envelope = Envelope(type="invalid_request_error", code=code, message="what somebody typed")
-    return Outcome(
+    return judge(
         request, 0.1, status=status, headers={b"x-request-id": b"req_1"}, envelope=envelope
     )
 
@@ -66,7 +66,7 @@ def test_a_line_has_the_code_the_endpoint_the_request_id_and_the_advice(log, cap
 
 
 def test_a_line_without_an_envelope_has_the_status(log, caplog):
-    log.record(Outcome(REQUEST, 0.1, status=502))
+    log.record(judge(REQUEST, 0.1, status=502))
 
     assert caplog.messages == [
         "Assisters API answered 502 on POST /v1/embeddings: a retry can help"
@@ -74,7 +74,7 @@ def test_a_line_without_an_envelope_has_the_status(log, caplog):
 
 
 def test_a_line_without_an_answer_has_the_exception(log, caplog):
-    log.record(Outcome(REQUEST, 0.1, exception="ReadTimeout", transient=True))
+    log.record(judge(REQUEST, 0.1, exception="ReadTimeout", transient=True))
 
     assert caplog.messages == [
         "Assisters API gave no answer (ReadTimeout) on POST /v1/embeddings: a retry can help"
@@ -177,7 +177,7 @@ def test_a_signal_handler_s_own_failure_is_logged_while_a_line_is_being_counted(
 
 
 def test_a_call_s_line_says_what_the_client_failed_with(log, caplog):
-    fine = Outcome(REQUEST, 0.1, status=200, headers={b"x-request-id": b"req_1"})
+    fine = judge(REQUEST, 0.1, status=200, headers={b"x-request-id": b"req_1"})
     call = CallOutcome(REQUEST, "chat", "m", "failed", 1.0, 0, 0.0, fine, "ValidationError")
 
     log.record_call(call, SpanContext(1, 2, is_remote=False))

@@ -6,7 +6,7 @@ import pytest
 from opentelemetry.context import Context
 
 from assisters_otel import names
-from assisters_otel.attempt import CallOutcome, Outcome, Request, Resend, StreamOutcome
+from assisters_otel.attempt import CallOutcome, Request, Resend, StreamOutcome, judge
 from assisters_otel.envelope import Envelope
 from assisters_otel.metrics import FRESH_S, MAX_FURTHER, ClosedSet, Metrics
 from memory import Memory
@@ -33,7 +33,7 @@ def metrics(memory, clock):
 
 
 def failed(status=400, request=REQUEST, **fields):
-    return Outcome(request, 0.1, status=status, envelope=Envelope(**fields))
+    return judge(request, 0.1, status=status, envelope=Envelope(**fields))
 
 
 def test_twenty_undocumented_codes_are_labels_and_the_next_is_other(memory, metrics, caplog):
@@ -54,7 +54,7 @@ def test_twenty_undocumented_codes_are_labels_and_the_next_is_other(memory, metr
 def test_types_and_exceptions_are_closed_sets_too(memory, metrics):
     for n in range(100):
         metrics.record(failed(type=f"type_{n}"))
-        metrics.record(Outcome(REQUEST, 0.1, exception=f"Error{n}"))
+        metrics.record(judge(REQUEST, 0.1, exception=f"Error{n}"))
 
     types = {point["error.type"] for point in memory.points(names.ERRORS.name)}
     assert len(types) == 2 * MAX_FURTHER + 1
@@ -80,7 +80,7 @@ def test_a_closed_set_does_not_take_what_is_not_well_formed():
 
 def test_a_rate_limit_is_said_for_two_minutes_and_then_no_more(memory, metrics, clock):
     headers = {b"x-ratelimit-remaining-rpm": b"41"}
-    metrics.record(Outcome(REQUEST, 0.1, status=200, headers=headers))
+    metrics.record(judge(REQUEST, 0.1, status=200, headers=headers))
 
     clock.now += FRESH_S
     assert memory.point(REMAINING)["value"] == 41
@@ -90,8 +90,8 @@ def test_a_rate_limit_is_said_for_two_minutes_and_then_no_more(memory, metrics, 
 
 def test_an_answer_without_limits_does_not_wipe_the_last_ones(memory, metrics):
     headers = {b"x-ratelimit-remaining-rpm": b"41"}
-    metrics.record(Outcome(REQUEST, 0.1, status=200, headers=headers))
-    metrics.record(Outcome(REQUEST, 0.1, status=502, headers={b"x-request-id": b"1"}))
+    metrics.record(judge(REQUEST, 0.1, status=200, headers=headers))
+    metrics.record(judge(REQUEST, 0.1, status=502, headers={b"x-request-id": b"1"}))
 
     assert memory.point(REMAINING)["value"] == 41
 
@@ -101,7 +101,7 @@ def test_a_limit_beyond_int64_is_not_said(memory, metrics):
         b"x-ratelimit-remaining-rpm": str(2**63).encode(),
         b"x-ratelimit-limit-rpm": b"7",
     }
-    metrics.record(Outcome(REQUEST, 0.1, status=200, headers=headers))
+    metrics.record(judge(REQUEST, 0.1, status=200, headers=headers))
 
     assert memory.points(REMAINING) == []
     assert memory.point("assisters.client.ratelimit.requests.limit")["value"] == 7
@@ -112,17 +112,17 @@ def test_limits_of_many_servers_are_bounded(memory, metrics, clock):
     for n in range(200):
         clock.now += 2
         request = REQUEST._replace(address=f"host-{n}")
-        metrics.record(Outcome(request, 0.1, status=200, headers=headers))
+        metrics.record(judge(request, 0.1, status=200, headers=headers))
 
     assert 0 < len(memory.points(REMAINING)) <= 64
     for n in range(200):
         request = REQUEST._replace(address=f"at-once-{n}")
-        metrics.record(Outcome(request, 0.1, status=200, headers=headers))
+        metrics.record(judge(request, 0.1, status=200, headers=headers))
     assert 0 < len(memory.points(REMAINING)) <= 64
 
 
 def test_port_443_is_not_said(memory, metrics):
-    metrics.record(Outcome(REQUEST, 0.1, status=200))
+    metrics.record(judge(REQUEST, 0.1, status=200))
 
     assert "server.port" not in memory.point(names.REQUEST_DURATION.name)
 
@@ -137,7 +137,7 @@ def test_every_metric_is_as_names_describes_it(metrics, clock):
         b"x-ratelimit-remaining-tpm": b"1",
     }
     metrics.record(
-        Outcome(
+        judge(
             REQUEST._replace(port=8080),
             0.1,
             status=429,
@@ -148,13 +148,13 @@ def test_every_metric_is_as_names_describes_it(metrics, clock):
     request = REQUEST._replace(port=8080)
     told = Resend(1, reason="rate_limit_exceeded", early=True, futile=False)
     metrics.record_retry(request, told)
-    last = Outcome(request, 0.1, status=500, envelope=Envelope("server_error", "internal_error"))
+    last = judge(request, 0.1, status=500, envelope=Envelope("server_error", "internal_error"))
     call = CallOutcome(
         request, "chat", "assisters-chat-v1", "failed", 1.0, 2, 0.5, last, "APIError"
     )
     metrics.record_call(call, Context())
     stream = StreamOutcome("completed", 7, 0.5)
-    metrics.record_stream(Outcome(request, 0.1, status=200, stream=stream), "m-1", Context())
+    metrics.record_stream(judge(request, 0.1, status=200, stream=stream), "m-1", Context())
     data = memory._reader.get_metrics_data()
     (scope,) = data.resource_metrics[0].scope_metrics
     found = {metric.name: metric for metric in scope.metrics}

@@ -10,14 +10,14 @@ import pytest
 from opentelemetry import trace
 
 from assisters_otel import resend
-from assisters_otel.attempt import Outcome, Request
+from assisters_otel.attempt import Request, judge
 from assisters_otel.resend import Chain, Resends, Sending
 
 SECRET = "Bearer ask_0123456789abcdef"
 PROMPT = b'{"input": "what the user typed"}'
 REQUEST = Request("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
-OK = Outcome(REQUEST, 0.1, status=200)
-FAILED = Outcome(REQUEST, 0.1, status=500)
+OK = judge(REQUEST, 0.1, status=200)
+FAILED = judge(REQUEST, 0.1, status=500)
 
 
 class Message:

@@ -4,7 +4,7 @@ import pytest
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 
 from assisters_otel import spans
-from assisters_otel.attempt import Outcome, Request
+from assisters_otel.attempt import Request, judge
 
 SCOPE = "opentelemetry.instrumentation.httpx"
 URL = "https://api.assisters.dev/v1/models"
@@ -111,7 +111,7 @@ def test_a_key_in_a_header_that_was_captured_is_redacted(tracer, memory):
 def test_a_status_that_the_app_s_hook_made_ok_stays_ok(tracer, memory):
     span = tracer.start_span("GET", kind=SpanKind.CLIENT)
     span.set_status(StatusCode.OK)
-    outcome = Outcome(REQUEST, 0.1, status=404)
+    outcome = judge(REQUEST, 0.1, status=404)
     spans.describe(span, outcome, 0.0, capture_message=False)
     span.end()
 
@@ -123,7 +123,7 @@ def test_a_long_exception_s_description_is_masked_and_cut(tracer, memory):
     span = tracer.start_span("GET", kind=SpanKind.CLIENT)
     text = "ConnectError: /v1/agent/stream?prompt=secret " + "x" * 9999
     span.set_status(StatusCode.ERROR, text)
-    outcome = Outcome(REQUEST, 0.1, exception="ConnectError")
+    outcome = judge(REQUEST, 0.1, exception="ConnectError")
     spans.describe(span, outcome, 0.0, capture_message=False)
     span.end()
 

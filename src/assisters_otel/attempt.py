@@ -34,6 +34,8 @@ OF_FILES: Final = (
 """What an OSError is that comes from the file which the app sends, and from no socket."""
 
 
+_NONE: Final[Mapping[bytes, bytes]] = MappingProxyType({})
+
 Place = tuple[str, int | None, str | None]
 
 
@@ -83,6 +85,8 @@ class StreamOutcome(NamedTuple):
 class Outcome(NamedTuple):
     """How an attempt ended: with an answer, without one, or cancelled by its caller.
 
+    Made by `judge`, which finds out the last four from the rest.
+
     Attributes:
         request: What was sent.
         duration_s: From sending to the response headers, or to the failure.
@@ -95,26 +99,26 @@ class Outcome(NamedTuple):
         transient: With an exception: whether it was the connection, the peer or the
             clock that failed, so a retry can help, and not a mistake on our side.
         stream: How its event stream ended, if it has one and that is over.
+        failed: Whether it got a status of 400 or above, or no whole answer; not if cancelled.
+        code: The envelope's code, as sent, or None.
+        error_type: The envelope's type; else the status; else the exception's name. A stream
+            that says less than that is ``truncated``, or its error ``_OTHER``. None on success.
+        retryable: Whether it failed, and the same request can succeed if it is sent again soon.
     """
 
     request: Request
     duration_s: float
-    status: int | None = None
-    headers: Mapping[bytes, bytes] = MappingProxyType({})
-    envelope: Envelope | None = None
-    exception: str | None = None
-    cancelled: bool = False
-    transient: bool = False
-    stream: StreamOutcome | None = None
-
-    @property
-    def failed(self) -> bool:
-        """Whether it got a status of 400 or above, or no whole answer; not if cancelled."""
-        if self.cancelled:
-            return False
-        if self.stream is not None:
-            return self.stream.failed
-        return self.status is None or self.exception is not None or self.status >= FAILED
+    status: int | None
+    headers: Mapping[bytes, bytes]
+    envelope: Envelope | None
+    exception: str | None
+    cancelled: bool
+    transient: bool
+    stream: StreamOutcome | None
+    failed: bool
+    code: str | None
+    error_type: str | None
+    retryable: bool
 
     @property
     def is_redirect(self) -> bool:
@@ -122,40 +126,60 @@ class Outcome(NamedTuple):
         return self.status is not None and REDIRECTED <= self.status < FAILED
 
     @property
-    def code(self) -> str | None:
-        """The envelope's code, as sent, or None."""
-        return self.envelope.code if self.envelope else None
-
-    @property
-    def error_type(self) -> str | None:
-        """The envelope's type; else the status; else the exception's name. None on success.
-
-        A stream that says less than that is ``truncated``, or its error ``_OTHER``.
-        """
-        if self.cancelled:
-            return names.CANCELLED
-        if not self.failed:
-            return None
-        if self.envelope and self.envelope.type:
-            return self.envelope.type
-        if self.exception is None and self.stream is not None:
-            return names.TRUNCATED if self.stream.outcome == names.TRUNCATED else names.OTHER
-        return self.exception or str(self.status)
-
-    @property
-    def retryable(self) -> bool:
-        """Whether the same request can succeed if it is sent again soon."""
-        if self.status is None or self.exception is not None:
-            return self.transient
-        if self.stream is not None and self.stream.outcome == names.TRUNCATED:
-            return True
-        type_ = self.envelope.type if self.envelope else None
-        return catalog.retryable(self.code, type_, self.status)
-
-    @property
     def reason(self) -> str | None:
-        """What an attempt after this one is sent for: the code, else `error_type`."""
+        """What an attempt after this one is sent for: the code, else the type."""
         return self.code or self.error_type
+
+
+def judge(  # noqa: PLR0913 - all that is known of an attempt
+    request: Request,
+    duration_s: float,
+    *,
+    status: int | None = None,
+    headers: Mapping[bytes, bytes] = _NONE,
+    envelope: Envelope | None = None,
+    exception: str | None = None,
+    cancelled: bool = False,
+    transient: bool = False,
+    stream: StreamOutcome | None = None,
+) -> Outcome:
+    """Say how an attempt ended, by what was seen of it: see `Outcome`.
+
+    Once for all sinks: each of them asks for it several times.
+    """
+    code, type_ = (None, None) if envelope is None else (envelope.code, envelope.type)
+    error_type, retryable = None, False
+    if cancelled:
+        failed, error_type = False, names.CANCELLED
+    elif stream is not None:
+        failed = stream.failed
+    else:
+        failed = status is None or exception is not None or status >= FAILED
+    if failed:
+        is_truncated = stream is not None and stream.outcome == names.TRUNCATED
+        if exception is None and stream is not None:
+            error_type = type_ or (names.TRUNCATED if is_truncated else names.OTHER)
+        else:
+            error_type = type_ or exception or str(status)
+        if status is None or exception is not None:
+            retryable = transient
+        else:
+            retryable = is_truncated or catalog.retryable(code, type_, status)
+    return Outcome(
+        request,
+        duration_s,
+        status,
+        headers,
+        envelope,
+        exception,
+        cancelled,
+        transient,
+        stream,
+        failed,
+        code,
+        error_type,
+        retryable,
+    )
 
 
 class Resend(NamedTuple):

@@ -15,6 +15,8 @@ from datetime import timezone
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from assisters_otel import catalog
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from types import ModuleType
@@ -56,6 +58,11 @@ _PICKED: Final = frozenset(
     }
 )
 _EVENT_STREAM: Final = b"text/event-stream"
+_JSON: Final = json.JSONDecoder()
+# What needs no cleaning.
+_DOCUMENTED: Final = frozenset(
+    {*(error.code for error in catalog.ERRORS), *(row.type for row in catalog.TYPES)}
+)
 
 REDACTED: Final = "REDACTED"
 # "Bearer Bearer …" is what comes of a key that was configured with the word before it; a token
@@ -68,9 +75,9 @@ _PROMPT: Final = re.compile(r"(/agent/stream/?)\?[^\s\"<>]+")
 # h11 quotes a header that it refuses, and the one that it refuses most is a key with a line
 # break at its end.
 _REFUSED: Final = re.compile(r"(Illegal header (?:value|name) ).*")
-_NUMBER: Final = re.compile(rb"\d{1,15}(?:\.\d{1,15})?\Z")
+_NUMBER: Final = re.compile(rb"\s*(\d{1,15}(?:\.\d{1,15})?)\s*\Z")
 _INT64: Final = 2**63
-_INT64_DIGITS: Final = 19
+_INTEGER: Final = re.compile(rb"\s*(\d{1,19})\s*\Z")
 # The first second of 2001: a reset below it is no Unix time of ours. Source: docs, Unix seconds.
 _FIRST_UNIX_TIME: Final = 978_307_200
 
@@ -169,7 +176,7 @@ def _error(body: bytes) -> object:
         return None
     try:
         # The codec that knows a byte order mark is written in Python.
-        document = json.loads(body.decode("utf-8", "replace").removeprefix("\ufeff"))
+        document = _JSON.decode(body.decode("utf-8", "replace").removeprefix("\ufeff"))
     except (ValueError, RecursionError):
         return None
     return document.get("error") if isinstance(document, dict) else None
@@ -188,7 +195,9 @@ def _envelope(error: str | dict[str, object]) -> Envelope:
 
 def _field(error: dict[str, object], name: str) -> str | None:
     value = error.get(name)
-    return clean(value).strip() or None if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    return value if value in _DOCUMENTED else clean(value).strip() or None
 
 
 def _inflate(body: bytes, limit: int) -> bytes | None:
@@ -303,9 +312,8 @@ def pick(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """
     picked: dict[bytes, bytes] = {}
     for name, value in headers:
-        lower = name.lower()
-        if lower in _PICKED and lower not in picked:
-            picked[lower] = value
+        if (lower := name.lower()) in _PICKED:
+            picked.setdefault(lower, value)
     return picked
 
 
@@ -318,8 +326,8 @@ def number(value: bytes | None) -> float | None:
     """Read a header as a finite number of 0 or more, or None if it is none."""
     if value is None:
         return None
-    value = value.strip()
-    return float(value) if _NUMBER.match(value) else None
+    found = _NUMBER.match(value)
+    return None if found is None else float(found[1])
 
 
 def integer(value: bytes | None) -> int | None:
@@ -327,12 +335,10 @@ def integer(value: bytes | None) -> int | None:
 
     One integer beyond int64 would lose a whole batch in the OTLP encoder.
     """
-    if value is None:
+    found = _INTEGER.match(value) if value else None
+    if found is None:
         return None
-    value = value.strip()
-    if len(value) > _INT64_DIGITS or not value.isdigit():
-        return None
-    parsed = int(value)
+    parsed = int(found[1])
     return parsed if parsed < _INT64 else None
 
 

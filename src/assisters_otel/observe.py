@@ -22,7 +22,7 @@ from weakref import ref as weakref
 from opentelemetry import trace
 
 from assisters_otel import bodies, calls, endpoints, envelope, names, spans, streams
-from assisters_otel.attempt import FAILED, REDIRECTED, Outcome, Request
+from assisters_otel.attempt import FAILED, REDIRECTED, Outcome, Request, judge
 from assisters_otel.logs import Log
 from assisters_otel.metrics import Metrics
 from assisters_otel.resend import Resends, Sending
@@ -492,7 +492,7 @@ class Attempt:
         headers = {} if is_plain else self._headers
         error = self._observer.guard(_envelope, body, headers) if body else None
         self._finish(
-            Outcome(
+            judge(
                 self._sending.request,
                 self._duration_s,
                 status=self._status,
@@ -509,7 +509,10 @@ class Attempt:
     def body(
         self, is_transient: Callable[[BaseException], bool], sent: object
     ) -> bodies.Body | None:
-        """Begin watching the body of a successful answer, or return None if nobody asks.
+        """Begin watching the body of a successful answer, once `ended` has reported that.
+
+        Returns:
+            None if nobody asks.
 
         Args:
             sent: The app's request or response, by which `explain` finds what became of its
@@ -520,12 +523,9 @@ class Attempt:
         if not _SUCCESS <= self._status < REDIRECTED:
             return None
         events = streams.events(self._headers)
-        call = self._call
-        if call is None and events is None:
+        call, outcome = self._call, self._outcome
+        if outcome is None or (call is None and events is None):
             return None
-        outcome = Outcome(
-            self._sending.request, self._duration_s, status=self._status, headers=self._headers
-        )
         answer = Answer(self._observer, self._sending, call, outcome, is_transient, sent)
         began_s = self._started if call is None else call.started_s
         answer.body = bodies.Body(answer, events, self._sending.request.template, began_s)
@@ -543,7 +543,7 @@ class Attempt:
             error: What came in its place. What is no `Exception` is the caller giving up.
             transient: Whether the connection, the peer or the clock failed, and not we.
         """
-        outcome = Outcome(
+        outcome = judge(
             self._sending.request,
             time.perf_counter() - self._started,
             exception=type(error).__qualname__,
@@ -625,13 +625,19 @@ class Answer:
         """Report what became of the attempt with its body."""
         error = end.error
         said = None if body.events is None else body.events.error
-        outcome = self._outcome._replace(stream=end.stream, envelope=said)
-        if body.made == names.FAILED and said is None and error is not None:
-            outcome = outcome._replace(
-                exception=type(error).__qualname__, transient=self._is_transient(error)
-            )
-        elif body.made == names.CANCELLED_CALL and error is not None:
-            outcome = outcome._replace(exception=type(error).__qualname__, cancelled=True)
+        broke = error is not None and said is None and body.made == names.FAILED
+        cancelled = error is not None and body.made == names.CANCELLED_CALL
+        outcome = judge(
+            self._outcome.request,
+            self._outcome.duration_s,
+            status=self._outcome.status,
+            headers=self._outcome.headers,
+            envelope=said,
+            exception=type(error).__qualname__ if broke or cancelled else None,
+            cancelled=cancelled,
+            transient=broke and error is not None and self._is_transient(error),
+            stream=end.stream,
+        )
         if outcome.failed:
             shown = self.call.span if self.call is not None else self.span
             for thing in (self._sent(), error):

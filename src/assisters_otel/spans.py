@@ -35,7 +35,7 @@ from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
 from assisters_otel import endpoints, envelope, names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable
 
     from opentelemetry.trace import Span, Tracer
     from opentelemetry.util.types import Attributes, AttributeValue
@@ -162,32 +162,30 @@ def _attributes(
     if wait_s is not None:
         found[names.RETRY_AFTER] = wait_s
     if outcome.failed:
-        found.update(_error(outcome, capture_message=capture_message))
+        found |= _error(outcome, capture_message=capture_message)
         if outcome.status == _TOO_MANY_REQUESTS:
-            found.update(_limits(headers, now))
+            for name, header, is_reset in _LIMITS:
+                sent = headers.get(header)
+                limit = envelope.seconds_to_reset(sent, now) if is_reset else envelope.integer(sent)
+                if limit is not None:
+                    found[name] = limit
     return found
 
 
-def _error(outcome: Outcome, *, capture_message: bool) -> Iterator[tuple[str, AttributeValue]]:
-    yield ERROR_TYPE, outcome.error_type or names.OTHER
-    yield names.ERROR_RETRYABLE, outcome.retryable
+def _error(outcome: Outcome, *, capture_message: bool) -> dict[str, AttributeValue]:
+    found: dict[str, AttributeValue] = {
+        ERROR_TYPE: outcome.error_type or names.OTHER,
+        names.ERROR_RETRYABLE: outcome.retryable,
+    }
     error = outcome.envelope
-    if error is None:
-        return
-    if error.code:
-        yield names.ERROR_CODE, error.code
-    if error.param:
-        yield names.ERROR_PARAM, error.param
-    if capture_message and error.message:
-        yield names.ERROR_MESSAGE, envelope.clean(error.message, envelope.MAX_MESSAGE)
-
-
-def _limits(headers: Mapping[bytes, bytes], now: float) -> Iterator[tuple[str, AttributeValue]]:
-    for name, header, is_reset in _LIMITS:
-        value = headers.get(header)
-        limit = envelope.seconds_to_reset(value, now) if is_reset else envelope.integer(value)
-        if limit is not None:
-            yield name, limit
+    if error is not None:
+        if error.code:
+            found[names.ERROR_CODE] = error.code
+        if error.param:
+            found[names.ERROR_PARAM] = error.param
+        if capture_message and error.message:
+            found[names.ERROR_MESSAGE] = envelope.clean(error.message, envelope.MAX_MESSAGE)
+    return found
 
 
 def rename(span: Span, request: Request) -> None:
@@ -405,9 +403,9 @@ def _call_attributes(outcome: CallOutcome, *, capture_message: bool) -> dict[str
         if request_id:
             found[names.REQUEST_ID] = request_id
         if outcome.failed and last.failed:
-            found.update(_error(last, capture_message=capture_message))
+            found |= _error(last, capture_message=capture_message)
         if last.stream is not None:
-            found.update(_stream(last.stream))
+            found |= _stream(last.stream)
     if outcome.error_type is not None:
         found[ERROR_TYPE] = outcome.error_type
     return found
@@ -452,18 +450,21 @@ def end_stream(span: Span, outcome: Outcome, *, end_ns: int | None, capture_mess
         capture_message: Whether the envelope's message is wanted.
     """
     if outcome.stream is not None:
-        span.set_attributes(dict(_stream(outcome.stream)))
+        span.set_attributes(_stream(outcome.stream))
     request_id = envelope.text(outcome.headers.get(envelope.REQUEST_ID))
     if request_id:
         span.set_attribute(names.REQUEST_ID, request_id)
     if outcome.failed:
-        span.set_attributes(dict(_error(outcome, capture_message=capture_message)))
+        span.set_attributes(_error(outcome, capture_message=capture_message))
         span.set_status(StatusCode.ERROR, outcome.code or outcome.error_type)
     span.end(end_ns)
 
 
-def _stream(stream: StreamOutcome) -> Iterator[tuple[str, AttributeValue]]:
-    yield names.STREAM_OUTCOME, stream.outcome
-    yield names.STREAM_CHUNKS, stream.chunks
+def _stream(stream: StreamOutcome) -> dict[str, AttributeValue]:
+    found: dict[str, AttributeValue] = {
+        names.STREAM_OUTCOME: stream.outcome,
+        names.STREAM_CHUNKS: stream.chunks,
+    }
     if stream.first_chunk_s is not None:
-        yield names.STREAM_FIRST_CHUNK, stream.first_chunk_s
+        found[names.STREAM_FIRST_CHUNK] = stream.first_chunk_s
+    return found

@@ -90,23 +90,24 @@ class _Inner:
 class _Message:
     """What resends are known by."""
 
-    __slots__ = ("_module", "_raw")
+    __slots__ = ("_headers", "_module", "_raw")
 
     def __init__(self, module: str, raw: Any) -> None:
         self._module = module
         self._raw = raw
+        self._headers: dict[bytes, bytes] | None = None
 
     def url(self) -> str:
         return str(self._raw.url).partition("#")[0]
 
     def header(self, name: str) -> str | None:
         # Their own look-up finds out the encoding of all of them first.
-        wanted, length = name.encode(), len(name)
-        for raw_name, value in self._raw.headers.raw:
-            if len(raw_name) == length and raw_name.lower() == wanted:
-                text: str = value.decode("latin-1")
-                return text
-        return None
+        headers = self._headers
+        if headers is None:
+            headers = {name.lower(): value for name, value in reversed(self._raw.headers.raw)}
+            self._headers = headers
+        value = headers.get(name.encode())
+        return None if value is None else value.decode("latin-1")
 
     def body(self) -> bytes | None:
         stream = self._raw.stream
