@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
-from assisters_otel import envelope
+from assisters_otel import coding, envelope
 from assisters_otel.envelope import Envelope
 
 NOW = 1_800_000_000.0
@@ -56,7 +56,7 @@ def test_the_documented_envelope_is_read():
         (b'{"error": {"code": "c", "n": ' + b"9" * 5000 + b"}}", None),
         (b"[" * 60_000, None),
         (b'{"error":' * 7_000, None),
-        (b'{"error": "' + b"x" * envelope.MAX_BYTES + b'"}', None),
+        (b'{"error": "' + b"x" * coding.MAX_BYTES + b'"}', None),
     ],
 )
 def test_what_is_no_envelope_is_a_value(body, expected):
@@ -164,17 +164,17 @@ def test_a_key_that_the_cut_would_part_is_masked_first():
     ],
 )
 def test_an_encoding_is_undone(compress, encoding):
-    assert envelope.decompress(compress(b"{}"), encoding) == b"{}"
+    assert coding.decompress(compress(b"{}"), encoding) == b"{}"
 
 
 def test_brotli_and_zstd_are_undone_if_the_client_can_undo_them():
-    assert envelope.decompress(brotli.compress(b"{}"), "br") == b"{}"
-    assert envelope.decompress(zstandard.compress(b"{}"), "zstd") == b"{}"
-    assert envelope.decompress(b"no", "br") is None
-    assert envelope.decompress(b"no", "zstd") is None
+    assert coding.decompress(brotli.compress(b"{}"), "br") == b"{}"
+    assert coding.decompress(zstandard.compress(b"{}"), "zstd") == b"{}"
+    assert coding.decompress(b"no", "br") is None
+    assert coding.decompress(b"no", "zstd") is None
     bomb = b"x" * 9_000_000
-    assert envelope.decompress(brotli.compress(bomb), "br") is None
-    assert envelope.decompress(zstandard.compress(bomb), "zstd") is None
+    assert coding.decompress(brotli.compress(bomb), "br") is None
+    assert coding.decompress(zstandard.compress(bomb), "zstd") is None
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd"])
@@ -182,7 +182,7 @@ def test_an_encoding_that_the_client_cannot_undo_is_none(encoding, monkeypatch):
     for module in ("brotli", "brotlicffi", "compression.zstd", "zstandard"):
         monkeypatch.setitem(sys.modules, module, None)
 
-    assert envelope.decompress(b"{}", encoding) is None
+    assert coding.decompress(b"{}", encoding) is None
 
 
 @pytest.mark.parametrize(
@@ -195,12 +195,12 @@ def test_an_encoding_that_the_client_cannot_undo_is_none(encoding, monkeypatch):
     ],
 )
 def test_what_cannot_be_undone_is_none(body, encoding):
-    assert envelope.decompress(body, encoding) is None
+    assert coding.decompress(body, encoding) is None
 
 
 @given(st.binary(max_size=200), st.sampled_from(["gzip", "deflate", "br", "zstd", "gzip, br"]))
 def test_no_compressed_body_raises(body, encoding):
-    envelope.decompress(body, encoding)
+    coding.decompress(body, encoding)
 
 
 def test_headers_are_picked_in_any_case_and_the_first_counts():

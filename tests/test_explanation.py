@@ -13,7 +13,7 @@ import pytest
 import requests
 
 import assisters_otel
-from assisters_otel import catalog, explain, observe
+from assisters_otel import catalog, explain, seen
 from assisters_otel.explanation import SIDES
 from assisters_otel.testing import FakeApi
 
@@ -225,14 +225,14 @@ def test_what_is_seen_of_an_exception_is_found_though_it_has_no_hash_and_goes_wi
     error = raised(lambda: httpx.post(f"{api.url}/embeddings", content=Refusing()))
 
     assert error == _Unhashable("another")
-    assert observe.seen(_Unhashable("another")) is None
-    assert observe.seen(error).outcome.exception == "_Unhashable"
+    assert seen.of(_Unhashable("another")) is None
+    assert seen.of(error).outcome.exception == "_Unhashable"
     key = id(error)
-    assert key in observe._seen
+    assert key in seen._seen
     error.__traceback__ = None
     del error
     gc.collect()
-    assert key not in observe._seen
+    assert key not in seen._seen
 
 
 @pytest.mark.usefixtures("telemetry")

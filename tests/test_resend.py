@@ -11,7 +11,8 @@ from opentelemetry import trace
 
 from assisters_otel import resend
 from assisters_otel.attempt import Request, judge
-from assisters_otel.resend import Chain, Resends, Sending
+from assisters_otel.resend import Resends
+from assisters_otel.sending import Chain, Sending
 
 SECRET = "Bearer ask_0123456789abcdef"
 PROMPT = b'{"input": "what the user typed"}'

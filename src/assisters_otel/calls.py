@@ -15,7 +15,7 @@ from opentelemetry import context, trace
 from assisters_otel import names
 from assisters_otel.attempt import CallOutcome
 from assisters_otel.bodies import Moment
-from assisters_otel.resend import Chain
+from assisters_otel.sending import Chain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from assisters_otel.attempt import Outcome, Request
     from assisters_otel.bodies import Body
-    from assisters_otel.resend import Message
+    from assisters_otel.sending import Message
 
 _KEY: Final = context.create_key("assisters_otel-call")
 

@@ -6,23 +6,17 @@ bomb and half a JSON document are ordinary, so they are values.
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
-import zlib
-from contextlib import suppress
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from assisters_otel import catalog
+from assisters_otel.coding import MAX_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from types import ModuleType
-
-MAX_BYTES: Final = 64 * 1024
-"""A body is looked at up to here, raw and decompressed. An envelope has a few hundred bytes."""
+    from collections.abc import Iterable, Mapping
 
 MAX_VALUE: Final = 128
 """Characters of a code, type, param or id that are kept. The longest documented one has 25."""
@@ -200,59 +194,6 @@ def _field(error: dict[str, object], name: str) -> str | None:
     return value if value in _DOCUMENTED else clean(value).strip() or None
 
 
-def _inflate(body: bytes, limit: int) -> bytes | None:
-    # 32 + 15: gzip or zlib, by the header. A bare deflate stream has none.
-    for wbits in (47, -15):
-        with suppress(zlib.error):
-            return zlib.decompressobj(wbits).decompress(body, limit)
-    return None
-
-
-def _brotli(body: bytes, limit: int) -> bytes | None:
-    # A client asks for brotli only if it has one of the two. Source: httpx, _decoders.
-    brotli = first_of("brotli", "brotlicffi")
-    if brotli is None:
-        return None
-    try:
-        output: bytes = brotli.Decompressor().process(body, output_buffer_limit=limit)
-    except (brotli.error, TypeError):  # TypeError: a release that cannot bound its output
-        return None
-    return output
-
-
-def _zstd(body: bytes, limit: int) -> bytes | None:
-    zstd = first_of("compression.zstd", "zstandard")
-    if zstd is None:
-        return None
-    try:
-        if hasattr(zstd, "ZstdFile"):
-            output: bytes = zstd.ZstdDecompressor().decompress(body, max_length=limit)
-        else:
-            output = zstd.ZstdDecompressor().stream_reader(body).read(limit)
-    except zstd.ZstdError:
-        return None
-    return output
-
-
-def first_of(*modules: str) -> ModuleType | None:
-    """Import the first of some modules that is installed."""
-    for module in modules:
-        with suppress(ImportError):
-            return importlib.import_module(module)
-    return None
-
-
-_DECOMPRESSORS: Final[Mapping[str, Callable[[bytes, int], bytes | None]]] = {
-    "gzip": _inflate,
-    "x-gzip": _inflate,
-    "deflate": _inflate,
-    "br": _brotli,
-    "zstd": _zstd,
-}
-# More layers than anybody sends; each costs a pass.
-_MAX_LAYERS: Final = 3
-
-
 def is_event_stream(headers: Mapping[bytes, bytes]) -> bool:
     """Say whether an answer's body is an event stream.
 
@@ -274,31 +215,6 @@ def may_be_read(headers: Mapping[bytes, bytes]) -> bool:
         return False
     length = integer(headers.get(CONTENT_LENGTH))
     return length is None or length <= MAX_BYTES
-
-
-def decompress(body: bytes, content_encoding: str) -> bytes | None:
-    """Undo a Content-Encoding, without ever holding more than `MAX_BYTES` of output.
-
-    Args:
-        body: The raw body, whole.
-        content_encoding: The header's value, in the order in which it was applied,
-            or an empty string.
-
-    Returns:
-        The body, or None if it is broken, too large, or in an encoding for which
-        the client's own decoder is not installed.
-    """
-    layers = [name.strip().lower() for name in content_encoding.split(",")]
-    layers = [name for name in layers if name not in {"", "identity"}]
-    if len(layers) > _MAX_LAYERS:
-        return None
-    for name in reversed(layers):
-        decompressor = _DECOMPRESSORS.get(name)
-        output = decompressor(body, MAX_BYTES + 1) if decompressor else None
-        if output is None or len(output) > MAX_BYTES:
-            return None
-        body = output
-    return body
 
 
 def pick(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry import trace
 
-from assisters_otel import catalog, envelope, names, observe
+from assisters_otel import catalog, envelope, names, seen
 from assisters_otel.attempt import FAILED
 from assisters_otel.envelope import Envelope
 
@@ -132,9 +132,9 @@ def explain(thing: object) -> Explanation:
         status = None if row is None else row.status
         found = _Facts(status, Envelope(None if row is None else row.type, envelope.clean(thing)))
         return _explained(found)
-    seen = next(filter(None, map(observe.seen, _related(thing))), None)
-    if seen is not None:
-        return _explained(_of_outcome(seen.outcome, seen.at_s, seen.trace_id))
+    met = next(filter(None, map(seen.of, _related(thing))), None)
+    if met is not None:
+        return _explained(_of_outcome(met.outcome, met.at_s, met.trace_id))
     if isinstance(thing, BaseException):
         return _explained(_of_exception(thing))
     status = _status(thing)

@@ -19,7 +19,8 @@ from assisters_otel import config as configs
 from assisters_otel import names
 from assisters_otel.clients import aiohttp, assisters, httpx, openai, requests
 from assisters_otel.clients.patch import Patches
-from assisters_otel.observe import Guard, Observer
+from assisters_otel.guard import Guard
+from assisters_otel.observe import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -1,4 +1,4 @@
-"""Watches calls and attempts: clocks, spans, the sinks; and the one place that catches.
+"""Watches calls and attempts: clocks, spans, the sinks.
 
 call = observer.call(asked)                if an SDK has calls; its scope is entered
 attempt = observer.start(request, …)       what is it a resend of? the clock runs
@@ -13,124 +13,35 @@ import gc
 import logging
 import threading
 import time
-import traceback
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple, ParamSpec, TypeVar
-from weakref import ref as weakref
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry import trace
 
-from assisters_otel import bodies, calls, endpoints, envelope, names, spans, streams
-from assisters_otel.attempt import FAILED, REDIRECTED, Outcome, Request, judge
+from assisters_otel import calls, enclosing, endpoints, envelope, late, names, seen, spans
+from assisters_otel.attempt import Request
 from assisters_otel.logs import Log
 from assisters_otel.metrics import Metrics
-from assisters_otel.resend import Resends, Sending
+from assisters_otel.progress import Answer, Attempt
+from assisters_otel.resend import Resends
+from assisters_otel.sending import Sending
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable
 
     from opentelemetry.metrics import MeterProvider
-    from opentelemetry.trace import Span, SpanContext, TracerProvider
+    from opentelemetry.trace import Span, TracerProvider
 
-    from assisters_otel.attempt import CallOutcome, Resend
+    from assisters_otel import bodies
+    from assisters_otel.attempt import CallOutcome, Outcome, Resend
     from assisters_otel.config import Config, Host
-    from assisters_otel.resend import Message
-
-P = ParamSpec("P")
-T = TypeVar("T")
+    from assisters_otel.guard import Guard
+    from assisters_otel.sending import Message
 
 _log = logging.getLogger(names.SCOPE)
 _HTTPS: Final = 443
 _HTTP: Final = 80
-_SUCCESS: Final = 200
-
-
-class Seen(NamedTuple):
-    """What became of an attempt, for whoever has its response or its exception in hand.
-
-    Attributes:
-        outcome: How it ended.
-        span: Its span, whose context is not valid if it has none.
-        at_s: When, in Unix seconds.
-    """
-
-    outcome: Outcome
-    span: SpanContext
-    at_s: float
-
-    @property
-    def trace_id(self) -> str | None:
-        """Of its span, in hex; None if it has none."""
-        return trace.format_trace_id(self.span.trace_id) if self.span.is_valid else None
-
-
-# By the app's own object, and gone with it: an attribute of ours on it would show. By its id, since
-# it need not be hashable.
-_seen: Final[dict[int, tuple[weakref[object], Seen]]] = {}
-
-
-def seen(thing: object) -> Seen | None:
-    """Give what became of the failed attempt that a response or an exception is from."""
-    found = _seen.get(id(thing))
-    return None if found is None else found[1]
-
-
-def _remember(thing: object, outcome: Outcome, span: Span | None) -> None:
-    _keep(thing, Seen(outcome, _context(span), time.time()))
-
-
-def _keep(thing: object, what: Seen) -> None:
-    key = id(thing)
-    try:
-        gone = weakref(thing, partial(_seen.pop, key))
-    except TypeError:  # what cannot be referred to weakly is not kept
-        return
-    _seen[key] = gone, what
-
-
-class Guard:
-    """Runs our own code so that its trouble never reaches the app: the one place that catches.
-
-    Attributes:
-        strict: Raise it all the same, which `init` offers for tests.
-        last_failure: The last trouble, as one line, or None.
-    """
-
-    def __init__(self, *, strict: bool = False, passing: type[Exception] | None = None) -> None:
-        """Begin without trouble.
-
-        Args:
-            strict: Raise it.
-            passing: What is raised in any case: the user's own mistake.
-        """
-        self.strict = strict
-        self._passing = passing
-        self.last_failure: str | None = None
-
-    def __call__(self, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """Run *step*; return what it returns, or None if it raised."""
-        try:
-            return step(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - that is what it is for
-            self.note(error)
-            return None
-
-    def note(self, error: Exception) -> None:
-        """Keep and log a trouble of ours; the same one again is logged at DEBUG only.
-
-        Raises:
-            Exception: *error*, if the guard is strict or lets it pass.
-        """
-        if self.strict or (self._passing is not None and isinstance(error, self._passing)):
-            raise error
-        failure = envelope.clean(f"{type(error).__name__}: {error}", envelope.MAX_MESSAGE)
-        level = logging.DEBUG if failure == self.last_failure else logging.WARNING
-        self.last_failure = failure
-        _log.log(level, "trouble of our own, the app is not touched: %s", failure)
-        if _log.isEnabledFor(logging.DEBUG):
-            trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-            _log.debug("where it came from:\n%s", envelope.mask(trace))
 
 
 class Observer:
@@ -261,7 +172,7 @@ class Observer:
             asked: What it is for.
         """
         around = trace.get_current_span()
-        span, is_ours = spans.of_call(self._tracer, asked)
+        span, is_ours = enclosing.of_call(self._tracer, asked)
         above = around if span is not around else getattr(around, "parent", None)
         context = above.get_span_context() if isinstance(above, trace.Span) else above
         return calls.Call(asked, span, context or trace.INVALID_SPAN_CONTEXT, self, is_ours=is_ours)
@@ -293,13 +204,13 @@ class Observer:
     def raised(self, call: calls.Call, error: BaseException) -> None:
         """Remember a call's last attempt by what the SDK has raised, for `explain`."""
         if call.last is not None:
-            self.guard(_remember, error, call.last, call.span)
+            self.guard(seen.remember, error, call.last, call.span)
 
     def raised_for(self, response: object, error: BaseException) -> None:
         """Remember the attempt of a response by what the client has raised for it."""
-        found = seen(response)
+        found = seen.of(response)
         if found is not None:
-            self.guard(_keep, error, found)
+            self.guard(seen.keep, error, found)
 
     def waits(self, one: calls.Call | Answer) -> None:
         """Take note of a call that has returned, or a stream outside one, with its body open."""
@@ -325,9 +236,9 @@ class Observer:
         self._waiting.discard(call)
         self.guard(self._metrics.record_call, outcome, call.context)
         if outcome.failed:
-            self.guard(self._log.record_call, outcome, _context(call.span))
+            self.guard(self._log.record_call, outcome, spans.context_of(call.span))
         self.guard(
-            spans.end_call, call, outcome, end_ns=end_ns, capture_message=self._capture_message
+            enclosing.end_call, call, outcome, end_ns=end_ns, capture_message=self._capture_message
         )
 
     # -- attempts ---------------------------------------------------------------------------
@@ -377,16 +288,16 @@ class Observer:
         if span is not None:
             if failed:
                 # Now is when the answer came, not when the span ends.
-                late = partial(self._describe, now=time.time(), outcome=outcome)
-                self.guard(spans.write_last, span, partial(self.guard, late))
+                describe = partial(self._describe, now=time.time(), outcome=outcome)
+                self.guard(late.write, span, partial(self.guard, describe))
             else:
-                spans.forget_last(span)
+                late.forget(span)
                 self.guard(self._describe, span, time.time(), outcome)
         self.guard(self._metrics.record, outcome)
         if call is not None:
             call.last = outcome
         elif failed:
-            self.guard(self._log.record, outcome, _context(span))
+            self.guard(self._log.record, outcome, spans.context_of(span))
         if failed or outcome.cancelled:
             self.guard(self._resends.failed, sending, outcome, time.time())
         elif envelope.LOCATION in outcome.headers and outcome.is_redirect:
@@ -397,7 +308,7 @@ class Observer:
 
     def open_stream(self, sending: Sending) -> Span | None:
         """Begin the span of an event stream outside a call, if its attempt has one."""
-        return None if sending.span is None else spans.of_stream(self._tracer, sending)
+        return None if sending.span is None else enclosing.of_stream(self._tracer, sending)
 
     def body_ended(self, answer: Answer, outcome: Outcome, at: bodies.Moment | None) -> None:
         """Take the end of an answer's body, after its attempt and with all that it counts for.
@@ -427,230 +338,13 @@ class Observer:
             return
         self._waiting.discard(answer)
         if outcome.failed:
-            self.guard(self._log.record, outcome, _context(shown))
+            self.guard(self._log.record, outcome, spans.context_of(shown))
         if answer.span is not None:
             end_ns = None if at is None else at.unix_ns
             capture = self._capture_message
             self.guard(
-                spans.end_stream, answer.span, outcome, end_ns=end_ns, capture_message=capture
+                enclosing.end_stream, answer.span, outcome, end_ns=end_ns, capture_message=capture
             )
 
     def _describe(self, span: Span, now: float, outcome: Outcome) -> None:
         spans.describe(span, outcome, now, capture_message=self._capture_message)
-
-
-class Attempt:
-    """One attempt on its way. Every way out of it passes `Observer.finish` once."""
-
-    __slots__ = (
-        "_call",
-        "_duration_s",
-        "_headers",
-        "_observer",
-        "_outcome",
-        "_sending",
-        "_started",
-        "_status",
-    )
-
-    def __init__(self, observer: Observer, sending: Sending, call: calls.Call | None) -> None:
-        self._observer = observer
-        self._sending = sending
-        self._call = call
-        self._duration_s = 0.0
-        self._status = 0
-        self._headers: dict[bytes, bytes] = {}
-        self._outcome: Outcome | None = None
-        self._started = time.perf_counter()
-
-    def answered(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        """Take the response's headers, which end the attempt's duration.
-
-        Args:
-            status: The HTTP status.
-            headers: Names and values as sent.
-
-        Returns:
-            Whether it failed, so the body is wanted by `ended`.
-        """
-        self._duration_s = time.perf_counter() - self._started
-        self._status = status
-        self._headers = envelope.pick(headers)
-        return status >= FAILED
-
-    def body_may_be_read(self) -> bool:
-        """Say whether the body of what `answered` took may be read ahead."""
-        return envelope.may_be_read(self._headers)
-
-    def ended(self, body: bytes | None = None, *, is_plain: bool = False) -> None:
-        """Report an answer.
-
-        Args:
-            body: What was read of a failed answer's body, as sent; None if nothing was.
-            is_plain: Whether its content encoding has been undone already.
-        """
-        headers = {} if is_plain else self._headers
-        error = self._observer.guard(_envelope, body, headers) if body else None
-        self._finish(
-            judge(
-                self._sending.request,
-                self._duration_s,
-                status=self._status,
-                headers=self._headers,
-                envelope=error,
-            )
-        )
-
-    @property
-    def is_to_be_watched(self) -> bool:
-        """Whether anybody wants to know how the body of a successful answer ends."""
-        return self._call is not None or envelope.is_event_stream(self._headers)
-
-    def body(
-        self, is_transient: Callable[[BaseException], bool], sent: object
-    ) -> bodies.Body | None:
-        """Begin watching the body of a successful answer, once `ended` has reported that.
-
-        Returns:
-            None if nobody asks.
-
-        Args:
-            sent: The app's request or response, by which `explain` finds what became of its
-                stream.
-            is_transient: Says of an exception whether the connection, the peer or the
-                clock failed, and not we.
-        """
-        if not _SUCCESS <= self._status < REDIRECTED:
-            return None
-        events = streams.events(self._headers)
-        call, outcome = self._call, self._outcome
-        if outcome is None or (call is None and events is None):
-            return None
-        answer = Answer(self._observer, self._sending, call, outcome, is_transient, sent)
-        began_s = self._started if call is None else call.started_s
-        answer.body = bodies.Body(answer, events, self._sending.request.template, began_s)
-        if call is not None:
-            call.answered(answer.body)
-        else:
-            answer.span = self._observer.guard(self._observer.open_stream, self._sending)
-            self._observer.waits(answer)
-        return answer.body
-
-    def raised(self, error: BaseException, *, transient: bool) -> None:
-        """Report that there is no answer. The caller raises *error* again.
-
-        Args:
-            error: What came in its place. What is no `Exception` is the caller giving up.
-            transient: Whether the connection, the peer or the clock failed, and not we.
-        """
-        outcome = judge(
-            self._sending.request,
-            time.perf_counter() - self._started,
-            exception=type(error).__qualname__,
-            cancelled=not isinstance(error, Exception),
-            transient=transient,
-        )
-        self._finish(outcome)
-        self.is_what_became_of(error)
-        span = self._sending.span
-        if span is not None and outcome.failed:
-            self._observer.guard(spans.mask_exceptions, span, error)
-
-    def is_what_became_of(self, response: object) -> None:
-        """Remember a failed attempt by the response that the app gets of it, for `explain`."""
-        if self._outcome is not None:
-            self._observer.guard(_remember, response, self._outcome, self._sending.span)
-
-    def _finish(self, outcome: Outcome) -> None:
-        observer = self._observer
-        self._outcome = outcome
-        if observer.is_collecting():  # a coroutine that nobody awaits any more
-            observer.put_off(partial(observer.finish, outcome, self._sending, self._call))
-        else:
-            observer.finish(outcome, self._sending, self._call)
-
-
-class Answer:
-    """A successful answer whose body is on its way to the caller.
-
-    Attributes:
-        sending: Its attempt.
-        call: The call of an SDK that it belongs to, or None.
-        span: Around its event stream, outside a call; or None.
-        body: Its body.
-    """
-
-    __slots__ = (
-        "_is_transient",
-        "_observer",
-        "_outcome",
-        "_sent",
-        "body",
-        "call",
-        "sending",
-        "span",
-    )
-
-    def __init__(  # noqa: PLR0913, PLR0917 - made in one place, `Attempt.body`
-        self,
-        observer: Observer,
-        sending: Sending,
-        call: calls.Call | None,
-        outcome: Outcome,
-        is_transient: Callable[[BaseException], bool],
-        sent: object,
-    ) -> None:
-        self.sending = sending
-        self.call = call
-        self.span: Span | None = None
-        self.body: bodies.Body
-        self._observer = observer
-        self._outcome = outcome
-        self._is_transient = is_transient
-        self._sent = weakref(sent)
-
-    def is_collecting(self) -> bool:
-        """Say whether this is running inside the garbage collector."""
-        return self._observer.is_collecting()
-
-    def put_off(self, step: Callable[[], object]) -> None:
-        """Do something soon, outside the garbage collector."""
-        self._observer.put_off(step)
-
-    def abandon(self) -> None:
-        """End it: nobody else will."""
-        self.body.abandon()
-
-    def body_ended(self, body: bodies.Body, end: bodies.End) -> None:
-        """Report what became of the attempt with its body."""
-        error = end.error
-        said = None if body.events is None else body.events.error
-        broke = error is not None and said is None and body.made == names.FAILED
-        cancelled = error is not None and body.made == names.CANCELLED_CALL
-        outcome = judge(
-            self._outcome.request,
-            self._outcome.duration_s,
-            status=self._outcome.status,
-            headers=self._outcome.headers,
-            envelope=said,
-            exception=type(error).__qualname__ if broke or cancelled else None,
-            cancelled=cancelled,
-            transient=broke and error is not None and self._is_transient(error),
-            stream=end.stream,
-        )
-        if outcome.failed:
-            shown = self.call.span if self.call is not None else self.span
-            for thing in (self._sent(), error):
-                if thing is not None:
-                    self._observer.guard(_remember, thing, outcome, shown)
-        self._observer.body_ended(self, outcome, end.at)
-
-
-def _context(span: Span | None) -> SpanContext:
-    return (trace.get_current_span() if span is None else span).get_span_context()
-
-
-def _envelope(body: bytes, headers: Mapping[bytes, bytes]) -> envelope.Envelope | None:
-    encoding = headers.get(envelope.CONTENT_ENCODING, b"").decode("latin-1")
-    plain = envelope.decompress(body, encoding) if encoding else body
-    return None if plain is None else envelope.parse(plain)

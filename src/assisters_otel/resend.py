@@ -10,27 +10,22 @@ and what its resend will have to say: no body, no key, no message.
 
 from __future__ import annotations
 
-import asyncio
 import os
-import sys
 import threading
 import weakref
 from collections import Counter, OrderedDict
-from contextlib import suppress
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from opentelemetry import trace
-
-from assisters_otel import envelope
+from assisters_otel import envelope, flow
 from assisters_otel.attempt import Resend
+from assisters_otel.sending import Before, Hop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from opentelemetry.trace import Span, SpanContext
-
-    from assisters_otel.attempt import Outcome, Request
+    from assisters_otel.attempt import Outcome
+    from assisters_otel.sending import Chain, Key, Sending
 
 WINDOW_S: Final = 600.0
 """How long a failed attempt is remembered."""
@@ -39,61 +34,11 @@ MAX_ENTRIES: Final = 2048
 """Entries that are remembered, two for an attempt with a parent span: about a megabyte. The
 oldest go first."""
 
-_EARLY_S: Final = 0.01
 # What a clock and a timer may differ by; sent that much too soon, nobody has ignored anything.
+_EARLY_S: Final = 0.01
 _MAX_HOPS: Final = 256
 _RETRY_COUNT: Final = "x-stainless-retry-count"
 _MAX_DIGITS: Final = 6  # of that; what is longer is no count
-# Modules of which a pool's thread has frames when it has nothing to do. Source: the standard
-# library's, anyio's and trio's thread pools.
-_POOLS: Final = frozenset({"threading", "queue", "concurrent", "asyncio", "anyio", "trio"})
-
-
-class Message(Protocol):
-    """What an adapter can say of a request. Asked only where it matters."""
-
-    def url(self) -> str:
-        """Give the whole URL."""
-
-    def header(self, name: str) -> str | None:
-        """Give a header by its name in lower case, or None."""
-
-    def body(self) -> bytes | None:
-        """Give the body, or None if it cannot be read without consuming it."""
-
-    def redirected(self, location: str) -> str:
-        """Give the whole URL that a redirect leads to."""
-
-
-class CallBefore(NamedTuple):
-    """The call that a failed attempt belonged to: its span, and which repetition it was."""
-
-    span: SpanContext | None
-    number: int
-
-
-class Before(NamedTuple):
-    """An attempt that failed or was cancelled, as far as its resend will tell of it.
-
-    Attributes:
-        number: Its own number as a resend; 0 for a request's first attempt.
-        ended_s: When it ended, on a steady clock.
-        reason: `Outcome.reason`.
-        span: Its span.
-        wait_s: What its Retry-After asked for.
-        hopeless: Whether no retry helps.
-        authorization: If hopeless, a digest of the header.
-        call: The call that it belonged to.
-    """
-
-    number: int
-    ended_s: float
-    reason: str | None
-    span: SpanContext | None
-    wait_s: float | None
-    hopeless: bool
-    authorization: bytes | None
-    call: CallBefore | None
 
 
 class _Entry(NamedTuple):
@@ -104,133 +49,6 @@ class _Entry(NamedTuple):
     trace_id: int | None
     started_s: float
     side_by_side: bool
-
-
-class _Hop(NamedTuple):
-    """A redirect that has been answered, and not yet followed."""
-
-    owner: Callable[[], object]
-    url: int
-    number: int
-    identities: tuple[int, ...]
-
-
-_Key = tuple[int, int]
-
-
-class Chain:
-    """The attempts of one call, one after the other.
-
-    Attributes:
-        call: What a later call will have to say of this one.
-        resend_of: The span of the failed call that this one repeats, or None.
-        sent: How many attempts there were.
-        retries: How many of them were retries.
-        wait_s: What went by between an attempt and its retry, in all.
-        before: The last attempt, if it failed.
-        hop: The redirect that the last attempt was answered with.
-    """
-
-    __slots__ = (
-        "before",
-        "call",
-        "hop",
-        "keys",
-        "number",
-        "resend_of",
-        "retries",
-        "sent",
-        "wait_s",
-    )
-
-    def __init__(self, call: SpanContext | None) -> None:
-        """Begin with nothing sent.
-
-        Args:
-            call: The span of the call.
-        """
-        self.call = CallBefore(call, 0)
-        self.resend_of: SpanContext | None = None
-        self.sent = 0
-        self.number = 0
-        self.retries = 0
-        self.wait_s = 0.0
-        self.before: Before | None = None
-        self.hop: _Hop | None = None
-        self.keys: tuple[_Key, ...] = ()
-
-    def follows(self, message: Message) -> bool:
-        """Say whether a request goes where the last answer has redirected this call."""
-        return self.hop is not None and self.hop.url == hash(message.url())
-
-
-class Sending:
-    """One attempt on its way.
-
-    Attributes:
-        request: What is sent.
-        message: For more of it.
-        span: Its client span, or None.
-        chain: That of the call which it belongs to, or None.
-        resend: What `Resends.begin` found it to be, or None for a first.
-        started_s: When it was sent, on a steady clock.
-        identity: The digest by which the same request is known again, once it is made.
-        origins: Those of the requests that were redirected to this one.
-    """
-
-    __slots__ = (
-        "_around",
-        "chain",
-        "identity",
-        "message",
-        "origins",
-        "request",
-        "resend",
-        "span",
-        "started_s",
-    )
-
-    def __init__(
-        self,
-        request: Request,
-        message: Message,
-        span: Span | None,
-        around: Span | SpanContext | None,
-        chain: Chain | None,
-    ) -> None:
-        """Remember.
-
-        Args:
-            request: What is about to be sent.
-            message: For more of it.
-            span: Its client span, or None.
-            around: What was current before that span, if that is known.
-            chain: That of the call which it belongs to, or None.
-        """
-        self.request = request
-        self.message = message
-        self.span = span
-        self.chain = chain
-        self.resend: Resend | None = None
-        self.started_s = 0.0
-        self.origins: tuple[int, ...] = ()
-        self.identity: int | None = None
-        self._around = around
-
-    def parent(self) -> SpanContext | None:
-        """Find the span under which the attempt, or its call, was made; None if it is a root."""
-        around = self._around
-        if around is None:
-            if self.span is not None:
-                parent: SpanContext | None = getattr(self.span, "parent", None)
-                return parent
-            around = trace.get_current_span()
-            # Sampled out, the HTTP instrumentation's own span hides what it stands under.
-            injected = self.message.header("traceparent") or ""
-            if trace.format_span_id(around.get_span_context().span_id) in injected:
-                return None
-        context = around.get_span_context() if isinstance(around, trace.Span) else around
-        return context if context.is_valid else None
 
 
 class Resends:
@@ -247,9 +65,9 @@ class Resends:
         self._lock = threading.RLock()  # a signal handler may send a request meanwhile
         # By the task, thread or parent span (an id of either), and the request's digest.
         # Ordered: a plain dict finds its oldest entry only behind the gaps of all that are gone.
-        self._failed: OrderedDict[_Key, _Entry] = OrderedDict()
+        self._failed: OrderedDict[Key, _Entry] = OrderedDict()
         self._places: Counter[int] = Counter()
-        self._hops: OrderedDict[int, _Hop] = OrderedDict()
+        self._hops: OrderedDict[int, Hop] = OrderedDict()
 
     def __len__(self) -> int:
         """Count the entries."""
@@ -326,7 +144,7 @@ class Resends:
             return None
         with self._lock:
             self._expire(now)
-        owner = _owner()
+        owner = flow.owner()
         parent = sending.parent()
         places = (id(owner), parent.span_id if parent is not None else 0)
         if self._places.keys().isdisjoint(places):
@@ -346,7 +164,7 @@ class Resends:
                     self._drop(siblings, unless=sibling.side_by_side)
                 return entry.before
             entry = self._failed.get(siblings) if parent is not None else None
-            if entry is None or entry.side_by_side or not _is_over(last := entry.owner()):
+            if entry is None or entry.side_by_side or not flow.is_over(last := entry.owner()):
                 return None
             self._drop(siblings)
             own = id(last), identity
@@ -380,11 +198,11 @@ class Resends:
         )
         identity = self._identity(sending)
         identities = sending.origins if identity is None else (identity, *sending.origins)
-        owner = _owner()
+        owner = flow.owner()
         parent = sending.parent()
         trace_id = parent.trace_id if parent is not None else None
         entry = _Entry(before, weakref.ref(owner), trace_id, sending.started_s, side_by_side=False)
-        keys: list[_Key] = []
+        keys: list[Key] = []
         with self._lock:
             self._expire(now)
             for one in identities:
@@ -400,8 +218,8 @@ class Resends:
     def redirected(self, sending: Sending, location: str) -> None:
         """Expect the hop that follows an answer with a redirect."""
         identity = self._identity(sending)
-        owner = _owner()
-        hop = _Hop(
+        owner = flow.owner()
+        hop = Hop(
             weakref.ref(owner),
             hash(sending.message.redirected(location)),
             sending.resend.number if sending.resend is not None else 0,
@@ -417,14 +235,14 @@ class Resends:
 
     # -- what the two have in common --------------------------------------------------------
 
-    def _taken_hop(self) -> _Hop | None:
-        owner = _owner()
+    def _taken_hop(self) -> Hop | None:
+        owner = flow.owner()
         with self._lock:
             hop = self._hops.pop(id(owner), None)
         return hop if hop is not None and hop.owner() is owner else None
 
     @staticmethod
-    def _hop(sending: Sending, hop: _Hop | None) -> Resend | None:
+    def _hop(sending: Sending, hop: Hop | None) -> Resend | None:
         if hop is None or hop.url != hash(sending.message.url()):
             return None
         sending.origins = hop.identities
@@ -438,14 +256,14 @@ class Resends:
         overlap = before.before.ended_s > entry.started_s and before.owner() is not owner
         return entry._replace(side_by_side=overlap or before.side_by_side)
 
-    def _put(self, key: _Key, entry: _Entry) -> None:
+    def _put(self, key: Key, entry: _Entry) -> None:
         self._drop(key)
         while len(self._failed) >= MAX_ENTRIES:
             self._drop(next(iter(self._failed)))
         self._failed[key] = entry
         self._places[key[0]] += 1
 
-    def _drop(self, key: _Key, *, unless: bool = False) -> None:
+    def _drop(self, key: Key, *, unless: bool = False) -> None:
         if unless or self._failed.pop(key, None) is None:
             return
         self._places[key[0]] -= 1
@@ -480,42 +298,3 @@ class Resends:
             return None
         data = value.encode("utf-8", "surrogatepass")
         return blake2b(data, digest_size=16, key=self._secret).digest()
-
-
-def _owner() -> object:
-    """Find the task that is running, else the thread."""
-    if asyncio._get_running_loop() is not None:  # noqa: SLF001 - exported; the other one raises
-        task = asyncio.current_task()
-        if task is not None:
-            return task
-    lowlevel = getattr(sys.modules.get("trio"), "lowlevel", None)
-    # Before trio 0.29 nothing can be asked first.
-    if lowlevel is not None and getattr(lowlevel, "in_trio_task", _always)():
-        with suppress(RuntimeError):
-            return cast("object", lowlevel.current_task())
-    return threading.current_thread()
-
-
-def _always() -> bool:
-    return True
-
-
-def _is_over(owner: object) -> bool:
-    """Say whether a task or thread has ended, or is a pool's and has nothing to do."""
-    if owner is None:
-        return True
-    if isinstance(owner, threading.Thread):
-        return not owner.is_alive() or _is_idle(owner)
-    done = getattr(owner, "done", None)
-    if done is not None:
-        return bool(done())
-    return getattr(getattr(owner, "coro", None), "cr_frame", None) is None  # trio's
-
-
-def _is_idle(thread: threading.Thread) -> bool:
-    frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - documented, for debugging
-    while frame is not None:
-        if str(frame.f_globals.get("__name__")).partition(".")[0] not in _POOLS:
-            return False
-        frame = frame.f_back
-    return True

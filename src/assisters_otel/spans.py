@@ -1,11 +1,4 @@
-"""Sinks: an `Outcome` onto the attempt's client span, a `CallOutcome` onto the call's.
-
-An attempt's span is somebody else's, a call's is ours unless a GenAI instrumentation has one.
-The HTTP instrumentation opens the span and still writes to it after the transport
-has returned: ``error.type="429"`` and a status without a description. So what we
-know of a failure is written by an ``end`` of that span's own, which is the last
-to write; test_spans.py proves it in every mode and order.
-"""
+"""Sinks: an `Outcome` onto the attempt's client span, which is somebody else's."""
 
 from __future__ import annotations
 
@@ -13,11 +6,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
-from opentelemetry.context import Context
-from opentelemetry.instrumentation.utils import (
-    is_http_instrumentation_enabled,
-    is_instrumentation_enabled,
-)
+from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.exception_attributes import (
     EXCEPTION_MESSAGE,
@@ -28,34 +17,22 @@ from opentelemetry.semconv.attributes.http_attributes import (
     HTTP_REQUEST_METHOD,
     HTTP_REQUEST_RESEND_COUNT,
 )
-from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 from opentelemetry.semconv.attributes.url_attributes import URL_FULL
-from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
+from opentelemetry.trace import SpanKind, StatusCode
 
 from assisters_otel import endpoints, envelope, names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.trace import Span, SpanContext
     from opentelemetry.util.types import Attributes, AttributeValue
 
-    from assisters_otel.attempt import CallOutcome, Outcome, Request, Resend, StreamOutcome
-    from assisters_otel.calls import Asked, Call
-    from assisters_otel.resend import Sending
+    from assisters_otel.attempt import Outcome, Request, Resend
 
 HTTP_URL: Final = "http.url"
 HTTP_METHOD: Final = "http.method"
 """The names of the old conventions, which the HTTP instrumentation still writes by default."""
-
-_GEN_AI_SCOPES: Final = (
-    "opentelemetry.instrumentation.openai",
-    "opentelemetry.instrumentation.genai.openai",
-    "opentelemetry.util.genai",
-    "openinference.instrumentation.openai",
-)
-"""Under which the instrumentations of the `openai` SDK make the span around a call. Source:
-`opentelemetry-instrumentation-openai` and `-openai-v2`, `-genai-openai`, OpenInference."""
 
 _TOO_MANY_REQUESTS: Final = 429
 _LIMITS: Final = tuple(
@@ -91,15 +68,21 @@ def of_attempt(
         return None
     # A request inside another one's transport, whose span is current: it says another URL.
     # A hook may have taken the query or all of it away, a limit may have cut it.
-    said = _said(span)
-    told = said.get(HTTP_URL) or said.get(URL_FULL)
+    attributes = said(span)
+    told = attributes.get(HTTP_URL) or attributes.get(URL_FULL)
     if isinstance(told, str) and host not in told and not str(url).startswith(told):
         return None
-    sent = said.get(HTTP_REQUEST_METHOD) or said.get(HTTP_METHOD)
+    sent = attributes.get(HTTP_REQUEST_METHOD) or attributes.get(HTTP_METHOD)
     return None if sent not in (None, names.OTHER, method.upper()) else span
 
 
-def _said(span: Any) -> dict[str, Any]:
+def context_of(span: Span | None) -> SpanContext:
+    """Give a span's context; the current one's for None."""
+    return (trace.get_current_span() if span is None else span).get_span_context()
+
+
+def said(span: Any) -> dict[str, Any]:
+    """Copy what a span says: none of its attributes, where it does not tell."""
     # A plain dict: the SDK's mapping raises and catches for each name that it has not.
     attributes = getattr(span, "attributes", None)
     return attributes.copy() if attributes else {}
@@ -107,7 +90,7 @@ def _said(span: Any) -> dict[str, Any]:
 
 def redact(span: Span, request: Request) -> None:
     """Take keys and the agent's prompt out of what the span says of the request."""
-    for name, value in _said(span).items():
+    for name, value in said(span).items():
         if name in (HTTP_URL, URL_FULL):
             masked = _masked_url(str(value), request)
             if masked != value:
@@ -162,7 +145,7 @@ def _attributes(
     if wait_s is not None:
         found[names.RETRY_AFTER] = wait_s
     if outcome.failed:
-        found |= _error(outcome, capture_message=capture_message)
+        found |= error(outcome, capture_message=capture_message)
         if outcome.status == _TOO_MANY_REQUESTS:
             for name, header, is_reset in _LIMITS:
                 sent = headers.get(header)
@@ -172,19 +155,20 @@ def _attributes(
     return found
 
 
-def _error(outcome: Outcome, *, capture_message: bool) -> dict[str, AttributeValue]:
+def error(outcome: Outcome, *, capture_message: bool) -> dict[str, AttributeValue]:
+    """Say of a failed attempt which error it met, as attributes."""
     found: dict[str, AttributeValue] = {
         ERROR_TYPE: outcome.error_type or names.OTHER,
         names.ERROR_RETRYABLE: outcome.retryable,
     }
-    error = outcome.envelope
-    if error is not None:
-        if error.code:
-            found[names.ERROR_CODE] = error.code
-        if error.param:
-            found[names.ERROR_PARAM] = error.param
-        if capture_message and error.message:
-            found[names.ERROR_MESSAGE] = envelope.clean(error.message, envelope.MAX_MESSAGE)
+    sent = outcome.envelope
+    if sent is not None:
+        if sent.code:
+            found[names.ERROR_CODE] = sent.code
+        if sent.param:
+            found[names.ERROR_PARAM] = sent.param
+        if capture_message and sent.message:
+            found[names.ERROR_MESSAGE] = envelope.clean(sent.message, envelope.MAX_MESSAGE)
     return found
 
 
@@ -195,59 +179,13 @@ def rename(span: Span, request: Request) -> None:
         span.update_name(f"{name} {request.template}")
 
 
-class _LateEnd:
-    """An ``end`` for one span, which writes last and then calls the class's own."""
-
-    def __init__(self, span: Span, write: Callable[[Span], object]) -> None:
-        self._span = span
-        self.write: Callable[[Span], object] | None = write
-
-    def __call__(self, end_time: int | None = None) -> None:
-        own = vars(self._span)
-        own.pop("end", None)
-        own.pop("record_exception", None)
-        if self.write is not None:
-            self.write(self._span)
-        self._span.end(end_time)
-
-
-def write_last(span: Span, write: Callable[[Span], object]) -> None:
-    """Have *write* called when the span ends, after everybody else's writing.
-
-    A later call for the same span takes the place of an earlier one: of a transport
-    that retries inside one HTTP span, the last attempt counts.
-
-    Args:
-        span: An open span.
-        write: Gets the span. Must not raise.
-    """
-    try:
-        own = vars(span)  # of a proxy, as OpenInference has one, this is the span's behind it
-    except TypeError:  # a foreign span with slots: what is written now is better than nothing
-        write(span)
-        return
-    late = own.get("end")
-    if isinstance(late, _LateEnd):
-        late.write = write
-    else:
-        own["end"] = _LateEnd(span, write)
-
-
-def forget_last(span: Span) -> None:
-    """Drop what `write_last` was to write: a later attempt on this span has succeeded."""
-    # Not by `vars`: once it was asked for, each look into the span takes longer, also the SDK's.
-    late = getattr(getattr(span, "__wrapped__", span), "end", None)
-    if isinstance(late, _LateEnd):
-        late.write = None
-
-
 def mask_exceptions(span: Span, error: BaseException) -> None:
     """Keep keys and prompts out of the exception event that the span is about to get.
 
     h11 quotes a header that it refuses: ``Illegal header value b'Bearer ask_…'``.
 
     Args:
-        span: The attempt's client span, open, for which `write_last` has been called.
+        span: The attempt's client span, open, for which `late.write` has been called.
         error: What is on its way through the HTTP instrumentation.
     """
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
@@ -320,151 +258,3 @@ def describe_resend(span: Span, resend: Resend) -> None:
     # A transport that sends again inside one span is its own predecessor.
     if resend.span is not None and resend.span != span.get_span_context():
         span.add_link(resend.span)
-
-
-# -- calls --------------------------------------------------------------------------------------
-
-
-def of_call(tracer: Tracer, asked: Asked) -> tuple[Span, bool]:
-    """Give the span around an SDK's call.
-
-    Returns:
-        The current span and False, if a GenAI instrumentation has made it for this call;
-        else a new one and True; one that records nothing and False, if instrumentation
-        is suppressed.
-    """
-    if not is_instrumentation_enabled():
-        return INVALID_SPAN, False
-    current: Any = trace.get_current_span()
-    made_by = getattr(current, "instrumentation_scope", None)
-    is_gen_ai = made_by is not None and made_by.name.startswith(_GEN_AI_SCOPES)
-    # One that has been told of a call already is around several of them.
-    if is_gen_ai and current.is_recording() and names.CALL_OUTCOME not in _said(current):
-        return current, False
-    request = asked.request
-    attributes: dict[str, AttributeValue] = {
-        names.GEN_AI_PROVIDER_NAME: names.PROVIDER,
-        SERVER_ADDRESS: request.address,
-    }
-    if asked.operation is not None:
-        attributes[names.GEN_AI_OPERATION_NAME] = asked.operation
-    if asked.model is not None:
-        attributes[names.GEN_AI_REQUEST_MODEL] = asked.model
-    if request.port is not None:
-        attributes[SERVER_PORT] = request.port
-    name = (asked.operation, asked.model)
-    if asked.operation is None:
-        name = (request.method, request.template)
-    span = tracer.start_span(
-        " ".join(filter(None, name)), kind=SpanKind.CLIENT, attributes=attributes
-    )
-    return span, True
-
-
-def end_call(
-    call: Call, outcome: CallOutcome, *, end_ns: int | None, capture_message: bool
-) -> None:
-    """Write how a call ended to its span, and end that if it is ours.
-
-    Args:
-        call: Which.
-        outcome: How it ended.
-        end_ns: When, in Unix nanoseconds, or None for now.
-        capture_message: Whether the envelope's message is wanted.
-    """
-    span = call.span
-    if span.is_recording():
-        found = _call_attributes(outcome, capture_message=capture_message)
-        chain = call.chain
-        if chain.call.number:
-            found[names.CALL_RESEND_COUNT] = chain.call.number
-        span.set_attributes(found)
-        if chain.resend_of is not None:
-            span.add_link(chain.resend_of)
-        if outcome.failed and call.is_ours:
-            span.set_status(StatusCode.ERROR, outcome.code or outcome.error_type)
-        elif outcome.failed:
-            # The span's maker says the exception's class in ``error.type``, and says it later.
-            error = {name: value for name, value in found.items() if name.startswith("error.")}
-            write_last(span, lambda span: span.set_attributes(error))
-    if call.is_ours:
-        span.end(end_ns)
-
-
-def _call_attributes(outcome: CallOutcome, *, capture_message: bool) -> dict[str, AttributeValue]:
-    found: dict[str, AttributeValue] = {
-        names.CALL_OUTCOME: outcome.outcome,
-        names.RETRY_COUNT: outcome.retries,
-        names.RETRY_WAIT: outcome.wait_s,
-    }
-    last = outcome.last
-    if last is not None:
-        request_id = envelope.text(last.headers.get(envelope.REQUEST_ID))
-        if request_id:
-            found[names.REQUEST_ID] = request_id
-        if outcome.failed and last.failed:
-            found |= _error(last, capture_message=capture_message)
-        if last.stream is not None:
-            found |= _stream(last.stream)
-    if outcome.error_type is not None:
-        found[ERROR_TYPE] = outcome.error_type
-    return found
-
-
-# -- streams outside a call ---------------------------------------------------------------------
-
-
-def of_stream(tracer: Tracer, sending: Sending) -> Span | None:
-    """Begin the span of an event stream: beside its attempt's, or under it if that is a root.
-
-    Args:
-        tracer: Ours.
-        sending: The attempt, whose span is open.
-    """
-    attempt = sending.span
-    if attempt is None:
-        return None
-    above = getattr(attempt, "parent", None) or attempt.get_span_context()
-    request = sending.request
-    attributes: dict[str, AttributeValue] = {SERVER_ADDRESS: request.address}
-    if request.port is not None:
-        attributes[SERVER_PORT] = request.port
-    if request.template is not None:
-        attributes[names.URL_TEMPLATE] = request.template
-    return tracer.start_span(
-        names.STREAM_SPAN,
-        trace.set_span_in_context(trace.NonRecordingSpan(above), Context()),
-        SpanKind.INTERNAL,
-        attributes,
-        [trace.Link(attempt.get_span_context())],
-    )
-
-
-def end_stream(span: Span, outcome: Outcome, *, end_ns: int | None, capture_message: bool) -> None:
-    """Write how an event stream ended to its span, and end that.
-
-    Args:
-        span: Of `of_stream`.
-        outcome: What became of its attempt.
-        end_ns: When, in Unix nanoseconds, or None for now.
-        capture_message: Whether the envelope's message is wanted.
-    """
-    if outcome.stream is not None:
-        span.set_attributes(_stream(outcome.stream))
-    request_id = envelope.text(outcome.headers.get(envelope.REQUEST_ID))
-    if request_id:
-        span.set_attribute(names.REQUEST_ID, request_id)
-    if outcome.failed:
-        span.set_attributes(_error(outcome, capture_message=capture_message))
-        span.set_status(StatusCode.ERROR, outcome.code or outcome.error_type)
-    span.end(end_ns)
-
-
-def _stream(stream: StreamOutcome) -> dict[str, AttributeValue]:
-    found: dict[str, AttributeValue] = {
-        names.STREAM_OUTCOME: stream.outcome,
-        names.STREAM_CHUNKS: stream.chunks,
-    }
-    if stream.first_chunk_s is not None:
-        found[names.STREAM_FIRST_CHUNK] = stream.first_chunk_s
-    return found

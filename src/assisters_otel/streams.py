@@ -11,14 +11,14 @@ import zlib
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
-from assisters_otel import endpoints, envelope, names
+from assisters_otel import coding, endpoints, envelope, names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from assisters_otel.envelope import Envelope
 
-MAX_BYTES: Final = envelope.MAX_BYTES
+MAX_BYTES: Final = coding.MAX_BYTES
 """What is kept of an unfinished event. A longer one is counted, and not looked into."""
 
 MAX_NAME: Final = 64
@@ -268,10 +268,10 @@ def _unpacker(
         return None, ()
     if encoding in {b"gzip", b"x-gzip", b"deflate"}:
         return _Inflate().pieces, (zlib.error,)
-    if encoding == b"br" and (brotli := envelope.first_of("brotli", "brotlicffi")):
+    if encoding == b"br" and (brotli := coding.first_of("brotli", "brotlicffi")):
         # TypeError: a release that cannot bound its output.
         return partial(_unbrotli, brotli.Decompressor()), (brotli.error, TypeError)
-    if encoding == b"zstd" and (zstd := envelope.first_of("compression.zstd", "zstandard")):
+    if encoding == b"zstd" and (zstd := coding.first_of("compression.zstd", "zstandard")):
         new = zstd.ZstdDecompressor()
         if not hasattr(zstd, "ZstdFile"):
             new = new.decompressobj()

@@ -16,13 +16,13 @@ from opentelemetry.trace import NoOpTracerProvider
 
 from assisters_otel import config as configs
 from assisters_otel import export, names
+from assisters_otel.guard import Guard
 from assisters_otel.instrumentor import (
     AssistersInstrumentor,
     Client,
     Instrumentation,
     with_environment,
 )
-from assisters_otel.observe import Guard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -33,19 +33,20 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from assisters_otel import catalog, endpoints, envelope, names, spans, streams
+from assisters_otel import catalog, coding, endpoints, envelope, names, spans, streams
 from assisters_otel.clients import httpx as adapter
 from assisters_otel.clients import wire
 from assisters_otel.config import Config, Host
+from assisters_otel.guard import Guard
 from assisters_otel.metrics import MAX_FURTHER, MAX_MODELS
-from assisters_otel.observe import Guard, Observer
+from assisters_otel.observe import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from opentelemetry.sdk.trace import ReadableSpan
 
-MAX_INPUT: Final = 2 * envelope.MAX_BYTES
+MAX_INPUT: Final = 2 * coding.MAX_BYTES
 MAX_CPU_S: Final = 2.0
 """For one input. An ordinary one takes a thousandth; what is not linear takes far more."""
 
@@ -79,8 +80,8 @@ def body(data: bytes) -> None:
     """The body of an error, as sent: the first byte says how it is encoded."""
     encodings = ("", "gzip", "deflate", "br", "zstd", "gzip, br", "br, zstd, deflate", "x")
     encoding = encodings[data[0] % len(encodings)] if data else ""
-    plain = envelope.decompress(data[1:], encoding)
-    assert plain is None or len(plain) <= max(envelope.MAX_BYTES, len(data))
+    plain = coding.decompress(data[1:], encoding)
+    assert plain is None or len(plain) <= max(coding.MAX_BYTES, len(data))
     for found in (envelope.parse(plain or b""), envelope.of_event(plain or b"")):
         if found is not None:
             for name in ("type", "code", "param"):
@@ -191,7 +192,7 @@ def _read(data: bytes, *, ahead: bool) -> object:
         response.begin()
         if ahead:
             body = wire.beginning(response, time.monotonic)
-            assert body is None or len(body) <= 2 * envelope.MAX_BYTES
+            assert body is None or len(body) <= 2 * coding.MAX_BYTES
         return response.status, response.read()
     except (HTTPException, OSError, ValueError, MemoryError, OverflowError) as error:
         return type(error), str(error)

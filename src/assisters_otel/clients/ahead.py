@@ -12,7 +12,7 @@ from collections import deque
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from assisters_otel import envelope
+from assisters_otel import coding
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -42,7 +42,7 @@ class Ahead:
     def _is_enough(self, part: bytes, deadline: float) -> bool:
         self.parts.append(part)
         self._size += len(part)
-        return self._size > envelope.MAX_BYTES or time.perf_counter() >= deadline
+        return self._size > coding.MAX_BYTES or time.perf_counter() >= deadline
 
     def _keep(self, error: Exception) -> None:
         # Without the frame of ours, which would make it part of a reference cycle.

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
 
     from assisters_otel.attempt import Request
-    from assisters_otel.observe import Attempt, Observer
+    from assisters_otel.observe import Observer
+    from assisters_otel.progress import Attempt
 
 MODULE: Final = "aiohttp"
 SCOPE: Final = "opentelemetry.instrumentation.aiohttp_client"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from assisters_otel.bodies import Body
-    from assisters_otel.observe import Guard
+    from assisters_otel.guard import Guard
 
 
 def _always(_: bytes) -> bool:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from assisters_otel.attempt import Request
     from assisters_otel.clients.ahead import Ahead
-    from assisters_otel.observe import Attempt, Observer
+    from assisters_otel.observe import Observer
+    from assisters_otel.progress import Attempt
 
 SCOPE: Final = "opentelemetry.instrumentation.httpx"
 """The HTTP instrumentation's module, which is the scope of its spans."""

@@ -12,11 +12,11 @@ import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from assisters_otel import envelope
+from assisters_otel import coding
 
 if TYPE_CHECKING:
     from assisters_otel.bodies import Body
-    from assisters_otel.observe import Guard
+    from assisters_otel.guard import Guard
 
 READ_AHEAD_S: Final = 5.0
 """How long the beginning of a failed body is waited for."""
@@ -84,13 +84,13 @@ async def wait_for_beginning(reader: Any) -> None:
 
 
 def beginning(reader: Any) -> bytes:
-    """Copy the beginning of what a reader holds, up to `envelope.MAX_BYTES`."""
+    """Copy the beginning of what a reader holds, up to `coding.MAX_BYTES`."""
     found = bytearray()
     offset = getattr(reader, "_buffer_offset", 0)
     for part in getattr(reader, "_buffer", ()):
-        found += part[offset : offset + envelope.MAX_BYTES - len(found)]
+        found += part[offset : offset + coding.MAX_BYTES - len(found)]
         offset = 0
-        if len(found) >= envelope.MAX_BYTES:
+        if len(found) >= coding.MAX_BYTES:
             break
     return bytes(found)
 
@@ -99,7 +99,7 @@ def _may_wait(reader: Any) -> bool:
     return not (
         reader.is_eof()
         or reader.exception() is not None
-        or reader._size > envelope.MAX_BYTES  # noqa: SLF001 - what is held, without taking it
+        or reader._size > coding.MAX_BYTES  # noqa: SLF001 - what is held, without taking it
         or reader._protocol._reading_paused  # noqa: SLF001 - then nothing more comes
     )
 

@@ -20,7 +20,7 @@ from weakref import ref as weakref
 
 from opentelemetry import context, trace
 
-from assisters_otel import spans
+from assisters_otel import late, spans
 from assisters_otel.attempt import OF_FILES
 from assisters_otel.clients.adapter import Adapter
 from assisters_otel.clients.patch import Target, unbound
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
 
     from assisters_otel.attempt import Request
-    from assisters_otel.observe import Attempt, Observer
+    from assisters_otel.observe import Observer
+    from assisters_otel.progress import Attempt
 
 MODULE: Final = "requests"
 SCOPE: Final = "opentelemetry.instrumentation.requests"
@@ -259,11 +260,11 @@ class Requests(Adapter):
     def _put_off(self, span: Span, attempt: Attempt, response: Any) -> None:
         """Report a failed answer when its span ends: `elapsed` and the app's reading come first."""
 
-        def late(_: object = None) -> None:
+        def ended(_: object = None) -> None:
             self._observer.guard(self._ended, span, attempt, response)
 
-        self._pending[span] = late
-        spans.write_last(span, late)
+        self._pending[span] = ended
+        late.write(span, ended)
 
     def _ended(self, span: Span, attempt: Attempt, response: Any) -> None:
         if self._pending.pop(span, None) is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any, Final
 
-from assisters_otel import envelope
+from assisters_otel import coding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +56,7 @@ def beginning(response: Any, now: Callable[[], float]) -> bytes | None:
         now: A steady clock, in seconds.
 
     Returns:
-        The body without its framing, up to `envelope.MAX_BYTES`; None if there is none.
+        The body without its framing, up to `coding.MAX_BYTES`; None if there is none.
     """
     wire = response.fp
     if wire is None:
@@ -70,14 +70,14 @@ def beginning(response: Any, now: Callable[[], float]) -> bytes | None:
         return part
 
     def is_over() -> bool:
-        return len(read) > envelope.MAX_BYTES or now() >= end_s
+        return len(read) > coding.MAX_BYTES or now() >= end_s
 
     try:
         if response.chunked:
             _unframe(wire, read, body, is_over)
         else:
-            left = envelope.MAX_BYTES + 1 if response.length is None else response.length
-            while left > 0 and not is_over() and (part := take(min(left, envelope.MAX_BYTES))):
+            left = coding.MAX_BYTES + 1 if response.length is None else response.length
+            while left > 0 and not is_over() and (part := take(min(left, coding.MAX_BYTES))):
                 left -= len(part)
             body = read
     except OSError as met:
@@ -101,7 +101,7 @@ def _unframe(wire: Any, read: bytearray, body: bytearray, is_over: Callable[[], 
                 read.extend(line)
             return
         while left > 0:
-            part = wire.read1(min(left, envelope.MAX_BYTES))
+            part = wire.read1(min(left, coding.MAX_BYTES))
             if not part or is_over():
                 read.extend(part)
                 return

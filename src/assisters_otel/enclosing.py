@@ -1,0 +1,177 @@
+"""Sinks: how a call or an event stream ended, onto the span around it.
+
+A call's span is ours, unless a GenAI instrumentation has one; a stream's outside a call is ours.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
+from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
+
+from assisters_otel import envelope, late, names, spans
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.util.types import AttributeValue
+
+    from assisters_otel.attempt import CallOutcome, Outcome, StreamOutcome
+    from assisters_otel.calls import Asked, Call
+    from assisters_otel.sending import Sending
+
+
+_GEN_AI_SCOPES: Final = (
+    "opentelemetry.instrumentation.openai",
+    "opentelemetry.instrumentation.genai.openai",
+    "opentelemetry.util.genai",
+    "openinference.instrumentation.openai",
+)
+"""Under which the instrumentations of the `openai` SDK make the span around a call. Source:
+`opentelemetry-instrumentation-openai` and `-openai-v2`, `-genai-openai`, OpenInference."""
+
+
+def of_call(tracer: Tracer, asked: Asked) -> tuple[Span, bool]:
+    """Give the span around an SDK's call.
+
+    Returns:
+        The current span and False, if a GenAI instrumentation has made it for this call;
+        else a new one and True; one that records nothing and False, if instrumentation
+        is suppressed.
+    """
+    if not is_instrumentation_enabled():
+        return INVALID_SPAN, False
+    current: Any = trace.get_current_span()
+    made_by = getattr(current, "instrumentation_scope", None)
+    is_gen_ai = made_by is not None and made_by.name.startswith(_GEN_AI_SCOPES)
+    # One that has been told of a call already is around several of them.
+    if is_gen_ai and current.is_recording() and names.CALL_OUTCOME not in spans.said(current):
+        return current, False
+    request = asked.request
+    attributes: dict[str, AttributeValue] = {
+        names.GEN_AI_PROVIDER_NAME: names.PROVIDER,
+        SERVER_ADDRESS: request.address,
+    }
+    if asked.operation is not None:
+        attributes[names.GEN_AI_OPERATION_NAME] = asked.operation
+    if asked.model is not None:
+        attributes[names.GEN_AI_REQUEST_MODEL] = asked.model
+    if request.port is not None:
+        attributes[SERVER_PORT] = request.port
+    name = (asked.operation, asked.model)
+    if asked.operation is None:
+        name = (request.method, request.template)
+    span = tracer.start_span(
+        " ".join(filter(None, name)), kind=SpanKind.CLIENT, attributes=attributes
+    )
+    return span, True
+
+
+def end_call(
+    call: Call, outcome: CallOutcome, *, end_ns: int | None, capture_message: bool
+) -> None:
+    """Write how a call ended to its span, and end that if it is ours.
+
+    Args:
+        call: Which.
+        outcome: How it ended.
+        end_ns: When, in Unix nanoseconds, or None for now.
+        capture_message: Whether the envelope's message is wanted.
+    """
+    span = call.span
+    if span.is_recording():
+        found = _call_attributes(outcome, capture_message=capture_message)
+        chain = call.chain
+        if chain.call.number:
+            found[names.CALL_RESEND_COUNT] = chain.call.number
+        span.set_attributes(found)
+        if chain.resend_of is not None:
+            span.add_link(chain.resend_of)
+        if outcome.failed and call.is_ours:
+            span.set_status(StatusCode.ERROR, outcome.code or outcome.error_type)
+        elif outcome.failed:
+            # The span's maker says the exception's class in ``error.type``, and says it later.
+            error = {name: value for name, value in found.items() if name.startswith("error.")}
+            late.write(span, lambda span: span.set_attributes(error))
+    if call.is_ours:
+        span.end(end_ns)
+
+
+def _call_attributes(outcome: CallOutcome, *, capture_message: bool) -> dict[str, AttributeValue]:
+    found: dict[str, AttributeValue] = {
+        names.CALL_OUTCOME: outcome.outcome,
+        names.RETRY_COUNT: outcome.retries,
+        names.RETRY_WAIT: outcome.wait_s,
+    }
+    last = outcome.last
+    if last is not None:
+        request_id = envelope.text(last.headers.get(envelope.REQUEST_ID))
+        if request_id:
+            found[names.REQUEST_ID] = request_id
+        if outcome.failed and last.failed:
+            found |= spans.error(last, capture_message=capture_message)
+        if last.stream is not None:
+            found |= _stream(last.stream)
+    if outcome.error_type is not None:
+        found[ERROR_TYPE] = outcome.error_type
+    return found
+
+
+def of_stream(tracer: Tracer, sending: Sending) -> Span | None:
+    """Begin the span of an event stream: beside its attempt's, or under it if that is a root.
+
+    Args:
+        tracer: Ours.
+        sending: The attempt, whose span is open.
+    """
+    attempt = sending.span
+    if attempt is None:
+        return None
+    above = getattr(attempt, "parent", None) or attempt.get_span_context()
+    request = sending.request
+    attributes: dict[str, AttributeValue] = {SERVER_ADDRESS: request.address}
+    if request.port is not None:
+        attributes[SERVER_PORT] = request.port
+    if request.template is not None:
+        attributes[names.URL_TEMPLATE] = request.template
+    return tracer.start_span(
+        names.STREAM_SPAN,
+        trace.set_span_in_context(trace.NonRecordingSpan(above), Context()),
+        SpanKind.INTERNAL,
+        attributes,
+        [trace.Link(attempt.get_span_context())],
+    )
+
+
+def end_stream(span: Span, outcome: Outcome, *, end_ns: int | None, capture_message: bool) -> None:
+    """Write how an event stream ended to its span, and end that.
+
+    Args:
+        span: Of `of_stream`.
+        outcome: What became of its attempt.
+        end_ns: When, in Unix nanoseconds, or None for now.
+        capture_message: Whether the envelope's message is wanted.
+    """
+    if outcome.stream is not None:
+        span.set_attributes(_stream(outcome.stream))
+    request_id = envelope.text(outcome.headers.get(envelope.REQUEST_ID))
+    if request_id:
+        span.set_attribute(names.REQUEST_ID, request_id)
+    if outcome.failed:
+        span.set_attributes(spans.error(outcome, capture_message=capture_message))
+        span.set_status(StatusCode.ERROR, outcome.code or outcome.error_type)
+    span.end(end_ns)
+
+
+def _stream(stream: StreamOutcome) -> dict[str, AttributeValue]:
+    found: dict[str, AttributeValue] = {
+        names.STREAM_OUTCOME: stream.outcome,
+        names.STREAM_CHUNKS: stream.chunks,
+    }
+    if stream.first_chunk_s is not None:
+        found[names.STREAM_FIRST_CHUNK] = stream.first_chunk_s
+    return found

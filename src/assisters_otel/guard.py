@@ -1,0 +1,63 @@
+"""The one place that catches: our own trouble never reaches the app."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from assisters_otel import envelope, names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_log = logging.getLogger(names.SCOPE)
+
+P = ParamSpec("P")
+
+
+T = TypeVar("T")
+
+
+class Guard:
+    """Runs our own code.
+
+    Attributes:
+        strict: Raise it all the same, which `init` offers for tests.
+        last_failure: The last trouble, as one line, or None.
+    """
+
+    def __init__(self, *, strict: bool = False, passing: type[Exception] | None = None) -> None:
+        """Begin without trouble.
+
+        Args:
+            strict: Raise it.
+            passing: What is raised in any case: the user's own mistake.
+        """
+        self.strict = strict
+        self._passing = passing
+        self.last_failure: str | None = None
+
+    def __call__(self, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Run *step*; return what it returns, or None if it raised."""
+        try:
+            return step(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - that is what it is for
+            self.note(error)
+            return None
+
+    def note(self, error: Exception) -> None:
+        """Keep and log a trouble of ours; the same one again is logged at DEBUG only.
+
+        Raises:
+            Exception: *error*, if the guard is strict or lets it pass.
+        """
+        if self.strict or (self._passing is not None and isinstance(error, self._passing)):
+            raise error
+        failure = envelope.clean(f"{type(error).__name__}: {error}", envelope.MAX_MESSAGE)
+        level = logging.DEBUG if failure == self.last_failure else logging.WARNING
+        self.last_failure = failure
+        _log.log(level, "trouble of our own, the app is not touched: %s", failure)
+        if _log.isEnabledFor(logging.DEBUG):
+            trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+            _log.debug("where it came from:\n%s", envelope.mask(trace))

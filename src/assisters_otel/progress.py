@@ -1,0 +1,237 @@
+"""An attempt on its way, and a successful answer whose body is."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Final
+from weakref import ref as weakref
+
+from assisters_otel import bodies, coding, envelope, names, seen, spans, streams
+from assisters_otel.attempt import FAILED, REDIRECTED, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from opentelemetry.trace import Span
+
+    from assisters_otel.attempt import Outcome
+    from assisters_otel.calls import Call
+    from assisters_otel.observe import Observer
+    from assisters_otel.sending import Sending
+
+
+_SUCCESS: Final = 200
+
+
+class Attempt:
+    """One attempt on its way. Every way out of it passes `Observer.finish` once."""
+
+    __slots__ = (
+        "_call",
+        "_duration_s",
+        "_headers",
+        "_observer",
+        "_outcome",
+        "_sending",
+        "_started",
+        "_status",
+    )
+
+    def __init__(self, observer: Observer, sending: Sending, call: Call | None) -> None:
+        self._observer = observer
+        self._sending = sending
+        self._call = call
+        self._duration_s = 0.0
+        self._status = 0
+        self._headers: dict[bytes, bytes] = {}
+        self._outcome: Outcome | None = None
+        self._started = time.perf_counter()
+
+    def answered(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Take the response's headers, which end the attempt's duration.
+
+        Args:
+            status: The HTTP status.
+            headers: Names and values as sent.
+
+        Returns:
+            Whether it failed, so the body is wanted by `ended`.
+        """
+        self._duration_s = time.perf_counter() - self._started
+        self._status = status
+        self._headers = envelope.pick(headers)
+        return status >= FAILED
+
+    def body_may_be_read(self) -> bool:
+        """Say whether the body of what `answered` took may be read ahead."""
+        return envelope.may_be_read(self._headers)
+
+    def ended(self, body: bytes | None = None, *, is_plain: bool = False) -> None:
+        """Report an answer.
+
+        Args:
+            body: What was read of a failed answer's body, as sent; None if nothing was.
+            is_plain: Whether its content encoding has been undone already.
+        """
+        headers = {} if is_plain else self._headers
+        error = self._observer.guard(_envelope, body, headers) if body else None
+        self._finish(
+            judge(
+                self._sending.request,
+                self._duration_s,
+                status=self._status,
+                headers=self._headers,
+                envelope=error,
+            )
+        )
+
+    @property
+    def is_to_be_watched(self) -> bool:
+        """Whether anybody wants to know how the body of a successful answer ends."""
+        return self._call is not None or envelope.is_event_stream(self._headers)
+
+    def body(
+        self, is_transient: Callable[[BaseException], bool], sent: object
+    ) -> bodies.Body | None:
+        """Begin watching the body of a successful answer, once `ended` has reported that.
+
+        Returns:
+            None if nobody asks.
+
+        Args:
+            sent: The app's request or response, by which `explain` finds what became of its
+                stream.
+            is_transient: Says of an exception whether the connection, the peer or the
+                clock failed, and not we.
+        """
+        if not _SUCCESS <= self._status < REDIRECTED:
+            return None
+        events = streams.events(self._headers)
+        call, outcome = self._call, self._outcome
+        if outcome is None or (call is None and events is None):
+            return None
+        answer = Answer(self._observer, self._sending, call, outcome, is_transient, sent)
+        began_s = self._started if call is None else call.started_s
+        answer.body = bodies.Body(answer, events, self._sending.request.template, began_s)
+        if call is not None:
+            call.answered(answer.body)
+        else:
+            answer.span = self._observer.guard(self._observer.open_stream, self._sending)
+            self._observer.waits(answer)
+        return answer.body
+
+    def raised(self, error: BaseException, *, transient: bool) -> None:
+        """Report that there is no answer. The caller raises *error* again.
+
+        Args:
+            error: What came in its place. What is no `Exception` is the caller giving up.
+            transient: Whether the connection, the peer or the clock failed, and not we.
+        """
+        outcome = judge(
+            self._sending.request,
+            time.perf_counter() - self._started,
+            exception=type(error).__qualname__,
+            cancelled=not isinstance(error, Exception),
+            transient=transient,
+        )
+        self._finish(outcome)
+        self.is_what_became_of(error)
+        span = self._sending.span
+        if span is not None and outcome.failed:
+            self._observer.guard(spans.mask_exceptions, span, error)
+
+    def is_what_became_of(self, response: object) -> None:
+        """Remember a failed attempt by the response that the app gets of it, for `explain`."""
+        if self._outcome is not None:
+            self._observer.guard(seen.remember, response, self._outcome, self._sending.span)
+
+    def _finish(self, outcome: Outcome) -> None:
+        observer = self._observer
+        self._outcome = outcome
+        if observer.is_collecting():  # a coroutine that nobody awaits any more
+            observer.put_off(partial(observer.finish, outcome, self._sending, self._call))
+        else:
+            observer.finish(outcome, self._sending, self._call)
+
+
+class Answer:
+    """A successful answer whose body is on its way to the caller.
+
+    Attributes:
+        sending: Its attempt.
+        call: The call of an SDK that it belongs to, or None.
+        span: Around its event stream, outside a call; or None.
+        body: Its body.
+    """
+
+    __slots__ = (
+        "_is_transient",
+        "_observer",
+        "_outcome",
+        "_sent",
+        "body",
+        "call",
+        "sending",
+        "span",
+    )
+
+    def __init__(  # noqa: PLR0913, PLR0917 - made in one place, `Attempt.body`
+        self,
+        observer: Observer,
+        sending: Sending,
+        call: Call | None,
+        outcome: Outcome,
+        is_transient: Callable[[BaseException], bool],
+        sent: object,
+    ) -> None:
+        self.sending = sending
+        self.call = call
+        self.span: Span | None = None
+        self.body: bodies.Body
+        self._observer = observer
+        self._outcome = outcome
+        self._is_transient = is_transient
+        self._sent = weakref(sent)
+
+    def is_collecting(self) -> bool:
+        """Say whether this is running inside the garbage collector."""
+        return self._observer.is_collecting()
+
+    def put_off(self, step: Callable[[], object]) -> None:
+        """Do something soon, outside the garbage collector."""
+        self._observer.put_off(step)
+
+    def abandon(self) -> None:
+        """End it: nobody else will."""
+        self.body.abandon()
+
+    def body_ended(self, body: bodies.Body, end: bodies.End) -> None:
+        """Report what became of the attempt with its body."""
+        error = end.error
+        said = None if body.events is None else body.events.error
+        broke = error is not None and said is None and body.made == names.FAILED
+        cancelled = error is not None and body.made == names.CANCELLED_CALL
+        outcome = judge(
+            self._outcome.request,
+            self._outcome.duration_s,
+            status=self._outcome.status,
+            headers=self._outcome.headers,
+            envelope=said,
+            exception=type(error).__qualname__ if broke or cancelled else None,
+            cancelled=cancelled,
+            transient=broke and error is not None and self._is_transient(error),
+            stream=end.stream,
+        )
+        if outcome.failed:
+            shown = self.call.span if self.call is not None else self.span
+            for thing in (self._sent(), error):
+                if thing is not None:
+                    self._observer.guard(seen.remember, thing, outcome, shown)
+        self._observer.body_ended(self, outcome, end.at)
+
+
+def _envelope(body: bytes, headers: Mapping[bytes, bytes]) -> envelope.Envelope | None:
+    encoding = headers.get(envelope.CONTENT_ENCODING, b"").decode("latin-1")
+    plain = coding.decompress(body, encoding) if encoding else body
+    return None if plain is None else envelope.parse(plain)

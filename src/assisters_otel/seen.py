@@ -1,0 +1,68 @@
+"""What became of a failed attempt, for whoever has its response or its exception in hand."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
+from weakref import ref as weakref
+
+from opentelemetry import trace
+
+from assisters_otel import spans
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, SpanContext
+
+    from assisters_otel.attempt import Outcome
+
+
+class Seen(NamedTuple):
+    """What became of an attempt, for whoever has its response or its exception in hand.
+
+    Attributes:
+        outcome: How it ended.
+        span: Its span, whose context is not valid if it has none.
+        at_s: When, in Unix seconds.
+    """
+
+    outcome: Outcome
+    span: SpanContext
+    at_s: float
+
+    @property
+    def trace_id(self) -> str | None:
+        """Of its span, in hex; None if it has none."""
+        return trace.format_trace_id(self.span.trace_id) if self.span.is_valid else None
+
+
+# By the app's own object, and gone with it: an attribute of ours on it would show. By its id, since
+# it need not be hashable.
+_seen: Final[dict[int, tuple[weakref[object], Seen]]] = {}
+
+
+def of(thing: object) -> Seen | None:
+    """Give what became of the failed attempt that a response or an exception is from."""
+    found = _seen.get(id(thing))
+    return None if found is None else found[1]
+
+
+def remember(thing: object, outcome: Outcome, span: Span | None) -> None:
+    """Remember a failed attempt by the response or the exception that the app gets of it.
+
+    Args:
+        thing: That object. One that cannot be referred to weakly is not remembered.
+        outcome: How the attempt ended.
+        span: Where to find it; None for the current one.
+    """
+    keep(thing, Seen(outcome, spans.context_of(span), time.time()))
+
+
+def keep(thing: object, what: Seen) -> None:
+    """Remember by another object, too, what is known of one."""
+    key = id(thing)
+    try:
+        gone = weakref(thing, partial(_seen.pop, key))
+    except TypeError:  # what cannot be referred to weakly is not kept
+        return
+    _seen[key] = gone, what

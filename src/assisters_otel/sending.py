@@ -1,0 +1,188 @@
+"""An attempt on its way: what a resend of it will be known by, and the attempts before it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from opentelemetry import trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.trace import Span, SpanContext
+
+    from assisters_otel.attempt import Request, Resend
+
+
+class Message(Protocol):
+    """What an adapter can say of a request. Asked only where it matters."""
+
+    def url(self) -> str:
+        """Give the whole URL."""
+
+    def header(self, name: str) -> str | None:
+        """Give a header by its name in lower case, or None."""
+
+    def body(self) -> bytes | None:
+        """Give the body, or None if it cannot be read without consuming it."""
+
+    def redirected(self, location: str) -> str:
+        """Give the whole URL that a redirect leads to."""
+
+
+class CallBefore(NamedTuple):
+    """The call that a failed attempt belonged to: its span, and which repetition it was."""
+
+    span: SpanContext | None
+    number: int
+
+
+class Before(NamedTuple):
+    """An attempt that failed or was cancelled, as far as its resend will tell of it.
+
+    Attributes:
+        number: Its own number as a resend; 0 for a request's first attempt.
+        ended_s: When it ended, on a steady clock.
+        reason: `Outcome.reason`.
+        span: Its span.
+        wait_s: What its Retry-After asked for.
+        hopeless: Whether no retry helps.
+        authorization: If hopeless, a digest of the header.
+        call: The call that it belonged to.
+    """
+
+    number: int
+    ended_s: float
+    reason: str | None
+    span: SpanContext | None
+    wait_s: float | None
+    hopeless: bool
+    authorization: bytes | None
+    call: CallBefore | None
+
+
+class Hop(NamedTuple):
+    """A redirect that has been answered, and not yet followed."""
+
+    owner: Callable[[], object]
+    url: int
+    number: int
+    identities: tuple[int, ...]
+
+
+Key = tuple[int, int]
+
+
+class Chain:
+    """The attempts of one call, one after the other.
+
+    Attributes:
+        call: What a later call will have to say of this one.
+        resend_of: The span of the failed call that this one repeats, or None.
+        sent: How many attempts there were.
+        retries: How many of them were retries.
+        wait_s: What went by between an attempt and its retry, in all.
+        before: The last attempt, if it failed.
+        hop: The redirect that the last attempt was answered with.
+    """
+
+    __slots__ = (
+        "before",
+        "call",
+        "hop",
+        "keys",
+        "number",
+        "resend_of",
+        "retries",
+        "sent",
+        "wait_s",
+    )
+
+    def __init__(self, call: SpanContext | None) -> None:
+        """Begin with nothing sent.
+
+        Args:
+            call: The span of the call.
+        """
+        self.call = CallBefore(call, 0)
+        self.resend_of: SpanContext | None = None
+        self.sent = 0
+        self.number = 0
+        self.retries = 0
+        self.wait_s = 0.0
+        self.before: Before | None = None
+        self.hop: Hop | None = None
+        self.keys: tuple[Key, ...] = ()
+
+    def follows(self, message: Message) -> bool:
+        """Say whether a request goes where the last answer has redirected this call."""
+        return self.hop is not None and self.hop.url == hash(message.url())
+
+
+class Sending:
+    """One attempt on its way.
+
+    Attributes:
+        request: What is sent.
+        message: For more of it.
+        span: Its client span, or None.
+        chain: That of the call which it belongs to, or None.
+        resend: What `Resends.begin` found it to be, or None for a first.
+        started_s: When it was sent, on a steady clock.
+        identity: The digest by which the same request is known again, once it is made.
+        origins: Those of the requests that were redirected to this one.
+    """
+
+    __slots__ = (
+        "_around",
+        "chain",
+        "identity",
+        "message",
+        "origins",
+        "request",
+        "resend",
+        "span",
+        "started_s",
+    )
+
+    def __init__(
+        self,
+        request: Request,
+        message: Message,
+        span: Span | None,
+        around: Span | SpanContext | None,
+        chain: Chain | None,
+    ) -> None:
+        """Remember.
+
+        Args:
+            request: What is about to be sent.
+            message: For more of it.
+            span: Its client span, or None.
+            around: What was current before that span, if that is known.
+            chain: That of the call which it belongs to, or None.
+        """
+        self.request = request
+        self.message = message
+        self.span = span
+        self.chain = chain
+        self.resend: Resend | None = None
+        self.started_s = 0.0
+        self.origins: tuple[int, ...] = ()
+        self.identity: int | None = None
+        self._around = around
+
+    def parent(self) -> SpanContext | None:
+        """Find the span under which the attempt, or its call, was made; None if it is a root."""
+        around = self._around
+        if around is None:
+            if self.span is not None:
+                parent: SpanContext | None = getattr(self.span, "parent", None)
+                return parent
+            around = trace.get_current_span()
+            # Sampled out, the HTTP instrumentation's own span hides what it stands under.
+            injected = self.message.header("traceparent") or ""
+            if trace.format_span_id(around.get_span_context().span_id) in injected:
+                return None
+        context = around.get_span_context() if isinstance(around, trace.Span) else around
+        return context if context.is_valid else None
