@@ -23,7 +23,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.util import _importlib_metadata
 
-from assisters_otel import export
+from assisters_otel import export, hand
+from assisters_otel import registered as registration
 from assisters_otel.quiet import AGAIN_S, LOGGERS, Destination, Hint, Reach, describe, read
 from otlp import Collector
 
@@ -458,12 +459,10 @@ def test_a_sampler_that_raises_is_told(build, monkeypatch, registered):
 
 
 def test_grpc_without_its_extra_says_what_to_install(build, monkeypatch):
-    from assisters_otel import exporters
-
-    everything = exporters.entry_points
-    monkeypatch.setitem(exporters._HOMES, "otlp_proto_grpc", "not-installed-here")
+    everything = registration.entry_points
+    monkeypatch.setitem(registration._HOMES, "otlp_proto_grpc", "not-installed-here")
     hidden = lambda **by: [e for e in everything(**by) if "grpc" not in e.name]  # noqa: E731
-    monkeypatch.setattr(exporters, "entry_points", hidden)
+    monkeypatch.setattr(registration, "entry_points", hidden)
 
     with pytest.raises(ValueError, match=r"pip install 'assisters-otel\[grpc\]'"):
         build(protocol="grpc")
@@ -762,9 +761,9 @@ def test_calls_are_made_in_time_and_one_that_raises_is_told(caplog):
     def raising() -> None:
         raise KeyError
 
-    assert export.in_time([raising], 5) is False
-    assert export.in_time([lambda: True, lambda: None], 5) is True
-    assert export.in_time([lambda: time.sleep(1)], 0.05) is False
+    assert hand.in_time([raising], 5) is False
+    assert hand.in_time([lambda: True, lambda: None], 5) is True
+    assert hand.in_time([lambda: time.sleep(1)], 0.05) is False
     assert said(caplog) == [("WARNING", "telemetry could not be exported (KeyError)")]
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import threading
 import time
 import uuid
@@ -27,8 +26,10 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from assisters_otel import names
 from assisters_otel.courier import Courier, QuietMetricExporter, QuietSpanProcessor
-from assisters_otel.exporters import METRICS, TRACES, Arguments, id_generator, routes, sampler
+from assisters_otel.exporters import METRICS, TRACES, Arguments, routes
+from assisters_otel.hand import Hand, succeeded
 from assisters_otel.quiet import Hush
+from assisters_otel.registered import id_generator, sampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -53,71 +54,6 @@ GRACE_S: Final = 0.2
 """How long threads that were told to stop have for it, in seconds."""
 
 Provider = TypeVar("Provider", TracerProvider, MeterProvider)
-_Job = tuple["Future[object]", "Callable[[], object]"]
-
-
-class _Hand:
-    """A daemon thread that does one thing after another.
-
-    It is started beforehand: an interpreter that exits may start no thread any more
-    (Python 3.12). Nobody waits for it at exit, since it is a daemon.
-    """
-
-    def __init__(self) -> None:
-        # Looked up now: gevent may have put its own in place of it and of the threads, and a
-        # greenlet that waits in the other one holds up all of them.
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        threading.Thread(
-            target=_work, args=(self._jobs,), name="assisters-otel-export", daemon=True
-        ).start()
-
-    def do(self, act: Callable[[], object]) -> Future[object]:
-        """Do *act* when all before it is done; its outcome is in the future."""
-        future: Future[object] = Future()
-        self._jobs.put((future, act))
-        return future
-
-    def rest(self) -> None:
-        """End the thread when all is done."""
-        self._jobs.put(None)
-
-
-def _work(jobs: queue.SimpleQueue[_Job | None]) -> None:
-    while (job := jobs.get()) is not None:
-        future, act = job
-        if future.set_running_or_notify_cancel():
-            try:
-                future.set_result(act())
-            except Exception as error:  # noqa: BLE001 - handed over to who waits, not swallowed
-                future.set_exception(error)
-
-
-def in_time(calls: Sequence[Callable[[], object]], timeout_s: float) -> bool:
-    """Call each of *calls* in a thread of its own, and wait for them together.
-
-    Args:
-        calls: For example the ``force_flush`` of providers that are not ours.
-        timeout_s: After so many seconds the caller goes on; they go on as daemons.
-
-    Returns:
-        Whether all are done, and none raised or returned False.
-    """
-    hands = [_Hand() for _ in calls]
-    futures = [hand.do(call) for hand, call in zip(hands, calls, strict=True)]
-    for hand in hands:
-        hand.rest()
-    _, pending = wait(futures, timeout_s)
-    return not pending and _succeeded(futures)
-
-
-def _succeeded(futures: Iterable[Future[object]]) -> bool:
-    outcomes = []
-    for future in futures:
-        error = future.exception()
-        if error is not None:
-            _log.warning("telemetry could not be exported (%s)", type(error).__name__)
-        outcomes.append(error is None and future.result() is not False)
-    return all(outcomes)
 
 
 @dataclass(frozen=True)
@@ -126,7 +62,7 @@ class _Part(Generic[Provider]):
 
     provider: Provider
     couriers: Sequence[Courier[SpanExporter] | Courier[MetricExporter]]
-    hand: _Hand
+    hand: Hand
 
     @property
     def hopeless(self) -> bool:
@@ -265,7 +201,7 @@ class Exports:
 
     def _taken(self, futures: Iterable[Future[object]]) -> bool:
         failing = [c for part in self._parts for c in part.couriers if c.destination.failing]
-        return _succeeded(futures) and not failing
+        return succeeded(futures) and not failing
 
     def _unhush(self, futures: Iterable[Future[object]]) -> None:
         if all(future.done() for future in futures):
@@ -279,7 +215,7 @@ class Exports:
         for courier in [courier for part in self._parts for courier in part.couriers]:
             courier.destination.failing = courier.destination.unreachable = False
         if not self._ended:
-            self._parts = [replace(part, hand=_Hand()) for part in self._parts]
+            self._parts = [replace(part, hand=Hand()) for part in self._parts]
 
 
 def build(  # noqa: PLR0913 - by name, as in `init`
@@ -369,7 +305,7 @@ def _tracers(
             for courier in couriers:
                 provider.add_span_processor(QuietSpanProcessor(courier))
         undo.pop_all()
-    return _Part(provider, couriers, _Hand())
+    return _Part(provider, couriers, Hand())
 
 
 def _meters(
@@ -395,7 +331,7 @@ def _meters(
             ]
         provider = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
         undo.pop_all()
-    return _Part(provider, couriers, _Hand())
+    return _Part(provider, couriers, Hand())
 
 
 def _end(part: _Part[TracerProvider]) -> None:

@@ -7,8 +7,6 @@ value that cannot be used is an error that says what to write.
 
 from __future__ import annotations
 
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, distribution
 from os import environ
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, cast
 from urllib.parse import SplitResult, urlsplit
@@ -17,29 +15,18 @@ from opentelemetry import environment_variables as api_variables
 from opentelemetry.sdk import environment_variables as sdk_variables
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
 from opentelemetry.sdk.trace.export import SpanExporter
-from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.sdk.trace.sampling import Sampler
-
-# As importlib.metadata's, but read from disk once; the API has done that on its import.
-from opentelemetry.util._importlib_metadata import entry_points
 
 from assisters_otel.config import PROTOCOLS, WrongArgument
 from assisters_otel.quiet import Destination, Reach
+from assisters_otel.registered import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from importlib.metadata import EntryPoint
 
 Made = TypeVar("Made")
 
-_HTTP: Final = PROTOCOLS["http/protobuf"]
 _GRPC: Final = PROTOCOLS["grpc"]
-_HOMES: Final = {
-    _HTTP: "opentelemetry-exporter-otlp-proto-http",
-    _GRPC: "opentelemetry-exporter-otlp-proto-grpc",
-}
 _OTLP: Final = ("otlp", *PROTOCOLS.values())
-_RATIOS: Final = ("traceidratio", "parentbased_traceidratio")
 
 
 class Signal(NamedTuple):
@@ -192,7 +179,7 @@ def _by_protocol(signal: Signal, argument: str | None) -> str:
 def _route(signal: Signal, name: str, arguments: Arguments) -> Route:
     kinds = (SpanExporter,) if signal is TRACES else (MetricExporter, MetricReader)
     try:
-        kind = _registered(signal.group, name, signal.exporter)
+        kind = load(signal.group, name, signal.exporter)
     except ValueError as error:
         if name == _GRPC and arguments.protocol == "grpc":
             raise WrongArgument(*error.args) from error
@@ -257,81 +244,3 @@ def _check_header(name: str, value: str) -> None:
             f"headers: the value of {name!r} cannot be sent. Leave out line breaks, what is "
             "no ASCII, and blanks at its ends"
         )
-
-
-def _found(group: str, name: str) -> EntryPoint | None:
-    # To look the two usual ones up where they are at home spares reading what every
-    # installed distribution registers, which is half of the time that `init` takes.
-    if name in _HOMES:
-        with suppress(PackageNotFoundError):
-            at_home = distribution(_HOMES[name]).entry_points
-            return next(iter(at_home.select(group=group, name=name)), None)
-    return next(iter(entry_points(group=group, name=name)), None)
-
-
-def _registered(group: str, name: str, variable: str) -> object:
-    extra = "pip install 'assisters-otel[grpc]'"
-    found = _found(group, name)
-    if found is None:
-        if name == _GRPC:
-            raise ValueError(f"OTLP over gRPC needs an extra: {extra}, or write 'http/protobuf'")
-        known = ", ".join(sorted(entry_points(group=group).names))
-        raise ValueError(
-            f"{variable}: nothing is called {name!r}. Write one of {known}, or install the "
-            "package that brings it"
-        )
-    try:
-        return cast("object", found.load())
-    except Exception as error:
-        advice = extra if name == _GRPC else "install what it needs"
-        raise ValueError(
-            f"{variable}: {name!r} cannot be imported ({type(error).__name__}: {error}): {advice}"
-        ) from error
-
-
-def sampler() -> Sampler | None:
-    """Make the sampler that ``OTEL_TRACES_SAMPLER`` asks for.
-
-    Returns:
-        The sampler, one of the SDK's or one that a package has registered, or None for
-        the provider's default.
-
-    Raises:
-        ValueError: There is none of that name, or it refuses its argument.
-    """
-    variable = sdk_variables.OTEL_TRACES_SAMPLER
-    name = environ.get(variable, "").strip()
-    if not name:
-        return None
-    if name.lower() in entry_points(group="opentelemetry_traces_sampler").names:
-        name = name.lower()
-    factory = cast(
-        "Callable[[object], object]", _registered("opentelemetry_traces_sampler", name, variable)
-    )
-    text = environ.get(sdk_variables.OTEL_TRACES_SAMPLER_ARG)
-    try:
-        made = factory(float(text or 1) if name in _RATIOS else text)
-    except Exception as error:
-        raise ValueError(
-            f"{variable}: {name!r} refuses {sdk_variables.OTEL_TRACES_SAMPLER_ARG}={text!r} "
-            f"({type(error).__name__}: {error}). Write a number from 0 to 1 for a ratio"
-        ) from error
-    if not isinstance(made, Sampler):
-        raise ValueError(f"{variable}: {name!r} makes no sampler. Write 'parentbased_always_on'")
-    return made
-
-
-def id_generator() -> IdGenerator | None:
-    """Make the generator that ``OTEL_PYTHON_ID_GENERATOR`` asks for, or None for random ids.
-
-    Raises:
-        ValueError: There is none of that name.
-    """
-    variable = api_variables.OTEL_PYTHON_ID_GENERATOR
-    name = environ.get(variable, "").strip()
-    if not name:
-        return None
-    kind = _registered("opentelemetry_id_generator", name, variable)
-    if not (isinstance(kind, type) and issubclass(kind, IdGenerator)):
-        raise ValueError(f"{variable}: {name!r} makes no ids. Write 'random'")
-    return kind()

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
-import sys
-import threading
-import weakref
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from opentelemetry import metrics, trace
@@ -15,7 +11,7 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider
 
 from assisters_otel import config as configs
-from assisters_otel import export, names
+from assisters_otel import export, hand, names, process
 from assisters_otel.guard import Guard
 from assisters_otel.instrumentor import (
     AssistersInstrumentor,
@@ -107,7 +103,7 @@ class Telemetry:
         if self._exports is not None:
             destinations += self._exports.destinations
         return Status(
-            active=_process.current is self and not self.is_over(),
+            active=process.here.current is self and not self.is_over(),
             clients=on.clients(),
             hosts=tuple(map(str, on.config.hosts)),
             destinations=destinations,
@@ -128,7 +124,7 @@ class Telemetry:
         if self._instrumentation is not None:
             self._instrumentation.observer.collect()
         calls = [getattr(provider, "force_flush", None) for provider in self._reused]
-        done = export.in_time([call for call in calls if call is not None], timeout_s)
+        done = hand.in_time([call for call in calls if call is not None], timeout_s)
         return done if self._exports is None else self._exports.flush(timeout_s) and done
 
     def shutdown(self) -> None:
@@ -136,10 +132,10 @@ class Telemetry:
 
         The app's own providers go on. Called again, it does nothing.
         """
-        with _process.lock:
-            if _process.current is not self:
+        with process.here.lock:
+            if process.here.current is not self:
                 return
-            _process.current = None
+            process.here.current = None
             self._stop()
 
     def _stop(self) -> None:
@@ -148,7 +144,7 @@ class Telemetry:
         if self._exports is not None:
             for provider in (self._exports.tracer_provider, self._exports.meter_provider):
                 if provider is not None:
-                    _process.ended.add(provider)
+                    process.here.ended.add(provider)
             self._exports.shutdown(EXIT_S)
 
     def forked(self) -> None:
@@ -173,81 +169,6 @@ class Telemetry:
         traceback: TracebackType | None,
     ) -> None:
         self.shutdown()
-
-
-class _Process:
-    """What there is once a process.
-
-    Attributes:
-        lock: Held while anything is switched on or off.
-        current: The handle that is switched on, or None.
-        ended: Providers that we shut down, which are never used again.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.current: Telemetry | None = None
-        self.ended: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._is_watching = False
-        self._has_warned = False
-        self._ends_in: int | None = None
-        atexit.register(self._exit)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=self._forking, after_in_child=self._forked)
-
-    def start(self, telemetry: Telemetry) -> Telemetry:
-        """Take *telemetry* for the one that is switched on, and see to its end."""
-        self.current = telemetry
-        self._watch_multiprocessing()
-        multiprocessing = sys.modules.get("multiprocessing.process")
-        if multiprocessing is not None and multiprocessing.parent_process() is not None:
-            self._end_with_multiprocessing()
-        return telemetry
-
-    def _watch_multiprocessing(self) -> None:
-        """See to it that a child of multiprocessing ends well.
-
-        Forked, by its parent or by the fork server, it leaves by ``os._exit``: no `atexit`,
-        but finalizers of its own. It clears those that are there when it begins, and then
-        runs what is registered here.
-        """
-        util = sys.modules.get("multiprocessing.util")
-        if util is not None and not self._is_watching:
-            self._is_watching = True
-            util.register_after_fork(self, _Process._end_with_multiprocessing)
-
-    def _end_with_multiprocessing(self) -> None:
-        util = sys.modules.get("multiprocessing.util")
-        if util is not None and self._ends_in != os.getpid():
-            self._ends_in = os.getpid()
-            util.Finalize(None, self._exit, exitpriority=0)
-
-    def _exit(self) -> None:
-        if self.current is not None:
-            self.current.shutdown()
-
-    def _forking(self) -> None:
-        monkey = sys.modules.get("gevent.monkey")
-        if self._has_warned or self.current is None or monkey is None:
-            return
-        if monkey.is_module_patched("threading"):
-            self._has_warned = True
-            _log.warning(
-                "a fork under gevent: OpenTelemetry's SDK starts its threads anew in the child, "
-                "and to start a greenlet lets others run there as well, which then send what "
-                "the parent sends. For programs that are run, write "
-                "monkey.patch_all(os=False, signal=False, subprocess=False); fork workers before "
-                "greenlets send"
-            )
-
-    def _forked(self) -> None:
-        self.lock = threading.RLock()
-        self._watch_multiprocessing()
-        if self.current is not None:
-            self.current.forked()
-
-
-_process: Final = _Process()
 
 
 def init(  # noqa: PLR0913 - the contract's signature
@@ -299,14 +220,14 @@ def init(  # noqa: PLR0913 - the contract's signature
     configs.check_provider("tracer_provider", tracer_provider, "get_tracer")
     configs.check_provider("meter_provider", meter_provider, "get_meter")
     arguments = _Arguments(config, capture_message, tracer_provider, meter_provider)
-    with _process.lock:
-        first = _process.current
+    with process.here.lock:
+        first = process.here.current
         if first is not None and first.is_over():
             first.shutdown()  # somebody has uninstrumented it
             first = None
         if first is None:
             guard = Guard(strict=config.strict, passing=configs.WrongArgument)
-            first = _process.start(guard(_start, arguments, guard) or Telemetry(arguments))
+            first = process.here.start(guard(_start, arguments, guard) or Telemetry(arguments))
         elif first.arguments != arguments:
             _log.warning(
                 "init was called before with other arguments; those hold, these do not. "
@@ -381,18 +302,18 @@ def _build(config: configs.Config, *, traces: bool, metrics: bool) -> export.Exp
 def _usable(provider: P) -> P | None:
     """Give the global provider, or None if it is a stand-in or one that we shut down."""
     is_stand_in = type(provider).__name__ in {"ProxyTracerProvider", "_ProxyMeterProvider"}
-    return None if is_stand_in or provider in _process.ended else provider
+    return None if is_stand_in or provider in process.here.ended else provider
 
 
 def _make_global(exports: export.Exports) -> None:
     replaced = []
     if exports.tracer_provider is not None:
-        if trace.get_tracer_provider() in _process.ended:
+        if trace.get_tracer_provider() in process.here.ended:
             replaced.append("tracer")
         else:
             trace.set_tracer_provider(exports.tracer_provider)
     if exports.meter_provider is not None:
-        if metrics.get_meter_provider() in _process.ended:
+        if metrics.get_meter_provider() in process.here.ended:
             replaced.append("meter")
         else:
             metrics.set_meter_provider(exports.meter_provider)

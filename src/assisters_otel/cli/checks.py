@@ -15,7 +15,7 @@ from opentelemetry.sdk import environment_variables as variables
 from opentelemetry.sdk.trace.sampling import Decision
 from packaging.requirements import InvalidRequirement, Requirement
 
-from assisters_otel import config, export, exporters, instrumentor, names
+from assisters_otel import config, export, exporters, instrumentor, names, registered
 from assisters_otel.cli import process
 from assisters_otel.cli.finding import Finding
 from assisters_otel.exporters import METRICS, TRACES, Arguments
@@ -111,7 +111,7 @@ def _hosts(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 def _sampler() -> Iterator[Finding]:
     try:
-        made = exporters.sampler()
+        made = registered.sampler()
     except ValueError as error:
         yield Finding("sampler", False, str(error), "Correct the variable.")
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
     from assisters_otel.clients.patch import Target
     from assisters_otel.observe import Observer
+
+BAGGAGE: Final = ("baggage", "uberctx-", "ot-baggage-")
+"""How the names of headers with an app's baggage begin: of W3C, Jaeger and OpenTracing. Source:
+the propagators' `inject`."""
 
 
 class Adapter(ABC):

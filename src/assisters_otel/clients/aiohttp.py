@@ -21,7 +21,7 @@ from opentelemetry import trace
 from assisters_otel import spans
 from assisters_otel.attempt import OF_FILES
 from assisters_otel.clients import reader
-from assisters_otel.clients.adapter import Adapter
+from assisters_otel.clients.adapter import BAGGAGE, Adapter
 from assisters_otel.clients.patch import Target, unbound
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ MODULE: Final = "aiohttp"
 SCOPE: Final = "opentelemetry.instrumentation.aiohttp_client"
 """The HTTP instrumentation's module, which is the scope of its spans."""
 
-_BAGGAGE: Final = ("baggage", "uberctx-", "ot-baggage-")
 _ENCODING: Final = b"content-encoding"
 
 
@@ -173,7 +172,7 @@ class Aiohttp(Adapter):
         asked.injected = {
             name: value
             for name, value in headers.items()
-            if value not in before.getall(name, ()) and not name.lower().startswith(_BAGGAGE)
+            if value not in before.getall(name, ()) and not name.lower().startswith(BAGGAGE)
         }
 
     @staticmethod

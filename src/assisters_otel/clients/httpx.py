@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from opentelemetry import baggage, trace
 
 from assisters_otel import spans
-from assisters_otel.clients.adapter import Adapter
+from assisters_otel.clients.adapter import BAGGAGE, Adapter
 from assisters_otel.clients.ahead import async_replay, replay
 from assisters_otel.clients.body import async_watched, watched
 from assisters_otel.clients.patch import Target, unbound
@@ -41,8 +41,6 @@ SCOPE: Final = "opentelemetry.instrumentation.httpx"
 # With the caller's read timeout switched off: how long reading ahead goes on with a peer that
 # drips. One that stalls is waited for, as the caller would wait for it.
 _READ_AHEAD_S: Final = 5.0
-# W3C, Jaeger and OpenTracing. Source: the propagators' `inject`.
-_BAGGAGE: Final = ("baggage", "uberctx-", "ot-baggage-")
 
 
 class _Flavour(NamedTuple):
@@ -404,7 +402,7 @@ def _keep_baggage(copy: Any, raw: Any) -> None:
     if not baggage.get_all():
         return
     headers = copy.headers
-    for name in [name for name in headers if name.startswith(_BAGGAGE)]:
+    for name in [name for name in headers if name.startswith(BAGGAGE)]:
         if name in raw.headers:
             headers[name] = raw.headers[name]
         else:

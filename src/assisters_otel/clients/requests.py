@@ -22,7 +22,7 @@ from opentelemetry import context, trace
 
 from assisters_otel import late, spans
 from assisters_otel.attempt import OF_FILES
-from assisters_otel.clients.adapter import Adapter
+from assisters_otel.clients.adapter import BAGGAGE, Adapter
 from assisters_otel.clients.patch import Target, unbound
 from assisters_otel.clients.raw import watch
 from assisters_otel.clients.wire import beginning
@@ -41,7 +41,6 @@ MODULE: Final = "requests"
 SCOPE: Final = "opentelemetry.instrumentation.requests"
 """The HTTP instrumentation's module, which is the scope of its spans."""
 
-_BAGGAGE: Final = ("baggage", "uberctx-", "ot-baggage-")
 
 # Source: `Response.iter_content` of requests.
 _SAYS: Final = {
@@ -210,7 +209,7 @@ class Requests(Adapter):
         if routed is not request:  # the app's instrumentation, or an auth handler's own request
             yield
             return
-        for name in [name for name in request.headers if name.lower().startswith(_BAGGAGE)]:
+        for name in [name for name in request.headers if name.lower().startswith(BAGGAGE)]:
             if name in own:
                 request.headers[name] = own[name]
             else:

@@ -1,0 +1,93 @@
+"""What there is once a process: the handle that is switched on; its exit, its forks."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+from assisters_otel import names
+
+if TYPE_CHECKING:
+    from assisters_otel.telemetry import Telemetry
+
+_log = logging.getLogger(names.SCOPE)
+
+
+class Process:
+    """What there is once a process.
+
+    Attributes:
+        lock: Held while anything is switched on or off.
+        current: The handle that is switched on, or None.
+        ended: Providers that we shut down, which are never used again.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.current: Telemetry | None = None
+        self.ended: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._is_watching = False
+        self._has_warned = False
+        self._ends_in: int | None = None
+        atexit.register(self._exit)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=self._forking, after_in_child=self._forked)
+
+    def start(self, telemetry: Telemetry) -> Telemetry:
+        """Take *telemetry* for the one that is switched on, and see to its end."""
+        self.current = telemetry
+        self._watch_multiprocessing()
+        multiprocessing = sys.modules.get("multiprocessing.process")
+        if multiprocessing is not None and multiprocessing.parent_process() is not None:
+            self._end_with_multiprocessing()
+        return telemetry
+
+    def _watch_multiprocessing(self) -> None:
+        """See to it that a child of multiprocessing ends well.
+
+        Forked, by its parent or by the fork server, it leaves by ``os._exit``: no `atexit`,
+        but finalizers of its own. It clears those that are there when it begins, and then
+        runs what is registered here.
+        """
+        util = sys.modules.get("multiprocessing.util")
+        if util is not None and not self._is_watching:
+            self._is_watching = True
+            util.register_after_fork(self, Process._end_with_multiprocessing)
+
+    def _end_with_multiprocessing(self) -> None:
+        util = sys.modules.get("multiprocessing.util")
+        if util is not None and self._ends_in != os.getpid():
+            self._ends_in = os.getpid()
+            util.Finalize(None, self._exit, exitpriority=0)
+
+    def _exit(self) -> None:
+        if self.current is not None:
+            self.current.shutdown()
+
+    def _forking(self) -> None:
+        monkey = sys.modules.get("gevent.monkey")
+        if self._has_warned or self.current is None or monkey is None:
+            return
+        if monkey.is_module_patched("threading"):
+            self._has_warned = True
+            _log.warning(
+                "a fork under gevent: OpenTelemetry's SDK starts its threads anew in the child, "
+                "and to start a greenlet lets others run there as well, which then send what "
+                "the parent sends. For programs that are run, write "
+                "monkey.patch_all(os=False, signal=False, subprocess=False); fork workers before "
+                "greenlets send"
+            )
+
+    def _forked(self) -> None:
+        self.lock = threading.RLock()
+        self._watch_multiprocessing()
+        if self.current is not None:
+            self.current.forked()
+
+
+here: Final = Process()

@@ -1,0 +1,120 @@
+"""What a name in an OTEL_* variable stands for: entry points, and what they make."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution
+from os import environ
+from typing import TYPE_CHECKING, Final, cast
+
+from opentelemetry import environment_variables as api_variables
+from opentelemetry.sdk import environment_variables as sdk_variables
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.sampling import Sampler
+
+# As importlib.metadata's, but read from disk once; the API has done that on its import.
+from opentelemetry.util._importlib_metadata import entry_points
+
+from assisters_otel.config import PROTOCOLS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from importlib.metadata import EntryPoint
+
+_GRPC: Final = PROTOCOLS["grpc"]
+
+_HOMES: Final = {
+    PROTOCOLS["http/protobuf"]: "opentelemetry-exporter-otlp-proto-http",
+    _GRPC: "opentelemetry-exporter-otlp-proto-grpc",
+}
+
+
+_RATIOS: Final = ("traceidratio", "parentbased_traceidratio")
+
+
+def _found(group: str, name: str) -> EntryPoint | None:
+    # To look the two usual ones up where they are at home spares reading what every
+    # installed distribution registers, which is half of the time that `init` takes.
+    if name in _HOMES:
+        with suppress(PackageNotFoundError):
+            at_home = distribution(_HOMES[name]).entry_points
+            return next(iter(at_home.select(group=group, name=name)), None)
+    return next(iter(entry_points(group=group, name=name)), None)
+
+
+def load(group: str, name: str, variable: str) -> object:
+    """Import what a name stands for.
+
+    Args:
+        group: Of the entry points.
+        name: In that group.
+        variable: Where the name is from, for what is said if there is none.
+
+    Raises:
+        ValueError: Nothing is called so, or it cannot be imported; the message says what to do.
+    """
+    extra = "pip install 'assisters-otel[grpc]'"
+    found = _found(group, name)
+    if found is None:
+        if name == _GRPC:
+            raise ValueError(f"OTLP over gRPC needs an extra: {extra}, or write 'http/protobuf'")
+        known = ", ".join(sorted(entry_points(group=group).names))
+        raise ValueError(
+            f"{variable}: nothing is called {name!r}. Write one of {known}, or install the "
+            "package that brings it"
+        )
+    try:
+        return cast("object", found.load())
+    except Exception as error:
+        advice = extra if name == _GRPC else "install what it needs"
+        raise ValueError(
+            f"{variable}: {name!r} cannot be imported ({type(error).__name__}: {error}): {advice}"
+        ) from error
+
+
+def sampler() -> Sampler | None:
+    """Make the sampler that ``OTEL_TRACES_SAMPLER`` asks for.
+
+    Returns:
+        The sampler, one of the SDK's or one that a package has registered, or None for
+        the provider's default.
+
+    Raises:
+        ValueError: There is none of that name, or it refuses its argument.
+    """
+    variable = sdk_variables.OTEL_TRACES_SAMPLER
+    name = environ.get(variable, "").strip()
+    if not name:
+        return None
+    if name.lower() in entry_points(group="opentelemetry_traces_sampler").names:
+        name = name.lower()
+    factory = cast(
+        "Callable[[object], object]", load("opentelemetry_traces_sampler", name, variable)
+    )
+    text = environ.get(sdk_variables.OTEL_TRACES_SAMPLER_ARG)
+    try:
+        made = factory(float(text or 1) if name in _RATIOS else text)
+    except Exception as error:
+        raise ValueError(
+            f"{variable}: {name!r} refuses {sdk_variables.OTEL_TRACES_SAMPLER_ARG}={text!r} "
+            f"({type(error).__name__}: {error}). Write a number from 0 to 1 for a ratio"
+        ) from error
+    if not isinstance(made, Sampler):
+        raise ValueError(f"{variable}: {name!r} makes no sampler. Write 'parentbased_always_on'")
+    return made
+
+
+def id_generator() -> IdGenerator | None:
+    """Make the generator that ``OTEL_PYTHON_ID_GENERATOR`` asks for, or None for random ids.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    variable = api_variables.OTEL_PYTHON_ID_GENERATOR
+    name = environ.get(variable, "").strip()
+    if not name:
+        return None
+    kind = load("opentelemetry_id_generator", name, variable)
+    if not (isinstance(kind, type) and issubclass(kind, IdGenerator)):
+        raise ValueError(f"{variable}: {name!r} makes no ids. Write 'random'")
+    return kind()
