@@ -112,7 +112,7 @@ class Resends:
             if chain.keys:
                 with self._lock:
                     for key in chain.keys:
-                        self._drop(key)
+                        self._take(key, before)
                 chain.keys = ()
         chain.sent += 1
         chain.number = resend.number if resend is not None else 0
@@ -157,20 +157,15 @@ class Resends:
             entry = self._failed.get(mine)
             trace_id = parent.trace_id if parent is not None else None
             if entry is not None and entry.owner() is owner and entry.trace_id == trace_id:
-                self._drop(mine)
-                sibling = self._failed.get(siblings)
-                if sibling is not None and sibling.before is entry.before:
-                    # One that has failed beside others stays, as a sign that it did.
-                    self._drop(siblings, unless=sibling.side_by_side)
+                self._take(mine, entry.before)
+                self._take(siblings, entry.before)
                 return entry.before
             entry = self._failed.get(siblings) if parent is not None else None
             if entry is None or entry.side_by_side or not flow.is_over(last := entry.owner()):
                 return None
             self._drop(siblings)
-            own = id(last), identity
-            kept = self._failed.get(own)
-            if kept is not None and kept.before is entry.before:
-                self._drop(own)  # a pool's thread may send it yet again, after this resend
+            # A pool's thread may send it yet again, after this resend.
+            self._take((id(last), identity), entry.before)
             return entry.before
 
     # -- an attempt has ended ---------------------------------------------------------------
@@ -263,8 +258,17 @@ class Resends:
         self._failed[key] = entry
         self._places[key[0]] += 1
 
-    def _drop(self, key: Key, *, unless: bool = False) -> None:
-        if unless or self._failed.pop(key, None) is None:
+    def _take(self, key: Key, before: Before | None) -> None:
+        """Drop what is remembered of an attempt that has its resend, if it is still that one.
+
+        One that has failed beside others stays, as a sign that it did.
+        """
+        entry = self._failed.get(key)
+        if entry is not None and entry.before is before and not entry.side_by_side:
+            self._drop(key)
+
+    def _drop(self, key: Key) -> None:
+        if self._failed.pop(key, None) is None:
             return
         self._places[key[0]] -= 1
         if not self._places[key[0]]:

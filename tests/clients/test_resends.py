@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 import httpx
 import httpx2
+import openai
 import pytest
 import stamina
 import tenacity
@@ -545,6 +546,32 @@ def test_a_fan_out_that_gives_up_has_a_handful_of_wrong_marks_at_most(api, memor
 
     assert len(memory.attempts()) == 50
     assert retries(memory) <= 5
+
+
+@pytest.mark.parametrize("at_once", [3, 10])
+def test_a_fan_out_of_calls_that_are_retried_and_give_up_has_no_wrong_mark(
+    api, memory, parent, monkeypatch, at_once
+):
+    """A call's retry took the sign away that the others had failed beside it."""
+    api.answers("internal_error", times=90)
+    monkeypatch.setattr(openai.AsyncOpenAI, "_calculate_retry_timeout", lambda *_, **__: 0.02)
+
+    async def main():
+        turn = asyncio.Semaphore(at_once)
+        async with openai.AsyncOpenAI(base_url=api.url, api_key="ask_k") as client:
+
+            async def task():
+                async with turn:
+                    with contextlib.suppress(openai.InternalServerError):
+                        await client.embeddings.create(**BODY)
+
+            await asyncio.gather(*(task() for _ in range(30)))
+
+    with parent():
+        asyncio.run(main())
+
+    assert sorted(numbers(memory)) == [0] * 30 + [1] * 30 + [2] * 30
+    assert not [s for s in memory.spans() if "assisters.call.resend_count" in s.attributes]
 
 
 # -- what is a first ----------------------------------------------------------------------------
