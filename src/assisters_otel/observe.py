@@ -320,10 +320,12 @@ class Observer:
         """
         call = answer.call
         shown = answer.span or answer.sending.span
-        context = trace.set_span_in_context(shown) if shown is not None else None
+        context = None
         if call is not None:
             call.last = outcome
             context = call.context
+        elif shown is not None:
+            context = trace.set_span_in_context(shown)
         if outcome.failed:
             with self._lock:
                 self.errors += 1

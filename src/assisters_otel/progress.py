@@ -96,14 +96,14 @@ class Attempt:
     ) -> bodies.Body | None:
         """Begin watching the body of a successful answer, once `ended` has reported that.
 
-        Returns:
-            None if nobody asks.
-
         Args:
-            sent: The app's request or response, by which `explain` finds what became of its
-                stream.
             is_transient: Says of an exception whether the connection, the peer or the
                 clock failed, and not we.
+            sent: The app's request or response, by which `explain` finds what became of its
+                stream.
+
+        Returns:
+            None if nobody asks.
         """
         if not _SUCCESS <= self._status < REDIRECTED:
             return None
@@ -208,27 +208,32 @@ class Answer:
 
     def body_ended(self, body: bodies.Body, end: bodies.End) -> None:
         """Report what became of the attempt with its body."""
-        error = end.error
+        outcome = self._ended(body, end)
+        if outcome.failed:
+            shown = self.call.span if self.call is not None else self.span
+            for thing in (self._sent(), end.error):
+                if thing is not None:
+                    self._observer.guard(seen.remember, thing, outcome, shown)
+        self._observer.body_ended(self, outcome, end.at)
+
+    def _ended(self, body: bodies.Body, end: bodies.End) -> Outcome:
+        answered, error = self._outcome, end.error
+        if error is None and end.stream is None:
+            return answered
         said = None if body.events is None else body.events.error
         broke = error is not None and said is None and body.made == names.FAILED
         cancelled = error is not None and body.made == names.CANCELLED_CALL
-        outcome = judge(
-            self._outcome.request,
-            self._outcome.duration_s,
-            status=self._outcome.status,
-            headers=self._outcome.headers,
+        return judge(
+            answered.request,
+            answered.duration_s,
+            status=answered.status,
+            headers=answered.headers,
             envelope=said,
             exception=type(error).__qualname__ if broke or cancelled else None,
             cancelled=cancelled,
             transient=broke and error is not None and self._is_transient(error),
             stream=end.stream,
         )
-        if outcome.failed:
-            shown = self.call.span if self.call is not None else self.span
-            for thing in (self._sent(), error):
-                if thing is not None:
-                    self._observer.guard(seen.remember, thing, outcome, shown)
-        self._observer.body_ended(self, outcome, end.at)
 
 
 def _envelope(body: bytes, headers: Mapping[bytes, bytes]) -> envelope.Envelope | None:
