@@ -331,3 +331,18 @@ def test_memory_is_flat_over_many_failures(api, monkeypatch):
         tracemalloc.stop()
     memory.shutdown()
     assert grown < 64 * KIB
+
+
+@pytest.mark.usefixtures("telemetry")
+@pytest.mark.parametrize("module", ["httpx", "httpx2"])
+def test_a_request_that_was_sent_takes_any_header_afterwards(api, memory, module):
+    """To look into its headers had settled for ASCII."""
+    client = pytest.importorskip(module)
+    request = client.Request("GET", api.url + "/models")
+    with client.HTTPTransport() as transport:
+        transport.handle_request(request).close()
+
+    request.headers["x-name"] = "Böcklin"
+
+    assert request.headers["x-name"] == "Böcklin"
+    assert memory.attempt()

@@ -393,7 +393,8 @@ def _copy(raw: Any) -> Any:
     """
     copy = object.__new__(type(raw))
     copy.__dict__.update(raw.__dict__)
-    copy.headers = raw.headers.copy()
+    # Not by its `copy`, which settles the encoding of the app's own for good.
+    copy.headers = type(raw.headers)(raw.headers)
     return copy
 
 
