@@ -188,9 +188,12 @@ def check_provider(name: str, value: object, method: str) -> None:
     Raises:
         ValueError: It is none.
     """
-    if value is not None and not callable(getattr(value, method, None)):
+    if value is None:
+        return
+    if isinstance(value, type) or not callable(getattr(value, method, None)):
+        what = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
         raise ValueError(
-            f"{name} is no provider: {type(value).__name__}. Write {name}=a provider of "
+            f"{name} is no provider: {what}. Write {name}=a provider of "
             f"OpenTelemetry's, with a method {method}, or leave it out"
         )
 

@@ -7,7 +7,6 @@ global is set and nothing is registered to run at exit: that is the caller's.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -25,6 +24,7 @@ from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resou
 from opentelemetry.sdk.trace import TracerProvider
 
 from assisters_otel import names
+from assisters_otel.clients import aiohttp, httpx, requests
 from assisters_otel.courier import Courier, QuietMetricExporter, QuietSpanProcessor
 from assisters_otel.exporters import METRICS, TRACES, Arguments, routes
 from assisters_otel.hand import Hand, succeeded
@@ -40,9 +40,7 @@ if TYPE_CHECKING:
     from assisters_otel.exporters import Route
     from assisters_otel.quiet import Reach
 
-_log = logging.getLogger(names.SCOPE)
-
-OUR_SCOPES: Final = (names.SCOPE, "opentelemetry.instrumentation.httpx")
+OUR_SCOPES: Final = (names.SCOPE, httpx.SCOPE, requests.SCOPE, aiohttp.SCOPE)
 """The meters that get a provider of their own in a forked process. What they counted
 before the fork is the parent's, and the parent exports it."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from assisters_otel import envelope, names
 
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(names.SCOPE)
 
+MAX_TOLD: Final = 20
+"""Kinds of trouble that are warned of, each once; what is new after that is logged at DEBUG."""
+
 P = ParamSpec("P")
-
-
 T = TypeVar("T")
 
 
@@ -37,6 +38,7 @@ class Guard:
         self.strict = strict
         self._passing = passing
         self.last_failure: str | None = None
+        self._told: set[str] = set()
 
     def __call__(self, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T | None:
         """Run *step*; return what it returns, or None if it raised."""
@@ -55,7 +57,10 @@ class Guard:
         if self.strict or (self._passing is not None and isinstance(error, self._passing)):
             raise error
         failure = envelope.clean(f"{type(error).__name__}: {error}", envelope.MAX_MESSAGE)
-        level = logging.DEBUG if failure == self.last_failure else logging.WARNING
+        is_new = failure not in self._told and len(self._told) < MAX_TOLD
+        if is_new:
+            self._told.add(failure)
+        level = logging.WARNING if is_new else logging.DEBUG
         self.last_failure = failure
         _log.log(level, "trouble of our own, the app is not touched: %s", failure)
         if _log.isEnabledFor(logging.DEBUG):

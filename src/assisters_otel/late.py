@@ -55,7 +55,7 @@ def write(span: Span, write: Callable[[Span], object]) -> None:
 
 
 def forget(span: Span) -> None:
-    """Drop what `write_last` was to write: a later attempt on this span has succeeded."""
+    """Drop what `write` was to write: a later attempt on this span has succeeded."""
     # Not by `vars`: once it was asked for, each look into the span takes longer, also the SDK's.
     late = getattr(getattr(span, "__wrapped__", span), "end", None)
     if isinstance(late, _LateEnd):

@@ -10,6 +10,8 @@ import logging
 import re
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
+from weakref import ref as weakref
 
 from opentelemetry.metrics import Observation
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from opentelemetry.context import Context
-    from opentelemetry.metrics import CallbackOptions, MeterProvider
+    from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider
     from opentelemetry.util.types import AttributeValue
 
     from assisters_otel.attempt import CallOutcome, Outcome, Place, Request, Resend
@@ -114,6 +116,43 @@ class ClosedSet:
         return value in self._known or value in self._further
 
 
+class _Latest:
+    """Whom the gauges of one provider ask.
+
+    An instrument keeps the callbacks that it was made with first; what a second `init` gives is
+    not taken. And a provider of the app's outlives us.
+    """
+
+    __slots__ = ("metrics",)
+
+    def __init__(self, meter: Meter) -> None:
+        self.metrics: Callable[[], Metrics | None] = _nobody
+        for metric, header in _GAUGES:
+            ask = partial(self._ask, header)
+            meter.create_observable_gauge(metric.name, [ask], metric.unit, metric.description)
+
+    def _ask(self, header: bytes, _options: CallbackOptions) -> Iterable[Observation]:
+        metrics = self.metrics()
+        return () if metrics is None else metrics.limits(header)
+
+
+def _nobody() -> None:
+    """Say that nobody records yet."""
+
+
+_LATEST: Final[WeakKeyDictionary[MeterProvider, _Latest]] = WeakKeyDictionary()
+
+
+def _latest(provider: MeterProvider, meter: Meter) -> _Latest:
+    try:
+        latest = _LATEST.get(provider)
+        if latest is None:
+            latest = _LATEST[provider] = _Latest(meter)
+    except TypeError:  # a provider that cannot be referred to weakly
+        return _Latest(meter)
+    return latest
+
+
 class Metrics:
     """The instruments, made from one provider."""
 
@@ -161,10 +200,8 @@ class Metrics:
             names.FIRST_CHUNK.description,
             explicit_bucket_boundaries_advisory=names.DURATION_BOUNDARIES,
         )
-        for metric, header in _GAUGES:
-            meter.create_observable_gauge(
-                metric.name, [partial(self._observe, header)], metric.unit, metric.description
-            )
+        latest = _latest(provider, meter)
+        latest.metrics = weakref(self)
         self._limits: dict[tuple[str, int | None], tuple[float, Mapping[bytes, bytes]]] = {}
         self._code = ClosedSet(names.ERROR_CODE, (e.code for e in catalog.ERRORS), _WELL_FORMED)
         types = (names.TRUNCATED, names.OTHER, *(t.type for t in catalog.TYPES))
@@ -255,7 +292,12 @@ class Metrics:
             self._limits = fresh if len(fresh) < _MAX_SERVERS else {}
         self._limits[request.address, request.port] = (now, headers)
 
-    def _observe(self, header: bytes, _options: CallbackOptions) -> Iterable[Observation]:
+    def limits(self, header: bytes) -> Iterable[Observation]:
+        """Give what each server last said of a limit, if that was not long ago.
+
+        Args:
+            header: The one that says it.
+        """
         self._collect()
         oldest = self._now() - FRESH_S
         observations = []

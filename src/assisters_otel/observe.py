@@ -10,7 +10,6 @@ attempt.raised(error, transient=…)         or this: the clock stops, sinks
 from __future__ import annotations
 
 import gc
-import logging
 import threading
 import time
 from collections import deque
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry import trace
 
-from assisters_otel import calls, enclosing, endpoints, envelope, late, names, seen, spans
+from assisters_otel import calls, enclosing, endpoints, envelope, late, names, quiet, seen, spans
 from assisters_otel.attempt import Request
 from assisters_otel.logs import Log
 from assisters_otel.metrics import Metrics
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from assisters_otel.guard import Guard
     from assisters_otel.sending import Message
 
-_log = logging.getLogger(names.SCOPE)
 _HTTPS: Final = 443
 _HTTP: Final = 80
 
@@ -71,20 +69,20 @@ class Observer:
         self.guard = guard
         self.attempts = 0
         self.errors = 0
-        self._before_next: Callable[[], object] | None
         self._lock = threading.RLock()  # a signal handler may send a request meanwhile
         self._capture_message = config.capture_message
         self._hosts = config.hosts_by_name()
         self._log = Log(time.monotonic)
-        self._metrics = Metrics(meter_provider, time.monotonic, self.collect)
         self._resends = Resends(time.monotonic)
-        self._tracer = trace.get_tracer(
-            names.SCOPE, names.__version__, tracer_provider, names.SCHEMA_URL
-        )
         self._waiting: set[calls.Call | Answer] = set()
         self._put_off: deque[Callable[[], object]] = deque()
         self._collecting = 0
-        self._before_next = self._watch_collector
+        self._before_next: Callable[[], object] | None = self._watch_collector
+        self._tracer = trace.get_tracer(
+            names.SCOPE, names.__version__, tracer_provider, names.SCHEMA_URL
+        )
+        # Last: from now on a reader may ask.
+        self._metrics = Metrics(meter_provider, time.monotonic, self.collect)
 
     def forked(self, before_next: Callable[[], object] | None) -> None:
         """Begin anew in a forked child, where another thread's locks are held for ever.
@@ -113,8 +111,12 @@ class Observer:
 
     def collect(self) -> None:
         """Do what was put off inside the garbage collector."""
-        while self._put_off:
-            self.guard(self._put_off.popleft())
+        while True:
+            try:
+                step = self._put_off.popleft()
+            except IndexError:  # nothing left; another thread may have taken the last
+                return
+            self.guard(step)
 
     def stop(self) -> None:
         """Watch no host any more, end what is open, and say what is still to be said."""
@@ -149,6 +151,8 @@ class Observer:
         Returns:
             The request, or None if it is none of ours.
         """
+        if quiet.here.get() is not None:  # an export of ours, to a collector on a watched host
+            return None
         path = target.partition(b"?")[0].decode("latin-1")
         for host in hosts:
             if host.covers(port, path):
@@ -156,12 +160,17 @@ class Observer:
         else:
             return None
         if self._before_next is not None:
-            step, self._before_next = self._before_next, None
-            self.guard(step)
+            self._begin()
         if self._put_off:
             self.collect()
         at = None if port == _HTTPS else port
         return Request(method, path, endpoints.template(path), host.name, at)
+
+    def _begin(self) -> None:
+        with self._lock:  # another thread's attempt waits until there is something to record in
+            step, self._before_next = self._before_next, None
+            if step is not None:
+                self.guard(step)
 
     # -- calls ------------------------------------------------------------------------------
 

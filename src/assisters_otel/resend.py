@@ -42,13 +42,25 @@ _MAX_DIGITS: Final = 6  # of that; what is longer is no count
 
 
 class _Entry(NamedTuple):
-    """An attempt that failed, and the flow of control that it came from."""
+    """An attempt that failed, and the flow of control that it came from.
+
+    Attributes:
+        before: What its resend will tell of it.
+        owner: Gives the task or thread, or None if that is gone.
+        trace_id: Of its parent, or None.
+        started_s: When it was sent, on a steady clock.
+        is_under_parent: Whether this is what another task or thread finds, by the parent.
+        side_by_side: Whether an equal one under that parent failed beside it: a fan-out.
+        is_taken: Whether it has its resend. What is on its way beside it is a fan-out still.
+    """
 
     before: Before
     owner: Callable[[], object]
     trace_id: int | None
     started_s: float
-    side_by_side: bool
+    is_under_parent: bool = False
+    side_by_side: bool = False
+    is_taken: bool = False
 
 
 class Resends:
@@ -161,9 +173,10 @@ class Resends:
                 self._take(siblings, entry.before)
                 return entry.before
             entry = self._failed.get(siblings) if parent is not None else None
-            if entry is None or entry.side_by_side or not flow.is_over(last := entry.owner()):
+            is_free = entry is not None and not (entry.side_by_side or entry.is_taken)
+            if entry is None or not is_free or not flow.is_over(last := entry.owner()):
                 return None
-            self._drop(siblings)
+            self._take(siblings, entry.before)
             # A pool's thread may send it yet again, after this resend.
             self._take((id(last), identity), entry.before)
             return entry.before
@@ -196,7 +209,7 @@ class Resends:
         owner = flow.owner()
         parent = sending.parent()
         trace_id = parent.trace_id if parent is not None else None
-        entry = _Entry(before, weakref.ref(owner), trace_id, sending.started_s, side_by_side=False)
+        entry = _Entry(before, weakref.ref(owner), trace_id, sending.started_s)
         keys: list[Key] = []
         with self._lock:
             self._expire(now)
@@ -246,6 +259,7 @@ class Resends:
     @staticmethod
     def _beside(entry: _Entry, owner: object, before: _Entry | None) -> _Entry:
         """Mark equal requests under one parent that failed side by side: that is a fan-out."""
+        entry = entry._replace(is_under_parent=True)
         if before is None:
             return entry
         overlap = before.before.ended_s > entry.started_s and before.owner() is not owner
@@ -259,12 +273,13 @@ class Resends:
         self._places[key[0]] += 1
 
     def _take(self, key: Key, before: Before | None) -> None:
-        """Drop what is remembered of an attempt that has its resend, if it is still that one.
-
-        One that has failed beside others stays, as a sign that it did.
-        """
+        """Take note that an attempt has its resend, if it is still that one which is remembered."""
         entry = self._failed.get(key)
-        if entry is not None and entry.before is before and not entry.side_by_side:
+        if entry is None or entry.before is not before:
+            return
+        if entry.is_under_parent:
+            self._failed[key] = entry._replace(is_taken=True)
+        else:
             self._drop(key)
 
     def _drop(self, key: Key) -> None:

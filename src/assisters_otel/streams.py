@@ -116,7 +116,8 @@ class Events:
         """Take the next bytes, however they were cut."""
         if self._unpack is None:
             self._read(chunk)
-            self._is_at_rest = self._is_begun and not (
+            # Not before the first event of data, of which the time is told.
+            self._is_at_rest = self.chunks > 0 and not (
                 self._has_line or self._data or self._event or self._is_after_cr
             )
             return

@@ -72,6 +72,7 @@ class Telemetry:
     def __init__(
         self,
         arguments: _Arguments,
+        guard: Guard,
         instrumentation: Instrumentation | None = None,
         exports: export.Exports | None = None,
         reused: tuple[Any, ...] = (),
@@ -80,11 +81,13 @@ class Telemetry:
 
         Args:
             arguments: What `init` was called with, to compare a second call's.
+            guard: Ran `init`, and runs whatever of ours could fail.
             instrumentation: What is patched, or None: then this handle is inert.
             exports: The providers that we built, or None.
             reused: The app's own providers that we record in. Never shut down by us.
         """
         self.arguments = arguments
+        self._guard = guard
         self._instrumentation = instrumentation
         self._exports = exports
         self._reused = reused
@@ -98,7 +101,7 @@ class Telemetry:
         """Say what is patched, watched, sent and seen, and what went wrong."""
         on = self._instrumentation
         if on is None:
-            return Status(False, (), (), (), 0, 0, None)
+            return Status(False, (), (), (), 0, 0, self._guard.last_failure)
         destinations = tuple(f"the application's {type(p).__name__}" for p in self._reused)
         if self._exports is not None:
             destinations += self._exports.destinations
@@ -109,7 +112,7 @@ class Telemetry:
             destinations=destinations,
             attempts=on.observer.attempts,
             errors=on.observer.errors,
-            last_failure=on.guard.last_failure,
+            last_failure=self._guard.last_failure,
         )
 
     def flush(self, timeout_s: float = EXIT_S) -> bool:
@@ -227,7 +230,9 @@ def init(  # noqa: PLR0913 - the contract's signature
             first = None
         if first is None:
             guard = Guard(strict=config.strict, passing=configs.WrongArgument)
-            first = process.here.start(guard(_start, arguments, guard) or Telemetry(arguments))
+            first = process.here.start(
+                guard(_start, arguments, guard) or Telemetry(arguments, guard)
+            )
         elif first.arguments != arguments:
             _log.warning(
                 "init was called before with other arguments; those hold, these do not. "
@@ -239,7 +244,7 @@ def init(  # noqa: PLR0913 - the contract's signature
 def _start(arguments: _Arguments, guard: Guard) -> Telemetry:
     if configs.sdk_disabled(os.environ):
         _log.info("%s is true: nothing is watched", names.OTEL_SDK_DISABLED)
-        return Telemetry(arguments)
+        return Telemetry(arguments, guard)
     config = with_environment(
         arguments.config,
         os.environ,
@@ -270,7 +275,7 @@ def _start(arguments: _Arguments, guard: Guard) -> Telemetry:
         if exports is not None:
             exports.shutdown(0)
         raise
-    return Telemetry(arguments, instrumentation, exports, reused)
+    return Telemetry(arguments, guard, instrumentation, exports, reused)
 
 
 def _instrument(config: configs.Config, guard: Guard, tracers: Any, meters: Any) -> Instrumentation:

@@ -548,6 +548,33 @@ def test_a_fan_out_that_gives_up_has_a_handful_of_wrong_marks_at_most(api, memor
     assert retries(memory) <= 5
 
 
+@pytest.mark.parametrize("every_s", [0.0, 0.02])
+@pytest.mark.parametrize("at_once", [2, 3, 50])
+def test_a_fan_out_that_is_throttled_or_staggered_has_a_handful_of_wrong_marks_at_most(
+    api, memory, parent, url, at_once, every_s
+):
+    """An attempt that took another one's place hid that a third was on its way beside it."""
+    for delay_s in (0.03, 0.06, *(0.05, 0.06, 0.04) * 9):
+        api.answers("rate_limit_exceeded", delay_s=delay_s)
+
+    async def main():
+        turn = asyncio.Semaphore(at_once)
+        async with async_client() as client:
+
+            async def task(number):
+                await asyncio.sleep(number * every_s)
+                async with turn:
+                    await client.post(url, json=BODY)
+
+            await asyncio.gather(*map(task, range(29)))
+
+    with parent():
+        asyncio.run(main())
+
+    assert len(memory.attempts()) == 29
+    assert retries(memory) <= 5
+
+
 @pytest.mark.parametrize("at_once", [3, 10])
 def test_a_fan_out_of_calls_that_are_retried_and_give_up_has_no_wrong_mark(
     api, memory, parent, monkeypatch, at_once

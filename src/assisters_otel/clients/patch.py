@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import sys
 import threading
 import weakref
@@ -184,6 +185,11 @@ class _Imports:
         self._lock = threading.RLock()
         self._hooked: set[str] = set()
         self._waiting: dict[str, list[Patches]] = {}
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        self._lock = threading.RLock()
 
     def watch(self, name: str, patches: Patches) -> None:
         with self._lock:

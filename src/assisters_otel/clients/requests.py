@@ -229,7 +229,7 @@ class Requests(Adapter):
         sent.attempts[:] = [attempt]
 
     def _answered(self, sent: _Sent, response: Any) -> None:
-        headers = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in response.headers.items()]
+        headers = _headers_of(response)
         for attempt in sent.attempts:
             if not attempt.answered(response.status_code, headers):
                 attempt.ended()
@@ -309,10 +309,7 @@ class Requests(Adapter):
     def _hidden(sent: _Sent, response: Any, error: Any) -> None:
         for attempt in sent.attempts:
             if response is not None:
-                headers = [
-                    (k.encode("latin-1"), v.encode("latin-1")) for k, v in response.headers.items()
-                ]
-                failed = attempt.answered(response.status, headers)
+                failed = attempt.answered(response.status, _headers_of(response))
                 attempt.ended(_beginning(response, attempt) if failed else None)
             elif error is not None:
                 attempt.raised(error, transient=True)
@@ -327,7 +324,7 @@ class Requests(Adapter):
     def _request(self, raw: Any) -> Request | None:
         url = urlsplit(raw.url)
         hosts = self._observer.hosts(url.hostname or "")
-        if hosts is None:
+        if hosts is None or _is_export(raw):
             return None
         port = url.port or (443 if url.scheme == "https" else 80)
         return self._observer.request(hosts, raw.method, port, (url.path or "/").encode())
@@ -336,6 +333,16 @@ class Requests(Adapter):
     def _span(raw: Any) -> Span | None:
         host = urlsplit(raw.url).hostname or ""
         return spans.of_attempt(SCOPE, raw.method, host, raw.url, is_inside=True)
+
+
+def _is_export(raw: Any) -> bool:
+    # Of the app's own exporter, to a collector on a watched host. Source: the OTLP exporters.
+    return str(raw.headers.get("user-agent")).startswith("OTel-OTLP-Exporter-Python")
+
+
+def _headers_of(response: Any) -> list[tuple[bytes, bytes]]:
+    how = "latin-1", "replace"  # as urllib3 has decoded them; the app's own adapter may not
+    return [(name.encode(*how), value.encode(*how)) for name, value in response.headers.items()]
 
 
 def _is_transient(error: BaseException) -> bool:
