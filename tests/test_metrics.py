@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import re
 
 import pytest
@@ -85,6 +86,19 @@ def test_a_rate_limit_is_said_for_two_minutes_and_then_no_more(memory, metrics, 
     clock.now += FRESH_S
     assert memory.point(REMAINING)["value"] == 41
     clock.now += 1
+    assert memory.points(REMAINING) == []
+
+
+def test_who_records_later_in_one_provider_is_whom_its_gauges_ask(memory, clock):
+    """The SDK keeps the callbacks that an instrument was made with first."""
+    first = Metrics(memory.meter_provider, clock, lambda: None)
+    first.record(judge(REQUEST, 0.1, status=200, headers={b"x-ratelimit-remaining-rpm": b"41"}))
+    second = Metrics(memory.meter_provider, clock, lambda: None)
+    second.record(judge(REQUEST, 0.1, status=200, headers={b"x-ratelimit-remaining-rpm": b"7"}))
+
+    assert memory.point(REMAINING)["value"] == 7
+    del second
+    gc.collect()
     assert memory.points(REMAINING) == []
 
 

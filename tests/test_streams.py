@@ -249,6 +249,17 @@ def test_the_quick_way_takes_one_whole_event_of_one_line_only():
     assert not watched.is_ordinary(TEXT), "it is the middle of another"
 
 
+@pytest.mark.parametrize("first", [b": keep-alive\n\n", b"retry: 3000\n\n", b"\n"])
+def test_the_first_event_of_data_is_not_taken_the_quick_way_whatever_came_before(first):
+    """It is the one whose time is told."""
+    watched = Events()
+    watched.feed(first)
+
+    assert not watched.is_ordinary(TEXT)
+    watched.feed(TEXT)
+    assert watched.is_ordinary(TEXT)
+
+
 # -- how much is kept ------------------------------------------------------------------------
 
 

@@ -6,9 +6,11 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from pathlib import Path
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 
 import assisters_otel
 from assisters_otel import AssistersInstrumentor
@@ -837,3 +839,34 @@ def test_opentelemetry_s_own_trouble_does_not_reach_the_app(api, memory, monkeyp
         assert caller.send("GET", api.url + "/models").status_code == 200
 
     assert len(api.requests) == 2
+
+
+def test_the_handle_of_an_init_that_failed_says_why(memory, monkeypatch):
+    def broken(*_args, **_kwargs):
+        raise RuntimeError("the tracer's")
+
+    monkeypatch.setattr(memory.tracer_provider, "get_tracer", broken)
+    telemetry = assisters_otel.init(
+        tracer_provider=memory.tracer_provider, meter_provider=memory.meter_provider
+    )
+
+    assert telemetry.status().last_failure == "RuntimeError: the tracer's"
+    assert not telemetry.status().active
+    memory.collect()  # no reader asks what was never made whole
+    telemetry.shutdown()
+
+
+def test_a_provider_s_class_in_its_place_is_a_mistake_at_once():
+    with pytest.raises(ValueError, match=r"the class TracerProvider\. Write tracer_provider="):
+        assisters_otel.init(tracer_provider=TracerProvider)
+
+
+def test_what_another_thread_has_done_already_is_no_trouble(telemetry, monkeypatch):
+    class Emptied(deque):
+        def __bool__(self):
+            return True
+
+    observer = telemetry._instrumentation.observer
+    monkeypatch.setattr(observer, "_put_off", Emptied())
+
+    assert telemetry.flush()

@@ -64,7 +64,8 @@ def template(path: str) -> str | None:
 
 @lru_cache(maxsize=256)
 def _template(path: str) -> str | None:
-    segments = unquote(path).strip("/").split("/")
+    # First split: the id of a model may hold a slash, which is sent as %2F.
+    segments = [unquote(segment) for segment in path.strip("/").split("/")]
     after_version = [i + 1 for i, segment in enumerate(segments) if segment == "v1"]
     for start in after_version or range(len(segments)):
         rest = segments[start:]

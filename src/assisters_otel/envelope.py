@@ -53,6 +53,12 @@ _PICKED: Final = frozenset(
 )
 _EVENT_STREAM: Final = b"text/event-stream"
 _JSON: Final = json.JSONDecoder()
+_BEGINNING: Final = re.compile(rb'\s*\{\s*"error"\s*:\s*\{')
+# A quotation mark in a string has a backslash before it, so these are no part of one.
+_WORDS: Final = tuple(
+    re.compile(rb'(?<!\\)"%s"\s*:\s*"([\w.\[\]-]{1,128})"' % name)
+    for name in (b"type", b"code", b"param")
+)
 # What needs no cleaning.
 _DOCUMENTED: Final = frozenset(
     {*(error.code for error in catalog.ERRORS), *(row.type for row in catalog.TYPES)}
@@ -64,7 +70,12 @@ REDACTED: Final = "REDACTED"
 _WORD: Final = r"(?i:bearer)(?:[\s+]|%20)+['\"]?"
 _CHARACTER: Final = r"[^\s'\",;\\]"
 _BEARER: Final = re.compile(rf"{_WORD}(?:{_CHARACTER}*?{_WORD})*{_CHARACTER}+")
-_KEY: Final = re.compile(r"(?<![A-Za-z0-9])(?:asst_sk_|ask_|sk-)[A-Za-z0-9_\-]{6,}")
+# What stands before a key is no part of a word: or it ends an escape, as in %3D, \n and \x00.
+_BEFORE: Final = (
+    r"(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f]{2})|(?<=%25[0-9A-Fa-f]{2})"
+    r"|(?<=\\[abfnrtv0])|(?<=\\x[0-9A-Fa-f]{2})|(?<=\\u[0-9A-Fa-f]{4})"
+)
+_KEY: Final = re.compile(rf"(?:{_BEFORE})(?:asst_sk_|ask_|sk-)[A-Za-z0-9_\-]{{6,}}")
 _PROMPT: Final = re.compile(r"(/agent/stream/?)\?[^\s\"<>]+")
 # h11 quotes a header that it refuses, and the one that it refuses most is a key with a line
 # break at its end.
@@ -144,36 +155,55 @@ def parse(body: bytes) -> Envelope | None:
         The envelope, or None if *body* holds none. ``{"error": "text"}`` has a
         message only. A field of the wrong type is as if it were not there.
     """
-    error = _error(body)
+    error = _document(body).get("error")
     return _envelope(error) if isinstance(error, str | dict) else None
 
 
-def of_event(data: bytes) -> Envelope | None:
+def of_event(data: bytes, *, is_named: bool = False) -> Envelope | None:
     """Parse the data of an event of a stream, which may be anything.
 
     Args:
         data: One event's data. Beyond `MAX_BYTES` it is not looked at.
+        is_named: Whether it is an ``event: error``, whose fields may stand without an envelope.
 
     Returns:
         The envelope, an empty one if *data* says that there is an error and not which;
         None if there is none: ``"error"`` is absent, null or empty, as in the parts of
         a stream that is fine.
     """
-    error = _error(data)
-    if not error:
+    document = _document(data)
+    error = document.get("error")
+    if error:
+        return _envelope(error) if isinstance(error, str | dict) else Envelope()
+    return _envelope(document) if is_named else None
+
+
+def of_beginning(data: bytes) -> Envelope | None:
+    """Find the error in the beginning of an event that is too long to be read.
+
+    Its message may quote what somebody typed, however long that was.
+
+    Args:
+        data: So much of the event's data as was kept.
+
+    Returns:
+        The envelope, as far as its words are there; None if *data* begins with none.
+    """
+    if _BEGINNING.match(data) is None:
         return None
-    return _envelope(error) if isinstance(error, str | dict) else Envelope()
+    said = (pattern.search(data) for pattern in _WORDS)
+    return Envelope(*(None if word is None else clean(word[1].decode()) for word in said))
 
 
-def _error(body: bytes) -> object:
+def _document(body: bytes) -> dict[str, object]:
     if len(body) > MAX_BYTES:
-        return None
+        return {}
     try:
         # The codec that knows a byte order mark is written in Python.
         document = _JSON.decode(body.decode("utf-8", "replace").removeprefix("\ufeff"))
     except (ValueError, RecursionError):
-        return None
-    return document.get("error") if isinstance(document, dict) else None
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _envelope(error: str | dict[str, object]) -> Envelope:

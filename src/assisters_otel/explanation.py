@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry import trace
@@ -48,6 +49,17 @@ _SORRY: Final = "Something went wrong. Please try again in a moment."
 _NO_TYPE: Final = "api_error"
 _NO_ANSWER: Final = "network_error"
 """The two types that the `assisters` SDK has invented."""
+
+_OF_NETWORK: Final = frozenset(
+    {
+        *("OSError", "TimeoutError", "TransportError", "APIConnectionError"),
+        *("ConnectionError", "Timeout", "ChunkedEncodingError", "RetryError"),
+        *("ClientConnectionError", "ClientPayloadError"),
+    }
+)
+_OF_MISTAKES: Final = frozenset({"UnsupportedProtocol", "LocalProtocolError"})
+"""Names of the classes of what the way there, or the app itself, is to blame for. Source: the
+standard library's, httpx's, the SDKs', requests' and aiohttp's exceptions."""
 
 _CHAIN: Final = 5
 """How many causes of an exception are looked at."""
@@ -127,21 +139,26 @@ def explain(thing: object) -> Explanation:
     Raises:
         ValueError: *thing* is neither an exception, a response nor a code.
     """
-    if isinstance(thing, str):
+    if isinstance(thing, catalog.Error):
+        thing = thing.code
+    if isinstance(thing, str) and thing.strip():
         row = catalog.find(thing)
         status = None if row is None else row.status
         found = _Facts(status, Envelope(None if row is None else row.type, envelope.clean(thing)))
         return _explained(found)
     met = next(filter(None, map(seen.of, _related(thing))), None)
     if met is not None:
-        return _explained(_of_outcome(met.outcome, met.at_s, met.trace_id))
+        found = _of_outcome(met.outcome, met.at_s, met.trace_id)
+        if isinstance(thing, BaseException) and not met.outcome.failed:  # it failed afterwards
+            name = type(thing).__qualname__
+            found = found._replace(exception=name, transient=_is_of_network(thing))
+        return _explained(found)
     if isinstance(thing, BaseException):
         return _explained(_of_exception(thing))
     status = _status(thing)
     if status is None:
-        raise ValueError(
-            f"explain() takes an exception, a response or an error code, not {type(thing).__name__}"
-        )
+        what = type(thing).__name__ if thing != "" else "an empty text"
+        raise ValueError(f"explain() takes an exception, a response or an error code, not {what}")
     return _explained(_of_response(thing, status))
 
 
@@ -149,13 +166,21 @@ def _related(thing: object) -> Iterator[object]:
     """Give the thing, its response and request, and the same of its causes."""
     for _ in range(_CHAIN):
         yield thing
-        yield getattr(thing, "response", None)
+        yield _get(thing, "response")
         if isinstance(thing, BaseException):  # a response's request may have been sent again
-            yield getattr(thing, "request", None)
+            yield _get(thing, "request")
         cause = getattr(thing, "__cause__", None) or getattr(thing, "__context__", None)
         if cause is None:
             return
         thing = cause
+
+
+def _get(thing: object, name: str) -> object:
+    # httpx raises where nobody has set it.
+    with suppress(AttributeError, RuntimeError):
+        value: object = getattr(thing, name)
+        return value
+    return None
 
 
 def _of_outcome(outcome: Outcome, at_s: float, trace_id: str | None) -> _Facts:
@@ -173,18 +198,17 @@ def _of_outcome(outcome: Outcome, at_s: float, trace_id: str | None) -> _Facts:
 
 
 def _of_exception(error: BaseException) -> _Facts:
-    response = getattr(error, "response", None)
-    status = _status(error) if response is None else _status(response)
-    found = _Facts(exception=type(error).__qualname__)
-    if response is not None and status is not None:
-        found = _of_response(response, status)
+    response = _get(error, "response")
+    if response is None:
+        response = error  # aiohttp's has the headers itself
+    status = _status(response)
+    found = _Facts() if status is None else _of_response(response, status)
     told = Envelope(*(_text(error, name) for name in ("type", "code", "param")))
     if any(told[:3]) and not any(found.envelope[:3]):
         found = found._replace(envelope=told)
-    if status is not None:
-        found = found._replace(status=status, exception=None)
-    elif not any(told[:3]):
-        found = found._replace(transient=_is_of_network(error))
+    if status is None or status < FAILED:
+        name, transient = type(error).__qualname__, not any(told[:3]) and _is_of_network(error)
+        found = found._replace(exception=name, transient=transient)
     request_id = found.request_id or _text(error, "request_id")
     return found._replace(request_id=request_id, trace_id=_current_trace())
 
@@ -225,9 +249,13 @@ def _text(thing: object, name: str) -> str | None:
 def _is_of_network(error: BaseException) -> bool:
     if getattr(error, "type", None) == _NO_ANSWER:
         return True
-    kinds = {kind.__name__ for cause in _related(error) for kind in type(cause).__mro__}
-    words = ("ConnectError", "ConnectionError", "Timeout", "TimeoutException", "NetworkError")
-    return not kinds.isdisjoint((*words, "APIConnectionError", "RemoteProtocolError", "OSError"))
+    kinds: set[str] = set()
+    for cause in _related(error):
+        names_of = {kind.__name__ for kind in type(cause).__mro__}
+        if "RequestException" in names_of:  # each of requests' is an OSError
+            names_of.discard("OSError")
+        kinds |= names_of
+    return kinds.isdisjoint(_OF_MISTAKES) and not kinds.isdisjoint(_OF_NETWORK)
 
 
 def _current_trace() -> str | None:
@@ -239,6 +267,7 @@ def _explained(found: _Facts) -> Explanation:
     code, type_ = found.envelope.code, found.envelope.type
     row = catalog.find(code) if code else None
     failed = found.status is None or found.status >= FAILED or found.is_stream
+    failed = failed or found.exception is not None
     if row is not None:
         retryable, advice, user_message = row.retryable, row.advice, row.user_message
     elif not failed:
@@ -248,7 +277,8 @@ def _explained(found: _Facts) -> Explanation:
         advice, user_message = (_NETWORK, _BUSY) if retryable else (_CALLER, _SORRY)
     elif found.status is not None and found.status < FAILED and not (code or type_):
         retryable = found.transient
-        advice, user_message = (_UNKNOWN if retryable else _CLIENT), _SORRY
+        helps = _UNKNOWN if found.is_stream else _NETWORK
+        advice, user_message = (helps if retryable else _CLIENT), _SORRY
     else:
         retryable = catalog.retryable(code, type_, found.status or FAILED)
         advice, user_message = _UNKNOWN, _SORRY
@@ -276,6 +306,9 @@ def _what(found: _Facts, *, failed: bool) -> str:
         return f"The API answered {found.status}."
     if found.is_stream:
         return f"The API answered {found.status}, and its stream failed: {name or found.exception}."
+    if found.status is not None and found.exception is not None:
+        end = "its body broke off" if found.transient else "the client could not use it"
+        return f"The API answered {found.status}, and {end}: {found.exception}."
     if found.status is not None:
         return f"The API answered {found.status}{f' {name}' if name else ''}{about}."
     if name:
@@ -292,7 +325,7 @@ def _side(found: _Facts, *, failed: bool) -> str:
         return _BY_TYPE[type_]
     if found.status is None:
         return THE_WAY if found.transient else YOUR_APP
-    if found.is_stream:
+    if found.is_stream or (found.exception is not None and found.transient):
         return THE_WAY
     return THE_API if found.status >= _FIRST_SERVER_ERROR else YOUR_APP
 

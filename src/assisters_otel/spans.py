@@ -175,8 +175,13 @@ def error(outcome: Outcome, *, capture_message: bool) -> dict[str, AttributeValu
 def rename(span: Span, request: Request) -> None:
     """Name the span ``{METHOD} {url.template}``, unless somebody has named it already."""
     name = getattr(span, "name", None)
-    if request.template and name in (request.method, request.method.upper(), "HTTP"):
-        span.update_name(f"{name} {request.template}")
+    if not request.template or not isinstance(name, str):
+        return
+    # One span for all hops of a redirect has the name of the hop before.
+    method, _, before = name.partition(" ")
+    is_ours = not before or (before != request.template and before in endpoints.TEMPLATES)
+    if is_ours and method in {request.method, request.method.upper(), "HTTP"}:
+        span.update_name(f"{method} {request.template}")
 
 
 def mask_exceptions(span: Span, error: BaseException) -> None:

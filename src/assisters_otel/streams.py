@@ -209,10 +209,13 @@ class Events:
             self.done = True
             return True
         if self.error is None:
+            is_named = self._event == _NAMED
             told = None
-            if _ERROR in data and not self._is_too_long:
-                told = envelope.of_event(data)
-            self.error = envelope.Envelope() if told is None and self._event == _NAMED else told
+            if self._is_too_long:
+                told = envelope.of_beginning(data)
+            elif is_named or _ERROR in data:
+                told = envelope.of_event(data, is_named=is_named)
+            self.error = envelope.Envelope() if told is None and is_named else told
         return False
 
 

@@ -7,9 +7,11 @@ import logging
 import re
 from contextlib import suppress
 
+import httpx
 import pytest
 import requests
 from opentelemetry import baggage, context, trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import StatusCode
@@ -19,9 +21,10 @@ from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
 import assisters_otel
-from assisters_otel import catalog
+from assisters_otel import catalog, quiet
 from assisters_otel.testing import FakeApi
 from memory import Memory
+from otlp import Collector
 
 DURATION = "assisters.client.request.duration"
 ERRORS = "assisters.client.errors"
@@ -499,3 +502,43 @@ def test_without_the_instrumentation_there_are_metrics_and_no_spans(api, memory,
     assert memory.spans() == []
     assert memory.point(ERRORS)["error.code"] == "insufficient_funds"
     assert by["requests"] is None
+
+
+def test_an_exporter_s_traffic_to_a_watched_host_is_nobody_s_request(api, memory, session):
+    """A collector behind the gateway: each export had been counted, and so made the next one."""
+    with (
+        Collector() as collector,
+        assisters_otel.init(
+            hosts=["127.0.0.1"], endpoint=collector.endpoint, meter_provider=memory.meter_provider
+        ) as telemetry,
+    ):
+        session.get(api.url + "/models")
+        assert telemetry.flush()
+        theirs = OTLPSpanExporter(collector.endpoint + "/v1/traces")
+        theirs.export(memory.spans())
+        session.get(api.url + "/models")
+        assert telemetry.flush()
+
+        assert telemetry.status().attempts == 2
+        assert len(collector.spans()) == 2
+    assert memory.point(DURATION)["count"] == 2
+
+
+def test_an_export_by_whatever_client_is_nobody_s_request(api, telemetry):
+    with quiet.listening(lambda _: None):
+        httpx.get(api.url + "/models", trust_env=False)
+
+    assert telemetry.status().attempts == 0
+
+
+def test_a_header_that_no_wire_can_have_brought_does_not_lose_the_attempt(api, ours, session):
+    class Odd(HTTPAdapter):
+        def send(self, *args, **kwargs):
+            response = super().send(*args, **kwargs)
+            response.headers["x-name"] = "\N{SNOWMAN}"
+            return response
+
+    session.mount("http://", Odd())
+    session.get(api.url + "/models")
+
+    assert ours.status().attempts == 1

@@ -521,3 +521,23 @@ def test_nothing_is_read_ahead(api, memory, caller):
 
     assert len(seen) == 3
     assert stream_of(memory).attributes[FIRST] < 0.3
+
+
+def test_the_time_to_the_first_chunk_does_not_wait_for_a_second(api, memory, telemetry, caller):
+    """A comment before it had hidden the first one."""
+    api.answers(
+        body=[b": keep-alive\n\n", b"data: {}\n\n", b"data: {}\n\n", b"data: [DONE]\n\n"],
+        content_type="text/event-stream",
+        chunk_delay_s=0.2,
+    )
+
+    async def script(at):
+        response = await at.open("POST", api.url + "/chat/completions")
+        await at.read(response)
+
+    caller.use(caller.client(), script)
+    telemetry.flush()
+
+    (stream,) = [s for s in memory.spans() if s.name == "assisters.stream"]
+    assert stream.attributes["assisters.stream.chunks"] == 2
+    assert 0.1 < stream.attributes["assisters.stream.time_to_first_chunk"] < 0.39

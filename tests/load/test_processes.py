@@ -159,10 +159,26 @@ def begin():
     assisters_otel.init("processes", hosts=[URL])
 
 def call(times):
-    import httpx
-
+    client = os.environ.get("CLIENT", "httpx")
     for _ in range(times):
-        httpx.get(URL + "/models", trust_env=False)
+        if client == "httpx":
+            import httpx
+
+            httpx.get(URL + "/models", trust_env=False)
+        elif client == "requests":
+            import requests
+
+            requests.get(URL + "/models")
+        else:
+            import asyncio
+
+            import aiohttp
+
+            async def get():
+                async with aiohttp.request("GET", URL + "/models"):
+                    pass
+
+            asyncio.run(get())
 
 def child(times):
     if where == "target":
@@ -221,6 +237,25 @@ def test_a_child_of_multiprocessing_exports_what_it_has_counted(
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(instances(collector).values()) == expected
+
+
+@pytest.mark.parametrize("client", ["httpx", "requests", "aiohttp"])
+def test_a_child_has_none_of_what_its_parent_has_counted(api, collector, tmp_path, client):
+    """Also not of what OpenTelemetry's instrumentation of the client has counted for us."""
+    script = tmp_path / "processes.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+
+    done = subprocess.run(
+        [sys.executable, str(script), "fork", "parent", "process"],
+        env=environment(api, collector, CLIENT=client),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert sorted(instances(collector).values()) == [2, 4]
 
 
 FORKS = """

@@ -52,20 +52,32 @@ class Adapter(ABC):
         self._tracer_provider = tracer_provider
         self._meter_provider = meter_provider
         self._maker: Any = None
+        self._is_put_off = False
 
     def switch_on(self) -> None:
-        """Make our spans from now on, if the HTTP instrumentation is installed."""
-        if self._maker is None and find_spec(self.scope) is not None:
+        """Make our spans from now on, if the HTTP instrumentation is installed.
+
+        If its module is what imports the client, it is not ready yet: then with the next request.
+        """
+        self._is_put_off = False
+        if self._maker is not None or (spec := find_spec(self.scope)) is None:
+            return
+        if getattr(spec, "_initializing", False):
+            self._is_put_off = True
+        else:
             self._maker = self._make()
 
     def switch_off(self) -> None:
         """Make none any more."""
+        self._is_put_off = False
         maker, self._maker = self._maker, None
         if maker is not None:
             self._unmake(maker)
 
     def is_on(self) -> bool:
         """Say whether spans of ours are made."""
+        if self._is_put_off:
+            self.switch_on()
         return self._maker is not None
 
     def record_in(self, meter_provider: MeterProvider) -> None:

@@ -73,8 +73,12 @@ def replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one functio
 
         def __iter__(self) -> Iterator[bytes]:
             rest, error = self._take()
-            while self.parts:
-                yield self.parts.popleft()
+            try:
+                while self.parts:
+                    yield self.parts.popleft()
+            except GeneratorExit:
+                self._stream.close()  # left in the middle: as the client's own stream does
+                raise
             if error is not None:
                 try:
                     raise error
@@ -112,8 +116,12 @@ def async_replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one f
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
             rest, error = self._take()
-            while self.parts:
-                yield self.parts.popleft()
+            try:
+                while self.parts:
+                    yield self.parts.popleft()
+            except GeneratorExit:
+                await self._stream.aclose()
+                raise
             if error is not None:
                 try:
                     raise error

@@ -152,14 +152,15 @@ class Aiohttp(Adapter):
 
     def _open(self, asked: _Asked, raw: Any) -> None:
         """Find the span around the app's request, or make it."""
-        url, session, config = raw.url, asked.session, self._maker
-        if session is None or config is None or _has_theirs(session):
+        url, session = raw.url, asked.session
+        if session is None or not self.is_on() or _has_theirs(session):
             asked.span = spans.of_attempt(SCOPE, raw.method, url.raw_host, url)
             if asked.span is not None and session is not None:
                 spans.tell_of_exception(asked.span, lambda error: self._failed(asked, error))
             return
         headers = session._prepare_headers(asked.options.get("headers"))  # noqa: SLF001 - as the session
         before = headers.copy()  # no dict: a header may be there more than once
+        config = self._maker
         whole = asked.url.update_query(asked.options.get("params") or {})
         kept = config.trace_config_ctx(trace_request_ctx=asked.options.get("trace_request_ctx"))
         made = importlib.import_module("aiohttp.tracing").Trace(session, config, kept)
@@ -345,7 +346,7 @@ class Aiohttp(Adapter):
             return result
         try:
             if attempt.body_may_be_read():
-                await reader.wait_for_beginning(response.content)
+                await reader.wait_for_beginning(response.content, _read_limit(asked))
         finally:
             read = attempt.body_may_be_read()
             attempt.ended(guard(reader.beginning, response.content) if read else None)
@@ -423,6 +424,15 @@ def _trace_config(
     config = otel.create_trace_config(**options)
     config.freeze()
     return config
+
+
+def _read_limit(asked: _Asked) -> float:
+    """Give for how long a failed body may be waited for: the caller's own limit for a read."""
+    timeout = asked.options.get("timeout")
+    if not hasattr(timeout, "sock_read") and not isinstance(timeout, (int, float)):
+        timeout = getattr(asked.session, "timeout", None)
+    read_s = getattr(timeout, "sock_read", None)
+    return float(read_s) if isinstance(read_s, (int, float)) else reader.READ_AHEAD_S
 
 
 def _headers_of(response: Any) -> Iterable[tuple[bytes, bytes]]:

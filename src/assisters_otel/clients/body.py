@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import sys
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from assisters_otel.bodies import Body
     from assisters_otel.guard import Guard
+
+_SDKS: Final = frozenset({"openai", "assisters"})
+_HELPERS: Final = "openai.lib.streaming"
+"""Where the `openai` SDK puts a chat's chunks together. Source: its `ChatCompletionStream`."""
 
 
 def _always(_: bytes) -> bool:
@@ -25,6 +31,36 @@ def _nothing(*_: object) -> None:
 
 async def _nothing_async(*_: object) -> None:
     """The same, async."""
+
+
+def _closed(body: Body) -> None:
+    """Tell a body that its stream is closed: by the caller, or as an SDK's own error passes.
+
+    An SDK that cannot read what came closes the stream and lets its exception go on: that is a
+    failure, and no caller who has had enough.
+    """
+    error = sys.exc_info()[1]
+    if isinstance(error, Exception) and _is_of_sdk(error):
+        body.broke(error)
+    else:
+        body.closed()
+
+
+def _is_of_sdk(error: Exception) -> bool:
+    """Say whether an exception that is on its way comes out of an SDK's reading of a stream."""
+    trace = error.__traceback__
+    if trace is not None and _module(trace).partition(".")[0] in _SDKS:
+        return True
+    # Out of the helper for chats: it is the caller's `with` that closes the stream.
+    while trace is not None:
+        if _module(trace).startswith(_HELPERS) and trace.tb_frame.f_code.co_name == "__stream__":
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _module(trace: TracebackType) -> str:
+    return str(trace.tb_frame.f_globals.get("__name__"))
 
 
 class _Chunks:
@@ -117,7 +153,7 @@ def watched(module: str) -> type[_Watched]:
             try:
                 self._stream.close()
             finally:
-                self._guard(self._body.closed)
+                self._guard(_closed, self._body)
 
     return Watched
 
@@ -135,6 +171,6 @@ def async_watched(module: str) -> type[_Watched]:
             try:
                 await self._stream.aclose()
             finally:
-                self._guard(self._body.closed)
+                self._guard(_closed, self._body)
 
     return AsyncWatched

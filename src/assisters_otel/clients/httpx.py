@@ -275,6 +275,9 @@ class Httpx(Adapter):
         try:
             if ahead is not None:
                 ahead.read(_deadline(raw))
+        except BaseException:
+            response.close()  # as the client does, which has not got it yet
+            raise
         finally:
             attempt.ended(None if ahead is None else b"".join(ahead.parts))
             attempt.is_what_became_of(response)
@@ -305,6 +308,9 @@ class Httpx(Adapter):
         try:
             if ahead is not None:
                 await ahead.read(_deadline(raw))
+        except BaseException:
+            await response.aclose()  # as the client does, which has not got it yet
+            raise
         finally:
             attempt.ended(None if ahead is None else b"".join(ahead.parts))
             attempt.is_what_became_of(response)

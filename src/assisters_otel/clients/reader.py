@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from assisters_otel.guard import Guard
 
 READ_AHEAD_S: Final = 5.0
-"""How long the beginning of a failed body is waited for."""
+"""How long the beginning of a failed body is waited for, if the caller has set no limit."""
 
 _CLOSED: Final = ("Connection closed",)
 # What a reader is told when its response is closed. Source: aiohttp's `_notify_content`.
@@ -54,26 +54,27 @@ def watch(reader: Any, body: Body, guard: Guard) -> None:
     reader.__class__ = _telling()
 
 
-async def wait_for_beginning(reader: Any) -> None:
-    """Wait until the beginning of a body is there, its end, or `READ_AHEAD_S` have passed.
+async def wait_for_beginning(reader: Any, limit_s: float) -> None:
+    """Wait until the beginning of a body is there, its end, or a time has passed.
 
     What goes wrong meanwhile belongs to the caller's read, and is raised there, behind the
     bytes that came before it.
 
     Args:
         reader: A response's content, of which nothing has been read.
+        limit_s: That time.
     """
     if type(reader) is not _module().StreamReader:
         return
     loop = asyncio.get_running_loop()
-    end_s = loop.time() + READ_AHEAD_S
+    end_s = loop.time() + limit_s
 
     def wake() -> None:
         waiter = reader._waiter  # noqa: SLF001 - there is no other way to wait and take nothing
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    timer = loop.call_later(READ_AHEAD_S, wake)
+    timer = loop.call_later(limit_s, wake)
     try:
         while _may_wait(reader) and loop.time() < end_s:
             await reader._wait("read")  # noqa: SLF001 - as above

@@ -13,6 +13,8 @@ import time
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import update_wrapper
+from importlib.util import find_spec
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 from weakref import WeakKeyDictionary
@@ -25,7 +27,7 @@ from assisters_otel.attempt import OF_FILES
 from assisters_otel.clients.adapter import BAGGAGE, Adapter
 from assisters_otel.clients.patch import Target, unbound
 from assisters_otel.clients.raw import watch
-from assisters_otel.clients.wire import beginning
+from assisters_otel.clients.wire import READ_AHEAD_S, beginning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -88,12 +90,14 @@ class _Sent(NamedTuple):
         request: What is sent.
         raw: The client's own form of it.
         span: The HTTP span around all of them, or None.
+        read_s: The caller's own limit for a read, or None.
         attempts: Of them the last one is on its way; empty once that has been reported.
     """
 
     request: Request
     raw: Any
     span: Span | None
+    read_s: float | None
     attempts: list[Attempt]
 
 
@@ -114,6 +118,8 @@ class Requests(Adapter):
         # The headers as the app has them, of a request that goes through our own span.
         self._headers: ContextVar[Any] = ContextVar("assisters_otel-headers", default=(None, None))
         self._pending: WeakKeyDictionary[Span, Callable[[], object]] = WeakKeyDictionary()
+        self._sender: Any = None
+        self._lock = Lock()
 
     def targets(self) -> tuple[Target, ...]:
         """Say what to wrap."""
@@ -124,11 +130,18 @@ class Requests(Adapter):
 
     # -- the HTTP span ------------------------------------------------------------------------
 
+    def switch_on(self) -> None:
+        """Put the router in, and make what it sends with unless that is just being imported."""
+        if self._maker is None and (spec := find_spec(SCOPE)) is not None:
+            self._maker = self._make()
+            if not getattr(spec, "_initializing", False):
+                self._sender_of(self._maker[0])
+
     def _make(self) -> tuple[Any, Any]:
         """Put the router in; give what was there, and it."""
         session = sys.modules[MODULE].Session
         original = vars(session)["send"]
-        router = update_wrapper(self._route(original, self._instrumented(session)), original)
+        router = update_wrapper(self._route(original), original)
         session.send = router
         return original, router
 
@@ -138,30 +151,39 @@ class Requests(Adapter):
         session = sys.modules[MODULE].Session
         if vars(session)["send"] is router:
             session.send = original
+        self._sender, self._lock = None, Lock()  # a fork may have left the lock held
 
-    def _instrumented(self, session: Any) -> Any:
-        """Give OpenTelemetry's `Session.send`, without leaving it where it puts it."""
-        otel = importlib.import_module(SCOPE)
-        original = vars(session)["send"]
-        # Its instrumentors are singletons; one of our own leaves theirs to the app.
-        own = type("_Instrumentor", (otel.RequestsInstrumentor,), {"_instance": None})()
-        try:
-            own.instrument(
-                skip_dep_check=True,
-                tracer_provider=self._tracer_provider,
-                meter_provider=self._meter_provider,
-            )
-            return vars(session)["send"]
-        finally:
-            session.send = original
+    def _sender_of(self, original: Any) -> Any:
+        """Give OpenTelemetry's `Session.send`, made once, around the one that was there."""
+        with self._lock:
+            if self._sender is None:
+                otel: Any = importlib.import_module(SCOPE)
+                # Its instrumentors are singletons; one of our own leaves theirs to the app. And
+                # it writes into the class that its module knows: sessions are in use meanwhile.
+                own = type("_Instrumentor", (otel.RequestsInstrumentor,), {"_instance": None})()
+                session, stand_in = otel.Session, type("Session", (), {"send": original})
+                otel.Session = stand_in
+                try:
+                    own.instrument(
+                        skip_dep_check=True,
+                        tracer_provider=self._tracer_provider,
+                        meter_provider=self._meter_provider,
+                    )
+                finally:
+                    otel.Session = session
+                self._sender = vars(stand_in)["send"]
+            return self._sender
 
-    def _route(self, original: Any, instrumented: Any) -> Any:
+    def _route(self, original: Any) -> Any:
         guard = self._observer.guard
         plain = unbound(original)
 
         def send(session: Any, request: Any, **kwargs: Any) -> Any:
             asked = guard(self._prepared, request) if self.is_on() else None
             if asked is None or self.theirs_is_on():
+                return plain(session, request, **kwargs)
+            instrumented = guard(self._sender_of, original)
+            if instrumented is None:
                 return plain(session, request, **kwargs)
             # OpenTelemetry adds headers to the app's own request: the adapter takes them away
             # again as soon as they are on the wire. A redirect would carry them on.
@@ -186,7 +208,7 @@ class Requests(Adapter):
                 return call(adapter, request, *args, **kwargs)
             with self._own_headers(request):
                 span = guard(self._span, request)
-                sent = _Sent(asked, request, span, [])
+                sent = _Sent(asked, request, span, guard(_read_limit, *args, **kwargs), [])
                 guard(self._begin, sent)
                 token = self._sent.set(sent)
                 try:
@@ -197,7 +219,11 @@ class Requests(Adapter):
                     raise
                 finally:
                     self._sent.reset(token)
-                guard(self._answered, sent, response)
+                try:
+                    guard(self._answered, sent, response)
+                except BaseException:
+                    response.close()  # the caller has not got it
+                    raise
             return response
 
         return send
@@ -236,10 +262,10 @@ class Requests(Adapter):
                 if attempt.is_to_be_watched:
                     self._watch(attempt, response)
             elif sent.span is None:
-                attempt.ended(_beginning(response.raw, attempt))
+                attempt.ended(_beginning(response.raw, attempt, sent.read_s))
                 attempt.is_what_became_of(response)
             else:
-                self._put_off(sent.span, attempt, response)
+                self._put_off(sent.span, attempt, response, sent.read_s)
 
     def _watch(self, attempt: Attempt, response: Any) -> None:
         body = attempt.body(_is_transient, response)
@@ -256,16 +282,20 @@ class Requests(Adapter):
 
         watch(response.raw, body, observer.guard, broke)
 
-    def _put_off(self, span: Span, attempt: Attempt, response: Any) -> None:
+    def _put_off(self, span: Span, attempt: Attempt, response: Any, read_s: float | None) -> None:
         """Report a failed answer when its span ends: `elapsed` and the app's reading come first."""
 
         def ended(_: object = None) -> None:
-            self._observer.guard(self._ended, span, attempt, response)
+            try:
+                self._observer.guard(self._ended, span, attempt, response, read_s)
+            except BaseException:
+                response.close()
+                raise
 
         self._pending[span] = ended
         late.write(span, ended)
 
-    def _ended(self, span: Span, attempt: Attempt, response: Any) -> None:
+    def _ended(self, span: Span, attempt: Attempt, response: Any, read_s: float | None) -> None:
         if self._pending.pop(span, None) is None:
             return
         token = context.attach(trace.set_span_in_context(span))
@@ -274,7 +304,7 @@ class Requests(Adapter):
             if isinstance(read, bytes):
                 attempt.ended(read, is_plain=True)
             else:
-                attempt.ended(_beginning(response.raw, attempt))
+                attempt.ended(_beginning(response.raw, attempt, read_s))
             attempt.is_what_became_of(response)
         finally:
             context.detach(token)
@@ -310,7 +340,7 @@ class Requests(Adapter):
         for attempt in sent.attempts:
             if response is not None:
                 failed = attempt.answered(response.status, _headers_of(response))
-                attempt.ended(_beginning(response, attempt) if failed else None)
+                attempt.ended(_beginning(response, attempt, sent.read_s) if failed else None)
             elif error is not None:
                 attempt.raised(error, transient=True)
 
@@ -355,9 +385,21 @@ def _is_transient(error: BaseException) -> bool:
     return isinstance(error, kinds) and not any(isinstance(one, OF_FILES) for one in within)
 
 
-def _beginning(raw: Any, attempt: Attempt) -> bytes | None:
+def _read_limit(_stream: object = False, timeout: Any = None, *_: Any, **__: Any) -> float | None:  # noqa: FBT002 - as `HTTPAdapter.send`
+    """Read the caller's limit for a read, in seconds, out of what an adapter is called with."""
+    if isinstance(timeout, tuple):
+        timeout = timeout[-1]
+    read_s = getattr(timeout, "read_timeout", timeout)  # urllib3's own form
+    return float(read_s) if isinstance(read_s, (int, float)) else None
+
+
+def _beginning(raw: Any, attempt: Attempt, read_s: float | None) -> bytes | None:
     """Read the beginning of an unread body, and put it back."""
     if not attempt.body_may_be_read() or getattr(raw, "_fp_bytes_read", True):
         return None
     original = getattr(raw, "_original_response", None)
-    return None if original is None else beginning(original, time.perf_counter)
+    return (
+        None
+        if original is None
+        else beginning(original, time.perf_counter, READ_AHEAD_S if read_s is None else read_s)
+    )

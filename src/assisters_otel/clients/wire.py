@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 READ_AHEAD_S: Final = 5.0
-"""How long reading ahead goes on with a peer that drips."""
+"""How long reading ahead goes on with a peer that drips, if the caller has set no limit."""
 
 _LONGEST_LINE: Final = 4096
 
@@ -26,6 +26,10 @@ class _Replay(io.RawIOBase):
 
     def readable(self) -> bool:
         return True
+
+    def fileno(self) -> int:
+        number: int = self._rest.fileno()
+        return number
 
     def readinto(self, buffer: Any) -> int:
         size = min(len(buffer), len(self._read))
@@ -45,7 +49,7 @@ class _Replay(io.RawIOBase):
         super().close()
 
 
-def beginning(response: Any, now: Callable[[], float]) -> bytes | None:
+def beginning(response: Any, now: Callable[[], float], limit_s: float) -> bytes | None:
     """Read the beginning of a body of which nothing has been read.
 
     The reader finds the same bytes and, where the peer failed, the same exception at the same
@@ -54,6 +58,7 @@ def beginning(response: Any, now: Callable[[], float]) -> bytes | None:
     Args:
         response: The `http.client.HTTPResponse`.
         now: A steady clock, in seconds.
+        limit_s: For how long, with a peer that drips.
 
     Returns:
         The body without its framing, up to `coding.MAX_BYTES`; None if there is none.
@@ -61,7 +66,7 @@ def beginning(response: Any, now: Callable[[], float]) -> bytes | None:
     wire = response.fp
     if wire is None:
         return None
-    end_s, read, body = now() + READ_AHEAD_S, bytearray(), bytearray()
+    end_s, read, body = now() + limit_s, bytearray(), bytearray()
     error: Exception | None = None
 
     def take(size: int) -> bytes:
