@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import os
 import sys
 import threading
 import weakref
 from operator import attrgetter
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import wrapt
@@ -36,6 +37,13 @@ class Target(NamedTuple):
 # A function and no proxy of wrapt: it has the signature and the name of what was there, and
 # a request to another host pays half. With each of ours, the patches that put it in.
 _ours: Final[weakref.WeakKeyDictionary[Callable[..., Any], Patches]] = weakref.WeakKeyDictionary()
+
+
+_bound: Final[weakref.WeakSet[Callable[..., Any]]] = weakref.WeakSet()
+"""Those of ours that instances hold themselves, in a layer of somebody else's."""
+
+# To a function that its class alone holds: from the class, from here, and from who counts.
+_REFERENCES: Final = 3
 
 
 def _layers(owner: type, name: str) -> list[Any]:
@@ -79,9 +87,12 @@ def put_in(
         if before.patched:
             return
         inner = inner.__wrapped__
+    is_held = sys.getrefcount(inner) > _REFERENCES
     ours = functools.update_wrapper(wrap(inner), inner)
     _ours[ours] = patches
     _set(owner, name, layers, ours)
+    if is_held and _rebind(inner, ours):
+        _bound.add(ours)
 
 
 def take_out(owner: type, name: str) -> None:
@@ -92,6 +103,29 @@ def take_out(owner: type, name: str) -> None:
     inner = _innermost(layers, owner, name)
     if _patches_of(inner) is not None:
         _set(owner, name, layers, inner.__wrapped__)
+        if inner in _bound:
+            _rebind(inner, inner.__wrapped__)
+
+
+def _rebind(before: Any, now: Any) -> bool:
+    """Put a function in place of another where one of the class's instances has it in a layer.
+
+    OpenTelemetry's `instrument_client` leaves such a layer on a client's transport, around what
+    the class had on that day. Nobody lists them; the garbage collector knows who holds what.
+
+    Returns:
+        Whether there was one.
+    """
+    found = False
+    for bound in gc.get_referrers(before):
+        if type(bound) is not MethodType or bound.__func__ is not before:
+            continue
+        for layer in gc.get_referrers(bound):
+            # By its type: a proxy's class is that of what it stands for.
+            if type(layer) is wrapt.FunctionWrapper and layer.__wrapped__ is bound:
+                layer.__wrapped__ = MethodType(now, bound.__self__)
+                found = True
+    return found
 
 
 def _innermost(layers: list[Any], owner: type, name: str) -> Any:
