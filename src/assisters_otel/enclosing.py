@@ -71,6 +71,24 @@ def of_call(tracer: Tracer, asked: Asked) -> tuple[Span, bool]:
     return span, True
 
 
+def foresee(call: Call) -> None:
+    """Write to somebody else's span what is true of its call if nobody closes the stream.
+
+    Its maker ends it as that is collected, where we may write to nothing any more.
+    """
+    if not call.span.is_recording():
+        return
+    call.span.set_attributes(
+        {
+            names.CALL_OUTCOME: names.CANCELLED_CALL,
+            names.RETRY_COUNT: call.chain.retries,
+            names.RETRY_WAIT: call.chain.wait_s,
+        }
+    )
+    if call.is_stream:
+        call.span.set_attribute(names.STREAM_OUTCOME, names.ABANDONED)
+
+
 def end_call(
     call: Call, outcome: CallOutcome, *, end_ns: int | None, capture_message: bool
 ) -> None:

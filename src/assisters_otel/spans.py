@@ -122,7 +122,7 @@ def describe(span: Span, outcome: Outcome, now: float, *, capture_message: bool)
     """
     span.set_attributes(_attributes(outcome, now, capture_message=capture_message))
     if outcome.status is None:
-        _mask_status(span)
+        mask_status(span)
     elif outcome.failed:
         span.set_status(StatusCode.ERROR, outcome.code or outcome.error_type)
 
@@ -235,7 +235,7 @@ def tell_of_exception(span: Span, tell: Callable[[BaseException], object] | None
     own["record_exception"] = record_exception
 
 
-def _mask_status(span: Span) -> None:
+def mask_status(span: Span) -> None:
     """Keep keys and prompts out of the description that an exception's text became."""
     status = getattr(span, "status", None)
     description = getattr(status, "description", None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from opentelemetry import metrics, trace
@@ -288,20 +290,27 @@ def _instrument(config: configs.Config, guard: Guard, tracers: Any, meters: Any)
 
 
 def _build(config: configs.Config, *, traces: bool, metrics: bool) -> export.Exports | None:
+    build = partial(
+        export.build,
+        service_name=config.service_name,
+        endpoint=config.endpoint,
+        headers=config.headers,
+        protocol=config.protocol,
+    )
     try:
-        return export.build(
-            traces=traces,
-            metrics=metrics,
-            service_name=config.service_name,
-            endpoint=config.endpoint,
-            headers=config.headers,
-            protocol=config.protocol,
-        )
+        return build(traces=traces, metrics=metrics)
     except ValueError as error:
         if config.strict or isinstance(error, configs.WrongArgument):
             raise
-        _log.warning("no telemetry is sent: %s", error)
-        return None
+        wrong = error
+    if traces and metrics:  # what is wrong of the one signal does not cost the other
+        for lost, other in (("spans", "metrics"), ("metrics", "traces")):
+            with suppress(ValueError):
+                exports = build(traces=other == "traces", metrics=other == "metrics")
+                _log.warning("no %s are sent: %s", lost, wrong)
+                return exports
+    _log.warning("no telemetry is sent: %s", wrong)
+    return None
 
 
 def _usable(provider: P) -> P | None:

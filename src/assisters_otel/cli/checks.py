@@ -15,7 +15,7 @@ from opentelemetry.sdk import environment_variables as variables
 from opentelemetry.sdk.trace.sampling import Decision
 from packaging.requirements import InvalidRequirement, Requirement
 
-from assisters_otel import config, export, exporters, instrumentor, names, registered
+from assisters_otel import config, export, exporters, names, registered
 from assisters_otel.cli import process
 from assisters_otel.cli.finding import Finding
 from assisters_otel.exporters import METRICS, TRACES, Arguments
@@ -55,6 +55,7 @@ def every(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Finding]
         environ: The variables.
     """
     yield from _hosts(environ)
+    yield from _captures(environ)
     yield from _conventions(environ)
     yield from _clients()
     yield from _collisions()
@@ -82,19 +83,19 @@ def _hosts(environ: Mapping[str, str]) -> Iterator[Finding]:
     found, wrong = config.environment_hosts(environ)
     for text in wrong:
         yield Finding("hosts", False, text, "Correct the variable.")
-    with_defaults = instrumentor.with_environment(
-        config.from_arguments(), {}, capture_message_given=True
-    )
-    watched = (*with_defaults.hosts, *found)
+    watched = (*config.from_arguments().hosts, *found)
     for variable in _BASE_URLS:
         url = environ.get(variable, "").strip()
         if not url:
             continue
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError:
+            parts, port = urlsplit(""), 0
         if not parts.hostname:
             yield Finding(variable, False, f"{url!r} is no URL", "Write https://host/v1.")
             continue
-        port = parts.port or (443 if parts.scheme == "https" else 80)
         path = parts.path or "/"
         if any(one.name == parts.hostname and one.covers(port, path) for one in watched):
             yield Finding(variable, True, f"{parts.hostname} is watched")
@@ -107,6 +108,14 @@ def _hosts(environ: Mapping[str, str]) -> Iterator[Finding]:
                 "or init(hosts=[…]), if it is the Assisters API.",
             )
     yield Finding("hosts", True, f"watched: {', '.join(map(str, watched))}")
+
+
+def _captures(environ: Mapping[str, str]) -> Iterator[Finding]:
+    try:
+        if config.environment_capture_message(environ):
+            yield Finding("messages", True, "the API's messages are on spans, masked")
+    except ValueError as error:
+        yield Finding("messages", False, str(error), "Correct the variable.")
 
 
 def _sampler() -> Iterator[Finding]:
@@ -149,11 +158,24 @@ def _clients() -> Iterator[Finding]:
         if _installed(distribution):
             what = f"{_installed(client)}, spans by {distribution} {_installed(distribution)}"
             yield Finding(client, True, what)
+        elif _is_wanted_by_others(client):
+            advice = f"pip install '{DISTRIBUTION}[{client}]' if your service sends with it"
+            yield Finding(client, True, f"{_installed(client)}, for other packages; {advice}")
         else:
             yield Finding(
                 client, False, f"{_installed(client)} has no spans: {distribution} is missing",
                 f"pip install '{DISTRIBUTION}[{client}]'",
             )  # fmt: skip
+
+
+def _is_wanted_by_others(client: str) -> bool:
+    """Say whether a client is there because another package needs it, as our exporter requests."""
+    return any(
+        re.split(r"[^\w.-]", text)[0].lower() == client
+        for distribution in distributions()
+        for text in distribution.requires or ()
+        if "extra ==" not in text
+    )
 
 
 def _through(sdk: str) -> str:
@@ -239,9 +261,12 @@ def _way(signal: Signal, route: Route) -> Finding:
     url = route.arguments.get("endpoint")
     if not isinstance(url, str):
         return Finding(signal.name, True, f"exported by {route.text}")
-    parts = urlsplit(url if "://" in url else f"//{url}")
     is_grpc = "grpc" in route.text.partition(":")[2].split()[0]
-    port = parts.port or (443 if parts.scheme == "https" else 4317 if is_grpc else 80)
+    try:
+        parts = urlsplit(url if "://" in url else f"//{url}")
+        port = parts.port or (443 if parts.scheme == "https" else 4317 if is_grpc else 80)
+    except ValueError as error:
+        return Finding(signal.name, False, f"{route.place}: {error}", "Correct the endpoint.")
     try:
         speaks = _speaks(parts.hostname or "", port, is_plain=parts.scheme != "https")
     except OSError as error:
@@ -287,14 +312,18 @@ def _speaks(host: str, port: int, *, is_plain: bool) -> str | None:
 def _arrival(endpoint: str | None) -> Iterator[Finding]:
     """Send one span and one metric, and say whether they were accepted."""
     for signal in (TRACES, METRICS):
-        built = export.build(
-            traces=signal is TRACES,
-            metrics=signal is METRICS,
-            service_name=SERVICE,
-            endpoint=endpoint,
-            headers=None,
-            protocol=None,
-        )
+        try:
+            built = export.build(
+                traces=signal is TRACES,
+                metrics=signal is METRICS,
+                service_name=SERVICE,
+                endpoint=endpoint,
+                headers=None,
+                protocol=None,
+            )
+        except ValueError as error:
+            yield Finding("arrival", False, f"{signal.name}: {error}", "Correct the variable.")
+            continue
         if built.tracer_provider is not None:
             built.tracer_provider.get_tracer(names.SCOPE).start_span("doctor").end()
         if built.meter_provider is not None:

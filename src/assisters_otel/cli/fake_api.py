@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json as json_
 import signal
 import threading
@@ -19,6 +20,7 @@ HELP: Final = (
     'FakeApi.answers: [{"codes": ["rate_limit_exceeded", "ok"], "retry_after": 2}].'
 )
 _LAST_PORT: Final = 65535
+_NUMBERS: Final = frozenset({"status", "size", "times", "delay_s", "chunk_delay_s"})
 
 
 def fake_api(
@@ -73,7 +75,17 @@ def _read(script: Path, api: FakeApi) -> None:
 
 
 def _add(api: FakeApi, answer: dict[str, Any], where: str) -> None:
-    codes = answer.pop("codes", ())
+    codes = answer.pop("codes", [])
+    known = inspect.signature(api.answers).parameters
+    odd = next((name for name in answer if name not in known), None)
+    if odd is not None:
+        words = ", ".join(sorted(known))
+        raise typer.BadParameter(f"{where}: no answer has {odd!r}. Write some of {words}")
+    if not isinstance(codes, list) or not all(isinstance(code, str) for code in codes):
+        raise typer.BadParameter(f'{where}: codes is a list. Write "codes": ["ok"]')
+    for name in _NUMBERS & answer.keys():
+        if not isinstance(answer[name], (int, float)) or isinstance(answer[name], bool):
+            raise typer.BadParameter(f"{where}: {name} is a number. Write {name!r}: 2")
     try:
         api.answers(*codes, **answer)
     except (ValueError, TypeError) as error:

@@ -255,7 +255,10 @@ class Requests(Adapter):
         sent.attempts[:] = [attempt]
 
     def _answered(self, sent: _Sent, response: Any) -> None:
-        headers = _headers_of(response)
+        headers, span = _headers_of(response), sent.span
+        if span is not None and response.is_redirect:
+            # Wherever it leads, what cannot be sent there is told to this span, URL and all.
+            spans.tell_of_exception(span, lambda _: late.write(span, spans.mask_status))
         for attempt in sent.attempts:
             if not attempt.answered(response.status_code, headers):
                 attempt.ended()
