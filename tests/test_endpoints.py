@@ -19,6 +19,7 @@ from assisters_otel import endpoints
         ("/embeddings", "/v1/embeddings"),
         ("/v1/models/assisters-chat-v1", "/v1/models/{id}"),
         ("/v1/agent/%73tream", "/v1/agent/stream"),
+        ("/v1/models/org%2Fmodel", "/v1/models/{id}"),
         ("/v1/models/v1", "/v1/models/{id}"),
         ("/v1", None),
         ("/", None),

@@ -102,7 +102,24 @@ def test_every_field_can_be_encoded_and_is_short(fields):
         "Bearer xBearer 0123456789",
     ],
 )
-@pytest.mark.parametrize("around", ["{}", "key={}", "'{}'", "({})", "a {} b", "b'{}\\n'", "x_{}"])
+@pytest.mark.parametrize(
+    "around",
+    [
+        "{}",
+        "key={}",
+        "'{}'",
+        "({})",
+        "a {} b",
+        "b'{}\\n'",
+        "x_{}",
+        "k%3D{}",
+        "%253D{}",
+        r"\n{}",
+        r"\x00{}",
+        r"\u003d{}",
+        "%2F{}",
+    ],
+)
 def test_a_key_is_masked_wherever_it_stands(secret, around):
     masked = envelope.clean(around.format(secret))
 

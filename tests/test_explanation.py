@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 
+import aiohttp
 import assisters
 import httpx
 import httpx2
@@ -202,6 +203,83 @@ def test_a_mistake_before_sending_is_the_app_s():
 
     assert told.side == "your app"
     assert told.retryable is False
+
+
+@pytest.mark.parametrize("module", [httpx, httpx2])
+def test_an_exception_that_has_no_request_is_explained_all_the_same(module):
+    """As a mock raises one; httpx's own `request` raises there."""
+    told = explain(module.ReadTimeout("planted"))
+
+    assert (told.side, told.retryable) == ("the way there", True)
+    assert "planted" not in str(told)
+
+
+@pytest.mark.parametrize(
+    ("error", "retryable"),
+    [
+        (requests.exceptions.MissingSchema("x"), False),
+        (requests.exceptions.InvalidHeader("x"), False),
+        (requests.exceptions.TooManyRedirects("x"), False),
+        (requests.exceptions.ProxyError("x"), True),
+        (requests.exceptions.ChunkedEncodingError("x"), True),
+        (aiohttp.ServerDisconnectedError(), True),
+        (aiohttp.ClientPayloadError("x"), True),
+        (aiohttp.InvalidURL("x"), False),
+        (httpx.ProxyError("x"), True),
+        (httpx.UnsupportedProtocol("x"), False),
+        (httpx.LocalProtocolError("x"), False),
+        (ConnectionResetError("x"), True),
+        (KeyError("x"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_whose_mistake_an_exception_is(error, retryable):
+    told = explain(error)
+
+    assert told.retryable is retryable
+    assert told.side == ("the way there" if retryable else "your app")
+
+
+def test_an_aiohttp_error_s_own_headers_are_read():
+    error = aiohttp.ClientResponseError(
+        None, (), status=429, headers={"X-Request-ID": "req_1", "Retry-After": "7"}
+    )
+
+    told = explain(error)
+
+    assert (told.status, told.request_id, told.wait_s) == (429, "req_1", 7.0)
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_a_200_whose_body_breaks_off_is_the_way_s(api):
+    api.answers(status=200, json={"a": "b" * 99}, fault="truncate")
+    with openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=0) as client:
+        told = explain(raised(lambda: client.chat.completions.create(**CHAT)))
+
+    assert (told.side, told.retryable, told.status) == ("the way there", True, 200)
+    assert told.what.startswith("The API answered 200, and its body broke off: ")
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_a_200_that_the_client_cannot_read_is_no_success(api):
+    api.answers(status=200, body="{half", content_type="application/json")
+    with openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=0) as client:
+        with pytest.raises(ValueError, match="Expecting property name") as caught:
+            client.chat.completions.create(**CHAT)
+        told = explain(caught.value)
+
+    assert (told.side, told.retryable) == ("your app", False)
+    assert told.what == "The API answered 200, and the client could not use it: JSONDecodeError."
+
+
+def test_a_record_of_the_catalog_is_its_code():
+    assert explain(catalog.find("invalid_model")) == explain("invalid_model")
+
+
+@pytest.mark.parametrize("thing", ["", " "])
+def test_an_empty_code_says_what_to_write(thing):
+    with pytest.raises(ValueError, match="a response or an error code"):
+        explain(thing)
 
 
 def test_something_else_says_what_to_write():

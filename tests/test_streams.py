@@ -288,7 +288,9 @@ def test_a_megabyte_of_lines_in_one_event_is_not_kept():
 def test_an_event_is_too_long_though_nothing_is_left_of_its_last_line(room):
     line = (b"data: " + ERROR).ljust(MAX_BYTES - room)
 
-    assert said(line + b"\ndata: no JSON\n\n") == (1, False, None)
+    told = said(line + b"\ndata: no JSON\n\n")
+
+    assert (told.chunks, told.error) == (1, READ._replace(message=None))
 
 
 def test_a_long_comment_hides_nothing():
@@ -400,3 +402,28 @@ def test_only_an_event_stream_is_watched():
     assert events({b"content-type": b"application/json"}) is None
     assert events({b"content-type": b"audio/mpeg"}) is None
     assert events({b"content-type": b"text/event-stream; charset=utf-8"}) is not None
+
+
+def test_a_long_error_s_words_are_read_where_its_beginning_was_kept():
+    """A message may quote what somebody typed, however long."""
+    watched = Events()
+    watched.feed(
+        b'data: { "error": {"code": "internal_error", "type": "server_error", "message": "'
+    )
+    watched.feed(b'\\"code\\": \\"no_code\\" ' + b"x" * 2 * MAX_BYTES + b'"}}\n\n')
+
+    assert watched.error == Envelope("server_error", "internal_error")
+
+
+def test_a_long_event_that_only_quotes_an_error_is_none():
+    watched = Events()
+    watched.feed(b'data: {"text": "{\\"error\\": {}} ' + b"x" * 2 * MAX_BYTES + b'"}\n\n')
+
+    assert watched.error is None
+
+
+def test_the_fields_of_a_named_error_may_stand_without_an_envelope():
+    watched = Events()
+    watched.feed(b'event: error\ndata: {"type": "server_error", "code": "internal_error"}\n\n')
+
+    assert watched.error == Envelope("server_error", "internal_error")

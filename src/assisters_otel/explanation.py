@@ -240,7 +240,7 @@ def _status(thing: object) -> int | None:
 
 
 def _text(thing: object, name: str) -> str | None:
-    value = getattr(thing, name, None)
+    value = getattr(thing, "__dict__", {}).get(name)  # a property may warn, as aiohttp's ``code``
     if not isinstance(value, str) or value in {_NO_TYPE, _NO_ANSWER}:
         return None
     return envelope.clean(value) or None

@@ -92,7 +92,13 @@ def test_the_fake_api_plays_its_script_until_it_is_interrupted(tmp_path):
         ("{", "is no JSON"),
         ('{"codes": []}', "write a list of objects"),
         ('[{"codes": ["ok"]}, {"codes": ["odd"]}]', "answer 2: 'odd' is not documented"),
-        ('[{"colour": "red"}]', "answer 1"),
+        (
+            '[{"colour": "red"}]',
+            "no answer has 'colour'. Write some of body",
+        ),
+        ('[{"codes": "ok"}]', 'codes is a list. Write "codes": ["ok"]'),
+        ('[{"delay_s": "soon"}]', "delay_s is a number"),
+        ('[{"size": true}]', "size is a number"),
     ],
 )
 def test_a_wrong_script_says_what_to_write(tmp_path, script, says):

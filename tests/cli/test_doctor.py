@@ -110,6 +110,18 @@ def test_nothing_wrong_is_exit_code_0(collector, monkeypatch, capsys):
         ),
         ({"OPENAI_BASE_URL": "gateway"}, "OPENAI_BASE_URL", "is no URL"),
         ({"ASSISTERS_OTEL_HOSTS": "https://"}, "hosts", "ASSISTERS_OTEL_HOSTS"),
+        ({"ASSISTERS_BASE_URL": "http://h:99999/v1"}, "ASSISTERS_BASE_URL", "is no URL"),
+        ({"OPENAI_BASE_URL": "http://[::1/v1"}, "OPENAI_BASE_URL", "is no URL"),
+        ({"ASSISTERS_OTEL_CAPTURE_MESSAGE": "maybe"}, "messages", "neither true nor false"),
+        ({"OTEL_BSP_MAX_QUEUE_SIZE": "-1"}, "arrival", "traces: "),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:99999",
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+            },
+            "traces",
+            "Port out of range",
+        ),
     ],
 )
 def test_what_keeps_telemetry_away_is_found(collector, environment, check, says):
@@ -164,13 +176,22 @@ def test_two_packages_under_one_name_are_found(collector):
 
 
 def test_a_client_without_its_instrumentation_is_found(monkeypatch):
-    versions = {"requests": "2.0", "opentelemetry-instrumentation-httpx": "1"}
+    versions = {"aiohttp": "3.0", "requests": "2.0", "opentelemetry-instrumentation-httpx": "1"}
     monkeypatch.setattr(checks, "_installed", versions.get)
+    monkeypatch.setattr(checks, "_is_wanted_by_others", lambda client: client == "requests")
 
-    (found,) = [one for one in checks._clients() if not one.fine]
+    clients = list(checks._clients())
 
-    assert found.check == "requests"
-    assert found.to_do == "pip install 'assisters-otel[requests]'"
+    (found,) = [one for one in clients if not one.fine]
+    assert found.check == "aiohttp"
+    assert found.to_do == "pip install 'assisters-otel[aiohttp]'"
+    (other,) = [one for one in clients if one.check == "requests"]
+    assert "for other packages; pip install 'assisters-otel[requests]' if" in other.what
+
+
+def test_our_own_exporter_s_client_is_there_for_others():
+    assert checks._is_wanted_by_others("requests")
+    assert not checks._is_wanted_by_others("a-client-of-nobody")
 
 
 def test_a_version_outside_its_range_is_found(monkeypatch):

@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 import assisters_otel
 from memory import Memory
+from scripts import passed
 
 INSTRUMENTORS = {"httpx": otel.HTTPXClientInstrumentor, "httpx2": otel.HTTPX2ClientInstrumentor}
 WRAPPERS = {
@@ -146,6 +147,21 @@ def one_client_after_us(setup):
     setup.client = client
 
 
+def one_client_before_us(setup):
+    """Its transport has what the class had before us."""
+    client = setup.caller.client()
+    hooks = setup.hooks()
+    prefix = "async_" if setup.caller.run else ""
+    setup.instrumentor.instrument_client(
+        client,
+        **setup.options,
+        request_hook=hooks[f"{prefix}request_hook"],
+        response_hook=hooks[f"{prefix}response_hook"],
+    )
+    setup.ours()
+    setup.client = lambda: client
+
+
 def a_transport_of_opentelemetry_s(setup):
     setup.ours()
     wrapper = WRAPPERS[setup.caller.module.__name__, setup.caller.run is not None]
@@ -175,7 +191,12 @@ def under_somebody_else_s_wrapper(setup):
     setup.ours()
 
 
-HOOKED = {with_hooks_before_us, with_hooks_after_us, one_client_after_us}
+HOOKED = {
+    with_hooks_before_us,
+    with_hooks_after_us,
+    one_client_after_us,
+    one_client_before_us,
+}
 
 
 @pytest.mark.parametrize(
@@ -189,6 +210,7 @@ HOOKED = {with_hooks_before_us, with_hooks_after_us, one_client_after_us}
         with_hooks_before_us,
         with_hooks_after_us,
         one_client_after_us,
+        one_client_before_us,
         a_transport_of_opentelemetry_s,
         client_before_us,
         under_somebody_else_s_wrapper,
@@ -501,3 +523,83 @@ def test_a_mock_in_the_transport_s_place_gets_what_it_got(api, memory, module):
         assert again.status().attempts == 1
 
     assert vars(module.HTTPTransport)["handle_request"] is before
+
+
+def test_a_client_that_was_instrumented_before_us_is_as_before_after_us(api, memory, caller):
+    client = caller.client()
+    module = caller.module
+    kind, name = (
+        (module.AsyncHTTPTransport, "handle_async_request")
+        if caller.run
+        else (module.HTTPTransport, "handle_request")
+    )
+    options = {"tracer_provider": memory.tracer_provider, "meter_provider": memory.meter_provider}
+    INSTRUMENTORS[module.__name__].instrument_client(client, **options)
+    layer, original = vars(client._transport)[name], vars(kind)[name]
+    with assisters_otel.init(hosts=[api.url], strict=True, **options) as telemetry:
+        assert layer.__wrapped__.__func__ is not original
+    assert vars(client._transport)[name] is layer
+    assert layer.__wrapped__.__func__ is original
+    assert vars(kind)[name] is original
+
+    caller.send("GET", api.url + "/models", client=client)
+    assert telemetry.status().attempts == 0
+    assert len(memory.attempts()) == 1
+
+
+IMPORTS = """
+import sys
+
+import assisters_otel
+from assisters_otel.testing import FakeApi
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+
+with FakeApi() as api:
+    telemetry = assisters_otel.init(
+        hosts=[api.url],
+        tracer_provider=TracerProvider(),
+        meter_provider=MeterProvider(),
+        strict=True,
+    )
+    assert "{client}" not in sys.modules
+    from opentelemetry.instrumentation.{module} import {instrumentor}
+
+    if {on}:
+        {instrumentor}().instrument(tracer_provider=TracerProvider())
+    import {client}
+
+    {send}
+    (client,) = [c for c in telemetry.status().clients if c.name == "{client}"]
+    print(client.http_spans_by, telemetry.status().attempts, telemetry.status().last_failure)
+"""
+GETS = {
+    "requests": "requests.get(api.url + '/models')",
+    "aiohttp": (
+        "import asyncio; from contextlib import suppress\n"
+        "    async def get():\n"
+        "        async with aiohttp.request('GET', api.url + '/models'): pass\n"
+        "    asyncio.run(get())"
+    ),
+}
+
+
+@pytest.mark.parametrize("on", [False, True])
+@pytest.mark.parametrize(
+    ("client", "module", "instrumentor"),
+    [
+        ("requests", "requests", "RequestsInstrumentor"),
+        ("aiohttp", "aiohttp_client", "AioHttpClientInstrumentor"),
+    ],
+)
+def test_an_instrumentation_that_imports_its_client_after_us_is_no_trouble(
+    client, module, instrumentor, on
+):
+    done = passed(
+        IMPORTS.format(
+            client=client, module=module, instrumentor=instrumentor, on=on, send=GETS[client]
+        )
+    )
+
+    by = "the application" if on else "assisters_otel"
+    assert done.out.split("\n")[0] == f"{by} 1 None"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
@@ -14,6 +15,7 @@ import assisters
 import httpx
 import httpx2
 import openai
+import pydantic
 import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
@@ -541,3 +543,76 @@ def test_the_time_to_the_first_chunk_does_not_wait_for_a_second(api, memory, tel
     (stream,) = [s for s in memory.spans() if s.name == "assisters.stream"]
     assert stream.attributes["assisters.stream.chunks"] == 2
     assert 0.1 < stream.attributes["assisters.stream.time_to_first_chunk"] < 0.39
+
+
+BROKEN = {
+    "no JSON": b"data: {bad json\n\n",
+    "no UTF-8": b'data: {"a": "\xff"}\n\n',
+    "a long error": b'data: {"error": {"code": "internal_error", "message": "'
+    + b"x" * 70_000
+    + b'"}}\n\n',
+}
+
+
+@pytest.mark.usefixtures("telemetry")
+@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("ask", [of_openai, of_openai_async])
+def test_a_stream_that_an_sdk_cannot_read_has_failed(api, memory, ask, broken):
+    """The SDK closes it as its exception passes: it had been cancelled by the caller."""
+    chunk = b'data: {"id": "1", "choices": []}\n\n'
+    api.answers(body=[chunk, BROKEN[broken], chunk], content_type="text/event-stream")
+
+    with contextlib.suppress(openai.OpenAIError, ValueError):
+        ask(api)
+
+    told = memory.call().attributes
+    assert told["assisters.call.outcome"] == "failed"
+    assert told["assisters.stream.outcome"] == "error"
+    assert told["error.type"] in {"JSONDecodeError", "UnicodeDecodeError", "_OTHER", "APIError"}
+    assert memory.points("assisters.client.errors")[0]["value"] == 1
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_a_chat_that_the_helper_cannot_put_together_has_failed(api, memory):
+    class Answer(pydantic.BaseModel):
+        number: int
+
+    api.answers("ok")
+    with (
+        openai.OpenAI(base_url=api.url, api_key="ask_k") as client,
+        contextlib.suppress(ValueError),
+        client.chat.completions.stream(
+            model="m", messages=[{"role": "user", "content": "x"}], response_format=Answer
+        ) as stream,
+    ):
+        list(stream)
+
+    told = memory.call().attributes
+    assert told["assisters.call.outcome"] == "failed"
+    assert told["error.type"] in {"ValueError", "ValidationError"}
+
+
+@pytest.mark.usefixtures("telemetry")
+@pytest.mark.parametrize("how", ["in the caller's with", "in the caller's handler"])
+def test_an_exception_of_the_caller_s_own_cancels_the_stream(api, memory, how):
+    with openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=0) as client:
+        chat = {"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": True}
+        if how == "in the caller's with":
+            with (
+                contextlib.suppress(KeyError),
+                client.chat.completions.create(**chat) as stream,
+            ):
+                next(stream)
+                raise KeyError
+        else:
+            api.answers("invalid_model")
+            try:
+                client.models.list()
+            except openai.BadRequestError:
+                stream = client.chat.completions.create(**chat)
+                next(stream)
+                stream.close()
+
+    told = memory.calls()[-1].attributes
+    assert told["assisters.call.outcome"] == "cancelled"
+    assert told["assisters.stream.outcome"] == "cancelled"
