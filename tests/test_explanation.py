@@ -12,6 +12,7 @@ import httpx2
 import openai
 import pytest
 import requests
+from multidict import CIMultiDict
 
 import assisters_otel
 from assisters_otel import catalog, explain, seen
@@ -241,13 +242,12 @@ def test_whose_mistake_an_exception_is(error, retryable):
 
 
 def test_an_aiohttp_error_s_own_headers_are_read():
-    error = aiohttp.ClientResponseError(
-        None, (), status=429, headers={"X-Request-ID": "req_1", "Retry-After": "7"}
-    )
+    headers = CIMultiDict({"X-Request-ID": "req_1", "Retry-After": "7"})
+    error = aiohttp.ClientResponseError(None, (), status=429, headers=headers)
 
     told = explain(error)
 
-    assert (told.status, told.request_id, told.wait_s) == (429, "req_1", 7.0)
+    assert (told.status, told.request_id, told.retry_after_s) == (429, "req_1", 7.0)
 
 
 @pytest.mark.usefixtures("telemetry")

@@ -257,7 +257,30 @@ def test_a_wrong_variable_is_raised_if_strict(monkeypatch):
         assisters_otel.init(strict=True)
 
 
-def test_an_exporter_nobody_has_is_one_warning_and_the_app_goes_on(api):
+def test_an_exporter_nobody_has_is_one_warning_and_costs_its_own_signal_alone(api, collector):
+    done = passed(
+        script(
+            api,
+            """
+import assisters_otel
+with assisters_otel.init(hosts=[URL]) as telemetry:
+    call()
+    print(telemetry.status().attempts, len(telemetry.status().destinations))
+""",
+        ),
+        OTEL_TRACES_EXPORTER="carrier-pigeon",
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
+    )
+
+    assert done.out == "1 1\n"
+    assert done.err.count("\n") == 1
+    assert "no spans are sent: " in done.err
+    assert "carrier-pigeon" in done.err
+    assert collector.points("assisters.client.request.duration")[0].count == 1
+    assert collector.spans() == []
+
+
+def test_two_exporters_nobody_has_are_one_warning_and_the_app_goes_on(api):
     done = passed(
         script(
             api,
@@ -269,6 +292,7 @@ with assisters_otel.init(hosts=[URL]) as telemetry:
 """,
         ),
         OTEL_TRACES_EXPORTER="carrier-pigeon",
+        OTEL_METRICS_EXPORTER="smoke-signals",
     )
 
     assert done.out == "1 ()\n"
