@@ -30,6 +30,10 @@ class Message(Protocol):
         """Give the whole URL that a redirect leads to."""
 
 
+Key = tuple[int, int]
+"""By what a failed attempt is found: an id of its task, thread or parent, and its identity."""
+
+
 class CallBefore(NamedTuple):
     """The call that a failed attempt belonged to: its span, and which repetition it was."""
 
@@ -62,15 +66,19 @@ class Before(NamedTuple):
 
 
 class Hop(NamedTuple):
-    """A redirect that has been answered, and not yet followed."""
+    """A redirect that has been answered, and not yet followed.
+
+    Attributes:
+        owner: Gives the task or thread that will follow it, or None if that is gone.
+        url: Of where it leads, the hash.
+        number: The number, as a resend, of the attempt that was answered so.
+        identities: Of that attempt, and of those that were redirected to it.
+    """
 
     owner: Callable[[], object]
     url: int
     number: int
     identities: tuple[int, ...]
-
-
-Key = tuple[int, int]
 
 
 class Chain:
@@ -80,10 +88,12 @@ class Chain:
         call: What a later call will have to say of this one.
         resend_of: The span of the failed call that this one repeats, or None.
         sent: How many attempts there were.
+        number: The last one's, as a resend.
         retries: How many of them were retries.
         wait_s: What went by between an attempt and its retry, in all.
         before: The last attempt, if it failed.
         hop: The redirect that the last attempt was answered with.
+        keys: Under which the last attempt is remembered, if it failed.
     """
 
     __slots__ = (

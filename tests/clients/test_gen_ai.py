@@ -20,7 +20,7 @@ MODULES = {
     "openinference": "openinference.instrumentation.openai",
 }
 SCRIPT = """
-import asyncio, contextlib, json, sys
+import asyncio, contextlib, gc, json, sys
 sys.path.insert(0, {tests!r})
 
 import httpx2
@@ -49,6 +49,14 @@ async def in_async(stream):
         if stream:
             async for _ in answer:
                 pass
+
+
+def dropped(stream):
+    with openai.OpenAI(base_url=api.url, api_key="ask_k") as client:
+        answer = client.chat.completions.create(**CHAT, stream=True)
+        next(iter(answer))
+        del answer
+        gc.collect()
 
 
 def theirs():
@@ -98,6 +106,7 @@ with FakeApi() as api:
                 "failed": play(ask, KEY | dict(param="model")),
                 "again": play(ask, KEY, KEY, times=2),
                 "stream": play(ask, stream=True),
+                "dropped": play(dropped),
                 "broken": play(ask, dict(fault="truncate"), stream=True),
             }}
             for name, ask in dict(
@@ -168,6 +177,13 @@ def test_it_is_told_of_a_stream_s_end(played):
     told = around(played["broken"])["attributes"]
     assert told[OUTCOME] == "failed"
     assert told["error.type"] == "RemoteProtocolError"
+
+
+def test_a_stream_that_nobody_closes_is_told_though_its_maker_ends_the_span(played):
+    told = around(played["dropped"])["attributes"]
+
+    assert told[OUTCOME] == "cancelled"
+    assert told["assisters.stream.outcome"] == "abandoned"
 
 
 def test_a_loop_outside_goes_on_counting_over_their_spans(played):

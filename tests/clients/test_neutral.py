@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import sys
 import time
 import warnings
@@ -346,3 +347,109 @@ def test_a_request_that_was_sent_takes_any_header_afterwards(api, memory, module
 
     assert request.headers["x-name"] == "Böcklin"
     assert memory.attempt()
+
+
+@pytest.mark.usefixtures("telemetry")
+@pytest.mark.parametrize("module", ["httpx", "httpx2"])
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "stream"])
+def test_giving_up_while_the_body_is_read_ahead_gives_the_connection_back(api, module, streams):
+    """The client has not got the response yet, and cannot close it."""
+    client_of = pytest.importorskip(module)
+
+    async def main():
+        async with client_of.AsyncClient(trust_env=False) as client:
+
+            async def ask():
+                if not streams:
+                    return await client.get(api.url + "/models")
+                async with client.stream("GET", api.url + "/models") as response:
+                    return await response.aread()
+
+            for _ in range(3):
+                api.answers("internal_error", fault="stall")
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(ask(), 0.2)
+            pool = client._transport._pool
+            assert not pool.connections
+            assert "Requests: 0 active" in repr(pool)
+            return (await client.get(api.url + "/models")).status_code
+
+    assert asyncio.run(main()) == 200
+
+
+@pytest.mark.usefixtures("telemetry")
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "stream"])
+def test_an_interrupt_while_the_body_is_read_ahead_gives_the_connection_back(api, streams):
+    import requests
+    from requests.adapters import HTTPAdapter
+
+    class Stop(BaseException):
+        pass
+
+    def stop(*_):
+        raise Stop
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        with requests.Session() as session:
+            session.trust_env = False
+            session.mount("http://", HTTPAdapter(pool_maxsize=1, pool_block=True))
+            api.answers("internal_error", fault="stall")
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(Stop):
+                session.get(api.url + "/models", stream=streams, timeout=5)
+            signal.setitimer(signal.ITIMER_REAL, 5)  # it had waited for ever
+            assert session.get(api.url + "/models", timeout=5).status_code == 200
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("telemetry")
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("client", ["requests", "aiohttp"])
+def test_a_failed_answer_that_drips_waits_no_longer_than_the_caller_s_own_read(
+    api, client, chunked
+):
+    api.answers(status=503, size=40, body=[b"x"] * 40, chunk_delay_s=0.1, chunked=chunked)
+
+    if client == "requests":
+        import requests
+
+        started_s = time.monotonic()
+        requests.get(api.url + "/models", stream=True, timeout=(5, 0.5)).close()
+    else:
+        import aiohttp
+
+        async def get():
+            timeout = aiohttp.ClientTimeout(sock_read=0.5)
+            async with aiohttp.request("GET", api.url + "/models", timeout=timeout):
+                return
+
+        started_s = time.monotonic()
+        asyncio.run(get())
+
+    assert time.monotonic() - started_s < 1.5
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_a_failed_stream_that_is_left_in_the_middle_and_dropped_is_given_back(api):
+    import httpx
+
+    api.answers(status=500, body=[b"a" * 100, b"b" * 100], chunked=True, chunk_delay_s=0.01)
+    with httpx.Client(trust_env=False) as client:
+        response = client.send(client.build_request("GET", api.url + "/models"), stream=True)
+        for _ in response.iter_raw():
+            break
+        del response, _
+        gc.collect()
+        assert not [one for one in client._transport._pool.connections if not one.is_idle()]
+
+
+def test_what_a_failed_answer_is_read_from_has_its_number(api, telemetry):
+    import requests
+
+    api.answers("internal_error")
+    with requests.get(api.url + "/models", stream=True, timeout=5) as response:
+        assert response.raw._fp.fp.fileno() > 0
+    assert telemetry.status().attempts == 1

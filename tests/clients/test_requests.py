@@ -542,3 +542,30 @@ def test_a_header_that_no_wire_can_have_brought_does_not_lose_the_attempt(api, o
     session.get(api.url + "/models")
 
     assert ours.status().attempts == 1
+
+
+def test_a_prompt_that_a_redirect_carries_to_another_host_is_in_nothing_of_the_span(
+    api, memory, ours, session
+):
+    location = "http://localhost:1/v1/agent/stream?prompt=planted"
+    api.answers(redirect=location)
+
+    with pytest.raises(requests.ConnectionError):
+        session.get(api.url + "/agent/stream", params={"prompt": "planted"})
+
+    (span,) = memory.attempts()
+    assert ours.status().attempts == 1
+    assert "planted" not in span.to_json()
+
+
+def test_the_name_of_a_span_over_a_redirect_is_that_of_its_template(api, memory, watched, session):
+    api.answers(redirect=api.url + "/models/m")
+
+    session.get(api.url + "/models")
+
+    (span,) = memory.attempts()
+    assert (span.name, span.attributes["url.template"]) == (
+        "GET /v1/models/{id}",
+        "/v1/models/{id}",
+    )
+    assert watched.status().attempts == 2

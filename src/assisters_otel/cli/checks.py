@@ -330,7 +330,9 @@ def _arrival(endpoint: str | None) -> Iterator[Finding]:
             built.meter_provider.get_meter(names.SCOPE).create_counter("doctor").add(1)
         if built.shutdown(_ARRIVES_S):
             yield Finding(
-                "arrival", True, f"one of the {signal.what} was accepted, service {SERVICE}"
+                "arrival",
+                True,
+                f"a test of the {signal.what} was accepted, service {SERVICE}",
             )
         else:
             yield Finding(

@@ -29,11 +29,9 @@ def explain(
     Raises:
         typer.BadParameter: The code is not documented.
     """
+    code = code.strip().lower()
     if catalog.find(code) is None:
-        known = [error.code for error in catalog.ERRORS]
-        near = get_close_matches(code, known, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"Write one of {', '.join(known)}."
-        raise typer.BadParameter(f"{code!r} is no documented code. {hint}")
+        raise typer.BadParameter(f"{code!r} is no documented code. {_hint(code)}")
     told = explanation.explain(code)
     if json:
         typer.echo(json_.dumps(told._asdict(), indent=2))
@@ -53,3 +51,13 @@ def explain(
     ):
         table.add_row(Text(name, "dim"), Text(value))
     console.print(table)
+
+
+def _hint(text: str) -> str:
+    alike = [row.code for row in catalog.ERRORS if text in {row.type, str(row.status)}]
+    if alike:
+        what = "status" if text.isdecimal() else "type"
+        return f"It is the {what} of {', '.join(alike)}."
+    known = [row.code for row in catalog.ERRORS]
+    near = get_close_matches(text, known, n=1)
+    return f"Did you mean {near[0]}?" if near else f"Write one of {', '.join(known)}."
