@@ -75,7 +75,8 @@ _BEFORE: Final = (
     r"(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f]{2})|(?<=%25[0-9A-Fa-f]{2})"
     r"|(?<=\\[abfnrtv0])|(?<=\\x[0-9A-Fa-f]{2})|(?<=\\u[0-9A-Fa-f]{4})"
 )
-_KEY: Final = re.compile(rf"(?:{_BEFORE})(?:asst_sk_|ask_|sk-)[A-Za-z0-9_\-]{{6,}}")
+# Most places are no beginning of one, which is asked first.
+_KEY: Final = re.compile(rf"(?=as|sk)(?:{_BEFORE})(?:asst_sk_|ask_|sk-)[A-Za-z0-9_\-]{{6,}}")
 _PROMPT: Final = re.compile(r"(/agent/stream/?)\?[^\s\"<>]+")
 # h11 quotes a header that it refuses, and the one that it refuses most is a key with a line
 # break at its end.
