@@ -48,6 +48,9 @@ class End(NamedTuple):
 class Watcher(Protocol):
     """Who wants to know of a body's end."""
 
+    def body_began(self) -> None:
+        """Take note of an event stream's first event."""
+
     def body_ended(self, body: Body, end: End) -> None:
         """Take a body's end, once."""
 
@@ -114,6 +117,7 @@ class Body:
             self.events.feed(chunk)
             if self._first_s is None and self.events.chunks:
                 self._first_s = time.perf_counter() - self._began_s
+                self._watcher.body_began()
 
     def ended(self) -> None:
         """Take its regular end."""

@@ -215,11 +215,6 @@ class Call:
         self._watcher.ended(self, told, None if at is None else at.unix_ns)
 
     @property
-    def is_stream(self) -> bool:
-        """Whether it has been answered with an event stream."""
-        return self._body is not None and self._body.events is not None
-
-    @property
     def is_open(self) -> bool:
         """Whether what is sent in its scope is part of it."""
         return self._is_open

@@ -72,7 +72,7 @@ def of_call(tracer: Tracer, asked: Asked) -> tuple[Span, bool]:
 
 
 def foresee(call: Call) -> None:
-    """Write to somebody else's span what is true of its call if nobody closes the stream.
+    """Write to somebody else's span what is true of its call if nobody closes its stream.
 
     Its maker ends it as that is collected, where we may write to nothing any more.
     """
@@ -83,10 +83,9 @@ def foresee(call: Call) -> None:
             names.CALL_OUTCOME: names.CANCELLED_CALL,
             names.RETRY_COUNT: call.chain.retries,
             names.RETRY_WAIT: call.chain.wait_s,
+            names.STREAM_OUTCOME: names.ABANDONED,
         }
     )
-    if call.is_stream:
-        call.span.set_attribute(names.STREAM_OUTCOME, names.ABANDONED)
 
 
 def end_call(

@@ -23,7 +23,7 @@ from assisters_otel.guard import Guard
 from assisters_otel.observe import Observer
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
@@ -77,6 +77,16 @@ class Instrumentation:
         for adapter in self._adapters.values():
             self.guard(adapter.switch_off)
         self.observer.stop()
+
+    def forked(self, before_next: Callable[[], object] | None) -> None:
+        """Begin anew in a forked child, where another thread's locks are held for ever.
+
+        Args:
+            before_next: Run once before the child's first attempt, or None.
+        """
+        self.observer.forked(before_next)
+        for adapter in self._adapters.values():
+            adapter.forked()
 
     def record_in(self, meter_provider: MeterProvider) -> None:
         """Record in another provider from now on: this is a forked child."""

@@ -224,8 +224,6 @@ class Observer:
     def waits(self, one: calls.Call | Answer) -> None:
         """Take note of a call that has returned, or a stream outside one, with its body open."""
         self._waiting.add(one)
-        if isinstance(one, calls.Call) and not one.is_ours:
-            self.guard(enclosing.foresee, one)
 
     def is_collecting(self) -> bool:
         """Say whether this is running inside the garbage collector."""

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 from weakref import ref as weakref
 
-from assisters_otel import bodies, coding, envelope, names, seen, spans, streams
+from assisters_otel import bodies, coding, enclosing, envelope, names, seen, spans, streams
 from assisters_otel.attempt import FAILED, REDIRECTED, judge
 
 if TYPE_CHECKING:
@@ -205,6 +205,14 @@ class Answer:
     def abandon(self) -> None:
         """End it: nobody else will."""
         self.body.abandon()
+
+    def body_began(self) -> None:
+        """Write to somebody else's span what holds if the rest of the stream is dropped.
+
+        Not before: there are those who end their span as the call returns.
+        """
+        if self.call is not None and not self.call.is_ours:
+            enclosing.foresee(self.call)
 
     def body_ended(self, body: bodies.Body, end: bodies.End) -> None:
         """Report what became of the attempt with its body."""

@@ -158,7 +158,7 @@ class Telemetry:
             return
         ours = self._exports
         renew = None if ours is None or ours.meter_provider is None else self._renew_metrics
-        self._instrumentation.observer.forked(renew)
+        self._instrumentation.forked(renew)
 
     def _renew_metrics(self) -> None:
         if self._exports is not None and self._instrumentation is not None:

@@ -191,7 +191,7 @@ def _read(data: bytes, *, ahead: bool) -> object:
     try:
         response.begin()
         if ahead:
-            body = wire.beginning(response, time.monotonic)
+            body = wire.beginning(response, time.monotonic, 5.0)
             assert body is None or len(body) <= 2 * coding.MAX_BYTES
         return response.status, response.read()
     except (HTTPException, OSError, ValueError, MemoryError, OverflowError) as error:

@@ -87,6 +87,9 @@ class Adapter(ABC):
             self.switch_off()
             self.switch_on()
 
+    def forked(self) -> None:  # noqa: B027 - most hold no lock
+        """Begin anew in a forked child, where another thread's locks are held for ever."""
+
     def theirs_is_on(self) -> bool:
         """Say whether the app has switched the HTTP instrumentation on itself."""
         instrumentor = getattr(sys.modules.get(self.scope), self._instrumentor, None)

@@ -432,7 +432,9 @@ def _read_limit(asked: _Asked) -> float:
     if not hasattr(timeout, "sock_read") and not isinstance(timeout, (int, float)):
         timeout = getattr(asked.session, "timeout", None)
     read_s = getattr(timeout, "sock_read", None)
-    return float(read_s) if isinstance(read_s, (int, float)) else reader.READ_AHEAD_S
+    if not isinstance(read_s, (int, float)) or read_s <= 0:  # 0 is no limit
+        return reader.READ_AHEAD_S
+    return float(read_s)
 
 
 def _headers_of(response: Any) -> Iterable[tuple[bytes, bytes]]:

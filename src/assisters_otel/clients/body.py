@@ -10,6 +10,8 @@ import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
+from assisters_otel import seen
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -40,7 +42,8 @@ def _closed(body: Body) -> None:
     failure, and no caller who has had enough.
     """
     error = sys.exc_info()[1]
-    if isinstance(error, Exception) and _is_of_sdk(error):
+    # Known already it is that of another stream, which was read inside this one's `with`.
+    if isinstance(error, Exception) and seen.of(error) is None and _is_of_sdk(error):
         body.broke(error)
     else:
         body.closed()

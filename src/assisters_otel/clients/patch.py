@@ -120,7 +120,8 @@ def _rebind(before: Any, now: Any) -> bool:
     for bound in gc.get_referrers(before):
         if type(bound) is not MethodType or bound.__func__ is not before:
             continue
-        for layer in gc.get_referrers(bound):
+        # Not by who refers to it: wrapt before 2.2 does not say so.
+        for layer in gc.get_objects():
             # By its type: a proxy's class is that of what it stands for.
             if type(layer) is wrapt.FunctionWrapper and layer.__wrapped__ is bound:
                 layer.__wrapped__ = MethodType(now, bound.__self__)
@@ -148,7 +149,7 @@ def unbound(original: Any) -> Callable[..., Any]:
 
     A mock has no use for the instance; a descriptor asks for it in its own way.
     """
-    if isinstance(original, FunctionType):
+    if type(original) is FunctionType:  # a layer of wrapt's says that it is one, and binds
         return original
     bind = getattr(original, "__get__", None)
     if bind is None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import update_wrapper
 from importlib.util import find_spec
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 from weakref import WeakKeyDictionary
@@ -119,7 +119,7 @@ class Requests(Adapter):
         self._headers: ContextVar[Any] = ContextVar("assisters_otel-headers", default=(None, None))
         self._pending: WeakKeyDictionary[Span, Callable[[], object]] = WeakKeyDictionary()
         self._sender: Any = None
-        self._lock = Lock()
+        self._lock = RLock()  # a signal handler may send a request meanwhile
 
     def targets(self) -> tuple[Target, ...]:
         """Say what to wrap."""
@@ -135,7 +135,16 @@ class Requests(Adapter):
         if self._maker is None and (spec := find_spec(SCOPE)) is not None:
             self._maker = self._make()
             if not getattr(spec, "_initializing", False):
-                self._sender_of(self._maker[0])
+                self._instrumented()
+
+    def record_in(self, meter_provider: MeterProvider) -> None:
+        """Make the HTTP metrics in another provider; the router stays, whoever is around it."""
+        self._meter_provider = meter_provider
+        self._sender = None
+
+    def forked(self) -> None:
+        """Take a new lock, in a forked child: a thread that is not there may hold the other."""
+        self._lock = RLock()
 
     def _make(self) -> tuple[Any, Any]:
         """Put the router in; give what was there, and it."""
@@ -151,17 +160,22 @@ class Requests(Adapter):
         session = sys.modules[MODULE].Session
         if vars(session)["send"] is router:
             session.send = original
-        self._sender, self._lock = None, Lock()  # a fork may have left the lock held
+        self._sender = None
 
-    def _sender_of(self, original: Any) -> Any:
+    def _instrumented(self) -> Any:
         """Give OpenTelemetry's `Session.send`, made once, around the one that was there."""
+        sender = self._sender
+        if sender is not None:
+            return sender
         with self._lock:
             if self._sender is None:
                 otel: Any = importlib.import_module(SCOPE)
                 # Its instrumentors are singletons; one of our own leaves theirs to the app. And
                 # it writes into the class that its module knows: sessions are in use meanwhile.
+                # Of it no more than a function: what binds would not know a session by it.
                 own = type("_Instrumentor", (otel.RequestsInstrumentor,), {"_instance": None})()
-                session, stand_in = otel.Session, type("Session", (), {"send": original})
+                plain = unbound(self._maker[0])
+                session, stand_in = otel.Session, type("Session", (), {"send": plain})
                 otel.Session = stand_in
                 try:
                     own.instrument(
@@ -179,10 +193,10 @@ class Requests(Adapter):
         plain = unbound(original)
 
         def send(session: Any, request: Any, **kwargs: Any) -> Any:
-            asked = guard(self._prepared, request) if self.is_on() else None
+            asked = guard(self._prepared, session, request) if self.is_on() else None
             if asked is None or self.theirs_is_on():
                 return plain(session, request, **kwargs)
-            instrumented = guard(self._sender_of, original)
+            instrumented = guard(self._instrumented)
             if instrumented is None:
                 return plain(session, request, **kwargs)
             # OpenTelemetry adds headers to the app's own request: the adapter takes them away
@@ -259,6 +273,7 @@ class Requests(Adapter):
         if span is not None and response.is_redirect:
             # Wherever it leads, what cannot be sent there is told to this span, URL and all.
             spans.tell_of_exception(span, lambda _: late.write(span, spans.mask_status))
+            late.write(span, lambda _: None)  # which takes that away again at the span's end
         for attempt in sent.attempts:
             if not attempt.answered(response.status_code, headers):
                 attempt.ended()
@@ -349,10 +364,18 @@ class Requests(Adapter):
 
     # -- what they have in common -----------------------------------------------------------------
 
-    def _prepared(self, raw: Any) -> Request | None:
-        # What is not prepared is refused by the session, in its own words.
-        kind = sys.modules[MODULE].PreparedRequest
-        return self._request(raw) if isinstance(raw, kind) else None
+    def _prepared(self, session: Any, raw: Any) -> Request | None:
+        # What is not prepared is refused by the session, in its own words; headers of another
+        # kind cannot be copied; and an adapter of the app's own would send what we add.
+        client = sys.modules[MODULE]
+        if not isinstance(raw, client.PreparedRequest) or not hasattr(raw.headers, "copy"):
+            return None
+        url = raw.url.lower()
+        for prefix, adapter in session.adapters.items():  # as the session looks it up
+            if url.startswith(prefix.lower()):
+                is_known = isinstance(adapter, client.adapters.HTTPAdapter)
+                return self._request(raw) if is_known else None
+        return None
 
     def _request(self, raw: Any) -> Request | None:
         url = urlsplit(raw.url)
@@ -392,8 +415,10 @@ def _read_limit(_stream: object = False, timeout: Any = None, *_: Any, **__: Any
     """Read the caller's limit for a read, in seconds, out of what an adapter is called with."""
     if isinstance(timeout, tuple):
         timeout = timeout[-1]
-    read_s = getattr(timeout, "read_timeout", timeout)  # urllib3's own form
-    return float(read_s) if isinstance(read_s, (int, float)) else None
+    if hasattr(timeout, "_read"):  # urllib3's own form, whose `read_timeout` needs a running clock
+        given = timeout._read, timeout.total  # noqa: SLF001 - as above
+        timeout = next((one for one in given if isinstance(one, (int, float))), None)
+    return float(timeout) if isinstance(timeout, (int, float)) else None
 
 
 def _beginning(raw: Any, attempt: Attempt, read_s: float | None) -> bytes | None:
