@@ -46,7 +46,7 @@ class ErrorType(NamedTuple):
     description: str
 
 
-_SETUP = "This feature is not available right now, and trying again will not help."
+_SETUP = "This feature is not available right now. Trying again will not help."
 _INPUT = "Your request could not be processed. Please change it and try again."
 _BUSY = "The service is busy. Please try again in a moment."
 _LATER = "This feature is not available at the moment. Please try again later."

@@ -374,7 +374,7 @@ def test_another_host_gets_no_span_no_header_and_no_frame(api, memory):
                 pass
             sending = session._request("GET", f"{other.url}/models")
             assert "assisters_otel" not in sending.cr_code.co_filename
-            await sending
+            (await sending).close()
 
     with FakeApi() as other:
         asyncio.run(main(other))
@@ -959,3 +959,17 @@ def test_a_response_class_that_keeps_no_headers_as_they_were_sent_is_counted_by_
     (attempt,) = memory.attempts()
     assert attempt.attributes["assisters.request.id"] == "req_own"
     assert attempt.attributes["error.type"] == "429"
+
+
+def test_a_read_limit_of_0_is_none(api, memory, telemetry):
+    api.answers("invalid_model", chunk_delay_s=0.05)
+
+    async def get():
+        timeout = aiohttp.ClientTimeout(sock_read=0)
+        async with aiohttp.request("GET", api.url + "/models", timeout=timeout):
+            return
+
+    asyncio.run(get())
+
+    assert memory.attempt().attributes["error.code"] == "invalid_model"
+    assert telemetry.status().attempts == 1

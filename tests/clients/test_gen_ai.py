@@ -59,6 +59,11 @@ def dropped(stream):
         gc.collect()
 
 
+def raw(stream):
+    with openai.OpenAI(base_url=api.url, api_key="ask_k") as client:
+        list(client.chat.completions.with_raw_response.create(**CHAT, stream=True).parse())
+
+
 def theirs():
     OpenAIInstrumentor().instrument(tracer_provider=memory.tracer_provider)
 
@@ -107,6 +112,7 @@ with FakeApi() as api:
                 "again": play(ask, KEY, KEY, times=2),
                 "stream": play(ask, stream=True),
                 "dropped": play(dropped),
+                "raw": play(raw),
                 "broken": play(ask, dict(fault="truncate"), stream=True),
             }}
             for name, ask in dict(
@@ -184,6 +190,12 @@ def test_a_stream_that_nobody_closes_is_told_though_its_maker_ends_the_span(play
 
     assert told[OUTCOME] == "cancelled"
     assert told["assisters.stream.outcome"] == "abandoned"
+
+
+def test_a_stream_whose_maker_ends_the_span_at_once_is_not_said_to_be_dropped(played):
+    told = around(played["raw"])["attributes"]
+
+    assert told.get(OUTCOME) in {"ok", None}
 
 
 def test_a_loop_outside_goes_on_counting_over_their_spans(played):

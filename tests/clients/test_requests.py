@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import re
+import weakref
 from contextlib import suppress
+from unittest import mock
 
 import httpx
 import pytest
 import requests
+import wrapt
 from opentelemetry import baggage, context, trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import StatusCode
-from requests.adapters import HTTPAdapter
+from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.auth import AuthBase
 from urllib3.exceptions import HTTPError
+from urllib3.util import Timeout
 from urllib3.util.retry import Retry
 
 import assisters_otel
-from assisters_otel import catalog, quiet
+from assisters_otel import catalog, late, quiet
+from assisters_otel.late import write
 from assisters_otel.testing import FakeApi
 from memory import Memory
 from otlp import Collector
+from scripts import run
 
 DURATION = "assisters.client.request.duration"
 ERRORS = "assisters.client.errors"
@@ -569,3 +576,123 @@ def test_the_name_of_a_span_over_a_redirect_is_that_of_its_template(api, memory,
         "/v1/models/{id}",
     )
     assert watched.status().attempts == 2
+
+
+def test_a_layer_of_wrapt_s_under_ours_knows_the_session_as_before(api, memory):
+    """What binds it must not take our stand-in for the class."""
+    instances = []
+
+    @wrapt.decorator
+    def layer(wrapped, instance, args, kwargs):
+        instances.append(type(instance))
+        return wrapped(*args, **kwargs)
+
+    original = vars(requests.Session)["send"]
+    requests.Session.send = layer(original)
+    try:
+        with assisters_otel.init(
+            hosts=[api.url],
+            tracer_provider=memory.tracer_provider,
+            meter_provider=memory.meter_provider,
+            strict=True,
+        ):
+            requests.get(api.url + "/models", timeout=5)
+    finally:
+        requests.Session.send = original
+
+    assert instances == [requests.Session]
+    assert len(memory.attempts()) == 1
+
+
+LAYER = """
+import os
+import requests
+import assisters_otel
+from assisters_otel.testing import FakeApi
+
+with FakeApi() as api:
+    telemetry = assisters_otel.init(hosts=[api.url])
+    inner = requests.Session.send
+    requests.Session.send = lambda session, request, **more: inner(session, request, **more)
+    requests.get(api.url + "/models")
+    pid = os.fork()
+    if pid == 0:
+        for _ in range(2):
+            print(requests.get(api.url + "/models").status_code, flush=True)
+        os._exit(telemetry.status().attempts)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_s_requests_go_once_through_what_lies_around_ours():
+    done = run(LAYER, OTEL_METRICS_EXPORTER="otlp", OTEL_TRACES_EXPORTER="none")
+
+    assert done.code == 0, done.err
+    assert done.out.split() == ["200", "200", "2"]
+
+
+def test_a_signal_handler_may_send_while_another_request_is_made_ready(api, ours, session):
+    adapter = ours._instrumentation._adapters["requests"]
+    with adapter._lock:  # as if the signal came there
+        adapter._sender = None
+        assert session.get(api.url + "/models").status_code == 200
+
+
+def test_a_child_s_first_request_waits_for_no_lock_of_a_thread_that_is_not_there(ours):
+    adapter = ours._instrumentation._adapters["requests"]
+    held = adapter._lock
+    ours.forked()
+
+    assert adapter._lock is not held
+
+
+def test_a_followed_redirect_leaves_its_span_in_no_reference_cycle(api, telemetry, session):
+    api.answers(redirect=api.url + "/models")
+    kept = []
+    gc.collect()
+    gc.disable()
+    try:
+        with mock.patch.object(
+            late, "write", lambda span, what: (kept.append(weakref.ref(span)), write(span, what))
+        ):
+            session.get(api.url + "/rate-limit")
+        assert kept
+        assert [one() for one in kept] == [None] * len(kept)
+    finally:
+        gc.enable()
+    assert telemetry.status().attempts == 2
+
+
+@pytest.mark.parametrize("timeout", [Timeout(total=3), Timeout(read=2), (1, None), 2])
+def test_any_form_of_a_time_limit_is_no_trouble(api, memory, ours, session, timeout):
+    api.answers("invalid_model")
+
+    session.get(api.url + "/models", timeout=timeout)
+
+    assert memory.attempt().attributes["error.code"] == "invalid_model"
+    assert ours.status().last_failure is None
+
+
+def test_an_adapter_of_the_app_s_own_sends_nothing_of_ours(api, telemetry, session):
+    sent = []
+
+    class Own(BaseAdapter):
+        def send(self, request, **_kwargs):
+            sent.append(dict(request.headers))
+            response = requests.Response()
+            response.status_code, response.request, response.url = 200, request, request.url
+            return response
+
+        def close(self):
+            pass
+
+    session.mount("http://", Own())
+    token = context.attach(baggage.set_baggage("user", "me"))
+    try:
+        session.get(api.url + "/models")
+    finally:
+        context.detach(token)
+
+    assert not {name.lower() for name in sent[0]} & {"traceparent", "baggage"}
+    assert telemetry.status().attempts == 0

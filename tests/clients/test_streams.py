@@ -616,3 +616,22 @@ def test_an_exception_of_the_caller_s_own_cancels_the_stream(api, memory, how):
     told = memory.calls()[-1].attributes
     assert told["assisters.call.outcome"] == "cancelled"
     assert told["assisters.stream.outcome"] == "cancelled"
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_a_stream_read_inside_another_one_s_with_fails_alone(api, memory):
+    chat = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+    with openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=0) as client:
+        api.answers("ok")
+        api.answers(body=[b"data: {bad json\n\n"], content_type="text/event-stream")
+        with (
+            contextlib.suppress(ValueError),
+            client.chat.completions.stream(**chat) as outer,
+        ):
+            next(outer)
+            with client.chat.completions.stream(**chat) as inner:
+                list(inner)
+
+    told = [call.attributes["assisters.call.outcome"] for call in memory.calls()]
+    assert sorted(told) == ["cancelled", "failed"]
+    assert memory.points("assisters.client.errors")[0]["value"] == 1
