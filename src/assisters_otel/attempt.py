@@ -33,7 +33,6 @@ OF_FILES: Final = (
 )
 """What an OSError is that comes from the file which the app sends, and from no socket."""
 
-
 _NONE: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
 Place = tuple[str, int | None, str | None]

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from assisters_otel.observe import Observer
     from assisters_otel.sending import Sending
 
-
 _SUCCESS: Final = 200
 
 

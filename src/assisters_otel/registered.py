@@ -22,13 +22,10 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 _GRPC: Final = PROTOCOLS["grpc"]
-
 _HOMES: Final = {
     PROTOCOLS["http/protobuf"]: "opentelemetry-exporter-otlp-proto-http",
     _GRPC: "opentelemetry-exporter-otlp-proto-grpc",
 }
-
-
 _RATIOS: Final = ("traceidratio", "parentbased_traceidratio")
 
 

@@ -259,11 +259,11 @@ class Resends:
     @staticmethod
     def _beside(entry: _Entry, owner: object, before: _Entry | None) -> _Entry:
         """Mark equal requests under one parent that failed side by side: that is a fan-out."""
-        entry = entry._replace(is_under_parent=True)
-        if before is None:
-            return entry
-        overlap = before.before.ended_s > entry.started_s and before.owner() is not owner
-        return entry._replace(side_by_side=overlap or before.side_by_side)
+        overlaps = before is not None and (
+            before.side_by_side
+            or (before.before.ended_s > entry.started_s and before.owner() is not owner)
+        )
+        return entry._replace(is_under_parent=True, side_by_side=overlaps)
 
     def _put(self, key: Key, entry: _Entry) -> None:
         self._drop(key)

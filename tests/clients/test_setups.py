@@ -129,26 +129,7 @@ def with_hooks_after_us(setup):
     setup.theirs(**setup.hooks())
 
 
-def one_client_after_us(setup):
-    setup.ours()
-
-    def client():
-        client = setup.caller.client()
-        hooks = setup.hooks()
-        prefix = "async_" if setup.caller.run else ""
-        setup.instrumentor.instrument_client(
-            client,
-            **setup.options,
-            request_hook=hooks[f"{prefix}request_hook"],
-            response_hook=hooks[f"{prefix}response_hook"],
-        )
-        return client
-
-    setup.client = client
-
-
-def one_client_before_us(setup):
-    """Its transport has what the class had before us."""
+def instrumented_client(setup):
     client = setup.caller.client()
     hooks = setup.hooks()
     prefix = "async_" if setup.caller.run else ""
@@ -158,6 +139,17 @@ def one_client_before_us(setup):
         request_hook=hooks[f"{prefix}request_hook"],
         response_hook=hooks[f"{prefix}response_hook"],
     )
+    return client
+
+
+def one_client_after_us(setup):
+    setup.ours()
+    setup.client = lambda: instrumented_client(setup)
+
+
+def one_client_before_us(setup):
+    """Its transport has what the class had before us."""
+    client = instrumented_client(setup)
     setup.ours()
     setup.client = lambda: client
 

@@ -12,7 +12,7 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import update_wrapper
+from functools import partial, update_wrapper
 from importlib.util import find_spec
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 MODULE: Final = "requests"
 SCOPE: Final = "opentelemetry.instrumentation.requests"
 """The HTTP instrumentation's module, which is the scope of its spans."""
-
 
 # Source: `Response.iter_content` of requests.
 _SAYS: Final = {
@@ -90,14 +89,14 @@ class _Sent(NamedTuple):
         request: What is sent.
         raw: The client's own form of it.
         span: The HTTP span around all of them, or None.
-        read_s: The caller's own limit for a read, or None.
+        read_limit: Gives the caller's own limit for a read, in seconds, or None.
         attempts: Of them the last one is on its way; empty once that has been reported.
     """
 
     request: Request
     raw: Any
     span: Span | None
-    read_s: float | None
+    read_limit: Callable[[], float | None]
     attempts: list[Attempt]
 
 
@@ -222,7 +221,7 @@ class Requests(Adapter):
                 return call(adapter, request, *args, **kwargs)
             with self._own_headers(request):
                 span = guard(self._span, request)
-                sent = _Sent(asked, request, span, guard(_read_limit, *args, **kwargs), [])
+                sent = _Sent(asked, request, span, partial(_read_limit, *args, **kwargs), [])
                 guard(self._begin, sent)
                 token = self._sent.set(sent)
                 try:
@@ -280,10 +279,10 @@ class Requests(Adapter):
                 if attempt.is_to_be_watched:
                     self._watch(attempt, response)
             elif sent.span is None:
-                attempt.ended(_beginning(response.raw, attempt, sent.read_s))
+                attempt.ended(_beginning(response.raw, attempt, sent.read_limit()))
                 attempt.is_what_became_of(response)
             else:
-                self._put_off(sent.span, attempt, response, sent.read_s)
+                self._put_off(sent.span, attempt, response, sent.read_limit())
 
     def _watch(self, attempt: Attempt, response: Any) -> None:
         body = attempt.body(_is_transient, response)
@@ -358,7 +357,7 @@ class Requests(Adapter):
         for attempt in sent.attempts:
             if response is not None:
                 failed = attempt.answered(response.status, _headers_of(response))
-                attempt.ended(_beginning(response, attempt, sent.read_s) if failed else None)
+                attempt.ended(_beginning(response, attempt, sent.read_limit()) if failed else None)
             elif error is not None:
                 attempt.raised(error, transient=True)
 
