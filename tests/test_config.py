@@ -23,10 +23,38 @@ from assisters_otel.config import Host
         ("localhost:0", Host("localhost", 0)),
         ("xn--bcher-kva.example", Host("bücher.example")),
         ("Bücher.example", Host("bücher.example")),
+        ("हिन्दी.example", Host("हिन्दी.example")),
+        ("my_gateway:8080", Host("my_gateway", 8080)),
+        ("gateway.example.", Host("gateway.example.")),
     ],
 )
 def test_a_host_is_read(text, expected):
     assert config.host(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https//gateway.example/v1",
+        "http:/gateway",
+        "https:/user:secret@gateway.example/v1",
+        "user:secret@gateway.example/v1",
+        "gateway.example/v1@x",
+        "gw1.example,gw2.example",
+        "a;b",
+        "gateway..example",
+        "*.example",
+        "[::1",
+        "[not:an:address]",
+        "gateway.example//v1",
+        "http",
+    ],
+)
+def test_a_typing_error_is_no_host_and_no_password_is_shown(text):
+    with pytest.raises(ValueError, match=r"not a host: .* Write host") as raised:
+        config.host(text)
+
+    assert "secret" not in str(raised.value)
 
 
 @given(st.text())

@@ -13,6 +13,8 @@ import openai
 import pytest
 import requests
 from multidict import CIMultiDict
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
 
 import assisters_otel
 from assisters_otel import catalog, explain, seen
@@ -183,6 +185,63 @@ def test_a_proxy_s_page_is_the_api_s_side(server):
     assert told.retryable is True
 
 
+@pytest.mark.parametrize(
+    ("answer", "side", "advice"),
+    [
+        ({"status": 404, "type": "invalid_request_error"}, "your app", "ends in /v1"),
+        ({"status": 403, "body": "<html>"}, "your account", "what stands between"),
+        ({"status": 402, "body": ""}, "your account", "what stands between"),
+        ({"status": 400, "code": "brand_new"}, "your app", "the parameter if one is named"),
+        (
+            {"status": 400, "code": "brand_new", "type": "content_policy_error"},
+            "the input",
+            "the parameter if one is named",
+        ),
+        (
+            {"status": 429, "code": "brand_new", "type": "tokens_exhausted_error"},
+            "your account",
+            "before the month turns",
+        ),
+    ],
+    ids=lambda value: None if isinstance(value, str) else str(value),
+)
+def test_nobody_is_told_to_try_again_what_no_retry_helps(server, answer, side, advice):
+    server.answers(**answer)
+
+    told = explain(httpx.get(f"{server.url}/models"))
+
+    assert told.retryable is False
+    assert told.side == side
+    assert advice in told.advice
+    assert "below" not in told.advice, "it may be shown alone"
+    assert "try again in a moment" not in told.user_message
+    assert told.user_message
+
+
+def test_a_code_that_is_new_and_no_retry_helps_has_its_type_s_message_for_users(server):
+    server.answers(status=400, code="brand_new", type="content_policy_error")
+
+    told = explain(httpx.get(f"{server.url}/models"))
+
+    assert told.user_message == catalog.find("content_filtered").user_message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        requests.exceptions.ChunkedEncodingError("x"),
+        aiohttp.ClientPayloadError("x"),
+        httpx.RemoteProtocolError("x"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_breaks_in_the_middle_of_a_body_is_not_said_to_be_no_answer_at_all(error):
+    told = explain(error)
+
+    assert told.what.startswith("There was no answer, or not a whole one: ")
+    assert told.retryable is True
+
+
 @pytest.mark.usefixtures("telemetry")
 def test_a_stream_that_fails_is_explained(api, memory):
     def read():
@@ -239,6 +298,20 @@ def test_whose_mistake_an_exception_is(error, retryable):
 
     assert told.retryable is retryable
     assert told.side == ("the way there" if retryable else "your app")
+
+
+def test_what_urllib3_gave_up_on_is_no_trouble_of_the_network():
+    session = requests.Session()
+    session.mount("http://", HTTPAdapter(max_retries=Retry(0, status_forcelist=[503])))
+    with FakeApi() as other:
+        other.answers(status=503)
+        with pytest.raises(requests.exceptions.RetryError) as error:
+            session.get(f"{other.url}/models")
+
+    told = explain(error.value)
+
+    assert (told.status, told.side, told.retryable) == (503, "the API", True)
+    assert told.what == "The API answered 503."
 
 
 def test_an_aiohttp_error_s_own_headers_are_read():

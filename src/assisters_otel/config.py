@@ -6,8 +6,10 @@ A wrong argument is an error at once; a wrong variable is a `ValueError` too, wh
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -52,6 +54,12 @@ class Host(NamedTuple):
 DEFAULT_HOSTS: Final = (Host("api.assisters.dev"), Host("assisters.dev", prefix="/api/v1"))
 """Where the API is. The rest of ``assisters.dev`` is a web site."""
 
+# In any script, combining marks and all: a name may be given as people read it. With an underscore,
+# as in Docker's.
+_LABEL: Final = r"(?:[A-Za-z0-9_-]|[^\x00-\x7f])+"
+_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_SCHEMES: Final = frozenset({"http", "https"})
+_IPV6: Final = 6
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 _FALSE: Final = frozenset({"false", "0", "no", "off", ""})
 PROTOCOLS: Final = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
@@ -103,15 +111,24 @@ def host(text: str) -> Host:
         parts = urlsplit(stripped if "://" in stripped else f"//{stripped}")
         name, port = parts.hostname, parts.port
         odd = parts.query or parts.fragment or parts.username is not None
-        odd = odd or parts.scheme not in {"", "http", "https"}
+        odd = odd or parts.scheme not in {"", *_SCHEMES} or "//" in parts.path
     except ValueError:
         name = None
-    if not name or odd or any(c.isspace() or c == "*" for c in stripped):
+    if not name or odd or any(c.isspace() or c == "@" for c in stripped) or not _is_name(name):
         raise ValueError(
             f"not a host: {_shown(text)}. Write host[:port][/path-prefix], for example "
-            "'gateway.example:8080/assisters', or a base URL, 'http://127.0.0.1:8080/v1'"
+            "'gateway.example:8080/assisters', or a base URL, 'http://127.0.0.1:8080/v1', "
+            "one to an entry"
         )
     return Host(_unicode(name), port, parts.path.rstrip("/"))
+
+
+def _is_name(name: str) -> bool:
+    if ":" in name:  # urlsplit takes anything between brackets, before Python 3.12
+        with suppress(ValueError):
+            return ip_address(name).version == _IPV6
+        return False
+    return _NAME.fullmatch(name) is not None and name not in _SCHEMES  # of a URL without its "://"
 
 
 def _unicode(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -35,9 +36,19 @@ _BY_TYPE: Final = {
     "content_policy_error": THE_INPUT,
     "server_error": THE_API,
 }
+_OF_ACCOUNT: Final = frozenset({401, 402, 403})
+_NO_SUCH_PLACE: Final = frozenset({404, 405})
 _FIRST_SERVER_ERROR: Final = 500
 _FINE: Final = "Nothing to do."
-_UNKNOWN: Final = "Look at the API's status page; if it stays, give support the ids below."
+_UNKNOWN: Final = "Look at the API's status page; if it stays, give support the request id."
+_REFUSED: Final = (
+    "The request was refused, and sent again it will be: look at it, at the parameter if one is "
+    "named, and at what stands between you and the API; then ask support with the request id."
+)
+_NOT_FOUND: Final = (
+    "Compare base URL, path and ids with the documentation: the base URL ends in /v1, and the path "
+    "follows it."
+)
 _NETWORK: Final = (
     "Look at name resolution, proxy, outgoing network and time-outs of your service, "
     "then at the API's status page."
@@ -46,6 +57,7 @@ _CALLER: Final = "The request did not leave: check the base URL, the headers and
 _CLIENT: Final = "The client itself failed: compare its version with what the API answers."
 _BUSY: Final = "The service is busy. Please try again in a moment."
 _SORRY: Final = "Something went wrong. Please try again in a moment."
+_IN_VAIN: Final = "This feature is not available right now. Trying again will not help."
 _NO_TYPE: Final = "api_error"
 _NO_ANSWER: Final = "network_error"
 """The two types that the `assisters` SDK has invented."""
@@ -53,13 +65,20 @@ _NO_ANSWER: Final = "network_error"
 _OF_NETWORK: Final = frozenset(
     {
         *("OSError", "TimeoutError", "TransportError", "APIConnectionError"),
-        *("ConnectionError", "Timeout", "ChunkedEncodingError", "RetryError"),
+        *("ConnectionError", "Timeout", "ChunkedEncodingError"),
         *("ClientConnectionError", "ClientPayloadError"),
     }
 )
+_OF_BODIES: Final = frozenset(
+    {"ChunkedEncodingError", "ClientPayloadError", "IncompleteRead", "RemoteProtocolError"}
+)
 _OF_MISTAKES: Final = frozenset({"UnsupportedProtocol", "LocalProtocolError"})
-"""Names of the classes of what the way there, or the app itself, is to blame for. Source: the
+"""Names of the classes of what the way there, or the app itself, is to blame for; in the middle of
+a body, too, those of bodies. Source: the
 standard library's, httpx's, the SDKs', requests' and aiohttp's exceptions."""
+
+# What urllib3's `Retry` gave up on, which requests makes a RetryError of. Source: `ResponseError`.
+_GAVE_UP: Final = re.compile(r"too many (\d{3}) error responses")
 
 _CHAIN: Final = 5
 """How many causes of an exception are looked at."""
@@ -202,15 +221,21 @@ def _of_exception(error: BaseException) -> _Facts:
     if response is None:
         response = error  # aiohttp's has the headers itself
     status = _status(response)
-    found = _Facts() if status is None else _of_response(response, status)
+    found = _Facts(_given_up_on(error)) if status is None else _of_response(response, status)
     told = Envelope(*(_text(error, name) for name in ("type", "code", "param")))
     if any(told[:3]) and not any(found.envelope[:3]):
         found = found._replace(envelope=told)
-    if status is None or status < FAILED:
+    if found.status is None or found.status < FAILED:
         name, transient = type(error).__qualname__, not any(told[:3]) and _is_of_network(error)
         found = found._replace(exception=name, transient=transient)
     request_id = found.request_id or _text(error, "request_id")
     return found._replace(request_id=request_id, trace_id=_current_trace())
+
+
+def _given_up_on(error: BaseException) -> int | None:
+    texts = (str(one) for one in _related(error) if type(one).__name__ == "ResponseError")
+    found = next(filter(None, map(_GAVE_UP.search, texts)), None)
+    return None if found is None else int(found[1])
 
 
 def _of_response(response: object, status: int) -> _Facts:
@@ -281,7 +306,7 @@ def _explained(found: _Facts) -> Explanation:
         advice, user_message = (helps if retryable else _CLIENT), _SORRY
     else:
         retryable = catalog.retryable(code, type_, found.status or FAILED)
-        advice, user_message = _UNKNOWN, _SORRY
+        advice, user_message = (_UNKNOWN, _SORRY) if retryable else _refused(found.status, type_)
     return Explanation(
         _what(found, failed=failed),
         _side(found, failed=failed),
@@ -299,6 +324,15 @@ def _explained(found: _Facts) -> Explanation:
     )
 
 
+def _refused(status: int | None, type_: str | None) -> tuple[str, str]:
+    """Give advice and user message for what no retry helps, and the catalog has no code of."""
+    alike = [row for row in catalog.ERRORS if row.type == type_]
+    user_message = alike[0].user_message if alike else _IN_VAIN
+    if len(alike) == 1:
+        return alike[0].advice, user_message
+    return _NOT_FOUND if status in _NO_SUCH_PLACE else _REFUSED, user_message
+
+
 def _what(found: _Facts, *, failed: bool) -> str:
     name = found.envelope.code or found.envelope.type
     about = f", about the parameter {found.envelope.param}" if found.envelope.param else ""
@@ -313,7 +347,8 @@ def _what(found: _Facts, *, failed: bool) -> str:
         return f"The API answered {found.status}{f' {name}' if name else ''}{about}."
     if name:
         return f"The API refuses with {name}{about}."
-    return f"There was no answer: {found.exception}."
+    part = ", or not a whole one" if found.exception in _OF_BODIES else ""
+    return f"There was no answer{part}: {found.exception}."
 
 
 def _side(found: _Facts, *, failed: bool) -> str:
@@ -327,6 +362,8 @@ def _side(found: _Facts, *, failed: bool) -> str:
         return THE_WAY if found.transient else YOUR_APP
     if found.is_stream or (found.exception is not None and found.transient):
         return THE_WAY
+    if found.status in _OF_ACCOUNT:
+        return YOUR_ACCOUNT
     return THE_API if found.status >= _FIRST_SERVER_ERROR else YOUR_APP
 
 

@@ -449,7 +449,9 @@ def test_shutdown_puts_the_very_same_functions_back(api):
     assert functions() == before
 
 
-def test_without_the_instrumentation_there_are_metrics_and_no_spans(api, memory, monkeypatch):
+def test_without_the_instrumentation_there_are_metrics_and_no_spans_and_that_is_said_once(
+    api, memory, monkeypatch, caplog
+):
     monkeypatch.setattr("assisters_otel.clients.adapter.find_spec", lambda _: None)
     api.answers("insufficient_funds")
     with assisters_otel.init(
@@ -459,11 +461,14 @@ def test_without_the_instrumentation_there_are_metrics_and_no_spans(api, memory,
         strict=True,
     ) as telemetry:
         assert b"insufficient_funds" in asyncio.run(_get(f"{api.url}/models"))
+        asyncio.run(_get(f"{api.url}/models"))
         by = {client.name: client.http_spans_by for client in telemetry.status().clients}
 
     assert memory.spans() == []
     assert memory.point(ERRORS)["error.code"] == "insufficient_funds"
     assert by["aiohttp"] is None
+    told = [one for one in caplog.messages if "pip install 'assisters-otel[aiohttp]'" in one]
+    assert len(told) == 1
 
 
 @pytest.mark.usefixtures("telemetry")

@@ -26,7 +26,7 @@ from urllib3.util import Timeout
 from urllib3.util.retry import Retry
 
 import assisters_otel
-from assisters_otel import catalog, late, quiet
+from assisters_otel import catalog, explain, late, quiet
 from assisters_otel.late import write
 from assisters_otel.testing import FakeApi
 from memory import Memory
@@ -194,6 +194,26 @@ def test_the_last_of_what_urllib3_sent_is_told(api, memory, session, raise_on_st
     assert span.attributes["error.code"] == "model_overloaded"
     assert span.attributes["http.request.resend_count"] == 1
     assert memory.point(ERRORS)["value"] == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "retryable"), [("tokens_exhausted", False), ("model_overloaded", True)]
+)
+@pytest.mark.usefixtures("watched")
+def test_an_error_that_urllib3_raises_in_place_of_the_last_answer_is_explained_by_that(
+    api, session, code, retryable
+):
+    retry = Retry(1, status_forcelist=[429, 503], backoff_factor=0)
+    session.mount("http://", HTTPAdapter(max_retries=retry))
+    api.answers(code, code, request_id="req_last", retry_after=0)
+
+    with pytest.raises(requests.exceptions.RetryError) as raised:
+        session.get(f"{api.url}/models")
+
+    told = explain(raised.value)
+    assert (told.code, told.retryable, told.request_id) == (code, retryable, "req_last")
+    assert told.status == catalog.find(code).status
+    assert told.user_message == catalog.find(code).user_message
 
 
 @pytest.mark.usefixtures("watched")
@@ -493,7 +513,9 @@ def test_elapsed_ends_with_the_headers(api, session):
     assert response.json()["error"]["code"] == "internal_error"
 
 
-def test_without_the_instrumentation_there_are_metrics_and_no_spans(api, memory, monkeypatch):
+def test_without_the_instrumentation_there_are_metrics_and_no_spans_and_that_is_said_once(
+    api, memory, monkeypatch, caplog
+):
     monkeypatch.setattr("assisters_otel.clients.requests.find_spec", lambda _: None)
     api.answers("insufficient_funds")
     with assisters_otel.init(
@@ -503,12 +525,15 @@ def test_without_the_instrumentation_there_are_metrics_and_no_spans(api, memory,
         strict=True,
     ) as telemetry:
         response = requests.get(f"{api.url}/models", timeout=5)
+        requests.get(f"{api.url}/models", timeout=5)
         by = {client.name: client.http_spans_by for client in telemetry.status().clients}
 
     assert response.json()["error"]["code"] == "insufficient_funds"
     assert memory.spans() == []
     assert memory.point(ERRORS)["error.code"] == "insufficient_funds"
     assert by["requests"] is None
+    told = [one for one in caplog.messages if "pip install 'assisters-otel[requests]'" in one]
+    assert len(told) == 1
 
 
 def test_an_exporter_s_traffic_to_a_watched_host_is_nobody_s_request(api, memory, session):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from abc import ABC, abstractmethod
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from assisters_otel import names
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -13,6 +16,8 @@ if TYPE_CHECKING:
 
     from assisters_otel.clients.patch import Target
     from assisters_otel.observe import Observer
+
+_log = logging.getLogger(names.SCOPE)
 
 BAGGAGE: Final = ("baggage", "uberctx-", "ot-baggage-")
 """How the names of headers with an app's baggage begin: of W3C, Jaeger and OpenTracing. Source:
@@ -53,6 +58,7 @@ class Adapter(ABC):
         self._meter_provider = meter_provider
         self._maker: Any = None
         self._is_put_off = False
+        self._is_to_be_told = False
 
     def switch_on(self) -> None:
         """Make our spans from now on, if the HTTP instrumentation is installed.
@@ -60,12 +66,29 @@ class Adapter(ABC):
         If its module is what imports the client, it is not ready yet: then with the next request.
         """
         self._is_put_off = False
-        if self._maker is not None or (spec := find_spec(self.scope)) is None:
+        if self._maker is not None:
             return
-        if getattr(spec, "_initializing", False):
+        spec = find_spec(self.scope)
+        if spec is None:
+            self._is_to_be_told = True
+        elif getattr(spec, "_initializing", False):
             self._is_put_off = True
         else:
             self._maker = self._make()
+
+    def tell_of_no_span(self) -> None:
+        """Say once, as an attempt is made, that this client's have no spans, and what is missing.
+
+        Not before: the client may be there for another package, as requests is for an exporter.
+        """
+        if self._is_to_be_told:
+            self._is_to_be_told = False
+            _log.warning(
+                "attempts of %s have metrics and log lines, but no spans: its HTTP instrumentation "
+                "is not installed. pip install 'assisters-otel[%s]'",
+                self.module,
+                self.module,
+            )
 
     def switch_off(self) -> None:
         """Make none any more."""

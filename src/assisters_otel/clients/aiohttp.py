@@ -155,7 +155,9 @@ class Aiohttp(Adapter):
         url, session = raw.url, asked.session
         if session is None or not self.is_on() or _has_theirs(session):
             asked.span = spans.of_attempt(SCOPE, raw.method, url.raw_host, url)
-            if asked.span is not None and session is not None:
+            if asked.span is None:
+                self.tell_of_no_span()
+            elif session is not None:
                 spans.tell_of_exception(asked.span, lambda error: self._failed(asked, error))
             return
         headers = session._prepare_headers(asked.options.get("headers"))  # noqa: SLF001 - as the session

@@ -91,6 +91,7 @@ class _Sent(NamedTuple):
         span: The HTTP span around all of them, or None.
         read_limit: Gives the caller's own limit for a read, in seconds, or None.
         attempts: Of them the last one is on its way; empty once that has been reported.
+        refused: The last one, reported, where urllib3 raises in place of its answer.
     """
 
     request: Request
@@ -98,6 +99,7 @@ class _Sent(NamedTuple):
     span: Span | None
     read_limit: Callable[[], float | None]
     attempts: list[Attempt]
+    refused: list[Attempt]
 
 
 class Requests(Adapter):
@@ -131,10 +133,15 @@ class Requests(Adapter):
 
     def switch_on(self) -> None:
         """Put the router in, and make what it sends with unless that is just being imported."""
-        if self._maker is None and (spec := find_spec(SCOPE)) is not None:
-            self._maker = self._make()
-            if not getattr(spec, "_initializing", False):
-                self._instrumented()
+        if self._maker is not None:
+            return
+        spec = find_spec(SCOPE)
+        if spec is None:
+            self._is_to_be_told = True
+            return
+        self._maker = self._make()
+        if not getattr(spec, "_initializing", False):
+            self._instrumented()
 
     def record_in(self, meter_provider: MeterProvider) -> None:
         """Make the HTTP metrics in another provider; the router stays, whoever is around it."""
@@ -221,7 +228,9 @@ class Requests(Adapter):
                 return call(adapter, request, *args, **kwargs)
             with self._own_headers(request):
                 span = guard(self._span, request)
-                sent = _Sent(asked, request, span, partial(_read_limit, *args, **kwargs), [])
+                if span is None:
+                    guard(self.tell_of_no_span)
+                sent = _Sent(asked, request, span, partial(_read_limit, *args, **kwargs), [], [])
                 guard(self._begin, sent)
                 token = self._sent.set(sent)
                 try:
@@ -229,6 +238,8 @@ class Requests(Adapter):
                 except BaseException as error:
                     for attempt in sent.attempts:
                         attempt.raised(error, transient=bool(guard(_is_transient, error)))
+                    for attempt in sent.refused:
+                        attempt.is_what_became_of(error)
                     raise
                 finally:
                     self._sent.reset(token)
@@ -344,6 +355,7 @@ class Requests(Adapter):
                 # The last one. Its error is on its way out; its answer may be the app's.
                 if response is not None and retry.raise_on_status:
                     guard(self._hidden, sent, response, None)
+                    sent.refused[:] = sent.attempts
                     sent.attempts.clear()
                 raise
             guard(self._hidden, sent, response, error)
