@@ -19,9 +19,18 @@ if TYPE_CHECKING:
 __all__ = ["nothing_planted_leaves", "pytest_configure"]  # pytest's, for all tests
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests on real servers come last: those are built while the others run."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The tests on real servers come last: those are built while the others run.
+
+    And what is measured, only where it is asked for. Not by an option for all of pytest, which
+    would keep who has no pytest-benchmark from running the example that is a test.
+    """
     items.sort(key=lambda item: "backends" in item.path.parts)
+    if not config.getoption("benchmark_only"):
+        skipped = pytest.mark.skip(reason="pytest tests/bench --benchmark-only")
+        for item in items:
+            if "benchmark" in getattr(item, "fixturenames", ()):
+                item.add_marker(skipped)
 
 
 def pytest_collection_finish() -> None:

@@ -96,6 +96,7 @@ def test_a_header_can_be_added_replaced_and_taken_away(assisters_api, get):
         "rate_limit_exceeded",
         headers={
             "X-New": "1",
+            "X-RateLimit-Remaining-RPM": 0,
             "X-RateLimit-Limit-RPM": "99999999999999999999",
             "X-Request-ID": None,
             "Retry-After": None,
@@ -103,6 +104,7 @@ def test_a_header_can_be_added_replaced_and_taken_away(assisters_api, get):
     )
     headers = get().headers
     assert headers["x-new"] == "1"
+    assert headers["x-ratelimit-remaining-rpm"] == "0"
     assert headers["x-ratelimit-limit-rpm"] == "99999999999999999999"
     assert "x-request-id" not in headers
     assert "retry-after" not in headers
@@ -286,6 +288,15 @@ def test_a_redirect_is_a_307_unless_you_say_otherwise(assisters_api, get):
         ([], {"times": 0}, "times=1"),
         (["invalid_model"], {"in_stream": "internal_error"}, "fails after a success"),
         ([], {"in_stream": "internal_error", "fault": "drop"}, "fails after a success"),
+        (["rate_limit_exceded"], {}, "did you mean 'rate_limit_exceeded'"),
+        (["okay"], {}, "did you mean 'ok'"),
+        ([["ok"]], {}, "a code is text"),
+        ([], {"code": ["ok"]}, "code is text"),
+        ([], {"content_type": 5}, "content_type is text"),
+        ([], {"delay_s": "1"}, "delay_s is a number"),
+        ([], {"status": 400.0}, "status is a number"),
+        ([], {"times": None}, "times is a number"),
+        ([], {"status": 200, "code": "internal_error"}, "write a status >= 400"),
     ],
 )
 def test_a_wrong_argument_says_what_to_write_and_adds_nothing(

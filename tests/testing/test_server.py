@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import logging
 import os
 import signal
@@ -248,3 +249,14 @@ def test_a_process_that_never_stops_it_ends_all_the_same():
     )
     assert done.stdout.startswith("http://127.0.0.1:")
     assert done.stderr == ""
+
+
+def test_what_it_can_answer_is_in_its_own_documentation():
+    assert "documented error code" in (FakeApi.answers.__doc__ or "")
+    assert list(inspect.signature(FakeApi().answers).parameters)[:2] == ["codes", "status"]
+
+
+def test_its_repr_says_where_it_is():
+    with FakeApi() as api:
+        assert repr(api) == f"<FakeApi on {api.url}>"
+    assert repr(api) == "<FakeApi not started>"

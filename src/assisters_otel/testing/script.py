@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from difflib import get_close_matches
 from json import dumps
 from threading import Lock
 from typing import TYPE_CHECKING, Final, get_args
@@ -36,7 +37,7 @@ class Script:
         body: bytes | str | Sequence[bytes] | None = None,
         json: object = None,
         content_type: str | None = None,
-        headers: Mapping[str, str | None] | None = None,
+        headers: Mapping[str, str | float | None] | None = None,
         retry_after: str | float | None = None,
         request_id: str | None = None,
         delay_s: float = 0,
@@ -88,23 +89,45 @@ class Script:
             times: How often all this is repeated.
 
         Raises:
-            ValueError: The arguments contradict each other; it says what to write.
+            ValueError: The arguments contradict each other, or one is of the wrong kind; it says
+                what to write.
         """
+        _check_texts(
+            codes=codes,
+            others={
+                "code": code,
+                "type": type,
+                "message": message,
+                "param": param,
+                "content_type": content_type,
+                "request_id": request_id,
+                "redirect": redirect,
+                "in_stream": in_stream,
+            },
+        )
+        _check_numbers(
+            {"status": status, "size": size, "times": times},
+            {"delay_s": delay_s, "chunk_delay_s": chunk_delay_s},
+        )
         own = body is not None or json is not None or redirect is not None
         worded = not (type is None and message is None and param is None)
-        extra = {name.lower(): value for name, value in (headers or {}).items()}
+        extra = {
+            name.lower(): None if value is None else str(value)
+            for name, value in (headers or {}).items()
+        }
         odd = next((name for name in codes if name != "ok" and not catalog.find(name)), None)
         wished = [None if name == "ok" else name for name in codes] or [code]
         rows = [catalog.find(name) if name else None for name in wished]
         failing = (status or 0) >= _FIRST_ERROR or (status is None and all(rows))
         failing = failing or in_stream is not None
         for wrong, instead in (
-            (odd is not None, f"{odd!r} is not documented: write status=400, code={odd!r}"),
+            (odd is not None, f"{odd!r} is not documented: {_instead_of(odd)}"),
             (codes and code is not None, "write the codes by position or one as code=, not both"),
             (
                 code and not status and not any(rows),
                 f"code={code!r} is not documented: add status=",
             ),
+            (code and not failing, f"code={code!r} is an error: write a status >= 400 with it"),
             (body is not None and json is not None, "write body= or json=, not both"),
             (worded and own, "type=, message= and param= make an envelope: write no other body"),
             (worded and not failing, "type=, message= and param= need a code, or a status >= 400"),
@@ -185,3 +208,26 @@ class Script:
         with self._lock:
             self._answers.clear()
             self._requests.clear()
+
+
+def _check_texts(*, codes: Sequence[object], others: Mapping[str, object]) -> None:
+    wrong = next((code for code in codes if not isinstance(code, str)), None)
+    if wrong is not None:
+        raise ValueError(f"a code is text, not {wrong!r}: write answers('internal_error', 'ok')")
+    for name, value in others.items():
+        if not isinstance(value, str | None):
+            raise ValueError(f"{name} is text, not {value!r}: write {name}='…'")
+
+
+def _check_numbers(whole: Mapping[str, object], any_: Mapping[str, object]) -> None:
+    for kinds, values in ((int, whole), (int | float, any_)):
+        for name, value in values.items():
+            is_number = isinstance(value, kinds) and not isinstance(value, bool)
+            if not (is_number or (value is None and name == "status")):
+                raise ValueError(f"{name} is a number, not {value!r}: write {name}=2")
+
+
+def _instead_of(code: str | None) -> str:
+    near = get_close_matches(code or "", ["ok", *(row.code for row in catalog.ERRORS)], n=1)
+    hint = f"did you mean {near[0]!r}? Else " if near else ""
+    return f"{hint}write status=400, code={code!r}"

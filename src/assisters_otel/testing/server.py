@@ -7,8 +7,9 @@ import socket
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import wraps
 from threading import Thread
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Route, Router
@@ -29,10 +30,23 @@ if TYPE_CHECKING:
 
     from assisters_otel.testing.answer import Content
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 # With a small backlog fifty connections at once are reset (`http.server` has 5).
 _BACKLOG: Final = 2048
 # Longer than any test, so that it is the client who ends an idle connection.
 _KEEP_ALIVE_S: Final = 600
+
+
+def _of_script(method: Callable[Concatenate[Script, P], T]) -> Callable[Concatenate[FakeApi, P], T]:
+    """Make a method of the script one of the API that has it, arguments and documentation too."""
+
+    @wraps(method)
+    def forwarded(api: FakeApi, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return method(api._script, *args, **kwargs)  # noqa: SLF001 - as a method of it would
+
+    return forwarded
 
 
 class FakeApi:
@@ -57,8 +71,6 @@ class FakeApi:
         host: Always ``"127.0.0.1"``.
         app: The same as an ASGI app, started or not, for a server of your own (HTTP/2,
             TLS). There ``drop``, ``truncate`` and ``garbage`` are an exception of the app.
-        answers: Appends to the script; see `Script.answers` for the arguments.
-        reset: Forgets the script and the requests.
         connections: TCP connections accepted so far.
     """
 
@@ -66,10 +78,8 @@ class FakeApi:
 
     def __init__(self, *, port: int = 0) -> None:
         self._script = Script()
-        self.answers = self._script.answers
-        self.reset = self._script.reset
         self.connections = 0
-        self.app = Router(
+        self.app: Router = Router(
             [
                 Route(f"/v1{path}", _Endpoint(self._script, sample, method))
                 for method, path, sample in samples.ENDPOINTS
@@ -79,6 +89,13 @@ class FakeApi:
         )
         self._port = port
         self._running: tuple[Thread, Callable[[], object]] | None = None
+
+    answers = _of_script(Script.answers)
+    reset = _of_script(Script.reset)
+
+    def __repr__(self) -> str:
+        where = f"on {self.url}" if self._running is not None else "not started"
+        return f"<FakeApi {where}>"
 
     @property
     def port(self) -> int:
