@@ -160,6 +160,7 @@ def test_done_is_seen_wherever_it_is_cut(at):
         b"data:[DONE]\r\n\r\n",
         b": hi\rdata: [DONE]\r\r",
         b"\r\ndata: [DONE]\r\n",
+        b"data: [DONE] \n\n",
     ],
 )
 def test_done_is_seen_by_its_line_alone(body):

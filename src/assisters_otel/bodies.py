@@ -51,6 +51,9 @@ class Watcher(Protocol):
     def body_began(self) -> None:
         """Take note of an event stream's first event."""
 
+    def body_failed(self, body: Body, stream: StreamOutcome) -> None:
+        """Take note of an event stream's error event, once; its end is still to come."""
+
     def body_ended(self, body: Body, end: End) -> None:
         """Take a body's end, once."""
 
@@ -83,6 +86,7 @@ class Body:
     __slots__ = (
         "_began_s",
         "_first_s",
+        "_has_failed",
         "_once",
         "_template",
         "_watcher",
@@ -109,6 +113,7 @@ class Body:
         self._template = template
         self._began_s = began_s
         self._first_s: float | None = None
+        self._has_failed = False
         self._once = iter((True,))  # two threads may close one body
 
     def feed(self, chunk: bytes) -> None:
@@ -118,6 +123,9 @@ class Body:
             if self._first_s is None and self.events.chunks:
                 self._first_s = time.perf_counter() - self._began_s
                 self._watcher.body_began()
+            if self.events.error is not None and not self._has_failed:
+                self._has_failed = True
+                self._watcher.body_failed(self, self._stream(self.events, names.STREAM_ERROR))
 
     def ended(self) -> None:
         """Take its regular end."""
@@ -152,9 +160,11 @@ class Body:
             return
         stream = None
         if self.events is not None:
-            outcome = streams.outcome(self.events, way, self._template)
-            stream = StreamOutcome(outcome, self.events.chunks, self._first_s)
-            way = outcome
+            way = streams.outcome(self.events, way, self._template)
+            stream = self._stream(self.events, way)
         self.made = _OF_CALL.get(way, names.CANCELLED_CALL)
         self.is_over = True
         self._watcher.body_ended(self, End(stream, error, at))
+
+    def _stream(self, events: Events, outcome: str) -> StreamOutcome:
+        return StreamOutcome(outcome, events.chunks, self._first_s)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from urllib.parse import unquote
 
 from opentelemetry import context, trace
 
@@ -145,7 +146,7 @@ class Call:
         """Say whether a request that is about to be sent is one of the call's attempts."""
         own = self.asked.request
         if request.method == own.method and request.template == own.template:
-            return request.template is not None or request.path == own.path
+            return request.template is not None or _is_one(request.path, own.path)
         return self.chain.follows(message)
 
     def answered(self, body: Body) -> None:
@@ -218,6 +219,11 @@ class Call:
     def is_open(self) -> bool:
         """Whether what is sent in its scope is part of it."""
         return self._is_open
+
+
+def _is_one(path: str, asked: str) -> bool:
+    """Say whether two paths are one, however much of each is encoded."""
+    return path == asked or unquote(path) == unquote(asked)
 
 
 def current() -> Call | None:

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
 from opentelemetry import trace
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from assisters_otel.guard import Guard
     from assisters_otel.sending import Message
 
+# What clients leave as it is in a path: RFC 3986's reserved characters, and the sign of an escape.
+_UNQUOTED: Final = "%/:=&?~#+!$,;'@()*[]"
 _HTTPS: Final = 443
 _HTTP: Final = 80
 
@@ -196,14 +199,15 @@ class Observer:
             scheme: ``https`` or ``http``.
             host: In lower case.
             port: None for the scheme's own.
-            path: As sent, without the query.
+            path: As asked for, without the query; the client may still encode some of it.
             model: As the caller named it, or None.
         """
         hosts = self.hosts(host)
         if hosts is None:
             return None
         port = port or (_HTTPS if scheme == "https" else _HTTP)
-        request = self.request(hosts, method.upper(), port, path.encode())
+        target = quote(path, safe=_UNQUOTED).encode()
+        request = self.request(hosts, method.upper(), port, target)
         if request is None:
             return None
         operation = endpoints.OPERATIONS.get(request.template or "")
@@ -319,6 +323,10 @@ class Observer:
         """Begin the span of an event stream outside a call, if its attempt has one."""
         return None if sending.span is None else enclosing.of_stream(self._tracer, sending)
 
+    def body_failed(self, answer: Answer, outcome: Outcome) -> None:
+        """Take note of an answer's event stream that will have failed, before its end."""
+        self.guard(self._resends.failed, answer.sending, outcome, time.time())
+
     def body_ended(self, answer: Answer, outcome: Outcome, at: bodies.Moment | None) -> None:
         """Take the end of an answer's body, after its attempt and with all that it counts for.
 
@@ -339,7 +347,7 @@ class Observer:
             with self._lock:
                 self.errors += 1
             self.guard(self._metrics.record_broken, outcome, context)
-        if outcome.failed or outcome.cancelled:
+        if (outcome.failed or outcome.cancelled) and not answer.is_remembered:
             self.guard(self._resends.failed, answer.sending, outcome, time.time())
         if outcome.stream is not None:
             model = None if call is None else call.asked.model

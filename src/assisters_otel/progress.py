@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
-    from assisters_otel.attempt import Outcome
+    from assisters_otel.attempt import Outcome, StreamOutcome
     from assisters_otel.calls import Call
     from assisters_otel.observe import Observer
     from assisters_otel.sending import Sending
@@ -111,6 +111,7 @@ class Attempt:
         if outcome is None or (call is None and events is None):
             return None
         answer = Answer(self._observer, self._sending, call, outcome, is_transient, sent)
+        self._sending.origin()  # now: whoever reads the body may be somebody else
         began_s = self._started if call is None else call.started_s
         answer.body = bodies.Body(answer, events, self._sending.request.template, began_s)
         if call is not None:
@@ -162,6 +163,7 @@ class Answer:
         call: The call of an SDK that it belongs to, or None.
         span: Around its event stream, outside a call; or None.
         body: Its body.
+        is_remembered: Whether `Resends` knows already that it has failed.
     """
 
     __slots__ = (
@@ -171,6 +173,7 @@ class Answer:
         "_sent",
         "body",
         "call",
+        "is_remembered",
         "sending",
         "span",
     )
@@ -188,6 +191,7 @@ class Answer:
         self.call = call
         self.span: Span | None = None
         self.body: bodies.Body
+        self.is_remembered = False
         self._observer = observer
         self._outcome = outcome
         self._is_transient = is_transient
@@ -212,6 +216,15 @@ class Answer:
         """
         if self.call is not None and not self.call.is_ours:
             enclosing.foresee(self.call)
+
+    def body_failed(self, body: bodies.Body, stream: StreamOutcome) -> None:
+        """Expect a resend from now on, whatever else comes: the end may be seen much later.
+
+        Before its version 2.9 `openai` closes no stream that it raises an error event of.
+        """
+        outcome = self._ended(body, bodies.End(stream, None, None))
+        self.is_remembered = True
+        self._observer.body_failed(self, outcome)
 
     def body_ended(self, body: bodies.Body, end: bodies.End) -> None:
         """Report what became of the attempt with its body."""

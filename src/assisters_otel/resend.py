@@ -156,9 +156,9 @@ class Resends:
             return None
         with self._lock:
             self._expire(now)
-        owner = flow.owner()
-        parent = sending.parent()
-        places = (id(owner), parent.span_id if parent is not None else 0)
+        origin = sending.origin()
+        parent = origin.parent
+        places = (origin.owner_id, parent.span_id if parent is not None else 0)
         if self._places.keys().isdisjoint(places):
             return None
         identity = self._identity(sending)
@@ -168,7 +168,7 @@ class Resends:
         with self._lock:
             entry = self._failed.get(mine)
             trace_id = parent.trace_id if parent is not None else None
-            if entry is not None and entry.owner() is owner and entry.trace_id == trace_id:
+            if entry is not None and entry.owner() is origin.owner() and entry.trace_id == trace_id:
                 self._take(mine, entry.before)
                 self._take(siblings, entry.before)
                 return entry.before
@@ -206,19 +206,19 @@ class Resends:
         )
         identity = self._identity(sending)
         identities = sending.origins if identity is None else (identity, *sending.origins)
-        owner = flow.owner()
-        parent = sending.parent()
+        origin = sending.origin()
+        parent = origin.parent
         trace_id = parent.trace_id if parent is not None else None
-        entry = _Entry(before, weakref.ref(owner), trace_id, sending.started_s)
+        entry = _Entry(before, origin.owner, trace_id, sending.started_s)
         keys: list[Key] = []
         with self._lock:
             self._expire(now)
             for one in identities:
-                keys.append((id(owner), one))
+                keys.append((origin.owner_id, one))
                 self._put(keys[-1], entry)
                 if parent is not None:
                     keys.append((parent.span_id, one))
-                    self._put(keys[-1], self._beside(entry, owner, self._failed.get(keys[-1])))
+                    self._put(keys[-1], self._beside(entry, self._failed.get(keys[-1])))
         if chain is not None:
             chain.before = before
             chain.keys = tuple(keys)
@@ -257,11 +257,11 @@ class Resends:
         return Resend(hop.number + 1, is_retry=False)
 
     @staticmethod
-    def _beside(entry: _Entry, owner: object, before: _Entry | None) -> _Entry:
+    def _beside(entry: _Entry, before: _Entry | None) -> _Entry:
         """Mark equal requests under one parent that failed side by side: that is a fan-out."""
         overlaps = before is not None and (
             before.side_by_side
-            or (before.before.ended_s > entry.started_s and before.owner() is not owner)
+            or (before.before.ended_s > entry.started_s and before.owner is not entry.owner)
         )
         return entry._replace(is_under_parent=True, side_by_side=overlaps)
 

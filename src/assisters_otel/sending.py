@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from opentelemetry import trace
+
+from assisters_otel import flow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +84,21 @@ class Hop(NamedTuple):
     identities: tuple[int, ...]
 
 
+class Origin(NamedTuple):
+    """Where an attempt comes from.
+
+    Attributes:
+        owner: Gives the task or thread that has sent it, or None if that is gone. The same for
+            all of one task or thread.
+        owner_id: An id of that.
+        parent: The span under which the attempt, or its call, was made; None if it is a root.
+    """
+
+    owner: Callable[[], object]
+    owner_id: int
+    parent: SpanContext | None
+
+
 class Chain:
     """The attempts of one call, one after the other.
 
@@ -145,6 +163,7 @@ class Sending:
 
     __slots__ = (
         "_around",
+        "_origin",
         "chain",
         "identity",
         "message",
@@ -181,9 +200,19 @@ class Sending:
         self.origins: tuple[int, ...] = ()
         self.identity: int | None = None
         self._around = around
+        self._origin: Origin | None = None
 
-    def parent(self) -> SpanContext | None:
-        """Find the span under which the attempt, or its call, was made; None if it is a root."""
+    def origin(self) -> Origin:
+        """Find where it comes from; first asked for by whoever sends it.
+
+        Its body may be read, and its failure met, in another task or thread, or in none.
+        """
+        if self._origin is None:
+            owner = flow.owner()
+            self._origin = Origin(weakref.ref(owner), id(owner), self._parent())
+        return self._origin
+
+    def _parent(self) -> SpanContext | None:
         around = self._around
         if around is None:
             if self.span is not None:

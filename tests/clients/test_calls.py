@@ -988,3 +988,19 @@ def test_openai_on_trio_is_the_same(api, memory):
     counts = [one.attributes.get(COUNT) for one in memory.attempts()]
     # The third is sent after one that was cancelled, by the same task, with another body.
     assert counts == [None, 1, None, None]
+
+
+@pytest.mark.parametrize("path", ["/things/a b", "/things/ü", "/things/a%20b", "/things/{x}"])
+def test_attempts_are_the_call_s_however_the_client_writes_its_path(api, memory, caplog, path):
+    api.answers("internal_error", "model_overloaded", retry_after=0.01)
+    with (
+        openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=1) as client,
+        pytest.raises(openai.InternalServerError),
+    ):
+        client.get(path, cast_to=object)
+
+    told = memory.call().attributes
+    assert told["assisters.retry.count"] == 1
+    assert told["error.code"] == "model_overloaded"
+    (line,) = [one for one in caplog.messages if "Assisters API" in one]
+    assert line.isascii()

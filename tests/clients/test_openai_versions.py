@@ -59,6 +59,49 @@ print([one.attributes.get("http.request.resend_count", 0) for one in memory.atte
 """
 
 
+FAILED_STREAM = """
+import assisters_otel
+import openai
+from assisters_otel.testing import FakeApi
+from memory import Memory
+
+STREAM = {"model": "assisters-chat-v1", "messages": [], "stream": True}
+memory = Memory()
+errors = []
+
+with FakeApi() as api, assisters_otel.init(
+    hosts=[api.url],
+    tracer_provider=memory.tracer_provider,
+    meter_provider=memory.meter_provider,
+    strict=True,
+) as telemetry:
+    with openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=0) as client:
+        api.answers(in_stream="internal_error")
+        for _ in range(2):
+            try:
+                list(client.chat.completions.create(**STREAM))
+            except openai.APIError as error:
+                errors.append(error)  # with which its stream lives on, unclosed
+        numbers = [one.attributes.get("http.request.resend_count", 0) for one in memory.attempts()]
+        print(openai.__version__, numbers)
+        retries = memory.points("assisters.client.retries")
+        print(sum(point["value"] for point in retries))
+        errors.clear()
+"""
+
+
+@pytest.mark.parametrize("major", ["1", "2"])
+def test_a_stream_s_error_event_is_known_before_the_sdk_has_closed_it(major, monkeypatch):
+    older = Path(sys.prefix) / f"openai-{major}"
+    monkeypatch.setenv("PYTHONPATH", f"{older}:{Path(__file__).parents[1]}")
+
+    said = passed(FAILED_STREAM).out.splitlines()
+
+    assert said[0].startswith(f"{major}.")
+    assert said[0].endswith(" [0, 1]")
+    assert said[1] == "1"
+
+
 @pytest.mark.parametrize("major", ["1", "2"])
 def test_a_call_is_the_same(major, monkeypatch):
     older = Path(sys.prefix) / f"openai-{major}"

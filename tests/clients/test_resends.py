@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import aiohttp
 import anyio
 import anyio.to_thread
 import httpx
@@ -938,3 +939,132 @@ def test_nothing_of_the_app_s_context_is_left_changed(api, memory, caller, url):
 
     assert context.get_current() == before
     assert numbers(memory) == [0, 1]
+
+
+# -- what a stream's failure is known by ----------------------------------------------------------
+
+STREAMED = {"model": "assisters-chat-v1", "stream": True, "messages": []}
+
+
+async def _read_by_aiohttp(api):
+    async with aiohttp.ClientSession() as session:
+        for _ in range(2):
+            with contextlib.suppress(aiohttp.ClientError):
+                async with session.post(f"{api.url}/chat/completions", json=STREAMED) as response:
+                    async for _ in response.content:
+                        pass
+
+
+async def _read_by_openai(api, read):
+    async with openai.AsyncOpenAI(base_url=api.url, api_key="ask_k", max_retries=0) as client:
+        for _ in range(2):
+            with contextlib.suppress(openai.APIError):
+                await read(await client.chat.completions.create(**STREAMED))
+
+
+async def _all_of(stream):
+    async for _ in stream:
+        pass
+
+
+async def _in_a_task_of_its_own(stream):
+    await asyncio.create_task(_all_of(stream))
+
+
+async def _by_openai_over_aiohttp(api):
+    client = openai.AsyncOpenAI(
+        base_url=api.url, api_key="ask_k", max_retries=0, http_client=openai.DefaultAioHttpClient()
+    )
+    async with client:
+        for _ in range(2):
+            with contextlib.suppress(openai.APIError):
+                await _all_of(await client.chat.completions.create(**STREAMED))
+
+
+@pytest.mark.parametrize(
+    "send",
+    [
+        _read_by_aiohttp,
+        _by_openai_over_aiohttp,
+        lambda api: _read_by_openai(api, _all_of),
+        lambda api: _read_by_openai(api, _in_a_task_of_its_own),
+    ],
+    ids=["aiohttp", "openai over aiohttp", "openai", "openai, read in another task"],
+)
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ({"fault": "truncate"}, None),
+        ({"fault": "unfinished", "chunk_delay_s": 0.02}, "truncated"),
+        ({"in_stream": "internal_error", "chunk_delay_s": 0.02}, "internal_error"),
+    ],
+    ids=["broken off", "without [DONE]", "an error event"],
+)
+@pytest.mark.parametrize("under", ["a span", "no span"])
+def test_a_stream_s_failure_is_the_sender_s_wherever_it_is_met(
+    api, memory, parent, send, answer, reason, under
+):
+    api.answers(**answer)
+    with parent() if under == "a span" else contextlib.nullcontext():
+        asyncio.run(send(api))
+
+    assert numbers(memory) == [0, 1]
+    said = memory.attempts()[1].attributes["assisters.retry.reason"]
+    assert reason is None or said == reason
+
+
+def test_who_reads_a_failing_stream_and_sends_for_the_first_time_is_a_stranger(api, memory):
+    api.answers(in_stream="internal_error")
+    with openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=0) as client:
+        stream = client.chat.completions.create(**STREAMED)
+        with ThreadPoolExecutor(1) as pool:
+            with pytest.raises(openai.APIError):
+                pool.submit(list, stream).result()
+            pool.submit(lambda: list(client.chat.completions.create(**STREAMED))).result()
+
+    assert numbers(memory) == [0, 0]
+
+
+@pytest.mark.parametrize("over", ["httpx", "aiohttp"])
+def test_a_call_that_was_cancelled_in_its_body_is_sent_again(api, memory, over):
+    async def main():
+        own = openai.DefaultAioHttpClient() if over == "aiohttp" else None
+        async with openai.AsyncOpenAI(
+            base_url=api.url, api_key="ask_k", max_retries=0, http_client=own
+        ) as client:
+
+            async def call():
+                await client.chat.completions.create(model="assisters-chat-v1", messages=[])
+
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(call(), 0.3)
+            await asyncio.wait_for(call(), 5)
+
+    api.answers(fault="stall")
+    with memory.tracer_provider.get_tracer("app").start_as_current_span("work"):
+        asyncio.run(main())
+
+    first, second = memory.calls()
+    assert first.attributes["assisters.call.outcome"] == "cancelled"
+    assert second.attributes["assisters.call.resend_count"] == 1
+    assert memory.attempts()[1].attributes["assisters.retry.reason"] == "CancelledError"
+
+
+def test_a_read_that_is_cancelled_and_goes_on_is_no_cancelled_answer(api, memory):
+    async def main():
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{api.url}/chat/completions", json=STREAMED) as response,
+        ):
+            for _ in range(2):
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(response.content.readany(), 0.02)
+            await response.read()
+
+    api.answers(chunk_delay_s=0.05)
+    asyncio.run(main())
+    asyncio.run(main())
+
+    assert numbers(memory) == [0, 0]
+    ended = [span.attributes.get("assisters.stream.outcome") for span in memory.spans()]
+    assert ended.count("completed") == 2

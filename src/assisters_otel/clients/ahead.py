@@ -10,12 +10,16 @@ import sys
 import time
 from collections import deque
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from assisters_otel import coding
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+
+
+_CHAIN: Final = 10
+"""How many exceptions may lie below one another: httpx, httpcore, the socket's."""
 
 
 class Ahead:
@@ -55,6 +59,31 @@ class Ahead:
         return taken
 
 
+def raise_late(error: Exception) -> NoReturn:
+    """Raise what was met while reading ahead, with the context that it would have had.
+
+    Its reader may be handling another exception, as an SDK does that reads what a refusal says.
+    That one is the context of where it all began.
+
+    Raises:
+        Exception: *error*.
+    """
+    first, context = error, error.__context__
+    for _ in range(_CHAIN):
+        if first.__context__ is None:
+            break
+        first = first.__context__  # type: ignore[assignment] # all of them were met by a read
+    try:
+        raise error
+    finally:
+        if context is not None:
+            handled, error.__context__ = error.__context__, context
+            if handled is not context:
+                first.__context__ = handled
+            del handled
+        del error, first, context  # the traceback knows this frame
+
+
 @cache
 def replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one function
     """Make the sync stream class for ``httpx`` or ``httpx2``, which must be imported."""
@@ -81,7 +110,7 @@ def replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one functio
                 raise
             if error is not None:
                 try:
-                    raise error
+                    raise_late(error)
                 finally:
                     del error  # its traceback knows this frame
             if rest is not None:
@@ -124,7 +153,7 @@ def async_replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one f
                 raise
             if error is not None:
                 try:
-                    raise error
+                    raise_late(error)
                 finally:
                     del error  # its traceback knows this frame
             if rest is not None:

@@ -24,13 +24,14 @@ class _Scoped:
     All is sent before the first chunk is there. The others may be asked for in another task.
     """
 
-    __slots__ = ("_call", "_chunks", "_guard", "close", "throw")
+    __slots__ = ("_call", "_chunks", "_guard", "close", "send", "throw")
 
     def __init__(self, chunks: Any, call: Call, guard: Guard) -> None:
         self._chunks = chunks
         self._call: Call | None = call
         self._guard = guard
         self.close = chunks.close
+        self.send = chunks.send  # of the first step, which can send nothing, `yield from` asks next
         self.throw = chunks.throw
 
     def __iter__(self) -> _Scoped:

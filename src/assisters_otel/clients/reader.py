@@ -26,8 +26,17 @@ _CLOSED: Final = ("Connection closed",)
 
 
 class _Watch(NamedTuple):
+    """Who is told of a reader.
+
+    Attributes:
+        body: Gets the bytes as they are read, and the end.
+        guard: Runs what of ours could fail.
+        cancelled: What the last read was cancelled with, if no other has followed.
+    """
+
     body: Body
     guard: Guard
+    cancelled: BaseException | None = None
 
 
 # By the reader's id, since its slots have no room; gone with it.
@@ -125,7 +134,9 @@ def _telling() -> type:  # noqa: C901 - a class, not one function
             chunk: bytes = super()._read_nowait_chunk(n)
             watch = _watched.get(id(self))
             if watch is not None:
-                body, guard = watch
+                body, guard, cancelled = watch
+                if cancelled is not None:
+                    _watched[id(self)] = watch._replace(cancelled=None)
                 if body.events is not None and not body.events.is_ordinary(chunk):
                     guard(body.feed, chunk)
                 if self.at_eof():
@@ -147,19 +158,25 @@ def _telling() -> type:  # noqa: C901 - a class, not one function
                 self._tell_no_more()
                 kind = _module().ClientConnectionError
                 if type(exc) is kind and exc.args == _CLOSED:
-                    watch.guard(watch.body.closed)
+                    if watch.cancelled is None:
+                        watch.guard(watch.body.closed)
+                    else:
+                        watch.guard(watch.body.broke, watch.cancelled)
                 else:
                     watch.guard(watch.body.broke, exc)
 
         async def _wait(self, func_name: str) -> None:
             try:
                 await super()._wait(func_name)
-            except Exception as error:
-                # A cancelled read is no end: the next one goes on.
+            except BaseException as error:
                 watch = _watched.get(id(self))
-                if watch is not None:
+                if watch is not None and isinstance(error, Exception):
                     self._tell_no_more()
                     watch.guard(watch.body.broke, error)
+                elif watch is not None:
+                    # A cancelled read is no end: the next one goes on, unless none comes. Not the
+                    # very exception, whose traceback knows the reader.
+                    _watched[id(self)] = watch._replace(cancelled=type(error)())
                 raise
 
         def _tell_no_more(self) -> None:

@@ -6,6 +6,7 @@ import io
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel import coding
+from assisters_otel.clients.ahead import raise_late
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,12 +39,16 @@ class _Replay(io.RawIOBase):
             return size
         if self._error is not None:
             error, self._error = self._error, None
-            raise error
+            try:
+                raise_late(error)
+            finally:
+                del error  # its traceback knows this frame
         chunk = self._rest.read1(len(buffer))
         buffer[: len(chunk)] = chunk
         return len(chunk)
 
     def close(self) -> None:
+        self._error = None
         if not self.closed:
             self._rest.close()
         super().close()
@@ -86,7 +91,9 @@ def beginning(response: Any, now: Callable[[], float], limit_s: float) -> bytes 
                 left -= len(part)
             body = read
     except OSError as met:
-        error = met  # the caller's; its read raises it
+        error = met.with_traceback(
+            None
+        )  # the caller's; its read raises it. Frames know the response
     response.fp = io.BufferedReader(_Replay(bytes(read), wire, error))
     return bytes(body)
 
