@@ -385,6 +385,13 @@ ACME = ("opentelemetry_traces_exporter", "acme")
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "tcp"}, {}, r"OTEL_EXPORTER_OTLP_PROTOCOL: unknown"),
         ({}, {"endpoint": "localhost:4318"}, r"endpoint is no URL .* 'http://localhost:4318'"),
         ({}, {"endpoint": "http://u:secret@:1"}, r"endpoint is no URL of HTTP: '…@:1'"),
+        ({}, {"endpoint": "http://u:12/secret@c:1"}, r"endpoint is no URL of HTTP: '…@c:1'"),
+        ({}, {"endpoint": "c:4317", "protocol": "grpc"}, r"Write 'http://c:4317'"),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://u:1/secret@c", "OTEL_TRACES_EXPORTER": "none"},
+            {"protocol": "grpc"},
+            r"no user and password: '…@c'",
+        ),
         ({}, {"endpoint": "http://[::1"}, r"endpoint is no URL"),
         ({}, {"endpoint": "ftp://c", "protocol": "grpc"}, r"endpoint is no URL"),
         ({}, {"endpoint": "http://c/v1/metrics/"}, r"base URL: .* Leave /v1/metrics out"),

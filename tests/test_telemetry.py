@@ -894,3 +894,30 @@ def test_what_another_thread_has_done_already_is_no_trouble(telemetry, monkeypat
     monkeypatch.setattr(observer, "_put_off", Emptied())
 
     assert telemetry.flush()
+
+
+@pytest.mark.parametrize("wrong", ["a", None, float("nan"), -1])
+def test_a_wrong_time_for_a_flush_says_what_to_write(memory, wrong):
+    with (
+        assisters_otel.init(
+            tracer_provider=memory.tracer_provider, meter_provider=memory.meter_provider
+        ) as telemetry,
+        pytest.raises(ValueError, match=r"Write flush\(5\)"),
+    ):
+        telemetry.flush(wrong)
+
+
+def test_a_handle_s_repr_says_what_it_is(api, memory):
+    with assisters_otel.init(
+        hosts=[api.url],
+        tracer_provider=memory.tracer_provider,
+        meter_provider=memory.meter_provider,
+    ) as telemetry:
+        assert repr(telemetry).startswith("<Telemetry active, 3 hosts, the application's ")
+    assert repr(telemetry).startswith("<Telemetry inactive, ")
+
+
+def test_the_instrumentor_refuses_what_is_no_provider():
+    with pytest.raises(ValueError, match="tracer_provider is no provider: str"):
+        assisters_otel.AssistersInstrumentor().instrument(tracer_provider="x")
+    assert not assisters_otel.AssistersInstrumentor().is_instrumented_by_opentelemetry

@@ -30,9 +30,10 @@ _GEN_AI_SCOPES: Final = (
     "opentelemetry.instrumentation.genai.openai",
     "opentelemetry.util.genai",
     "openinference.instrumentation.openai",
+    "logfire.openai",
 )
 """Under which the instrumentations of the `openai` SDK make the span around a call. Source:
-`opentelemetry-instrumentation-openai` and `-openai-v2`, `-genai-openai`, OpenInference."""
+`opentelemetry-instrumentation-openai` and `-openai-v2`, `-genai-openai`, OpenInference, logfire."""
 
 
 def of_call(tracer: Tracer, asked: Asked) -> tuple[Span, bool]:

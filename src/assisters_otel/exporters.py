@@ -7,6 +7,7 @@ value that cannot be used is an error that says what to write.
 
 from __future__ import annotations
 
+import re
 from os import environ
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, cast
 from urllib.parse import SplitResult, urlsplit
@@ -27,6 +28,8 @@ Made = TypeVar("Made")
 
 _GRPC: Final = PROTOCOLS["grpc"]
 _OTLP: Final = ("otlp", *PROTOCOLS.values())
+_PLACE: Final = re.compile(r"[A-Za-z0-9._-]+(?::\d+)?(?:/[^@\s]*)?")
+"""A URL without its scheme."""
 
 
 class Signal(NamedTuple):
@@ -209,6 +212,9 @@ def _endpoint(signal: Signal, name: str, argument: str | None) -> str:
     if name == _GRPC:
         if source == "endpoint":
             _check_url(source, endpoint, base=True)
+        elif "@" in endpoint:
+            shown = repr(f"…@{endpoint.rpartition('@')[2]}")
+            raise ValueError(f"{source}: gRPC takes no user and password: {shown}. Leave them out")
         return endpoint or "http://localhost:4317"
     endpoint = endpoint or "http://localhost:4318"
     _check_url(source, endpoint, base=source != signal.endpoint)
@@ -220,11 +226,14 @@ def _check_url(source: str, url: str, *, base: bool) -> None:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        # A password with a slash ends the host's name, and the rest is taken for a path.
+        usable = usable and "@" not in url.partition(parts.netloc)[2]
     except ValueError:
         parts, usable = SplitResult("", "", "", "", ""), False
     wrong = WrongArgument if source == "endpoint" else ValueError
     if not usable:
-        raise wrong(f"{source} is no URL of HTTP: {shown}. Write 'http://localhost:4318'")
+        instead = f"http://{url}" if _PLACE.fullmatch(url) else "http://localhost:4318"
+        raise wrong(f"{source} is no URL of HTTP: {shown}. Write {instead!r}")
     if not base:
         return
     for signal in (TRACES, METRICS):

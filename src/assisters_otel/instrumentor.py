@@ -163,7 +163,11 @@ _KEYWORDS: Final = frozenset(
 
 
 class AssistersInstrumentor(BaseInstrumentor):  # type: ignore[misc] # it has no types
-    """Instruments the clients of the Assisters API with the providers that there are."""
+    """Instruments the clients of the Assisters API with the providers that there are.
+
+    ``instrument`` takes, as any instrumentor's, ``tracer_provider`` and ``meter_provider``, and
+    ``hosts``, ``capture_message`` and ``strict`` as `init` does.
+    """
 
     active: Instrumentation | None = None
 
@@ -187,6 +191,8 @@ class AssistersInstrumentor(BaseInstrumentor):  # type: ignore[misc] # it has no
             return
         active = kwargs.get("instrumentation")
         if active is None:
+            configs.check_provider("tracer_provider", kwargs.get("tracer_provider"), "get_tracer")
+            configs.check_provider("meter_provider", kwargs.get("meter_provider"), "get_meter")
             capture_message = kwargs.get("capture_message")
             config = with_environment(
                 configs.from_arguments(

@@ -125,7 +125,12 @@ class Telemetry:
 
         Returns:
             Whether it was done in time.
+
+        Raises:
+            ValueError: *timeout_s* is no number of 0 or more.
         """
+        if not isinstance(timeout_s, (int, float)) or not timeout_s >= 0:
+            raise ValueError(f"timeout_s is a number of seconds, not {timeout_s!r}. Write flush(5)")
         if self._instrumentation is not None:
             self._instrumentation.observer.collect()
         calls = [getattr(provider, "force_flush", None) for provider in self._reused]
@@ -163,6 +168,11 @@ class Telemetry:
     def _renew_metrics(self) -> None:
         if self._exports is not None and self._instrumentation is not None:
             self._instrumentation.record_in(self._exports.renew_metrics())
+
+    def __repr__(self) -> str:
+        told = self.status()
+        state = "active" if told.active else "inactive"
+        return f"<Telemetry {state}, {len(told.hosts)} hosts, {', '.join(told.destinations)}>"
 
     def __enter__(self) -> Self:
         return self

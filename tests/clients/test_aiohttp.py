@@ -978,3 +978,45 @@ def test_a_read_limit_of_0_is_none(api, memory, telemetry):
 
     assert memory.attempt().attributes["error.code"] == "invalid_model"
     assert telemetry.status().attempts == 1
+
+
+def test_where_the_app_switches_its_own_off_ours_come_on(api, memory):
+    options = {"tracer_provider": memory.tracer_provider, "meter_provider": memory.meter_provider}
+    theirs = AioHttpClientInstrumentor()
+    theirs.instrument(**options)
+    with assisters_otel.init(hosts=[api.url], strict=True, **options):
+        asyncio.run(_get(f"{api.url}/models"))
+        theirs.uninstrument()
+        asyncio.run(_get(f"{api.url}/models"))
+
+    assert len(memory.attempts()) == 2
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_a_request_whose_task_is_cancelled_before_it_begins_is_no_forgotten_one(api, recwarn):
+    async def main():
+        async with aiohttp.ClientSession() as session:
+            task = asyncio.ensure_future(session.get(f"{api.url}/models"))
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            del task
+            gc.collect()
+
+    asyncio.run(main())
+
+    assert [str(one.message) for one in recwarn if one.category is RuntimeWarning] == []
+    assert api.requests == []
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_a_request_that_nobody_awaits_is_said_once_to_be_forgotten(api):
+    async def main():
+        async with aiohttp.ClientSession() as session:
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                session._request("GET", f"{api.url}/models")
+                gc.collect()
+            return [str(one.message) for one in told]
+
+    assert asyncio.run(main()) == ["coroutine 'ClientSession._request' was never awaited"]

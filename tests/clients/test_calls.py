@@ -20,6 +20,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 import assisters_otel
+from assisters_otel import enclosing
 from memory import Memory
 
 pytestmark = pytest.mark.usefixtures("telemetry")
@@ -1004,3 +1005,40 @@ def test_attempts_are_the_call_s_however_the_client_writes_its_path(api, memory,
     assert told["error.code"] == "model_overloaded"
     (line,) = [one for one in caplog.messages if "Assisters API" in one]
     assert line.isascii()
+
+
+def test_a_function_on_a_client_that_encloses_its_request_is_no_way_around_us(api, memory):
+    """As logfire's `instrument_openai` leaves one on a client, before us."""
+    with openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=1) as client:
+        original = client.request
+
+        def request(*args, **kwargs):
+            return original(*args, **kwargs)
+
+        client.request = request
+        with assisters_otel.init(
+            hosts=[api.url],
+            tracer_provider=memory.tracer_provider,
+            meter_provider=memory.meter_provider,
+            strict=True,
+        ):
+            api.answers("model_overloaded", "ok", retry_after=0.01)
+            client.chat.completions.create(model="assisters-chat-v1", messages=[])
+        client.chat.completions.create(model="assisters-chat-v1", messages=[])
+
+    assert memory.call().attributes["assisters.call.outcome"] == "recovered"
+
+
+@pytest.mark.usefixtures("telemetry")
+@pytest.mark.parametrize("scope", enclosing._GEN_AI_SCOPES)
+def test_a_span_of_each_known_genai_instrumentation_is_the_call_s(api, memory, scope):
+    tracer = memory.tracer_provider.get_tracer(scope)
+    with (
+        tracer.start_as_current_span("Chat Completion"),
+        openai.OpenAI(base_url=api.url, api_key="ask_k") as client,
+    ):
+        client.chat.completions.create(model="assisters-chat-v1", messages=[])
+
+    attempt, around = memory.spans()
+    assert around.attributes["assisters.call.outcome"] == "ok"
+    assert attempt.parent.span_id == around.context.span_id

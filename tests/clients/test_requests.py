@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import io
 import logging
 import os
 import re
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from unittest import mock
 
@@ -21,6 +23,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import StatusCode
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.auth import AuthBase
+from urllib3 import HTTPResponse
 from urllib3.exceptions import HTTPError
 from urllib3.util import Timeout
 from urllib3.util.retry import Retry
@@ -721,3 +724,137 @@ def test_an_adapter_of_the_app_s_own_sends_nothing_of_ours(api, telemetry, sessi
 
     assert not {name.lower() for name in sent[0]} & {"traceparent", "baggage"}
     assert telemetry.status().attempts == 0
+
+
+# -- the span that we make: the app's own request stays its own ----------------------------------
+
+
+@pytest.fixture
+def elsewhere():
+    with FakeApi() as other:
+        yield other
+
+
+class _Cached(HTTPAdapter):
+    """Answers by itself, as CacheControl's does where it knows the answer."""
+
+    def __init__(self, location):
+        super().__init__()
+        self.location = location
+
+    def send(self, request, **kwargs):
+        if not request.url.endswith("/agent/run"):
+            return super().send(request, **kwargs)
+        moved = {"location": self.location}
+        raw = HTTPResponse(io.BytesIO(b""), moved, status=301, preload_content=False)
+        return self.build_response(request, raw)
+
+
+@pytest.mark.usefixtures("ours")
+def test_an_adapter_that_answers_by_itself_hands_nothing_of_ours_on(api, session, elsewhere):
+    session.mount("http://", _Cached(f"{elsewhere.url}/models"))
+    token = context.attach(baggage.set_baggage("user", "secret"))
+    try:
+        response = session.get(f"{api.url}/agent/run")
+    finally:
+        context.detach(token)
+
+    (request,) = elsewhere.requests
+    assert {"traceparent", "baggage"}.isdisjoint(request.headers)
+    assert {"traceparent", "baggage"}.isdisjoint(response.history[0].request.headers)
+
+
+class _Signing(HTTPAdapter):
+    def add_headers(self, request, **_kwargs):
+        request.headers["X-Signature"] = "abc"
+        del request.headers["X-Draft"]
+
+
+@pytest.mark.usefixtures("watched")
+def test_what_an_adapter_writes_on_a_request_is_on_the_app_s_own(api, session):
+    session.mount("http://", _Signing())
+    request = session.prepare_request(
+        requests.Request("GET", f"{api.url}/models", headers={"X-Draft": "1"})
+    )
+
+    response = session.send(request)
+
+    assert api.requests[0].headers["x-signature"] == "abc"
+    assert "traceparent" in api.requests[0].headers
+    assert response.request is request
+    assert request.headers["X-Signature"] == "abc"
+    assert "X-Draft" not in request.headers
+
+
+@pytest.mark.usefixtures("ours")
+def test_one_request_that_several_threads_send_keeps_nothing_of_ours(api, session):
+    for _ in range(10):
+        request = session.prepare_request(requests.Request("GET", f"{api.url}/models"))
+        headers, before = request.headers, dict(request.headers)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda one: requests.Session().send(one), [request] * 4))
+
+        assert request.headers is headers
+        assert dict(headers) == before
+
+
+def _layers():
+    function, layers = vars(requests.Session)["send"], []
+    while hasattr(function, "__wrapped__"):
+        layers.append(function)
+        function = function.__wrapped__
+    return layers
+
+
+def test_what_hid_us_from_a_shutdown_does_not_pile_us_up(api, memory, session):
+    options = {"tracer_provider": memory.tracer_provider, "meter_provider": memory.meter_provider}
+    before, theirs = vars(requests.Session)["send"], RequestsInstrumentor()
+    for _ in range(3):
+        with mock.patch.object(requests.Session, "send"):
+            hidden = assisters_otel.init(hosts=[api.url], **options)
+        hidden.shutdown()
+        first = assisters_otel.init(hosts=[api.url], **options)
+        with mock.patch.object(requests.Session, "send"):
+            first.shutdown()
+        with assisters_otel.init(hosts=[api.url], **options):
+            theirs.instrument(**options)
+        theirs.uninstrument()
+        assert len(_layers()) <= 1
+
+    with assisters_otel.init(hosts=[api.url], **options):
+        session.get(f"{api.url}/models")
+    assert vars(requests.Session)["send"] is before
+    assert len(memory.attempts()) == 1
+
+
+def test_where_the_app_switches_its_own_off_ours_come_on(api, memory, session):
+    options = {"tracer_provider": memory.tracer_provider, "meter_provider": memory.meter_provider}
+    theirs = RequestsInstrumentor()
+    theirs.instrument(**options)
+    with assisters_otel.init(hosts=[api.url], strict=True, **options) as telemetry:
+        session.get(f"{api.url}/models")
+        theirs.uninstrument()
+        session.get(f"{api.url}/models")  # by which we see it
+        session.get(f"{api.url}/models")
+        assert telemetry.status().attempts == 3
+
+    assert len(memory.attempts()) == 2
+
+
+@pytest.mark.usefixtures("ours")
+@pytest.mark.parametrize("read", [True, False])
+def test_what_stalls_is_in_no_cycle(api, session, read):
+    api.answers("internal_error", fault="stall", size=1000)
+    gc.collect()
+    gc.disable()
+    try:
+        response = session.get(f"{api.url}/models", stream=True, timeout=0.2)
+        if read:
+            with pytest.raises(requests.ConnectionError):
+                _ = response.content
+        response.close()
+        gone = [weakref.ref(response), weakref.ref(response.raw)]
+        del response
+        assert [one() for one in gone] == [None, None]
+    finally:
+        gc.enable()

@@ -58,7 +58,8 @@ class Adapter(ABC):
         self._meter_provider = meter_provider
         self._maker: Any = None
         self._is_put_off = False
-        self._is_to_be_told = False
+        self._is_absent = False
+        self._is_told = False
 
     def switch_on(self) -> None:
         """Make our spans from now on, if the HTTP instrumentation is installed.
@@ -70,7 +71,7 @@ class Adapter(ABC):
             return
         spec = find_spec(self.scope)
         if spec is None:
-            self._is_to_be_told = True
+            self._is_absent = True
         elif getattr(spec, "_initializing", False):
             self._is_put_off = True
         else:
@@ -81,8 +82,8 @@ class Adapter(ABC):
 
         Not before: the client may be there for another package, as requests is for an exporter.
         """
-        if self._is_to_be_told:
-            self._is_to_be_told = False
+        if self._is_absent and not self._is_told:
+            self._is_told = True
             _log.warning(
                 "attempts of %s have metrics and log lines, but no spans: its HTTP instrumentation "
                 "is not installed. pip install 'assisters-otel[%s]'",

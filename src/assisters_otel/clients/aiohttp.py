@@ -14,6 +14,7 @@ import inspect
 import sys
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
@@ -153,6 +154,8 @@ class Aiohttp(Adapter):
     def _open(self, asked: _Asked, raw: Any) -> None:
         """Find the span around the app's request, or make it."""
         url, session = raw.url, asked.session
+        if not (self._maker or self._is_absent or self.theirs_is_on()):
+            self.switch_on()  # the app has switched its own off
         if session is None or not self.is_on() or _has_theirs(session):
             asked.span = spans.of_attempt(SCOPE, raw.method, url.raw_host, url)
             if asked.span is None:
@@ -197,20 +200,30 @@ class Aiohttp(Adapter):
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
         guard = self._observer.guard
         call = unbound(original)
+        is_plain = inspect.iscoroutinefunction(original)
 
         # No coroutine function: what is not watched has no frame of ours in it.
         def request(session: Any, *args: Any, **kwargs: Any) -> Any:
             sent = call(session, *args, **kwargs)
             asked = guard(self._begin, session, args, kwargs)
-            return sent if asked is None else self._request(sent, asked)
+            if asked is None:
+                return sent
+            if not is_plain:  # a mock, which has taken note of the call
+                return self._request(lambda: sent, asked)
+            # Ours may end before its first step, in a task that is cancelled, and nobody would
+            # await this one. It has shown that the arguments are right.
+            sent.close()
+            ours: Any = self._request(partial(call, session, *args, **kwargs), asked)
+            ours.__name__, ours.__qualname__ = sent.__name__, sent.__qualname__
+            return ours
 
         return _marked(request)
 
-    async def _request(self, sent: Coroutine[Any, Any, Any], asked: _Asked) -> Any:
+    async def _request(self, send: Callable[[], Any], asked: _Asked) -> Any:
         guard = self._observer.guard
         token = self._asked.set(asked)
         try:
-            response = await sent
+            response = await send()
         except BaseException as error:
             guard(self._failed, asked, error)
             guard(self._close, asked, None, error)

@@ -10,7 +10,7 @@ import sys
 import threading
 import weakref
 from operator import attrgetter
-from types import FunctionType, MethodType
+from types import CellType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import wrapt
@@ -111,7 +111,8 @@ def _rebind(before: Any, now: Any) -> bool:
     """Put a function in place of another where one of the class's instances has it in a layer.
 
     OpenTelemetry's `instrument_client` leaves such a layer on a client's transport, around what
-    the class had on that day. Nobody lists them; the garbage collector knows who holds what.
+    the class had on that day; logfire's `instrument_openai` a function on the client that encloses
+    it. Nobody lists them; the garbage collector knows who holds what.
 
     Returns:
         Whether there was one.
@@ -120,11 +121,16 @@ def _rebind(before: Any, now: Any) -> bool:
     for bound in gc.get_referrers(before):
         if type(bound) is not MethodType or bound.__func__ is not before:
             continue
+        again = MethodType(now, bound.__self__)
+        for cell in gc.get_referrers(bound):
+            if type(cell) is CellType and cell.cell_contents is bound:
+                cell.cell_contents = again
+                found = True
         # Not by who refers to it: wrapt before 2.2 does not say so.
         for layer in gc.get_objects():
             # By its type: a proxy's class is that of what it stands for.
             if type(layer) is wrapt.FunctionWrapper and layer.__wrapped__ is bound:
-                layer.__wrapped__ = MethodType(now, bound.__self__)
+                layer.__wrapped__ = again
                 found = True
     return found
 

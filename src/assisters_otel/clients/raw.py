@@ -36,6 +36,12 @@ def watch(raw: Any, body: Body, guard: Guard, broke: Callable[[BaseException], o
         raw.__class__ = _telling()
 
 
+def named_as(base: type, ours: type) -> type:
+    """Give a class the name of the one that it stands in for, for who prints it."""
+    ours.__module__, ours.__qualname__ = base.__module__, base.__qualname__
+    return ours
+
+
 @cache
 def _telling() -> type:  # noqa: C901 - a class, not one function
     base: Any = sys.modules["urllib3.response"].HTTPResponse
@@ -99,4 +105,4 @@ def _telling() -> type:  # noqa: C901 - a class, not one function
                 found[0].dropped()
             super().__del__()
 
-    return HTTPResponse
+    return named_as(base, HTTPResponse)

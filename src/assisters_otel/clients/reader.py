@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from assisters_otel import coding
+from assisters_otel.clients.raw import named_as
 
 if TYPE_CHECKING:
     from assisters_otel.bodies import Body
@@ -188,7 +189,7 @@ def _telling() -> type:  # noqa: C901 - a class, not one function
             if watch is not None:
                 watch.body.dropped()
 
-    return StreamReader
+    return named_as(base, StreamReader)
 
 
 @cache
@@ -207,4 +208,4 @@ def _broken_off() -> type:
         def __del__(self) -> None:
             _broken.pop(id(self), None)
 
-    return StreamReader
+    return named_as(base, StreamReader)

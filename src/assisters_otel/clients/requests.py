@@ -12,7 +12,7 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import partial, update_wrapper
+from functools import partial
 from importlib.util import find_spec
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -25,7 +25,7 @@ from opentelemetry import context, trace
 from assisters_otel import late, spans
 from assisters_otel.attempt import OF_FILES
 from assisters_otel.clients.adapter import BAGGAGE, Adapter
-from assisters_otel.clients.patch import Target, unbound
+from assisters_otel.clients.patch import Patches, Target, unbound
 from assisters_otel.clients.raw import watch
 from assisters_otel.clients.wire import READ_AHEAD_S, beginning
 
@@ -42,6 +42,12 @@ if TYPE_CHECKING:
 MODULE: Final = "requests"
 SCOPE: Final = "opentelemetry.instrumentation.requests"
 """The HTTP instrumentation's module, which is the scope of its spans."""
+
+_OWN: Final = "_assisters_otel_own"
+"""On headers that are on the wire: the app's own."""
+
+_ROUTED: Final = "_assisters_otel_routed"
+"""On a copy of a request: what it is a copy of."""
 
 # Source: `Response.iter_content` of requests.
 _SAYS: Final = {
@@ -82,6 +88,34 @@ class _Message:
         return ""
 
 
+class _Routed:
+    """A request of the app's that goes through a span of ours.
+
+    Attributes:
+        request: The app's own.
+        plain: Sends it, as it was before us.
+        copy: What OpenTelemetry's instrumentation gets in its place, with headers of its own.
+        injected: Those that it has added, but the baggage.
+    """
+
+    __slots__ = ("copy", "injected", "plain", "request")
+
+    def __init__(self, request: Any, plain: Callable[..., Any]) -> None:
+        self.request = request
+        self.plain = plain
+        self.copy: Any = object.__new__(type(request))
+        self.copy.__dict__.update(vars(request), headers=request.headers.copy(), **{_ROUTED: self})
+        self.injected: dict[str, str] = {}
+
+    def take_injected(self) -> None:
+        own = self.request.headers
+        self.injected = {
+            name: value
+            for name, value in self.copy.headers.items()
+            if own.get(name) != value and not name.lower().startswith(BAGGAGE)
+        }
+
+
 class _Sent(NamedTuple):
     """What the adapter was given, for the attempts that urllib3 makes of it.
 
@@ -116,8 +150,7 @@ class Requests(Adapter):
         """Prepare, as `Adapter` does."""
         super().__init__(MODULE, "RequestsInstrumentor", observer, tracer_provider, meter_provider)
         self._sent: ContextVar[_Sent | None] = ContextVar("assisters_otel-requests", default=None)
-        # The headers as the app has them, of a request that goes through our own span.
-        self._headers: ContextVar[Any] = ContextVar("assisters_otel-headers", default=(None, None))
+        self._routed: ContextVar[_Routed | None] = ContextVar("assisters_otel-routed", default=None)
         self._pending: WeakKeyDictionary[Span, Callable[[], object]] = WeakKeyDictionary()
         self._sender: Any = None
         self._lock = RLock()  # a signal handler may send a request meanwhile
@@ -137,7 +170,7 @@ class Requests(Adapter):
             return
         spec = find_spec(SCOPE)
         if spec is None:
-            self._is_to_be_told = True
+            self._is_absent = True
             return
         self._maker = self._make()
         if not getattr(spec, "_initializing", False):
@@ -152,20 +185,16 @@ class Requests(Adapter):
         """Take a new lock, in a forked child: a thread that is not there may hold the other."""
         self._lock = RLock()
 
-    def _make(self) -> tuple[Any, Any]:
-        """Put the router in; give what was there, and it."""
-        session = sys.modules[MODULE].Session
-        original = vars(session)["send"]
-        router = update_wrapper(self._route(original), original)
-        session.send = router
-        return original, router
+    def _make(self) -> Patches:
+        """Put the router in, as all else is: below other people's layers, and once."""
+        targets = (Target(MODULE, "Session.send", self._route),)
+        router = Patches(targets, self._observer.guard, lambda _: None)
+        router.put_in()
+        return router
 
-    def _unmake(self, maker: tuple[Any, Any]) -> None:
-        """Take the router out; under somebody else's layer it stays, and passes on."""
-        original, router = maker
-        session = sys.modules[MODULE].Session
-        if vars(session)["send"] is router:
-            session.send = original
+    def _unmake(self, maker: Patches) -> None:
+        """Take the router out; inside somebody else's function it stays, and passes on."""
+        maker.take_out()
         self._sender = None
 
     def _instrumented(self) -> Any:
@@ -180,8 +209,7 @@ class Requests(Adapter):
                 # it writes into the class that its module knows: sessions are in use meanwhile.
                 # Of it no more than a function: what binds would not know a session by it.
                 own = type("_Instrumentor", (otel.RequestsInstrumentor,), {"_instance": None})()
-                plain = unbound(self._maker[0])
-                session, stand_in = otel.Session, type("Session", (), {"send": plain})
+                session, stand_in = otel.Session, type("Session", (), {"send": self._original})
                 otel.Session = stand_in
                 try:
                     own.instrument(
@@ -205,16 +233,21 @@ class Requests(Adapter):
             instrumented = guard(self._instrumented)
             if instrumented is None:
                 return plain(session, request, **kwargs)
-            # OpenTelemetry adds headers to the app's own request: the adapter takes them away
-            # again as soon as they are on the wire. A redirect would carry them on.
-            token = self._headers.set((request, request.headers))
-            request.headers = request.headers.copy()
-            try:
-                return instrumented(session, request, **kwargs)
-            finally:
-                self._headers.reset(token)
+            # OpenTelemetry adds headers to a request. Of the app's own, an adapter that answers
+            # by itself would show them, and a redirect carry them on.
+            return instrumented(session, _Routed(request, plain).copy, **kwargs)
 
         return send
+
+    def _original(self, session: Any, copy: Any, **kwargs: Any) -> Any:
+        """Send the app's own request in place of the copy that has got the headers."""
+        routed: _Routed = vars(copy)[_ROUTED]
+        self._observer.guard(routed.take_injected)
+        token = self._routed.set(routed)
+        try:
+            return routed.plain(session, routed.request, **kwargs)
+        finally:
+            self._routed.reset(token)
 
     # -- one request ------------------------------------------------------------------------
 
@@ -226,10 +259,10 @@ class Requests(Adapter):
             asked = guard(self._request, request)
             if asked is None:
                 return call(adapter, request, *args, **kwargs)
-            with self._own_headers(request):
+            with self._injected(request):
                 span = guard(self._span, request)
                 if span is None:
-                    guard(self.tell_of_no_span)
+                    guard(self._without_span)
                 sent = _Sent(asked, request, span, partial(_read_limit, *args, **kwargs), [], [])
                 guard(self._begin, sent)
                 token = self._sent.set(sent)
@@ -252,22 +285,37 @@ class Requests(Adapter):
 
         return send
 
+    def _without_span(self) -> None:
+        if not (self._maker or self._is_absent or self.theirs_is_on()):
+            self.switch_on()  # the app has switched its own off: ours from the next one on
+        self.tell_of_no_span()
+
     @contextmanager
-    def _own_headers(self, request: Any) -> Iterator[None]:
-        """Send with what OpenTelemetry has added, but the baggage; then put the app's back."""
-        routed, own = self._headers.get()
-        if routed is not request:  # the app's instrumentation, or an auth handler's own request
+    def _injected(self, request: Any) -> Iterator[None]:
+        """Have on the wire what OpenTelemetry has added, and what the adapter writes on the app's.
+
+        Not in place: the app may send one request in several threads.
+        """
+        routed = self._routed.get()
+        if routed is None or routed.request is not request or not routed.injected:
             yield
             return
-        for name in [name for name in request.headers if name.lower().startswith(BAGGAGE)]:
-            if name in own:
-                request.headers[name] = own[name]
-            else:
-                del request.headers[name]
+        own = getattr(request.headers, _OWN, request.headers)  # another thread's, on its way
+        before = own.copy()
+        sent = own.copy()
+        sent.update(routed.injected)
+        setattr(sent, _OWN, own)
+        request.headers = sent
         try:
             yield
         finally:
             request.headers = own
+            for name, value in sent.items():
+                if name not in routed.injected and before.get(name) != value:
+                    own[name] = value
+            for name in before:
+                if name not in sent:
+                    own.pop(name, None)
 
     def _begin(self, sent: _Sent) -> None:
         if sent.span is not None:
