@@ -43,8 +43,9 @@ def test_an_import_that_fails_for_another_reason_is_not_laid_to_the_extra():
     assert "pip install" not in done.stderr
 
 
-def test_the_version_needs_no_client():
-    done = main_without("openai", "--version")
+@pytest.mark.parametrize("module", ["openai", "typer", "rich", "packaging"])
+def test_the_version_needs_no_extra(module):
+    done = main_without(module, "--version")
 
     assert (done.returncode, done.stdout) == (0, f"assisters-otel {names.__version__}\n")
 

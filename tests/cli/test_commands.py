@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,11 +15,18 @@ import pytest
 from assisters_otel import catalog
 
 COMMAND = Path(sys.executable).with_name("assisters-otel")
+CODES = [error.code for error in catalog.ERRORS]
 
 
-def run(*arguments):
+def run(*arguments, columns=80):
     return subprocess.run(
-        [COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False
+        [COMMAND, *arguments],
+        env={**os.environ, "COLUMNS": str(columns), "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
     )
 
 
@@ -31,6 +39,29 @@ def test_errors_lists_the_whole_catalog():
         assert rows[error.code][1] == str(error.status)
         assert (rows[error.code][2] == "helps") is error.retryable
     assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_errors_loses_nothing_in_a_narrow_terminal(columns):
+    out = run("errors", columns=columns).stdout
+
+    assert max(map(len, out.splitlines())) <= columns
+    heads = [line for line in out.splitlines() if line.startswith(tuple(CODES))]
+    assert [line.split()[0] for line in heads] == CODES
+    for error, head in zip(catalog.ERRORS, heads, strict=True):
+        assert ("  helps" if error.retryable else "  no use") in head
+        assert f"  {error.status}  " in head
+    if columns < 75:  # in a table the columns stand side by side
+        told = " ".join(out.split())
+        assert not [error.code for error in catalog.ERRORS if error.advice not in told]
+
+
+@pytest.mark.parametrize("columns", [20, 40])
+def test_explain_cuts_no_word(columns):
+    out = run("explain", "invalid_api_key", columns=columns).stdout
+
+    assert "…" not in out
+    assert "Authorization" in "".join(out.split())
 
 
 def test_errors_as_json_is_the_catalog():

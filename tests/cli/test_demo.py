@@ -325,6 +325,22 @@ def test_without_an_endpoint_nothing_is_sent_and_the_demo_says_so(call):
 
 
 @pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("columns", [40, 60, 75])
+def test_a_narrow_terminal_cuts_no_metric_and_no_command(call, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+
+    _, out, _ = call("demo")
+
+    told = "".join(out.split())
+    for metric in (names.ERRORS, names.REQUEST_DURATION, names.REQUESTS_REMAINING):
+        assert metric.name in told
+    for name in ALONE.errors:
+        assert f"  1  {name}" in out
+    assert "…" not in out
+    assert "  assisters-otel demo --endpoint http://localhost:4318\n" in out
+
+
+@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("option", [[], ["--json"]])
 def test_an_endpoint_where_nobody_listens_is_said_and_fails(call, option):
     code, out, err = call("demo", "--endpoint", "http://127.0.0.1:1", *option)

@@ -12,7 +12,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from assisters_otel.cli import checks, process
+from assisters_otel.cli import doctor, installed, process
+from assisters_otel.cli.finding import Finding
 from otlp import Collector
 
 COMMAND = Path(sys.executable).with_name("assisters-otel")
@@ -46,12 +47,17 @@ def collector():
 
 
 @pytest.fixture
-def grpc_port():
+def grpc_server():
     server = grpc.server(futures.ThreadPoolExecutor(1))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield port
+    yield server
     server.stop(None).wait()
+
+
+@pytest.fixture
+def grpc_port(grpc_server):
+    port = grpc_server.add_insecure_port("127.0.0.1:0")
+    grpc_server.start()
+    return port
 
 
 def test_one_span_and_one_metric_are_sent_and_accepted(collector):
@@ -75,7 +81,7 @@ def test_a_person_is_told_what_to_do():
 
 def test_nothing_wrong_is_exit_code_0(collector, monkeypatch, capsys):
     # What this project's own tests have installed side by side.
-    monkeypatch.setattr(checks, "_collisions", lambda: iter(()))
+    monkeypatch.setattr(installed, "_collisions", lambda: iter(()))
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
     monkeypatch.setattr(sys, "argv", ["assisters-otel", "doctor"])
     from assisters_otel import cli
@@ -91,8 +97,11 @@ def test_nothing_wrong_is_exit_code_0(collector, monkeypatch, capsys):
     ("environment", "check", "says"),
     [
         ({"OTEL_SDK_DISABLED": "true"}, "SDK", "OTEL_SDK_DISABLED is true"),
-        ({"OTEL_TRACES_EXPORTER": "none"}, "traces", "OTEL_TRACES_EXPORTER is none"),
-        ({"OTEL_METRICS_EXPORTER": "none"}, "metrics", "OTEL_METRICS_EXPORTER is none"),
+        (
+            {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"},
+            "exporters",
+            "neither spans nor metrics leave the process",
+        ),
         ({"OTEL_TRACES_EXPORTER": "zipkinn"}, "traces", "zipkinn"),
         ({"OTEL_TRACES_SAMPLER": "always_off"}, "sampler", "keeps no trace"),
         ({"OTEL_TRACES_SAMPLER": "parentbased_always_off"}, "sampler", "keeps no trace"),
@@ -165,7 +174,191 @@ def test_grpc_to_an_http_port_is_found(collector):
 def test_a_server_that_is_no_receiver_is_found(assisters_api):
     _, wrong = findings(OTEL_EXPORTER_OTLP_ENDPOINT=assisters_api.url)
 
-    assert "not accepted" in wrong["arrival"]["what"]
+    assert "not accepted: HTTP 404" in wrong["arrival"]["what"]
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "advice"),
+    [
+        (401, "HTTP 401", "Set OTEL_EXPORTER_OTLP_HEADERS"),
+        (403, "HTTP 403", "Set OTEL_EXPORTER_OTLP_HEADERS"),
+        (404, "HTTP 404", "no OTLP receiver's base URL"),
+        (400, "HTTP 400", "Look at the collector's log: is it there, and is it an OTLP receiver?"),
+    ],
+)
+def test_doctor_says_why_telemetry_was_refused(collector, status, reason, advice):
+    collector.status = status
+
+    found, _ = findings(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+
+    spans, metrics = (one for one in found if one["check"] == "arrival")
+    assert spans["what"] == f"the spans were not accepted: {reason}"
+    assert metrics["what"] == f"the metrics were not accepted: {reason}"
+    assert advice in spans["to_do"]
+    assert advice in metrics["to_do"]
+
+
+def test_one_signal_s_refusal_is_not_the_other_s(collector):
+    collector.status = {"/v1/metrics": 401}
+
+    found, _ = findings(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+
+    assert [one["fine"] for one in found if one["check"] == "arrival"] == [True, False]
+
+
+def test_the_url_of_one_signal_is_asked_for_its_own_path(collector):
+    """No path is appended to it, so the base URL, which many write there, is a 404."""
+    collector.status = {"/": 404}
+
+    _, wrong = findings(
+        OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{collector.endpoint}/",
+        OTEL_METRICS_EXPORTER="none",
+    )
+
+    assert "does the path end in /v1/traces?" in wrong["arrival"]["to_do"]
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (grpc.StatusCode.UNAUTHENTICATED, "Set OTEL_EXPORTER_OTLP_HEADERS"),
+        (grpc.StatusCode.UNIMPLEMENTED, "the collector's OTLP/gRPC port (4317)?"),
+    ],
+)
+def test_a_refusal_over_grpc_has_its_reason_too(grpc_server, code, advice):
+    def refuse(_, context):
+        context.abort(code, "no")
+
+    class Refusing(grpc.GenericRpcHandler):
+        def service(self, _):
+            return grpc.unary_unary_rpc_method_handler(refuse)
+
+    port = grpc_server.add_insecure_port("127.0.0.1:0")
+    grpc_server.add_generic_rpc_handlers((Refusing(),))
+    grpc_server.start()
+
+    _, wrong = findings(
+        OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{port}", OTEL_EXPORTER_OTLP_PROTOCOL="grpc"
+    )
+
+    assert wrong["arrival"]["what"] == f"the metrics were not accepted: {code.name}"
+    assert advice in wrong["arrival"]["to_do"]
+
+
+@pytest.mark.parametrize(
+    ("off", "on", "what"),
+    [("traces", "metrics", "spans"), ("metrics", "traces", "metrics")],
+)
+def test_one_signal_that_is_switched_off_is_a_note_and_the_other_is_tried(collector, off, on, what):
+    variable = f"OTEL_{off.upper()}_EXPORTER"
+
+    found, wrong = findings(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, **{variable: "none"})
+
+    (note,) = [one for one in found if one["check"] == off]
+    assert note["what"] == f"none: no {what} leave the process, as {variable} says"
+    assert [one["fine"] for one in found if one["check"] == "arrival"] == [True]
+    assert {request.path for request in collector.requests} == {f"/v1/{on}"}
+    assert wrong.keys() <= {"entry points"}
+
+
+def test_a_signal_with_a_wrong_variable_does_not_keep_the_other_from_being_tried(collector):
+    found, wrong = findings(
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_TRACES_EXPORTER="zipkinn"
+    )
+
+    assert "zipkinn" in wrong["traces"]["what"]
+    assert [one["what"] for one in found if one["check"] == "arrival"] == [
+        "a test of the metrics was accepted, service assisters-otel-doctor"
+    ]
+
+
+def test_the_console_does_not_print_into_the_document():
+    found, _ = findings(OTEL_TRACES_EXPORTER="console", OTEL_METRICS_EXPORTER="console")
+
+    texts = {one["check"]: one["what"] for one in found}
+    assert texts["traces"] == "exported by console; not tried: it would print here"
+    assert "arrival" not in texts
+
+
+def test_a_signal_is_named_once_in_its_line(collector):
+    found, _ = findings(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+
+    texts = {one["check"]: one["what"] for one in found}
+    for signal in ("traces", "metrics"):
+        url = f"{collector.endpoint}/v1/{signal}"
+        assert texts[signal] == f"exported by otlp_proto_http {url}"
+
+
+@pytest.mark.parametrize("variable", ["ASSISTERS_BASE_URL", "OPENAI_BASE_URL"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "user:secret@gateway.example/v1",
+        "https://user:secret@gateway.example/v1",
+        "https://user:12/secret@gateway.example/v1",
+        "https://user:se/cret@gateway.example/v1",
+        "https://user:secret@gateway.example:99999/v1",
+    ],
+)
+def test_what_stands_before_an_at_sign_is_never_printed(variable, url):
+    done = run("--json", **{variable: url})
+
+    assert "gateway.example" in done.stdout
+    said = done.stdout + done.stderr
+    assert not [word for word in ("user:", "secret", "cret@") if word in said]
+
+
+def test_the_interpreter_is_the_first_thing_that_is_said():
+    found, _ = findings()
+
+    version = ".".join(map(str, sys.version_info[:3]))
+    assert found[0]["check"] == "python"
+    assert found[0]["what"] == f"{sys.executable} {version}"
+
+
+def test_an_environment_without_a_client_is_found(monkeypatch):
+    """As pipx makes one: there is requests alone, which our exporter wants."""
+    monkeypatch.setattr(installed, "_installed", {"requests": "2.0"}.get)
+
+    _, found = installed._clients()
+
+    assert found.what == "no client of the API is installed here"
+    assert "your app's interpreter" in found.to_do
+
+
+@pytest.mark.parametrize(
+    "versions",
+    [
+        {"httpx": "0.28", "opentelemetry-instrumentation-httpx": "1"},
+        {"aiohttp": "3.0"},
+        {"assisters": "0.1"},
+    ],
+)
+def test_an_environment_with_a_client_is_not_said_to_have_none(monkeypatch, versions):
+    monkeypatch.setattr(installed, "_installed", versions.get)
+    monkeypatch.setattr(installed, "_is_wanted_by_others", lambda _: False)
+
+    assert "clients" not in [one.check for one in installed._clients()]
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_no_word_that_is_to_be_copied_is_cut(monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    advice = "pip install 'assisters-otel[requests]'"
+    endpoint = "http://collector.observability.svc.cluster.local:4318/v1/traces"
+    doctor._show(
+        [
+            Finding("entry points", False, "requests has no spans", advice),
+            Finding("traces", True, f"exported by otlp_proto_http {endpoint}"),
+        ]
+    )
+
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= columns
+    assert "…" not in out
+    assert "'assisters-otel[requests]'" in out
+    assert endpoint in "".join(out.split())
+    assert out.splitlines()[-1] == "1 thing to do"
 
 
 def test_two_packages_under_one_name_are_found(collector):
@@ -177,10 +370,10 @@ def test_two_packages_under_one_name_are_found(collector):
 
 def test_a_client_without_its_instrumentation_is_found(monkeypatch):
     versions = {"aiohttp": "3.0", "requests": "2.0", "opentelemetry-instrumentation-httpx": "1"}
-    monkeypatch.setattr(checks, "_installed", versions.get)
-    monkeypatch.setattr(checks, "_is_wanted_by_others", lambda client: client == "requests")
+    monkeypatch.setattr(installed, "_installed", versions.get)
+    monkeypatch.setattr(installed, "_is_wanted_by_others", lambda client: client == "requests")
 
-    clients = list(checks._clients())
+    clients = list(installed._clients())
 
     (found,) = [one for one in clients if not one.fine]
     assert found.check == "aiohttp"
@@ -190,15 +383,17 @@ def test_a_client_without_its_instrumentation_is_found(monkeypatch):
 
 
 def test_our_own_exporter_s_client_is_there_for_others():
-    assert checks._is_wanted_by_others("requests")
-    assert not checks._is_wanted_by_others("a-client-of-nobody")
+    assert installed._is_wanted_by_others("requests")
+    assert not installed._is_wanted_by_others("a-client-of-nobody")
 
 
 def test_a_version_outside_its_range_is_found(monkeypatch):
-    monkeypatch.setattr(checks, "requires", lambda _: ["wrapt>=1,<2", "nonsense==", "not-there>1"])
-    monkeypatch.setattr(checks, "_installed", {"wrapt": "2.5"}.get)
+    monkeypatch.setattr(
+        installed, "requires", lambda _: ["wrapt>=1,<2", "nonsense==", "not-there>1"]
+    )
+    monkeypatch.setattr(installed, "_installed", {"wrapt": "2.5"}.get)
 
-    (found,) = checks._versions()
+    (found,) = installed._versions()
 
     assert found.what == "wrapt 2.5 is installed, <2,>=1 is wanted"
     assert found.to_do.startswith("pip install --upgrade wrapt")
@@ -291,6 +486,6 @@ def test_two_instrumentations_of_one_client_are_found(monkeypatch):
     ],
 )
 def test_it_says_through_which_client_the_installed_sdk_goes(monkeypatch, wanted, through):
-    monkeypatch.setattr(checks, "requires", lambda _: wanted)
+    monkeypatch.setattr(installed, "requires", lambda _: wanted)
 
-    assert checks._through("openai") == through
+    assert installed._through("openai") == through

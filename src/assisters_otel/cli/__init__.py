@@ -6,6 +6,8 @@ import io
 import sys
 from typing import Final
 
+from assisters_otel import names
+
 _EXTRAS: Final = {
     **dict.fromkeys(("packaging", "rich", "starlette", "typer", "uvicorn"), "cli"),
     **dict.fromkeys(("httpx", "openai"), "demo"),
@@ -18,6 +20,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # an ASCII terminal gets a question mark
+    if sys.argv[1:2] == ["--version"]:  # what a report of a bug quotes needs no extra
+        print(f"assisters-otel {names.__version__}")
+        sys.exit(0)
     try:
         from assisters_otel.cli.app import app  # noqa: PLC0415 - an optional dependency
 

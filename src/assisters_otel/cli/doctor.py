@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json as json_
-import logging
 import os
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from assisters_otel.cli.finding import Finding
 
 HELP: Final = (
     "Answer why nothing is seen: look at the environment, the installed packages and the way "
@@ -30,29 +34,41 @@ def doctor(
         typer.Exit: There is something to do.
     """
     from rich.console import Console  # noqa: PLC0415 - the extra's
+
+    from assisters_otel.cli import checks, log  # noqa: PLC0415
+
+    with Console(stderr=True).status("Looking, and sending one span and one metric …"), log.heard():
+        found = list(checks.every(endpoint, os.environ))  # they say what the library would
+    if json:
+        document = {"ok": all(one.fine for one in found), "findings": [o._asdict() for o in found]}
+        typer.echo(json_.dumps(document, indent=2))
+    else:
+        _show(found)
+    if not all(one.fine for one in found):
+        raise typer.Exit(1)
+
+
+def _show(found: Sequence[Finding]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - the extra's
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    from assisters_otel.cli import checks  # noqa: PLC0415
+    from assisters_otel.cli import layout  # noqa: PLC0415
 
-    logging.getLogger("assisters_otel").addHandler(logging.NullHandler())  # findings say it
-    with Console(stderr=True).status("Looking, and sending one span and one metric …"):
-        found = list(checks.every(endpoint, os.environ))
-    wrong = [one for one in found if not one.fine]
-    if json:
-        document = {"ok": not wrong, "findings": [one._asdict() for one in found]}
-        typer.echo(json_.dumps(document, indent=2))
-    else:
-        table = Table.grid(padding=(0, 2, 0, 0))
-        for one in found:
-            mark = Text("ok", "green") if one.fine else Text("!!", "bold red")
-            told = Text(one.what)
-            if one.to_do:
-                told.append(f"\n{one.to_do}", "bold")
-            table.add_row(mark, Text(one.check, "dim"), told)
-        console = Console(highlight=False)
-        console.print(table)
-        count = f"{len(wrong)} thing{'' if len(wrong) == 1 else 's'} to do"
-        console.print(Text(f"\n{count if wrong else 'Nothing to do.'}", "bold"))
-    if wrong:
-        raise typer.Exit(1)
+    console = Console(highlight=False)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for _ in range(3):
+        table.add_column(overflow="fold")  # what is to be copied is shown whole
+    for one in found:
+        mark = Text("ok", "green") if one.fine else Text("!!", "bold red")
+        check, told = Text(one.check, "dim"), Text(one.what)
+        if one.to_do:
+            told.append(f"\n{one.to_do}", "bold")
+        if console.width < layout.NARROW:
+            console.print(layout.block(Text.assemble(mark, "  ", check), told, indent=4))
+        else:
+            table.add_row(mark, check, told)
+    console.print(table)
+    wrong = sum(not one.fine for one in found)
+    count = f"{wrong} thing{'' if wrong == 1 else 's'} to do"
+    console.print(Text(f"\n{count if wrong else 'Nothing to do.'}", "bold"))

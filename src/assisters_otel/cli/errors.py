@@ -1,4 +1,4 @@
-"""``assisters-otel errors``: the documented errors as a table."""
+"""``assisters-otel errors``: the documented errors as a table, or one below the other."""
 
 from __future__ import annotations
 
@@ -23,11 +23,24 @@ def errors(
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
+    from assisters_otel.cli import layout  # noqa: PLC0415
+
+    console = Console(highlight=False)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("Code", "Status", "Retry"):
+    heads = ("Code", "Status", "Retry")
+    for name in heads:
         table.add_column(name, no_wrap=True)
-    table.add_column("What to do")
+    table.add_column("What to do", overflow="fold")
+    is_narrow = console.width < layout.NARROW
+    if is_narrow:
+        console.print(Text("  ".join(heads), "bold"))
     for error in catalog.ERRORS:
+        code, status = Text(error.code, "bold"), str(error.status)
         helps = Text("helps", "green") if error.retryable else Text("no use", "red")
-        table.add_row(Text(error.code, "bold"), str(error.status), helps, error.advice)
-    Console(highlight=False).print(table)
+        if is_narrow:
+            head = Text("  ").join((code, Text(status), helps))
+            console.print(layout.block(head, Text(error.advice)))
+        else:
+            table.add_row(code, status, helps, error.advice)
+    if not is_narrow:
+        console.print(table)

@@ -44,6 +44,8 @@ def explain(
     helps = ("a retry helps", "bold green") if told.retryable else ("no retry helps", "bold red")
     console.print(Text.assemble((code, "bold"), f"  {told.status} {told.type}  ", helps))
     table = Table.grid(padding=(0, 2, 0, 0))
+    for _ in range(2):
+        table.add_column(overflow="fold")
     for name, value in (
         ("Whose side", told.side),
         ("What to do", told.advice),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry.sdk.metrics.export import NumberDataPoint
@@ -13,6 +11,7 @@ from opentelemetry.semconv.attributes.http_attributes import HTTP_REQUEST_RESEND
 from opentelemetry.trace import SpanKind, format_trace_id
 
 from assisters_otel import init, names
+from assisters_otel.cli import log
 from assisters_otel.cli.scenes import SCENES, Scene
 from assisters_otel.testing import FakeApi
 
@@ -90,7 +89,7 @@ def perform(recording: Recording) -> Performance:
     """
     tracer = recording.tracer_provider.get_tracer(_SCOPE, names.__version__)
     with (
-        _log() as log,
+        log.heard() as heard,
         FakeApi() as api,
         init(
             hosts=[api.host],  # every port, so that the refused connection is one of ours
@@ -103,13 +102,13 @@ def perform(recording: Recording) -> Performance:
                 scene.play(api)
         trouble = telemetry.status().last_failure
         metrics = recording.metrics()
-        said = tuple(log)
+        said = tuple(heard)
         sent = recording.end()
     played = tuple(_played(scene, recording.spans()) for scene in SCENES)
     problems = [*_wrong_spans(played), *_wrong_metrics(metrics)]
     problems += [f"trouble of the library's own: {trouble}"] if trouble else []
     if sent is False:
-        problems += log[len(said) :] or ["the telemetry did not arrive in time"]
+        problems += heard[len(said) :] or ["the telemetry did not arrive in time"]
     return Performance(played, metrics, said, recording.destinations, sent, tuple(problems))
 
 
@@ -186,26 +185,3 @@ def _wrong_metrics(metrics: tuple[Metric, ...]) -> Iterator[str]:
 
 def _reason(attributes: Mapping[str, object] | None) -> object:
     return (attributes or {}).get(names.RETRY_REASON)
-
-
-class _Lines(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
-
-
-@contextmanager
-def _log() -> Iterator[list[str]]:
-    """Keep what the library logs, in place of printing it between the demo's own lines."""
-    logger = logging.getLogger(names.SCOPE)
-    handler, before = _Lines(), logger.propagate
-    logger.addHandler(handler)
-    logger.propagate = False
-    try:
-        yield handler.lines
-    finally:
-        logger.propagate = before
-        logger.removeHandler(handler)

@@ -6,7 +6,6 @@ import io
 import re
 from typing import TYPE_CHECKING, Final
 
-from opentelemetry.sdk.metrics.export import HistogramDataPoint, NumberDataPoint
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.http_attributes import (
     HTTP_REQUEST_RESEND_COUNT,
@@ -15,18 +14,18 @@ from opentelemetry.semconv.attributes.http_attributes import (
 from rich.console import Console, Group
 from rich.markup import escape
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
 from assisters_otel import catalog, names
+from assisters_otel.cli import counts
+from assisters_otel.cli.layout import NARROW
 from assisters_otel.cli.performance import error, is_attempt, outcome, stream
 from assisters_otel.cli.recording import SERVICE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from opentelemetry.sdk.metrics.export import Metric
     from opentelemetry.sdk.trace import ReadableSpan
     from rich.console import RenderableType
 
@@ -57,8 +56,8 @@ _COLOURS: Final = {
 def show(performance: Performance) -> None:
     """Print the demo to the terminal, or as plain text where there is none."""
     console = Console(highlight=False)
-    for part in _parts(performance):
-        console.print(part)
+    for part in _parts(performance, is_narrow=console.width < NARROW):
+        console.print(part, crop=False)  # a command to copy stays one line, however long
 
 
 def draw(performance: Performance) -> str:
@@ -79,13 +78,13 @@ def draw(performance: Performance) -> str:
     return re.sub(r"\s*@font-face \{.*?\}", "", drawn, flags=re.DOTALL)
 
 
-def _parts(performance: Performance) -> Iterator[RenderableType]:
+def _parts(performance: Performance, *, is_narrow: bool) -> Iterator[RenderableType]:
     yield _TITLE
     advised: set[str] = set()
     for played in performance.played:
         yield _tree(played, advised)
         yield ""
-    yield _metrics(performance.metrics)
+    yield counts.blocks(performance.metrics) if is_narrow else counts.table(performance.metrics)
     yield "\n[bold]What your log says[/]"
     yield Padding.indent(_log(performance.log), 2)
     yield "\n[bold]What you write in your app[/]"
@@ -168,17 +167,9 @@ def _resend(attributes: Attributes) -> Iterator[Text]:
         told.append(f" after {attributes[names.RETRY_REASON]}")
     if names.RETRY_DELAY in attributes:
         told.append(f", {attributes[names.RETRY_DELAY]:.2f} s later")
-    for text in _unwise(attributes):
+    for text in counts.unwise(attributes):
         told.append(", ").append(text, "yellow")
     yield told
-
-
-def _unwise(attributes: Attributes) -> Iterator[str]:
-    """Say what is wrong with a retry, as its span or its metric point has it."""
-    if attributes.get(names.RETRY_EARLY):
-        yield "earlier than asked"
-    if attributes.get(names.RETRY_FUTILE):
-        yield "no use"
 
 
 def _facts(attributes: Attributes) -> Iterator[list[str]]:
@@ -204,45 +195,6 @@ def _facts(attributes: Attributes) -> Iterator[list[str]]:
         yield [f"request id {attributes[names.REQUEST_ID]}"]
 
 
-def _metrics(metrics: Iterable[Metric]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("Metric", no_wrap=True)
-    table.add_column("", justify="right")
-    table.add_column("")
-    for metric in metrics:
-        name = metric.name
-        for number, text in _rows(metric):
-            table.add_row(name, number, Text(text))
-            name = ""  # said once
-    return table
-
-
-def _rows(metric: Metric) -> Iterator[tuple[str, str]]:
-    """Give a number and what it counts, for each thing that a metric tells apart."""
-    numbers: dict[str, int | float] = {}
-    histograms: dict[str, list[HistogramDataPoint]] = {}
-    for point in metric.data.data_points:
-        attributes = point.attributes or {}
-        if isinstance(point, NumberDataPoint):
-            what = _counted(attributes)
-            numbers[what] = numbers.get(what, 0) + point.value
-        elif isinstance(point, HistogramDataPoint):
-            histograms.setdefault(outcome(attributes) or "", []).append(point)
-    for what, number in numbers.items():
-        yield f"{number}", what
-    for ended, points in histograms.items():
-        count = sum(point.count for point in points)
-        mean = sum(point.sum for point in points) / count
-        unit = (metric.unit or "").replace("{attempt}", "attempts")
-        yield f"{count}", f"{ended}, mean {mean:.2g} {unit}".removeprefix(", ")
-
-
-def _counted(attributes: Attributes) -> str:
-    reason = attributes.get(names.RETRY_REASON)
-    first = f"after {reason}" if reason else error(attributes) or ""
-    return ", ".join([first, *_unwise(attributes)])
-
-
 def _log(lines: Sequence[str]) -> Text:
     shown = [Text.assemble(("WARNING ", "yellow"), line) for line in lines[:_LOG_LINES]]
     if len(lines) > _LOG_LINES:
@@ -254,7 +206,9 @@ def _whereabouts(performance: Performance) -> Iterator[RenderableType]:
     """Say where telemetry went."""
     if performance.sent is None:
         yield "Nothing was sent: no endpoint is set. To look at it in Jaeger:"
-        yield "  assisters-otel demo --endpoint http://localhost:4318"
+        command = "  assisters-otel demo --endpoint http://localhost:4318"
+        # In a group, since a text by itself is joined with others and loses its settings.
+        yield Group(Text(command, no_wrap=True, overflow="ignore"))
         return
     yield (
         f"Sent as service [bold]{SERVICE}[/], by the trace ids above:"

@@ -1,0 +1,88 @@
+"""A test of one signal that `doctor` sends, and why it was not accepted."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from assisters_otel import export, names
+from assisters_otel.cli import log
+from assisters_otel.cli.finding import Finding
+from assisters_otel.exporters import METRICS, TRACES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from assisters_otel.exporters import Signal
+
+SERVICE: Final = "assisters-otel-doctor"
+"""The service's name of what is sent."""
+
+_ARRIVES_S: Final = 10.0
+_REASON: Final = re.compile(r"\((.*)\)")
+"""Where a warning of the library's has the reason: between the first bracket and the last."""
+
+_KEYLESS: Final = frozenset({"HTTP 401", "HTTP 403", "UNAUTHENTICATED", "PERMISSION_DENIED"})
+_STRANGERS: Final = frozenset({"HTTP 404", "HTTP 405"})
+"""What an HTTP server answers that knows nothing of OTLP, or not under this path."""
+
+
+def finding(signal: Signal, endpoint: str | None, environ: Mapping[str, str]) -> Finding:
+    """Send one span or one metric, and say whether it was accepted.
+
+    Args:
+        signal: Which.
+        endpoint: The base URL of an OTLP receiver; None for the variables'.
+        environ: The variables.
+    """
+    try:
+        built = export.build(
+            traces=signal is TRACES,
+            metrics=signal is METRICS,
+            service_name=SERVICE,
+            endpoint=endpoint,
+            headers=None,
+            protocol=None,
+        )
+    except ValueError as error:
+        return Finding("arrival", False, f"{signal.name}: {error}", "Correct the variable.")
+    if built.tracer_provider is not None:
+        built.tracer_provider.get_tracer(names.SCOPE).start_span("doctor").end()
+    if built.meter_provider is not None:
+        built.meter_provider.get_meter(names.SCOPE).create_counter("doctor").add(1)
+    with log.heard() as lines:
+        accepted = built.shutdown(_ARRIVES_S)
+    if accepted:
+        what = f"a test of the {signal.what} was accepted, service {SERVICE}"
+        return Finding("arrival", True, what)
+    reasons = list(dict.fromkeys(match[1] for match in map(_REASON.search, lines) if match))
+    why = f": {', '.join(reasons)}" if reasons else ""
+    is_whole = endpoint is None and bool(environ.get(signal.endpoint, "").strip())
+    return Finding(
+        "arrival", False, f"the {signal.what} were not accepted{why}",
+        _advice(signal, reasons, is_whole=is_whole),
+    )  # fmt: skip
+
+
+def _advice(signal: Signal, reasons: list[str], *, is_whole: bool) -> str:
+    """Say what to do.
+
+    Args:
+        signal: What was not accepted.
+        reasons: Why, as the library says it: ``HTTP 401``.
+        is_whole: Whether the URL is the signal's own, to which no path is appended.
+    """
+    if _KEYLESS.intersection(reasons):
+        return (
+            "Set OTEL_EXPORTER_OTLP_HEADERS to what the receiver asks for, for example "
+            "authorization=Bearer%20KEY."
+        )
+    if _STRANGERS.intersection(reasons):
+        url, ends = ("URL", "in") if is_whole else ("base URL", "before")
+        return (
+            f"That is no OTLP receiver's {url}: is it the collector's OTLP/HTTP port (4318), "
+            f"and does the path end {ends} {signal.path}?"
+        )
+    if "UNIMPLEMENTED" in reasons:
+        return "That is no OTLP receiver: is it the collector's OTLP/gRPC port (4317)?"
+    return "Look at the collector's log: is it there, and is it an OTLP receiver?"
