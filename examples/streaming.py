@@ -12,10 +12,10 @@ client = openai.OpenAI(
     base_url=os.environ.get("ASSISTERS_BASE_URL", "https://api.assisters.dev/v1"),
     api_key=os.environ["ASSISTERS_API_KEY"],
 )
-stream = client.chat.completions.create(
-    model="assisters-chat-v1", messages=[{"role": "user", "content": "Say hello."}], stream=True
-)
 try:
+    stream = client.chat.completions.create(
+        model="assisters-chat-v1", messages=[{"role": "user", "content": "Say hello."}], stream=True
+    )
     # An end without [DONE] is no exception: it is on the call's span, as `truncated`.
     for chunk in stream:
         print(chunk.choices[0].delta.content or "", end="", flush=True)
