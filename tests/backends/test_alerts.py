@@ -56,20 +56,28 @@ def test_an_alert_of_a_code_arrives_with_the_catalog_s_advice(stack, alert):
 
 @pytest.mark.parametrize("code", MISTAKES)
 def test_a_caller_s_mistake_arrives_with_the_catalog_s_advice(stack, code):
-    alert = "AssistersCallerMistakes"
+    arrived = within(60, lambda: stack.webhook.of("AssistersCallerMistakes", error_code=code))
 
-    arrived = within(60, lambda: stack.webhook.of(alert, error_code=code))
-
-    assert arrived
+    assert arrived, stack.prometheus.alerts()
     assert arrived[0]["annotations"]["description"].startswith(catalog.find(code).advice)
+
+
+def test_all_kinds_of_a_service_s_failures_arrive_as_one_alert(stack):
+    arrived = within(60, lambda: stack.webhook.of("AssistersStreamsFail", service_name="deploy"))
+
+    assert arrived, stack.prometheus.alerts()
+    assert len({one["fingerprint"] for one in arrived}) == 1
+    assert "truncated" in arrived[0]["annotations"]["summary"]
+    assert "internal_error" in arrived[0]["annotations"]["summary"]
 
 
 @pytest.mark.parametrize("alert", OTHERS)
 def test_an_alert_of_more_than_one_code_arrives_and_names_it(stack, alert):
-    arrived = within(60, lambda: stack.webhook.of(alert))
+    def naming_it():
+        arrived = stack.webhook.of(alert)
+        return [one for one in arrived if OTHERS[alert] in one["annotations"]["summary"]]
 
-    assert arrived, stack.prometheus.alerts()
-    assert any(OTHERS[alert] in one["annotations"]["summary"] for one in arrived)
+    assert within(60, naming_it), stack.prometheus.alerts()
 
 
 def test_every_alert_resolves_when_it_is_over(stack, trouble):

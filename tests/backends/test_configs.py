@@ -7,29 +7,54 @@ import subprocess
 
 import build
 import pytest
-from servers import CONFIG
+import trustme
+from servers import CONFIG, free_ports
+
+TIME_S = 30
 
 
-def passes(name, *arguments, **environment):
-    done = subprocess.run(
+def run(name, *arguments, **environment):
+    return subprocess.run(
         [build.binary(name), *arguments],
         cwd=CONFIG,
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=False,
+        timeout=TIME_S,
     )
+
+
+def passes(name, *arguments, **environment):
+    done = run(name, *arguments, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["collector", "agent", "gateway"])
-def test_the_collector_takes_its_configs(name, tmp_path):
-    ends = [f"{end}_TLS_{part}" for end in ("GATEWAY", "AGENT") for part in ("CERT", "KEY")]
-    paths = {variable: str(tmp_path / variable) for variable in ("TLS_CA", *ends)}
-    paths["QUEUE_DIRECTORY"] = str(tmp_path)
+@pytest.fixture
+def variables(tmp_path):
+    """What agent.yaml and gateway.yaml need: files, and ports of nobody's."""
+    authority = trustme.CA()
+    leaf = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    leaf.private_key_pem.write_to_path(str(tmp_path / "own.key"))
+    leaf.cert_chain_pems[0].write_to_path(str(tmp_path / "own.pem"))
+    otlp, http, health, telemetry = free_ports(4)
+    return {
+        "TLS_CA": f"{tmp_path}/ca.pem",
+        **{f"{end}_TLS_CERT": f"{tmp_path}/own.pem" for end in ("GATEWAY", "AGENT")},
+        **{f"{end}_TLS_KEY": f"{tmp_path}/own.key" for end in ("GATEWAY", "AGENT")},
+        "QUEUE_DIRECTORY": f"{tmp_path}/queue",
+        "OTLP_GRPC_LISTEN": f"127.0.0.1:{otlp}",
+        "OTLP_HTTP_LISTEN": f"127.0.0.1:{http}",
+        "HEALTH_LISTEN": f"127.0.0.1:{health}",
+        "COLLECTOR_TELEMETRY_PORT": str(telemetry),
+    }
 
-    told = passes("otelcol", "validate", "--config", f"{name}.yaml", **paths)
+
+@pytest.mark.parametrize("name", ["collector", "agent", "gateway"])
+def test_the_collector_takes_its_configs(name, variables):
+    told = passes("otelcol", "validate", "--config", f"{name}.yaml", **variables)
 
     assert "deprecated" not in told
 
@@ -41,6 +66,23 @@ def test_jaeger_takes_its_config():
 def test_a_gateway_without_certificates_does_not_start():
     with pytest.raises(AssertionError, match="certificate and key"):
         passes("otelcol", "validate", "--config", "gateway.yaml")
+
+
+@pytest.mark.parametrize("name", ["agent", "gateway"])
+@pytest.mark.parametrize("value", [None, ""], ids=["unset", "empty"])
+def test_an_agent_or_a_gateway_that_is_told_no_authority_ends(name, value, variables):
+    """It would trust anyone else's; the gateway would take what anyone sends."""
+    variables.pop("TLS_CA")
+    if value is not None:
+        variables["TLS_CA"] = value
+
+    try:
+        done = run("otelcol", "--config", f"{name}.yaml", **variables)
+    except subprocess.TimeoutExpired:
+        pytest.fail("it runs")
+
+    assert done.returncode == 1
+    assert ("TLS_CA is not set: no such file" if value is None else "is a directory") in done.stderr
 
 
 def test_promtool_takes_the_rules():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import pytest
-from servers import Alertmanager, Prometheus, Webhook, within
+from servers import Alertmanager, Prometheus, Webhook, free_ports, within
 
 
 @pytest.fixture
@@ -52,3 +52,17 @@ def test_the_same_rules_fire_without_a_collector(direct, app):
         assert arrived[0]["labels"]["service_name"] == "straight"
         assert arrived[0]["labels"]["deployment_environment_name"] == "test"
     assert webhook.of("AssistersKeyRevoked")[0]["labels"]["error_code"] == "api_key_revoked"
+    assert webhook.of("AssistersCollectorDown") == []
+
+
+@pytest.mark.parametrize("name", ["collector", "collector-telemetry"])
+def test_a_collector_that_is_not_there_pages_until_its_list_is_empty(direct, name):
+    prometheus, webhook = direct
+    (port,) = free_ports(1)
+    alert = "AssistersCollectorDown"
+
+    prometheus.target(name, [f"127.0.0.1:{port}"])
+    assert within(30, lambda: webhook.of(alert)), prometheus.alerts()
+    (prometheus.targets / f"{name}.yaml").write_text("[] # as prometheus.yaml says\n")
+
+    assert within(60, lambda: webhook.of(alert, "resolved")), prometheus.alerts()

@@ -19,7 +19,9 @@ DECISION_WAIT_S = 3
 def fleet(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fleet")
     authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    # With words, as openssl writes it: the agent's config reads it as a part of itself.
+    words = "# of ours\nsubject: CN = ours\n"
+    (folder / "ca.pem").write_text(words + authority.cert_pem.bytes().decode())
     for name in ("gateway", "agent"):
         leaf = authority.issue_cert("127.0.0.1", common_name=name)
         leaf.private_key_pem.write_to_path(str(folder / f"{name}.key"))
@@ -63,7 +65,12 @@ def fleet(tmp_path_factory):
             for number in range(2)
         ]
         yield SimpleNamespace(
-            jaeger=jaeger, prometheus=prometheus, gateways=gateways, agents=agents, folder=folder
+            jaeger=jaeger,
+            prometheus=prometheus,
+            gateways=gateways,
+            agents=agents,
+            folder=folder,
+            authority=authority,
         )
 
 
@@ -161,6 +168,47 @@ def test_what_an_agent_has_acknowledged_survives_its_end(fleet, app):
         gateway.start()
 
     assert within(60, lambda: len(_kept(fleet, wrong)) == 20), len(_kept(fleet, wrong))
+
+
+def test_a_gateway_that_is_reached_by_address_needs_its_name_said(fleet, app, tmp_path):
+    leaf = fleet.authority.issue_cert("gateways.example")
+    leaf.private_key_pem.write_to_path(str(tmp_path / "named.key"))
+    leaf.cert_chain_pems[0].write_to_path(str(tmp_path / "named.pem"))
+    with ExitStack() as ends:
+
+        def start(queue, config, **variables):
+            one = Collector(
+                tmp_path,
+                config,
+                TLS_CA=fleet.folder / "ca.pem",
+                QUEUE_DIRECTORY=tmp_path / queue,
+                **variables,
+            )
+            ends.callback(one.stop)
+            return one
+
+        gateway = start(
+            "gateway",
+            "gateway.yaml",
+            JAEGER_OTLP_ENDPOINT=fleet.jaeger.otlp,
+            PROMETHEUS_OTLP_ENDPOINT=f"{fleet.prometheus.url}/api/v1/otlp",
+            GATEWAY_TLS_CERT=tmp_path / "named.pem",
+            GATEWAY_TLS_KEY=tmp_path / "named.key",
+            DECISION_WAIT="1s",
+        )
+        own = {
+            "GATEWAYS": f"[{gateway.grpc.removeprefix('http://')}]",
+            "AGENT_TLS_CERT": fleet.folder / "agent.pem",
+            "AGENT_TLS_KEY": fleet.folder / "agent.key",
+        }
+        ignorant = start("ignorant", "agent.yaml", **own)
+        told = start("told", "agent.yaml", **own, GATEWAY_TLS_NAME="gateways.example")
+
+        shop = app("named", told.http)
+        (wrong,) = shop.does("firsts", 1, "insufficient_funds")
+        shop.does("flush")
+        assert within(30, lambda: fleet.jaeger.trace(wrong))
+        assert within(20, lambda: "cannot validate certificate" in ignorant.log.read_text())
 
 
 def test_a_gateway_takes_nothing_from_a_stranger(fleet):

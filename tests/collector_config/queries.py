@@ -120,11 +120,28 @@ def asked() -> list[Query]:
     return [
         *(Query(rule.get("alert") or rule["record"], rule["expr"])
           for kind in ("alert", "record") for rule in rules(kind)),
+        *(Query(f"{rule['alert']}'s words", query)
+          for rule in rules("alert") for query in queries_told(rule)),
         *(Query(panel["title"], filled(target["expr"]))
           for panel in panels() for target in panel["targets"]),
         *(Query(note["name"], filled(note["expr"]))
           for note in DASHBOARD["annotations"]["list"] if "expr" in note),
     ]  # fmt: skip
+
+
+def queries_told(rule: dict[str, Any]) -> list[str]:
+    """The queries that an alert's annotations ask, about a service that is called "x"."""
+    return [
+        query.replace("%q", '"x"')
+        for told in rule["annotations"].values()
+        for query in re.findall(r"printf `([^`]+)`", told)
+    ]
+
+
+def recorded(expr: str) -> list[dict[str, Any]]:
+    """The rules that record what a query asks for."""
+    asked_for = {one.name for one in _walk(promql.parse(expr)) if hasattr(one, "matchers")}
+    return [rule for rule in rules("record") if rule["record"] in asked_for]
 
 
 def wrong_names(expr: str, known: dict[str, set[str]]) -> list[str]:

@@ -82,6 +82,38 @@ def test_whatever_failed_is_on_exactly_one_side(code, status):
     assert len(sides) == 1
 
 
+@pytest.mark.parametrize(
+    ("title", "threshold"),
+    [
+        ("Streams that fail after their 200", "streams_failed_share"),
+        ("Calls that fail although retried", "failed_though_retried_share"),
+    ],
+)
+def test_a_panel_of_kinds_shows_their_sum_and_where_its_alert_begins(title, threshold):
+    """The alert sums the kinds: none of them needs to be high."""
+    (panel,) = [one for one in panels() if one["title"] == title]
+    kinds, total, alert = panel["targets"]
+    lines = {
+        one["matcher"]["options"]: {p["id"]: p["value"] for p in one["properties"]}
+        for one in panel["fieldConfig"]["overrides"]
+    }
+
+    assert "by (error_code, error_type)" in kinds["expr"]
+    assert panel["fieldConfig"]["defaults"]["custom"]["stacking"]["mode"] == "normal"
+    assert panel["fieldConfig"]["defaults"]["unit"] == "percentunit"
+    assert "error_type" not in total["expr"]
+    assert total["legendFormat"].startswith("all kinds")
+    assert alert["expr"] == f'max(assisters:threshold{{of="{threshold}"}})'
+    for line in ("/^all kinds/", alert["legendFormat"]):
+        assert lines[line]["custom.stacking"]["mode"] == "none", "it is no part of the stack"
+
+
+def test_attempts_without_an_answer_are_one_share_whatever_the_exception():
+    (nobody,) = [one for one in SIDES["targets"] if one["legendFormat"].startswith("nobody")]
+
+    assert nobody["expr"].startswith("sum(rate(assisters_client_errors_total{")
+
+
 def test_the_data_sources_are_those_that_are_provisioned():
     config = yaml.safe_load(CONFIG.joinpath("grafana-datasources.yaml").read_text())
     provisioned = {source["uid"] for source in config["datasources"]} | {"-- Grafana --"}
