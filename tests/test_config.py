@@ -26,6 +26,10 @@ from assisters_otel.config import Host
         ("हिन्दी.example", Host("हिन्दी.example")),
         ("my_gateway:8080", Host("my_gateway", 8080)),
         ("gateway.example.", Host("gateway.example.")),
+        ("http://gateway.example/v1//", Host("gateway.example", None, "/v1")),
+        ("gateway.example/@org/v1", Host("gateway.example", None, "/@org/v1")),
+        ("http:8080", Host("http", 8080)),
+        ("http://http:8080", Host("http", 8080)),
     ],
 )
 def test_a_host_is_read(text, expected):
@@ -46,8 +50,8 @@ def test_a_host_is_read(text, expected):
         "*.example",
         "[::1",
         "[not:an:address]",
-        "gateway.example//v1",
-        "http",
+        "http:/",
+        "https://a.example/v1,https://b.example/v1",
     ],
 )
 def test_a_typing_error_is_no_host_and_no_password_is_shown(text):

@@ -58,7 +58,8 @@ DEFAULT_HOSTS: Final = (Host("api.assisters.dev"), Host("assisters.dev", prefix=
 # as in Docker's.
 _LABEL: Final = r"(?:[A-Za-z0-9_-]|[^\x00-\x7f])+"
 _NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
-_SCHEMES: Final = frozenset({"http", "https"})
+# The begin of a URL that has lost its colon or a slash.
+_SCHEME_CUT: Final = re.compile(r"https?(?::/?(?!/|\d)|/)", re.IGNORECASE)
 _IPV6: Final = 6
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 _FALSE: Final = frozenset({"false", "0", "no", "off", ""})
@@ -111,10 +112,11 @@ def host(text: str) -> Host:
         parts = urlsplit(stripped if "://" in stripped else f"//{stripped}")
         name, port = parts.hostname, parts.port
         odd = parts.query or parts.fragment or parts.username is not None
-        odd = odd or parts.scheme not in {"", *_SCHEMES} or "//" in parts.path
+        odd = odd or parts.scheme not in {"", "http", "https"} or may_hold_password(parts.path)
+        odd = odd or "://" in parts.path or _SCHEME_CUT.match(stripped) is not None
     except ValueError:
         name = None
-    if not name or odd or any(c.isspace() or c == "@" for c in stripped) or not _is_name(name):
+    if not name or odd or any(map(str.isspace, stripped)) or not _is_name(name):
         raise ValueError(
             f"not a host: {_shown(text)}. Write host[:port][/path-prefix], for example "
             "'gateway.example:8080/assisters', or a base URL, 'http://127.0.0.1:8080/v1', "
@@ -128,7 +130,16 @@ def _is_name(name: str) -> bool:
         with suppress(ValueError):
             return ip_address(name).version == _IPV6
         return False
-    return _NAME.fullmatch(name) is not None and name not in _SCHEMES  # of a URL without its "://"
+    return _NAME.fullmatch(name) is not None
+
+
+def may_hold_password(path: str) -> bool:
+    """Say whether a URL's path may be the rest of a password with a slash, which ends the host.
+
+    Args:
+        path: What is taken for it. ``/@org`` is one indeed.
+    """
+    return "@" in path.partition("/@")[0]
 
 
 def _unicode(name: str) -> str:

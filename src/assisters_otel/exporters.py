@@ -17,7 +17,7 @@ from opentelemetry.sdk import environment_variables as sdk_variables
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
 from opentelemetry.sdk.trace.export import SpanExporter
 
-from assisters_otel.config import PROTOCOLS, WrongArgument
+from assisters_otel.config import PROTOCOLS, WrongArgument, may_hold_password
 from assisters_otel.quiet import Destination, Reach
 from assisters_otel.registered import load
 
@@ -226,8 +226,7 @@ def _check_url(source: str, url: str, *, base: bool) -> None:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-        # A password with a slash ends the host's name, and the rest is taken for a path.
-        usable = usable and "@" not in url.partition(parts.netloc)[2]
+        usable = usable and not may_hold_password(parts.path)
     except ValueError:
         parts, usable = SplitResult("", "", "", "", ""), False
     wrong = WrongArgument if source == "endpoint" else ValueError

@@ -10,6 +10,7 @@ import warnings
 import weakref
 from contextlib import asynccontextmanager, suppress
 from http.cookies import SimpleCookie
+from unittest import mock
 
 import aiohttp
 import httpx
@@ -1020,3 +1021,41 @@ def test_a_request_that_nobody_awaits_is_said_once_to_be_forgotten(api):
             return [str(one.message) for one in told]
 
     assert asyncio.run(main()) == ["coroutine 'ClientSession._request' was never awaited"]
+
+
+def test_a_mock_in_a_request_s_place_is_called_once(api, memory):
+    mocked = mock.AsyncMock(return_value="answer")
+    options = {"tracer_provider": memory.tracer_provider, "meter_provider": memory.meter_provider}
+
+    async def main():
+        async with aiohttp.ClientSession() as session:
+            return await session._request("GET", f"{api.url}/models")
+
+    with (
+        mock.patch.object(aiohttp.ClientSession, "_request", mocked),
+        assisters_otel.init(hosts=[api.url], strict=True, **options),
+    ):
+        assert asyncio.run(main()) == "answer"
+    assert mocked.call_count == mocked.await_count == 1
+
+
+class _Stop(BaseException):
+    def __init__(self, why):
+        super().__init__(why)
+        self.why = why
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_what_is_thrown_into_a_read_comes_out_as_it_was(api):
+    async def main():
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{api.url}/chat/completions", json={"stream": True}) as response,
+        ):
+            reading = response.content.readuntil(b"never there")
+            reading.send(None)
+            reading.throw(_Stop("enough"))
+
+    api.answers(chunk_delay_s=0.3)
+    with pytest.raises(_Stop, match="enough"):
+        asyncio.run(main())

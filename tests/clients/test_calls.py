@@ -1007,26 +1007,39 @@ def test_attempts_are_the_call_s_however_the_client_writes_its_path(api, memory,
     assert line.isascii()
 
 
-def test_a_function_on_a_client_that_encloses_its_request_is_no_way_around_us(api, memory):
-    """As logfire's `instrument_openai` leaves one on a client, before us."""
+@pytest.mark.parametrize("enclosed", ["before us", "while we are on"])
+def test_a_function_on_a_client_that_encloses_its_request_is_no_way_around_us(
+    api, memory, telemetry, enclosed
+):
+    """As logfire's `instrument_openai` leaves one on a client."""
+    options = {"tracer_provider": memory.tracer_provider, "meter_provider": memory.meter_provider}
+    telemetry.shutdown()
+    original = openai.OpenAI.request
     with openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=1) as client:
-        original = client.request
 
-        def request(*args, **kwargs):
-            return original(*args, **kwargs)
+        def enclose():
+            method = client.request
 
-        client.request = request
-        with assisters_otel.init(
-            hosts=[api.url],
-            tracer_provider=memory.tracer_provider,
-            meter_provider=memory.meter_provider,
-            strict=True,
-        ):
+            def request(*args, **kwargs):
+                return method(*args, **kwargs)
+
+            client.request = request
+
+        if enclosed == "before us":
+            enclose()
+        with assisters_otel.init(hosts=[api.url], strict=True, **options):
+            if enclosed == "while we are on":
+                enclose()
             api.answers("model_overloaded", "ok", retry_after=0.01)
             client.chat.completions.create(model="assisters-chat-v1", messages=[])
-        client.chat.completions.create(model="assisters-chat-v1", messages=[])
+        assert client.request.__closure__[0].cell_contents.__func__ is original
+        with assisters_otel.init(hosts=[api.url], strict=True, **options):
+            client.chat.completions.create(model="assisters-chat-v1", messages=[])
 
-    assert memory.call().attributes["assisters.call.outcome"] == "recovered"
+    assert [call.attributes["assisters.call.outcome"] for call in memory.calls()] == [
+        "recovered",
+        "ok",
+    ]
 
 
 @pytest.mark.usefixtures("telemetry")

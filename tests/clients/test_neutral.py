@@ -453,3 +453,55 @@ def test_what_a_failed_answer_is_read_from_has_its_number(api, telemetry):
     with requests.get(api.url + "/models", stream=True, timeout=5) as response:
         assert response.raw._fp.fp.fileno() > 0
     assert telemetry.status().attempts == 1
+
+
+def contexts(caller, url, *, is_fallback, is_checked):
+    """The names of what was met, from the last to the first, where a refusal's body breaks off."""
+
+    async def script(at):
+        async def refused():
+            response = await at.open("GET", url)
+            if not is_checked:
+                return await at.read(response)
+            try:
+                return response.raise_for_status()
+            except caller.module.HTTPStatusError:
+                return await at.read(response)
+
+        if not is_fallback:
+            return await refused()
+        try:
+            return {}["primary"]
+        except KeyError:
+            return await refused()
+
+    with pytest.raises(caller.module.RemoteProtocolError) as raised:
+        caller.use(caller.client(), script)
+    found, error = [], raised.value
+    while error is not None:
+        found.append(type(error).__qualname__)
+        error = error.__context__
+        assert len(found) < 20, "a ring"
+    return found
+
+
+@pytest.mark.parametrize("is_fallback", [True, False])
+@pytest.mark.parametrize("is_checked", [True, False])
+def test_what_a_body_breaks_off_with_has_the_context_that_it_had(
+    api, memory, caller, is_fallback, is_checked
+):
+    how = {"is_fallback": is_fallback, "is_checked": is_checked}
+    answer = {"code": "internal_error", "fault": "truncate"}
+    with FakeApi() as bare:
+        bare.answers(**answer)
+        without = contexts(caller, f"{bare.url}/models", **how)
+    api.answers(**answer)
+    with assisters_otel.init(
+        hosts=[api.url],
+        tracer_provider=memory.tracer_provider,
+        meter_provider=memory.meter_provider,
+        strict=True,
+    ):
+        assert contexts(caller, f"{api.url}/models", **how) == without
+    assert ("KeyError" in without) is is_fallback
+    assert ("HTTPStatusError" in without) is is_checked

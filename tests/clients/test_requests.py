@@ -858,3 +858,118 @@ def test_what_stalls_is_in_no_cycle(api, session, read):
         assert [one() for one in gone] == [None, None]
     finally:
         gc.enable()
+
+
+def test_a_request_that_is_over_is_in_no_cycle(api, session, ours):
+    gc.collect()
+    gc.disable()
+    try:
+        request = session.prepare_request(requests.Request("GET", f"{api.url}/models"))
+        gone = weakref.ref(request)
+        session.send(request)
+        del request
+        assert gone() is None
+        assert ours.status().attempts == 1
+    finally:
+        gc.enable()
+
+
+class _WithProperty(requests.PreparedRequest):
+    @property
+    def headers(self):
+        return self._own
+
+    @headers.setter
+    def headers(self, value):
+        self._own = value
+
+
+def _prepared(url, kind=requests.PreparedRequest):
+    request = kind()
+    request.prepare("GET", url, headers={"X-Mine": "1"})
+    return request
+
+
+def _with_a_dict(url):
+    request = _prepared(url)
+    request.headers = dict(request.headers)  # as recipes for signing write it
+    return request
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        _prepared,
+        _with_a_dict,
+        lambda url: _prepared(url, _WithProperty),
+        lambda url: wrapt.ObjectProxy(_prepared(url)),
+    ],
+    ids=["plain", "headers are a dict", "headers are a property", "a proxy"],
+)
+@pytest.mark.usefixtures("ours")
+def test_whatever_form_a_request_has_it_is_sent_and_keeps_nothing_of_ours(api, session, make):
+    request = make(f"{api.url}/models")
+    headers = request.headers
+    token = context.attach(baggage.set_baggage("user", "secret"))
+    try:
+        response = session.send(request)
+    finally:
+        context.detach(token)
+
+    assert response.status_code == 200
+    assert response.request.headers is headers
+    assert dict(headers) == {"X-Mine": "1"}
+    assert api.requests[0].headers["x-mine"] == "1"
+    assert "baggage" not in api.requests[0].headers
+
+
+class _Copying(HTTPAdapter):
+    def send(self, request, **kwargs):
+        request = request.copy()
+        request.headers["X-Signature"] = "abc"
+        return super().send(request, **kwargs)
+
+
+class _Replacing(HTTPAdapter):
+    def add_headers(self, request, **_kwargs):
+        request.headers = type(request.headers)({**request.headers, "X-Signature": "abc"})
+
+
+@pytest.mark.parametrize("kind", [_Copying, _Replacing])
+@pytest.mark.usefixtures("ours")
+def test_what_an_adapter_sends_in_a_request_s_place_is_in_its_trace(api, memory, session, kind):
+    session.mount("http://", kind())
+
+    response = session.get(f"{api.url}/models")
+
+    (span,) = memory.attempts()
+    sent = api.requests[0].headers
+    assert trace.format_span_id(span.context.span_id) in sent["traceparent"]
+    assert sent["x-signature"] == response.request.headers["X-Signature"] == "abc"
+    assert "traceparent" not in response.request.headers
+
+
+@pytest.mark.usefixtures("ours")
+def test_what_was_met_in_a_fallback_makes_no_ring_of_the_app_s_exceptions(api, session):
+    api.answers("internal_error", fault="stall", size=1000)
+    primary = LookupError("primary failed")
+
+    def fall_back():
+        try:
+            raise primary
+        except LookupError:
+            response = session.get(f"{api.url}/models", stream=True, timeout=0.2)
+            _ = response.content
+
+    with pytest.raises(requests.ConnectionError) as raised:
+        fall_back()
+
+    assert _chain(raised.value)[-1] is primary
+
+
+def _chain(error):
+    chain = [error]
+    while chain[-1].__context__ is not None:
+        chain.append(chain[-1].__context__)
+        assert len(chain) < 20
+    return chain

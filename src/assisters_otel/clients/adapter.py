@@ -60,6 +60,7 @@ class Adapter(ABC):
         self._is_put_off = False
         self._is_absent = False
         self._is_told = False
+        self._is_off = False
 
     def switch_on(self) -> None:
         """Make our spans from now on, if the HTTP instrumentation is installed.
@@ -77,6 +78,11 @@ class Adapter(ABC):
         else:
             self._maker = self._make()
 
+    def switch_on_again(self) -> None:
+        """Make our spans where an attempt has none, for the app has switched its own off."""
+        if not (self._maker or self._is_absent or self._is_off or self.theirs_is_on()):
+            self.switch_on()
+
     def tell_of_no_span(self) -> None:
         """Say once, as an attempt is made, that this client's have no spans, and what is missing.
 
@@ -93,6 +99,7 @@ class Adapter(ABC):
 
     def switch_off(self) -> None:
         """Make none any more."""
+        self._is_off = True
         self._is_put_off = False
         maker, self._maker = self._maker, None
         if maker is not None:
@@ -109,6 +116,7 @@ class Adapter(ABC):
         self._meter_provider = meter_provider
         if self._maker is not None:
             self.switch_off()
+            self._is_off = False
             self.switch_on()
 
     def forked(self) -> None:  # noqa: B027 - most hold no lock

@@ -48,7 +48,8 @@ class Ahead:
         self._size += len(part)
         return self._size > coding.MAX_BYTES or time.perf_counter() >= deadline
 
-    def _keep(self, error: Exception) -> None:
+    def _keep(self, error: Exception, handled: BaseException | None) -> None:
+        cut(error, handled)
         # Without the frame of ours, which would make it part of a reference cycle.
         traceback = error.__traceback__
         self._error = error.with_traceback(traceback.tb_next if traceback else None)
@@ -57,6 +58,18 @@ class Ahead:
         taken = self._rest, self._error
         self._rest = self._error = None
         return taken
+
+
+def cut(error: Exception, handled: BaseException | None) -> None:
+    """Take out of the context of what was met what was being handled as the read began."""
+    one: BaseException = error
+    for _ in range(_CHAIN):
+        if one.__context__ is None:
+            return
+        if one.__context__ is handled:
+            one.__context__ = None
+            return
+        one = one.__context__
 
 
 def raise_late(error: Exception) -> NoReturn:
@@ -78,10 +91,20 @@ def raise_late(error: Exception) -> NoReturn:
     finally:
         if context is not None:
             handled, error.__context__ = error.__context__, context
-            if handled is not context:
+            if handled is not context and first.__context__ is None and not _is_in(first, handled):
                 first.__context__ = handled
             del handled
         del error, first, context  # the traceback knows this frame
+
+
+def _is_in(one: BaseException, chain: BaseException | None) -> bool:
+    seen: set[int] = set()
+    while chain is not None and id(chain) not in seen:
+        if chain is one:
+            return True
+        seen.add(id(chain))
+        chain = chain.__context__
+    return False
 
 
 @cache
@@ -91,13 +114,15 @@ def replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one functio
 
     class Replay(Ahead, base):  # type: ignore[misc,valid-type]
         def read(self, deadline: float) -> None:
-            self._rest = iter(self._stream)
+            self._rest, handled = iter(self._stream), sys.exc_info()[1]
             try:
                 for part in self._rest:
                     if self._is_enough(part, deadline):
                         return
             except Exception as error:  # noqa: BLE001 - the caller's; its read raises it
-                self._keep(error)
+                self._keep(error, handled)
+            finally:
+                del handled
             self._rest = None
 
         def __iter__(self) -> Iterator[bytes]:
@@ -134,13 +159,15 @@ def async_replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one f
 
     class AsyncReplay(Ahead, base):  # type: ignore[misc,valid-type]
         async def read(self, deadline: float) -> None:
-            self._rest = aiter(self._stream)
+            self._rest, handled = aiter(self._stream), sys.exc_info()[1]
             try:
                 async for part in self._rest:
                     if self._is_enough(part, deadline):
                         return
             except Exception as error:  # noqa: BLE001 - the caller's; its read raises it
-                self._keep(error)
+                self._keep(error, handled)
+            finally:
+                del handled
             self._rest = None
 
         async def __aiter__(self) -> AsyncIterator[bytes]:

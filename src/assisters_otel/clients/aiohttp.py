@@ -15,6 +15,7 @@ import sys
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
@@ -154,8 +155,7 @@ class Aiohttp(Adapter):
     def _open(self, asked: _Asked, raw: Any) -> None:
         """Find the span around the app's request, or make it."""
         url, session = raw.url, asked.session
-        if not (self._maker or self._is_absent or self.theirs_is_on()):
-            self.switch_on()  # the app has switched its own off
+        self.switch_on_again()
         if session is None or not self.is_on() or _has_theirs(session):
             asked.span = spans.of_attempt(SCOPE, raw.method, url.raw_host, url)
             if asked.span is None:
@@ -200,7 +200,9 @@ class Aiohttp(Adapter):
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
         guard = self._observer.guard
         call = unbound(original)
-        is_plain = inspect.iscoroutinefunction(original)
+        is_plain = type(original) is FunctionType and bool(
+            original.__code__.co_flags & inspect.CO_COROUTINE
+        )
 
         # No coroutine function: what is not watched has no frame of ours in it.
         def request(session: Any, *args: Any, **kwargs: Any) -> Any:

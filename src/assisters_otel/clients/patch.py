@@ -38,10 +38,6 @@ class Target(NamedTuple):
 # a request to another host pays half. With each of ours, the patches that put it in.
 _ours: Final[weakref.WeakKeyDictionary[Callable[..., Any], Patches]] = weakref.WeakKeyDictionary()
 
-
-_bound: Final[weakref.WeakSet[Callable[..., Any]]] = weakref.WeakSet()
-"""Those of ours that instances hold themselves, in a layer of somebody else's."""
-
 # To a function that its class alone holds: from the class, from here, and from who counts.
 _REFERENCES: Final = 3
 
@@ -91,8 +87,8 @@ def put_in(
     ours = functools.update_wrapper(wrap(inner), inner)
     _ours[ours] = patches
     _set(owner, name, layers, ours)
-    if is_held and _rebind(inner, ours):
-        _bound.add(ours)
+    if is_held:
+        _rebind(inner, ours)
 
 
 def take_out(owner: type, name: str) -> None:
@@ -102,22 +98,19 @@ def take_out(owner: type, name: str) -> None:
     layers = _layers(owner, name)
     inner = _innermost(layers, owner, name)
     if _patches_of(inner) is not None:
+        is_held = sys.getrefcount(inner) > _REFERENCES
         _set(owner, name, layers, inner.__wrapped__)
-        if inner in _bound:
+        if is_held:
             _rebind(inner, inner.__wrapped__)
 
 
-def _rebind(before: Any, now: Any) -> bool:
+def _rebind(before: Any, now: Any) -> None:
     """Put a function in place of another where one of the class's instances has it in a layer.
 
     OpenTelemetry's `instrument_client` leaves such a layer on a client's transport, around what
     the class had on that day; logfire's `instrument_openai` a function on the client that encloses
     it. Nobody lists them; the garbage collector knows who holds what.
-
-    Returns:
-        Whether there was one.
     """
-    found = False
     for bound in gc.get_referrers(before):
         if type(bound) is not MethodType or bound.__func__ is not before:
             continue
@@ -125,14 +118,11 @@ def _rebind(before: Any, now: Any) -> bool:
         for cell in gc.get_referrers(bound):
             if type(cell) is CellType and cell.cell_contents is bound:
                 cell.cell_contents = again
-                found = True
         # Not by who refers to it: wrapt before 2.2 does not say so.
         for layer in gc.get_objects():
             # By its type: a proxy's class is that of what it stands for.
             if type(layer) is wrapt.FunctionWrapper and layer.__wrapped__ is bound:
                 layer.__wrapped__ = again
-                found = True
-    return found
 
 
 def _innermost(layers: list[Any], owner: type, name: str) -> Any:

@@ -177,7 +177,7 @@ def _telling() -> type:  # noqa: C901 - a class, not one function
                 elif watch is not None:
                     # A cancelled read is no end: the next one goes on, unless none comes. Not the
                     # very exception, whose traceback knows the reader.
-                    _watched[id(self)] = watch._replace(cancelled=type(error)())
+                    _watched[id(self)] = watch._replace(cancelled=asyncio.CancelledError())
                 raise
 
         def _tell_no_more(self) -> None:

@@ -43,9 +43,6 @@ MODULE: Final = "requests"
 SCOPE: Final = "opentelemetry.instrumentation.requests"
 """The HTTP instrumentation's module, which is the scope of its spans."""
 
-_OWN: Final = "_assisters_otel_own"
-"""On headers that are on the wire: the app's own."""
-
 _ROUTED: Final = "_assisters_otel_routed"
 """On a copy of a request: what it is a copy of."""
 
@@ -98,14 +95,21 @@ class _Routed:
         injected: Those that it has added, but the baggage.
     """
 
-    __slots__ = ("copy", "injected", "plain", "request")
+    __slots__ = ("copy", "injected", "is_sent", "plain", "request")
 
     def __init__(self, request: Any, plain: Callable[..., Any]) -> None:
         self.request = request
         self.plain = plain
-        self.copy: Any = object.__new__(type(request))
+        # No subclass of the app's: OpenTelemetry asks for method, URL and headers.
+        self.copy: Any = object.__new__(sys.modules[MODULE].PreparedRequest)
         self.copy.__dict__.update(vars(request), headers=request.headers.copy(), **{_ROUTED: self})
         self.injected: dict[str, str] = {}
+        self.is_sent = False
+
+    def goes_out_as(self, raw: Any) -> bool:
+        """Say whether this is what is sent: the app's own, or at first an adapter's copy of it."""
+        own, is_first, self.is_sent = self.request, not self.is_sent, True
+        return raw is own or (is_first and (raw.method, raw.url) == (own.method, own.url))
 
     def take_injected(self) -> None:
         own = self.request.headers
@@ -152,6 +156,7 @@ class Requests(Adapter):
         self._sent: ContextVar[_Sent | None] = ContextVar("assisters_otel-requests", default=None)
         self._routed: ContextVar[_Routed | None] = ContextVar("assisters_otel-routed", default=None)
         self._pending: WeakKeyDictionary[Span, Callable[[], object]] = WeakKeyDictionary()
+        self._on_wire: dict[int, Any] = {}  # the app's headers, by the id of what is sent for them
         self._sender: Any = None
         self._lock = RLock()  # a signal handler may send a request meanwhile
 
@@ -235,13 +240,16 @@ class Requests(Adapter):
                 return plain(session, request, **kwargs)
             # OpenTelemetry adds headers to a request. Of the app's own, an adapter that answers
             # by itself would show them, and a redirect carry them on.
-            return instrumented(session, _Routed(request, plain).copy, **kwargs)
+            routed = guard(_Routed, request, plain)
+            if routed is None:
+                return plain(session, request, **kwargs)
+            return instrumented(session, routed.copy, **kwargs)
 
         return send
 
     def _original(self, session: Any, copy: Any, **kwargs: Any) -> Any:
         """Send the app's own request in place of the copy that has got the headers."""
-        routed: _Routed = vars(copy)[_ROUTED]
+        routed: _Routed = vars(copy).pop(_ROUTED)  # it knows the copy
         self._observer.guard(routed.take_injected)
         token = self._routed.set(routed)
         try:
@@ -286,8 +294,7 @@ class Requests(Adapter):
         return send
 
     def _without_span(self) -> None:
-        if not (self._maker or self._is_absent or self.theirs_is_on()):
-            self.switch_on()  # the app has switched its own off: ours from the next one on
+        self.switch_on_again()  # for the next one
         self.tell_of_no_span()
 
     @contextmanager
@@ -296,26 +303,41 @@ class Requests(Adapter):
 
         Not in place: the app may send one request in several threads.
         """
-        routed = self._routed.get()
-        if routed is None or routed.request is not request or not routed.injected:
-            yield
-            return
-        own = getattr(request.headers, _OWN, request.headers)  # another thread's, on its way
-        before = own.copy()
-        sent = own.copy()
-        sent.update(routed.injected)
-        setattr(sent, _OWN, own)
-        request.headers = sent
+        put = self._observer.guard(self._put, request)
         try:
             yield
         finally:
+            if put is not None:
+                self._observer.guard(self._put_back, request, *put)
+
+    def _put(self, request: Any) -> tuple[Any, Any, Any, dict[str, str]] | None:
+        routed = self._routed.get()
+        if routed is None or not routed.goes_out_as(request) or not routed.injected:
+            return None
+        own = self._on_wire.get(id(request.headers), request.headers)  # another thread's
+        before, sent = own.copy(), own.copy()
+        sent.update(routed.injected)
+        self._on_wire[id(sent)] = own
+        request.headers = sent
+        return own, before, sent, routed.injected
+
+    def _put_back(
+        self, request: Any, own: Any, before: Any, sent: Any, injected: dict[str, str]
+    ) -> None:
+        now = request.headers
+        if now is sent or id(now) in self._on_wire:
             request.headers = own
-            for name, value in sent.items():
-                if name not in routed.injected and before.get(name) != value:
-                    own[name] = value
-            for name in before:
-                if name not in sent:
-                    own.pop(name, None)
+        elif now is not own:  # the adapter has put others in their place
+            for name, value in injected.items():
+                if now.get(name) == value:
+                    del now[name]
+        del self._on_wire[id(sent)]
+        for name, value in sent.items():
+            if name not in injected and before.get(name) != value:
+                own[name] = value
+        for name in before:
+            if name not in sent:
+                own.pop(name, None)
 
     def _begin(self, sent: _Sent) -> None:
         if sent.span is not None:

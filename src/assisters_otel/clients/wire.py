@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel import coding
-from assisters_otel.clients.ahead import raise_late
+from assisters_otel.clients.ahead import cut, raise_late
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,6 +74,7 @@ def beginning(response: Any, now: Callable[[], float], limit_s: float) -> bytes 
         return None
     end_s, read, body = now() + limit_s, bytearray(), bytearray()
     error: Exception | None = None
+    handled = sys.exc_info()[1]
 
     def take(size: int) -> bytes:
         part: bytes = wire.read1(size)
@@ -91,9 +93,9 @@ def beginning(response: Any, now: Callable[[], float], limit_s: float) -> bytes 
                 left -= len(part)
             body = read
     except OSError as met:
-        error = met.with_traceback(
-            None
-        )  # the caller's; its read raises it. Frames know the response
+        # The caller's; its read raises it. The frames of this one know the response.
+        cut(met, handled)
+        error = met.with_traceback(None)
     response.fp = io.BufferedReader(_Replay(bytes(read), wire, error))
     return bytes(body)
 
