@@ -51,6 +51,8 @@ def test_a_host_is_read(text, expected):
         "[::1",
         "[not:an:address]",
         "http:/",
+        "http",
+        "http:/127.0.0.1:8080/v1",
         "https://a.example/v1,https://b.example/v1",
     ],
 )

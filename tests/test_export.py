@@ -386,6 +386,11 @@ ACME = ("opentelemetry_traces_exporter", "acme")
         ({}, {"endpoint": "localhost:4318"}, r"endpoint is no URL .* 'http://localhost:4318'"),
         ({}, {"endpoint": "http://u:secret@:1"}, r"endpoint is no URL of HTTP: '…@:1'"),
         ({}, {"endpoint": "http://u:12/secret@c:1"}, r"endpoint is no URL of HTTP: '…@c:1'"),
+        (
+            {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://u:1#secret@c/v1/traces"},
+            {},
+            r"no URL of HTTP: '…@c/v1/traces'",
+        ),
         ({}, {"endpoint": "c:4317", "protocol": "grpc"}, r"Write 'http://c:4317'"),
         (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://u:1/secret@c", "OTEL_TRACES_EXPORTER": "none"},

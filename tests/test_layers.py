@@ -57,7 +57,11 @@ ORDER = [
 ]
 DOORS = {"testing", "cli"}
 PURE = {"catalog", "endpoints", "coding", "envelope", "attempt", "streams"}
-HANDED_ON = {"self._keep(error)", "_put_behind(reader, error)", "future.set_exception(error)"}
+HANDED_ON = {
+    "self._keep(error, handled)",
+    "_put_behind(reader, error)",
+    "future.set_exception(error)",
+}
 IMPURE = {"time", "logging", "socket", "threading", "os", "random"}
 
 

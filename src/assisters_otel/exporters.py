@@ -227,6 +227,7 @@ def _check_url(source: str, url: str, *, base: bool) -> None:
         parts = urlsplit(url)
         usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
         usable = usable and not may_hold_password(parts.path)
+        usable = usable and "@" not in parts.query + parts.fragment
     except ValueError:
         parts, usable = SplitResult("", "", "", "", ""), False
     wrong = WrongArgument if source == "endpoint" else ValueError

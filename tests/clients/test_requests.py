@@ -7,9 +7,12 @@ import io
 import logging
 import os
 import re
+import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from types import MappingProxyType
 from unittest import mock
 
 import httpx
@@ -23,7 +26,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import StatusCode
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.auth import AuthBase
-from urllib3 import HTTPResponse
+from urllib3 import HTTPHeaderDict, HTTPResponse
 from urllib3.exceptions import HTTPError
 from urllib3.util import Timeout
 from urllib3.util.retry import Retry
@@ -883,6 +886,14 @@ class _WithProperty(requests.PreparedRequest):
     def headers(self, value):
         self._own = value
 
+    @property
+    def url(self):
+        return self._where
+
+    @url.setter
+    def url(self, value):
+        self._where = value
+
 
 def _prepared(url, kind=requests.PreparedRequest):
     request = kind()
@@ -894,6 +905,61 @@ def _with_a_dict(url):
     request = _prepared(url)
     request.headers = dict(request.headers)  # as recipes for signing write it
     return request
+
+
+def _with_a_name_twice(url):
+    request = _prepared(url)
+    request.headers = HTTPHeaderDict(request.headers)
+    request.headers.add("X-Tag", "a")
+    request.headers.add("X-Tag", "b")
+    return request
+
+
+@pytest.mark.usefixtures("ours")
+def test_a_name_that_is_there_twice_is_sent_twice(api, session):
+    session.send(_with_a_name_twice(f"{api.url}/models"))
+
+    assert api.requests[0].headers["x-tag"] == "a, b"
+    assert "traceparent" in api.requests[0].headers
+
+
+@pytest.mark.usefixtures("ours")
+def test_who_asks_next_does_not_send_the_key_of_who_asked_before(api):
+    for name in ("alice", "bob"):
+        with requests.Session() as session:
+            session.mount("http://", _Freezing())
+            session.get(f"{api.url}/models", headers={"Authorization": f"Bearer {name}"})
+
+    sent = [request.headers["authorization"] for request in api.requests]
+    assert sent == ["Bearer alice", "Bearer bob"]
+
+
+@pytest.mark.usefixtures("ours")
+def test_a_redirect_of_a_request_that_another_thread_sends_as_well_takes_nothing_along(
+    api, elsewhere
+):
+    request = requests.Session().prepare_request(requests.Request("GET", f"{api.url}/models"))
+    begun, gone_on = threading.Event(), threading.Event()
+
+    def slow(response, **_kwargs):
+        if response.is_redirect:
+            begun.set()
+            gone_on.wait(5)
+
+    request.register_hook("response", slow)
+    api.answers(redirect=f"{elsewhere.url}/models")
+    api.answers(delay_s=0.5)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(requests.Session().send, request)
+        assert begun.wait(5)
+        second = pool.submit(requests.Session().send, request)
+        while len(api.requests) < 2:
+            time.sleep(0.01)
+        gone_on.set()
+        first.result()
+        second.result()
+
+    assert "traceparent" not in elsewhere.requests[0].headers
 
 
 @pytest.mark.parametrize(
@@ -935,7 +1001,12 @@ class _Replacing(HTTPAdapter):
         request.headers = type(request.headers)({**request.headers, "X-Signature": "abc"})
 
 
-@pytest.mark.parametrize("kind", [_Copying, _Replacing])
+class _Freezing(HTTPAdapter):
+    def add_headers(self, request, **_kwargs):
+        request.headers = MappingProxyType({**request.headers, "X-Signature": "abc"})
+
+
+@pytest.mark.parametrize("kind", [_Copying, _Replacing, _Freezing])
 @pytest.mark.usefixtures("ours")
 def test_what_an_adapter_sends_in_a_request_s_place_is_in_its_trace(api, memory, session, kind):
     session.mount("http://", kind())

@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import weakref
+from contextlib import suppress
 from operator import attrgetter
 from types import CellType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -111,18 +112,25 @@ def _rebind(before: Any, now: Any) -> None:
     the class had on that day; logfire's `instrument_openai` a function on the client that encloses
     it. Nobody lists them; the garbage collector knows who holds what.
     """
-    for bound in gc.get_referrers(before):
-        if type(bound) is not MethodType or bound.__func__ is not before:
-            continue
-        again = MethodType(now, bound.__self__)
-        for cell in gc.get_referrers(bound):
-            if type(cell) is CellType and cell.cell_contents is bound:
-                cell.cell_contents = again
-        # Not by who refers to it: wrapt before 2.2 does not say so.
-        for layer in gc.get_objects():
-            # By its type: a proxy's class is that of what it stands for.
-            if type(layer) is wrapt.FunctionWrapper and layer.__wrapped__ is bound:
-                layer.__wrapped__ = again
+    again = {
+        id(bound): (bound, MethodType(now, bound.__self__))
+        for bound in gc.get_referrers(before)
+        if type(bound) is MethodType and bound.__func__ is before
+    }
+    if not again:
+        return
+    # Once, however many there are. And not by who refers to them: wrapt before 2.2 does not say so.
+    for holder in gc.get_objects():
+        # By its type: a proxy's class is that of what it stands for.
+        if type(holder) is CellType:
+            with suppress(ValueError):  # it is empty
+                held = again.get(id(holder.cell_contents))
+                if held is not None:
+                    holder.cell_contents = held[1]
+        elif type(holder) is wrapt.FunctionWrapper:
+            held = again.get(id(holder.__wrapped__))
+            if held is not None:
+                holder.__wrapped__ = held[1]
 
 
 def _innermost(layers: list[Any], owner: type, name: str) -> Any:

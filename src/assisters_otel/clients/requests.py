@@ -10,8 +10,9 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from contextvars import ContextVar
+from copy import copy
 from functools import partial
 from importlib.util import find_spec
 from threading import RLock
@@ -30,7 +31,7 @@ from assisters_otel.clients.raw import watch
 from assisters_otel.clients.wire import READ_AHEAD_S, beginning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
@@ -102,7 +103,11 @@ class _Routed:
         self.plain = plain
         # No subclass of the app's: OpenTelemetry asks for method, URL and headers.
         self.copy: Any = object.__new__(sys.modules[MODULE].PreparedRequest)
-        self.copy.__dict__.update(vars(request), headers=request.headers.copy(), **{_ROUTED: self})
+        headers = request.headers.copy()
+        self.copy.__dict__.update(
+            vars(request), method=request.method, url=request.url, headers=headers
+        )
+        self.copy.__dict__[_ROUTED] = self
         self.injected: dict[str, str] = {}
         self.is_sent = False
 
@@ -112,12 +117,59 @@ class _Routed:
         return raw is own or (is_first and (raw.method, raw.url) == (own.method, own.url))
 
     def take_injected(self) -> None:
-        own = self.request.headers
+        own = list(self.request.headers.items())  # by pairs: a name may be there more than once
         self.injected = {
             name: value
             for name, value in self.copy.headers.items()
-            if own.get(name) != value and not name.lower().startswith(BAGGAGE)
+            if (name, value) not in own and not name.lower().startswith(BAGGAGE)
         }
+
+    def wire(self, raw: Any) -> _Wire | None:
+        """Give what an adapter is to send in place of what it was about to, if it is this one."""
+        if not self.injected or not self.goes_out_as(raw):
+            return None
+        try:
+            sent = copy(raw)
+        except (TypeError, NotImplementedError):  # a proxy around one
+            return None
+        sent.headers = raw.headers.copy()
+        sent.headers.update(self.injected)
+        return _Wire(raw, sent, self.injected)
+
+
+class _Wire(NamedTuple):
+    """A copy of a request for the wire. The app may have the request itself in several threads.
+
+    Attributes:
+        raw: The app's own, or what its adapter has made of it.
+        sent: The copy, with headers more.
+        injected: Those.
+    """
+
+    raw: Any
+    sent: Any
+    injected: dict[str, str]
+
+    def hand_back(self, made: Any) -> None:
+        """Leave the app with its own request, and with what its adapter has written on the copy.
+
+        Args:
+            made: The response, or the exception in its place.
+        """
+        raw, sent = self.raw, self.sent
+        if getattr(made, "request", None) is sent:
+            made.request = raw
+        own, told = raw.headers, sent.headers
+        had = list(own.items())
+        for name, value in told.items():
+            if name not in self.injected and (name, value) not in had:
+                own[name] = value
+        for name in dict(had):
+            if name not in told:
+                own.pop(name, None)
+        for name, value in vars(sent).items():
+            if value is not told and vars(raw).get(name, sent) is not value:
+                setattr(raw, name, value)
 
 
 class _Sent(NamedTuple):
@@ -156,7 +208,6 @@ class Requests(Adapter):
         self._sent: ContextVar[_Sent | None] = ContextVar("assisters_otel-requests", default=None)
         self._routed: ContextVar[_Routed | None] = ContextVar("assisters_otel-routed", default=None)
         self._pending: WeakKeyDictionary[Span, Callable[[], object]] = WeakKeyDictionary()
-        self._on_wire: dict[int, Any] = {}  # the app's headers, by the id of what is sent for them
         self._sender: Any = None
         self._lock = RLock()  # a signal handler may send a request meanwhile
 
@@ -267,77 +318,48 @@ class Requests(Adapter):
             asked = guard(self._request, request)
             if asked is None:
                 return call(adapter, request, *args, **kwargs)
-            with self._injected(request):
-                span = guard(self._span, request)
-                if span is None:
-                    guard(self._without_span)
-                sent = _Sent(asked, request, span, partial(_read_limit, *args, **kwargs), [], [])
-                guard(self._begin, sent)
-                token = self._sent.set(sent)
-                try:
-                    response = call(adapter, request, *args, **kwargs)
-                except BaseException as error:
-                    for attempt in sent.attempts:
-                        attempt.raised(error, transient=bool(guard(_is_transient, error)))
-                    for attempt in sent.refused:
-                        attempt.is_what_became_of(error)
-                    raise
-                finally:
-                    self._sent.reset(token)
-                try:
-                    guard(self._answered, sent, response)
-                except BaseException:
-                    response.close()  # the caller has not got it
-                    raise
+            span = guard(self._span, request)
+            if span is None:
+                guard(self._without_span)
+            wire = guard(self._wire, request)
+            sending = request if wire is None else wire.sent
+            sent = _Sent(asked, sending, span, partial(_read_limit, *args, **kwargs), [], [])
+            guard(self._begin, sent)
+            token = self._sent.set(sent)
+            try:
+                response = call(adapter, sending, *args, **kwargs)
+            except BaseException as error:
+                if wire is not None:
+                    guard(wire.hand_back, error)
+                self._raised(sent, error)
+                raise
+            finally:
+                self._sent.reset(token)
+            if wire is not None:
+                guard(wire.hand_back, response)
+            try:
+                guard(self._answered, sent, response)
+            except BaseException:
+                response.close()  # the caller has not got it
+                raise
             return response
 
         return send
 
+    def _wire(self, request: Any) -> _Wire | None:
+        routed = self._routed.get()
+        return None if routed is None else routed.wire(request)
+
+    def _raised(self, sent: _Sent, error: BaseException) -> None:
+        for attempt in sent.attempts:
+            transient = self._observer.guard(_is_transient, error)
+            attempt.raised(error, transient=bool(transient))
+        for attempt in sent.refused:
+            attempt.is_what_became_of(error)
+
     def _without_span(self) -> None:
         self.switch_on_again()  # for the next one
         self.tell_of_no_span()
-
-    @contextmanager
-    def _injected(self, request: Any) -> Iterator[None]:
-        """Have on the wire what OpenTelemetry has added, and what the adapter writes on the app's.
-
-        Not in place: the app may send one request in several threads.
-        """
-        put = self._observer.guard(self._put, request)
-        try:
-            yield
-        finally:
-            if put is not None:
-                self._observer.guard(self._put_back, request, *put)
-
-    def _put(self, request: Any) -> tuple[Any, Any, Any, dict[str, str]] | None:
-        routed = self._routed.get()
-        if routed is None or not routed.goes_out_as(request) or not routed.injected:
-            return None
-        own = self._on_wire.get(id(request.headers), request.headers)  # another thread's
-        before, sent = own.copy(), own.copy()
-        sent.update(routed.injected)
-        self._on_wire[id(sent)] = own
-        request.headers = sent
-        return own, before, sent, routed.injected
-
-    def _put_back(
-        self, request: Any, own: Any, before: Any, sent: Any, injected: dict[str, str]
-    ) -> None:
-        now = request.headers
-        if now is sent or id(now) in self._on_wire:
-            request.headers = own
-        elif now is not own:  # the adapter has put others in their place
-            for name, value in injected.items():
-                if now.get(name) == value:
-                    del now[name]
-        del self._on_wire[id(sent)]
-        for name, value in sent.items():
-            if name not in injected and before.get(name) != value:
-                own[name] = value
-        for name in before:
-            if name not in sent:
-                own.pop(name, None)
 
     def _begin(self, sent: _Sent) -> None:
         if sent.span is not None:
