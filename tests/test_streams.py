@@ -64,7 +64,7 @@ def slowly(body):
             events.append(event | {"is_whole": line == ""})
             event = {"data": []}
     data = [
-        ("\n".join(event["data"]), event.get("event"), event["is_whole"])
+        (done_or("\n".join(event["data"])), event.get("event"), event["is_whole"])
         for event in events
         if event["data"]
     ]
@@ -74,6 +74,10 @@ def slowly(body):
         any(text == "[DONE]" for text, _, _ in data),
         next((error for error in errors if error is not None), None),
     )
+
+
+def done_or(text):
+    return "[DONE]" if text.rstrip(" \t") == "[DONE]" else text
 
 
 def error_in(text, name):
@@ -122,6 +126,8 @@ ALPHABET = st.sampled_from(
 
 @given(st.lists(ALPHABET, max_size=20).map(b"".join), st.lists(st.integers(0), max_size=8))
 @example(DONE, [])
+@example(b"data: [DONE] ", [])
+@example(b"data: [DONE]\ndata:\n\n", [])
 @example(b"data: {\xef\xbb\xbf}\r\r", [9])
 @example(b"\n\xef\xbb\xbfdata: {\r\n\r\n", [])
 def test_whatever_comes_in_whatever_pieces_is_read_as_the_standard_says(body, cuts):

@@ -205,7 +205,7 @@ class Events:
     def _look(self) -> bool:
         """Look for what an event's data says, and tell whether it is the end."""
         data = b"\n".join(self._data)
-        if data.rstrip() == _DONE:  # `openai` minds no blank behind it
+        if data.rstrip(b" \t") == _DONE:  # `openai` minds no blank behind it
             self.done = True
             return True
         if self.error is None:
