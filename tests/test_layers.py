@@ -39,6 +39,7 @@ ORDER = [
     "clients.body",
     "clients.wire",
     "clients.raw",
+    "clients.routed",
     "clients.reader",
     "clients.httpx",
     "clients.requests",

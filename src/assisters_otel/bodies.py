@@ -79,6 +79,7 @@ class Body:
 
     Attributes:
         events: What is read of its event stream, or None if it is none.
+        has_failed: Whether it has had an error event, and its watcher knows.
         is_over: Whether it has ended in one way or another.
         made: What its end makes of its call: one of `names.OUTCOMES`.
     """
@@ -86,11 +87,11 @@ class Body:
     __slots__ = (
         "_began_s",
         "_first_s",
-        "_has_failed",
         "_once",
         "_template",
         "_watcher",
         "events",
+        "has_failed",
         "is_over",
         "made",
     )
@@ -113,7 +114,7 @@ class Body:
         self._template = template
         self._began_s = began_s
         self._first_s: float | None = None
-        self._has_failed = False
+        self.has_failed = False
         self._once = iter((True,))  # two threads may close one body
 
     def feed(self, chunk: bytes) -> None:
@@ -123,8 +124,8 @@ class Body:
             if self._first_s is None and self.events.chunks:
                 self._first_s = time.perf_counter() - self._began_s
                 self._watcher.body_began()
-            if self.events.error is not None and not self._has_failed:
-                self._has_failed = True
+            if self.events.error is not None and not self.has_failed:
+                self.has_failed = True
                 self._watcher.body_failed(self, self._stream(self.events, names.STREAM_ERROR))
 
     def ended(self) -> None:

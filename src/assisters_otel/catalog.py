@@ -46,10 +46,11 @@ class ErrorType(NamedTuple):
     description: str
 
 
-_SETUP = "This feature is not available right now. Trying again will not help."
-_INPUT = "Your request could not be processed. Please change it and try again."
-_BUSY = "The service is busy. Please try again in a moment."
-_LATER = "This feature is not available at the moment. Please try again later."
+IN_VAIN: Final = "This feature is not available right now. Trying again will not help."
+_INPUT: Final = "Your request could not be processed. Please change it and try again."
+BUSY: Final = "The service is busy. Please try again in a moment."
+SORRY: Final = "Something went wrong. Please try again in a moment."
+_LATER: Final = "This feature is not available at the moment. Please try again later."
 
 ERRORS: Final = (
     Error(
@@ -59,7 +60,7 @@ ERRORS: Final = (
         retryable=False,
         advice="Check that ASSISTERS_API_KEY holds a whole key that begins with ask_, "
         "with no line break at its end, and that the Authorization header says Bearer.",
-        user_message=_SETUP,
+        user_message=IN_VAIN,
     ),
     Error(
         "api_key_revoked",
@@ -68,7 +69,7 @@ ERRORS: Final = (
         retryable=False,
         advice="Create a new key in the dashboard, deploy it, "
         "and find out who revoked the old one.",
-        user_message=_SETUP,
+        user_message=IN_VAIN,
     ),
     Error(
         "origin_not_allowed",
@@ -77,7 +78,7 @@ ERRORS: Final = (
         retryable=False,
         advice="Add the origin to the key's allowed domains in the dashboard, "
         "or call the API from your server.",
-        user_message=_SETUP,
+        user_message=IN_VAIN,
     ),
     Error(
         "invalid_model",
@@ -85,7 +86,7 @@ ERRORS: Final = (
         "invalid_request_error",
         retryable=False,
         advice="Compare the model's name with what GET /v1/models lists.",
-        user_message=_SETUP,
+        user_message=IN_VAIN,
     ),
     Error(
         "invalid_request",
@@ -126,7 +127,7 @@ ERRORS: Final = (
         retryable=True,
         advice="Wait as long as Retry-After says, then send again with exponential back-off; "
         "if it stays, spread the load or ask for a higher limit.",
-        user_message=_BUSY,
+        user_message=BUSY,
     ),
     Error(
         "tokens_exhausted",
@@ -169,7 +170,7 @@ ERRORS: Final = (
         retryable=True,
         advice="Send again with exponential back-off; if it stays, look at the status page "
         "or take another model.",
-        user_message=_BUSY,
+        user_message=BUSY,
     ),
     Error(
         "internal_error",
@@ -177,7 +178,7 @@ ERRORS: Final = (
         "server_error",
         retryable=True,
         advice="Send again with exponential back-off; if it stays, give support the request id.",
-        user_message="Something went wrong. Please try again in a moment.",
+        user_message=SORRY,
     ),
 )
 

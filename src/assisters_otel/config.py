@@ -118,7 +118,7 @@ def host(text: str) -> Host:
         name = None
     if not name or odd or any(map(str.isspace, stripped)) or not _is_name(name):
         raise ValueError(
-            f"not a host: {_shown(text)}. Write host[:port][/path-prefix], for example "
+            f"not a host: {masked(text)!r}. Write host[:port][/path-prefix], for example "
             "'gateway.example:8080/assisters', or a base URL, 'http://127.0.0.1:8080/v1', "
             "one to an entry"
         )
@@ -151,9 +151,9 @@ def _unicode(name: str) -> str:
     return name
 
 
-def _shown(text: str) -> str:
-    # A base URL may hold a password.
-    return repr(text if "@" not in text else f"…@{text.rpartition('@')[2]}")
+def masked(url: str) -> str:
+    """Leave out what stands before an ``@``: a user, a password, a key."""
+    return f"…@{url.rpartition('@')[2]}" if "@" in url else url
 
 
 def from_arguments(  # noqa: PLR0913 - as many as `init` has

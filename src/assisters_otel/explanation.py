@@ -55,9 +55,6 @@ _NETWORK: Final = (
 )
 _CALLER: Final = "The request did not leave: check the base URL, the headers and the body."
 _CLIENT: Final = "The client itself failed: compare its version with what the API answers."
-_BUSY: Final = "The service is busy. Please try again in a moment."
-_SORRY: Final = "Something went wrong. Please try again in a moment."
-_IN_VAIN: Final = "This feature is not available right now. Trying again will not help."
 _NO_TYPE: Final = "api_error"
 _NO_ANSWER: Final = "network_error"
 """The two types that the `assisters` SDK has invented."""
@@ -299,14 +296,16 @@ def _explained(found: _Facts) -> Explanation:
         retryable, advice, user_message = False, _FINE, ""
     elif found.status is None and not (code or type_):
         retryable = found.transient
-        advice, user_message = (_NETWORK, _BUSY) if retryable else (_CALLER, _SORRY)
+        advice, user_message = (_NETWORK, catalog.BUSY) if retryable else (_CALLER, catalog.SORRY)
     elif found.status is not None and found.status < FAILED and not (code or type_):
         retryable = found.transient
         helps = _UNKNOWN if found.is_stream else _NETWORK
-        advice, user_message = (helps if retryable else _CLIENT), _SORRY
+        advice, user_message = (helps if retryable else _CLIENT), catalog.SORRY
     else:
         retryable = catalog.retryable(code, type_, found.status or FAILED)
-        advice, user_message = (_UNKNOWN, _SORRY) if retryable else _refused(found.status, type_)
+        advice, user_message = (
+            (_UNKNOWN, catalog.SORRY) if retryable else _refused(found.status, type_)
+        )
     return Explanation(
         _what(found, failed=failed),
         _side(found, failed=failed),
@@ -327,7 +326,7 @@ def _explained(found: _Facts) -> Explanation:
 def _refused(status: int | None, type_: str | None) -> tuple[str, str]:
     """Give advice and user message for what no retry helps, and the catalog has no code of."""
     alike = [row for row in catalog.ERRORS if row.type == type_]
-    user_message = alike[0].user_message if alike else _IN_VAIN
+    user_message = alike[0].user_message if alike else catalog.IN_VAIN
     if len(alike) == 1:
         return alike[0].advice, user_message
     return _NOT_FOUND if status in _NO_SUCH_PLACE else _REFUSED, user_message

@@ -17,7 +17,7 @@ from opentelemetry.sdk import environment_variables as sdk_variables
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
 from opentelemetry.sdk.trace.export import SpanExporter
 
-from assisters_otel.config import PROTOCOLS, WrongArgument, may_hold_password
+from assisters_otel.config import PROTOCOLS, WrongArgument, masked, may_hold_password
 from assisters_otel.quiet import Destination, Reach
 from assisters_otel.registered import load
 
@@ -213,8 +213,10 @@ def _endpoint(signal: Signal, name: str, argument: str | None) -> str:
         if source == "endpoint":
             _check_url(source, endpoint, base=True)
         elif "@" in endpoint:
-            shown = repr(f"…@{endpoint.rpartition('@')[2]}")
-            raise ValueError(f"{source}: gRPC takes no user and password: {shown}. Leave them out")
+            shown = masked(endpoint)
+            raise ValueError(
+                f"{source}: gRPC takes no user and password: {shown!r}. Leave them out"
+            )
         return endpoint or "http://localhost:4317"
     endpoint = endpoint or "http://localhost:4318"
     _check_url(source, endpoint, base=source != signal.endpoint)
@@ -222,12 +224,12 @@ def _endpoint(signal: Signal, name: str, argument: str | None) -> str:
 
 
 def _check_url(source: str, url: str, *, base: bool) -> None:
-    shown = repr(url if "@" not in url else f"…@{url.rpartition('@')[2]}")
+    shown = repr(masked(url))
     try:
         parts = urlsplit(url)
         usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-        usable = usable and not may_hold_password(parts.path)
-        usable = usable and "@" not in parts.query + parts.fragment
+        odd = may_hold_password(parts.path) or "@" in parts.query + parts.fragment
+        usable = usable and not odd
     except ValueError:
         parts, usable = SplitResult("", "", "", "", ""), False
     wrong = WrongArgument if source == "endpoint" else ValueError

@@ -347,7 +347,7 @@ class Observer:
             with self._lock:
                 self.errors += 1
             self.guard(self._metrics.record_broken, outcome, context)
-        if (outcome.failed or outcome.cancelled) and not answer.is_remembered:
+        if (outcome.failed or outcome.cancelled) and not answer.body.has_failed:
             self.guard(self._resends.failed, answer.sending, outcome, time.time())
         if outcome.stream is not None:
             model = None if call is None else call.asked.model

@@ -163,7 +163,6 @@ class Answer:
         call: The call of an SDK that it belongs to, or None.
         span: Around its event stream, outside a call; or None.
         body: Its body.
-        is_remembered: Whether `Resends` knows already that it has failed.
     """
 
     __slots__ = (
@@ -173,7 +172,6 @@ class Answer:
         "_sent",
         "body",
         "call",
-        "is_remembered",
         "sending",
         "span",
     )
@@ -191,7 +189,6 @@ class Answer:
         self.call = call
         self.span: Span | None = None
         self.body: bodies.Body
-        self.is_remembered = False
         self._observer = observer
         self._outcome = outcome
         self._is_transient = is_transient
@@ -222,9 +219,7 @@ class Answer:
 
         Before its version 2.9 `openai` closes no stream that it raises an error event of.
         """
-        outcome = self._ended(body, bodies.End(stream, None, None))
-        self.is_remembered = True
-        self._observer.body_failed(self, outcome)
+        self._observer.body_failed(self, self._ended(body, bodies.End(stream, None, None)))
 
     def body_ended(self, body: bodies.Body, end: bodies.End) -> None:
         """Report what became of the attempt with its body."""

@@ -172,7 +172,7 @@ class Telemetry:
     def __repr__(self) -> str:
         told = self.status()
         state = "active" if told.active else "inactive"
-        return f"<Telemetry {state}, {len(told.hosts)} hosts, {', '.join(told.destinations)}>"
+        return f"<Telemetry {', '.join((state, f'{len(told.hosts)} hosts', *told.destinations))}>"
 
     def __enter__(self) -> Self:
         return self

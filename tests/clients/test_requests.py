@@ -522,7 +522,7 @@ def test_elapsed_ends_with_the_headers(api, session):
 def test_without_the_instrumentation_there_are_metrics_and_no_spans_and_that_is_said_once(
     api, memory, monkeypatch, caplog
 ):
-    monkeypatch.setattr("assisters_otel.clients.requests.find_spec", lambda _: None)
+    monkeypatch.setattr("assisters_otel.clients.adapter.find_spec", lambda _: None)
     api.answers("insufficient_funds")
     with assisters_otel.init(
         hosts=[api.url],

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from assisters_otel import config, names
 from assisters_otel.cli import installed, process, way
-from assisters_otel.cli.finding import Finding, masked
+from assisters_otel.cli.finding import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -49,7 +49,9 @@ def _hosts(environ: Mapping[str, str]) -> Iterator[Finding]:
             parts, port = urlsplit(""), 0
         # A password with a slash ends the host's name, and what follows is taken for a path.
         if not parts.hostname or "@" in url.partition(parts.netloc)[2]:
-            yield Finding(variable, False, f"{masked(url)!r} is no URL", "Write https://host/v1.")
+            yield Finding(
+                variable, False, f"{config.masked(url)!r} is no URL", "Write https://host/v1."
+            )
             continue
         path = parts.path or "/"
         if any(one.name == parts.hostname and one.covers(port, path) for one in watched):
@@ -62,7 +64,9 @@ def _hosts(environ: Mapping[str, str]) -> Iterator[Finding]:
                 f"Set {names.ASSISTERS_OTEL_HOSTS}={parts.netloc.rpartition('@')[2]}, "
                 "or init(hosts=[…]), if it is the Assisters API.",
             )
-    yield Finding("hosts", True, f"watched: {', '.join(masked(str(one)) for one in watched)}")
+    yield Finding(
+        "hosts", True, f"watched: {', '.join(config.masked(str(one)) for one in watched)}"
+    )
 
 
 def _captures(environ: Mapping[str, str]) -> Iterator[Finding]:

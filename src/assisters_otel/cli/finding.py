@@ -1,4 +1,4 @@
-"""One thing that `doctor` has looked at, and what must not be said of it."""
+"""One thing that `doctor` has looked at."""
 
 from __future__ import annotations
 
@@ -19,8 +19,3 @@ class Finding(NamedTuple):
     fine: bool
     what: str
     to_do: str = ""
-
-
-def masked(url: str) -> str:
-    """Leave out what stands before an ``@``: a user, a password, a key."""
-    return f"…@{url.rpartition('@')[2]}" if "@" in url else url

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from assisters_otel import names
 
 if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
@@ -70,13 +72,16 @@ class Adapter(ABC):
         self._is_put_off = False
         if self._maker is not None:
             return
-        spec = find_spec(self.scope)
-        if spec is None:
-            self._is_absent = True
-        elif getattr(spec, "_initializing", False):
+        spec = self._find()
+        if spec is not None and getattr(spec, "_initializing", False):
             self._is_put_off = True
-        else:
+        elif spec is not None:
             self._maker = self._make()
+
+    def _find(self) -> ModuleSpec | None:
+        spec = find_spec(self.scope)
+        self._is_absent = spec is None
+        return spec
 
     def switch_on_again(self) -> None:
         """Make our spans where an attempt has none, for the app has switched its own off."""
@@ -115,9 +120,8 @@ class Adapter(ABC):
         """Make the HTTP metrics that come with our spans in another provider."""
         self._meter_provider = meter_provider
         if self._maker is not None:
-            self.switch_off()
-            self._is_off = False
-            self.switch_on()
+            self._unmake(self._maker)
+            self._maker = self._make()
 
     def forked(self) -> None:  # noqa: B027 - most hold no lock
         """Begin anew in a forked child, where another thread's locks are held for ever."""

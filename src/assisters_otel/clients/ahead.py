@@ -10,16 +10,12 @@ import sys
 import time
 from collections import deque
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from assisters_otel import coding
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-
-
-_CHAIN: Final = 10
-"""How many exceptions may lie below one another: httpx, httpcore, the socket's."""
 
 
 class Ahead:
@@ -60,16 +56,21 @@ class Ahead:
         return taken
 
 
+def _contexts(error: BaseException | None) -> Iterator[BaseException]:
+    """Give an exception and those that it was met in, each once, also of a ring."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__context__
+
+
 def cut(error: Exception, handled: BaseException | None) -> None:
     """Take out of the context of what was met what was being handled as the read began."""
-    one: BaseException = error
-    for _ in range(_CHAIN):
-        if one.__context__ is None:
-            return
+    for one in _contexts(error):
         if one.__context__ is handled:
             one.__context__ = None
             return
-        one = one.__context__
 
 
 def raise_late(error: Exception) -> NoReturn:
@@ -81,30 +82,17 @@ def raise_late(error: Exception) -> NoReturn:
     Raises:
         Exception: *error*.
     """
-    first, context = error, error.__context__
-    for _ in range(_CHAIN):
-        if first.__context__ is None:
-            break
-        first = first.__context__  # type: ignore[assignment] # all of them were met by a read
+    context, first = error.__context__, list(_contexts(error))[-1]
     try:
         raise error
     finally:
         if context is not None:
             handled, error.__context__ = error.__context__, context
-            if handled is not context and first.__context__ is None and not _is_in(first, handled):
+            is_new = handled is not context and first.__context__ is None
+            if is_new and all(one is not first for one in _contexts(handled)):
                 first.__context__ = handled
             del handled
         del error, first, context  # the traceback knows this frame
-
-
-def _is_in(one: BaseException, chain: BaseException | None) -> bool:
-    seen: set[int] = set()
-    while chain is not None and id(chain) not in seen:
-        if chain is one:
-            return True
-        seen.add(id(chain))
-        chain = chain.__context__
-    return False
 
 
 @cache

@@ -12,9 +12,7 @@ import sys
 import time
 from contextlib import suppress
 from contextvars import ContextVar
-from copy import copy
 from functools import partial
-from importlib.util import find_spec
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
@@ -25,9 +23,10 @@ from opentelemetry import context, trace
 
 from assisters_otel import late, spans
 from assisters_otel.attempt import OF_FILES
-from assisters_otel.clients.adapter import BAGGAGE, Adapter
+from assisters_otel.clients.adapter import Adapter
 from assisters_otel.clients.patch import Patches, Target, unbound
 from assisters_otel.clients.raw import watch
+from assisters_otel.clients.routed import Routed, routed_as
 from assisters_otel.clients.wire import READ_AHEAD_S, beginning
 
 if TYPE_CHECKING:
@@ -37,15 +36,13 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
 
     from assisters_otel.attempt import Request
+    from assisters_otel.clients.routed import Wire
     from assisters_otel.observe import Observer
     from assisters_otel.progress import Attempt
 
 MODULE: Final = "requests"
 SCOPE: Final = "opentelemetry.instrumentation.requests"
 """The HTTP instrumentation's module, which is the scope of its spans."""
-
-_ROUTED: Final = "_assisters_otel_routed"
-"""On a copy of a request: what it is a copy of."""
 
 # Source: `Response.iter_content` of requests.
 _SAYS: Final = {
@@ -86,92 +83,6 @@ class _Message:
         return ""
 
 
-class _Routed:
-    """A request of the app's that goes through a span of ours.
-
-    Attributes:
-        request: The app's own.
-        plain: Sends it, as it was before us.
-        copy: What OpenTelemetry's instrumentation gets in its place, with headers of its own.
-        injected: Those that it has added, but the baggage.
-    """
-
-    __slots__ = ("copy", "injected", "is_sent", "plain", "request")
-
-    def __init__(self, request: Any, plain: Callable[..., Any]) -> None:
-        self.request = request
-        self.plain = plain
-        # No subclass of the app's: OpenTelemetry asks for method, URL and headers.
-        self.copy: Any = object.__new__(sys.modules[MODULE].PreparedRequest)
-        headers = request.headers.copy()
-        self.copy.__dict__.update(
-            vars(request), method=request.method, url=request.url, headers=headers
-        )
-        self.copy.__dict__[_ROUTED] = self
-        self.injected: dict[str, str] = {}
-        self.is_sent = False
-
-    def goes_out_as(self, raw: Any) -> bool:
-        """Say whether this is what is sent: the app's own, or at first an adapter's copy of it."""
-        own, is_first, self.is_sent = self.request, not self.is_sent, True
-        return raw is own or (is_first and (raw.method, raw.url) == (own.method, own.url))
-
-    def take_injected(self) -> None:
-        own = list(self.request.headers.items())  # by pairs: a name may be there more than once
-        self.injected = {
-            name: value
-            for name, value in self.copy.headers.items()
-            if (name, value) not in own and not name.lower().startswith(BAGGAGE)
-        }
-
-    def wire(self, raw: Any) -> _Wire | None:
-        """Give what an adapter is to send in place of what it was about to, if it is this one."""
-        if not self.injected or not self.goes_out_as(raw):
-            return None
-        try:
-            sent = copy(raw)
-        except (TypeError, NotImplementedError):  # a proxy around one
-            return None
-        sent.headers = raw.headers.copy()
-        sent.headers.update(self.injected)
-        return _Wire(raw, sent, self.injected)
-
-
-class _Wire(NamedTuple):
-    """A copy of a request for the wire. The app may have the request itself in several threads.
-
-    Attributes:
-        raw: The app's own, or what its adapter has made of it.
-        sent: The copy, with headers more.
-        injected: Those.
-    """
-
-    raw: Any
-    sent: Any
-    injected: dict[str, str]
-
-    def hand_back(self, made: Any) -> None:
-        """Leave the app with its own request, and with what its adapter has written on the copy.
-
-        Args:
-            made: The response, or the exception in its place.
-        """
-        raw, sent = self.raw, self.sent
-        if getattr(made, "request", None) is sent:
-            made.request = raw
-        own, told = raw.headers, sent.headers
-        had = list(own.items())
-        for name, value in told.items():
-            if name not in self.injected and (name, value) not in had:
-                own[name] = value
-        for name in dict(had):
-            if name not in told:
-                own.pop(name, None)
-        for name, value in vars(sent).items():
-            if value is not told and vars(raw).get(name, sent) is not value:
-                setattr(raw, name, value)
-
-
 class _Sent(NamedTuple):
     """What the adapter was given, for the attempts that urllib3 makes of it.
 
@@ -206,7 +117,7 @@ class Requests(Adapter):
         """Prepare, as `Adapter` does."""
         super().__init__(MODULE, "RequestsInstrumentor", observer, tracer_provider, meter_provider)
         self._sent: ContextVar[_Sent | None] = ContextVar("assisters_otel-requests", default=None)
-        self._routed: ContextVar[_Routed | None] = ContextVar("assisters_otel-routed", default=None)
+        self._routed: ContextVar[Routed | None] = ContextVar("assisters_otel-routed", default=None)
         self._pending: WeakKeyDictionary[Span, Callable[[], object]] = WeakKeyDictionary()
         self._sender: Any = None
         self._lock = RLock()  # a signal handler may send a request meanwhile
@@ -224,9 +135,8 @@ class Requests(Adapter):
         """Put the router in, and make what it sends with unless that is just being imported."""
         if self._maker is not None:
             return
-        spec = find_spec(SCOPE)
+        spec = self._find()
         if spec is None:
-            self._is_absent = True
             return
         self._maker = self._make()
         if not getattr(spec, "_initializing", False):
@@ -291,7 +201,7 @@ class Requests(Adapter):
                 return plain(session, request, **kwargs)
             # OpenTelemetry adds headers to a request. Of the app's own, an adapter that answers
             # by itself would show them, and a redirect carry them on.
-            routed = guard(_Routed, request, plain)
+            routed = guard(Routed, request, plain)
             if routed is None:
                 return plain(session, request, **kwargs)
             return instrumented(session, routed.copy, **kwargs)
@@ -300,7 +210,7 @@ class Requests(Adapter):
 
     def _original(self, session: Any, copy: Any, **kwargs: Any) -> Any:
         """Send the app's own request in place of the copy that has got the headers."""
-        routed: _Routed = vars(copy).pop(_ROUTED)  # it knows the copy
+        routed = routed_as(copy)
         self._observer.guard(routed.take_injected)
         token = self._routed.set(routed)
         try:
@@ -346,7 +256,7 @@ class Requests(Adapter):
 
         return send
 
-    def _wire(self, request: Any) -> _Wire | None:
+    def _wire(self, request: Any) -> Wire | None:
         routed = self._routed.get()
         return None if routed is None else routed.wire(request)
 
