@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from assisters_otel import names
 
@@ -112,7 +112,7 @@ def host(text: str) -> Host:
         parts = urlsplit(stripped if "://" in stripped else f"//{stripped}")
         name, port = parts.hostname, parts.port
         odd = parts.query or parts.fragment or parts.username is not None
-        odd = odd or parts.scheme not in {"", "http", "https"} or may_hold_password(parts.path)
+        odd = odd or parts.scheme not in {"", "http", "https"} or may_hold_password(parts)
         odd = odd or "://" in parts.path or _SCHEME_CUT.match(stripped) is not None
     except ValueError:
         name = None
@@ -133,13 +133,12 @@ def _is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def may_hold_password(path: str) -> bool:
-    """Say whether a URL's path may be the rest of a password with a slash, which ends the host.
+def may_hold_password(parts: SplitResult) -> bool:
+    """Say whether what follows a URL's host may be the rest of a password.
 
-    Args:
-        path: What is taken for it. ``/@org`` is one indeed.
+    One with a slash, a question mark or a number sign ends the host. ``/@org`` is a path indeed.
     """
-    return "@" in path.partition("/@")[0]
+    return "@" in parts.path.partition("/@")[0] + parts.query + parts.fragment
 
 
 def _unicode(name: str) -> str:

@@ -228,8 +228,7 @@ def _check_url(source: str, url: str, *, base: bool) -> None:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-        odd = may_hold_password(parts.path) or "@" in parts.query + parts.fragment
-        usable = usable and not odd
+        usable = usable and not may_hold_password(parts)
     except ValueError:
         parts, usable = SplitResult("", "", "", "", ""), False
     wrong = WrongArgument if source == "endpoint" else ValueError

@@ -47,8 +47,7 @@ def _hosts(environ: Mapping[str, str]) -> Iterator[Finding]:
             port = parts.port or (443 if parts.scheme == "https" else 80)
         except ValueError:
             parts, port = urlsplit(""), 0
-        # A password with a slash ends the host's name, and what follows is taken for a path.
-        if not parts.hostname or "@" in url.partition(parts.netloc)[2]:
+        if not parts.hostname or config.may_hold_password(parts):
             yield Finding(
                 variable, False, f"{config.masked(url)!r} is no URL", "Write https://host/v1."
             )
