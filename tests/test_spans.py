@@ -5,6 +5,9 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusC
 
 from assisters_otel import late, spans
 from assisters_otel.attempt import Request, judge
+from assisters_otel.guard import Guard
+
+guard = Guard(strict=True)
 
 SCOPE = "opentelemetry.instrumentation.httpx"
 URL = "https://api.assisters.dev/v1/models"
@@ -18,7 +21,7 @@ def tracer(memory):
 
 def test_what_is_written_last_wins_over_what_was_written_after(tracer, memory):
     span = tracer.start_span("GET", kind=SpanKind.CLIENT)
-    late.write(span, lambda span: span.set_attribute("error.type", "ours"))
+    late.write(span, lambda span: span.set_attribute("error.type", "ours"), guard)
     span.set_attribute("error.type", "429")
     span.end()
 
@@ -28,8 +31,8 @@ def test_what_is_written_last_wins_over_what_was_written_after(tracer, memory):
 
 def test_the_last_of_several_attempts_on_one_span_counts(tracer, memory):
     span = tracer.start_span("GET", kind=SpanKind.CLIENT)
-    late.write(span, lambda span: span.set_attribute("first", 1))
-    late.write(span, lambda span: span.set_attribute("second", 2))
+    late.write(span, lambda span: span.set_attribute("first", 1), guard)
+    late.write(span, lambda span: span.set_attribute("second", 2), guard)
     span.end()
 
     assert dict(memory.attempt().attributes) == {"second": 2}
@@ -37,7 +40,7 @@ def test_the_last_of_several_attempts_on_one_span_counts(tracer, memory):
 
 def test_an_end_time_that_is_given_is_kept(tracer, memory):
     span = tracer.start_span("GET", kind=SpanKind.CLIENT)
-    late.write(span, lambda _: None)
+    late.write(span, lambda _: None, guard)
     span.end(span.start_time + 5)
 
     assert memory.attempt().end_time == memory.attempt().start_time + 5
@@ -48,7 +51,7 @@ def test_a_span_without_room_for_an_end_of_its_own_is_written_at_once():
         __slots__ = ("written",)
 
     span = Slotted()
-    late.write(span, lambda span: setattr(span, "written", True))
+    late.write(span, lambda span: setattr(span, "written", True), guard)
     late.forget(span)
 
     assert span.written

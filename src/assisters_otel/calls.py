@@ -124,15 +124,11 @@ class Call:
         self.context: Context = context.set_value(_KEY, self, parent)
         self.started_s = time.perf_counter()
 
-    def enter(self) -> Token[Context]:
-        """Make the call's scope current."""
-        return context.attach(self.context)
-
     def leave(self, token: Token[Context], error: BaseException | None = None) -> None:
         """End the call's scope, in the task that entered it.
 
         Args:
-            token: What `enter` gave.
+            token: Of the context that was attached, which is `context`.
             error: What the SDK has raised, or None.
         """
         self._is_open = False

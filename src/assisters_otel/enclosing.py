@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from assisters_otel.attempt import CallOutcome, Outcome, StreamOutcome
     from assisters_otel.calls import Asked, Call
+    from assisters_otel.guard import Guard
     from assisters_otel.sending import Sending
 
 
@@ -90,13 +91,14 @@ def foresee(call: Call) -> None:
 
 
 def end_call(
-    call: Call, outcome: CallOutcome, *, end_ns: int | None, capture_message: bool
+    call: Call, outcome: CallOutcome, guard: Guard, end_ns: int | None, *, capture_message: bool
 ) -> None:
     """Write how a call ended to its span, and end that if it is ours.
 
     Args:
         call: Which.
         outcome: How it ended.
+        guard: Runs what is written to somebody else's span as that ends.
         end_ns: When, in Unix nanoseconds, or None for now.
         capture_message: Whether the envelope's message is wanted.
     """
@@ -114,7 +116,7 @@ def end_call(
         elif outcome.failed:
             # The span's maker says the exception's class in ``error.type``, and says it later.
             error = {name: value for name, value in found.items() if name.startswith("error.")}
-            late.write(span, lambda span: span.set_attributes(error))
+            late.write(span, lambda span: span.set_attributes(error), guard)
     if call.is_ours:
         span.end(end_ns)
 

@@ -73,10 +73,10 @@ class Instrumentation:
 
     def stop(self) -> None:
         """Put the very same functions back."""
-        self._patches.take_out()
+        self.guard(self._patches.take_out)
         for adapter in self._adapters.values():
             self.guard(adapter.switch_off)
-        self.observer.stop()
+        self.guard(self.observer.stop)
 
     def forked(self, before_next: Callable[[], object] | None) -> None:
         """Begin anew in a forked child, where another thread's locks are held for ever.
@@ -213,6 +213,6 @@ class AssistersInstrumentor(BaseInstrumentor):  # type: ignore[misc] # it has no
         self.active = active
 
     def _uninstrument(self, **_kwargs: Any) -> None:
-        if self.active is not None:
-            self.active.stop()
-            self.active = None
+        active, self.active = self.active, None
+        if active is not None:
+            active.stop()

@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
+    from assisters_otel.guard import Guard
+
 
 class _LateEnd:
     """An ``end`` for one span, which writes last and then calls the class's own."""
 
-    def __init__(self, span: Span, write: Callable[[Span], object]) -> None:
+    def __init__(self, span: Span, write: Callable[[Span], object], guard: Guard) -> None:
         self._span = span
+        self._guard = guard
         self.write: Callable[[Span], object] | None = write
 
     def __call__(self, end_time: int | None = None) -> None:
@@ -28,11 +31,11 @@ class _LateEnd:
         own.pop("end", None)
         own.pop("record_exception", None)
         if self.write is not None:
-            self.write(self._span)
+            self._guard(self.write, self._span)
         self._span.end(end_time)
 
 
-def write(span: Span, write: Callable[[Span], object]) -> None:
+def write(span: Span, write: Callable[[Span], object], guard: Guard) -> None:
     """Have *write* called when the span ends, after everybody else's writing.
 
     A later call for the same span takes the place of an earlier one: of a transport
@@ -40,18 +43,19 @@ def write(span: Span, write: Callable[[Span], object]) -> None:
 
     Args:
         span: An open span.
-        write: Gets the span. Must not raise.
+        write: Gets the span.
+        guard: Runs *write*, which then is nobody's trouble but ours.
     """
     try:
         own = vars(span)  # of a proxy, as OpenInference has one, this is the span's behind it
     except TypeError:  # a foreign span with slots: what is written now is better than nothing
-        write(span)
+        guard(write, span)
         return
     late = own.get("end")
     if isinstance(late, _LateEnd):
         late.write = write
     else:
-        own["end"] = _LateEnd(span, write)
+        own["end"] = _LateEnd(span, write, guard)
 
 
 def forget(span: Span) -> None:

@@ -184,7 +184,8 @@ class Observer:
             asked: What it is for.
         """
         around = trace.get_current_span()
-        span, is_ours = enclosing.of_call(self._tracer, asked)
+        nothing = trace.INVALID_SPAN, False
+        span, is_ours = self.guard(enclosing.of_call, self._tracer, asked) or nothing
         above = around if span is not around else getattr(around, "parent", None)
         context = above.get_span_context() if isinstance(above, trace.Span) else above
         return calls.Call(asked, span, context or trace.INVALID_SPAN_CONTEXT, self, is_ours=is_ours)
@@ -249,9 +250,14 @@ class Observer:
         self._waiting.discard(call)
         self.guard(self._metrics.record_call, outcome, call.context)
         if outcome.failed:
-            self.guard(self._log.record_call, outcome, spans.context_of(call.span))
+            self.guard(self._log_call, outcome, call.span)
         self.guard(
-            enclosing.end_call, call, outcome, end_ns=end_ns, capture_message=self._capture_message
+            enclosing.end_call,
+            call,
+            outcome,
+            self.guard,
+            end_ns,
+            capture_message=self._capture_message,
         )
 
     # -- attempts ---------------------------------------------------------------------------
@@ -302,15 +308,15 @@ class Observer:
             if failed:
                 # Now is when the answer came, not when the span ends.
                 describe = partial(self._describe, now=time.time(), outcome=outcome)
-                self.guard(late.write, span, partial(self.guard, describe))
+                self.guard(late.write, span, describe, self.guard)
             else:
-                late.forget(span)
+                self.guard(late.forget, span)
                 self.guard(self._describe, span, time.time(), outcome)
         self.guard(self._metrics.record, outcome)
         if call is not None:
             call.last = outcome
         elif failed:
-            self.guard(self._log.record, outcome, spans.context_of(span))
+            self.guard(self._log_attempt, outcome, span)
         if failed or outcome.cancelled:
             self.guard(self._resends.failed, sending, outcome, time.time())
         elif envelope.LOCATION in outcome.headers and outcome.is_redirect:
@@ -357,13 +363,19 @@ class Observer:
             return
         self._waiting.discard(answer)
         if outcome.failed:
-            self.guard(self._log.record, outcome, spans.context_of(shown))
+            self.guard(self._log_attempt, outcome, shown)
         if answer.span is not None:
             end_ns = None if at is None else at.unix_ns
             capture = self._capture_message
             self.guard(
                 enclosing.end_stream, answer.span, outcome, end_ns=end_ns, capture_message=capture
             )
+
+    def _log_call(self, outcome: CallOutcome, span: Span) -> None:
+        self._log.record_call(outcome, spans.context_of(span))
+
+    def _log_attempt(self, outcome: Outcome, span: Span | None) -> None:
+        self._log.record(outcome, spans.context_of(span))
 
     def _describe(self, span: Span, now: float, outcome: Outcome) -> None:
         spans.describe(span, outcome, now, capture_message=self._capture_message)

@@ -38,14 +38,13 @@ class Process:
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(before=self._forking, after_in_child=self._forked)
 
-    def start(self, telemetry: Telemetry) -> Telemetry:
+    def start(self, telemetry: Telemetry) -> None:
         """Take *telemetry* for the one that is switched on, and see to its end."""
         self.current = telemetry
         self._watch_multiprocessing()
         multiprocessing = sys.modules.get("multiprocessing.process")
         if multiprocessing is not None and multiprocessing.parent_process() is not None:
             self._end_with_multiprocessing()
-        return telemetry
 
     def _watch_multiprocessing(self) -> None:
         """See to it that a child of multiprocessing ends well.

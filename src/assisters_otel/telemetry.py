@@ -131,8 +131,11 @@ class Telemetry:
         """
         if not isinstance(timeout_s, (int, float)) or not timeout_s >= 0:
             raise ValueError(f"timeout_s is a number of seconds, not {timeout_s!r}. Write flush(5)")
+        return bool(self._guard(self._flush, timeout_s))
+
+    def _flush(self, timeout_s: float) -> bool:
         if self._instrumentation is not None:
-            self._instrumentation.observer.collect()
+            self._guard(self._instrumentation.observer.collect)
         calls = [getattr(provider, "force_flush", None) for provider in self._reused]
         done = hand.in_time([call for call in calls if call is not None], timeout_s)
         return done if self._exports is None else self._exports.flush(timeout_s) and done
@@ -146,11 +149,14 @@ class Telemetry:
             if process.here.current is not self:
                 return
             process.here.current = None
-            self._stop()
+            self._guard(self._uninstrument)
+            self._guard(self._end_exports)
 
-    def _stop(self) -> None:
+    def _uninstrument(self) -> None:
         if self._instrumentation is not None and not self.is_over():
             AssistersInstrumentor().uninstrument()
+
+    def _end_exports(self) -> None:
         if self._exports is not None:
             for provider in (self._exports.tracer_provider, self._exports.meter_provider):
                 if provider is not None:
@@ -242,9 +248,8 @@ def init(  # noqa: PLR0913 - the contract's signature
             first = None
         if first is None:
             guard = Guard(strict=config.strict, passing=configs.WrongArgument)
-            first = process.here.start(
-                guard(_start, arguments, guard) or Telemetry(arguments, guard)
-            )
+            first = guard(_start, arguments, guard) or Telemetry(arguments, guard)
+            guard(process.here.start, first)
         elif first.arguments != arguments:
             _log.warning(
                 "init was called before with other arguments; those hold, these do not. "

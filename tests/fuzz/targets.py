@@ -23,6 +23,7 @@ from urllib.parse import quote
 import brotli
 import httpx
 import zstandard
+from opentelemetry import context
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
@@ -385,7 +386,7 @@ def answers(data: bytes) -> None:
     if kind == "call":
         path = target.partition("?")[0]
         call = observer.call_of(method, "https", _HOST, None, path, model or None)
-    token = call.enter() if call is not None else None
+    token = context.attach(call.context) if call is not None else None
     error: Exception | None = None
     held: list[Any] = []
     try:

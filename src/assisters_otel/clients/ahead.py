@@ -27,33 +27,25 @@ class Ahead:
         parts: The chunks as they came, not yet asked for.
     """
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, deadline: float) -> None:
         """Begin with nothing read.
 
         Args:
             stream: The response's own, sync or async.
+            deadline: When reading ahead is to end, by `time.perf_counter`.
         """
         self.parts: deque[bytes] = deque()
         self._stream = stream
+        self._deadline = deadline
         self._rest: Any = None
         self._size = 0
         self._error: Exception | None = None
-
-    def _is_enough(self, part: bytes, deadline: float) -> bool:
-        self.parts.append(part)
-        self._size += len(part)
-        return self._size > coding.MAX_BYTES or time.perf_counter() >= deadline
 
     def _keep(self, error: Exception, handled: BaseException | None) -> None:
         cut(error, handled)
         # Without the frame of ours, which would make it part of a reference cycle.
         traceback = error.__traceback__
         self._error = error.with_traceback(traceback.tb_next if traceback else None)
-
-    def _take(self) -> tuple[Any, Exception | None]:
-        taken = self._rest, self._error
-        self._rest = self._error = None
-        return taken
 
 
 def _contexts(error: BaseException | None) -> Iterator[BaseException]:
@@ -101,11 +93,13 @@ def replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one functio
     base = sys.modules[module].SyncByteStream
 
     class Replay(Ahead, base):  # type: ignore[misc,valid-type]
-        def read(self, deadline: float) -> None:
+        def read(self) -> None:
             self._rest, handled = iter(self._stream), sys.exc_info()[1]
             try:
                 for part in self._rest:
-                    if self._is_enough(part, deadline):
+                    self.parts.append(part)
+                    self._size += len(part)
+                    if self._size > coding.MAX_BYTES or time.perf_counter() >= self._deadline:
                         return
             except Exception as error:  # noqa: BLE001 - the caller's; its read raises it
                 self._keep(error, handled)
@@ -114,7 +108,8 @@ def replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one functio
             self._rest = None
 
         def __iter__(self) -> Iterator[bytes]:
-            rest, error = self._take()
+            rest, self._rest = self._rest, None
+            error, self._error = self._error, None
             try:
                 while self.parts:
                     yield self.parts.popleft()
@@ -130,7 +125,7 @@ def replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one functio
                 yield from rest
 
         def close(self) -> None:
-            rest, _ = self._take()
+            rest, self._rest, self._error = self._rest, None, None
             try:
                 if rest is not None:
                     rest.close()
@@ -146,11 +141,13 @@ def async_replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one f
     base = sys.modules[module].AsyncByteStream
 
     class AsyncReplay(Ahead, base):  # type: ignore[misc,valid-type]
-        async def read(self, deadline: float) -> None:
+        async def read(self) -> None:
             self._rest, handled = aiter(self._stream), sys.exc_info()[1]
             try:
                 async for part in self._rest:
-                    if self._is_enough(part, deadline):
+                    self.parts.append(part)
+                    self._size += len(part)
+                    if self._size > coding.MAX_BYTES or time.perf_counter() >= self._deadline:
                         return
             except Exception as error:  # noqa: BLE001 - the caller's; its read raises it
                 self._keep(error, handled)
@@ -159,7 +156,8 @@ def async_replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one f
             self._rest = None
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
-            rest, error = self._take()
+            rest, self._rest = self._rest, None
+            error, self._error = self._error, None
             try:
                 while self.parts:
                     yield self.parts.popleft()
@@ -176,7 +174,7 @@ def async_replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one f
                     yield part
 
         async def aclose(self) -> None:
-            rest, _ = self._take()
+            rest, self._rest, self._error = self._rest, None, None
             try:
                 if rest is not None:
                     await rest.aclose()

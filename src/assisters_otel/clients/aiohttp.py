@@ -181,8 +181,7 @@ class Aiohttp(Adapter):
             if value not in before.getall(name, ()) and not name.lower().startswith(BAGGAGE)
         }
 
-    @staticmethod
-    def _close(asked: _Asked, response: Any, error: BaseException | None) -> None:
+    def _close(self, asked: _Asked, response: Any, error: BaseException | None) -> None:
         if asked.ours is None:
             return
         (made, kept, told), asked.ours = asked.ours, None
@@ -192,7 +191,7 @@ class Aiohttp(Adapter):
             _run(made.send_request_end(*told, response))
             return
         if asked.span is not None:
-            spans.mask_exceptions(asked.span, error)
+            self._observer.guard(spans.mask_exceptions, asked.span, error)
         _run(made.send_request_exception(*told, error))
 
     # -- one request of the app's -----------------------------------------------------------------
@@ -357,17 +356,14 @@ class Aiohttp(Adapter):
         if attempt is None:
             return result
         if not guard(self._answered, asked, attempt, response):
-            attempt.ended()
-            if attempt.is_to_be_watched:
-                guard(self._watch, attempt, response)
+            guard(self._passed, attempt, response)
             return result
+        read_s = guard(self._read_limit, asked, attempt, response)
         try:
-            if attempt.body_may_be_read():
-                await reader.wait_for_beginning(response.content, _read_limit(asked))
+            if read_s is not None:
+                await reader.wait_for_beginning(response.content, read_s)
         finally:
-            read = attempt.body_may_be_read()
-            attempt.ended(guard(reader.beginning, response.content) if read else None)
-            attempt.is_what_became_of(response)
+            guard(self._refused, attempt, response)
         return result
 
     @staticmethod
@@ -380,10 +376,24 @@ class Aiohttp(Adapter):
             headers = [header for header in headers if header[0].lower() != _ENCODING]
         return attempt.answered(response.status, headers)
 
-    def _watch(self, attempt: Attempt, response: Any) -> None:
-        body = attempt.body(_is_transient, response)
+    def _passed(self, attempt: Attempt, response: Any) -> None:
+        """Report an answer that is no failure; how its body ends, the reader tells."""
+        attempt.ended()
+        body = attempt.body(_is_transient, response) if attempt.is_to_be_watched else None
         if body is not None:
             reader.watch(response.content, body, self._observer.guard)
+
+    def _refused(self, attempt: Attempt, response: Any) -> None:
+        """Report a failed answer, with what its reader holds of its body."""
+        read = attempt.body_may_be_read()
+        attempt.ended(self._observer.guard(reader.beginning, response.content) if read else None)
+        attempt.is_what_became_of(response)
+
+    @staticmethod
+    def _read_limit(asked: _Asked, attempt: Attempt, response: Any) -> float | None:
+        """Give for how long a failed body is waited for, or None if it may not be read ahead."""
+        may_be_read = attempt.body_may_be_read() and reader.can_be_waited_for(response.content)
+        return _read_limit(asked) if may_be_read else None
 
     def _wrap_raise(self, original: Callable[..., Any]) -> Callable[..., Any]:
         guard = self._observer.guard

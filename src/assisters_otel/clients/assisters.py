@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from opentelemetry import context
+
 from assisters_otel.clients.patch import Target, unbound
 from assisters_otel.clients.sdk import in_call
 
@@ -41,7 +43,7 @@ class _Scoped:
         call, self._call = self._call, None
         if call is None:
             return next(self._chunks)
-        token = call.enter()
+        token = context.attach(call.context)
         try:
             chunk = next(self._chunks)
             self._guard(call.returned)
@@ -52,7 +54,7 @@ class _Scoped:
             self._guard(call.raised, error)
             raise
         finally:
-            call.leave(token)
+            self._guard(call.leave, token)
         return chunk
 
 

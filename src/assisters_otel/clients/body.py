@@ -140,7 +140,7 @@ class _Watched:
         self._guard = guard
 
     def __del__(self) -> None:
-        self._body.dropped()
+        self._guard(self._body.dropped)
 
 
 @cache

@@ -259,28 +259,28 @@ class Httpx(Adapter):
         around: Span | None = None,
         own: Any = None,
     ) -> Any:
-        attempt = self._observer.start(request, _Message(self.module, raw), span, around)
         guard = self._observer.guard
+        attempt = guard(self._start, request, raw, span, around)
+        if attempt is None:
+            return wrapped(raw)
         try:
             response = wrapped(raw)
         except BaseException as error:
-            attempt.raised(error, transient=bool(guard(self._is_transient, error)))
+            guard(self._raised, attempt, error)
             raise
         if not guard(_answered, attempt, response):
-            attempt.ended()
-            if attempt.is_to_be_watched:
-                guard(self._watch, response, attempt, watched, own or raw)
+            guard(self._succeeded, attempt, response, watched, own or raw)
             return response
-        ahead = guard(self._ahead, response, attempt, replay)
+        ahead = guard(self._ahead, response, attempt, replay, raw)
         try:
             if ahead is not None:
-                ahead.read(_deadline(raw))
+                response.stream = ahead
+                ahead.read()
         except BaseException:
             response.close()  # as the client does, which has not got it yet
             raise
         finally:
-            attempt.ended(None if ahead is None else b"".join(ahead.parts))
-            attempt.is_what_became_of(response)
+            guard(_failed, attempt, response, ahead)
         return response
 
     async def _send_async(  # noqa: PLR0913, PLR0917 - all of it is of one request
@@ -292,28 +292,28 @@ class Httpx(Adapter):
         around: Span | None = None,
         own: Any = None,
     ) -> Any:
-        attempt = self._observer.start(request, _Message(self.module, raw), span, around)
         guard = self._observer.guard
+        attempt = guard(self._start, request, raw, span, around)
+        if attempt is None:
+            return await wrapped(raw)
         try:
             response = await wrapped(raw)
         except BaseException as error:
-            attempt.raised(error, transient=bool(guard(self._is_transient, error)))
+            guard(self._raised, attempt, error)
             raise
         if not guard(_answered, attempt, response):
-            attempt.ended()
-            if attempt.is_to_be_watched:
-                guard(self._watch, response, attempt, async_watched, own or raw)
+            guard(self._succeeded, attempt, response, async_watched, own or raw)
             return response
-        ahead = guard(self._ahead, response, attempt, async_replay)
+        ahead = guard(self._ahead, response, attempt, async_replay, raw)
         try:
             if ahead is not None:
-                await ahead.read(_deadline(raw))
+                response.stream = ahead
+                await ahead.read()
         except BaseException:
             await response.aclose()  # as the client does, which has not got it yet
             raise
         finally:
-            attempt.ended(None if ahead is None else b"".join(ahead.parts))
-            attempt.is_what_became_of(response)
+            guard(_failed, attempt, response, ahead)
         return response
 
     # -- what the two have in common ----------------------------------------------------------
@@ -360,20 +360,30 @@ class Httpx(Adapter):
         ours = (client.UnsupportedProtocol, client.LocalProtocolError)
         return isinstance(error, client.TransportError) and not isinstance(error, ours)
 
-    def _watch(
-        self, response: Any, attempt: Attempt, watched: Callable[[str], Any], raw: Any
-    ) -> None:
-        """Put a stream in the response that tells how it ends, if anybody asks."""
-        body = attempt.body(self._is_transient, raw)
-        if body is not None:
-            response.stream = watched(self.module)(response.stream, body, self._observer.guard)
+    def _start(self, request: Request, raw: Any, span: Span | None, around: Span | None) -> Attempt:
+        return self._observer.start(request, _Message(self.module, raw), span, around)
 
-    def _ahead(self, response: Any, attempt: Attempt, replay: Callable[[str], type[Ahead]]) -> Any:
-        """Put a stream in the response that can be read ahead, if it may be."""
+    def _raised(self, attempt: Attempt, error: BaseException) -> None:
+        transient = self._observer.guard(self._is_transient, error)
+        attempt.raised(error, transient=bool(transient))
+
+    def _succeeded(
+        self, attempt: Attempt, response: Any, watched: Callable[[str], Any], raw: Any
+    ) -> None:
+        """Report an answer that is no failure; how its body ends, a stream in it tells."""
+        attempt.ended()
+        if attempt.is_to_be_watched:
+            body = attempt.body(self._is_transient, raw)
+            if body is not None:
+                response.stream = watched(self.module)(response.stream, body, self._observer.guard)
+
+    def _ahead(
+        self, response: Any, attempt: Attempt, replay: Callable[[str], type[Ahead]], raw: Any
+    ) -> Any:
+        """Make a stream that can be read ahead, to be put in the response, if it may be."""
         if not attempt.body_may_be_read():
             return None
-        response.stream = replay(self.module)(response.stream)
-        return response.stream
+        return replay(self.module)(response.stream, _deadline(raw))
 
 
 def _is_instrumented(transport: Any, method: str) -> bool:
@@ -418,6 +428,11 @@ def _keep_baggage(copy: Any, raw: Any) -> None:
 
 def _answered(attempt: Attempt, response: Any) -> bool:
     return attempt.answered(response.status_code, response.headers.raw)
+
+
+def _failed(attempt: Attempt, response: Any, ahead: Ahead | None) -> None:
+    attempt.ended(None if ahead is None else b"".join(ahead.parts))
+    attempt.is_what_became_of(response)
 
 
 def _deadline(raw: Any) -> float:

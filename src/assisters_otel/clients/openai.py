@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from opentelemetry import context
+
 from assisters_otel.clients.patch import Target, unbound
 from assisters_otel.clients.sdk import in_call
 
@@ -55,7 +57,7 @@ class OpenAI:
             call = guard(self._begin, client, args, kwargs)
             if call is None:
                 return await wrapped(client, *args, **kwargs)
-            token = call.enter()
+            token = context.attach(call.context)
             raised = None
             try:
                 result = await wrapped(client, *args, **kwargs)
@@ -65,7 +67,7 @@ class OpenAI:
                 guard(call.raised, error)
                 raise
             finally:
-                call.leave(token, raised)
+                guard(call.leave, token, raised)
                 del raised  # its traceback knows this frame
             return result
 

@@ -189,7 +189,7 @@ class Patches:
 
     def take_out(self) -> None:
         """Put the very same functions back, and wait for no import any more."""
-        _imports.forget(self)
+        self._guard(_imports.forget, self)
         for target in self._targets:
             module = sys.modules.get(target.module)
             if module is not None and target.module in self.patched:

@@ -74,17 +74,17 @@ def _telling() -> type:  # noqa: C901 - a class, not one function
             try:
                 with super()._error_catcher():
                     yield
-            except Exception as error:
-                self._tell_last(error=error)
-                raise
-            except BaseException:  # whoever iterates has gone
+            except GeneratorExit:  # whoever iterates has gone
                 self._tell_last()
+                raise
+            except BaseException as error:
+                self._tell_last(error=error)
                 raise
             original = self._original_response
             if original is not None and original.isclosed():
                 self._tell_last(ended=True)
 
-        def _tell_last(self, *, error: Exception | None = None, ended: bool = False) -> None:
+        def _tell_last(self, *, error: BaseException | None = None, ended: bool = False) -> None:
             found = self.__dict__.pop(_WATCH, None)
             if found is None:
                 return
@@ -102,7 +102,8 @@ def _telling() -> type:  # noqa: C901 - a class, not one function
             # What is collected closes itself; that is nobody's wish.
             found = self.__dict__.pop(_WATCH, None)
             if found is not None:
-                found[0].dropped()
+                body, guard, _ = found
+                guard(body.dropped)
             super().__del__()
 
     return named_as(base, HTTPResponse)

@@ -57,7 +57,7 @@ def watch(reader: Any, body: Body, guard: Guard) -> None:
         body: Gets the bytes as they are read, and the end.
         guard: Runs what of ours could fail.
     """
-    if type(reader) is not _module().StreamReader or reader.at_eof():
+    if not can_be_waited_for(reader) or reader.at_eof():
         body.ended()  # nothing will come
         return
     _watched[id(reader)] = _Watch(body, guard)
@@ -71,11 +71,9 @@ async def wait_for_beginning(reader: Any, limit_s: float) -> None:
     bytes that came before it.
 
     Args:
-        reader: A response's content, of which nothing has been read.
+        reader: A response's content, of which nothing has been read, and which can be waited for.
         limit_s: That time.
     """
-    if type(reader) is not _module().StreamReader:
-        return
     loop = asyncio.get_running_loop()
     end_s = loop.time() + limit_s
 
@@ -92,6 +90,11 @@ async def wait_for_beginning(reader: Any, limit_s: float) -> None:
         _put_behind(reader, error)
     finally:
         timer.cancel()
+
+
+def can_be_waited_for(reader: Any) -> bool:
+    """Say whether a response's content is of the class that `wait_for_beginning` knows."""
+    return type(reader) is _module().StreamReader
 
 
 def beginning(reader: Any) -> bytes:
@@ -187,7 +190,7 @@ def _telling() -> type:  # noqa: C901 - a class, not one function
         def __del__(self) -> None:
             watch = _watched.pop(id(self), None)
             if watch is not None:
-                watch.body.dropped()
+                watch.guard(watch.body.dropped)
 
     return named_as(base, StreamReader)
 

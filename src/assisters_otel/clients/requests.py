@@ -193,8 +193,7 @@ class Requests(Adapter):
         plain = unbound(original)
 
         def send(session: Any, request: Any, **kwargs: Any) -> Any:
-            asked = guard(self._prepared, session, request) if self.is_on() else None
-            if asked is None or self.theirs_is_on():
+            if not guard(self._is_routed, session, request):
                 return plain(session, request, **kwargs)
             instrumented = guard(self._instrumented)
             if instrumented is None:
@@ -241,7 +240,7 @@ class Requests(Adapter):
             except BaseException as error:
                 if wire is not None:
                     guard(wire.hand_back, error)
-                self._raised(sent, error)
+                guard(self._raised, sent, error)
                 raise
             finally:
                 self._sent.reset(token)
@@ -277,15 +276,18 @@ class Requests(Adapter):
             pending = self._pending.get(sent.span)
             if pending is not None:
                 pending()
-        attempt = self._observer.start(sent.request, _Message(sent.raw), sent.span)
+        routed = self._routed.get()
+        around = None if routed is None else routed.around
+        attempt = self._observer.start(sent.request, _Message(sent.raw), sent.span, around)
         sent.attempts[:] = [attempt]
 
     def _answered(self, sent: _Sent, response: Any) -> None:
         headers, span = _headers_of(response), sent.span
         if span is not None and response.is_redirect:
             # Wherever it leads, what cannot be sent there is told to this span, URL and all.
-            spans.tell_of_exception(span, lambda _: late.write(span, spans.mask_status))
-            late.write(span, lambda _: None)  # which takes that away again at the span's end
+            guard = self._observer.guard
+            spans.tell_of_exception(span, lambda _: late.write(span, spans.mask_status, guard))
+            late.write(span, lambda _: None, guard)  # which takes that away again at the span's end
         for attempt in sent.attempts:
             if not attempt.answered(response.status_code, headers):
                 attempt.ended()
@@ -323,7 +325,7 @@ class Requests(Adapter):
                 raise
 
         self._pending[span] = ended
-        late.write(span, ended)
+        late.write(span, ended, self._observer.guard)
 
     def _ended(self, span: Span, attempt: Attempt, response: Any, read_s: float | None) -> None:
         if self._pending.pop(span, None) is None:
@@ -376,6 +378,12 @@ class Requests(Adapter):
                 attempt.raised(error, transient=True)
 
     # -- what they have in common -----------------------------------------------------------------
+
+    def _is_routed(self, session: Any, raw: Any) -> bool:
+        """Say whether a request goes through a span of ours."""
+        if not self.is_on():
+            return False
+        return self._prepared(session, raw) is not None and not self.theirs_is_on()
 
     def _prepared(self, session: Any, raw: Any) -> Request | None:
         # What is not prepared is refused by the session, in its own words; headers of another

@@ -10,6 +10,8 @@ import sys
 from copy import copy
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from opentelemetry import trace
+
 from assisters_otel.clients.adapter import BAGGAGE
 
 if TYPE_CHECKING:
@@ -25,11 +27,12 @@ class Routed:
     Attributes:
         request: The app's own.
         plain: Sends it, as it was before us.
+        around: The span under which it is sent, whether ours is recorded or not.
         copy: What OpenTelemetry's instrumentation gets in its place, with headers of its own.
         injected: Those that it has added, but the baggage.
     """
 
-    __slots__ = ("copy", "injected", "is_sent", "plain", "request")
+    __slots__ = ("around", "copy", "injected", "is_sent", "plain", "request")
 
     def __init__(self, request: Any, plain: Callable[..., Any]) -> None:
         """Make the copy.
@@ -40,6 +43,7 @@ class Routed:
         """
         self.request = request
         self.plain = plain
+        self.around = trace.get_current_span()
         # No subclass of the app's: OpenTelemetry asks for method, URL and headers.
         self.copy: Any = object.__new__(sys.modules["requests"].PreparedRequest)
         headers = request.headers.copy()

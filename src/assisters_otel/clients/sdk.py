@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry import context
+
 from assisters_otel.clients.patch import unbound
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ def in_call(
         call = guard(begin, client, args, kwargs)
         if call is None:
             return wrapped(client, *args, **kwargs)
-        token = call.enter()
+        token = context.attach(call.context)
         try:
             result = wrapped(client, *args, **kwargs)
             guard(call.returned)
@@ -38,7 +40,7 @@ def in_call(
             guard(call.raised, error)
             raise
         finally:
-            call.leave(token)
+            guard(call.leave, token)
         return result
 
     return request

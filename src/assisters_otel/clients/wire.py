@@ -96,7 +96,8 @@ def beginning(response: Any, now: Callable[[], float], limit_s: float) -> bytes 
         # The caller's; its read raises it. The frames of this one know the response.
         cut(met, handled)
         error = met.with_traceback(None)
-    response.fp = io.BufferedReader(_Replay(bytes(read), wire, error))
+    finally:  # whatever else went wrong, the reader finds what was read
+        response.fp = io.BufferedReader(_Replay(bytes(read), wire, error))
     return bytes(body)
 
 

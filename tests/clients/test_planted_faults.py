@@ -1,0 +1,335 @@
+"""Whatever step of ours raises, the app gets the very same answers, and the other sinks theirs.
+
+A step is a call of one of the library's functions by another, found by itself: a client is used
+from `init` to `shutdown` while the interpreter's profiler takes note of each. Then the same is done
+once a step, which raises at its end. Left out are the functions in which the app's own call runs,
+and those that others call (clients, the SDK, the garbage collector): what *they* call is planted.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import socket
+import sys
+import zlib
+from collections import Counter
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import openai
+import pytest
+from opentelemetry import context
+
+import assisters_otel
+from memory import Memory
+from sizes import SIZE
+from streamers import STREAMERS, UNSTREAMED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import CodeType, FrameType
+
+HOME = f"{Path(assisters_otel.__file__).parent}/"
+WAITS = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+
+EXEMPT = {
+    "Events.is_ordinary": "runs for every chunk, so a guard would double its cost; it is fuzzed",
+    "_always": "as above",
+    "_Chunks.__init__": "assigns its arguments",
+    "_AsyncChunks.__init__": "as above",
+    "_Progress.__init__": "as above",
+    "_Replay.__init__": "as above",
+    "_Replay.readable": "is a constant",
+    "_Scoped.__init__": "assigns its arguments",
+    "_Scoped.__iter__": "is a constant",
+    "_telling.<locals>.HTTPResponse._tell": "calls guarded steps alone",
+    "_telling.<locals>.HTTPResponse._tell_last": "as above",
+    "_telling.<locals>.StreamReader._tell_no_more": "as above",
+    "routed_as": "looks up the app's own request, which is sent",
+    "Telemetry.shutdown": "calls guarded steps alone",
+    "Observer._collector": "is called by the garbage collector, wherever that runs",
+}
+# What the user wrote is checked by functions that are to raise.
+CHECKS = "config"
+# What the interpreter calls, or what is no function in the source.
+BY_ITSELF = ("__del__", "<listcomp>", "<dictcomp>", "<setcomp>")
+SINKS = {
+    "spans": {"spans", "enclosing", "late"},
+    "metrics": {"metrics"},
+    "logs": {"logs"},
+    "resends": {"resend"},
+}
+"""The modules that write what was met, each to one place; or that know what it is a resend of."""
+
+REFUSAL = {"code": "rate_limit_exceeded", "request_id": "req_1"}
+ANSWERS = (
+    {},
+    REFUSAL,
+    {},
+    {"code": "invalid_model", "size": 100_000},
+    {"in_stream": "model_overloaded"},
+    {"fault": "unfinished"},
+    {"fault": "truncate"},
+    {"fault": "drop"},
+    {"redirect": "/v1/chat/completions"},
+    {},
+)
+ALL = range(len(ANSWERS))
+
+
+class PlantedError(RuntimeError):
+    """What no step of ours raises by itself."""
+
+
+class Step(NamedTuple):
+    """One function's call by another.
+
+    Attributes:
+        called: What is called.
+        module: Of the library, where it is called.
+        line: There.
+    """
+
+    called: CodeType
+    module: str
+    line: int
+
+    @property
+    def name(self) -> str:
+        return getattr(self.called, "co_qualname", self.called.co_name)
+
+    def __str__(self) -> str:
+        return f"{module_of(self.called)}: {self.name}, called at {self.module}:{self.line}"
+
+
+def module_of(code: CodeType) -> str:
+    return code.co_filename.removeprefix(HOME).removesuffix(".py")
+
+
+def is_ours(code: CodeType) -> bool:
+    return code.co_filename.startswith(HOME) and not module_of(code).startswith(
+        ("guard", "testing/")
+    )
+
+
+def step_of(frame: FrameType) -> Step | None:
+    """Give the step whose function ends in a frame, or None if it is none."""
+    code, caller = frame.f_code, frame.f_back
+    if not is_ours(code) or code.co_flags & WAITS or code.co_name in BY_ITSELF:
+        return None
+    while caller is not None and caller.f_code.co_filename == f"{HOME}guard.py":
+        caller = caller.f_back
+    if caller is None or not is_ours(caller.f_code):
+        return None
+    return Step(code, module_of(caller.f_code), caller.f_lineno)
+
+
+class Steps:
+    """A profiler that takes note of each step, and of the functions that the app's call is in.
+
+    Attributes:
+        met: The steps, each with the number of the answer at which it was met first.
+        around: Those functions.
+    """
+
+    def __init__(self) -> None:
+        self.met: dict[Step, int] = {}
+        self.around: set[CodeType] = set()
+        self.number = 0
+
+    def __call__(self, frame: FrameType, event: str, arg: object) -> None:
+        if event == "return":
+            step = step_of(frame)
+            if step is not None:
+                self.met.setdefault(step, self.number)
+        elif event == "c_call" and isinstance(getattr(arg, "__self__", None), socket.socket):
+            around: FrameType | None = frame
+            while around is not None:
+                self.around.add(around.f_code)
+                around = around.f_back
+
+
+class Planted:
+    """A profiler that makes a step raise, the first time it is met. It ends with that."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.is_over = False
+
+    def __call__(self, frame: FrameType, event: str, _arg: object) -> None:
+        if frame.f_code is self.step.called and event == "return" and step_of(frame) == self.step:
+            self.is_over = True
+            raise PlantedError("a fault of ours")
+
+
+class Told(logging.Handler):
+    """Takes note of the failures that the log tells, but the library's own."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines += "trouble of our own" not in record.getMessage()
+
+
+class Life(NamedTuple):
+    """What came of one run.
+
+    Attributes:
+        app: What the app has got, and the server.
+        telemetry: How much each sink has got.
+    """
+
+    app: list[object]
+    telemetry: dict[str, Counter[str]]
+
+
+def live(api, client, profiler=None, numbers=ALL) -> Life:
+    """Use a client from `init` to `shutdown`, under a profiler, for some of the answers."""
+    api.reset()
+    memory, told, before = Memory(), Told(), context.get_current()
+    logger = logging.getLogger("assisters_otel")
+    logger.addHandler(told)
+    got = []
+
+    async def script(opened):
+        for number in numbers:
+            if isinstance(profiler, Steps):
+                profiler.number = number
+            api.answers(**ANSWERS[number])
+            got.append(await seen(opened, whole=number != ALL[-1]))
+
+    sys.setprofile(profiler)
+    try:
+        with assisters_otel.init(
+            hosts=[api.url],
+            tracer_provider=memory.tracer_provider,
+            meter_provider=memory.meter_provider,
+        ) as handle:
+            client.use(api.url, script, retries=1)
+            handle.flush(5)
+    except PlantedError as error:
+        got.append(error)
+    finally:
+        sys.setprofile(None)
+        logger.removeHandler(told)
+    assert context.get_current() == before
+    got += [(one.method, one.path, one.body, without_ours(one.headers)) for one in api.requests]
+    found = told_of(memory, told)
+    memory.shutdown()
+    return Life(got, found)
+
+
+def without_ours(headers: dict[str, str]) -> list[str]:
+    return sorted(name for name in headers if name != "traceparent")
+
+
+async def seen(opened, *, whole: bool) -> object:
+    """Open a stream, read it or its first chunk, and close it; what the app sees of that."""
+    read = []
+    try:
+        stream = await opened()
+        try:
+            chunk = await stream.read()
+            while chunk is not None:
+                read.append(chunk)
+                chunk = await stream.read() if whole else None
+        finally:
+            await stream.close()
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is compared
+        context_of = error.__context__
+        return type(error), str(error), type(error.__cause__), type(context_of), length(read)
+    return length(read)
+
+
+def length(read: list[object]) -> object:
+    """What is the same however the network has cut it."""
+    return b"".join(read)[:60] if read and isinstance(read[0], bytes) else len(read)
+
+
+def told_of(memory: Memory, told: Told) -> dict[str, Counter[str]]:
+    found = {sink: Counter() for sink in SINKS}
+    for span in memory.spans():
+        found["spans"][span.name] += 1
+        found["spans"]["failed"] += "error.type" in span.attributes
+        found["resends"]["spans"] += "http.request.resend_count" in span.attributes
+    for name, points in memory.collect().items():
+        if name.startswith("assisters.") and not name.endswith((".limit", ".remaining")):
+            group = "resends" if name.endswith(".retries") else "metrics"
+            found[group][name] = sum(point["count"] or point["value"] for point in points)
+    found["logs"]["lines"] = told.lines
+    return found
+
+
+def sink_of(step: Step) -> str | None:
+    """Name the sink that is called from outside of all of them, and not only made."""
+    within = {module: sink for sink, modules in SINKS.items() for module in modules}
+    if step.module in within or step.called.co_name == "__init__":
+        return None
+    return within.get(module_of(step.called))
+
+
+@pytest.fixture(scope="module")
+def around(shared_api):
+    """The functions in which the app's own call runs, whatever the client."""
+    steps = Steps()
+    for client in CLIENTS:
+        live(shared_api, client, steps)
+    return steps.around
+
+
+# trio runs the same lines as asyncio, and warns of what httpx leaves to the garbage collector.
+CLIENTS = [one for one in (*STREAMERS, *UNSTREAMED) if "trio" not in one.name]
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch):
+    for kind in (openai.OpenAI, openai.AsyncOpenAI):
+        monkeypatch.setattr(kind, "_calculate_retry_timeout", lambda *_args, **_kwargs: 0.0)
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=str)
+def test_whatever_step_of_ours_raises_the_app_and_the_other_sinks_get_the_same(api, client, around):
+    steps = Steps()
+    live(api, client, steps)
+    found = {step: at for step, at in steps.met.items() if may_raise(step, around)}
+    assert len(found) > 100
+    wanted, wrong, missed = {}, [], []
+    for step, at in found.items():
+        if not is_chosen(step, client):
+            continue
+        for numbers in (range(max(at - 1, 0), at + 1), ALL):
+            if numbers not in wanted:
+                wanted[numbers] = live(api, client, numbers=numbers)
+            planted = Planted(step)
+            got = live(api, client, planted, numbers)
+            if planted.is_over:
+                wrong += [f"{step}: {fault}" for fault in faults(step, wanted[numbers], got)]
+                break
+        else:
+            missed.append(step)  # who holds a method, and what was collected, is not the same again
+    assert not wrong, "\n".join(wrong)
+    assert len(missed) < len(found) // 20, missed
+
+
+def may_raise(step: Step, around: set[CodeType]) -> bool:
+    is_check = module_of(step.called) == CHECKS
+    return not is_check and step.called not in around and step.name not in EXEMPT
+
+
+def faults(step: Step, wanted: Life, got: Life) -> Iterator[str]:
+    if got.app != wanted.app:
+        app = zip_longest(got.app, wanted.app)
+        yield f"the app got {[pair for pair in app if pair[0] != pair[1]]}"
+    cost = [sink for sink in SINKS if got.telemetry[sink] != wanted.telemetry[sink]]
+    if sink_of(step) is not None and len(cost) > 1:
+        yield f"cost {cost}"
+
+
+def is_chosen(step: Step, client: object) -> bool:
+    """Choose, in a short run, each step of a client's own, and a share of what all have."""
+    mine = zlib.crc32(str(step).encode()) % len(CLIENTS) == CLIENTS.index(client)
+    return SIZE > 1 or step.module.startswith("clients/") or mine

@@ -1,0 +1,34 @@
+"""How much of what a test could repeat it does repeat: `ASSISTERS_OTEL_SIZE`, a whole number.
+
+1, which is what there is without it, is a tenth; 10 is the whole.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+VARIABLE: Final = "ASSISTERS_OTEL_SIZE"
+WHOLE: Final = 10
+
+
+def _size() -> int:
+    text = os.environ.get(VARIABLE, "").strip() or "1"
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise ValueError(
+            f"{VARIABLE} is a whole number from 1, not {text!r}. "
+            f"Write 1 for a tenth of what the tests can do, or {WHOLE} for the whole"
+        )
+    return int(text)
+
+
+SIZE: Final = _size()
+
+
+def sized(whole: int, *, at_least: int = 1) -> int:
+    """How many of *whole* rounds a test does: a tenth for each unit of size, *at_least* so many.
+
+    Where it is the number that a test is about, a limit say, the number stays and this is not
+    asked.
+    """
+    return max(whole * SIZE // WHOLE, at_least)
