@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import hypothesis  # noqa: F401 - before the freeze: of what is frozen its plugins see no referrer
@@ -8,6 +9,7 @@ import pytest
 
 import assisters_otel
 import leaks
+import one_certificate  # noqa: F401 - before any client is imported
 from assisters_otel.testing import FakeApi, answer
 from callers import ANYONE, CALLERS
 from leak_check import nothing_planted_leaves, pytest_configure
@@ -33,17 +35,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(skipped)
 
 
-def pytest_collection_finish() -> None:
-    """Leave what is imported to itself: to collect it anew in test after test takes minutes."""
+@pytest.fixture(scope="module", autouse=True)
+def _heap_is_small() -> None:
+    """Leave what is there to itself: to collect and search it in test after test takes minutes."""
     gc.collect()
     gc.freeze()
 
 
-@pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
-    monkeypatch.setattr(answer, "_words", lambda *_: leaks.MESSAGE)
+@pytest.fixture(scope="session")
+def shared_api() -> Iterator[FakeApi]:
     with FakeApi() as api:
         yield api
+
+
+@pytest.fixture
+def api(shared_api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
+    """The one server of all tests, as new."""
+    monkeypatch.setattr(answer, "_words", lambda *_: leaks.MESSAGE)
+    shared_api.reset()
+    shared_api.connections = 0
+    yield shared_api
+    with suppress(RuntimeError):  # it runs; a test may have stopped it
+        shared_api.start()
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ class Memory:
         return span
 
     def collect(self) -> dict[str, list[dict[str, Any]]]:
-        """The points of each metric: their attributes, ``value`` or ``count``, and exemplars."""
+        """The points of each metric: attributes, ``value`` or ``count`` and ``sum``, exemplars."""
         data = self._reader.get_metrics_data()
         for resource in data.resource_metrics if data else ():
             for scope in resource.scope_metrics:
@@ -78,6 +78,7 @@ class Memory:
                     **point.attributes,
                     "value": getattr(point, "value", None),
                     "count": getattr(point, "count", None),
+                    "sum": getattr(point, "sum", None),
                     "exemplars": list(getattr(point, "exemplars", ())),
                 }
                 for point in metric.data.data_points

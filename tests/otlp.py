@@ -6,6 +6,7 @@ import gzip
 import json
 import socket
 import struct
+import sys
 import threading
 import time
 import zlib
@@ -92,6 +93,10 @@ class Point(NamedTuple):
 class _Server(ThreadingHTTPServer):
     request_queue_size = 128  # five, the default, resets connections that come at once
     daemon_threads = False  # so that closing waits for the handlers, and no socket is left
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # a client that has gone
+            super().handle_error(request, client_address)
 
 
 class Collector:
