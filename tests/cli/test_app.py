@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from assisters_otel import cli, names
+from assisters_otel import names
 
 
 def main_without(module, *arguments):
@@ -51,12 +51,8 @@ def test_the_version_needs_no_extra(module):
 
 
 @pytest.mark.parametrize(("argument", "code"), [("--version", 0), ("--help", 0), ("", 2)])
-def test_it_says_what_it_can_do(monkeypatch, capsys, argument, code):
-    monkeypatch.setattr(sys, "argv", ["assisters-otel", *([argument] if argument else [])])
+def test_it_says_what_it_can_do(call, argument, code):
+    said = call(*([argument] if argument else []))
 
-    with pytest.raises(SystemExit) as exit_:
-        cli.main()
-
-    assert exit_.value.code == code
-    said = capsys.readouterr()
+    assert said.code == code
     assert names.__version__ in said.out or "demo" in said.out + said.err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,32 +17,20 @@ COMMAND = Path(sys.executable).with_name("assisters-otel")
 CODES = [error.code for error in catalog.ERRORS]
 
 
-def run(*arguments, columns=80):
-    return subprocess.run(
-        [COMMAND, *arguments],
-        env={**os.environ, "COLUMNS": str(columns), "PYTHONIOENCODING": "utf-8"},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=60,
-        check=False,
-    )
+def test_errors_lists_the_whole_catalog(call):
+    code, out, err = call("errors")
 
-
-def test_errors_lists_the_whole_catalog():
-    done = run("errors")
-
-    assert (done.returncode, done.stderr) == (0, "")
-    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if "_" in line[:20]}
+    assert (code, err) == (0, "")
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if "_" in line[:20]}
     for error in catalog.ERRORS:
         assert rows[error.code][1] == str(error.status)
         assert (rows[error.code][2] == "helps") is error.retryable
-    assert "\x1b" not in done.stdout
+    assert "\x1b" not in out
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 120])
-def test_errors_loses_nothing_in_a_narrow_terminal(columns):
-    out = run("errors", columns=columns).stdout
+def test_errors_loses_nothing_in_a_narrow_terminal(call, columns):
+    out = call("errors", COLUMNS=str(columns)).out
 
     assert max(map(len, out.splitlines())) <= columns
     heads = [line for line in out.splitlines() if line.startswith(tuple(CODES))]
@@ -57,31 +44,31 @@ def test_errors_loses_nothing_in_a_narrow_terminal(columns):
 
 
 @pytest.mark.parametrize("columns", [20, 40])
-def test_explain_cuts_no_word(columns):
-    out = run("explain", "invalid_api_key", columns=columns).stdout
+def test_explain_cuts_no_word(call, columns):
+    out = call("explain", "invalid_api_key", COLUMNS=str(columns)).out
 
     assert "…" not in out
     assert "Authorization" in "".join(out.split())
 
 
-def test_errors_as_json_is_the_catalog():
-    done = run("errors", "--json")
+def test_errors_as_json_is_the_catalog(call):
+    done = call("errors", "--json")
 
-    assert json.loads(done.stdout) == [error._asdict() for error in catalog.ERRORS]
+    assert json.loads(done.out) == [error._asdict() for error in catalog.ERRORS]
 
 
-def test_explain_says_what_to_do():
-    done = run("explain", "tokens_exhausted")
+def test_explain_says_what_to_do(call):
+    done = call("explain", "tokens_exhausted")
 
-    told = " ".join(done.stdout.split())
-    assert done.returncode == 0
+    told = " ".join(done.out.split())
+    assert done.code == 0
     assert "429 tokens_exhausted_error no retry helps" in told
     assert catalog.find("tokens_exhausted").advice in told
     assert catalog.find("tokens_exhausted").user_message in told
 
 
-def test_explain_as_json_has_every_field():
-    told = json.loads(run("explain", "model_overloaded", "--json").stdout)
+def test_explain_as_json_has_every_field(call):
+    told = json.loads(call("explain", "model_overloaded", "--json").out)
 
     assert told["retryable"] is True
     assert told["side"] == "the API"
@@ -91,11 +78,11 @@ def test_explain_as_json_has_every_field():
     ("code", "hint"), [("rate_limit_exceded", "Did you mean rate_limit_exceeded?"),
                        ("nonsense", "Write one of invalid_api_key")]
 )  # fmt: skip
-def test_explain_of_an_unknown_code_says_what_to_write(code, hint):
-    done = run("explain", code)
+def test_explain_of_an_unknown_code_says_what_to_write(call, code, hint):
+    done = call("explain", code)
 
-    assert (done.returncode, done.stdout) == (2, "")
-    assert hint in " ".join(done.stderr.replace("│", " ").split())
+    assert (done.code, done.out) == (2, "")
+    assert hint in " ".join(done.err.replace("│", " ").split())
 
 
 def test_the_fake_api_plays_its_script_until_it_is_interrupted(tmp_path):
@@ -132,21 +119,22 @@ def test_the_fake_api_plays_its_script_until_it_is_interrupted(tmp_path):
         ('[{"size": true}]', "size is a number"),
     ],
 )
-def test_a_wrong_script_says_what_to_write(tmp_path, script, says):
+def test_a_wrong_script_says_what_to_write(call, assisters_api, tmp_path, script, says):
     path = tmp_path / "script.json"
     path.write_text(script)
 
-    done = run("fake-api", "--script", str(path))
+    # On a port that is taken, so that it could not serve for ever either.
+    done = call("fake-api", "--script", path, "--port", str(assisters_api.port))
 
-    assert done.returncode == 2
-    assert says in " ".join(done.stderr.replace("│", " ").split())
+    assert done.code == 2
+    assert says in " ".join(done.err.replace("│", " ").split())
 
 
-def test_a_port_that_is_taken_is_said(assisters_api):
+def test_a_port_that_is_taken_is_said(run, assisters_api):
     done = run("fake-api", "--port", str(assisters_api.port))
 
-    assert done.returncode == 2
-    assert "cannot be used" in " ".join(done.stderr.replace("│", " ").split())
+    assert done.code == 2
+    assert "cannot be used" in " ".join(done.err.replace("│", " ").split())
 
 
 def test_the_fake_api_says_how_to_use_it():

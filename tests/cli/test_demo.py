@@ -6,23 +6,20 @@ import json
 import logging
 import os
 import re
-import subprocess
-import sys
-import sysconfig
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from opentelemetry.trace import SpanKind
 
-from assisters_otel import cli, names
+from assisters_otel import names
 from assisters_otel.cli import performance, report
 from assisters_otel.cli.performance import Performance, Played
+from assisters_otel.cli.recording import Recording
 from assisters_otel.cli.scenes import SCENES
 from otlp import Collector
 
-COMMAND = Path(sysconfig.get_path("scripts")) / "assisters-otel"
 CODES = [name for scene in SCENES for name in scene.errors if name]
 STREAMED = [name for scene in SCENES for _, name in scene.streams if name]
 LOGGED = [name for scene in SCENES if not scene.outcomes for name in scene.errors if name]
@@ -31,58 +28,44 @@ COUNTED = CODES + STREAMED
 ALONE = next(scene for scene in SCENES if not scene.outcomes and not any(scene.resends))
 
 
-def is_outside(name):
-    return not name.startswith(("OTEL_", "ASSISTERS_")) and not name.lower().endswith("_proxy")
-
-
-def run(*arguments, **variables):
-    environment = {name: value for name, value in os.environ.items() if is_outside(name)}
-    return subprocess.run(
-        [*([] if arguments[:1] == (sys.executable,) else [COMMAND]), *arguments],
-        env={**environment, "COLUMNS": "80", "PYTHONIOENCODING": "utf-8", **variables},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=60,
-        check=False,
-    )
-
-
-@pytest.fixture(autouse=True)
-def no_variables(monkeypatch):
-    for name in [name for name in os.environ if not is_outside(name)]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("COLUMNS", "80")
-
-
 @pytest.fixture(scope="module")
-def shown():
+def shown(run):
     return run("demo")
 
 
 class Printed(NamedTuple):
-    done: subprocess.CompletedProcess[str]
-    elapsed_s: float
+    done: Any
+    worked_s: float
 
 
 @pytest.fixture(scope="module")
-def printed():
-    before_s = time.monotonic()
+def printed(run):
+    before_s = _children_worked_s()
     done = run("demo", "--json")
-    return Printed(done, time.monotonic() - before_s)
+    return Printed(done, _children_worked_s() - before_s)
+
+
+def _children_worked_s():
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+class Performed(NamedTuple):
+    performance: Performance
+    waited_s: float
+
+
+@pytest.fixture(scope="module")
+def performed():
+    before_s = time.monotonic() - time.process_time()
+    done = performance.perform(Recording(None))
+    return Performed(done, time.monotonic() - time.process_time() - before_s)
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    """Run the command line in this process: its exit code, stdout, stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["assisters-otel", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        return exit_.value.code, *capsys.readouterr()
-
-    return call
+def again(monkeypatch, performed):
+    """Show in another way what was played once."""
+    monkeypatch.setattr(performance, "perform", lambda _: performed.performance)
 
 
 @pytest.fixture
@@ -108,8 +91,8 @@ def codes(document):
 
 
 def test_the_demo_shows_each_scene_s_error_codes_in_order(shown):
-    assert (shown.returncode, shown.stderr) == (0, "")
-    rest = shown.stdout
+    assert (shown.code, shown.err) == (0, "")
+    rest = shown.out
     for scene in SCENES:
         _, found, rest = rest.partition(scene.title)
         assert found
@@ -119,18 +102,18 @@ def test_the_demo_shows_each_scene_s_error_codes_in_order(shown):
 
 
 def test_a_failed_attempt_shows_all_that_its_span_says(shown):
-    tree = shown.stdout.partition("model_overloaded")[0]
+    tree = shown.out.partition("model_overloaded")[0]
 
     assert "429 rate_limit_exceeded  POST /v1/chat/completions" in tree
     assert "type rate_limit_error, retryable yes, retry after 0.2 s" in tree
     assert "0 of 1000 requests left, 0 of 100000 tokens left" in tree
     assert "request id req_" in tree
     assert "to do: Wait as long as Retry-After says" in tree
-    assert "param messages, retryable no" in shown.stdout
+    assert "param messages, retryable no" in shown.out
 
 
 def test_the_metrics_count_each_error_once(shown):
-    table = shown.stdout.partition("Metric ")[2].partition("What your log says")[0]
+    table = shown.out.partition("Metric ")[2].partition("What your log says")[0]
 
     for name in set(COUNTED):
         assert f" {COUNTED.count(name)}  {name}" in table
@@ -141,8 +124,8 @@ def test_the_metrics_count_each_error_once(shown):
 
 
 def test_a_call_is_shown_with_its_outcome_and_its_resends(shown):
-    tree = shown.stdout.partition("loops that try")[0]
-    loops = shown.stdout.partition("loops that try")[2].partition("errors that no retry")[0]
+    tree = shown.out.partition("loops that try")[0]
+    loops = shown.out.partition("loops that try")[2].partition("errors that no retry")[0]
 
     assert re.search(
         r"└── recovered  chat assisters-chat-v1\n    2 retries, \d\.\d\d s between", tree
@@ -155,9 +138,7 @@ def test_a_call_is_shown_with_its_outcome_and_its_resends(shown):
 
 
 def test_the_metrics_count_retries_by_reason_and_calls_by_outcome(shown):
-    table = " ".join(
-        shown.stdout.partition("Metric ")[2].partition("What your log says")[0].split()
-    )
+    table = " ".join(shown.out.partition("Metric ")[2].partition("What your log says")[0].split())
 
     assert "assisters.client.retries 1 after rate_limit_exceeded 1 after model_overloaded" in table
     assert "1 after api_key_revoked, no use" in table
@@ -166,27 +147,29 @@ def test_the_metrics_count_retries_by_reason_and_calls_by_outcome(shown):
 
 
 def test_the_log_is_shown_in_its_place_and_shortened(shown):
-    log = shown.stdout.partition("What your log says")[2].partition("What you write")[0]
+    log = shown.out.partition("What your log says")[2].partition("What you write")[0]
 
     assert log.count("WARNING ") == 2
     assert f"and {len(LOGGED) - 2} lines more" in log
-    assert shown.stdout.count("WARNING ") == 2
+    assert shown.out.count("WARNING ") == 2
 
 
+@pytest.mark.usefixtures("again")
 @pytest.mark.parametrize("columns", [80, 120])
-def test_no_line_is_wider_than_the_terminal_and_none_has_colour_codes(shown, columns):
-    out = shown.stdout if columns == 80 else run("demo", COLUMNS=str(columns)).stdout
+def test_no_line_is_wider_than_the_terminal_and_none_has_colour_codes(call, shown, columns):
+    out = shown.out if columns == 80 else call("demo", COLUMNS=str(columns)).out
 
     assert max(len(line) for line in out.splitlines()) <= columns
     assert "\x1b" not in out
 
 
-def test_an_ascii_terminal_is_no_reason_to_fail():
-    done = run("demo", PYTHONIOENCODING="ascii")
+@pytest.mark.usefixtures("again")
+def test_an_ascii_terminal_is_no_reason_to_fail(call_in_ascii):
+    code, out, err = call_in_ascii("demo")
 
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.isascii()
-    assert "rate_limit_exceeded" in done.stdout
+    assert (code, err) == (0, "")
+    assert out.isascii()
+    assert "rate_limit_exceeded" in out
 
 
 def test_a_span_between_a_scene_and_an_attempt_is_a_branch_of_the_tree(memory, capsys):
@@ -213,7 +196,7 @@ def test_a_span_between_a_scene_and_an_attempt_is_a_branch_of_the_tree(memory, c
 
 
 def test_json_has_each_stream_with_its_outcome(printed):
-    told = [scene["streams"] for scene in json.loads(printed.done.stdout)["scenes"]]
+    told = [scene["streams"] for scene in json.loads(printed.done.out)["scenes"]]
 
     outcomes = [[s["attributes"]["assisters.stream.outcome"] for s in streams] for streams in told]
     assert outcomes == [[outcome for outcome, _ in scene.streams] for scene in SCENES]
@@ -221,9 +204,9 @@ def test_json_has_each_stream_with_its_outcome(printed):
 
 def test_json_is_one_document_and_nothing_else(printed):
     done = printed.done
-    document = json.loads(done.stdout)
+    document = json.loads(done.out)
 
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.code, done.err) == (0, "")
     assert codes(document) == [list(scene.errors) for scene in SCENES]
     assert (document["ok"], document["problems"]) == (True, [])
     assert (document["sent"], document["destinations"]) == (None, [])
@@ -237,7 +220,7 @@ def test_json_is_one_document_and_nothing_else(printed):
 
 
 def test_json_tells_of_calls_and_links_each_resend_to_the_attempt_before(printed):
-    scenes = json.loads(printed.done.stdout)["scenes"]
+    scenes = json.loads(printed.done.out)["scenes"]
 
     for scene, told in zip(SCENES, scenes, strict=True):
         outcomes = [call["attributes"]["assisters.call.outcome"] for call in told["calls"]]
@@ -248,8 +231,9 @@ def test_json_tells_of_calls_and_links_each_resend_to_the_attempt_before(printed
             assert attempt["links"] == ([ids[at - 1]] if resend else [])
 
 
-def test_the_demo_takes_less_than_ten_seconds(printed):
-    assert printed.elapsed_s < 10  # three on an idle machine
+def test_the_demo_takes_less_than_ten_seconds(printed, performed):
+    # What it works and what it waits: three on an idle machine, and hardly more on a busy one.
+    assert printed.worked_s + performed.waited_s < 10
 
 
 def test_an_attempt_is_a_child_of_its_scene_in_a_trace_of_its_own(call, short):
@@ -414,14 +398,14 @@ def test_the_logger_is_as_it_was_when_the_demo_is_over(call):
 
 
 @pytest.mark.parametrize("mode", ["http", "http/dup"])
-def test_the_demo_is_the_same_in_every_convention_mode(shown, mode):
+def test_the_demo_is_the_same_in_every_convention_mode(run, shown, mode):
     done = run("demo", OTEL_SEMCONV_STABILITY_OPT_IN=mode)
 
-    assert (done.returncode, done.stderr) == (0, "")
-    heads = [line for line in shown.stdout.splitlines() if "  POST /" in line or "  GET /" in line]
+    assert (done.code, done.err) == (0, "")
+    heads = [line for line in shown.out.splitlines() if "  POST /" in line or "  GET /" in line]
     assert len(heads) == sum(len(scene.errors) for scene in SCENES)
     for head in heads:
-        assert head in done.stdout
+        assert head in done.out
 
 
 @pytest.mark.usefixtures("short")
@@ -462,10 +446,11 @@ def test_a_wrong_call_exits_with_two_and_says_what_to_write(
     assert said in " ".join(err.replace("│", " ").split())
 
 
-def test_the_readme_s_picture_is_what_the_demo_draws(tmp_path):
+@pytest.mark.usefixtures("again")
+def test_the_readme_s_picture_is_what_the_demo_draws(call, tmp_path):
     drawn = tmp_path / "demo.svg"
 
-    assert run("demo", "--picture", drawn).returncode == 0
+    assert call("demo", "--picture", drawn).code == 0
 
     root = Path(__file__).parents[2]
     kept = root / "examples" / "demo.svg"
@@ -483,8 +468,9 @@ def _said(picture):
     return re.sub(r"[0-9a-f]{32}|\d+\.\d+&#160;s", "", "\n".join(words))
 
 
-def test_a_picture_that_cannot_be_written_is_said_in_one_line(tmp_path):
-    done = run("demo", "--picture", tmp_path)
+@pytest.mark.usefixtures("again")
+def test_a_picture_that_cannot_be_written_is_said_in_one_line(call, tmp_path):
+    done = call("demo", "--picture", tmp_path)
 
-    assert done.returncode == 2
-    assert "--picture cannot be written" in done.stderr.replace("\n", " ")
+    assert done.code == 2
+    assert "--picture cannot be written" in done.err.replace("\n", " ")
