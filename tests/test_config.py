@@ -50,6 +50,8 @@ def test_a_host_is_read(text, expected):
         "*.example",
         "[::1",
         "[not:an:address]",
+        "[v1.a:b]",
+        "http://[v1.a:b]:8080/v1",
         "http:/",
         "http",
         "http:/127.0.0.1:8080/v1",

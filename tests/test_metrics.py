@@ -9,7 +9,7 @@ from opentelemetry.context import Context
 from assisters_otel import names
 from assisters_otel.attempt import CallOutcome, Request, Resend, StreamOutcome, judge
 from assisters_otel.envelope import Envelope
-from assisters_otel.metrics import FRESH_S, MAX_FURTHER, ClosedSet, Metrics
+from assisters_otel.metrics import FRESH_S, MAX_FURTHER, MAX_MODELS, ClosedSet, Metrics
 from memory import Memory
 
 REQUEST = Request("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
@@ -60,6 +60,33 @@ def test_types_and_exceptions_are_closed_sets_too(memory, metrics):
     types = {point["error.type"] for point in memory.points(names.ERRORS.name)}
     assert len(types) == 2 * MAX_FURTHER + 1
     assert "_OTHER" in types
+
+
+def call(model):
+    fine = judge(REQUEST, 0.1, status=200)
+    return CallOutcome(REQUEST, "chat", model, "ok", 0.1, 0, 0.0, fine, None)
+
+
+OVERFLOWS = [
+    ("error.code", lambda to, n: to.record(failed(code=f"code_{n}")), "'code_20'"),
+    ("error.type", lambda to, n: to.record(failed(type=f"type_{n}")), "'type_20'"),
+    ("error.type", lambda to, n: to.record(judge(REQUEST, 0.1, exception=f"E{n}")), "'E20'"),
+    ("gen_ai.request.model", lambda to, n: to.record_call(call(f"m-{n}"), Context()), "'m-50'"),
+]
+
+
+@pytest.mark.parametrize(
+    ("label", "record", "value"), OVERFLOWS, ids=["code", "type", "exception", "model"]
+)
+def test_a_label_that_has_overflowed_is_warned_of_once_by_its_name(
+    metrics, caplog, label, record, value
+):
+    for n in range(60):
+        record(metrics, n)
+
+    (line,) = caplog.messages
+    assert line.startswith(f"{label} {value} is on metrics as _OTHER, ")
+    assert f" {MAX_MODELS if 'model' in label else MAX_FURTHER} undocumented ones at most" in line
 
 
 def test_a_status_outside_http_is_other(memory, metrics):

@@ -1,14 +1,25 @@
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import sys
+import threading
 import types
 
+import aiohttp
+import assisters
+import httpx
 import httpx2
+import openai
 import pytest
+import requests
 import wrapt
+from aiohttp.client_reqrep import ClientRequest, ClientResponse
+from aiohttp.connector import BaseConnector
+from requests.adapters import HTTPAdapter, Retry
 
+import assisters_otel
 from assisters_otel.clients import patch
 
 ON = types.SimpleNamespace(patched={"a client": "1.0"})
@@ -133,6 +144,127 @@ def test_ours_is_taken_out_after_somebody_unwrapped_theirs(owner):
     assert vars(owner)["method"] is before
 
 
+# -- what somebody has put in a method's place ---------------------------------------------------
+
+
+class Bound:
+    """A descriptor that is neither a function nor a mock, and knows whom it was asked for."""
+
+    def __init__(self, function, met):
+        self._function = function
+        self._met = met
+
+    def __get__(self, instance, owner):
+        self._met.append((instance, owner))
+        return types.MethodType(self._function, instance)
+
+
+def by_openai(api):
+    with openai.OpenAI(base_url=api.url, api_key="ask_k") as client:
+        return client.models.list().data
+
+
+def by_openai_async(api):
+    async def main():
+        async with openai.AsyncOpenAI(base_url=api.url, api_key="ask_k") as client:
+            return (await client.models.list()).data
+
+    return asyncio.run(main())
+
+
+def by_assisters(api):
+    with assisters.Assisters("ask_k", base_url=api.url) as client:
+        return client.models.list()
+
+
+def by_assisters_stream(api):
+    with assisters.Assisters("ask_k", base_url=api.url) as client:
+        return list(client.chat.completions.create(model="m", messages=[], stream=True))
+
+
+def by_requests(api):
+    with requests.Session() as session:
+        session.mount("http://", HTTPAdapter(max_retries=Retry(1, status_forcelist=[503])))
+        return session.get(f"{api.url}/models").status_code
+
+
+async def _get(api):
+    async with aiohttp.ClientSession() as session, session.get(f"{api.url}/models") as response:
+        response.raise_for_status()
+        return await response.read()
+
+
+def by_aiohttp(api):
+    return asyncio.run(_get(api))
+
+
+def by_httpx(module):
+    def send(api):
+        with module.Client() as client:
+            return client.get(f"{api.url}/models").json()
+
+    return send
+
+
+def by_httpx_async(module):
+    async def get(api):
+        async with module.AsyncClient() as client:
+            return (await client.get(f"{api.url}/models")).json()
+
+    return lambda api: asyncio.run(get(api))
+
+
+PATCHED = [
+    *((m.HTTPTransport, "handle_request", by_httpx(m)) for m in (httpx, httpx2)),
+    *((m.AsyncHTTPTransport, "handle_async_request", by_httpx_async(m)) for m in (httpx, httpx2)),
+    (HTTPAdapter, "send", by_requests),
+    (Retry, "increment", by_requests),
+    (requests.Session, "send", by_requests),
+    (aiohttp.ClientSession, "_request", by_aiohttp),
+    (BaseConnector, "connect", by_aiohttp),
+    (ClientRequest, "send", by_aiohttp),
+    (ClientResponse, "start", by_aiohttp),
+    (ClientResponse, "raise_for_status", by_aiohttp),
+    (openai._base_client.SyncAPIClient, "request", by_openai),
+    (openai._base_client.AsyncAPIClient, "request", by_openai_async),
+    (assisters.Assisters, "_request", by_assisters),
+    (assisters.Assisters, "_stream", by_assisters_stream),
+]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "send"),
+    PATCHED,
+    ids=[f"{owner.__module__}.{owner.__name__}.{name}" for owner, name, _ in PATCHED],
+)
+def test_a_descriptor_in_a_method_s_place_gets_its_instance(
+    api, memory, monkeypatch, owner, name, send
+):
+    met = []
+    descriptor = Bound(vars(owner)[name], met)
+    monkeypatch.setattr(owner, name, descriptor)
+    if owner is Retry:
+        api.answers(status=503)
+
+    with assisters_otel.init(
+        hosts=[api.url],
+        tracer_provider=memory.tracer_provider,
+        meter_provider=memory.meter_provider,
+        strict=True,
+    ) as telemetry:
+        met.clear()
+        assert send(api)
+        assert telemetry.status().attempts == len(api.requests)
+
+    assert met
+    assert [type(instance) for instance, _ in met] == [kind for _, kind in met]
+    assert all(isinstance(instance, owner) for instance, _ in met)
+    assert vars(owner)[name] is descriptor
+
+
+# -- what waits for an import --------------------------------------------------------------------
+
+
 @pytest.fixture
 def module(monkeypatch):
     module = types.ModuleType("assisters_otel_test_client")
@@ -165,6 +297,36 @@ def test_a_module_is_patched_again_and_again_and_told_of_each_time(module):
 
     assert told == [module.__name__] * 3
     assert patch._imports._waiting[module.__name__] == []
+
+
+def test_patches_may_be_taken_out_while_another_thread_puts_some_in(module):
+    another = patches(types.SimpleNamespace(__name__="assisters_otel_test_another"), [])
+    thread = threading.Thread(target=another.put_in)
+
+    class Slow(patch.Patches):
+        """Asked whether it is the one that is taken out, it lets another thread go first."""
+
+        def __eq__(self, other):
+            if thread.ident is None:
+                thread.start()
+                thread.join(0.3)  # it is done by then, or waits for us
+            return self is other
+
+        __hash__ = None
+
+    target = patch.Target(module.__name__, "Client.send", ours)
+    slow = Slow((target,), lambda step, *args: step(*args), lambda _: None)
+    installed = patches(module, [])
+    slow.put_in()
+    installed.put_in()
+
+    installed.take_out()
+
+    thread.join()
+    assert patch._imports._waiting[module.__name__] == [slow]
+    assert patch._imports._waiting["assisters_otel_test_another"] == [another]
+    slow.take_out()
+    another.take_out()
 
 
 def test_a_client_of_another_shape_does_not_break_its_import(module):

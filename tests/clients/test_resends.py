@@ -507,11 +507,12 @@ def test_fifty_tasks_are_fifty_firsts(api, memory, parent, url, backend, under):
 @pytest.mark.parametrize("start_s", [0.0, 0.02])
 def test_twenty_threads_are_twenty_firsts(api, memory, parent, url, start_s, under):
     api.answers("rate_limit_exceeded", retry_after=0, times=20)
+    all_have_failed = threading.Barrier(20)
 
     def work(client, around):
         token = context.attach(around)
         while client.post(url, json=BODY).is_error:
-            time.sleep(0.5)
+            all_have_failed.wait(60)
         context.detach(token)
 
     with (
@@ -520,9 +521,12 @@ def test_twenty_threads_are_twenty_firsts(api, memory, parent, url, start_s, und
         ThreadPoolExecutor(20) as pool,
     ):
         around = context.get_current()
+        working = []
         for _ in range(20):
-            pool.submit(work, client, around)
+            working.append(pool.submit(work, client, around))
             time.sleep(start_s)
+        for one in working:
+            one.result()
 
     assert sorted(numbers(memory)) == [0] * 20 + [1] * 20
     assert retries(memory) == 20
