@@ -237,11 +237,6 @@ class CallOutcome(NamedTuple):
         return self.outcome == names.FAILED
 
     @property
-    def stream(self) -> StreamOutcome | None:
-        """How the last attempt's event stream ended, if there was one."""
-        return self.last.stream if self.last is not None else None
-
-    @property
     def error_type(self) -> str | None:
         """The last attempt's, if it failed; else the exception's name. None unless failed."""
         if not self.failed:

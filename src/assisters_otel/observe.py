@@ -80,7 +80,8 @@ class Observer:
         self._waiting: set[calls.Call | Answer] = set()
         self._put_off: deque[Callable[[], object]] = deque()
         self._collecting = 0
-        self._before_next: Callable[[], object] | None = self._watch_collector
+        self._is_begun = False
+        self._before_first: Callable[[], object] | None = self._watch_collector
         self._tracer = trace.get_tracer(
             names.SCOPE, names.__version__, tracer_provider, names.SCHEMA_URL
         )
@@ -106,7 +107,7 @@ class Observer:
             if before_next is not None:
                 before_next()
 
-        self._before_next = first
+        self._before_first, self._is_begun = first, False
 
     def record_in(self, meter_provider: MeterProvider) -> None:
         """Record in other instruments from now on."""
@@ -162,7 +163,7 @@ class Observer:
                 break
         else:
             return None
-        if self._before_next is not None:
+        if not self._is_begun:
             self._begin()
         if self._put_off:
             self.collect()
@@ -171,9 +172,11 @@ class Observer:
 
     def _begin(self) -> None:
         with self._lock:  # another thread's attempt waits until there is something to record in
-            step, self._before_next = self._before_next, None
+            # Taken away first: a signal handler may send a request meanwhile.
+            step, self._before_first = self._before_first, None
             if step is not None:
                 self.guard(step)
+                self._is_begun = True
 
     # -- calls ------------------------------------------------------------------------------
 
