@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import inspect
 import logging
@@ -907,6 +908,22 @@ def test_a_coroutine_that_nobody_awaits_any_more_ends_its_span(api, memory, watc
     asyncio.run(main())
 
     assert memory.point(DURATION)["error.type"] == "CancelledError"
+    assert len(memory.attempts()) == 1
+    assert "Failed to detach" not in caplog.text
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_a_coroutine_that_is_closed_in_another_context_ends_its_span(api, memory, caplog):
+    api.answers(fault="silence")
+
+    async def main():
+        async with aiohttp.ClientSession() as session:
+            sending = session._request("GET", f"{api.url}/models")
+            sending.send(None)
+            contextvars.Context().run(sending.close)
+
+    asyncio.run(main())
+
     assert len(memory.attempts()) == 1
     assert "Failed to detach" not in caplog.text
 
