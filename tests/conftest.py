@@ -20,14 +20,28 @@ if TYPE_CHECKING:
 
 __all__ = ["nothing_planted_leaves", "pytest_configure"]  # pytest's, for all tests
 
+LONG = {
+    "backends", "bench", "compat", "fuzz", "load", "neutral", "test_aiohttp", "test_app",
+    "test_calls", "test_default_host", "test_demo", "test_doctor", "test_durations",
+    "test_examples", "test_export", "test_gen_ai", "test_neutral", "test_neutral_sdks",
+    "test_openai_versions", "test_planted_faults", "test_readme", "test_recording",
+    "test_requests", "test_resend", "test_resends", "test_setups", "test_streams",
+    "test_telemetry",
+}  # fmt: skip
+"""Folders and modules that take more than some seconds. What is in the others is quick."""
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The tests on real servers come last: those are built while the others run.
+    """Mark what is quick. What takes long comes first, so that no core waits at the end for it.
 
-    And what is measured, only where it is asked for. Not by an option for all of pytest, which
-    would keep who has no pytest-benchmark from running the example that is a test.
+    But the tests on real servers come last: those are built while the others run. And what is
+    measured, only where it is asked for. Not by an option for all of pytest, which would keep who
+    has no pytest-benchmark from running the example that is a test.
     """
-    items.sort(key=lambda item: "backends" in item.path.parts)
+    for item in items:
+        if LONG.isdisjoint((*item.path.parts, item.path.stem)):
+            item.add_marker(pytest.mark.quick)
+    items.sort(key=lambda item: ("backends" in item.path.parts, "quick" in item.keywords))
     if not config.getoption("benchmark_only"):
         skipped = pytest.mark.skip(reason="pytest tests/bench --benchmark-only")
         for item in items:

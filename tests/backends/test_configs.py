@@ -10,7 +10,7 @@ import pytest
 import trustme
 from servers import CONFIG, free_ports
 
-TIME_S = 30
+TIME_S = 300
 
 
 def run(name, *arguments, **environment):
