@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,16 @@ from assisters_otel.testing import FakeApi, answer
 from callers import ANYONE, CALLERS
 from leak_check import nothing_planted_leaves, pytest_configure
 from memory import Memory
+from sizes import SIZE, WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# The coverage of what the tests' own processes run is measured at full size alone: it would take a
+# sixth of the whole. What stays behind then is a worker's.
+if "PYTEST_XDIST_WORKER" in os.environ and SIZE < WHOLE:
+    for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
+        os.environ.pop(name, None)
 
 __all__ = ["nothing_planted_leaves", "pytest_configure"]  # pytest's, for all tests
 

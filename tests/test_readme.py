@@ -101,7 +101,7 @@ def test_the_readme_s_files_and_commands_are_there():
     linked = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     commands = re.findall(r"^\$ (\.ci/\w+)", README, re.MULTILINE)
 
-    assert set(commands) == {".ci/demo", ".ci/test"}
+    assert set(commands) == {".ci/demo", ".ci/nightly", ".ci/test"}
     for path in [*linked, *commands]:
         assert ROOT.joinpath(path).exists(), path
 
