@@ -284,10 +284,7 @@ class Requests(Adapter):
     def _answered(self, sent: _Sent, response: Any) -> None:
         headers, span = _headers_of(response), sent.span
         if span is not None and response.is_redirect:
-            # Wherever it leads, what cannot be sent there is told to this span, URL and all.
-            guard = self._observer.guard
-            spans.tell_of_exception(span, lambda _: late.write(span, spans.mask_status, guard))
-            late.write(span, lambda _: None, guard)  # which takes that away again at the span's end
+            self._observer.guard(self._mask_what_follows, span)
         for attempt in sent.attempts:
             if not attempt.answered(response.status_code, headers):
                 attempt.ended()
@@ -298,6 +295,12 @@ class Requests(Adapter):
                 attempt.is_what_became_of(response)
             else:
                 self._put_off(sent.span, attempt, response, sent.read_limit())
+
+    def _mask_what_follows(self, span: Span) -> None:
+        # Wherever it leads, what cannot be sent there is told to this span, URL and all.
+        guard = self._observer.guard
+        spans.tell_of_exception(span, lambda _: late.write(span, spans.mask_status, guard))
+        late.write(span, lambda _: None, guard)  # which takes that away again at the span's end
 
     def _watch(self, attempt: Attempt, response: Any) -> None:
         body = attempt.body(_is_transient, response)
