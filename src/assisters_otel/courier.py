@@ -6,11 +6,20 @@ a forked process neither shares its parent's connection nor exports its parent's
 
 from __future__ import annotations
 
+import gc
+import netrc  # noqa: F401 - see below
 import os
+import sys
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
+from opentelemetry.sdk.metrics.export import (
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from assisters_otel.quiet import Destination, describe, here, listening
@@ -19,6 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from opentelemetry.sdk.trace import ReadableSpan
+
+# `netrc` is what requests imports with its first request. With ours that would be in a thread of
+# our own, beside the app's: a child that is forked meanwhile has the lock of that import and nobody
+# who gives it back, and all that it exports would wait for it (test_an_export_imports_nothing).
 
 Inner = TypeVar("Inner", SpanExporter, MetricExporter)
 Result = TypeVar("Result", SpanExportResult, MetricExportResult)
@@ -82,12 +95,35 @@ class Courier(Generic[Inner]):
                 with listening(self.destination.hear):
                     self.inner.shutdown()
 
+    def forked(self) -> None:
+        """Begin anew in a forked child: no export is under way, and none has failed."""
+        if self.busy:
+            _release_pools()
+        self.busy = False
+        self.destination.failing = self.destination.unreachable = False
+
     def _mine(self) -> Inner:
         if self._owner != os.getpid():
             inner = self._make()
             self._inherited.append(self.inner)
             self.inner, self._owner = inner, os.getpid()
         return self.inner
+
+
+def _release_pools() -> None:
+    """Release the queues of connections that an export in the parent held at the fork.
+
+    urllib3 empties each when the process exits, and would wait for it for ever.
+    """
+    urllib3 = sys.modules.get("urllib3.connectionpool")
+    if urllib3 is None:
+        return
+    for pool in gc.get_objects():
+        # By its type: a proxy's class is that of what it stands for.
+        if issubclass(type(pool), urllib3.HTTPConnectionPool):
+            queue = getattr(pool, "pool", None)
+            if queue is not None and queue.mutex.locked():
+                queue.mutex.release()
 
 
 class QuietSpanExporter(SpanExporter):
@@ -170,6 +206,18 @@ class QuietMetricExporter(MetricExporter):
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
         """Ask the exporter to flush what it holds; the time is in milliseconds."""
         return self._courier.inner.force_flush(timeout_millis)
+
+
+class QuietMetricReader(PeriodicExportingMetricReader):
+    """The SDK's reader, whose lock a forked child has anew.
+
+    It is held for as long as an export takes, and no thread of the parent's is there to give it
+    back: the child's metrics would wait for ever, and its exit for as long as it may.
+    """
+
+    def _at_fork_reinit(self) -> None:
+        self._export_lock = threading.Lock()
+        super()._at_fork_reinit()  # type: ignore[no-untyped-call] # it has no types
 
 
 def without(data: MetricsData, scopes: Sequence[str]) -> MetricsData:

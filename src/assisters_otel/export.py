@@ -19,13 +19,18 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from weakref import WeakMethod
 
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 
 from assisters_otel import names
 from assisters_otel.clients import aiohttp, httpx, requests
-from assisters_otel.courier import Courier, QuietMetricExporter, QuietSpanProcessor
+from assisters_otel.courier import (
+    Courier,
+    QuietMetricExporter,
+    QuietMetricReader,
+    QuietSpanProcessor,
+)
 from assisters_otel.exporters import METRICS, TRACES, Arguments, routes
 from assisters_otel.hand import Hand, succeeded
 from assisters_otel.quiet import Hush
@@ -34,8 +39,10 @@ from assisters_otel.registered import id_generator, sampler
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from opentelemetry.metrics import Meter
     from opentelemetry.sdk.metrics.export import MetricExporter
     from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.util.types import Attributes
 
     from assisters_otel.exporters import Route
     from assisters_otel.quiet import Reach
@@ -63,9 +70,43 @@ class _Part(Generic[Provider]):
     hand: Hand
 
     @property
+    def is_used(self) -> bool:
+        """Whether anything may be in it."""
+        return not isinstance(self.provider, WatchedMeterProvider) or self.provider.is_used
+
+    @property
     def hopeless(self) -> bool:
         """Whether nobody answers at any of the places that this goes to."""
         return bool(self.couriers) and all(c.destination.unreachable for c in self.couriers)
+
+
+class WatchedMeterProvider(MeterProvider):
+    """The SDK's provider, which knows whether anybody but us records in it.
+
+    If nobody does, a forked child leaves the inherited one alone. A thread of the parent's that
+    was recording at the fork may hold its locks, and for those a flush would wait in vain.
+    """
+
+    def __init__(self, readers: Sequence[MetricReader], resource: Resource) -> None:
+        self._born = os.getpid()
+        self._is_shared = False
+        super().__init__(readers, resource=resource, shutdown_on_exit=False)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anything may be in it that this process measures."""
+        return self._is_shared or self._born == os.getpid()
+
+    def get_meter(
+        self,
+        name: str,
+        version: str | None = None,
+        schema_url: str | None = None,
+        attributes: Attributes = None,
+    ) -> Meter:
+        """Give a meter."""
+        self._is_shared = self._is_shared or name not in OUR_SCOPES
+        return super().get_meter(name, version, schema_url, attributes)
 
 
 class Exports:
@@ -127,6 +168,7 @@ class Exports:
         futures = [
             part.hand.do(partial(part.provider.force_flush, timeout_millis=millis))
             for part in self._parts
+            if part.is_used
         ]
         _, pending = wait(futures, timeout_s)
         for future in pending:
@@ -149,7 +191,7 @@ class Exports:
             if self._ended:
                 return self._complete
             self._ended = True
-        ends = {part.hand.do(part.provider.shutdown): part for part in self._parts}
+        ends = {part.hand.do(part.provider.shutdown): part for part in self._parts if part.is_used}
         started_s = time.monotonic()
         pending = set(ends)
         while pending and (left_s := started_s + timeout_s - time.monotonic()) > 0:
@@ -211,7 +253,7 @@ class Exports:
         for reach in self._reaches:
             reach.lock = threading.RLock()
         for courier in [courier for part in self._parts for courier in part.couriers]:
-            courier.destination.failing = courier.destination.unreachable = False
+            courier.forked()
         if not self._ended:
             self._parts = [replace(part, hand=Hand()) for part in self._parts]
 
@@ -324,10 +366,9 @@ def _meters(
                 undo.callback(couriers[-1].end)
         with _sdk_errors():
             readers += [
-                PeriodicExportingMetricReader(QuietMetricExporter(courier, OUR_SCOPES))
-                for courier in couriers
+                QuietMetricReader(QuietMetricExporter(courier, OUR_SCOPES)) for courier in couriers
             ]
-        provider = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
+        provider = WatchedMeterProvider(readers, resource)
         undo.pop_all()
     return _Part(provider, couriers, Hand())
 
