@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+SLACK_S = 3.0  # on a busy machine everything takes longer
+
+
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
@@ -57,7 +60,7 @@ def build() -> Iterator[Callable[..., export.Exports]]:
 
     yield build
     for exports in built:
-        exports.shutdown(0.5)
+        exports.shutdown(0.1)
 
 
 @pytest.fixture
@@ -124,7 +127,12 @@ def run(script: str, *arguments: str, **variables: str) -> Run:
     """
     started_s = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(head) + textwrap.dedent(script), *arguments],
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(head) + textwrap.dedent(script),
+            *arguments,
+        ],
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
@@ -143,7 +151,7 @@ def test_spans_and_metrics_arrive_below_the_base_url(build):
         exports = build(endpoint=collector.endpoint + "/", service_name="checkout")
         record(exports, spans=2, count=3)
 
-        assert exports.flush(5) is True
+        assert exports.flush(60) is True
 
         assert [span.name for span in collector.spans()] == ["span 0", "span 1"]
         (point,) = collector.points("count")
@@ -169,7 +177,7 @@ def test_variables_alone_are_enough(build, monkeypatch):
         before = dict(os.environ)
         exports = build()
         record(exports)
-        exports.flush(5)
+        exports.flush(60)
 
         assert {request.path for request in collector.requests} == {"/v1/traces", "/m?key=k"}
         assert {request.headers["x-tenant"] for request in collector.requests} == {"a"}
@@ -196,7 +204,7 @@ def test_arguments_win_over_variables(build, monkeypatch, dead):
         )
         record(exports)
 
-        assert exports.flush(5) is True
+        assert exports.flush(60) is True
 
         assert {request.headers["x-tenant"] for request in collector.requests} == {"b"}
         assert collector.spans()[0].resource["service.name"] == "checkout"
@@ -241,7 +249,7 @@ def test_none_still_gives_spans_ids(build, monkeypatch):
 
     assert span.get_span_context().is_valid
     assert exports.destinations == ("traces: none", "metrics: none")
-    assert exports.flush(1) is True
+    assert exports.flush(60) is True
 
 
 def test_a_grpc_endpoint_from_a_variable_needs_no_scheme(build, monkeypatch):
@@ -273,7 +281,7 @@ def test_grpc_takes_the_base_url_and_headers_in_capitals(build):
     )
     record(exports)
 
-    assert exports.flush(5) is True
+    assert exports.flush(60) is True
     server.stop(None).wait()
 
     assert arrived == [("span 0", "b")]
@@ -491,7 +499,7 @@ def test_a_dead_endpoint_costs_one_warning(build, monkeypatch, caplog, dead):
     )
     for _ in range(2):
         record(exports)
-        assert exports.flush(10) is False
+        assert exports.flush(60) is False
 
     assert said(caplog) == [
         (
@@ -511,12 +519,12 @@ def test_recovery_is_said_once(build, monkeypatch, caplog, dead):
     caplog.set_level(logging.INFO)
     exports = build(endpoint=dead)
     record(exports)
-    assert exports.flush(10) is False
+    assert exports.flush(60) is False
 
     with Collector(port=int(dead.rpartition(":")[2])):
         for _ in range(2):
             record(exports)
-            assert exports.flush(5) is True
+            assert exports.flush(60) is True
         assert exports.shutdown() is True
 
     assert [level for level, _ in said(caplog)] == ["WARNING", "INFO"]
@@ -528,7 +536,7 @@ def test_a_collector_that_hangs_costs_one_warning(build, monkeypatch, caplog):
     with Collector(hang=True) as collector:
         exports = build(endpoint=collector.endpoint)
         record(exports)
-        assert exports.flush(10) is False
+        assert exports.flush(60) is False
 
         ((level, text),) = said(caplog)
         assert level == "WARNING"
@@ -540,7 +548,7 @@ def test_a_refusal_of_one_signal_says_which(build, caplog):
         exports = build(endpoint=collector.endpoint)
         for _ in range(2):
             record(exports)
-            assert exports.flush(5) is False
+            assert exports.flush(60) is False
 
     ((_, text),) = said(caplog)
     assert "(HTTP 404): metrics are dropped until it does" in text
@@ -551,7 +559,7 @@ def test_a_collector_that_is_overloaded_is_quoted(build, monkeypatch, caplog):
     with Collector(status=503) as collector:
         exports = build(endpoint=collector.endpoint, metrics=False)
         record(exports)
-        assert exports.flush(10) is False
+        assert exports.flush(60) is False
 
     ((_, text),) = said(caplog)
     assert "(Service Unavailable): spans are dropped" in text
@@ -603,7 +611,7 @@ def test_an_exporter_that_raises_leaves_no_traceback(build, monkeypatch, caplog,
     exports = build(metrics=False)
     for _ in range(2):
         record(exports)
-        assert exports.flush(5) is False
+        assert exports.flush(60) is False
 
     assert [r.name for r in caplog.records] == ["assisters_otel"]
     assert "secret" not in caplog.text
@@ -722,8 +730,8 @@ def test_a_collector_that_hangs_holds_the_exit_up_for_five_seconds_at_most():
 
     complete, elapsed = done.out.split()
     assert complete == "False"
-    assert 4.5 < float(elapsed) < 6.5
-    assert done.elapsed_s < 12
+    assert 4.5 < float(elapsed) < 5 + SLACK_S
+    assert done.elapsed_s < 30
     assert done.err.count("\n") == 1
     assert "no answer in time" in done.err
 
@@ -733,7 +741,7 @@ def test_an_absent_collector_holds_the_exit_up_for_about_a_second(dead):
 
     complete, elapsed = done.out.split()
     assert complete == "False"
-    assert float(elapsed) < 2.5
+    assert float(elapsed) < 4
     assert done.err.count("\n") == 1
     assert "ConnectionError: Connection refused" in done.err
 
@@ -748,9 +756,9 @@ def test_a_flush_comes_back_in_time_and_the_end_too(build):
         assert exports.flush(0.3) is False
         assert exports.shutdown(0.5) is False
         assert exports.shutdown() is False
-        assert exports.flush(5) is False
+        assert exports.flush(60) is False
 
-        assert time.monotonic() - started_s < 4
+        assert time.monotonic() - started_s < 5
 
 
 def test_the_filters_stay_until_the_last_thread_is_done(build, caplog):
@@ -773,8 +781,8 @@ def test_calls_are_made_in_time_and_one_that_raises_is_told(caplog):
     def raising() -> None:
         raise KeyError
 
-    assert hand.in_time([raising], 5) is False
-    assert hand.in_time([lambda: True, lambda: None], 5) is True
+    assert hand.in_time([raising], 60) is False
+    assert hand.in_time([lambda: True, lambda: None], 60) is True
     assert hand.in_time([lambda: time.sleep(1)], 0.05) is False
     assert said(caplog) == [("WARNING", "telemetry could not be exported (KeyError)")]
 
@@ -806,7 +814,7 @@ FORK = textwrap.dedent("""
         inherited.get_meter("app").create_counter("theirs").add(1)
         if exports.tracer_provider:
             exports.tracer_provider.get_tracer("app").start_span("child").end()
-        assert exports.flush(10), "child"
+        assert exports.flush(60), "child"
         shut(exports)
 
     def parent():
@@ -814,7 +822,7 @@ FORK = textwrap.dedent("""
         count(exports.meter_provider, 3)
         if exports.tracer_provider:
             exports.tracer_provider.get_tracer("app").start_span("parent").end()
-        assert exports.flush(10), "parent"
+        assert exports.flush(60), "parent"
 
     def end():
         count(exports.meter_provider, 4)
@@ -867,7 +875,7 @@ def test_a_forked_process_with_nothing_of_its_own_sends_no_metrics():
         parent()
         pid = os.fork()
         if pid == 0:
-            assert exports.flush(10)
+            assert exports.flush(60)
             sys.exit(0)
         assert os.waitpid(pid, 0)[1] == 0
         end()
@@ -905,14 +913,34 @@ def test_a_forked_process_is_not_blamed_for_its_parents_failure(dead):
     script = """
         exports = build(sys.argv[1])
         exports.tracer_provider.get_tracer("app").start_span("parent").end()
-        assert not exports.flush(10)
+        assert not exports.flush(60)
         pid = os.fork()
         if pid == 0:
-            assert exports.flush(10)
+            assert exports.flush(60)
             sys.exit(0)
         assert os.waitpid(pid, 0)[1] == 0
     """
     run(script, dead, OTEL_EXPORTER_OTLP_TIMEOUT="0.3")
+
+
+@pytest.mark.parametrize("status", [200, 503, None], ids=["taken", "refused", "nobody there"])
+def test_an_export_imports_nothing(status, dead):
+    """It has a thread of its own, and of a child that is forked meanwhile the lock of an import."""
+    script = """
+        exports = build(sys.argv[1])
+        exports.tracer_provider.get_tracer("app").start_span("span").end()
+        exports.meter_provider.get_meter("app").create_counter("count").add(1)
+        before = set(sys.modules)
+        exports.flush(60)
+        shut(exports)
+        print(sorted(set(sys.modules) - before))
+    """
+    with Collector() as collector:
+        collector.status = status
+        done = run(script, collector.endpoint if status else dead, OTEL_EXPORTER_OTLP_TIMEOUT="0.3")
+
+        assert done.out.endswith("\n[]\n")
+        assert bool(collector.requests) is bool(status)
 
 
 def test_a_fork_after_the_end_starts_no_thread():

@@ -14,6 +14,7 @@ from assisters_otel import resend
 from assisters_otel.attempt import Request, judge
 from assisters_otel.resend import Resends
 from assisters_otel.sending import Chain, Sending
+from sizes import sized
 
 SECRET = "Bearer ask_0123456789abcdef"
 PROMPT = b'{"input": "what the user typed"}'
@@ -142,13 +143,15 @@ def test_where_another_flow_has_failed_nothing_is_asked(resends):
 
 
 def test_many_failing_requests_leave_a_small_record(resends, clock):
-    """A hundred thousand distinct ones, each under a span of its own."""
-    for number in range(5000):
+    """All distinct, each under a span of its own."""
+    many = sized(100_000)
+    assert many >= 4 * resend.MAX_ENTRIES
+    for number in range(many // 2):
         fail(resends, Message(b"%d" % number), under(number + 1))
         clock.now += 0.001
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    for number in range(5000, 100_000):
+    for number in range(many // 2, many):
         fail(resends, Message(b"%d" % number), under(number + 1))
         clock.now += 0.001
     grown = tracemalloc.get_traced_memory()[0] - before

@@ -16,8 +16,10 @@ import assisters_otel
 from assisters_otel import resend
 from assisters_otel.testing import FakeApi
 from memory import Memory
+from sizes import sized
 
 KIB = 1024
+SLACK_S = 10  # on a busy machine everything takes longer
 
 ANSWERS = {
     "an envelope": {"code": "rate_limit_exceeded"},
@@ -31,7 +33,7 @@ ANSWERS = {
     "a body just within the limit": {"status": 500, "body": b"x" * 64 * KIB},
     "a body beyond the limit": {"status": 500, "body": b"x" * 65 * KIB},
     "a huge chunked body": {"status": 500, "size": 300 * KIB, "chunked": True},
-    "a huge gzipped body": {"status": 500, "size": 3000 * KIB, "gzip": True},
+    "a huge gzipped body": {"status": 500, "size": 300 * KIB, "gzip": True},
     "a body that breaks off": {"code": "internal_error", "fault": "truncate"},
     "a huge body that breaks off": {"status": 500, "size": 300 * KIB, "fault": "truncate"},
     "a success that breaks off": {"status": 200, "json": {"a": "b" * 99}, "fault": "truncate"},
@@ -124,39 +126,37 @@ def state(response, *, counted=True):
 
 
 @pytest.mark.parametrize("how", HOWS)
-def test_the_app_cannot_tell_that_we_are_there(caller, how, memory):
-    with FakeApi() as api:
+def test_the_app_cannot_tell_that_we_are_there(api, caller, how, memory):
+    def run(name):
+        answer = ANSWERS[name]
+        api.reset()
+        connections = api.connections
+        api.answers(**{"request_id": "req_1", **answer})
+        # trio warns of a generator that was not exhausted, if it is collected in its loop.
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            seen = observed(caller, api.url + "/models", how, 0.3 if name in SLOW else 30)
+            if "trio" in caller.name:
+                gc.collect()
+        return seen, api.connections - connections, len(warned)
 
-        def run(name):
-            answer = ANSWERS[name]
-            api.reset()
-            connections = api.connections
-            api.answers(**{"request_id": "req_1", **answer})
-            # trio warns of a generator that was not exhausted, if it is collected in its loop.
-            with warnings.catch_warnings(record=True) as warned:
-                warnings.simplefilter("always")
-                seen = observed(caller, api.url + "/models", how, 0.3 if name in SLOW else 30)
-                if "trio" in caller.name:
-                    gc.collect()
-            return seen, api.connections - connections, len(warned)
-
-        answers = [name for name in ANSWERS if name not in SLOW or how in {"read", "request"}]
-        without = {name: run(name) for name in answers}
-        with assisters_otel.init(
-            hosts=[api.url],
-            tracer_provider=memory.tracer_provider,
-            meter_provider=memory.meter_provider,
-            strict=True,
-        ):
-            for name in answers:
-                seen, connections, warned = run(name)
-                assert seen == without[name][0], name
-                assert connections <= without[name][1], name
-                # httpx does not close its inner generators; a body of unknown length that is
-                # longer than the limit leaves them half read, which trio warns of. They are
-                # closed by the response's close all the same.
-                if name != "a huge chunked body":
-                    assert warned <= without[name][2], name
+    answers = [name for name in ANSWERS if name not in SLOW or how in {"read", "request"}]
+    without = {name: run(name) for name in answers}
+    with assisters_otel.init(
+        hosts=[api.url],
+        tracer_provider=memory.tracer_provider,
+        meter_provider=memory.meter_provider,
+        strict=True,
+    ):
+        for name in answers:
+            seen, connections, warned = run(name)
+            assert seen == without[name][0], name
+            assert connections <= without[name][1], name
+            # httpx does not close its inner generators; a body of unknown length that is
+            # longer than the limit leaves them half read, which trio warns of. They are
+            # closed by the response's close all the same.
+            if name != "a huge chunked body":
+                assert warned <= without[name][2], name
 
     assert len(memory.attempts()) == 2 * len(answers)
     errors = memory.collect()["assisters.client.errors"]
@@ -178,22 +178,23 @@ def test_a_failed_answer_s_headers_wait_no_longer_than_the_read_timeout(api, cal
         await at.close(response)
         return waited
 
-    assert caller.use(caller.client(timeout=0.5), script) < 1.5
+    assert caller.use(caller.client(timeout=0.5), script) < 0.5 + SLACK_S
 
 
 @pytest.mark.usefixtures("telemetry")
 def test_a_body_that_drips_does_not_hold_the_headers_up_for_ever(api, caller):
-    api.answers("internal_error", size=4000, chunked=True, chunk_delay_s=0.2)
+    # Ten times over, the next piece is there before the caller's time is up.
+    api.answers("internal_error", body=[b"x"] * 30, chunk_delay_s=0.05)
 
     async def script(at):
         started = time.perf_counter()
         response = await at.open("GET", api.url + "/models")
         waited = time.perf_counter() - started
         body = await at.read(response)
-        assert len(body) >= 4000
+        assert len(body) == 30
         return waited, time.perf_counter() - started
 
-    waited, whole = caller.use(caller.client(timeout=0.3), script)
+    waited, whole = caller.use(caller.client(timeout=0.5), script)
     assert waited < whole
 
 
@@ -204,10 +205,10 @@ def test_a_success_is_never_read_ahead(api, caller):
     async def script(at):
         started = time.perf_counter()
         response = await at.open("GET", api.url + "/models")
-        assert time.perf_counter() - started < 0.4
+        assert time.perf_counter() - started < 30  # it would wait for a minute
         await at.close(response)
 
-    caller.use(caller.client(timeout=0.5), script)
+    caller.use(caller.client(timeout=60), script)
 
 
 @pytest.mark.usefixtures("telemetry")
@@ -219,10 +220,10 @@ def test_an_event_stream_is_never_read_ahead_though_it_failed(api, memory, calle
     async def script(at):
         started = time.perf_counter()
         response = await at.open("GET", api.url + "/chat/completions")
-        assert time.perf_counter() - started < 0.4
+        assert time.perf_counter() - started < 30  # it would wait for a minute
         await at.close(response)
 
-    caller.use(caller.client(timeout=0.5), script)
+    caller.use(caller.client(timeout=60), script)
     assert memory.attempt().attributes["error.type"] == "500"
 
 
@@ -253,6 +254,21 @@ def test_a_bomb_is_not_unpacked(api, memory, caller):
     assert memory.attempt().attributes["error.type"] == "400"
 
 
+async def cancelled_in_body(get, url):
+    """Send, and give up once the headers are there and what is waited for is the body."""
+    begun = asyncio.Event()
+
+    async def trace(event, _info):
+        if event == "http11.receive_response_body.started":
+            begun.set()
+
+    task = asyncio.ensure_future(get(url, extensions={"trace": trace}))
+    await begun.wait()
+    await asyncio.sleep(0.05)  # the beginning of a body is read, and then there is nothing more
+    task.cancel()
+    return await task
+
+
 @pytest.mark.usefixtures("telemetry")
 def test_a_cancellation_while_the_body_is_read_ahead_is_the_send_s(api, memory):
     import httpx
@@ -260,9 +276,9 @@ def test_a_cancellation_while_the_body_is_read_ahead_is_the_send_s(api, memory):
     api.answers("internal_error", fault="stall")
 
     async def impatient():
-        async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
-            with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(client.get(api.url + "/models"), 0.3)
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+            with pytest.raises(asyncio.CancelledError):
+                await cancelled_in_body(client.get, api.url + "/models")
             pool = client._transport._pool
             assert not pool.connections
             return (await client.get(api.url + "/models")).status_code
@@ -302,10 +318,11 @@ def test_memory_is_flat_over_many_failures(api, monkeypatch):
 
     import httpx
 
-    monkeypatch.setattr(resend, "MAX_ENTRIES", 200)  # full before the measuring begins
+    loops = sized(1000)
+    monkeypatch.setattr(resend, "MAX_ENTRIES", loops // 2)  # full before the measuring begins
     memory = Memory()
     transport = httpx.HTTPTransport()
-    count, loops = iter(range(10**9)), 300
+    count = iter(range(10**9))
 
     with assisters_otel.init(
         hosts=[api.url],
@@ -359,16 +376,16 @@ def test_giving_up_while_the_body_is_read_ahead_gives_the_connection_back(api, m
     async def main():
         async with client_of.AsyncClient(trust_env=False) as client:
 
-            async def ask():
+            async def ask(url, **options):
                 if not streams:
-                    return await client.get(api.url + "/models")
-                async with client.stream("GET", api.url + "/models") as response:
+                    return await client.get(url, **options)
+                async with client.stream("GET", url, **options) as response:
                     return await response.aread()
 
             for _ in range(3):
                 api.answers("internal_error", fault="stall")
-                with pytest.raises(asyncio.TimeoutError):
-                    await asyncio.wait_for(ask(), 0.2)
+                with pytest.raises(asyncio.CancelledError):
+                    await cancelled_in_body(ask, api.url + "/models")
             pool = client._transport._pool
             assert not pool.connections
             assert "Requests: 0 active" in repr(pool)
@@ -411,7 +428,8 @@ def test_an_interrupt_while_the_body_is_read_ahead_gives_the_connection_back(api
 def test_a_failed_answer_that_drips_waits_no_longer_than_the_caller_s_own_read(
     api, client, chunked
 ):
-    api.answers(status=503, size=40, body=[b"x"] * 40, chunk_delay_s=0.1, chunked=chunked)
+    # To its end it would be half a minute.
+    api.answers(status=503, size=300, body=[b"x"] * 300, chunk_delay_s=0.1, chunked=chunked)
 
     if client == "requests":
         import requests
@@ -429,7 +447,7 @@ def test_a_failed_answer_that_drips_waits_no_longer_than_the_caller_s_own_read(
         started_s = time.monotonic()
         asyncio.run(get())
 
-    assert time.monotonic() - started_s < 1.5
+    assert time.monotonic() - started_s < 0.5 + SLACK_S
 
 
 @pytest.mark.usefixtures("telemetry")

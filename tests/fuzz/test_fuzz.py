@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from targets import SEEDS, TARGETS, WORDS, run
 
 from assisters_otel import envelope, streams
+from sizes import sized
 
 SCRIPT = Path(__file__).with_name("atheris_fuzz.py")
 MAX_MEMORY = 64 * targets.MAX_INPUT
-RUNS = 3000
+RUNS = sized(10_000)
 BOUNDED = settings(
-    max_examples=300,
+    max_examples=sized(1_000),
     deadline=None,  # `run` sees to that, by the time that was worked and not waited
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -10,12 +10,14 @@ import pytest
 from otlp import Collector
 from scripts import passed, run
 
+SLACK_S = 10  # on a busy machine everything takes longer
+
 SENDERS = """
 import asyncio, threading
 import httpx, requests
 
 def by_httpx():
-    with httpx.Client(trust_env=False) as client:
+    with httpx.Client(trust_env=False, verify=False) as client:
         return [client.post(URL + "/chat/completions", json=[1]).status_code for _ in range(3)]
 
 def by_requests():
@@ -24,7 +26,7 @@ def by_requests():
         return [session.post(URL + "/chat/completions", json=[2]).status_code for _ in range(3)]
 
 async def by_httpx_async():
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, verify=False) as client:
         sent = [await client.post(URL + "/chat/completions", json=[3]) for _ in range(3)]
         return [response.status_code for response in sent]
 """
@@ -104,9 +106,9 @@ import gevent
 
 # httpcore imports trio, which runs a program, when the first client is made. That forks, and a
 # fork beside greenlets that send is not what this is about.
-httpx.Client(trust_env=False).close()
+httpx.Client(trust_env=False, verify=False).close()
 jobs = [gevent.spawn(send) for send in (by_httpx, by_requests) * 5]
-gevent.joinall(jobs, timeout=40, raise_error=True)
+gevent.joinall(jobs, timeout=100, raise_error=True)
 assert [job.value for job in jobs] == [[429, 429, 429]] * 10
 import time
 print(time.time(), flush=True)
@@ -135,7 +137,7 @@ def test_greenlets_are_watched_each_for_itself(api, order):
         assert "assisters_otel/" not in done.err
         assert order.startswith(INIT) or "Traceback" not in done.err
         left_at, ended_at = map(float, done.out.split())
-        assert ended_at - left_at < 5 + 3
+        assert ended_at - left_at < 5 + SLACK_S
         # All send the same: what a greenlet sends again is its own, and no other's.
         assert resends(collector.spans()) == {0: 10, 1: 10, 2: 10}
         points = collector.points("assisters.client.errors")
@@ -178,7 +180,7 @@ PROGRAMS = """
 import subprocess
 import gevent
 
-httpx.Client(trust_env=False).close()
+httpx.Client(trust_env=False, verify=False).close()
 def send():
     with httpx.Client(trust_env=False, verify=False) as client:
         for _ in range(20):
@@ -189,7 +191,7 @@ jobs = [gevent.spawn(send) for _ in range(5)]
 for _ in range(3):
     subprocess.run([sys.executable, "-S", "-c", ""], check=True)
     gevent.sleep(0.01)
-gevent.joinall(jobs, timeout=40, raise_error=True)
+gevent.joinall(jobs, timeout=100, raise_error=True)
 """
 
 

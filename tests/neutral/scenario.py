@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import cycle, product
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 KIB = 1024
 FAILED = 400
 HTTPX = ("httpx", "httpx2", "httpx-asyncio", "httpx2-asyncio", "httpx-trio", "httpx2-trio")
 PLAIN = (*HTTPX, "requests", "aiohttp")
 SDKS = ("openai", "openai-asyncio", "openai-aiohttp", "assisters")
-TIMEOUT_S = 0.25
+METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS")
+BODIES = ("none", "json", "bytes", "generator", "multipart", "large")
+READS = ("all", "raw", "bytes", "lines", "text", "first", "none")
+CLOSES = ("context", "twice", "dropped")
+HANGING_S = 0.25
+CANCEL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -22,12 +31,12 @@ class Scenario:
     Attributes:
         client: One of `PLAIN` or `SDKS`.
         method: The HTTP method; an SDK has its own.
-        body: ``none``, ``json``, ``bytes``, ``generator``, ``multipart`` or ``large``.
+        body: One of `BODIES`.
         answers: What the fake API is told to answer, one after the other.
         follow: Whether redirects are followed.
         stream: Whether the answer is asked for as a stream.
-        read: How that is read.
-        close: ``context``, ``twice`` or ``dropped``.
+        read: How that is read, one of `READS`.
+        close: One of `CLOSES`.
         cancel_s: When an async caller gives up, or None.
         apart: The server sends its chunks apart in time, so where one ends is no chance and
             is compared.
@@ -43,6 +52,21 @@ class Scenario:
     close: str = "context"
     cancel_s: float | None = None
     apart: bool = False
+
+    @property
+    def timeout_s(self) -> float:
+        """How long the app waits: where nothing hangs, longer than any machine is busy."""
+        return HANGING_S if any(map(hangs, self.answers)) else 30
+
+    @property
+    def timeout_after_s(self) -> float:
+        """How long it waits for what it sends afterwards."""
+        return max(self.timeout_s, 4 * HANGING_S)
+
+
+def hangs(answer: dict[str, Any]) -> bool:
+    """Whether an answer never comes to its end."""
+    return answer.get("fault") in {"stall", "silence"}
 
 
 FORMS: list[dict[str, Any]] = [
@@ -109,18 +133,38 @@ def _can_be(scenario: Scenario) -> bool:
         answer.get("fault") == "stall" and ("code" in answer or answer.get("status", 0) >= FAILED)
         for answer in scenario.answers
     )
-    return scenario.client.endswith(("asyncio", "aiohttp")) and not waits
+    is_async = scenario.client.endswith(("asyncio", "aiohttp"))
+    # What comes by itself would be in a race with the caller's patience.
+    return is_async and hangs(scenario.answers[0]) and not waits
 
 
 SCENARIOS = st.builds(
     Scenario,
     client=st.sampled_from([*PLAIN, *PLAIN, *SDKS]),
-    method=st.sampled_from(["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS"]),
-    body=st.sampled_from(["none", "json", "bytes", "generator", "multipart", "large"]),
+    method=st.sampled_from(METHODS),
+    body=st.sampled_from(BODIES),
     answers=st.lists(_answer, min_size=1, max_size=3),
     follow=st.booleans(),
     stream=st.booleans(),
-    read=st.sampled_from(["all", "raw", "bytes", "lines", "text", "first", "none"]),
-    close=st.sampled_from(["context", "twice", "dropped"]),
-    cancel_s=st.sampled_from([None, None, None, 0.1]),
+    read=st.sampled_from(READS),
+    close=st.sampled_from(CLOSES),
+    cancel_s=st.sampled_from([None, None, None, CANCEL_S]),
 ).filter(_can_be)
+
+
+def of_each_value() -> Iterator[Scenario]:
+    """A few scenarios, the same each time, in which each value of each parameter is."""
+    success = {"status": 200, "json": {}}
+    # Begun at different places, so that those of one length are not always the same pairs.
+    parts = (PLAIN, METHODS, BODIES[1:] + BODIES[:1], READS, CLOSES, (True, True, False), FORMS)
+    taken = zip(*map(cycle, parts), strict=False)
+    for answer in (*CONTENTS, *NO_ANSWERS, *REDIRECTS):
+        client, method, body, read, close, stream, form = next(taken)
+        answers = [answer | form if answer in CONTENTS else answer, success]
+        yield Scenario(client, method, body, answers, answer in REDIRECTS, stream, read, close)
+    for client, (fault, content) in zip(PLAIN, product(FAULTS[1:], CONTENTS[1:9:7]), strict=False):
+        yield Scenario(client, answers=[content | fault], stream=True)
+    for client, stream in zip(SDKS, cycle((True, False)), strict=False):
+        yield Scenario(client, answers=[{"code": "model_overloaded"}, {}], stream=stream)
+    for client in ("httpx-asyncio", "aiohttp", "openai-asyncio"):
+        yield Scenario(client, answers=[{"fault": "silence"}], cancel_s=CANCEL_S)

@@ -2,7 +2,7 @@
 
 Whatever an app could see is compared: bytes, exceptions and where they were raised, the state of
 responses, the order of hooks and log lines, warnings, what the server was sent, and how many
-connections that took. `ASSISTERS_OTEL_SCENARIOS` plays more of them.
+connections that took.
 """
 
 from __future__ import annotations
@@ -18,9 +18,25 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from neutral.scenario import PLAIN, SCENARIOS, SDKS, Scenario
+import sizes
+from neutral.scenario import (
+    BODIES,
+    CLOSES,
+    CONTENTS,
+    FAULTS,
+    FORMS,
+    METHODS,
+    NO_ANSWERS,
+    PLAIN,
+    READS,
+    REDIRECTS,
+    SCENARIOS,
+    SDKS,
+    Scenario,
+    of_each_value,
+)
 
-COUNT = int(os.environ.get("ASSISTERS_OTEL_SCENARIOS", "200"))
+EACH_VALUE = list(of_each_value())
 MODES = ("bare", "otel", "ours")
 
 
@@ -97,16 +113,36 @@ def _shown(what, bare, ours):
     return f"{what}\n  bare: {bare}\n  ours: {ours}"
 
 
+@pytest.mark.parametrize("scenario", EACH_VALUE, ids=lambda scenario: scenario.client)
+def test_no_app_can_tell_whatever_it_does(workers, scenario):
+    check(workers, scenario)
+
+
+def test_whatever_an_app_does_is_played_at_the_smallest_size():
+    plain = [one for one in EACH_VALUE if one.client in PLAIN]
+    answers = [one.answers[0] for one in EACH_VALUE]
+
+    assert {one.client for one in EACH_VALUE} == {*PLAIN, *SDKS}
+    assert {one.method for one in plain} == set(METHODS)
+    assert {one.body for one in plain} == set(BODIES)
+    assert {one.read for one in plain if one.stream} == set(READS)
+    assert {one.close for one in plain if one.client not in ("requests", "aiohttp")} == set(CLOSES)
+    assert {one.stream for one in plain} == {one.follow for one in plain} == {True, False}
+    assert {one.cancel_s is None for one in EACH_VALUE} == {True, False}
+    for part in (*CONTENTS, *FORMS, *FAULTS, *NO_ANSWERS, *REDIRECTS):
+        assert any(part.items() <= answer.items() for answer in answers), part
+
+
 @given(scenario=SCENARIOS)
 @settings(
-    max_examples=COUNT,
+    max_examples=sizes.sized(200),
     deadline=None,
-    derandomize="ASSISTERS_OTEL_SCENARIOS" not in os.environ,
+    derandomize=sizes.SIZE == 1,
     database=None,
     phases=[Phase.generate, Phase.shrink],
     suppress_health_check=list(HealthCheck),
 )
-def test_no_app_can_tell_that_we_are_there(workers, scenario):
+def test_no_app_can_tell_by_anything_at_random(workers, scenario):
     check(workers, scenario)
 
 
@@ -139,8 +175,9 @@ def test_a_chunk_ends_where_it_ended(workers, client, status, kind):
     check(workers, Scenario(client, answers=[answer], stream=True, read="bytes", apart=True))
 
 
-def test_the_kit_itself_sees_a_difference(workers):
-    workers["bare"].begin(Scenario("httpx", answers=[{"status": 200, "body": "one"}]))
-    workers["ours"].begin(Scenario("httpx", answers=[{"status": 200, "body": "two"}]))
+@pytest.mark.parametrize("before", ["", "x" * 100_000], ids=["small", "large"])
+def test_the_kit_itself_sees_a_difference(workers, before):
+    workers["bare"].begin(Scenario("httpx", answers=[{"status": 200, "body": f"{before}one"}]))
+    workers["ours"].begin(Scenario("httpx", answers=[{"status": 200, "body": f"{before}two"}]))
 
     assert workers["bare"].end() != workers["ours"].end()

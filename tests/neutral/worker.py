@@ -13,6 +13,7 @@ import re
 import sys
 import traceback
 import warnings
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from scenario import HTTPX, KIB, TIMEOUT_S, Scenario
+from scenario import HTTPX, KIB, Scenario
 
 import assisters_otel
 from assisters_otel.testing import FakeApi
@@ -76,7 +77,15 @@ class Events(logging.Handler):
             self.seen.append((record.name, record.levelname, record.getMessage()))
 
     def tell(self, *what: Any) -> None:
-        self.seen.append(what)
+        self.seen.append(tuple(map(short, what)))
+
+
+def short(told: Any) -> Any:
+    """A large body's length and digest, in place of it; all else as it is."""
+    if isinstance(told, (str, bytes)) and len(told) > 4 * KIB:
+        data = told.encode("utf-8", "surrogatepass") if isinstance(told, str) else told
+        return type(told).__name__, len(told), sha256(data).hexdigest()
+    return told
 
 
 def told(error: BaseException) -> list[Any]:
@@ -93,7 +102,7 @@ def told(error: BaseException) -> list[Any]:
         if where[-1:] == ["aiohttp:_wait"]:
             where.pop()  # what has waited behind bytes read ahead, a `_wait` of ours raises
         kind = type(one)
-        chain.append((kind.__module__, kind.__qualname__, str(one), where))
+        chain.append((kind.__module__, kind.__qualname__, short(str(one)), where))
         chain.append(sorted(name for name in vars(one) if not name.startswith("_")))
         one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
     return chain
@@ -209,7 +218,7 @@ def by_httpx(scenario: Scenario, url: str, events: Events) -> None:  # noqa: C90
             del error
         gc.collect()
         try:
-            after = await at.request("GET", url, timeout=3)
+            after = await at.request("GET", url, timeout=scenario.timeout_after_s)
             events.tell("after", after.status_code)
         except Exception as error:  # noqa: BLE001 - what it meets is what was left of the script
             events.tell("after", told(error))
@@ -217,7 +226,7 @@ def by_httpx(scenario: Scenario, url: str, events: Events) -> None:  # noqa: C90
 
     options = {
         "limits": caller.module.Limits(max_connections=2),
-        "timeout": TIMEOUT_S,
+        "timeout": scenario.timeout_s,
         "event_hooks": {"request": [hook("request")], "response": [hook("response")]},
     }
     caller.use(caller.client(**options), script)
@@ -256,7 +265,7 @@ def by_requests(scenario: Scenario, url: str, events: Events) -> None:  # noqa: 
                 url,
                 allow_redirects=scenario.follow,
                 stream=scenario.stream,
-                timeout=TIMEOUT_S,
+                timeout=scenario.timeout_s,
                 **body_of(scenario, is_async=False, content="data"),
             )
             events.tell("answered", state(response))
@@ -281,7 +290,7 @@ def by_requests(scenario: Scenario, url: str, events: Events) -> None:  # noqa: 
             del error
         gc.collect()
         try:
-            events.tell("after", session.get(url, timeout=3).status_code)
+            events.tell("after", session.get(url, timeout=scenario.timeout_after_s).status_code)
         except Exception as error:  # noqa: BLE001 - what it meets is what was left of the script
             events.tell("after", told(error))
             del error
@@ -327,7 +336,7 @@ def by_aiohttp(scenario: Scenario, url: str, events: Events) -> None:  # noqa: C
         events.tell("closed", state(response), response.closed)
 
     async def main() -> None:
-        timeout = aiohttp.ClientTimeout(sock_read=TIMEOUT_S)
+        timeout = aiohttp.ClientTimeout(sock_read=scenario.timeout_s)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             try:
                 await asyncio.wait_for(once(session), scenario.cancel_s)
@@ -336,7 +345,9 @@ def by_aiohttp(scenario: Scenario, url: str, events: Events) -> None:  # noqa: C
                 del error
             gc.collect()
             try:
-                async with session.get(url, timeout=aiohttp.ClientTimeout(total=3)) as response:
+                async with session.get(
+                    url, timeout=aiohttp.ClientTimeout(total=scenario.timeout_after_s)
+                ) as response:
                     events.tell("after", response.status, len(await response.read()) > 0)
             except Exception as error:  # noqa: BLE001 - it meets what was left of the script
                 events.tell("after", told(error))
@@ -351,7 +362,7 @@ def by_aiohttp(scenario: Scenario, url: str, events: Events) -> None:  # noqa: C
 def by_openai(scenario: Scenario, url: str, events: Events) -> None:  # noqa: C901 - a script, told in its order
     base = url.rpartition("/")[0]
     kind: Any = openai.OpenAI if scenario.client == "openai" else openai.AsyncOpenAI
-    options = {"base_url": base, "api_key": "ask_test_0", "timeout": TIMEOUT_S}
+    options = {"base_url": base, "api_key": "ask_test_0", "timeout": scenario.timeout_s}
     retries = len(scenario.answers) - 1
 
     async def once(client: Any) -> None:
@@ -390,7 +401,7 @@ def by_openai(scenario: Scenario, url: str, events: Events) -> None:  # noqa: C9
         except Exception as error:  # noqa: BLE001 - whatever it is, it is compared
             events.tell("raised", told(error))
             if isinstance(error, openai.APIStatusError):
-                events.tell("its answer", error.body, error.code, error.status_code)
+                events.tell("its answer", short(repr(error.body)), error.code, error.status_code)
                 events.tell("its headers", headers_of(error.response.headers))
             del error
         gc.collect()
@@ -418,7 +429,7 @@ def by_assisters(scenario: Scenario, url: str, events: Events) -> None:
         base_url=url.rpartition("/")[0],
         api_key="ask_test_0",
         max_retries=len(scenario.answers) - 1,
-        timeout=TIMEOUT_S,
+        timeout=scenario.timeout_s,
     )
     try:
         made: Any = client.chat.completions.create(**JSON, stream=scenario.stream)
@@ -455,7 +466,7 @@ def play(scenario: Scenario, api: FakeApi, events: Events) -> list[Any]:
         by(scenario, url, events)
         gc.collect()
     server = [
-        (one.method, one.path, one.query, headers_of(one.headers), len(one.body), one.body[:200])
+        (one.method, one.path, one.query, headers_of(one.headers), short(one.body))
         for one in api.requests
     ]
     kinds = sorted({warning.category.__name__ for warning in warned})

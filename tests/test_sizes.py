@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import sizes
+from scripts import passed, run
+
+HERE = str(Path(__file__).parent)
+
+
+@pytest.mark.parametrize(
+    ("size", "rounds"), [("", 20), ("1", 20), (" 3 ", 60), ("10", 200), ("25", 500)]
+)
+def test_the_variable_says_how_many_tenths(size, rounds):
+    done = passed(
+        "import sizes; print(sizes.sized(200), sizes.sized(5, at_least=7))",
+        PYTHONPATH=HERE,
+        **{sizes.VARIABLE: size},
+    )
+
+    assert done.out.split() == [str(rounds), str(max(7, rounds // 40))]
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "1.5", "whole", "\u00b2"])
+def test_what_is_no_size_says_what_to_write(size):
+    done = run("import sizes", PYTHONPATH=HERE, **{sizes.VARIABLE: size})
+
+    assert done.code == 1
+    assert "ASSISTERS_OTEL_SIZE is a whole number from 1, not" in done.err
+    assert "Write 1 for a tenth" in done.err
