@@ -19,6 +19,7 @@ from sizes import SIZE, WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 # The coverage of what the tests' own processes run is measured at full size alone: it would take a
 # sixth of the whole. What stays behind then is a worker's.
@@ -37,6 +38,11 @@ LONG = {
     "test_telemetry",
 }  # fmt: skip
 """Folders and modules that take more than some seconds. What is in the others is quick."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where only what is quick is asked for, do not even import the rest."""
+    return True if config.option.markexpr == "quick" and collection_path.stem in LONG else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
