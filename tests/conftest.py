@@ -3,8 +3,10 @@ from __future__ import annotations
 import gc
 import os
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import coverage
 import hypothesis  # noqa: F401 - before the freeze: of what is frozen its plugins see no referrer
 import pytest
 
@@ -19,7 +21,6 @@ from sizes import SIZE, WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 # The coverage of what the tests' own processes run is measured at full size alone: it would take a
 # sixth of the whole. What stays behind then is a worker's.
@@ -39,6 +40,16 @@ LONG = {
 }  # fmt: skip
 """Folders and modules that take more than some seconds. What is in the others is quick."""
 
+REPEATING = {
+    "fuzz", "neutral", "test_calls", "test_gen_ai", "test_neutral", "test_neutral_sdks",
+    "test_planted_faults", "test_setups", "test_streams",
+}  # fmt: skip
+"""Folders and modules that go through the same lines again and again, for every client."""
+
+
+def _place(path: Path) -> set[str]:
+    return {*path.relative_to(Path(__file__).parent.parent).parts, path.stem}
+
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Where only what is quick is asked for, do not even import the rest."""
@@ -53,7 +64,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     has no pytest-benchmark from running the example that is a test.
     """
     for item in items:
-        if LONG.isdisjoint((*item.path.parts, item.path.stem)):
+        if LONG.isdisjoint(_place(item.path)):
             item.add_marker(pytest.mark.quick)
     items.sort(key=lambda item: ("backends" in item.path.parts, "quick" in item.keywords))
     if not config.getoption("benchmark_only"):
@@ -68,6 +79,18 @@ def _heap_is_small() -> None:
     """Leave what is there to itself: to collect and search it in test after test takes minutes."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _measured_once(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Measure no coverage where nothing new is met: it takes as long as the test itself."""
+    measuring = coverage.Coverage.current()
+    if measuring is None or SIZE >= WHOLE or REPEATING.isdisjoint(_place(request.path)):
+        yield
+        return
+    measuring.stop()
+    yield
+    measuring.start()
 
 
 @pytest.fixture(scope="session")

@@ -758,7 +758,7 @@ def test_a_flush_comes_back_in_time_and_the_end_too(build):
         assert exports.shutdown() is False
         assert exports.flush(60) is False
 
-        assert time.monotonic() - started_s < 5
+        assert time.monotonic() - started_s < 5 + SLACK_S
 
 
 def test_the_filters_stay_until_the_last_thread_is_done(build, caplog):
@@ -770,7 +770,7 @@ def test_the_filters_stay_until_the_last_thread_is_done(build, caplog):
             type(f).__name__ == "Hush" for n in LOGGERS for f in logging.getLogger(n).filters
         )
 
-    until_s = time.monotonic() + 10
+    until_s = time.monotonic() + 60
     while any(type(f).__name__ == "Hush" for n in LOGGERS for f in logging.getLogger(n).filters):
         assert time.monotonic() < until_s
         time.sleep(0.02)

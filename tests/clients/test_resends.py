@@ -87,7 +87,9 @@ def test_a_loop_s_resends_say_what_they_are(api, memory, caller, url):
     assert told["assisters.retry.reason"] == "rate_limit_exceeded"
     assert told["assisters.retry.early"] is True
     assert told["assisters.retry.futile"] is False
-    assert 0 <= told["assisters.retry.delay"] <= (second.start_time - first.start_time) / 1e9
+    # To what is sent, which on a busy machine is well after the span's beginning. The value itself:
+    # test_durations.py
+    assert 0 <= told["assisters.retry.delay"] <= (second.end_time - first.start_time) / 1e9
     assert [link.context for link in second.links] == [first.context]
     told = third.attributes
     assert told[COUNT] == 2

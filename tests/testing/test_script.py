@@ -71,7 +71,7 @@ def test_a_429_says_when_to_come_back(assisters_api, get):
         assert response.headers["retry-after"] == "1"
         for unit in ("rpm", "tpm"):
             assert response.headers[f"x-ratelimit-remaining-{unit}"] == "0"
-            assert abs(int(response.headers[f"x-ratelimit-reset-{unit}"]) - time.time()) < 5
+            assert abs(int(response.headers[f"x-ratelimit-reset-{unit}"]) - time.time()) < 60
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_stopping_is_quick_although_a_connection_is_held(fault):
                 time.sleep(0.001)
             began_s = time.perf_counter()
             api.stop()
-            assert time.perf_counter() - began_s < 0.5
+            assert time.perf_counter() - began_s < 30  # it would wait for a minute
 
 
 def test_stopping_is_quick_although_a_huge_answer_is_not_read():
@@ -120,7 +120,7 @@ def test_stopping_is_quick_although_a_huge_answer_is_not_read():
             assert client.recv(12) == b"HTTP/1.1 200"
             began_s = time.perf_counter()
             api.stop()
-            assert time.perf_counter() - began_s < 0.5
+            assert time.perf_counter() - began_s < 30  # it would wait for ever
 
 
 def test_a_client_that_leaves_within_its_request_is_not_in_the_record(assisters_api):
@@ -166,10 +166,12 @@ def test_one_client_needs_one_connection_for_many_requests(assisters_api):
 def test_a_body_does_not_wait_behind_its_headers(assisters_api):
     with httpx.Client(base_url=assisters_api.url) as client:
         client.get("/models")
-        began_s = time.perf_counter()
+        taken_s = []
         for _ in range(20):
+            began_s = time.perf_counter()
             client.get("/models")
-    assert time.perf_counter() - began_s < 20 * 0.04
+            taken_s.append(time.perf_counter() - began_s)
+    assert min(taken_s) < 0.04  # the system's delay of an acknowledgement
 
 
 def test_a_request_is_recorded_as_it_came(assisters_api):

@@ -17,6 +17,8 @@ from assisters_otel import coding
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from assisters_otel.guard import Guard
+
 
 class Ahead:
     """What has been read, and where the rest comes from.
@@ -27,25 +29,28 @@ class Ahead:
         parts: The chunks as they came, not yet asked for.
     """
 
-    def __init__(self, stream: Any, deadline: float) -> None:
+    def __init__(self, stream: Any, deadline: float, guard: Guard) -> None:
         """Begin with nothing read.
 
         Args:
             stream: The response's own, sync or async.
             deadline: When reading ahead is to end, by `time.perf_counter`.
+            guard: Runs whatever of ours could fail.
         """
         self.parts: deque[bytes] = deque()
         self._stream = stream
         self._deadline = deadline
+        self._guard = guard
         self._rest: Any = None
         self._size = 0
         self._error: Exception | None = None
 
     def _keep(self, error: Exception, handled: BaseException | None) -> None:
-        cut(error, handled)
+        self._error = error
+        self._guard(cut, error, handled)
         # Without the frame of ours, which would make it part of a reference cycle.
-        traceback = error.__traceback__
-        self._error = error.with_traceback(traceback.tb_next if traceback else None)
+        if error.__traceback__ is not None:
+            error.__traceback__ = error.__traceback__.tb_next
 
 
 def _contexts(error: BaseException | None) -> Iterator[BaseException]:
@@ -102,7 +107,7 @@ def replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one functio
                     if self._size > coding.MAX_BYTES or time.perf_counter() >= self._deadline:
                         return
             except Exception as error:  # noqa: BLE001 - the caller's; its read raises it
-                self._keep(error, handled)
+                self._guard(self._keep, error, handled)
             finally:
                 del handled
             self._rest = None
@@ -150,7 +155,7 @@ def async_replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one f
                     if self._size > coding.MAX_BYTES or time.perf_counter() >= self._deadline:
                         return
             except Exception as error:  # noqa: BLE001 - the caller's; its read raises it
-                self._keep(error, handled)
+                self._guard(self._keep, error, handled)
             finally:
                 del handled
             self._rest = None

@@ -361,7 +361,7 @@ class Aiohttp(Adapter):
         read_s = guard(self._read_limit, asked, attempt, response)
         try:
             if read_s is not None:
-                await reader.wait_for_beginning(response.content, read_s)
+                await reader.wait_for_beginning(response.content, read_s, guard)
         finally:
             guard(self._refused, attempt, response)
         return result

@@ -383,7 +383,7 @@ class Httpx(Adapter):
         """Make a stream that can be read ahead, to be put in the response, if it may be."""
         if not attempt.body_may_be_read():
             return None
-        return replay(self.module)(response.stream, _deadline(raw))
+        return replay(self.module)(response.stream, _deadline(raw), self._observer.guard)
 
 
 def _is_instrumented(transport: Any, method: str) -> bool:

@@ -64,7 +64,7 @@ def watch(reader: Any, body: Body, guard: Guard) -> None:
     reader.__class__ = _telling()
 
 
-async def wait_for_beginning(reader: Any, limit_s: float) -> None:
+async def wait_for_beginning(reader: Any, limit_s: float, guard: Guard) -> None:
     """Wait until the beginning of a body is there, its end, or a time has passed.
 
     What goes wrong meanwhile belongs to the caller's read, and is raised there, behind the
@@ -73,6 +73,7 @@ async def wait_for_beginning(reader: Any, limit_s: float) -> None:
     Args:
         reader: A response's content, of which nothing has been read, and which can be waited for.
         limit_s: That time.
+        guard: Runs whatever of ours could fail.
     """
     loop = asyncio.get_running_loop()
     end_s = loop.time() + limit_s
@@ -87,7 +88,7 @@ async def wait_for_beginning(reader: Any, limit_s: float) -> None:
         while _may_wait(reader) and loop.time() < end_s:
             await reader._wait("read")  # noqa: SLF001 - as above
     except Exception as error:  # noqa: BLE001 - the caller's; its read raises it
-        _put_behind(reader, error)
+        guard(_put_behind, reader, error)
     finally:
         timer.cancel()
 
