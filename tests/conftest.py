@@ -32,6 +32,7 @@ __all__ = ["nothing_planted_leaves", "pytest_configure"]  # pytest's, for all te
 
 LONG = {
     "backends", "bench", "compat", "fuzz", "load", "neutral", "test_aiohttp", "test_app",
+    "test_app_exceptions", "test_framing",
     "test_calls", "test_default_host", "test_demo", "test_doctor", "test_durations",
     "test_examples", "test_export", "test_gen_ai", "test_neutral", "test_neutral_sdks",
     "test_openai_versions", "test_planted_faults", "test_readme", "test_recording",
@@ -41,8 +42,8 @@ LONG = {
 """Folders and modules that take more than some seconds. What is in the others is quick."""
 
 REPEATING = {
-    "fuzz", "neutral", "test_calls", "test_gen_ai", "test_neutral", "test_neutral_sdks",
-    "test_planted_faults", "test_setups", "test_streams",
+    "fuzz", "neutral", "test_calls", "test_framing", "test_gen_ai", "test_neutral",
+    "test_neutral_sdks", "test_planted_faults", "test_setups", "test_streams",
 }  # fmt: skip
 """Folders and modules that go through the same lines again and again, for every client."""
 

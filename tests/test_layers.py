@@ -16,6 +16,8 @@ ORDER = [
     "envelope",
     "attempt",
     "config",
+    "foreign",
+    "logger",
     "guard",
     "flow",
     "sending",
@@ -127,7 +129,10 @@ def test_any_stands_where_the_client_s_types_are_unknown():
 
 
 def test_exactly_one_place_swallows_exceptions():
-    """Others hand them on: to the caller's read, to who waits for a future."""
+    """But for a line of the log that cannot be written, which cannot be told either.
+
+    Others hand them on: to the caller's read, to who waits for a future.
+    """
     swallowing = []
     for name, tree in modules():
         if name.partition(".")[0] in DOORS:

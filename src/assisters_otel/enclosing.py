@@ -102,23 +102,28 @@ def end_call(
         end_ns: When, in Unix nanoseconds, or None for now.
         capture_message: Whether the envelope's message is wanted.
     """
-    span = call.span
-    if span.is_recording():
-        found = _call_attributes(outcome, capture_message=capture_message)
-        chain = call.chain
-        if chain.call.number:
-            found[names.CALL_RESEND_COUNT] = chain.call.number
-        span.set_attributes(found)
-        if chain.resend_of is not None:
-            span.add_link(chain.resend_of)
-        if outcome.failed and call.is_ours:
-            span.set_status(StatusCode.ERROR, outcome.code or outcome.error_type)
-        elif outcome.failed:
-            # The span's maker says the exception's class in ``error.type``, and says it later.
-            error = {name: value for name, value in found.items() if name.startswith("error.")}
-            late.write(span, lambda span: span.set_attributes(error), guard)
-    if call.is_ours:
-        span.end(end_ns)
+    try:
+        if call.span.is_recording():
+            _write_call(call, outcome, guard, capture_message=capture_message)
+    finally:  # whatever comes out of it
+        if call.is_ours:
+            call.span.end(end_ns)
+
+
+def _write_call(call: Call, outcome: CallOutcome, guard: Guard, *, capture_message: bool) -> None:
+    span, chain = call.span, call.chain
+    found = _call_attributes(outcome, capture_message=capture_message)
+    if chain.call.number:
+        found[names.CALL_RESEND_COUNT] = chain.call.number
+    span.set_attributes(found)
+    if chain.resend_of is not None:
+        span.add_link(chain.resend_of)
+    if outcome.failed and call.is_ours:
+        span.set_status(StatusCode.ERROR, outcome.code or outcome.error_type)
+    elif outcome.failed:
+        # The span's maker says the exception's class in ``error.type``, and says it later.
+        error = {name: value for name, value in found.items() if name.startswith("error.")}
+        late.write(span, lambda span: span.set_attributes(error), guard)
 
 
 def _call_attributes(outcome: CallOutcome, *, capture_message: bool) -> dict[str, AttributeValue]:
@@ -176,6 +181,13 @@ def end_stream(span: Span, outcome: Outcome, *, end_ns: int | None, capture_mess
         end_ns: When, in Unix nanoseconds, or None for now.
         capture_message: Whether the envelope's message is wanted.
     """
+    try:
+        _write_stream(span, outcome, capture_message=capture_message)
+    finally:  # whatever comes out of it
+        span.end(end_ns)
+
+
+def _write_stream(span: Span, outcome: Outcome, *, capture_message: bool) -> None:
     if outcome.stream is not None:
         span.set_attributes(_stream(outcome.stream))
     request_id = envelope.text(outcome.headers.get(envelope.REQUEST_ID))
@@ -184,7 +196,6 @@ def end_stream(span: Span, outcome: Outcome, *, end_ns: int | None, capture_mess
     if outcome.failed:
         span.set_attributes(spans.error(outcome, capture_message=capture_message))
         span.set_status(StatusCode.ERROR, outcome.code or outcome.error_type)
-    span.end(end_ns)
 
 
 def _stream(stream: StreamOutcome) -> dict[str, AttributeValue]:

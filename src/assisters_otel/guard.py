@@ -6,12 +6,10 @@ import logging
 import traceback
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
-from assisters_otel import envelope, names
+from assisters_otel import envelope, foreign, logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-_log = logging.getLogger(names.SCOPE)
 
 MAX_TOLD: Final = 20
 """Kinds of trouble that are warned of, each once; what is new after that is logged at DEBUG."""
@@ -52,17 +50,21 @@ class Guard:
         """Keep and log a trouble of ours; the same one again is logged at DEBUG only.
 
         Raises:
+            BaseException: What is not ours, as `foreign` knows it.
             Exception: *error*, if the guard is strict or lets it pass.
         """
+        theirs = foreign.of(error)
+        if theirs is not None:
+            raise theirs
         if self.strict or (self._passing is not None and isinstance(error, self._passing)):
             raise error
         failure = envelope.clean(f"{type(error).__name__}: {error}", envelope.MAX_MESSAGE)
         is_new = failure not in self._told and len(self._told) < MAX_TOLD
         if is_new:
             self._told.add(failure)
-        level = logging.WARNING if is_new else logging.DEBUG
         self.last_failure = failure
-        _log.log(level, "trouble of our own, the app is not touched: %s", failure)
-        if _log.isEnabledFor(logging.DEBUG):
+        tell = logger.warning if is_new else logger.debug
+        tell("trouble of our own, the app is not touched: %s", failure)
+        if logger.is_enabled_for(logging.DEBUG):
             trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-            _log.debug("where it came from:\n%s", envelope.mask(trace))
+            logger.debug("where it came from:\n%s", envelope.mask(trace))

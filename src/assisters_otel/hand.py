@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING
 
-from assisters_otel import names
+from assisters_otel import logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-
-_log = logging.getLogger(names.SCOPE)
 
 _Job = tuple["Future[object]", "Callable[[], object]"]
 
@@ -78,6 +75,6 @@ def succeeded(futures: Iterable[Future[object]]) -> bool:
     for future in futures:
         error = future.exception()
         if error is not None:
-            _log.warning("telemetry could not be exported (%s)", type(error).__name__)
+            logger.warning("telemetry could not be exported (%s)", type(error).__name__)
         outcomes.append(error is None and future.result() is not False)
     return all(outcomes)

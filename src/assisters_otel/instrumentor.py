@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -16,7 +15,7 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 )
 
 from assisters_otel import config as configs
-from assisters_otel import names
+from assisters_otel import logger, names
 from assisters_otel.clients import aiohttp, assisters, httpx, openai, requests
 from assisters_otel.clients.patch import Patches
 from assisters_otel.guard import Guard
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from assisters_otel.clients.adapter import Adapter
-
-_log = logging.getLogger(names.SCOPE)
 
 
 class Instrumentation:
@@ -153,7 +150,7 @@ def with_environment(
     for text in wrong:
         if config.strict:
             raise ValueError(text)
-        _log.warning("%s", text)
+        logger.warning("%s", text)
     return config
 
 

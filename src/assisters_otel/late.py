@@ -30,9 +30,11 @@ class _LateEnd:
         own = vars(self._span)
         own.pop("end", None)
         own.pop("record_exception", None)
-        if self.write is not None:
-            self._guard(self.write, self._span)
-        self._span.end(end_time)
+        try:
+            if self.write is not None:
+                self._guard(self.write, self._span)
+        finally:  # whatever comes out of it
+            self._span.end(end_time)
 
 
 def write(span: Span, write: Callable[[Span], object], guard: Guard) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -14,7 +13,7 @@ from opentelemetry.semconv.attributes.http_attributes import (
     HTTP_RESPONSE_STATUS_CODE,
 )
 
-from assisters_otel import catalog, envelope, names
+from assisters_otel import catalog, envelope, logger, names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     Fields = dict[str, str | int | bool]
     _Kind = tuple[str, str]  # what failed, where
     _Sum = tuple[_Kind, int, Callable[[], Fields]]
-
-_log = logging.getLogger(names.SCOPE)
 
 WINDOW_S: Final = 60.0
 """A storm is what fails alike within this time."""
@@ -127,7 +124,7 @@ class Log:
         for ended in over:
             _sum_up(*ended)
         if is_first:
-            _log.warning("%s", line(where), extra={**fields(), names.FAILURES: more})
+            logger.warning("%s", line(where), fields={**fields(), names.FAILURES: more})
         elif more:
             _sum_up(kind, more, fields)
 
@@ -152,8 +149,8 @@ class Log:
 
 def _sum_up(kind: _Kind, more: int, fields: Callable[[], Fields]) -> None:
     if more:
-        extra = {**fields(), names.FAILURES: more}
-        _log.warning("Assisters API: %d more met %s on %s", more, *kind, extra=extra)
+        told = {**fields(), names.FAILURES: more}
+        logger.warning("Assisters API: %d more met %s on %s", more, *kind, fields=told)
 
 
 def _fields(outcome: Outcome, attempts: int, span: SpanContext | None) -> Fields:

@@ -6,7 +6,6 @@ the wire is on a metric only if it is documented or one of the first few.
 
 from __future__ import annotations
 
-import logging
 import re
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
@@ -21,7 +20,7 @@ from opentelemetry.semconv.attributes.http_attributes import (
 )
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 
-from assisters_otel import catalog, envelope, names
+from assisters_otel import catalog, envelope, logger, names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from assisters_otel.attempt import CallOutcome, Outcome, Place, Request, Resend
-
-_log = logging.getLogger(names.SCOPE)
 
 MAX_FURTHER: Final = 20
 """Undocumented codes, types and exception names a process may add to the labels, each."""
@@ -101,7 +98,7 @@ class ClosedSet:
             return value
         if not self._told:
             self._told = True
-            _log.warning(
+            logger.warning(
                 "%s %r is on metrics as %s, and so will be others: "
                 "%d undocumented ones at most are labels of their own. Spans have them all.",
                 self._what,

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
-from assisters_otel import names
+from assisters_otel import logger
 
 if TYPE_CHECKING:
     from assisters_otel.telemetry import Telemetry
-
-_log = logging.getLogger(names.SCOPE)
 
 
 class Process:
@@ -74,7 +71,7 @@ class Process:
             return
         if monkey.is_module_patched("threading"):
             self._has_warned = True
-            _log.warning(
+            logger.warning(
                 "a fork under gevent: OpenTelemetry's SDK starts its threads anew in the child, "
                 "and to start a greenlet lets others run there as well, which then send what "
                 "the parent sends. For programs that are run, write "

@@ -66,6 +66,10 @@ class Attempt:
         """Say whether the body of what `answered` took may be read ahead."""
         return envelope.may_be_read(self._headers)
 
+    def length(self) -> int | None:
+        """Say how long the peer says the body is, in bytes."""
+        return envelope.integer(self._headers.get(envelope.CONTENT_LENGTH))
+
     def ended(self, body: bytes | None = None, *, is_plain: bool = False) -> None:
         """Report an answer.
 

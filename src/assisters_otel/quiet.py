@@ -16,13 +16,11 @@ from socket import gaierror
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from assisters_otel import names
+from assisters_otel import logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType
-
-_log = logging.getLogger(names.SCOPE)
 
 LOGGERS: Final = (
     "opentelemetry.exporter.otlp.common.http",
@@ -94,7 +92,7 @@ class Reach:
                 return
             self._said.update(lost)
             self._said_at_s.update(dict.fromkeys(lost, now_s))
-        _log.warning(
+        logger.warning(
             "telemetry does not get through to %s (%s): %s are dropped until it does; "
             "this is said once",
             self.place,
@@ -116,7 +114,7 @@ class Reach:
             if self._failing or not self._said:
                 return
             self._said.clear()
-        _log.info("telemetry gets through to %s again", self.place)
+        logger.info("telemetry gets through to %s again", self.place)
 
 
 class Destination:

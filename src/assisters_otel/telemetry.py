@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from contextlib import suppress
 from functools import partial
@@ -13,7 +12,7 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider
 
 from assisters_otel import config as configs
-from assisters_otel import export, hand, names, process
+from assisters_otel import export, hand, logger, names, process
 from assisters_otel.guard import Guard
 from assisters_otel.instrumentor import (
     AssistersInstrumentor,
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
     from typing_extensions import Self
 
-_log = logging.getLogger(names.SCOPE)
 P = TypeVar("P")
 
 EXIT_S: Final = 5.0
@@ -251,7 +249,7 @@ def init(  # noqa: PLR0913 - the contract's signature
             first = guard(_start, arguments, guard) or Telemetry(arguments, guard)
             guard(process.here.start, first)
         elif first.arguments != arguments:
-            _log.warning(
+            logger.warning(
                 "init was called before with other arguments; those hold, these do not. "
                 "Call shutdown() on the first handle to begin anew"
             )
@@ -260,7 +258,7 @@ def init(  # noqa: PLR0913 - the contract's signature
 
 def _start(arguments: _Arguments, guard: Guard) -> Telemetry:
     if configs.sdk_disabled(os.environ):
-        _log.info("%s is true: nothing is watched", names.OTEL_SDK_DISABLED)
+        logger.info("%s is true: nothing is watched", names.OTEL_SDK_DISABLED)
         return Telemetry(arguments, guard)
     config = with_environment(
         arguments.config,
@@ -271,7 +269,7 @@ def _start(arguments: _Arguments, guard: Guard) -> Telemetry:
     meters = arguments.meter_provider or _usable(metrics.get_meter_provider())
     reused = tuple(provider for provider in (tracers, meters) if provider is not None)
     if reused:
-        _log.info(
+        logger.info(
             "recording in the application's %s; no exporter is added, and a service name or "
             "endpoint given to init is not used for it",
             " and ".join(type(provider).__name__ for provider in reused),
@@ -322,9 +320,9 @@ def _build(config: configs.Config, *, traces: bool, metrics: bool) -> export.Exp
         for lost, other in (("spans", "metrics"), ("metrics", "traces")):
             with suppress(ValueError):
                 exports = build(traces=other == "traces", metrics=other == "metrics")
-                _log.warning("no %s are sent: %s", lost, wrong)
+                logger.warning("no %s are sent: %s", lost, wrong)
                 return exports
-    _log.warning("no telemetry is sent: %s", wrong)
+    logger.warning("no telemetry is sent: %s", wrong)
     return None
 
 
@@ -347,7 +345,7 @@ def _make_global(exports: export.Exports) -> None:
         else:
             metrics.set_meter_provider(exports.meter_provider)
     if replaced:
-        _log.info(
+        logger.info(
             "the global %s provider, which was shut down, cannot be replaced: "
             "new ones serve what init watches, but not the app's own spans and metrics",
             " and ".join(replaced),

@@ -131,18 +131,25 @@ def _pause(api):
 
 @contextlib.contextmanager
 def interrupted(api):
-    """Have Ctrl-C pressed while an answer is waited for."""
+    """Have Ctrl-C pressed while an answer is waited for.
+
+    Again, should that have come between two steps of Python's: it is met after the wait then.
+    """
+    is_met = threading.Event()
 
     def interrupt():
         for pause_s in _pause(api):
             time.sleep(pause_s)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        while not is_met.wait(2):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
     try:
         yield
     finally:
+        is_met.set()
         thread.join()
 
 

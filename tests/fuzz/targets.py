@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 import brotli
 import httpx
+import urllib3
 import zstandard
 from opentelemetry import context
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
@@ -33,6 +34,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
+from urllib3.exceptions import HTTPError
 
 from assisters_otel import catalog, coding, endpoints, envelope, names, spans, streams
 from assisters_otel.clients import httpx as adapter
@@ -188,17 +190,24 @@ class _Socket:
 
 def _read(data: bytes, *, ahead: bool) -> object:
     """Read an answer to its end; what http.client raises for it is a value here."""
-    response = HTTPResponse(_Socket(data))  # type: ignore[arg-type]
+    answered = HTTPResponse(_Socket(data), method="GET")  # type: ignore[arg-type]
     try:
-        response.begin()
+        answered.begin()
+        response = urllib3.HTTPResponse(
+            answered,
+            answered.headers.items(),
+            answered.status,
+            original_response=answered,
+            preload_content=False,
+        )
         if ahead:
-            body = wire.beginning(response, time.monotonic, 5.0)
+            body = wire.beginning(response, time.monotonic, 5.0, Guard(strict=True))
             assert body is None or len(body) <= 2 * coding.MAX_BYTES
-        return response.status, response.read()
-    except (HTTPException, OSError, ValueError, MemoryError, OverflowError) as error:
+        return response.status, b"".join(response.stream(decode_content=False))
+    except (HTTPError, HTTPException, OSError, ValueError, MemoryError, OverflowError) as error:
         return type(error), str(error)
     finally:
-        response.close()
+        answered.close()
 
 
 def framing(data: bytes) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from abc import ABC, abstractmethod
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from assisters_otel import names
+from assisters_otel import logger
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 
     from assisters_otel.clients.patch import Target
     from assisters_otel.observe import Observer
-
-_log = logging.getLogger(names.SCOPE)
 
 BAGGAGE: Final = ("baggage", "uberctx-", "ot-baggage-")
 """How the names of headers with an app's baggage begin: of W3C, Jaeger and OpenTracing. Source:
@@ -95,7 +92,7 @@ class Adapter(ABC):
         """
         if self._is_absent and not self._is_told:
             self._is_told = True
-            _log.warning(
+            logger.warning(
                 "attempts of %s have metrics and log lines, but no spans: its HTTP instrumentation "
                 "is not installed. pip install 'assisters-otel[%s]'",
                 self.module,

@@ -6,18 +6,25 @@ them; test_neutral.py asks each client whether it can tell.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections import deque
+from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from assisters_otel import coding
+from assisters_otel import coding, foreign
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from assisters_otel.guard import Guard
+
+_MORE_THAN_CHUNKS: Final = re.compile(
+    rb"(?:\r\n)?0+(?:;[^\r\n]*)?\r\n(?:[^\r\n]+\r\n)*\r\n(?=.)", re.DOTALL
+)
+"""The last chunk, its trailers, and more."""
 
 
 class Ahead:
@@ -29,21 +36,31 @@ class Ahead:
         parts: The chunks as they came, not yet asked for.
     """
 
-    def __init__(self, stream: Any, deadline: float, guard: Guard) -> None:
+    def __init__(self, stream: Any, length: int | None, deadline: float, guard: Guard) -> None:
         """Begin with nothing read.
 
         Args:
             stream: The response's own, sync or async.
+            length: How long the peer says the body is, in bytes. Where more than that has come,
+                reading ahead ends with it: who closes the answer unread closes that connection.
             deadline: When reading ahead is to end, by `time.perf_counter`.
             guard: Runs whatever of ours could fail.
         """
         self.parts: deque[bytes] = deque()
         self._stream = stream
+        self._length = length
         self._deadline = deadline
         self._guard = guard
         self._rest: Any = None
         self._size = 0
         self._error: Exception | None = None
+
+    def _is_enough(self) -> bool:
+        if self._size > coding.MAX_BYTES or time.perf_counter() >= self._deadline:
+            return True
+        if self._length is not None and self._size < self._length:
+            return False
+        return bool(self._guard(_has_more, self._stream, is_chunked=self._length is None))
 
     def _keep(self, error: Exception, handled: BaseException | None) -> None:
         self._error = error
@@ -51,6 +68,21 @@ class Ahead:
         # Without the frame of ours, which would make it part of a reference cycle.
         if error.__traceback__ is not None:
             error.__traceback__ = error.__traceback__.tb_next
+
+
+def _has_more(stream: Any, *, is_chunked: bool) -> bool:
+    """Say whether more has come on an HTTP/1.1 connection than the body that is its answer.
+
+    At that body's end the client would keep the connection, and take the rest for an answer.
+
+    Args:
+        stream: A response's, as the client's own transport makes it.
+        is_chunked: Whether the body's end is still to be read.
+    """
+    for name in ("_httpcore_stream", "_stream", "_connection", "_h11_state"):
+        stream = getattr(stream, name, None)
+    unread: bytes = getattr(stream, "trailing_data", (b"",))[0]
+    return bool(_MORE_THAN_CHUNKS.match(unread) if is_chunked else unread)
 
 
 def _contexts(error: BaseException | None) -> Iterator[BaseException]:
@@ -104,9 +136,12 @@ def replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one functio
                 for part in self._rest:
                     self.parts.append(part)
                     self._size += len(part)
-                    if self._size > coding.MAX_BYTES or time.perf_counter() >= self._deadline:
+                    if self._guard(self._is_enough):
                         return
             except Exception as error:  # noqa: BLE001 - the caller's; its read raises it
+                theirs = self._guard(foreign.of_client, error, handled)
+                if theirs is not None:
+                    raise theirs from None
                 self._guard(self._keep, error, handled)
             finally:
                 del handled
@@ -152,9 +187,12 @@ def async_replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one f
                 async for part in self._rest:
                     self.parts.append(part)
                     self._size += len(part)
-                    if self._size > coding.MAX_BYTES or time.perf_counter() >= self._deadline:
+                    if self._guard(self._is_enough):
                         return
             except Exception as error:  # noqa: BLE001 - the caller's; its read raises it
+                theirs = self._guard(foreign.of_client, error, handled)
+                if theirs is not None:
+                    raise theirs from None
                 self._guard(self._keep, error, handled)
             finally:
                 del handled
@@ -180,10 +218,10 @@ def async_replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one f
 
         async def aclose(self) -> None:
             rest, self._rest, self._error = self._rest, None, None
-            try:
-                if rest is not None:
-                    await rest.aclose()
-            finally:
-                await self._stream.aclose()
+            await self._stream.aclose()
+            # What is left in the middle, of generators within, the garbage collector tells of.
+            with suppress(sys.modules[module].TransportError):
+                while rest is not None and await anext(rest, None) is not None:
+                    pass
 
     return AsyncReplay

@@ -381,9 +381,10 @@ class Httpx(Adapter):
         self, response: Any, attempt: Attempt, replay: Callable[[str], type[Ahead]], raw: Any
     ) -> Any:
         """Make a stream that can be read ahead, to be put in the response, if it may be."""
-        if not attempt.body_may_be_read():
+        if not attempt.body_may_be_read() or raw.method == "HEAD":
             return None
-        return replay(self.module)(response.stream, _deadline(raw), self._observer.guard)
+        length, guard = attempt.length(), self._observer.guard
+        return replay(self.module)(response.stream, length, _deadline(raw), guard)
 
 
 def _is_instrumented(transport: Any, method: str) -> bool:

@@ -12,7 +12,7 @@ import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from assisters_otel import coding
+from assisters_otel import coding, foreign
 from assisters_otel.clients.raw import named_as
 
 if TYPE_CHECKING:
@@ -83,14 +83,18 @@ async def wait_for_beginning(reader: Any, limit_s: float, guard: Guard) -> None:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    timer = loop.call_later(limit_s, wake)
+    timer, handled = loop.call_later(limit_s, wake), sys.exc_info()[1]
     try:
         while _may_wait(reader) and loop.time() < end_s:
             await reader._wait("read")  # noqa: SLF001 - as above
     except Exception as error:  # noqa: BLE001 - the caller's; its read raises it
+        theirs = guard(foreign.of_client, error, handled)
+        if theirs is not None:
+            raise theirs from None
         guard(_put_behind, reader, error)
     finally:
         timer.cancel()
+        del handled
 
 
 def can_be_waited_for(reader: Any) -> bool:

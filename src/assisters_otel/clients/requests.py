@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from assisters_otel.attempt import Request
     from assisters_otel.clients.routed import Wire
+    from assisters_otel.guard import Guard
     from assisters_otel.observe import Observer
     from assisters_otel.progress import Attempt
 
@@ -283,15 +284,18 @@ class Requests(Adapter):
 
     def _answered(self, sent: _Sent, response: Any) -> None:
         headers, span = _headers_of(response), sent.span
+        guard = self._observer.guard
         if span is not None and response.is_redirect:
-            self._observer.guard(self._mask_what_follows, span)
+            guard(self._mask_what_follows, span)
         for attempt in sent.attempts:
             if not attempt.answered(response.status_code, headers):
                 attempt.ended()
                 if attempt.is_to_be_watched:
                     self._watch(attempt, response)
             elif sent.span is None:
-                attempt.ended(_beginning(response.raw, attempt, sent.read_limit()))
+                attempt.ended(
+                    _beginning(response.raw, attempt, sent.read_limit(), self._observer.guard)
+                )
                 attempt.is_what_became_of(response)
             else:
                 self._put_off(sent.span, attempt, response, sent.read_limit())
@@ -339,7 +343,7 @@ class Requests(Adapter):
             if isinstance(read, bytes):
                 attempt.ended(read, is_plain=True)
             else:
-                attempt.ended(_beginning(response.raw, attempt, read_s))
+                attempt.ended(_beginning(response.raw, attempt, read_s, self._observer.guard))
             attempt.is_what_became_of(response)
         finally:
             context.detach(token)
@@ -371,12 +375,14 @@ class Requests(Adapter):
 
         return increment
 
-    @staticmethod
-    def _hidden(sent: _Sent, response: Any, error: Any) -> None:
+    def _hidden(self, sent: _Sent, response: Any, error: Any) -> None:
         for attempt in sent.attempts:
             if response is not None:
-                failed = attempt.answered(response.status, _headers_of(response))
-                attempt.ended(_beginning(response, attempt, sent.read_limit()) if failed else None)
+                body = None
+                if attempt.answered(response.status, _headers_of(response)):
+                    read_s = sent.read_limit()
+                    body = _beginning(response, attempt, read_s, self._observer.guard)
+                attempt.ended(body)
             elif error is not None:
                 attempt.raised(error, transient=True)
 
@@ -445,13 +451,10 @@ def _read_limit(_stream: object = False, timeout: Any = None, *_: Any, **__: Any
     return float(timeout) if isinstance(timeout, (int, float)) else None
 
 
-def _beginning(raw: Any, attempt: Attempt, read_s: float | None) -> bytes | None:
+def _beginning(raw: Any, attempt: Attempt, read_s: float | None, guard: Guard) -> bytes | None:
     """Read the beginning of an unread body, and put it back."""
     if not attempt.body_may_be_read() or getattr(raw, "_fp_bytes_read", True):
         return None
-    original = getattr(raw, "_original_response", None)
-    return (
-        None
-        if original is None
-        else beginning(original, time.perf_counter, READ_AHEAD_S if read_s is None else read_s)
-    )
+    if getattr(raw, "_original_response", None) is None:
+        return None
+    return beginning(raw, time.perf_counter, READ_AHEAD_S if read_s is None else read_s, guard)

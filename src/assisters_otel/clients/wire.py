@@ -1,21 +1,29 @@
-"""The beginning of an answer's body, read from below `http.client`, and put back."""
+"""The beginning of a body that urllib3 is to read: read by a twin of its response, and put back.
+
+Where a body ends, and whether there is one, is for urllib3 and `http.client` to say.
+"""
 
 from __future__ import annotations
 
 import io
 import sys
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Final
 
-from assisters_otel import coding
+from assisters_otel import coding, foreign
 from assisters_otel.clients.ahead import cut, raise_late
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from assisters_otel.guard import Guard
+
 READ_AHEAD_S: Final = 5.0
 """How long reading ahead goes on with a peer that drips, if the caller has set no limit."""
 
-_LONGEST_LINE: Final = 4096
+
+class _EnoughError(Exception):
+    """It is enough, or has taken long enough."""
 
 
 class _Replay(io.RawIOBase):
@@ -55,72 +63,124 @@ class _Replay(io.RawIOBase):
         super().close()
 
 
-def beginning(response: Any, now: Callable[[], float], limit_s: float) -> bytes | None:
+class _Tap:
+    """A connection's reader that keeps what is read from it, in the twin's hands.
+
+    It takes no more from the connection than what it is asked for.
+
+    Attributes:
+        read_already: What has been read.
+        error: What the connection has raised.
+    """
+
+    def __init__(self, wire: Any, is_over: Callable[[bytearray], bool]) -> None:
+        self.read_already = bytearray()
+        self.error: Exception | None = None
+        self._wire = wire
+        self._is_over = is_over
+
+    def read1(self, size: int = -1) -> bytes:
+        return self._take(self._wire.read1, size)
+
+    def readline(self, limit: int = -1) -> bytes:
+        return self._take(self._wire.readline, limit)
+
+    def read(self, size: int = -1) -> bytes:
+        parts: list[bytes] = []
+        left = size
+        while left:
+            try:
+                part = self.read1(min(left, coding.MAX_BYTES) if left > 0 else coding.MAX_BYTES)
+            except Exception:
+                if parts:  # which the next reading raises again
+                    break
+                raise
+            if not part:
+                break
+            parts.append(part)
+            left -= len(part) if left > 0 else 0
+        return b"".join(parts)
+
+    def readinto(self, buffer: Any) -> int:
+        part = self.read1(len(buffer))
+        buffer[: len(part)] = part
+        return len(part)
+
+    def _take(self, step: Callable[[int], bytes], size: int) -> bytes:
+        if self.error is not None:
+            raise self.error
+        if self._is_over(self.read_already):
+            raise _EnoughError
+        try:
+            part = step(size)
+        except Exception as error:
+            self.error = error
+            raise
+        self.read_already += part
+        return part
+
+    def flush(self) -> None:
+        """Do nothing: it is for reading."""
+
+    def close(self) -> None:
+        """Leave the connection open: it is the response's own."""
+
+
+def beginning(
+    response: Any, now: Callable[[], float], limit_s: float, guard: Guard
+) -> bytes | None:
     """Read the beginning of a body of which nothing has been read.
 
     The reader finds the same bytes and, where the peer failed, the same exception at the same
     place.
 
     Args:
-        response: The `http.client.HTTPResponse`.
+        response: urllib3's.
         now: A steady clock, in seconds.
         limit_s: For how long, with a peer that drips.
+        guard: Runs whatever of ours could fail.
 
     Returns:
-        The body without its framing, up to `coding.MAX_BYTES`; None if there is none.
+        The body without its framing, up to about `coding.MAX_BYTES`; None if there is none.
+
+    Raises:
+        BaseException: What is not of the connection, as `foreign` knows it.
     """
-    wire = response.fp
-    if wire is None:
+    original = response._original_response  # noqa: SLF001 - as `http.client` has answered
+    wire = original.fp
+    if wire is None or response._fp is not original:  # noqa: SLF001 - what urllib3 reads from
         return None
-    end_s, read, body = now() + limit_s, bytearray(), bytearray()
-    error: Exception | None = None
-    handled = sys.exc_info()[1]
-
-    def take(size: int) -> bytes:
-        part: bytes = wire.read1(size)
-        read.extend(part)
-        return part
-
-    def is_over() -> bool:
-        return len(read) > coding.MAX_BYTES or now() >= end_s
-
+    end_s = now() + limit_s
+    tap = _Tap(wire, lambda read: len(read) > coding.MAX_BYTES or now() >= end_s)
+    body, handled = bytearray(), sys.exc_info()[1]
+    theirs: BaseException | None = None
+    errors = sys.modules["urllib3.exceptions"].HTTPError, HTTPException, OSError, _EnoughError
     try:
-        if response.chunked:
-            _unframe(wire, read, body, is_over)
-        else:
-            left = coding.MAX_BYTES + 1 if response.length is None else response.length
-            while left > 0 and not is_over() and (part := take(min(left, coding.MAX_BYTES))):
-                left -= len(part)
-            body = read
-    except OSError as met:
-        # The caller's; its read raises it. The frames of this one know the response.
-        cut(met, handled)
-        error = met.with_traceback(None)
-    finally:  # whatever else went wrong, the reader finds what was read
-        response.fp = io.BufferedReader(_Replay(bytes(read), wire, error))
+        for part in _twin(response, original, tap).stream(coding.MAX_BYTES, decode_content=False):
+            body += part
+    except errors as met:  # the caller's: its own reading raises it
+        theirs = guard(foreign.of_client, tap.error or met, handled)
+    finally:  # whatever went wrong, the reader finds what was read
+        error = tap.error if theirs is None else None
+        if error is not None:
+            guard(cut, error, handled)
+            error.__traceback__ = None  # its frames know the response
+        original.fp = io.BufferedReader(_Replay(bytes(tap.read_already), wire, error))
+        del handled, error
+    if theirs is not None:
+        raise theirs
     return bytes(body)
 
 
-def _unframe(wire: Any, read: bytearray, body: bytearray, is_over: Callable[[], bool]) -> None:
-    """Read chunks: to the last, to what is no chunk, or until it is enough."""
-    while not is_over():
-        line = wire.readline(_LONGEST_LINE)
-        read.extend(line)
-        try:
-            left = int(line.partition(b";")[0], 16)
-        except ValueError:  # no chunk: the reader will say so
-            return
-        if left == 0:
-            while line not in (b"\r\n", b"\n", b""):
-                line = wire.readline(_LONGEST_LINE)
-                read.extend(line)
-            return
-        while left > 0:
-            part = wire.read1(min(left, coding.MAX_BYTES))
-            if not part or is_over():
-                read.extend(part)
-                return
-            read.extend(part)
-            body.extend(part)
-            left -= len(part)
-        read.extend(wire.readline(_LONGEST_LINE))
+def _twin(response: Any, original: Any, tap: _Tap) -> Any:
+    """Copy a response, with what it reads from; the twin knows no connection to give back."""
+    answered = _copy(original, fp=tap)
+    return _copy(response, _fp=answered, _original_response=answered, _pool=None, _connection=None)
+
+
+def _copy(thing: Any, **changes: Any) -> Any:
+    """Copy an object with some changes; they come first, for one that is dropped closes itself."""
+    kind: Any = type(thing)
+    copy = kind.__new__(kind)
+    vars(copy).update({**vars(thing), **changes})
+    return copy
