@@ -206,7 +206,6 @@ def test_an_encoding_that_the_client_cannot_undo_is_none(encoding, monkeypatch):
     ("body", "encoding"),
     [
         (b"not gzip", "gzip"),
-        (b"{}", "snappy"),
         (b"{}", "gzip, gzip, gzip, gzip"),
         (gzip.compress(b"x" * 50_000_000), "gzip"),
     ],

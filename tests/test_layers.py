@@ -14,6 +14,7 @@ ORDER = [
     "endpoints",
     "coding",
     "envelope",
+    "causes",
     "attempt",
     "config",
     "foreign",
@@ -59,7 +60,7 @@ ORDER = [
     "explanation",
 ]
 DOORS = {"testing", "cli"}
-PURE = {"catalog", "endpoints", "coding", "envelope", "attempt", "streams"}
+PURE = {"catalog", "endpoints", "coding", "envelope", "causes", "attempt", "streams"}
 HANDED_ON = {
     "self._keep(error, handled)",
     "_put_behind(reader, error)",

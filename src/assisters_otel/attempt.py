@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import SpanContext
 
+    from assisters_otel.causes import Cause
     from assisters_otel.envelope import Envelope
 
 REDIRECTED: Final = 300
@@ -97,6 +98,7 @@ class Outcome(NamedTuple):
         cancelled: The caller gave up; that is no failure.
         transient: With an exception: whether it was the connection, the peer or the
             clock that failed, so a retry can help, and not a mistake on our side.
+        cause: With an exception: what it came of, where its name does not say that.
         stream: How its event stream ended, if it has one and that is over.
         failed: Whether it got a status of 400 or above, or no whole answer; not if cancelled.
         code: The envelope's code, as sent, or None.
@@ -113,6 +115,7 @@ class Outcome(NamedTuple):
     exception: str | None
     cancelled: bool
     transient: bool
+    cause: Cause | None
     stream: StreamOutcome | None
     failed: bool
     code: str | None
@@ -140,6 +143,7 @@ def judge(  # noqa: PLR0913 - all that is known of an attempt
     exception: str | None = None,
     cancelled: bool = False,
     transient: bool = False,
+    cause: Cause | None = None,
     stream: StreamOutcome | None = None,
 ) -> Outcome:
     """Say how an attempt ended, by what was seen of it: see `Outcome`.
@@ -173,6 +177,7 @@ def judge(  # noqa: PLR0913 - all that is known of an attempt
         exception,
         cancelled,
         transient,
+        cause,
         stream,
         failed,
         code,

@@ -15,11 +15,20 @@ MAX_BYTES: Final = 64 * 1024
 """A body is looked at up to here, raw and decompressed. An envelope has a few hundred bytes."""
 
 
+_GZIP: Final = b"\x1f\x8b"
+
+
 def _inflate(body: bytes, limit: int) -> bytes | None:
     # 32 + 15: gzip or zlib, by the header. A bare deflate stream has none.
     for wbits in (47, -15):
         with suppress(zlib.error):
-            return zlib.decompressobj(wbits).decompress(body, limit)
+            stream = zlib.decompressobj(wbits)
+            output = stream.decompress(body, limit)
+            # A further member of gzip; what is none is no part of the body.
+            while stream.unused_data[:2] == _GZIP and len(output) < limit:
+                rest, stream = stream.unused_data, zlib.decompressobj(wbits)
+                output += stream.decompress(rest, limit - len(output))
+            return output
     return None
 
 
@@ -41,9 +50,14 @@ def _zstd(body: bytes, limit: int) -> bytes | None:
         return None
     try:
         if hasattr(zstd, "ZstdFile"):
-            output: bytes = zstd.ZstdDecompressor().decompress(body, max_length=limit)
+            output = b""
+            while body and len(output) < limit:  # frame by frame
+                stream = zstd.ZstdDecompressor()
+                output += stream.decompress(body, max_length=limit - len(output))
+                body = stream.unused_data
         else:
-            output = zstd.ZstdDecompressor().stream_reader(body).read(limit)
+            reader = zstd.ZstdDecompressor().stream_reader(body, read_across_frames=True)
+            output = reader.read(limit)
     except zstd.ZstdError:
         return None
     return output
@@ -80,15 +94,15 @@ def decompress(body: bytes, content_encoding: str) -> bytes | None:
 
     Returns:
         The body, or None if it is broken, too large, or in an encoding for which
-        the client's own decoder is not installed.
+        the client's own decoder is not installed. What no client knows is no encoding: some
+        gateways write ``utf-8`` here.
     """
     layers = [name.strip().lower() for name in content_encoding.split(",")]
-    layers = [name for name in layers if name not in {"", "identity"}]
+    layers = [name for name in layers if name in _DECOMPRESSORS]
     if len(layers) > _MAX_LAYERS:
         return None
     for name in reversed(layers):
-        decompressor = _DECOMPRESSORS.get(name)
-        output = decompressor(body, MAX_BYTES + 1) if decompressor else None
+        output = _DECOMPRESSORS[name](body, MAX_BYTES + 1)
         if output is None or len(output) > MAX_BYTES:
             return None
         body = output

@@ -255,12 +255,16 @@ def pick(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
         headers: Names and values as sent, in any case, repeated or not.
 
     Returns:
-        Lower-case name to value; the first one, where a name is repeated.
+        Lower-case name to value; the first one, where a name is repeated. But of encodings all,
+        as they were applied.
     """
     picked: dict[bytes, bytes] = {}
     for name, value in headers:
         if (lower := name.lower()) in _PICKED:
-            picked.setdefault(lower, value)
+            if lower == CONTENT_ENCODING and lower in picked:
+                picked[lower] += b"," + value
+            else:
+                picked.setdefault(lower, value)
     return picked
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry import trace
 
-from assisters_otel import catalog, envelope, names, seen
+from assisters_otel import catalog, causes, envelope, names, seen
 from assisters_otel.attempt import FAILED
 from assisters_otel.envelope import Envelope
 
@@ -54,6 +54,22 @@ _NETWORK: Final = (
     "then at the API's status page."
 )
 _CALLER: Final = "The request did not leave: check the base URL, the headers and the body."
+_OF_CAUSES: Final = {
+    causes.POOL: (
+        "All connections of the client's own pool were in use: close what is streamed and not "
+        "read to its end, share one client, or raise its limit of connections or its time-out "
+        "for the pool."
+    ),
+    causes.CERTIFICATE: (
+        "A proxy that opens TLS may be in between: add its CA to the bundle that the client reads "
+        "(SSL_CERT_FILE; REQUESTS_CA_BUNDLE for requests; or the client's own option), or compare "
+        "the host's name."
+    ),
+}
+_OF_FILES: Final = (
+    "Look at the path of the CA bundle or certificate: REQUESTS_CA_BUNDLE, SSL_CERT_FILE, or the "
+    "client's own option."
+)
 _CLIENT: Final = "The client itself failed: compare its version with what the API answers."
 _NO_TYPE: Final = "api_error"
 _NO_ANSWER: Final = "network_error"
@@ -138,6 +154,7 @@ class _Facts(NamedTuple):
     transient: bool = False
     trace_id: str | None = None
     is_stream: bool = False
+    cause: causes.Cause | None = None
 
 
 def explain(thing: object) -> Explanation:
@@ -210,6 +227,7 @@ def _of_outcome(outcome: Outcome, at_s: float, trace_id: str | None) -> _Facts:
         outcome.retryable,
         trace_id,
         outcome.stream is not None,
+        outcome.cause,
     )
 
 
@@ -224,7 +242,9 @@ def _of_exception(error: BaseException) -> _Facts:
         found = found._replace(envelope=told)
     if found.status is None or found.status < FAILED:
         name, transient = type(error).__qualname__, not any(told[:3]) and _is_of_network(error)
-        found = found._replace(exception=name, transient=transient)
+        cause = causes.of(error)
+        transient = transient and (cause is None or cause.is_transient)
+        found = found._replace(exception=name, transient=transient, cause=cause)
     request_id = found.request_id or _text(error, "request_id")
     return found._replace(request_id=request_id, trace_id=_current_trace())
 
@@ -297,6 +317,8 @@ def _explained(found: _Facts) -> Explanation:
     elif found.status is None and not (code or type_):
         retryable = found.transient
         advice, user_message = (_NETWORK, catalog.BUSY) if retryable else (_CALLER, catalog.SORRY)
+        if found.cause is not None:
+            advice = _OF_CAUSES.get(found.cause, _OF_FILES)
     elif found.status is not None and found.status < FAILED and not (code or type_):
         retryable = found.transient
         helps = _UNKNOWN if found.is_stream else _NETWORK
@@ -346,6 +368,14 @@ def _what(found: _Facts, *, failed: bool) -> str:
         return f"The API answered {found.status}{f' {name}' if name else ''}{about}."
     if name:
         return f"The API refuses with {name}{about}."
+    return _why_no_answer(found)
+
+
+def _why_no_answer(found: _Facts) -> str:
+    cause = found.cause
+    if cause is not None:
+        begin = "There was no answer" if cause.was_asked else "The API was not asked"
+        return f"{begin}: {found.exception}, {cause.told}."
     part = ", or not a whole one" if found.exception in _OF_BODIES else ""
     return f"There was no answer{part}: {found.exception}."
 
@@ -358,7 +388,9 @@ def _side(found: _Facts, *, failed: bool) -> str:
     if type_ in _BY_TYPE:
         return _BY_TYPE[type_]
     if found.status is None:
-        return THE_WAY if found.transient else YOUR_APP
+        is_ours = found.cause is not None and not found.cause.was_asked
+        is_of_way = found.transient or found.cause == causes.CERTIFICATE
+        return THE_WAY if is_of_way and not is_ours else YOUR_APP
     if found.is_stream or (found.exception is not None and found.transient):
         return THE_WAY
     if found.status in _OF_ACCOUNT:

@@ -188,7 +188,11 @@ def _found(request: Request, span: SpanContext | None) -> Fields:
 
 def _line(outcome: Outcome, attempts: int, where: str) -> str:
     what = outcome.reason
-    if outcome.status is None:
+    cause = outcome.cause
+    if cause is not None:
+        begin = "gave no answer" if cause.was_asked else "was not asked"
+        met = f"{begin} ({what}: {cause.told})"
+    elif outcome.status is None:
         met = f"gave no answer ({what})"
     elif outcome.exception is not None:
         met = f"answered {outcome.status}, and broke off ({what}),"

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 from weakref import ref as weakref
 
-from assisters_otel import bodies, coding, enclosing, envelope, names, seen, spans, streams
+from assisters_otel import bodies, causes, coding, enclosing, envelope, names, seen, spans, streams
 from assisters_otel.attempt import FAILED, REDIRECTED, judge
 
 if TYPE_CHECKING:
@@ -132,12 +132,16 @@ class Attempt:
             error: What came in its place. What is no `Exception` is the caller giving up.
             transient: Whether the connection, the peer or the clock failed, and not we.
         """
+        duration_s = time.perf_counter() - self._started
+        cancelled = not isinstance(error, Exception)
+        cause = None if cancelled else self._observer.guard(causes.of, error)
         outcome = judge(
             self._sending.request,
-            time.perf_counter() - self._started,
+            duration_s,
             exception=type(error).__qualname__,
-            cancelled=not isinstance(error, Exception),
-            transient=transient,
+            cancelled=cancelled,
+            transient=transient and (cause is None or cause.is_transient),
+            cause=cause,
         )
         self._finish(outcome)
         self.is_what_became_of(error)

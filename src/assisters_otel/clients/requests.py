@@ -428,7 +428,10 @@ def _is_export(raw: Any) -> bool:
 
 def _headers_of(response: Any) -> list[tuple[bytes, bytes]]:
     how = "latin-1", "replace"  # as urllib3 has decoded them; the app's own adapter may not
-    return [(name.encode(*how), value.encode(*how)) for name, value in response.headers.items()]
+    headers = getattr(getattr(response, "raw", response), "headers", None)
+    lines = getattr(headers, "iteritems", None)  # urllib3's, each by itself if there are two
+    pairs = response.headers.items() if lines is None else lines()
+    return [(name.encode(*how), value.encode(*how)) for name, value in pairs]
 
 
 def _is_transient(error: BaseException) -> bool:

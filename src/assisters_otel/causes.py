@@ -1,0 +1,79 @@
+"""Why there was no answer, where the exception's name does not say whose fault it was. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from assisters_otel import envelope
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Cause(NamedTuple):
+    """What an exception in place of an answer came of.
+
+    Attributes:
+        told: What it was, as a part of a sentence.
+        was_asked: Whether the request was on its way at all.
+        is_transient: Whether a retry can help.
+    """
+
+    told: str
+    was_asked: bool
+    is_transient: bool
+
+
+POOL: Final = Cause(
+    "no connection of the client's own pool was free in time", was_asked=False, is_transient=True
+)
+CERTIFICATE: Final = Cause("the certificate is not trusted", was_asked=True, is_transient=False)
+FILE: Final = Cause("a file for TLS cannot be read", was_asked=False, is_transient=False)
+"""With the file's name in `told`, where the exception says it."""
+
+_POOLS: Final = frozenset({"PoolTimeout", "EmptyPoolError", "FullPoolError"})
+_UNTRUSTED: Final = "SSLCertVerificationError"
+"""Names of classes. Source: the standard library's, httpcore's and urllib3's exceptions."""
+
+_VERIFY_FAILED: Final = re.compile("certificate.verify.failed", re.IGNORECASE)  # pyOpenSSL's too
+# Source: `HTTPAdapter.cert_verify` of requests.
+_NOT_THERE: Final = re.compile(
+    r"could not find .*\btls\b.*\bcertificate\b.*invalid path: (.*)|could not find the TLS key"
+    r" file, invalid path: (.*)",
+    re.IGNORECASE | re.DOTALL,
+)
+_MAX: Final = 20
+"""How many exceptions are looked at."""
+
+
+def of(error: BaseException) -> Cause | None:
+    """Find what an exception came of, in what it was raised from and holds, or None."""
+    for one in _within(error):
+        name, text = type(one).__name__, ""
+        if name in _POOLS:
+            return POOL
+        if name == _UNTRUSTED:
+            return CERTIFICATE
+        if "SSL" in name or type(one) is OSError:
+            text = str(one)
+        if "SSL" in name and _VERIFY_FAILED.search(text):
+            return CERTIFICATE
+        found = _NOT_THERE.search(text)
+        if found is not None:
+            path = envelope.clean(found[1] or found[2] or "", envelope.MAX_VALUE)
+            return FILE._replace(told=f"a file for TLS is not there: {path}")
+    return None
+
+
+def _within(error: BaseException) -> Iterator[BaseException]:
+    """Give an exception, what it was raised from or in place of, and what they hold."""
+    left: list[object] = [error]
+    met: set[int] = set()
+    while left and len(met) < _MAX:
+        one = left.pop(0)
+        if not isinstance(one, BaseException) or id(one) in met:
+            continue
+        met.add(id(one))
+        yield one
+        left += [one.__cause__, one.__context__, *one.args, getattr(one, "reason", None)]
