@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from enum import Enum
 from socket import gaierror
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from assisters_otel import names
+from assisters_otel import envelope, names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,6 +62,52 @@ class Hint(NamedTuple):
 
 
 _SILENCE: Final = Hint("no answer in time", answered=False)
+_UNTRUSTED: Final = Hint(
+    "the receiver's certificate is not trusted. Write the path of its CA's PEM file into "
+    "OTEL_EXPORTER_OTLP_CERTIFICATE",
+    answered=False,
+)
+
+
+class NotTaken(Exception):  # noqa: N818 - the fact, which is no error of ours
+    """The receiver has not taken what was exported, or will never be asked.
+
+    Its text is for people, and is shown as it is: no key may be in it.
+
+    Attributes:
+        answered: As a `Hint` has it.
+    """
+
+    def __init__(self, text: str, *, answered: bool = True) -> None:
+        super().__init__(text)
+        self.answered = answered
+
+
+def raise_rejected(answer: object) -> None:
+    """Raise if an OTLP receiver's answer says that it has rejected something.
+
+    Args:
+        answer: An ``Export…ServiceResponse``. Anything else rejects nothing. A message without a
+            number rejects nothing either: it is advice. Source: OTLP, "Partial Success".
+
+    Raises:
+        NotTaken: So it says.
+    """
+    told = getattr(answer, "partial_success", None)
+    rejected = getattr(told, "rejected_spans", 0) or getattr(told, "rejected_data_points", 0)
+    if rejected > 0:
+        message = envelope.clean(getattr(told, "error_message", ""))
+        raise NotTaken(f"{rejected} rejected{f': {message}' if message else ''}")
+
+
+def warn(level: int, text: str, *arguments: object) -> None:
+    """Log a line, if that can be done.
+
+    What the app has plugged into logging may raise, and neither an export nor the exit depends
+    on a line of ours.
+    """
+    with suppress(Exception):
+        _log.log(level, text, *arguments)
 
 
 class Reach:
@@ -94,7 +140,8 @@ class Reach:
                 return
             self._said.update(lost)
             self._said_at_s.update(dict.fromkeys(lost, now_s))
-        _log.warning(
+        warn(
+            logging.WARNING,
             "telemetry does not get through to %s (%s): %s are dropped until it does; "
             "this is said once",
             self.place,
@@ -116,7 +163,7 @@ class Reach:
             if self._failing or not self._said:
                 return
             self._said.clear()
-        _log.info("telemetry gets through to %s again", self.place)
+        warn(logging.INFO, "telemetry gets through to %s again", self.place)
 
 
 class Destination:
@@ -128,6 +175,7 @@ class Destination:
         failing: Whether the last export failed.
         unreachable: Whether nobody answered it; known from the first attempt of an
             export, some seconds before the exporter gives up.
+        failures: How many exports have failed in this process.
     """
 
     def __init__(self, what: str, text: str, reach: Reach) -> None:
@@ -135,6 +183,7 @@ class Destination:
         self.reach = reach
         self.failing = False
         self.unreachable = False
+        self.failures = 0
         self._what = what
         self._hint: Hint | None = None
         if what not in reach.whats:
@@ -167,6 +216,7 @@ class Destination:
         """Note that an export failed, for *hint* or for what was heard."""
         hint = hint or self._hint or _SILENCE
         self.failing = True
+        self.failures += 1
         self.unreachable = not hint.answered
         self.reach.failed(self._what, hint, time.monotonic())
 
@@ -188,7 +238,9 @@ def read(record: logging.LogRecord) -> Hint | None:
             # Below ERROR the exporter tries again, which it does for connections only.
             return hint if record.levelno >= logging.ERROR else hint._replace(answered=False)
         if isinstance(value, Enum):
-            return Hint(value.name, answered=value.name not in _NO_ANSWER)
+            is_untrusted = any("CERTIFICATE_VERIFY_FAILED" in str(one) for one in arguments)
+            hint = Hint(value.name, answered=value.name not in _NO_ANSWER)
+            return _UNTRUSTED if is_untrusted else hint
         if isinstance(value, int) and 100 <= value < 600:  # noqa: PLR2004 - what an HTTP status is
             return Hint(f"HTTP {value}", answered=True)
     if arguments and all(isinstance(value, int) for value in arguments):
@@ -206,6 +258,8 @@ def describe(error: BaseException) -> Hint:
     """
     cause = error
     for _ in range(10):  # a chain may be a ring
+        if isinstance(cause, NotTaken):
+            return Hint(str(cause), cause.answered)
         cause = cause.__cause__ or cause.__context__ or cause
     reason = cause.strerror if isinstance(cause, OSError) else None
     return Hint(
