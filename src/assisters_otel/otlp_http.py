@@ -120,31 +120,20 @@ class _Watching(BaseAdapter):
             requests.RequestException: There is no answer.
         """
         settings = {"stream": stream, "verify": verify, "cert": cert}
-        began_s = time.monotonic()
+        until_s = time.monotonic() + timeout if isinstance(timeout, (int, float)) else None
         response = self._once(self.adapter, request, timeout, proxies, settings)
         followed: list[str] = []
-        while response.status_code in _KEEPS_METHOD:
-            followed.append(self._redirected_to(response))
-            if len(followed) > _MAX_REDIRECTS:
-                raise NotTaken(f"HTTP {response.status_code} more than {_MAX_REDIRECTS} times")
-            request = self._hop(request, followed[-1])
-            found = self._owner.get_adapter(str(request.url))
-            adapter = found.adapter if isinstance(found, _Watching) else found
-            status = response.status_code
+        try:
+            while response.status_code in _KEEPS_METHOD:
+                request = self._hop(request, response, len(followed))
+                followed.append(str(request.url))
+                response.close()
+                left = timeout if until_s is None else _left(until_s)
+                response = self._again(request, response.status_code, left, proxies, settings)
+            self._judge(response, followed)
+        except BaseException:
             response.close()
-            try:
-                left = _left(timeout, began_s)
-                by = self._owner.rebuild_proxies(request, proxies)
-                response = self._once(adapter, request, left, by, settings)
-            except requests.RequestException as error:
-                hint = describe(error)
-                told = NotTaken(
-                    f"HTTP {status} to {shown(followed[-1])}: {hint.reason}", answered=hint.answered
-                )
-                told.__cause__ = error
-                # As it was before, so that the exporter sends again where that may help.
-                raise type(error)(str(hint.reason), request=request) from told
-        self._judge(response, followed)
+            raise
         return response
 
     def close(self) -> None:
@@ -174,18 +163,40 @@ class _Watching(BaseAdapter):
                 raise
             raise NotTaken(fault.text, answered=not fault.is_shared) from error
 
-    def _redirected_to(self, response: Response) -> str:
+    def _again(
+        self,
+        request: PreparedRequest,
+        status: int,
+        timeout: Any,
+        proxies: Any,
+        settings: dict[str, Any],
+    ) -> Response:
+        """Send to where an answer with *status* has led."""
+        found = self._owner.get_adapter(str(request.url))
+        adapter = found.adapter if isinstance(found, _Watching) else found
+        try:
+            by = self._owner.rebuild_proxies(request, proxies)
+            return self._once(adapter, request, timeout, by, settings)
+        except requests.RequestException as error:
+            hint = describe(error)
+            told = NotTaken(
+                f"HTTP {status} to {shown(str(request.url))}: {hint.reason}", answered=hint.answered
+            )
+            told.__cause__ = error
+            # Of the same class, so that the exporter sends again where that may help.
+            raise type(error)(hint.reason, request=request) from told
+
+    def _hop(self, request: PreparedRequest, response: Response, number: int) -> PreparedRequest:
+        if number == _MAX_REDIRECTS:
+            raise NotTaken(f"HTTP {response.status_code} more than {_MAX_REDIRECTS} times")
         target = _target(response)
         if target is None or urlsplit(target).scheme not in {"http", "https"}:
             raise NotTaken(_redirect(response))
-        return target
-
-    def _hop(self, request: PreparedRequest, target: str) -> PreparedRequest:
         hop = request.copy()
         try:
             hop.prepare_url(target, None)
         except (requests.RequestException, ValueError) as error:
-            raise NotTaken(f"HTTP redirect to {shown(target)}, which is no URL") from error
+            raise NotTaken(f"{_redirect(response)}, which is no URL") from error
         if self._owner.should_strip_auth(str(request.url), str(hop.url)):
             for name in set(hop.headers):
                 if name.lower() not in _HARMLESS:
@@ -250,10 +261,8 @@ def _read(signal: str, kind: str, body: bytes) -> object:
     return answer
 
 
-def _left(timeout: Any, began_s: float) -> Any:
-    if not isinstance(timeout, (int, float)):
-        return timeout
-    left_s = began_s + timeout - time.monotonic()
+def _left(until_s: float) -> float:
+    left_s = until_s - time.monotonic()
     if left_s <= 0:
         raise requests.Timeout("no time is left to follow a redirect")
     return left_s

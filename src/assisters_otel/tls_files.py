@@ -76,6 +76,17 @@ def faults(signal: str, *, by_grpc: bool) -> Iterator[Fault]:
         )
 
 
+def beside(signal: str) -> tuple[str, str] | None:
+    """Return the two variables that name different CA bundles for a signal by HTTP, or None.
+
+    The first is one of requests, the second one of OpenTelemetry.
+    """
+    theirs, ours = _set(OF_REQUESTS), _set(variables(signal, "CERTIFICATE"))
+    if theirs is None or ours is None or os.environ[theirs] == os.environ[ours]:
+        return None
+    return theirs, ours
+
+
 def explain(
     error: BaseException,
     signal: str,
