@@ -148,8 +148,7 @@ class Route(NamedTuple):
         if self.name == _GRPC:
             from assisters_otel import otlp_grpc  # noqa: PLC0415 - not before it is asked for
 
-            otlp_grpc.check_files(signal, endpoint)
-            return otlp_grpc.watch, {}
+            return otlp_grpc.watch, otlp_grpc.settings(signal, endpoint)
         return None, {}
 
 

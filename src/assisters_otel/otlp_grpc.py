@@ -43,22 +43,24 @@ def watch(exporter: Any) -> None:
         exporter._client = _Watching(exporter._client)  # noqa: SLF001 - see above
 
 
-def check_files(signal: str, endpoint: str) -> None:
-    """Look at the files for TLS, which this exporter reads once and for all.
+def settings(signal: str, endpoint: str) -> dict[str, object]:
+    """Return what else the exporter is made with: whether it is to use TLS.
+
+    It is told, since it would read a file for TLS that it does not use, and fail for it.
 
     Args:
         signal: ``traces``.
         endpoint: Where the exporter sends to.
 
     Raises:
-        ValueError: One cannot be used; the message names the variable and the file.
+        ValueError: A file that it reads, once and for all, cannot be used. The message names the
+            variable and the file.
     """
-    if endpoint.startswith("http://"):
-        return
     own, common = tls_files.variables(signal, "INSECURE")
-    is_insecure = environ.get(own, environ.get(common, "")).lower() == "true"
-    if is_insecure and not endpoint.startswith("https://"):
-        return
-    fault = next(tls_files.faults(signal, by_grpc=True), None)
+    said = environ.get(own, environ.get(common))
+    is_insecure = endpoint.startswith("http://") if said is None else said.lower() == "true"
+    is_insecure = is_insecure and not endpoint.startswith("https://")
+    fault = None if is_insecure else next(tls_files.faults(signal, by_grpc=True), None)
     if fault is not None:
         raise ValueError(fault.text)
+    return {"insecure": is_insecure}

@@ -256,10 +256,11 @@ def describe(error: BaseException) -> Hint:
 
     The exception's own text is left out: requests quotes URLs and headers in it.
     """
+    for told in (error, error.__cause__):
+        if isinstance(told, NotTaken):
+            return Hint(str(told), told.answered)
     cause = error
     for _ in range(10):  # a chain may be a ring
-        if isinstance(cause, NotTaken):
-            return Hint(str(cause), cause.answered)
         cause = cause.__cause__ or cause.__context__ or cause
     reason = cause.strerror if isinstance(cause, OSError) else None
     return Hint(

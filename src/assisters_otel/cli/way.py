@@ -93,7 +93,7 @@ def _certificates(signal: Signal, route: Route) -> Iterator[Finding]:
     texts: list[str] = []
     if route.name == config.PROTOCOLS["grpc"]:
         try:
-            otlp_grpc.check_files(signal.name, endpoint)
+            otlp_grpc.settings(signal.name, endpoint)
         except ValueError as error:
             texts.append(str(error))
     elif endpoint.startswith("https:"):
