@@ -76,7 +76,8 @@ class Hands:
 
     def __init__(self, number: int) -> None:
         self._owner = os.getpid()
-        self._hands = [Hand() for _ in range(number)]
+        self._hands: list[Hand] = []
+        self._start(number)
 
     def begin(self, calls: Sequence[Callable[[], object]]) -> list[Future[object]]:
         """Begin *calls*, for example the ``force_flush`` of providers that are not ours.
@@ -84,13 +85,16 @@ class Hands:
         Returns:
             The outcomes to come. Where no thread can be started any more, they have failed.
         """
-        if self._owner != os.getpid() or len(self._hands) < len(calls):
-            self._owner = os.getpid()
-            self._hands = []
-        with suppress(RuntimeError):  # an interpreter that exits starts none
-            self._hands += [Hand() for _ in calls[len(self._hands) :]]
+        if self._owner != os.getpid():
+            self._owner, self._hands = os.getpid(), []
+        self._start(len(calls))
         begun = [hand.do(call) for hand, call in zip(self._hands, calls, strict=False)]
         return begun + [_failed() for _ in calls[len(begun) :]]
+
+    def _start(self, number: int) -> None:
+        with suppress(RuntimeError):  # an interpreter that exits starts none
+            while len(self._hands) < number:
+                self._hands.append(Hand())
 
     def rest(self) -> None:
         """End the threads when all is done; what is begun after that has others."""

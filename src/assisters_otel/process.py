@@ -10,12 +10,10 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
-from assisters_otel import names
+from assisters_otel.quiet import warn
 
 if TYPE_CHECKING:
     from assisters_otel.telemetry import Telemetry
-
-_log = logging.getLogger(names.SCOPE)
 
 
 class Process:
@@ -74,12 +72,13 @@ class Process:
             return
         if monkey.is_module_patched("threading"):
             self._has_warned = True
-            _log.warning(
+            warn(
+                logging.WARNING,
                 "a fork under gevent: OpenTelemetry's SDK starts its threads anew in the child, "
                 "and to start a greenlet lets others run there as well, which then send what "
                 "the parent sends. For programs that are run, write "
                 "monkey.patch_all(os=False, signal=False, subprocess=False); fork workers before "
-                "greenlets send"
+                "greenlets send",
             )
 
     def _forked(self) -> None:

@@ -12,14 +12,15 @@ import time
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from enum import Enum
+from functools import partial
 from socket import gaierror
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from assisters_otel import envelope, names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from types import CodeType
 
 _log = logging.getLogger(names.SCOPE)
@@ -310,12 +311,40 @@ class Hush(logging.Filter):
     def install(self) -> None:
         """Stand in front of the filters that are there.
 
-        The SDK's own one drops what looks like its last record: it must not see ours.
+        The SDK's own one drops what looks like its last record: it must not see ours. Nor does
+        the app's factory of records make what is only heard: it may raise, and an exporter that
+        it raises into neither sends again nor goes on.
         """
         for name in LOGGERS:
-            logging.getLogger(name).filters.insert(0, self)
+            logger = logging.getLogger(name)
+            logger.filters.insert(0, self)
+            vars(logger).setdefault("makeRecord", partial(_make_record, logger))
 
     def remove(self) -> None:
         """Take it out again. A second time does nothing."""
         for name in LOGGERS:
-            logging.getLogger(name).removeFilter(self)
+            logger = logging.getLogger(name)
+            logger.removeFilter(self)
+            is_ours = getattr(vars(logger).get("makeRecord"), "func", None) is _make_record
+            if is_ours and not any(isinstance(one, Hush) for one in logger.filters):
+                vars(logger).pop("makeRecord", None)
+
+
+def _make_record(  # noqa: PLR0913, PLR0917 - the signature of logging
+    logger: logging.Logger,
+    name: str,
+    level: int,
+    fn: str,
+    lno: int,
+    msg: object,
+    args: tuple[object, ...],
+    exc_info: Any,
+    func: str | None = None,
+    extra: Mapping[str, object] | None = None,
+    sinfo: str | None = None,
+) -> logging.LogRecord:
+    """Make a record by the app's factory, but for one that is only heard."""
+    if here.get() is None:
+        made = type(logger).makeRecord
+        return made(logger, name, level, fn, lno, msg, args, exc_info, func, extra, sinfo)
+    return logging.LogRecord(name, level, fn, lno, msg, args, exc_info, func, sinfo)
