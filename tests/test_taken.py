@@ -19,6 +19,7 @@ import grpc
 import pytest
 import requests
 import trustme
+from cryptography.hazmat.primitives import serialization
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
@@ -77,7 +78,11 @@ class Receiver:
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_POST = do_GET = _any
+            def do_POST(self) -> None:
+                self._any()
+
+            def do_GET(self) -> None:
+                self._any()
 
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
@@ -114,6 +119,33 @@ def dead() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+class Tls(NamedTuple):
+    """A receiver's TLS, and files of certificates: its CA's, another CA's, its client's."""
+
+    context: ssl.SSLContext
+    ca: str
+    other_ca: str
+    client: str
+    client_key: str
+    other_key: str
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory) -> Tls:
+    folder = tmp_path_factory.mktemp("tls")
+    authority, other = trustme.CA(), trustme.CA()
+    issued, foreign = authority.issue_cert("127.0.0.1"), other.issue_cert("127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    issued.configure_cert(context)
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    other.cert_pem.write_to_path(folder / "other.pem")
+    issued.cert_chain_pems[0].write_to_path(folder / "client.pem")
+    issued.private_key_pem.write_to_path(folder / "client.key")
+    foreign.private_key_pem.write_to_path(folder / "other.key")
+    names = ("ca.pem", "other.pem", "client.pem", "client.key", "other.key")
+    return Tls(context, *(str(folder / name) for name in names))
 
 
 def build(endpoint: str | None, signal: str | None = None, **arguments) -> export.Exports:
@@ -318,13 +350,15 @@ def test_a_relative_redirect_stays_on_its_host_and_keeps_its_headers(flushed, re
 @pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize("name", ["authorization", "api-key", "x-honeycomb-team", "cookie", "odd"])
 @pytest.mark.parametrize("by", ["argument", "variable"])
-@pytest.mark.parametrize("elsewhere", ["port", "name"])
+@pytest.mark.parametrize("elsewhere", ["port", "name", "scheme"])
 def test_a_header_of_the_users_does_not_follow_to_another_host(
-    flushed, receive, monkeypatch, signal, name, by, elsewhere
+    flushed, receive, tls, monkeypatch, signal, name, by, elsewhere
 ):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", tls.ca)
     other = receive()
-    target = other.url if elsewhere == "port" else other.url.replace("127.0.0.1", "localhost")
-    first = receive(lambda path: Answer(308, {"Location": f"{target}{path}"}))
+    target = other.url.replace("127.0.0.1", "localhost") if elsewhere == "name" else other.url
+    context = tls.context if elsewhere == "scheme" else None
+    first = receive(lambda path: Answer(308, {"Location": f"{target}{path}"}), context)
     given = {"headers": {name: KEY}} if by == "argument" else {}
     if by == "variable":
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", f"{name}={KEY}")
@@ -338,7 +372,7 @@ def test_a_header_of_the_users_does_not_follow_to_another_host(
 
 
 def test_a_header_does_not_come_back_by_way_of_another_host(flushed, receive):
-    def back(path: str) -> Answer:
+    def back(_: str) -> Answer:
         return Answer(307, {"Location": f"{home.url}/end"})
 
     other = receive(back)
@@ -373,12 +407,19 @@ def test_nobody_behind_a_redirect_is_told_with_the_redirect(flushed, receive, mo
 
 def test_a_batch_that_is_rejected_is_not_forgotten_for_one_that_is_taken(receive, monkeypatch):
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1")
-    answers = [Answer(200, PROTOBUF, rejecting("traces", 1)), Answer(200)]
-    receiver = receive(lambda _: answers.pop(0) if len(answers) > 1 else answers[0])
+    flushing = threading.Event()
+
+    def answer(_: str) -> Answer:
+        flushing.wait(5)  # the first is under way already when it is flushed
+        is_first = len(receiver.requests) == 1
+        return Answer(200, PROTOBUF, rejecting("traces", 1 if is_first else 0))
+
+    receiver = receive(answer)
     with built(receiver.url, "traces") as exports:
         record(exports)
         record(exports)
 
+        threading.Timer(0.5, flushing.set).start()
         assert exports.flush(10) is False
         assert len(receiver.requests) == 2
         record(exports)
@@ -397,8 +438,10 @@ def test_a_rejection_that_is_over_is_told_as_over(receive, caplog):
         assert exports.flush(10) is True
 
     assert [r.getMessage() for r in caplog.records] == [
-        f"telemetry does not get through to {receiver.url} (1 rejected: full): spans are dropped "
-        "until it does; this is said once",
+        (
+            f"telemetry does not get through to {receiver.url} (1 rejected: full): spans are "
+            "dropped until it does; this is said once"
+        ),
         f"telemetry gets through to {receiver.url} again",
     ]
 
@@ -447,14 +490,14 @@ def test_a_credential_provider_that_gives_something_else_is_told(monkeypatch):
 class Traces(trace_service_pb2_grpc.TraceServiceServicer):
     answer = b""
 
-    def Export(self, request, context):
+    def Export(self, request, context):  # noqa: ARG002, N802 - gRPC's
         return trace_service_pb2.ExportTraceServiceResponse.FromString(self.answer)
 
 
 class Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):
     answer = b""
 
-    def Export(self, request, context):
+    def Export(self, request, context):  # noqa: ARG002, N802 - gRPC's
         return metrics_service_pb2.ExportMetricsServiceResponse.FromString(self.answer)
 
 
@@ -543,33 +586,6 @@ def test_doctor_says_what_was_answered(call, receive, answer, text, to_do):
     assert done.code == 1
     assert [one["fine"] for one in wrong] == [False, False]
     assert all(text in one["what"] and to_do in one["to_do"] for one in wrong)
-
-
-class Tls(NamedTuple):
-    """A receiver's TLS, and files of certificates: its CA's, another CA's, its client's."""
-
-    context: ssl.SSLContext
-    ca: str
-    other_ca: str
-    client: str
-    client_key: str
-    other_key: str
-
-
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory) -> Tls:
-    folder = tmp_path_factory.mktemp("tls")
-    authority, other = trustme.CA(), trustme.CA()
-    issued, foreign = authority.issue_cert("127.0.0.1"), other.issue_cert("127.0.0.1")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    issued.configure_cert(context)
-    authority.cert_pem.write_to_path(folder / "ca.pem")
-    other.cert_pem.write_to_path(folder / "other.pem")
-    issued.cert_chain_pems[0].write_to_path(folder / "client.pem")
-    issued.private_key_pem.write_to_path(folder / "client.key")
-    foreign.private_key_pem.write_to_path(folder / "other.key")
-    names = ("ca.pem", "other.pem", "client.pem", "client.key", "other.key")
-    return Tls(context, *(str(folder / name) for name in names))
 
 
 @pytest.fixture
@@ -662,6 +678,27 @@ def test_the_key_of_another_certificate_is_named(flushed, receive, tls, monkeypa
 
     assert done is False
     see_named(told, "OTEL_EXPORTER_OTLP_CLIENT_KEY", tls.other_key)
+
+
+def test_a_key_with_a_password_is_named(flushed, receive, tls, monkeypatch, tmp_path):
+    key = serialization.load_pem_private_key(Path(tls.client_key).read_bytes(), None)
+    locked = tmp_path / "locked.key"
+    locked.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secretsecret"),
+        )
+    )
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", tls.ca)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", tls.client)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_KEY", str(locked))
+
+    done, (told,) = flushed(receive(context=tls.context).url, "traces")
+
+    assert done is False
+    see_named(told, "OTEL_EXPORTER_OTLP_CLIENT_KEY", str(locked))
+    assert "without a password" in told
 
 
 def test_files_that_can_be_used_are_used(flushed, receive, tls, monkeypatch):

@@ -181,7 +181,7 @@ def _faults(variable: str, path: str, load: Callable[[], None], what: str) -> It
     to_do = f"Write the path of a PEM file of {what}, which this process may read"
     problem = _problem(path, load, what)
     if problem is not None:
-        is_shared = not variable.startswith(("OTEL_EXPORTER_OTLP_TRACES", "OTEL_EXPORTER_OTLP_MET"))
+        is_shared = "_TRACES_" not in variable and "_METRICS_" not in variable
         yield Fault(f"{variable} {problem}. {to_do}", is_shared)
 
 
