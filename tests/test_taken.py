@@ -348,7 +348,7 @@ def test_a_relative_redirect_stays_on_its_host_and_keeps_its_headers(flushed, re
 
 
 @pytest.mark.parametrize("signal", SIGNALS)
-@pytest.mark.parametrize("name", ["authorization", "api-key", "x-honeycomb-team", "cookie", "odd"])
+@pytest.mark.parametrize("name", ["authorization", "x-honeycomb-team", "cookie"])
 @pytest.mark.parametrize("by", ["argument", "variable"])
 @pytest.mark.parametrize("elsewhere", ["port", "name", "scheme"])
 def test_a_header_of_the_users_does_not_follow_to_another_host(
