@@ -632,7 +632,8 @@ def test_the_applications_own_exporter_logs_as_ever(build, caplog, dead):
 
 def test_the_filters_are_taken_out_again(build):
     def filters() -> list[list[object]]:
-        return [list(logging.getLogger(name).filters) for name in LOGGERS]
+        loggers = [logging.getLogger(name) for name in LOGGERS]
+        return [[*logger.filters, "makeRecord" in vars(logger)] for logger in loggers]
 
     before = filters()
     threads = set(threading.enumerate())
@@ -781,9 +782,11 @@ def test_calls_are_made_in_time_and_one_that_raises_is_told(caplog):
     def raising() -> None:
         raise KeyError
 
-    assert hand.in_time([raising], 60) is False
-    assert hand.in_time([lambda: True, lambda: None], 60) is True
-    assert hand.in_time([lambda: time.sleep(1)], 0.05) is False
+    hands = hand.Hands(2)
+    assert hand.in_time(hands.begin([raising]), 60) is False
+    assert hand.in_time(hands.begin([lambda: True, lambda: None]), 60) is True
+    assert hand.in_time(hands.begin([lambda: time.sleep(1)]), 0.05) is False
+    hands.rest()
     assert said(caplog) == [("WARNING", "telemetry could not be exported (KeyError)")]
 
 

@@ -65,8 +65,8 @@ class Courier(Generic[Inner]):
     ) -> Result:
         """Export, and keep in mind how it went.
 
-        Raises:
-            Exception: Whatever the exporter raises; the SDK takes it from there.
+        What the exporter raises is told as a warning. The SDK would log it, and what the app
+        has plugged into logging may raise in its turn: that would end the SDK's thread.
         """
         if self._ended:
             return failure
@@ -76,9 +76,9 @@ class Courier(Generic[Inner]):
         try:
             with listening(destination.hear):
                 result = export(self._mine())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - handed over to who is told, not swallowed
             destination.failed(describe(error))
-            raise
+            return failure
         finally:
             self.busy = False
         if result is success:

@@ -32,7 +32,7 @@ from assisters_otel.courier import (
     QuietSpanProcessor,
 )
 from assisters_otel.exporters import METRICS, TRACES, Arguments, routes
-from assisters_otel.hand import Hand, succeeded
+from assisters_otel.hand import Hand, in_time, limited, succeeded
 from assisters_otel.quiet import Hush
 from assisters_otel.registered import id_generator, sampler
 
@@ -164,16 +164,15 @@ class Exports:
         """
         if self._ended:
             return self._complete
+        timeout_s = limited(timeout_s)
         millis = int(timeout_s * 1000)
+        lost = self._failures()
         futures = [
             part.hand.do(partial(part.provider.force_flush, timeout_millis=millis))
             for part in self._parts
             if part.is_used
         ]
-        _, pending = wait(futures, timeout_s)
-        for future in pending:
-            future.cancel()  # one that has not begun would only be in the way of the end
-        return not pending and self._taken(futures)
+        return in_time(futures, timeout_s) and self._taken(lost)
 
     def shutdown(self, timeout_s: float = 5.0) -> bool:
         """Export what is left and end both providers, side by side.
@@ -191,6 +190,7 @@ class Exports:
             if self._ended:
                 return self._complete
             self._ended = True
+        lost = self._failures()
         ends = {part.hand.do(part.provider.shutdown): part for part in self._parts if part.is_used}
         started_s = time.monotonic()
         pending = set(ends)
@@ -199,12 +199,14 @@ class Exports:
             if given_s >= DEAD_S and all(ends[future].hopeless for future in pending):
                 break
             _, pending = wait(pending, min(left_s, 0.05))
-        for courier in [courier for future in pending for courier in ends[future].couriers]:
-            if courier.busy:
-                courier.destination.failed()
+        couriers = [courier for future in pending for courier in ends[future].couriers]
+        hung = [courier for courier in couriers if courier.busy]
+        for courier in couriers:
             courier.end()
+        for courier in hung:
+            courier.destination.failed()
         _, late = wait(pending, GRACE_S)
-        self._complete = not pending and self._taken(ends)
+        self._complete = not pending and succeeded(ends) and self._taken(lost)
         for part in self._parts:
             part.hand.rest()
         for future in late:
@@ -239,9 +241,13 @@ class Exports:
                 self._renewed_in = os.getpid()
             return self.meter_provider
 
-    def _taken(self, futures: Iterable[Future[object]]) -> bool:
+    def _failures(self) -> int:
+        return sum(c.destination.failures for part in self._parts for c in part.couriers)
+
+    def _taken(self, before: int) -> bool:
+        """Say whether the last exports were taken, and all since there were *before* failures."""
         failing = [c for part in self._parts for c in part.couriers if c.destination.failing]
-        return succeeded(futures) and not failing
+        return not failing and self._failures() == before
 
     def _unhush(self, futures: Iterable[Future[object]]) -> None:
         if all(future.done() for future in futures):

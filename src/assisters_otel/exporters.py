@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 
 _GRPC: Final = PROTOCOLS["grpc"]
+_HTTP: Final = PROTOCOLS["http/protobuf"]
 _OTLP: Final = ("otlp", *PROTOCOLS.values())
 _PLACE: Final = re.compile(r"[A-Za-z0-9._-]+(?::\d+)?(?:/[^@\s]*)?")
 """A URL without its scheme."""
@@ -91,12 +92,14 @@ class Route(NamedTuple):
         text: For people: ``traces: otlp_proto_http http://localhost:4318/v1/traces``.
         place: What a warning calls it: ``http://localhost:4318``.
         arguments: What it is made with. They may hold a key.
+        name: What it is registered as.
     """
 
     kind: type[object]
     text: str
     place: str
     arguments: Mapping[str, object]
+    name: str = ""
 
     def __repr__(self) -> str:
         return f"Route({self.text!r})"
@@ -123,13 +126,30 @@ class Route(NamedTuple):
         return self._made(cast("Callable[..., MetricReader]", self.kind))
 
     def _made(self, kind: Callable[..., Made]) -> Made:
+        watch, more = self._watching()
         try:
-            return kind(**self.arguments)
+            made = kind(**self.arguments, **more)
         except Exception as error:
             raise ValueError(
                 f"the exporter of '{self.text}' cannot be made: {type(error).__name__}: {error}. "
                 "Look at the variables OTEL_EXPORTER_*"
             ) from error
+        if watch is not None:
+            watch(made)
+        return made
+
+    def _watching(self) -> tuple[Callable[[object], None] | None, dict[str, object]]:
+        """Return what makes an exporter see what is not taken: an act, or further arguments."""
+        signal, endpoint = self.text.partition(":")[0], str(self.arguments.get("endpoint"))
+        if self.name == _HTTP:
+            from assisters_otel import otlp_http  # noqa: PLC0415 - not before it is asked for
+
+            return None, {"session": otlp_http.session(signal, endpoint)}
+        if self.name == _GRPC:
+            from assisters_otel import otlp_grpc  # noqa: PLC0415 - not before it is asked for
+
+            return otlp_grpc.watch, otlp_grpc.settings(signal, endpoint)
+        return None, {}
 
 
 def routes(signal: Signal, arguments: Arguments) -> tuple[Route, ...]:
@@ -199,7 +219,7 @@ def _route(signal: Signal, name: str, arguments: Arguments) -> Route:
     parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
     host = parts.netloc.rpartition("@")[2]
     place = f"{parts.scheme}://{host}" if parts.scheme else host
-    return Route(kind, f"{signal.name}: {name} {place}{parts.path}", place, made_with)
+    return Route(kind, f"{signal.name}: {name} {place}{parts.path}", place, made_with, name)
 
 
 def _endpoint(signal: Signal, name: str, argument: str | None) -> str:

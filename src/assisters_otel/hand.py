@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from concurrent.futures import Future, wait
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
 
 from assisters_otel import logger
 
@@ -51,21 +53,75 @@ def _work(jobs: queue.SimpleQueue[_Job | None]) -> None:
                 future.set_exception(error)
 
 
-def in_time(calls: Sequence[Callable[[], object]], timeout_s: float) -> bool:
-    """Call each of *calls* in a thread of its own, and wait for them together.
+LONGEST_S: Final = 1_000_000.0
+"""What stands for no limit, in seconds. The clocks beneath take no infinity, and some no more than
+49 days. Source: ``threading.TIMEOUT_MAX`` on Windows."""
+
+
+def limited(timeout_s: float) -> float:
+    """Return a time to wait that every clock takes; *timeout_s* may be infinite."""
+    return float(min(timeout_s, LONGEST_S))
+
+
+class Hands:
+    """Threads that call what is not ours, side by side and within a limit of time.
+
+    They are started beforehand, as each `Hand` is. A forked process starts others when it first
+    needs them.
 
     Args:
-        calls: For example the ``force_flush`` of providers that are not ours.
-        timeout_s: After so many seconds the caller goes on; they go on as daemons.
+        number: How many calls there will be at most.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._owner = os.getpid()
+        self._hands: list[Hand] = []
+        self._start(number)
+
+    def begin(self, calls: Sequence[Callable[[], object]]) -> list[Future[object]]:
+        """Begin *calls*, for example the ``force_flush`` of providers that are not ours.
+
+        Returns:
+            The outcomes to come. Where no thread can be started any more, they have failed.
+        """
+        if self._owner != os.getpid():
+            self._owner, self._hands = os.getpid(), []
+        self._start(len(calls))
+        begun = [hand.do(call) for hand, call in zip(self._hands, calls, strict=False)]
+        return begun + [_failed() for _ in calls[len(begun) :]]
+
+    def _start(self, number: int) -> None:
+        with suppress(RuntimeError):  # an interpreter that exits starts none
+            while len(self._hands) < number:
+                self._hands.append(Hand())
+
+    def rest(self) -> None:
+        """End the threads when all is done; what is begun after that has others."""
+        for hand in self._hands if self._owner == os.getpid() else ():
+            hand.rest()
+        self._hands = []
+
+
+def _failed() -> Future[object]:
+    future: Future[object] = Future()
+    future.set_result(False)
+    return future
+
+
+def in_time(futures: Sequence[Future[object]], timeout_s: float) -> bool:
+    """Wait for *futures* together.
+
+    Args:
+        futures: What has begun.
+        timeout_s: After so many seconds the caller goes on. What has not begun by then is not
+            done any more, and the rest goes on in its daemon.
 
     Returns:
         Whether all are done, and none raised or returned False.
     """
-    hands = [Hand() for _ in calls]
-    futures = [hand.do(call) for hand, call in zip(hands, calls, strict=True)]
-    for hand in hands:
-        hand.rest()
     _, pending = wait(futures, timeout_s)
+    for future in pending:
+        future.cancel()  # one that has not begun would only be in the way of the next
     return not pending and succeeded(futures)
 
 
@@ -75,6 +131,9 @@ def succeeded(futures: Iterable[Future[object]]) -> bool:
     for future in futures:
         error = future.exception()
         if error is not None:
-            logger.warning("telemetry could not be exported (%s)", type(error).__name__)
+            logger.warning(
+                "telemetry could not be exported (%s)",
+                type(error).__name__,
+            )
         outcomes.append(error is None and future.result() is not False)
     return all(outcomes)

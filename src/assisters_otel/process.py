@@ -76,7 +76,7 @@ class Process:
                 "and to start a greenlet lets others run there as well, which then send what "
                 "the parent sends. For programs that are run, write "
                 "monkey.patch_all(os=False, signal=False, subprocess=False); fork workers before "
-                "greenlets send"
+                "greenlets send",
             )
 
     def _forked(self) -> None:

@@ -12,14 +12,15 @@ import time
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import Enum
+from functools import partial
 from socket import gaierror
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from assisters_otel import logger
+from assisters_otel import envelope, logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from types import CodeType
 
 LOGGERS: Final = (
@@ -60,6 +61,42 @@ class Hint(NamedTuple):
 
 
 _SILENCE: Final = Hint("no answer in time", answered=False)
+_UNTRUSTED: Final = Hint(
+    "the receiver's certificate is not trusted. Write the path of its CA's PEM file into "
+    "OTEL_EXPORTER_OTLP_CERTIFICATE",
+    answered=False,
+)
+
+
+class NotTaken(Exception):  # noqa: N818 - the fact, which is no error of ours
+    """The receiver has not taken what was exported, or will never be asked.
+
+    Its text is for people, and is shown as it is: no key may be in it.
+
+    Attributes:
+        answered: As a `Hint` has it.
+    """
+
+    def __init__(self, text: str, *, answered: bool = True) -> None:
+        super().__init__(text)
+        self.answered = answered
+
+
+def raise_rejected(answer: object) -> None:
+    """Raise if an OTLP receiver's answer says that it has rejected something.
+
+    Args:
+        answer: An ``Export…ServiceResponse``. Anything else rejects nothing. A message without a
+            number rejects nothing either: it is advice. Source: OTLP, "Partial Success".
+
+    Raises:
+        NotTaken: So it says.
+    """
+    told = getattr(answer, "partial_success", None)
+    rejected = getattr(told, "rejected_spans", 0) or getattr(told, "rejected_data_points", 0)
+    if rejected > 0:
+        message = envelope.clean(getattr(told, "error_message", ""))
+        raise NotTaken(f"{rejected} rejected{f': {message}' if message else ''}")
 
 
 class Reach:
@@ -126,6 +163,7 @@ class Destination:
         failing: Whether the last export failed.
         unreachable: Whether nobody answered it; known from the first attempt of an
             export, some seconds before the exporter gives up.
+        failures: How many exports have failed in this process.
     """
 
     def __init__(self, what: str, text: str, reach: Reach) -> None:
@@ -133,6 +171,7 @@ class Destination:
         self.reach = reach
         self.failing = False
         self.unreachable = False
+        self.failures = 0
         self._what = what
         self._hint: Hint | None = None
         if what not in reach.whats:
@@ -165,6 +204,7 @@ class Destination:
         """Note that an export failed, for *hint* or for what was heard."""
         hint = hint or self._hint or _SILENCE
         self.failing = True
+        self.failures += 1
         self.unreachable = not hint.answered
         self.reach.failed(self._what, hint, time.monotonic())
 
@@ -186,7 +226,9 @@ def read(record: logging.LogRecord) -> Hint | None:
             # Below ERROR the exporter tries again, which it does for connections only.
             return hint if record.levelno >= logging.ERROR else hint._replace(answered=False)
         if isinstance(value, Enum):
-            return Hint(value.name, answered=value.name not in _NO_ANSWER)
+            is_untrusted = any("CERTIFICATE_VERIFY_FAILED" in str(one) for one in arguments)
+            hint = Hint(value.name, answered=value.name not in _NO_ANSWER)
+            return _UNTRUSTED if is_untrusted else hint
         if isinstance(value, int) and 100 <= value < 600:  # noqa: PLR2004 - what an HTTP status is
             return Hint(f"HTTP {value}", answered=True)
     if arguments and all(isinstance(value, int) for value in arguments):
@@ -202,6 +244,9 @@ def describe(error: BaseException) -> Hint:
 
     The exception's own text is left out: requests quotes URLs and headers in it.
     """
+    for told in (error, error.__cause__):
+        if isinstance(told, NotTaken):
+            return Hint(str(told), told.answered)
     cause = error
     for _ in range(10):  # a chain may be a ring
         cause = cause.__cause__ or cause.__context__ or cause
@@ -253,12 +298,40 @@ class Hush(logging.Filter):
     def install(self) -> None:
         """Stand in front of the filters that are there.
 
-        The SDK's own one drops what looks like its last record: it must not see ours.
+        The SDK's own one drops what looks like its last record: it must not see ours. Nor does
+        the app's factory of records make what is only heard: it may raise, and an exporter that
+        it raises into neither sends again nor goes on.
         """
         for name in LOGGERS:
-            logging.getLogger(name).filters.insert(0, self)
+            logger = logging.getLogger(name)
+            logger.filters.insert(0, self)
+            vars(logger).setdefault("makeRecord", partial(_make_record, logger))
 
     def remove(self) -> None:
         """Take it out again. A second time does nothing."""
         for name in LOGGERS:
-            logging.getLogger(name).removeFilter(self)
+            logger = logging.getLogger(name)
+            logger.removeFilter(self)
+            is_ours = getattr(vars(logger).get("makeRecord"), "func", None) is _make_record
+            if is_ours and not any(isinstance(one, Hush) for one in logger.filters):
+                vars(logger).pop("makeRecord", None)
+
+
+def _make_record(  # noqa: PLR0913, PLR0917 - the signature of logging
+    logger: logging.Logger,
+    name: str,
+    level: int,
+    fn: str,
+    lno: int,
+    msg: object,
+    args: tuple[object, ...],
+    exc_info: Any,
+    func: str | None = None,
+    extra: Mapping[str, object] | None = None,
+    sinfo: str | None = None,
+) -> logging.LogRecord:
+    """Make a record by the app's factory, but for one that is only heard."""
+    if here.get() is None:
+        made = type(logger).makeRecord
+        return made(logger, name, level, fn, lno, msg, args, exc_info, func, extra, sinfo)
+    return logging.LogRecord(name, level, fn, lno, msg, args, exc_info, func, sinfo)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -22,7 +23,7 @@ from assisters_otel.instrumentor import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     from opentelemetry.metrics import MeterProvider
@@ -91,6 +92,7 @@ class Telemetry:
         self._instrumentation = instrumentation
         self._exports = exports
         self._reused = reused
+        self._hands = hand.Hands(len(self._flushes()))
 
     def is_over(self) -> bool:
         """Say whether what `init` patched has been taken out by somebody."""
@@ -119,10 +121,10 @@ class Telemetry:
         """Send what is queued.
 
         Args:
-            timeout_s: Seconds to wait for it.
+            timeout_s: Seconds to wait for it, at most. Infinity is no limit.
 
         Returns:
-            Whether it was done in time.
+            Whether it was done in time, and the collector has taken all of it.
 
         Raises:
             ValueError: *timeout_s* is no number of 0 or more.
@@ -134,9 +136,14 @@ class Telemetry:
     def _flush(self, timeout_s: float) -> bool:
         if self._instrumentation is not None:
             self._guard(self._instrumentation.observer.collect)
+        until_s = time.monotonic() + hand.limited(timeout_s)
+        begun = self._hands.begin(self._flushes())
+        done = self._exports is None or self._exports.flush(timeout_s)
+        return hand.in_time(begun, max(until_s - time.monotonic(), 0)) and done
+
+    def _flushes(self) -> list[Callable[[], object]]:
         calls = [getattr(provider, "force_flush", None) for provider in self._reused]
-        done = hand.in_time([call for call in calls if call is not None], timeout_s)
-        return done if self._exports is None else self._exports.flush(timeout_s) and done
+        return [call for call in calls if call is not None]
 
     def shutdown(self) -> None:
         """Take every patch out, send the rest and end the providers that we built.
@@ -149,6 +156,7 @@ class Telemetry:
             process.here.current = None
             self._guard(self._uninstrument)
             self._guard(self._end_exports)
+            self._hands.rest()
 
     def _uninstrument(self) -> None:
         if self._instrumentation is not None and not self.is_over():

@@ -22,9 +22,41 @@ _ARRIVES_S: Final = 10.0
 _REASON: Final = re.compile(r"\((.*)\)")
 """Where a warning of the library's has the reason: between the first bracket and the last."""
 
-_KEYLESS: Final = frozenset({"HTTP 401", "HTTP 403", "UNAUTHENTICATED", "PERMISSION_DENIED"})
-_STRANGERS: Final = frozenset({"HTTP 404", "HTTP 405"})
-"""What an HTTP server answers that knows nothing of OTLP, or not under this path."""
+_ADVICE: Final = (
+    (
+        re.compile(r"\w+ (names|holds) a|the receiver's certificate is not trusted"),
+        "Correct that where the app runs: the collector was asked for nothing.",
+    ),
+    (
+        re.compile(r"HTTP (redirect|3\d\d)\b|.*, after a redirect"),
+        (
+            "Name the receiver itself in OTEL_EXPORTER_OTLP_ENDPOINT: only HTTP 307 and 308 are "
+            "followed, and without the headers if it is another host."
+        ),
+    ),
+    (
+        re.compile(r"HTTP 40[13]\b|UNAUTHENTICATED|PERMISSION_DENIED"),
+        (
+            "Set OTEL_EXPORTER_OTLP_HEADERS to what the receiver asks for, for example "
+            "authorization=Bearer%20KEY."
+        ),
+    ),
+    (
+        re.compile(r"HTTP 40[45]\b|.* with an HTML page"),
+        (
+            "That is no OTLP receiver's {url}: is it the collector's OTLP/HTTP port (4318), "
+            "and does the path end {ends} {path}?"
+        ),
+    ),
+    (re.compile(r"\d+ rejected"), "The receiver is there: its own log says why it rejects them."),
+    (
+        re.compile("UNIMPLEMENTED"),
+        "That is no OTLP receiver: is it the collector's OTLP/gRPC port (4317)?",
+    ),
+)
+"""What to do, by why something was not accepted; the first that matches."""
+
+_OTHERWISE: Final = "Look at the collector's log: is it there, and is it an OTLP receiver?"
 
 
 def finding(signal: Signal, endpoint: str | None, environ: Mapping[str, str]) -> Finding:
@@ -69,20 +101,11 @@ def _advice(signal: Signal, reasons: list[str], *, is_whole: bool) -> str:
 
     Args:
         signal: What was not accepted.
-        reasons: Why, as the library says it: ``HTTP 401``.
+        reasons: Why, as the library says it: ``HTTP 401``, ``3 rejected``.
         is_whole: Whether the URL is the signal's own, to which no path is appended.
     """
-    if _KEYLESS.intersection(reasons):
-        return (
-            "Set OTEL_EXPORTER_OTLP_HEADERS to what the receiver asks for, for example "
-            "authorization=Bearer%20KEY."
-        )
-    if _STRANGERS.intersection(reasons):
-        url, ends = ("URL", "in") if is_whole else ("base URL", "before")
-        return (
-            f"That is no OTLP receiver's {url}: is it the collector's OTLP/HTTP port (4318), "
-            f"and does the path end {ends} {signal.path}?"
-        )
-    if "UNIMPLEMENTED" in reasons:
-        return "That is no OTLP receiver: is it the collector's OTLP/gRPC port (4317)?"
-    return "Look at the collector's log: is it there, and is it an OTLP receiver?"
+    found = (
+        advice for pattern, advice in _ADVICE if any(pattern.match(reason) for reason in reasons)
+    )
+    url, ends = ("URL", "in") if is_whole else ("base URL", "before")
+    return next(found, _OTHERWISE).format(url=url, ends=ends, path=signal.path)

@@ -12,7 +12,7 @@ from opentelemetry.sdk.metrics.export import ConsoleMetricExporter
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 from opentelemetry.sdk.trace.sampling import Decision
 
-from assisters_otel import config, exporters, names, registered
+from assisters_otel import config, exporters, names, otlp_grpc, registered, tls_files
 from assisters_otel.cli import arrival
 from assisters_otel.cli.finding import Finding
 from assisters_otel.exporters import METRICS, TRACES, Arguments
@@ -47,6 +47,7 @@ def findings(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Findi
             yield Finding(signal.name, False, str(error), "Correct it.")
             continue
         ways = [_way(signal, route) for route in routes] or [_none(signal)]
+        ways += [one for route in routes for one in _certificates(signal, route)]
         yield from ways
         if not routes:
             off.append(signal)
@@ -84,6 +85,27 @@ def _sampler() -> Finding:
         )  # fmt: skip
     kept = "every trace is kept" if made is None else made.get_description()
     return Finding("sampler", True, f"{kept}; metrics have all of them")
+
+
+def _certificates(signal: Signal, route: Route) -> Iterator[Finding]:
+    """Look at the files that TLS needs, where it is used."""
+    endpoint = str(route.arguments.get("endpoint"))
+    texts: list[str] = []
+    if route.name == config.PROTOCOLS["grpc"]:
+        try:
+            otlp_grpc.settings(signal.name, endpoint)
+        except ValueError as error:
+            texts.append(str(error))
+    elif endpoint.startswith("https:"):
+        texts += [fault.text for fault in tls_files.faults(signal.name, by_grpc=False)]
+        two = tls_files.beside(signal.name)
+        if two is not None:
+            yield Finding(
+                "certificate", True,
+                f"{two[0]} is set beside {two[1]}, and wins over it with exporters from 1.45 on",
+            )  # fmt: skip
+    for text in texts:
+        yield Finding("certificate", False, text, "Correct the variable, or mount the file.")
 
 
 def _none(signal: Signal) -> Finding:
