@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
-from assisters_otel import coding, envelope
+from assisters_otel import coding, envelope, masking
 from assisters_otel.envelope import Envelope
 
 NOW = 1_800_000_000.0
@@ -80,10 +80,10 @@ def test_every_field_can_be_encoded_and_is_short(fields):
 
     for name, value in parsed._asdict().items():
         if value is not None:
-            clean = envelope.clean(value) if name == "message" else value
+            clean = masking.clean(value) if name == "message" else value
             AnyValue(string_value=clean)
             assert clean.isprintable()
-            assert len(clean) <= envelope.MAX_VALUE
+            assert len(clean) <= masking.MAX_VALUE
 
 
 @pytest.mark.parametrize(
@@ -121,9 +121,9 @@ def test_every_field_can_be_encoded_and_is_short(fields):
     ],
 )
 def test_a_key_is_masked_wherever_it_stands(secret, around):
-    masked = envelope.clean(around.format(secret))
+    masked = masking.clean(around.format(secret))
 
-    assert envelope.REDACTED in masked
+    assert masking.REDACTED in masked
     assert "0123456789" not in masked
 
 
@@ -131,7 +131,7 @@ def test_a_key_is_masked_wherever_it_stands(secret, around):
 @pytest.mark.parametrize("end", ["", "'", " ", "+"])
 def test_what_looks_like_many_keys_is_masked_in_no_time(text, end):
     began_s = time.process_time()
-    envelope.mask("bearer " + text * 20_000 + end)
+    masking.mask("bearer " + text * 20_000 + end)
 
     assert time.process_time() - began_s < 1
 
@@ -140,19 +140,19 @@ def test_what_looks_like_many_keys_is_masked_in_no_time(text, end):
     "text", ["task_1234567890", "risk-1234567890", "req_0123456789", "a ask b"]
 )
 def test_what_is_no_key_is_not_masked(text):
-    assert envelope.clean(text) == text
+    assert masking.clean(text) == text
 
 
 @pytest.mark.parametrize("path", ["/v1/agent/stream", "/gateway/v1/agent/stream/"])
 def test_the_agent_s_prompt_is_masked_in_any_text(path):
     text = f"cannot reach 'https://host{path}?prompt=a+secret&x=1' today"
 
-    assert envelope.mask(text) == f"cannot reach 'https://host{path}?REDACTED today"
+    assert masking.mask(text) == f"cannot reach 'https://host{path}?REDACTED today"
 
 
 @pytest.mark.parametrize("header", ["Bearer \\nask_0123456789", "Basic 0123456789", "x"])
 def test_a_header_that_h11_refuses_is_masked_whatever_it_is(header):
-    masked = envelope.mask(f"LocalProtocolError: Illegal header value b'{header}\\n'")
+    masked = masking.mask(f"LocalProtocolError: Illegal header value b'{header}\\n'")
 
     assert masked == "LocalProtocolError: Illegal header value REDACTED"
 
@@ -162,9 +162,9 @@ def test_an_envelope_s_message_is_in_no_repr():
 
 
 def test_a_key_that_the_cut_would_part_is_masked_first():
-    text = "x" * (envelope.MAX_VALUE - 8) + " ask_0123456789abcdef"
+    text = "x" * (masking.MAX_VALUE - 8) + " ask_0123456789abcdef"
 
-    assert "ask_" not in envelope.clean(text)
+    assert "ask_" not in masking.clean(text)
 
 
 @pytest.mark.parametrize(

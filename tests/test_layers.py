@@ -13,6 +13,7 @@ ORDER = [
     "catalog",
     "endpoints",
     "coding",
+    "masking",
     "envelope",
     "causes",
     "attempt",
@@ -63,7 +64,7 @@ ORDER = [
     "explanation",
 ]
 DOORS = {"testing", "cli"}
-PURE = {"catalog", "endpoints", "coding", "envelope", "causes", "attempt", "streams"}
+PURE = {"catalog", "endpoints", "coding", "masking", "envelope", "causes", "attempt", "streams"}
 HANDED_ON = {
     "self._keep(error, handled)",
     "_put_behind(reader, error)",

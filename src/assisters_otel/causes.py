@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from assisters_otel import envelope
+from assisters_otel import masking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +61,7 @@ def of(error: BaseException) -> Cause | None:
             return CERTIFICATE
         found = _NOT_THERE.search(text)
         if found is not None:
-            path = envelope.clean(found[1] or found[2] or "", envelope.MAX_VALUE)
+            path = masking.clean(found[1] or found[2] or "", masking.MAX_VALUE)
             return FILE._replace(told=f"a file for TLS is not there: {path}")
     return None
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from assisters_otel import names
+from assisters_otel.masking import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -79,6 +80,7 @@ class Config:
         protocol: One of `PROTOCOLS`, or None.
         hosts: Every host that is watched.
         capture_message: Whether the envelope's message goes on the span.
+        captures_headers: Whether HTTP instrumentation puts response headers on spans.
         strict: Whether our own trouble is raised.
     """
 
@@ -88,6 +90,7 @@ class Config:
     protocol: str | None = None
     hosts: tuple[Host, ...] = DEFAULT_HOSTS
     capture_message: bool = False
+    captures_headers: bool = False
     strict: bool = False
 
     def hosts_by_name(self) -> dict[str, tuple[Host, ...]]:
@@ -118,7 +121,7 @@ def host(text: str) -> Host:
         name = None
     if not name or odd or any(map(str.isspace, stripped)) or not _is_name(name):
         raise ValueError(
-            f"not a host: {masked(text)!r}. Write host[:port][/path-prefix], for example "
+            f"not a host: {shown(text)}. Write host[:port][/path-prefix], for example "
             "'gateway.example:8080/assisters', or a base URL, 'http://127.0.0.1:8080/v1', "
             "one to an entry"
         )
@@ -150,11 +153,6 @@ def _unicode(name: str) -> str:
     return name
 
 
-def masked(url: str) -> str:
-    """Leave out what stands before an ``@``: a user, a password, a key."""
-    return f"…@{url.rpartition('@')[2]}" if "@" in url else url
-
-
 def from_arguments(  # noqa: PLR0913 - as many as `init` has
     *,
     service_name: str | None = None,
@@ -173,7 +171,8 @@ def from_arguments(  # noqa: PLR0913 - as many as `init` has
     _check_text("service_name", service_name, "the service's name, 'checkout'")
     _check_text("endpoint", endpoint, "the base URL of an OTLP receiver, 'http://localhost:4318'")
     if protocol is not None and protocol not in PROTOCOLS:
-        raise ValueError(f"unknown protocol: {protocol!r}. Write 'http/protobuf' or 'grpc'")
+        what = shown(protocol) if isinstance(protocol, str) else f"{type(protocol).__name__}"
+        raise ValueError(f"unknown protocol: {what}. Write 'http/protobuf' or 'grpc'")
     if headers is not None and not _is_text_mapping(headers):
         raise ValueError(
             "headers must map names to values, both text. Write {'authorization': 'Bearer …'}"
@@ -270,8 +269,13 @@ def environment_capture_message(environ: Mapping[str, str]) -> bool:
     text = environ.get(names.ASSISTERS_OTEL_CAPTURE_MESSAGE, "").strip().lower()
     if text not in _TRUE | _FALSE:
         variable = names.ASSISTERS_OTEL_CAPTURE_MESSAGE
-        raise ValueError(f"{variable}: neither true nor false: {text!r}. Write true or false")
+        raise ValueError(f"{variable}: neither true nor false: {shown(text)}. Write true or false")
     return text in _TRUE
+
+
+def environment_captures_headers(environ: Mapping[str, str]) -> bool:
+    """Say whether HTTP instrumentation is to put response headers on spans."""
+    return bool(environ.get(names.OTEL_CAPTURE_RESPONSE_HEADERS, "").strip())
 
 
 def sdk_disabled(environ: Mapping[str, str]) -> bool:

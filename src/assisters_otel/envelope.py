@@ -14,15 +14,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from assisters_otel import catalog
 from assisters_otel.coding import MAX_BYTES
+from assisters_otel.masking import MAX_VALUE, clean, without
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-MAX_VALUE: Final = 128
-"""Characters of a code, type, param or id that are kept. The longest documented one has 25."""
-
-MAX_MESSAGE: Final = 256
-"""Characters of a message that are kept, if it is asked for."""
+    from collections.abc import Iterable, Mapping, Sequence
 
 REQUEST_ID: Final = b"x-request-id"
 PROCESSING_TIME_MS: Final = b"x-processing-time-ms"
@@ -64,23 +59,6 @@ _DOCUMENTED: Final = frozenset(
     {*(error.code for error in catalog.ERRORS), *(row.type for row in catalog.TYPES)}
 )
 
-REDACTED: Final = "REDACTED"
-# "Bearer Bearer …" is what comes of a key that was configured with the word before it; a token
-# that ends in the word is followed by another one.
-_WORD: Final = r"(?i:bearer)(?:[\s+]|%20)+['\"]?"
-_CHARACTER: Final = r"[^\s'\",;\\]"
-_BEARER: Final = re.compile(rf"{_WORD}(?:{_CHARACTER}*?{_WORD})*{_CHARACTER}+")
-# What stands before a key is no part of a word: or it ends an escape, as in %3D, \n and \x00.
-_BEFORE: Final = (
-    r"(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f]{2})|(?<=%25[0-9A-Fa-f]{2})"
-    r"|(?<=\\[abfnrtv0])|(?<=\\x[0-9A-Fa-f]{2})|(?<=\\u[0-9A-Fa-f]{4})"
-)
-# Most places are no beginning of one, which is asked first.
-_KEY: Final = re.compile(rf"(?=as|sk)(?:{_BEFORE})(?:asst_sk_|ask_|sk-)[A-Za-z0-9_\-]{{6,}}")
-_PROMPT: Final = re.compile(r"(/agent/stream/?)\?[^\s\"<>]+")
-# h11 quotes a header that it refuses, and the one that it refuses most is a key with a line
-# break at its end.
-_REFUSED: Final = re.compile(r"(Illegal header (?:value|name) ).*")
 _NUMBER: Final = re.compile(rb"\s*(\d{1,15}(?:\.\d{1,15})?)\s*\Z")
 _INT64: Final = 2**63
 _INTEGER: Final = re.compile(rb"\s*(\d{1,19})\s*\Z")
@@ -108,44 +86,6 @@ class Envelope(NamedTuple):
         return f"Envelope(type={self.type!r}, code={self.code!r}, param={self.param!r})"
 
 
-def mask(text: str) -> str:
-    """Take keys, bearer tokens and the agent's prompt out of a text."""
-    # Each key has "sk" in it; two searches for it cost a tenth of the patterns'.
-    lower = text.lower()
-    if "bearer" in lower:  # first, or "sk-Bearer …" would be a key, and what follows it none
-        text = _BEARER.sub(REDACTED, text)
-    if "sk" in lower:
-        text = _KEY.sub(REDACTED, text)
-    if "/agent/stream" in text:
-        text = _PROMPT.sub(rf"\1?{REDACTED}", text)
-    if "illegal header" in lower:
-        text = _REFUSED.sub(rf"\1{REDACTED}", text)
-    return text
-
-
-def clean(text: str, limit: int = MAX_VALUE) -> str:
-    """Make a text from the wire fit to be an attribute.
-
-    Args:
-        text: Anything: lone surrogates, NUL, line breaks, a key.
-        limit: Characters that are kept.
-
-    Returns:
-        It, masked, of *limit* characters at most, with a space for each
-        white space and a replacement character for each that cannot be shown or encoded.
-    """
-    # Masked before it is cut, or the cut would hide a key's end from the pattern;
-    # cut roughly before that, or a megabyte would be searched.
-    text = mask(text[: limit + MAX_BYTES])[:limit]
-    return text if text.isprintable() else "".join(map(_printable, text))
-
-
-def _printable(character: str) -> str:
-    if character.isprintable():
-        return character
-    return " " if character.isspace() else "\N{REPLACEMENT CHARACTER}"
-
-
 def parse(body: bytes) -> Envelope | None:
     """Parse the body of an error response.
 
@@ -158,6 +98,11 @@ def parse(body: bytes) -> Envelope | None:
     """
     error = _document(body).get("error")
     return _envelope(error) if isinstance(error, str | dict) else None
+
+
+def without_keys(found: Envelope, secrets: Sequence[str]) -> Envelope:
+    """Take what the request's own headers hold out of an envelope that quotes it."""
+    return Envelope(*(None if text is None else without(text, secrets) for text in found))
 
 
 def of_event(data: bytes, *, is_named: bool = False) -> Envelope | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry import trace
 
-from assisters_otel import catalog, causes, envelope, names, seen
+from assisters_otel import catalog, causes, envelope, masking, names, seen
 from assisters_otel.attempt import FAILED
 from assisters_otel.envelope import Envelope
 
@@ -177,7 +177,7 @@ def explain(thing: object) -> Explanation:
     if isinstance(thing, str) and thing.strip():
         row = catalog.find(thing)
         status = None if row is None else row.status
-        found = _Facts(status, Envelope(None if row is None else row.type, envelope.clean(thing)))
+        found = _Facts(status, Envelope(None if row is None else row.type, masking.clean(thing)))
         return _explained(found)
     met = next(filter(None, map(seen.of, _related(thing))), None)
     if met is not None:
@@ -285,7 +285,7 @@ def _text(thing: object, name: str) -> str | None:
     value = getattr(thing, "__dict__", {}).get(name)  # a property may warn, as aiohttp's ``code``
     if not isinstance(value, str) or value in {_NO_TYPE, _NO_ANSWER}:
         return None
-    return envelope.clean(value) or None
+    return masking.clean(value) or None
 
 
 def _is_of_network(error: BaseException) -> bool:

@@ -17,7 +17,8 @@ from opentelemetry.sdk import environment_variables as sdk_variables
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
 from opentelemetry.sdk.trace.export import SpanExporter
 
-from assisters_otel.config import PROTOCOLS, WrongArgument, masked, may_hold_password
+from assisters_otel.config import PROTOCOLS, WrongArgument, may_hold_password
+from assisters_otel.masking import shown
 from assisters_otel.quiet import Destination, Reach
 from assisters_otel.registered import load
 
@@ -233,10 +234,8 @@ def _endpoint(signal: Signal, name: str, argument: str | None) -> str:
         if source == "endpoint":
             _check_url(source, endpoint, base=True)
         elif "@" in endpoint:
-            shown = masked(endpoint)
-            raise ValueError(
-                f"{source}: gRPC takes no user and password: {shown!r}. Leave them out"
-            )
+            where = shown(endpoint)
+            raise ValueError(f"{source}: gRPC takes no user and password: {where}. Leave them out")
         return endpoint or "http://localhost:4317"
     endpoint = endpoint or "http://localhost:4318"
     _check_url(source, endpoint, base=source != signal.endpoint)
@@ -244,7 +243,7 @@ def _endpoint(signal: Signal, name: str, argument: str | None) -> str:
 
 
 def _check_url(source: str, url: str, *, base: bool) -> None:
-    shown = repr(masked(url))
+    quoted = shown(url)
     try:
         parts = urlsplit(url)
         usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
@@ -254,12 +253,12 @@ def _check_url(source: str, url: str, *, base: bool) -> None:
     wrong = WrongArgument if source == "endpoint" else ValueError
     if not usable:
         instead = f"http://{url}" if _PLACE.fullmatch(url) else "http://localhost:4318"
-        raise wrong(f"{source} is no URL of HTTP: {shown}. Write {instead!r}")
+        raise wrong(f"{source} is no URL of HTTP: {quoted}. Write {instead!r}")
     if not base:
         return
     for signal in (TRACES, METRICS):
         if parts.path.rstrip("/").endswith(signal.path):
-            raise wrong(f"{source} is a base URL: {shown}. Leave {signal.path} out")
+            raise wrong(f"{source} is a base URL: {quoted}. Leave {signal.path} out")
     if parts.query or parts.fragment:
         raise wrong(f"{source} is a base URL. Leave out what follows its path, from ? or # on")
 

@@ -6,7 +6,7 @@ import logging
 import traceback
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
-from assisters_otel import envelope, foreign, logger
+from assisters_otel import foreign, logger, masking
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +58,7 @@ class Guard:
             raise theirs
         if self.strict or (self._passing is not None and isinstance(error, self._passing)):
             raise error
-        failure = envelope.clean(f"{type(error).__name__}: {error}", envelope.MAX_MESSAGE)
+        failure = masking.clean(f"{type(error).__name__}: {error}", masking.MAX_MESSAGE)
         is_new = failure not in self._told and len(self._told) < MAX_TOLD
         if is_new:
             self._told.add(failure)
@@ -67,4 +67,4 @@ class Guard:
         tell("trouble of our own, the app is not touched: %s", failure)
         if logger.is_enabled_for(logging.DEBUG):
             trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-            logger.debug("where it came from:\n%s", envelope.mask(trace))
+            logger.debug("where it came from:\n%s", masking.mask(trace))

@@ -140,7 +140,11 @@ def with_environment(
         ValueError: A variable is wrong, and *config* is strict.
     """
     hosts, wrong = configs.environment_hosts(environ)
-    config = replace(config, hosts=tuple(dict.fromkeys((*config.hosts, *hosts))))
+    config = replace(
+        config,
+        hosts=tuple(dict.fromkeys((*config.hosts, *hosts))),
+        captures_headers=configs.environment_captures_headers(environ),
+    )
     if not capture_message_given:
         try:
             wanted = configs.environment_capture_message(environ)

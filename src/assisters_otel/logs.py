@@ -13,7 +13,7 @@ from opentelemetry.semconv.attributes.http_attributes import (
     HTTP_RESPONSE_STATUS_CODE,
 )
 
-from assisters_otel import catalog, envelope, logger, names
+from assisters_otel import catalog, envelope, logger, masking, names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,7 +107,7 @@ class Log:
         line: Callable[[str], str],
         fields: Callable[[], Fields],
     ) -> None:
-        where = f"{request.method} {request.template or envelope.clean(request.path)}"
+        where = f"{request.method} {request.template or masking.clean(request.path)}"
         kind = (what, where if request.template else _UNKNOWN_PATH)
         now = self._now()
         with self._lock:

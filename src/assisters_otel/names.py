@@ -40,6 +40,9 @@ ASSISTERS_OTEL_CAPTURE_MESSAGE: Final = "ASSISTERS_OTEL_CAPTURE_MESSAGE"
 OTEL_SDK_DISABLED: Final = "OTEL_SDK_DISABLED"
 """``true`` switches everything off. Source: OpenTelemetry's environment variables."""
 
+OTEL_CAPTURE_RESPONSE_HEADERS: Final = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE"
+"""Which response headers HTTP instrumentation puts on spans. Source: the same."""
+
 # -- attributes -----------------------------------------------------------------------------
 
 URL_TEMPLATE: Final = "url.template"

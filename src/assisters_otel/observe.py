@@ -19,7 +19,18 @@ from urllib.parse import quote
 
 from opentelemetry import trace
 
-from assisters_otel import calls, enclosing, endpoints, envelope, late, names, quiet, seen, spans
+from assisters_otel import (
+    calls,
+    enclosing,
+    endpoints,
+    envelope,
+    late,
+    masking,
+    names,
+    quiet,
+    seen,
+    spans,
+)
 from assisters_otel.attempt import Request
 from assisters_otel.logs import Log
 from assisters_otel.metrics import Metrics
@@ -74,6 +85,7 @@ class Observer:
         self.errors = 0
         self._lock = threading.RLock()  # a signal handler may send a request meanwhile
         self._capture_message = config.capture_message
+        self._captures_headers = config.captures_headers
         self._hosts = config.hosts_by_name()
         self._log = Log(time.monotonic)
         self._resends = Resends(time.monotonic)
@@ -215,7 +227,7 @@ class Observer:
         if request is None:
             return None
         operation = endpoints.OPERATIONS.get(request.template or "")
-        name = envelope.clean(model) or None if isinstance(model, str) else None
+        name = masking.clean(model) or None if isinstance(model, str) else None
         return self.call(calls.Asked(request, operation, name))
 
     def raised(self, call: calls.Call, error: BaseException) -> None:
@@ -311,10 +323,15 @@ class Observer:
             if failed:
                 # Now is when the answer came, not when the span ends.
                 describe = partial(self._describe, now=time.time(), outcome=outcome)
+                if self._captures_headers:
+                    describe = partial(self._describe_captured, describe, sending)
                 self.guard(late.write, span, describe, self.guard)
             else:
                 self.guard(late.forget, span)
                 self.guard(self._describe, span, time.time(), outcome)
+                if self._captures_headers:
+                    redact = partial(self._redact_answer, sending)
+                    self.guard(late.write, span, redact, self.guard)
         self.guard(self._metrics.record, outcome)
         if call is not None:
             call.last = outcome
@@ -325,6 +342,16 @@ class Observer:
         elif envelope.LOCATION in outcome.headers and outcome.is_redirect:
             location = outcome.headers[envelope.LOCATION].decode("latin-1")
             self.guard(self._resends.redirected, sending, location)
+
+    def _describe_captured(
+        self, describe: Callable[[Span], object], sending: Sending, span: Span
+    ) -> None:
+        self.guard(describe, span)
+        self._redact_answer(sending, span)
+
+    @staticmethod
+    def _redact_answer(sending: Sending, span: Span) -> None:
+        spans.redact_answer(span, sending.secrets())
 
     # -- bodies -----------------------------------------------------------------------------
 

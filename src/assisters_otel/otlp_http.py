@@ -24,7 +24,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from requests.adapters import BaseAdapter
 
-from assisters_otel import envelope, tls_files
+from assisters_otel import masking, tls_files
 from assisters_otel.quiet import NotTaken, describe, raise_rejected
 from assisters_otel.registered import load
 
@@ -229,7 +229,7 @@ def shown(url: str) -> str:
         return "what is no URL"
     place = parts.netloc.rpartition("@")[2]
     scheme = f"{parts.scheme}:" if parts.scheme else ""
-    return envelope.clean(f"{scheme}//{place}{parts.path}" if place else f"{scheme}{parts.path}")
+    return masking.clean(f"{scheme}//{place}{parts.path}" if place else f"{scheme}{parts.path}")
 
 
 def _redirect(response: Response) -> str:

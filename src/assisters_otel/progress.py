@@ -7,7 +7,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 from weakref import ref as weakref
 
-from assisters_otel import bodies, causes, coding, enclosing, envelope, names, seen, spans, streams
+from assisters_otel import (
+    bodies,
+    causes,
+    coding,
+    enclosing,
+    envelope,
+    masking,
+    names,
+    seen,
+    spans,
+    streams,
+)
 from assisters_otel.attempt import FAILED, REDIRECTED, judge
 
 if TYPE_CHECKING:
@@ -78,7 +89,10 @@ class Attempt:
             is_plain: Whether its content encoding has been undone already.
         """
         headers = {} if is_plain else self._headers
-        error = self._observer.guard(_envelope, body, headers) if body else None
+        guard = self._observer.guard
+        error = guard(_envelope, body, headers) if body else None
+        if self._status >= FAILED:
+            error = guard(self._without_keys, error)
         self._finish(
             judge(
                 self._sending.request,
@@ -88,6 +102,15 @@ class Attempt:
                 envelope=error,
             )
         )
+
+    def _without_keys(self, error: envelope.Envelope | None) -> envelope.Envelope | None:
+        """Take what the request's own headers hold out of what is told of the answer."""
+        secrets = self._sending.secrets()
+        quoted = self._headers.get(envelope.REQUEST_ID)
+        if quoted is not None and secrets:
+            said = masking.without(quoted.decode("latin-1"), secrets)
+            self._headers[envelope.REQUEST_ID] = said.encode("latin-1")
+        return None if error is None else envelope.without_keys(error, secrets)
 
     @property
     def is_to_be_watched(self) -> bool:
@@ -239,11 +262,16 @@ class Answer:
                     self._observer.guard(seen.remember, thing, outcome, shown)
         self._observer.body_ended(self, outcome, end.at)
 
+    def _without_keys(self, said: envelope.Envelope) -> envelope.Envelope:
+        return envelope.without_keys(said, self.sending.secrets())
+
     def _ended(self, body: bodies.Body, end: bodies.End) -> Outcome:
         answered, error = self._outcome, end.error
         if error is None and end.stream is None:
             return answered
         said = None if body.events is None else body.events.error
+        if said is not None:
+            said = self._observer.guard(self._without_keys, said)
         broke = error is not None and said is None and body.made == names.FAILED
         cancelled = error is not None and body.made == names.CANCELLED_CALL
         return judge(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from opentelemetry import trace
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
 
     from assisters_otel.attempt import Request, Resend
+
+_SECRET_HEADERS: Final = ("authorization", "x-api-key", "api-key")
 
 
 class Message(Protocol):
@@ -211,6 +213,11 @@ class Sending:
             owner = flow.owner()
             self._origin = Origin(weakref.ref(owner), id(owner), self._parent())
         return self._origin
+
+    def secrets(self) -> tuple[str, ...]:
+        """Give what the request's own headers hold that nobody else may know."""
+        values = (self.message.header(name) for name in _SECRET_HEADERS)
+        return tuple(value.split()[-1] for value in values if value and value.strip())
 
     def _parent(self) -> SpanContext | None:
         around = self._around

@@ -16,14 +16,15 @@ from opentelemetry.semconv.attributes.http_attributes import (
     HTTP_REQUEST_HEADER_TEMPLATE,
     HTTP_REQUEST_METHOD,
     HTTP_REQUEST_RESEND_COUNT,
+    HTTP_RESPONSE_HEADER_TEMPLATE,
 )
 from opentelemetry.semconv.attributes.url_attributes import URL_FULL
 from opentelemetry.trace import SpanKind, StatusCode
 
-from assisters_otel import endpoints, envelope, names
+from assisters_otel import endpoints, envelope, masking, names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from opentelemetry.trace import Span, SpanContext
     from opentelemetry.util.types import Attributes, AttributeValue
@@ -99,16 +100,30 @@ def redact(span: Span, request: Request) -> None:
             span.set_attribute(name, _masked_header(name, value))
 
 
+def redact_answer(span: Span, secrets: Sequence[str]) -> None:
+    """Take keys out of what HTTP instrumentation has captured of the response's headers.
+
+    Args:
+        span: About to end.
+        secrets: What the request's own headers hold.
+    """
+    for name, value in said(span).items():
+        if name.startswith(HTTP_RESPONSE_HEADER_TEMPLATE):
+            masked = [masking.without(one, secrets) for one in _masked_header(name, value)]
+            if masked != list(value):
+                span.set_attribute(name, masked)
+
+
 def _masked_url(url: str, request: Request) -> str:
     if request.template == endpoints.AGENT_STREAM and "?" in url:
-        url = f"{url.partition('?')[0]}?{envelope.REDACTED}"
-    return envelope.mask(url)
+        url = f"{url.partition('?')[0]}?{masking.REDACTED}"
+    return masking.mask(url)
 
 
 def _masked_header(name: str, values: Any) -> list[str]:
-    if name.endswith("authorization"):
-        return [envelope.REDACTED]
-    return [envelope.mask(str(value)) for value in values]
+    if masking.is_secret(name.rpartition(".")[2]):
+        return [masking.REDACTED]
+    return [masking.mask(str(value)) for value in values]
 
 
 def describe(span: Span, outcome: Outcome, now: float, *, capture_message: bool) -> None:
@@ -168,7 +183,7 @@ def error(outcome: Outcome, *, capture_message: bool) -> dict[str, AttributeValu
         if sent.param:
             found[names.ERROR_PARAM] = sent.param
         if capture_message and sent.message:
-            found[names.ERROR_MESSAGE] = envelope.clean(sent.message, envelope.MAX_MESSAGE)
+            found[names.ERROR_MESSAGE] = masking.clean(sent.message, masking.MAX_MESSAGE)
     return found
 
 
@@ -194,7 +209,7 @@ def mask_exceptions(span: Span, error: BaseException) -> None:
         error: What is on its way through the HTTP instrumentation.
     """
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    if envelope.mask(text) == text:
+    if masking.mask(text) == text:
         return
 
     def record_exception(
@@ -205,8 +220,8 @@ def mask_exceptions(span: Span, error: BaseException) -> None:
     ) -> None:
         stack = traceback.format_exception(type(exception), exception, exception.__traceback__)
         masked = {
-            EXCEPTION_MESSAGE: envelope.mask(str(exception)),
-            EXCEPTION_STACKTRACE: envelope.mask("".join(stack)),
+            EXCEPTION_MESSAGE: masking.mask(str(exception)),
+            EXCEPTION_STACKTRACE: masking.mask("".join(stack)),
             **(attributes or {}),
         }
         type(span).record_exception(span, exception, masked, timestamp, escaped)
@@ -239,8 +254,8 @@ def mask_status(span: Span) -> None:
     """Keep keys and prompts out of the description that an exception's text became."""
     status = getattr(span, "status", None)
     description = getattr(status, "description", None)
-    if description and envelope.mask(description) != description:
-        span.set_status(StatusCode.ERROR, envelope.clean(description, _MAX_TEXT))
+    if description and masking.mask(description) != description:
+        span.set_status(StatusCode.ERROR, masking.clean(description, _MAX_TEXT))
 
 
 def describe_resend(span: Span, resend: Resend) -> None:

@@ -36,7 +36,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from urllib3.exceptions import HTTPError
 
-from assisters_otel import catalog, coding, endpoints, envelope, names, spans, streams
+from assisters_otel import catalog, coding, endpoints, envelope, masking, names, spans, streams
 from assisters_otel.clients import httpx as adapter
 from assisters_otel.clients import wire
 from assisters_otel.config import Config, Host
@@ -91,8 +91,8 @@ def body(data: bytes) -> None:
                 value = getattr(found, name)
                 if value is not None:
                     assert value
-                    _is_clean(value, envelope.MAX_VALUE)
-            _is_clean(envelope.clean(found.message or "", envelope.MAX_MESSAGE), 256)
+                    _is_clean(value, masking.MAX_VALUE)
+            _is_clean(masking.clean(found.message or "", masking.MAX_MESSAGE), 256)
             assert "message" not in repr(found)
 
 
@@ -105,7 +105,7 @@ def headers(data: bytes) -> None:
     for value in (data, *picked.values()):
         text = envelope.text(value)
         if text is not None:
-            _is_clean(text, envelope.MAX_VALUE)
+            _is_clean(text, masking.MAX_VALUE)
         whole = envelope.integer(value)
         assert whole is None or 0 <= whole < 2**63
         for number in (
@@ -144,11 +144,11 @@ def secrets(data: bytes) -> None:
     if re.search(r"[A-Za-z0-9]\Z", before):
         before += " "  # within a word it is none: task_0123456789
     planted = before + _FORMS[first % len(_FORMS)] + after
-    for limit in (envelope.MAX_VALUE, envelope.MAX_MESSAGE, len(planted)):
-        cleaned = envelope.clean(planted, limit)
+    for limit in (masking.MAX_VALUE, masking.MAX_MESSAGE, len(planted)):
+        cleaned = masking.clean(planted, limit)
         _is_clean(cleaned, limit)
         assert SECRET not in cleaned
-    assert SECRET not in envelope.mask(planted)
+    assert SECRET not in masking.mask(planted)
 
 
 def events(data: bytes) -> None:
@@ -170,7 +170,7 @@ def events(data: bytes) -> None:
         assert outcome in names.STREAM_OUTCOMES
         told.append((watched.chunks, watched.done, watched.error, outcome))
         if watched.error is not None:
-            _is_clean(watched.error.code or "", envelope.MAX_VALUE)
+            _is_clean(watched.error.code or "", masking.MAX_VALUE)
     if not encoding:  # what is broken inside an encoding is broken where it was cut
         assert told[0] == told[1]
 
@@ -264,7 +264,7 @@ class Process:
         self._spans.clear()
         assert encode_spans(told).SerializeToString()
         for span in told:
-            assert len(span.name) <= 2 * envelope.MAX_VALUE
+            assert len(span.name) <= 2 * masking.MAX_VALUE
             for name, value in (span.attributes or {}).items():
                 self._check_attribute(name, value)
             assert not _KEY.search(_texts(span))
@@ -287,7 +287,7 @@ class Process:
         if name.startswith(("assisters.", "error.", "http.response.header.", "gen_ai.")):
             for text in values:
                 if isinstance(text, str):
-                    _is_clean(text, envelope.MAX_MESSAGE)
+                    _is_clean(text, masking.MAX_MESSAGE)
 
     def _check_labels(self, metric: str, labels: dict[str, Any]) -> None:
         documented = {m.name: m.attributes for m in names.METRICS}[metric]

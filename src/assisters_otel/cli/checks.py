@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from assisters_otel import config, names
 from assisters_otel.cli import installed, process, way
 from assisters_otel.cli.finding import Finding
+from assisters_otel.masking import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -48,9 +49,7 @@ def _hosts(environ: Mapping[str, str]) -> Iterator[Finding]:
         except ValueError:
             parts, port = urlsplit(""), 0
         if not parts.hostname or config.may_hold_password(parts):
-            yield Finding(
-                variable, False, f"{config.masked(url)!r} is no URL", "Write https://host/v1."
-            )
+            yield Finding(variable, False, f"{shown(url)} is no URL", "Write https://host/v1.")
             continue
         path = parts.path or "/"
         if any(one.name == parts.hostname and one.covers(port, path) for one in watched):
@@ -63,9 +62,7 @@ def _hosts(environ: Mapping[str, str]) -> Iterator[Finding]:
                 f"Set {names.ASSISTERS_OTEL_HOSTS}={parts.netloc.rpartition('@')[2]}, "
                 "or init(hosts=[…]), if it is the Assisters API.",
             )
-    yield Finding(
-        "hosts", True, f"watched: {', '.join(config.masked(str(one)) for one in watched)}"
-    )
+    yield Finding("hosts", True, f"watched: {', '.join(map(str, watched))}")
 
 
 def _captures(environ: Mapping[str, str]) -> Iterator[Finding]:
