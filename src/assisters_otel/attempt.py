@@ -33,7 +33,19 @@ OF_FILES: Final = (
 )
 """What an OSError is that comes from the file which the app sends, and from no socket."""
 
+_DEAD_LOOP: Final = "Event loop is closed"
+
 _NONE: Final[Mapping[bytes, bytes]] = MappingProxyType({})
+
+
+def is_of_dead_loop(error: BaseException) -> bool:
+    """Say whether a pooled connection belongs to an event loop that has ended.
+
+    Nothing was sent by it; the client has dropped it, and a retry takes another. Source:
+    `asyncio.BaseEventLoop._check_closed`, and uvloop's.
+    """
+    return isinstance(error, RuntimeError) and _DEAD_LOOP in str(error)
+
 
 Place = tuple[str, int | None, str | None]
 

@@ -322,7 +322,9 @@ class Observer:
             self.guard(self._log_attempt, outcome, span)
         if failed or outcome.cancelled:
             self.guard(self._resends.failed, sending, outcome, time.time())
-        elif envelope.LOCATION in outcome.headers and outcome.is_redirect:
+            return
+        self.guard(self._resends.ended, sending)
+        if envelope.LOCATION in outcome.headers and outcome.is_redirect:
             location = outcome.headers[envelope.LOCATION].decode("latin-1")
             self.guard(self._resends.redirected, sending, location)
 
