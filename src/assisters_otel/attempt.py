@@ -203,7 +203,8 @@ class Resend(NamedTuple):
         reason: `Outcome.reason` of the attempt before. None, as all below, where only
             a header tells that there was one.
         delay_s: From the end of the attempt before to this send.
-        early: Whether that is sooner than its Retry-After asked; None without one.
+        early: Whether that is sooner than its Retry-After asked, and the Authorization is the
+            same as it was; None without a Retry-After.
         futile: Whether no retry helps against its error, and the Authorization is the
             same as it was.
         span: The span of the attempt before.

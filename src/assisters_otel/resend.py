@@ -203,25 +203,19 @@ class Resends:
                 self._take(siblings, entry.before)
                 return entry.before if is_again else None
             entry = self._failed.get(siblings) if parent is not None else None
-            if entry is None or entry.side_by_side or entry.has_company or entry.is_taken:
-                return None
-            if not flow.is_over(last := entry.owner()):
-                return None
-            if sending.is_bare and not self._is_same_asker(entry, sending, entry):
-                return None
-            if next(self._company(sending), None) is not None:
+            if entry is None or not self._is_from_another(entry, sending):
                 return None
             self._take(siblings, entry.before)
             # A pool's thread may send it yet again, after this resend.
-            self._take((id(last), identity), entry.before)
+            self._take((id(entry.owner()), identity), entry.before)
             return entry.before
 
     def _is_again(self, entry: _Entry, sending: Sending, under_parent: _Entry | None) -> bool:
-        """Say whether the same flow sends the same again, or a first that looks like it.
+        """Return True if the task or thread whose attempt has failed sends that again.
 
         Args:
-            entry: What has failed in it.
-            sending: What it is about to send.
+            entry: The attempt that has failed.
+            sending: The one that is about to be sent.
             under_parent: What is remembered of equal requests under the parent span, or None.
         """
         sending.has_company = entry.has_company
@@ -235,10 +229,23 @@ class Resends:
             sending.has_company = True
         return not sending.has_company
 
-    def _is_same_asker(
-        self, entry: _Entry, sending: Sending, under_parent: _Entry | None
-    ) -> bool:
-        """Say whether the same work asks, with the same key, what it got no answer to since."""
+    def _is_from_another(self, entry: _Entry, sending: Sending) -> bool:
+        """Return True if a task or thread sends again what another one did that is over.
+
+        Args:
+            entry: What is remembered of equal requests under the parent span.
+            sending: The one that is about to be sent.
+        """
+        if entry.side_by_side or entry.has_company or entry.is_taken:
+            return False
+        if not flow.is_over(entry.owner()):
+            return False
+        if sending.is_bare and not self._is_same_asker(entry, sending, entry):
+            return False
+        return next(self._company(sending), None) is None
+
+    def _is_same_asker(self, entry: _Entry, sending: Sending, under_parent: _Entry | None) -> bool:
+        """Return True if span and Authorization are the same, and nothing succeeded in between."""
         parent = sending.origin().parent
         return (
             parent is not None
@@ -248,7 +255,7 @@ class Resends:
         )
 
     def _company(self, sending: Sending) -> Iterator[Sending]:
-        """Find the equal requests that are under way beside one."""
+        """Yield the equal requests that are under way beside one."""
         identity = self._identity(sending)
         if identity is None:
             return
@@ -261,11 +268,21 @@ class Resends:
 
     # -- an attempt has ended ---------------------------------------------------------------
 
-    def ended(self, sending: Sending) -> None:
-        """Take note of an attempt that was answered, and has not failed."""
-        self._under_way.discard(weakref.ref(sending))
+    def answered(self, sending: Sending, *, is_open: bool) -> None:
+        """Take note of an attempt that has not failed.
+
+        Args:
+            sending: Which.
+            is_open: Whether its body is on its way, until `closed` or `failed`.
+        """
+        if not is_open:
+            self.closed(sending)
         if self._failed:
             self._succeeded(sending)
+
+    def closed(self, sending: Sending) -> None:
+        """Take note of an attempt that is under way no more."""
+        self._under_way.discard(weakref.ref(sending))
 
     def _succeeded(self, sending: Sending) -> None:
         """Take note of a success under the parent span of what has failed."""
@@ -286,7 +303,7 @@ class Resends:
             outcome: How.
             unix_s: When, by the clock on the wall.
         """
-        self._under_way.discard(weakref.ref(sending))
+        self.closed(sending)
         now = self._now()
         chain = sending.chain
         hopeless = outcome.failed and not outcome.retryable
@@ -371,9 +388,7 @@ class Resends:
             or (before.before.ended_s > entry.started_s and before.owner is not entry.owner)
         )
         succeeded_s = -math.inf if before is None else before.succeeded_s
-        return entry._replace(
-            is_under_parent=True, side_by_side=overlaps, succeeded_s=succeeded_s
-        )
+        return entry._replace(is_under_parent=True, side_by_side=overlaps, succeeded_s=succeeded_s)
 
     def _put(self, key: Key, entry: _Entry) -> None:
         self._drop(key)

@@ -19,11 +19,11 @@ import httpx_retries
 import openai
 import pytest
 import requests
-from opentelemetry import context, trace
+from opentelemetry import context
 from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
-from callers import CALLERS, TLS
+from callers import ANYONE, CALLERS, TLS
 
 pytestmark = pytest.mark.usefixtures("telemetry")
 
@@ -34,7 +34,6 @@ KEY = {"authorization": "Bearer ask_k"}
 BODY = {"model": "assisters-embed-v1", "input": "hello"}
 WORKERS = 4
 ITEMS = 40
-TRACE = trace.SpanContext(7, 1, is_remote=False)
 
 
 @pytest.fixture
@@ -61,7 +60,7 @@ def futile(memory):
     return [span.attributes.get(FUTILE) for span in memory.attempts()]
 
 
-# -- many at once, and no retry helps ---------------------------------------------------------------
+# -- many at once, and no retry helps --------------------------------------------------------------
 
 
 class Sender(NamedTuple):
@@ -108,7 +107,7 @@ async def by_aiohttp(client, url):
 
 
 def by_client(client, url):
-    client.post(url + "/embeddings", json=BODY)
+    client.post(url + "/embeddings", json=BODY, timeout=60)
 
 
 SYNC = [
@@ -253,6 +252,54 @@ def test_equal_requests_that_are_refused_side_by_side_are_firsts(api, memory, ar
     assert sum(point["value"] for point in memory.points(RETRIES)) <= WORKERS
 
 
+def test_among_errors_of_both_kinds_none_is_futile(api, memory, around):
+    """What follows an error that a retry helps is a resend, and may meet one that none helps."""
+    for _ in range(ITEMS // 2):
+        api.answers("invalid_api_key", "rate_limit_exceeded", delay_s=0.005)
+
+    with around():
+        in_threads(SYNC[0], api.url, by_workers)
+
+    assert futile(memory).count(True) <= WORKERS
+    assert futile(memory).count(False) > WORKERS
+
+
+STREAMED = {"model": "m", "messages": [], "stream": True}
+
+
+def streamed_by_httpx(client, url):
+    client.post(url + "/chat/completions", json=STREAMED)
+
+
+def streamed_by_requests(client, url):
+    client.post(url + "/chat/completions", json=STREAMED, timeout=60)
+
+
+def streamed_by_openai(client, _):
+    with contextlib.suppress(openai.APIError):
+        list(client.chat.completions.create(**STREAMED))
+
+
+@pytest.mark.parametrize(
+    "sender",
+    [
+        SYNC[0]._replace(send=streamed_by_httpx),
+        SYNC[1]._replace(send=streamed_by_requests),
+        SYNC[2]._replace(send=streamed_by_openai),
+    ],
+    ids=str,
+)
+def test_streams_that_fail_side_by_side_are_firsts(api, memory, around, sender):
+    """A stream is under way until its end, long after it was answered."""
+    api.answers(in_stream="insufficient_funds", times=ITEMS, chunk_delay_s=0.005)
+
+    with around():
+        in_threads(sender, api.url, by_workers)
+
+    assert len(memory.attempts()) == ITEMS
+    assert marks(memory) <= WORKERS
+
+
 @pytest.mark.parametrize("way", ["httpx-by_map", "httpx-async-by_tasks", "openai-async-by_gather"])
 def test_a_slow_worker_makes_no_resends_of_what_the_others_send(api, memory, around, way):
     """What it waits for was sent before anything had failed."""
@@ -268,7 +315,8 @@ def test_a_slow_worker_makes_no_resends_of_what_the_others_send(api, memory, aro
 
 
 def test_a_worker_that_pauses_makes_no_resends_of_what_the_others_send(api, memory):
-    api.answers("invalid_api_key", times=12, delay_s=0.02)
+    api.answers("invalid_api_key", times=2, delay_s=0.3)
+    api.answers("invalid_api_key", times=10)
     together = threading.Barrier(2)
     with httpx.Client(verify=TLS) as client:
 
@@ -340,7 +388,7 @@ def test_a_loop_after_a_pool_is_seen_as_futile(api, memory):
 
 def test_who_went_on_in_a_pool_and_got_an_answer_is_a_stranger_to_it(api, memory):
     """A worker that loops by itself, after a success, is seen."""
-    api.answers("invalid_api_key", times=2, delay_s=0.05)
+    api.answers("invalid_api_key", times=2, delay_s=0.3)
     together = threading.Barrier(2)
     with httpx.Client(verify=TLS) as client, ThreadPoolExecutor(2) as pool:
 
@@ -481,9 +529,24 @@ def test_a_request_that_says_nothing_is_a_first(api, memory, anyone, method):
     assert memory.points(RETRIES) == []
 
 
+def test_a_request_that_says_nothing_is_a_first_in_one_session_of_aiohttp(api, memory):
+    api.answers("internal_error", times=3)
+
+    async def main():
+        async with aiohttp.ClientSession() as session:
+            for key in ("ask_a", "ask_a", "ask_b"):
+                headers = {"Authorization": f"Bearer {key}"}
+                async with session.get(api.url + "/wallet/balance", headers=headers):
+                    pass
+
+    asyncio.run(main())
+
+    assert numbers(memory) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("anyone", [one for one in ANYONE if one.run is None], ids=str)
 def test_an_idempotency_key_says_enough(api, memory, anyone):
-    if anyone.name == "aiohttp" or anyone.run is not None:
-        pytest.skip("each request is sent in a loop of its own")
+    """Those that are not async send each request in one flow of control."""
     api.answers("internal_error")
 
     asked_by(anyone, api.url + "/models", (None, None), **{"Idempotency-Key": "charge-17"})
@@ -554,7 +617,9 @@ CALLER = [caller for caller in CALLERS if caller.name == "httpx-asyncio"]
 
 
 @pytest.mark.parametrize("caller", CALLER, ids=str)
-@pytest.mark.parametrize("answers", [("internal_error", "ok"), ("internal_error", "internal_error")])
+@pytest.mark.parametrize(
+    "answers", [("internal_error", "ok"), ("internal_error", "internal_error")]
+)
 def test_a_success_in_between_makes_a_first(api, memory, parent, caller, answers):
     """Of the same request under the same span, by another task."""
     api.answers(*answers)
@@ -608,7 +673,7 @@ def test_a_list_that_an_sdk_asks_for_again_is_a_resend_under_a_span_alone(api, m
     assert told == [None, 1 if span is not None else None]
 
 
-# -- another key ------------------------------------------------------------------------------------
+# -- another key -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -633,7 +698,7 @@ def test_a_resend_is_early_or_futile_with_the_same_key_alone(
     assert memory.point(RETRIES)[f"assisters.retry.{mark}"] is is_same
 
 
-# -- a connection of a loop that is gone --------------------------------------------------------------
+# -- a connection of a loop that is gone -----------------------------------------------------------
 
 
 async def once_by_httpx(client, url):

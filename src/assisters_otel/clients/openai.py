@@ -82,9 +82,7 @@ class OpenAI:
 
         def build_request(client: Any, *args: Any, **kwargs: Any) -> Any:
             request = wrapped(client, *args, **kwargs)
-            call = calls.current()
-            if call is not None:
-                guard(_built, call, request)
+            guard(_built, request)
             return request
 
         return build_request
@@ -113,5 +111,7 @@ class OpenAI:
         )
 
 
-def _built(call: Call, request: Any) -> None:
-    call.builds(message_of(request))
+def _built(request: Any) -> None:
+    call = calls.current()
+    if call is not None:
+        call.builds(message_of(request))
