@@ -49,7 +49,7 @@ oldest go first."""
 # What a clock and a timer may differ by; sent that much too soon, nobody has ignored anything.
 _EARLY_S: Final = 0.01
 _MAX_HOPS: Final = 256
-# With more at once the oldest are forgotten. What leaves no trace of its end does not pile up.
+# With more than that at once all are forgotten: what leaves no trace of its end must not pile up.
 _MAX_UNDER_WAY: Final = 1024
 _RETRY_COUNT: Final = "x-stainless-retry-count"
 _MAX_DIGITS: Final = 6  # of that; what is longer is no count
@@ -225,7 +225,7 @@ class Resends:
             return False
         if not entry.before.hopeless:
             return True
-        if next(self._company(sending), None) is not None:
+        if not sending.has_company and next(self._company(sending), None) is not None:
             sending.has_company = True
         return not sending.has_company
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import aiohttp_retry
+import assisters
 import httpx
 import httpx2
 import httpx_retries
@@ -92,6 +93,11 @@ def by_openai(client, _):
         client.embeddings.create(**BODY)
 
 
+def by_assisters(client, _):
+    with contextlib.suppress(assisters.AssistersAPIError):
+        client.embeddings.create(**BODY)
+
+
 async def by_openai_async(client, _):
     with contextlib.suppress(openai.APIStatusError):
         await client.embeddings.create(**BODY)
@@ -114,6 +120,7 @@ SYNC = [
     Sender("httpx", lambda _: httpx.Client(headers=KEY, verify=TLS, timeout=60), by_client),
     Sender("requests", lambda _: requests.Session(), by_client),
     Sender("openai", of_openai(openai.OpenAI), by_openai),
+    Sender("assisters", lambda url: assisters.Assisters("ask_k", base_url=url), by_assisters),
 ]
 ASYNC = [
     Sender("httpx", lambda _: httpx.AsyncClient(verify=TLS, timeout=60), by_httpx_async),
