@@ -35,5 +35,6 @@ with (
 
     print("\nA loop of your own, which does not wait:\n")
     api.answers("rate_limit_exceeded", "ok")
-    while httpx.get(f"{api.url}/models").is_error:
+    question = {"model": "assisters-embed-v1", "input": "hello"}
+    while httpx.post(f"{api.url}/embeddings", json=question).is_error:
         pass

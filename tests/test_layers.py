@@ -45,6 +45,7 @@ ORDER = [
     "clients.raw",
     "clients.routed",
     "clients.reader",
+    "clients.retries",
     "clients.httpx",
     "clients.requests",
     "clients.aiohttp",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import tracemalloc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -220,11 +221,45 @@ def test_a_timer_s_inaccuracy_is_not_early(resends, clock):
     assert send(resends).resend.early is False
 
 
-@pytest.mark.parametrize("body", [None, b""])
-def test_a_body_that_is_not_there_is_one_like_others(resends, body):
-    fail(resends, Message(body))
+def test_a_body_that_cannot_be_read_is_none_like_others(resends):
+    fail(resends, Message(None), under(1))
 
-    assert (send(resends, Message(body)).resend is None) == (body is None)
+    assert send(resends, Message(None), under(1)).resend is None
+
+
+@pytest.mark.parametrize("around", [trace.INVALID_SPAN, under(1)], ids=["no span", "a span"])
+def test_a_request_that_says_nothing_is_known_under_its_span_alone(resends, around):
+    fail(resends, Message(b""), around)
+
+    is_again = send(resends, Message(b""), around).resend is not None
+    assert is_again is (around is not trace.INVALID_SPAN)
+
+
+def test_what_leaves_no_trace_of_its_end_does_not_pile_up_and_is_not_held(resends):
+    gone = []
+    for _ in range(resend._MAX_UNDER_WAY + 10):
+        message = Message()
+        gone.append(weakref.ref(message))
+        send(resends, message)
+    del message
+
+    assert len(resends._under_way) <= resend._MAX_UNDER_WAY
+    assert not [one for one in gone if one() is not None]
+
+
+@pytest.mark.parametrize("end", ["answered", "failed", "closed"])
+def test_what_has_ended_is_under_way_no_more(resends, end):
+    sending = send(resends)
+    if end == "answered":
+        resends.answered(sending, is_open=False)
+    elif end == "failed":
+        resends.failed(sending, FAILED, 0.0)
+    else:
+        resends.answered(sending, is_open=True)
+        assert resends._under_way
+        resends.closed(sending)
+
+    assert not resends._under_way
 
 
 def test_a_task_whose_number_is_given_again_is_another(resends):

@@ -34,7 +34,19 @@ OF_FILES: Final = (
 )
 """What an OSError is that comes from the file which the app sends, and from no socket."""
 
+_DEAD_LOOP: Final = "Event loop is closed"
+
 _NONE: Final[Mapping[bytes, bytes]] = MappingProxyType({})
+
+
+def is_of_dead_loop(error: BaseException) -> bool:
+    """Say whether a pooled connection belongs to an event loop that has ended.
+
+    Nothing was sent by it; httpx drops it, and a retry takes another. Source: the message of
+    `asyncio.BaseEventLoop._check_closed`, and of uvloop's.
+    """
+    return isinstance(error, RuntimeError) and _DEAD_LOOP in str(error)
+
 
 Place = tuple[str, int | None, str | None]
 
@@ -196,7 +208,8 @@ class Resend(NamedTuple):
         reason: `Outcome.reason` of the attempt before. None, as all below, where only
             a header tells that there was one.
         delay_s: From the end of the attempt before to this send.
-        early: Whether that is sooner than its Retry-After asked; None without one.
+        early: Whether that is sooner than its Retry-After asked, and the Authorization is the
+            same as it was; None without a Retry-After.
         futile: Whether no retry helps against its error, and the Authorization is the
             same as it was.
         span: The span of the attempt before.

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 _KEY: Final = context.create_key("assisters_otel-call")
 
+# On every request of an SDK that Stainless makes, as `openai` is, unless the app takes it away.
+_SDK_MARK: Final = "x-stainless-lang"
+
 
 class Asked(NamedTuple):
     """What an SDK was asked for.
@@ -85,6 +88,7 @@ class Call:
         "_is_open",
         "_is_returned",
         "_once",
+        "_own",
         "_watcher",
         "around",
         "asked",
@@ -117,6 +121,7 @@ class Call:
         self.last: Outcome | None = None
         self._watcher = watcher
         self._body: Body | None = None
+        self._own: Message | None = None
         self._is_open = True
         self._is_returned = False
         self._once = iter((True,))  # two threads may close one body
@@ -138,12 +143,23 @@ class Call:
             return
         context.detach(token)
 
+    def builds(self, message: Message) -> None:
+        """Take the request that the SDK is about to send, for the first time or again."""
+        self._own = message
+
     def takes(self, request: Request, message: Message) -> bool:
-        """Say whether a request that is about to be sent is one of the call's attempts."""
+        """Say whether a request that is about to be sent is one of the call's attempts.
+
+        A hook, or a task that was started meanwhile, may send something else to the same endpoint.
+        """
+        if self.chain.follows(message):
+            return True
         own = self.asked.request
-        if request.method == own.method and request.template == own.template:
-            return request.template is not None or _is_one(request.path, own.path)
-        return self.chain.follows(message)
+        if request.method != own.method or request.template != own.template:
+            return False
+        if request.template is None and not _is_one(request.path, own.path):
+            return False
+        return self._own is None or _is_same(message, self._own)
 
     def answered(self, body: Body) -> None:
         """Take the body of a successful answer, which ends the call if nothing else does."""
@@ -196,6 +212,7 @@ class Call:
         if next(self._once, None) is None:
             return
         self._is_open = False
+        self._own = None  # a task that outlives the call may hold that
         chain = self.chain
         if outcome == names.OK and chain.retries:
             outcome = names.RECOVERED
@@ -220,6 +237,18 @@ class Call:
 def _is_one(path: str, asked: str) -> bool:
     """Say whether two paths are one, however much of each is encoded."""
     return path == asked or unquote(path) == unquote(asked)
+
+
+def _is_same(message: Message, own: Message) -> bool:
+    """Say whether what is sent is an SDK's own request, whatever was done to it on its way."""
+    body = message.body()
+    if body and body == own.body():
+        return True
+    if own.header(_SDK_MARK) is not None and message.header(_SDK_MARK) is not None:
+        return True
+    # Without a body the client alone tells them apart; of one that can be read once, its boundary.
+    name = "content-type" if body is None else "user-agent"
+    return body == own.body() and message.header(name) == own.header(name)
 
 
 def current() -> Call | None:

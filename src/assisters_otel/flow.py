@@ -5,12 +5,34 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from contextlib import suppress
-from typing import Final, cast
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Modules of which a pool's thread has frames when it has nothing to do. Source: the standard
 # library's, anyio's and trio's thread pools.
 _POOLS: Final = frozenset({"threading", "queue", "concurrent", "asyncio", "anyio", "trio"})
+
+_send: Final[ContextVar[object | None]] = ContextVar("assisters_otel-send", default=None)
+
+
+@contextmanager
+def one_send() -> Iterator[None]:
+    """Run what a client's own retry code sends, again and again, for one request of the app's."""
+    token = _send.set(object())
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # closed in another context, by whoever found the coroutine
+            _send.reset(token)
+
+
+def current_send() -> object | None:
+    """Give what stands for the send of a client's own retry code that this is in, or None."""
+    return _send.get()
 
 
 def owner() -> object:

@@ -16,7 +16,7 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 
 from assisters_otel import config as configs
 from assisters_otel import logger, names
-from assisters_otel.clients import aiohttp, assisters, httpx, openai, requests
+from assisters_otel.clients import aiohttp, assisters, httpx, openai, requests, retries
 from assisters_otel.clients.patch import Patches
 from assisters_otel.guard import Guard
 from assisters_otel.observe import Observer
@@ -63,14 +63,17 @@ class Instrumentation:
         adapters: tuple[Any, ...] = (*self._adapters.values(), *sdks)
         targets = tuple(target for adapter in adapters for target in adapter.targets())
         self._patches = Patches(targets, guard, self._switch_on)
+        self._retries = Patches(retries.TARGETS, guard, lambda _: None)
 
     def start(self) -> None:
         """Patch what is imported, and the rest when it is."""
         self._patches.put_in()
+        self._retries.put_in()
 
     def stop(self) -> None:
         """Put the very same functions back."""
         self.guard(self._patches.take_out)
+        self.guard(self._retries.take_out)
         for adapter in self._adapters.values():
             self.guard(adapter.switch_off)
         self.guard(self.observer.stop)

@@ -82,7 +82,7 @@ RETRY_DELAY: Final = "assisters.retry.delay"
 """double, seconds, spans only. From the end of the attempt before to this send."""
 
 RETRY_EARLY: Final = "assisters.retry.early"
-"""bool. Whether that is sooner than the API asked."""
+"""bool. Whether that is sooner than the API asked, with the same Authorization."""
 
 RETRY_FUTILE: Final = "assisters.retry.futile"
 """bool. Whether no retry could have helped."""
@@ -205,7 +205,12 @@ ATTEMPT_ATTRIBUTES: Final = (
         "code, else type, status or exception of the attempt before",
     ),
     Attribute(RETRY_DELAY, "double, s", "same", "from the end of the attempt before to this send"),
-    Attribute(RETRY_EARLY, "bool", "same, after a Retry-After", "sent sooner than the API asked"),
+    Attribute(
+        RETRY_EARLY,
+        "bool",
+        "same, after a Retry-After",
+        "sent sooner than the API asked, with the same Authorization",
+    ),
     Attribute(
         RETRY_FUTILE,
         "bool",

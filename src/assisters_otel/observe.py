@@ -339,7 +339,11 @@ class Observer:
             self.guard(self._log_attempt, outcome, span)
         if failed or outcome.cancelled:
             self.guard(self._resends.failed, sending, outcome, time.time())
-        elif envelope.LOCATION in outcome.headers and outcome.is_redirect:
+            return
+        is_watched = call is not None or envelope.is_event_stream(outcome.headers)
+        is_open = is_watched and not outcome.is_redirect
+        self.guard(self._resends.answered, sending, is_open=is_open)
+        if envelope.LOCATION in outcome.headers and outcome.is_redirect:
             location = outcome.headers[envelope.LOCATION].decode("latin-1")
             self.guard(self._resends.redirected, sending, location)
 
@@ -385,6 +389,8 @@ class Observer:
             self.guard(self._metrics.record_broken, outcome, context)
         if (outcome.failed or outcome.cancelled) and not answer.body.has_failed:
             self.guard(self._resends.failed, answer.sending, outcome, time.time())
+        else:
+            self.guard(self._resends.closed, answer.sending)
         if outcome.stream is not None:
             model = None if call is None else call.asked.model
             self.guard(self._metrics.record_stream, outcome, model, context)

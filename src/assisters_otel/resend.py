@@ -4,12 +4,24 @@ Three rules, in this order: inside one call of an SDK each further attempt is on
 SDK may say so in a header; else it is the same request, sent again from the same flow
 of control within ten minutes of having failed or been cancelled.
 
+The third rule knows a request by what it says, so it may take a first for a resend. Two
+things are held against it, unless a client's own retry code sends both attempts:
+
+* What has neither body nor Idempotency-Key says too little: a server thread asks
+  ``GET /v1/wallet/balance`` for one user after the other. It is a resend only under the
+  same parent span, with the same Authorization, and no success of it in between.
+* Equal requests are under way at the same time: a pool works through a list of them. Who
+  meets an error there that no retry helps goes on with the next, and sends nothing again.
+  So all attempts under way are known, and whose equals were seen once stays in company.
+
 What is remembered of a failed attempt is a digest of its request, where it came from,
-and what its resend will have to say: no body, no key, no message.
+and what its resend will have to say: no body, no key, no message. Attempts under way are
+referred to weakly.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import weakref
@@ -22,7 +34,7 @@ from assisters_otel.attempt import Resend
 from assisters_otel.sending import Before, Hop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from assisters_otel.attempt import Outcome
     from assisters_otel.sending import Chain, Key, Sending
@@ -37,6 +49,8 @@ oldest go first."""
 # What a clock and a timer may differ by; sent that much too soon, nobody has ignored anything.
 _EARLY_S: Final = 0.01
 _MAX_HOPS: Final = 256
+# With more than that at once all are forgotten: what leaves no trace of its end must not pile up.
+_MAX_UNDER_WAY: Final = 1024
 _RETRY_COUNT: Final = "x-stainless-retry-count"
 _MAX_DIGITS: Final = 6  # of that; what is longer is no count
 
@@ -48,19 +62,27 @@ class _Entry(NamedTuple):
         before: What its resend will tell of it.
         owner: Gives the task or thread, or None if that is gone.
         trace_id: Of its parent, or None.
+        parent_id: Of its parent, or 0.
         started_s: When it was sent, on a steady clock.
+        send: The send of a client's own retry code that it was part of, or None.
+        has_company: `Sending.has_company`.
         is_under_parent: Whether this is what another task or thread finds, by the parent.
         side_by_side: Whether an equal one under that parent failed beside it: a fan-out.
         is_taken: Whether it has its resend. What is on its way beside it is a fan-out still.
+        succeeded_s: When an equal one under that parent succeeded last, on the same clock.
     """
 
     before: Before
     owner: Callable[[], object]
     trace_id: int | None
+    parent_id: int
     started_s: float
+    send: object | None = None
+    has_company: bool = False
     is_under_parent: bool = False
     side_by_side: bool = False
     is_taken: bool = False
+    succeeded_s: float = -math.inf
 
 
 class Resends:
@@ -80,6 +102,7 @@ class Resends:
         self._failed: OrderedDict[Key, _Entry] = OrderedDict()
         self._places: Counter[int] = Counter()
         self._hops: OrderedDict[int, Hop] = OrderedDict()
+        self._under_way: set[weakref.ref[Sending]] = set()
 
     def __len__(self) -> int:
         """Count the entries."""
@@ -94,6 +117,9 @@ class Resends:
             What is known of that, also set in `Sending.resend`; None for a first.
         """
         sending.started_s = now = self._now()
+        if len(self._under_way) >= _MAX_UNDER_WAY:
+            self._under_way.clear()
+        self._under_way.add(weakref.ref(sending))
         chain = sending.chain
         if chain is None:
             resend = self._hop(sending, self._taken_hop()) if self._hops else None
@@ -108,7 +134,7 @@ class Resends:
         before, chain.before = chain.before, None
         resend = self._hop(sending, hop) if hop is not None else None
         if resend is None and not chain.sent:
-            before = self._find(sending, now)
+            before = self._find(sending, now) if self._failed else None
             if before is not None:
                 if before.call is not None:
                     chain.resend_of = before.call.span
@@ -133,7 +159,7 @@ class Resends:
     def _outside(self, sending: Sending, now: float) -> Resend | None:
         said = sending.message.header(_RETRY_COUNT)
         told = int(said) if said and said.isdecimal() and len(said) <= _MAX_DIGITS else 0
-        before = self._find(sending, now)
+        before = self._find(sending, now) if self._failed else None
         if before is None:
             return Resend(told) if told else None
         resend = self._again(sending, before, now)
@@ -141,19 +167,22 @@ class Resends:
 
     def _again(self, sending: Sending, before: Before, now: float) -> Resend:
         delay_s = max(now - before.ended_s, 0.0)
+        wait_s = before.wait_s
+        # Another key was neither asked to wait nor refused.
+        is_same_key = (
+            before.hopeless or wait_s is not None
+        ) and before.authorization == self._authorization(sending)
         return Resend(
             before.number + 1,
             reason=before.reason,
             delay_s=delay_s,
-            early=None if before.wait_s is None else delay_s < before.wait_s - _EARLY_S,
-            futile=before.hopeless and before.authorization == self._authorization(sending),
+            early=None if wait_s is None else is_same_key and delay_s < wait_s - _EARLY_S,
+            futile=before.hopeless and is_same_key,
             span=before.span,
         )
 
     def _find(self, sending: Sending, now: float) -> Before | None:
         """Take the failed attempt of which this one is the resend by the third rule."""
-        if not self._failed:
-            return None
         with self._lock:
             self._expire(now)
         origin = sending.origin()
@@ -169,19 +198,102 @@ class Resends:
             entry = self._failed.get(mine)
             trace_id = parent.trace_id if parent is not None else None
             if entry is not None and entry.owner() is origin.owner() and entry.trace_id == trace_id:
+                is_again = self._is_again(entry, sending, self._failed.get(siblings))
                 self._take(mine, entry.before)
                 self._take(siblings, entry.before)
-                return entry.before
+                return entry.before if is_again else None
             entry = self._failed.get(siblings) if parent is not None else None
-            is_free = entry is not None and not (entry.side_by_side or entry.is_taken)
-            if entry is None or not is_free or not flow.is_over(last := entry.owner()):
+            if entry is None or not self._is_from_another(entry, sending):
                 return None
             self._take(siblings, entry.before)
             # A pool's thread may send it yet again, after this resend.
-            self._take((id(last), identity), entry.before)
+            self._take((id(entry.owner()), identity), entry.before)
             return entry.before
 
+    def _is_again(self, entry: _Entry, sending: Sending, under_parent: _Entry | None) -> bool:
+        """Return True if the task or thread whose attempt has failed sends that again.
+
+        Args:
+            entry: The attempt that has failed.
+            sending: The one that is about to be sent.
+            under_parent: What is remembered of equal requests under the parent span, or None.
+        """
+        sending.has_company = entry.has_company
+        if entry.send is not None and entry.send is flow.current_send():
+            return True
+        if sending.is_bare and not self._is_same_asker(entry, sending, under_parent):
+            return False
+        if not entry.before.hopeless:
+            return True
+        if not sending.has_company and next(self._company(sending), None) is not None:
+            sending.has_company = True
+        return not sending.has_company
+
+    def _is_from_another(self, entry: _Entry, sending: Sending) -> bool:
+        """Return True if a task or thread sends again what another one did that is over.
+
+        Args:
+            entry: What is remembered of equal requests under the parent span.
+            sending: The one that is about to be sent.
+        """
+        if entry.side_by_side or entry.has_company or entry.is_taken:
+            return False
+        if not flow.is_over(entry.owner()):
+            return False
+        if sending.is_bare and not self._is_same_asker(entry, sending, entry):
+            return False
+        return next(self._company(sending), None) is None
+
+    def _is_same_asker(self, entry: _Entry, sending: Sending, under_parent: _Entry | None) -> bool:
+        """Return True if span and Authorization are the same, and nothing succeeded in between."""
+        parent = sending.origin().parent
+        return (
+            parent is not None
+            and entry.parent_id == parent.span_id
+            and entry.before.authorization == self._authorization(sending)
+            and (under_parent is None or under_parent.succeeded_s < entry.before.ended_s)
+        )
+
+    def _company(self, sending: Sending) -> Iterator[Sending]:
+        """Yield the equal requests that are under way beside one."""
+        identity = self._identity(sending)
+        if identity is None:
+            return
+        for known in self._under_way.copy():  # other threads begin and end theirs
+            other = known()
+            if other is None or other is sending:
+                continue
+            if self._identity(other) == identity:
+                yield other
+
     # -- an attempt has ended ---------------------------------------------------------------
+
+    def answered(self, sending: Sending, *, is_open: bool) -> None:
+        """Take note of an attempt that has not failed.
+
+        Args:
+            sending: Which.
+            is_open: Whether its body is on its way, until `closed` or `failed`.
+        """
+        if not is_open:
+            self.closed(sending)
+        if self._failed:
+            self._succeeded(sending)
+
+    def closed(self, sending: Sending) -> None:
+        """Take note of an attempt that is under way no more."""
+        self._under_way.discard(weakref.ref(sending))
+
+    def _succeeded(self, sending: Sending) -> None:
+        """Take note of a success under the parent span of what has failed."""
+        parent = sending.origin().parent
+        if parent is None or parent.span_id not in self._places:
+            return
+        key = parent.span_id, self._identity(sending) or 0
+        with self._lock:
+            entry = self._failed.get(key)
+            if entry is not None:
+                self._failed[key] = entry._replace(succeeded_s=self._now())
 
     def failed(self, sending: Sending, outcome: Outcome, unix_s: float) -> None:
         """Remember an attempt that has failed or was cancelled.
@@ -191,6 +303,7 @@ class Resends:
             outcome: How.
             unix_s: When, by the clock on the wall.
         """
+        self.closed(sending)
         now = self._now()
         chain = sending.chain
         hopeless = outcome.failed and not outcome.retryable
@@ -201,7 +314,7 @@ class Resends:
             span=sending.span.get_span_context() if sending.span is not None else None,
             wait_s=envelope.seconds_to_wait(outcome.headers.get(envelope.RETRY_AFTER), unix_s),
             hopeless=hopeless,
-            authorization=self._authorization(sending) if hopeless else None,
+            authorization=self._authorization(sending),
             call=chain.call if chain is not None else None,
         )
         identity = self._identity(sending)
@@ -209,7 +322,18 @@ class Resends:
         origin = sending.origin()
         parent = origin.parent
         trace_id = parent.trace_id if parent is not None else None
-        entry = _Entry(before, origin.owner, trace_id, sending.started_s)
+        if hopeless:
+            for other in self._company(sending):
+                sending.has_company = other.has_company = True
+        entry = _Entry(
+            before,
+            origin.owner,
+            trace_id,
+            parent.span_id if parent is not None else 0,
+            sending.started_s,
+            flow.current_send(),
+            sending.has_company,
+        )
         keys: list[Key] = []
         with self._lock:
             self._expire(now)
@@ -263,7 +387,8 @@ class Resends:
             before.side_by_side
             or (before.before.ended_s > entry.started_s and before.owner is not entry.owner)
         )
-        return entry._replace(is_under_parent=True, side_by_side=overlaps)
+        succeeded_s = -math.inf if before is None else before.succeeded_s
+        return entry._replace(is_under_parent=True, side_by_side=overlaps, succeeded_s=succeeded_s)
 
     def _put(self, key: Key, entry: _Entry) -> None:
         self._drop(key)
@@ -305,6 +430,7 @@ class Resends:
         what = key or message.body()
         if what is None:
             return None
+        sending.is_bare = not what
         # Python's own is keyed too, and costs less than one from `hashlib`. To it a text and its
         # bytes are the same.
         told = "key" if key else "body", what

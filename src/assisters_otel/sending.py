@@ -56,7 +56,7 @@ class Before(NamedTuple):
         span: Its span.
         wait_s: What its Retry-After asked for.
         hopeless: Whether no retry helps.
-        authorization: If hopeless, a digest of the header.
+        authorization: A digest of the header, or None without one.
         call: The call that it belonged to.
     """
 
@@ -160,14 +160,20 @@ class Sending:
         resend: What `Resends.begin` found it to be, or None for a first.
         started_s: When it was sent, on a steady clock.
         identity: The digest by which the same request is known again, once it is made.
+        is_bare: Whether it has neither a body nor an Idempotency-Key; known with the identity.
+        has_company: Whether equal requests of other tasks or threads were seen under way beside
+            it, or beside one that it follows.
         origins: Those of the requests that were redirected to this one.
     """
 
     __slots__ = (
+        "__weakref__",
         "_around",
         "_origin",
         "chain",
+        "has_company",
         "identity",
+        "is_bare",
         "message",
         "origins",
         "request",
@@ -201,6 +207,8 @@ class Sending:
         self.started_s = 0.0
         self.origins: tuple[int, ...] = ()
         self.identity: int | None = None
+        self.is_bare = False
+        self.has_company = False
         self._around = around
         self._origin: Origin | None = None
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
 
-from assisters_otel import spans
-from assisters_otel.attempt import OF_FILES
+from assisters_otel import flow, spans
+from assisters_otel.attempt import OF_FILES, is_of_dead_loop
 from assisters_otel.clients import reader
 from assisters_otel.clients.adapter import BAGGAGE, Adapter
 from assisters_otel.clients.patch import Target, unbound
@@ -323,14 +323,20 @@ class Aiohttp(Adapter):
             self._asked.set(asked)
         if asked.attempt is not None and asked.error is not None:
             # A connection that had gone stale: the session sends again by itself.
-            self._failed(asked, asked.error)
-            asked.error = None
+            with flow.one_send():
+                self._failed(asked, asked.error)
+                asked.error = None
+                self._start(asked, request, raw)
+            return asked
         if asked.last is None:
             self._observer.guard(self._open, asked, raw)
+        self._start(asked, request, raw)
+        return asked
+
+    def _start(self, asked: _Asked, request: Request, raw: Any) -> None:
         asked.hop, asked.response = raw, None
         attempt = self._observer.start(request, _Message(raw), asked.span, asked.around)
         asked.attempt = asked.last = attempt
-        return asked
 
     def _watched(self, method: str, url: Any) -> Request | None:
         hosts = self._observer.hosts(url.raw_host or "")
@@ -417,7 +423,7 @@ def _is_transient(error: BaseException) -> bool:
         theirs = (OSError, asyncio.TimeoutError, asyncio.CancelledError, http.ClientError)
         return isinstance(cause, theirs) and not isinstance(cause, OF_FILES)
     kinds = (http.ClientConnectionError, http.ClientPayloadError, http.ClientResponseError)
-    return isinstance(error, (*kinds, asyncio.TimeoutError))
+    return isinstance(error, (*kinds, asyncio.TimeoutError)) or is_of_dead_loop(error)
 
 
 def _has_theirs(session: Any) -> bool:

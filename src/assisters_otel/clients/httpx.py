@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from opentelemetry import baggage, trace
 
 from assisters_otel import spans
+from assisters_otel.attempt import is_of_dead_loop
 from assisters_otel.clients.adapter import BAGGAGE, Adapter
 from assisters_otel.clients.ahead import async_replay, replay
 from assisters_otel.clients.body import async_watched, watched
@@ -358,7 +359,9 @@ class Httpx(Adapter):
         # An OSError as such is the app's own body's: httpx maps those of the network.
         client = sys.modules[self.module]
         ours = (client.UnsupportedProtocol, client.LocalProtocolError)
-        return isinstance(error, client.TransportError) and not isinstance(error, ours)
+        if isinstance(error, client.TransportError):
+            return not isinstance(error, ours)
+        return is_of_dead_loop(error)
 
     def _start(self, request: Request, raw: Any, span: Span | None, around: Span | None) -> Attempt:
         return self._observer.start(request, _Message(self.module, raw), span, around)
@@ -385,6 +388,11 @@ class Httpx(Adapter):
             return None
         length, guard = attempt.length(), self._observer.guard
         return replay(self.module)(response.stream, length, _deadline(raw), guard)
+
+
+def message_of(raw: Any) -> _Message:
+    """Give what can be said of a request, of either module."""
+    return _Message(type(raw).__module__.partition(".")[0], raw)
 
 
 def _is_instrumented(transport: Any, method: str) -> bool:

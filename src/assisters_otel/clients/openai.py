@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from opentelemetry import context
 
+from assisters_otel import calls
+from assisters_otel.clients.httpx import message_of
 from assisters_otel.clients.patch import Target, unbound
 from assisters_otel.clients.sdk import in_call
 
@@ -44,6 +46,7 @@ class OpenAI:
             # Where OpenInference has put its own, around what it then found above.
             Target(MODULE, "OpenAI.request", self._wrap),
             Target(MODULE, "AsyncOpenAI.request", self._wrap_async),
+            Target(MODULE, "_base_client.BaseClient._build_request", self._wrap_build),
         )
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,6 +76,17 @@ class OpenAI:
 
         return request
 
+    def _wrap_build(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        guard = self._observer.guard
+        wrapped = unbound(original)
+
+        def build_request(client: Any, *args: Any, **kwargs: Any) -> Any:
+            request = wrapped(client, *args, **kwargs)
+            guard(_built, request)
+            return request
+
+        return build_request
+
     def _begin(self, client: Any, args: Any, kwargs: Any) -> Call | None:
         url = client.base_url
         hosts = self._observer.hosts(url.host)
@@ -95,3 +109,9 @@ class OpenAI:
             f"{base.rstrip('/')}/{path.lstrip('/')}",
             body.get("model") if isinstance(body, dict) else None,
         )
+
+
+def _built(request: Any) -> None:
+    call = calls.current()
+    if call is not None:
+        call.builds(message_of(request))

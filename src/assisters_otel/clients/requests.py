@@ -21,7 +21,7 @@ from weakref import ref as weakref
 
 from opentelemetry import context, trace
 
-from assisters_otel import late, spans
+from assisters_otel import flow, late, spans
 from assisters_otel.attempt import OF_FILES
 from assisters_otel.clients.adapter import Adapter
 from assisters_otel.clients.patch import Patches, Target, unbound
@@ -276,7 +276,13 @@ class Requests(Adapter):
             # An auth handler sends again inside one span: what was before has failed.
             pending = self._pending.get(sent.span)
             if pending is not None:
-                pending()
+                with flow.one_send():
+                    pending()
+                    self._start(sent)
+                return
+        self._start(sent)
+
+    def _start(self, sent: _Sent) -> None:
         routed = self._routed.get()
         around = None if routed is None else routed.around
         attempt = self._observer.start(sent.request, _Message(sent.raw), sent.span, around)
@@ -369,8 +375,9 @@ class Requests(Adapter):
                     sent.refused[:] = sent.attempts
                     sent.attempts.clear()
                 raise
-            guard(self._hidden, sent, response, error)
-            guard(self._begin, sent)
+            with flow.one_send():
+                guard(self._hidden, sent, response, error)
+                guard(self._begin, sent)
             return result
 
         return increment

@@ -1,0 +1,43 @@
+"""httpx-retries and aiohttp-retry: what one send of theirs sends again is one request.
+
+They are no clients, and nothing is recorded here. Inside such a send the same request is sent
+again for certain, where outside it may be another one that looks like it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from assisters_otel import flow
+from assisters_otel.clients.patch import Target, unbound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _in_one_send(original: Callable[..., Any]) -> Callable[..., Any]:
+    send = unbound(original)
+
+    def sent(sender: Any, *args: Any, **kwargs: Any) -> Any:
+        with flow.one_send():
+            return send(sender, *args, **kwargs)
+
+    return sent
+
+
+def _in_one_send_async(original: Callable[..., Any]) -> Callable[..., Any]:
+    send = unbound(original)
+
+    async def sent(sender: Any, *args: Any, **kwargs: Any) -> Any:
+        with flow.one_send():
+            return await send(sender, *args, **kwargs)
+
+    return sent
+
+
+TARGETS: Final = (
+    Target("httpx_retries", "RetryTransport.handle_request", _in_one_send),
+    Target("httpx_retries", "RetryTransport.handle_async_request", _in_one_send_async),
+    Target("aiohttp_retry", "client._RequestContext._do_request", _in_one_send_async),
+)
+"""What to wrap."""
