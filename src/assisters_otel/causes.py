@@ -43,6 +43,9 @@ _NOT_THERE: Final = re.compile(
     r" file, invalid path: (.*)",
     re.IGNORECASE | re.DOTALL,
 )
+_TEXT_ALONE: Final = "network_error"
+"""What the `assisters` SDK says of an exception of which it keeps the text alone."""
+
 _MAX: Final = 20
 """How many exceptions are looked at."""
 
@@ -55,9 +58,10 @@ def of(error: BaseException) -> Cause | None:
             return POOL
         if name == _UNTRUSTED:
             return CERTIFICATE
-        if "SSL" in name or type(one) is OSError:
+        is_text = getattr(one, "type", None) == _TEXT_ALONE
+        if "SSL" in name or type(one) is OSError or is_text:
             text = str(one)
-        if "SSL" in name and _VERIFY_FAILED.search(text):
+        if ("SSL" in name or is_text) and _VERIFY_FAILED.search(text):
             return CERTIFICATE
         found = _NOT_THERE.search(text)
         if found is not None:

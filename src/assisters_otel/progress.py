@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from assisters_otel.sending import Sending
 
 _SUCCESS: Final = 200
+_BRACE: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{")
 
 
 class Attempt:
@@ -81,16 +83,15 @@ class Attempt:
         """Say how long the peer says the body is, in bytes."""
         return envelope.integer(self._headers.get(envelope.CONTENT_LENGTH))
 
-    def ended(self, body: bytes | None = None, *, is_plain: bool = False) -> None:
+    def ended(self, body: bytes | None = None) -> None:
         """Report an answer.
 
         Args:
-            body: What was read of a failed answer's body, as sent; None if nothing was.
-            is_plain: Whether its content encoding has been undone already.
+            body: What was read of a failed answer's body, as sent or as its client has decoded
+                it; None if nothing was.
         """
-        headers = {} if is_plain else self._headers
         guard = self._observer.guard
-        error = guard(_envelope, body, headers) if body else None
+        error = guard(_envelope, body, self._headers) if body else None
         if self._status >= FAILED:
             error = guard(self._without_keys, error)
         self._finish(
@@ -288,6 +289,9 @@ class Answer:
 
 
 def _envelope(body: bytes, headers: Mapping[bytes, bytes]) -> envelope.Envelope | None:
-    encoding = headers.get(envelope.CONTENT_ENCODING, b"").decode("latin-1")
-    plain = coding.decompress(body, encoding) if encoding else body
+    found = envelope.parse(body) if _BRACE.match(body) else None  # whatever the headers say
+    if found is not None or envelope.CONTENT_ENCODING not in headers:
+        return found
+    encoding = headers[envelope.CONTENT_ENCODING].decode("latin-1")
+    plain = coding.decompress(body, encoding)
     return None if plain is None else envelope.parse(plain)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import re
-import socket
-import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -17,10 +15,10 @@ import requests
 
 import assisters_otel
 from callers import CALLERS
+from raw_server import RawServer
 
 ENVELOPE = b'{"error": {"type": "server_error", "code": "internal_error", "message": "m"}}'
 ZIPPED = gzip.compress(ENVELOPE, mtime=0)
-FINE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 TIMEOUT_S = 10  # none of these answers is waited for, with us or without
 
 
@@ -67,47 +65,6 @@ FRAMINGS = {
 }
 ANSWERS = [("GET", 404), ("HEAD", 404), ("GET", 204), ("GET", 205), ("GET", 304)]
 BODILESS = {("HEAD", 404), ("GET", 204), ("GET", 304)}
-
-
-class Server:
-    """Answers ``/v1/asked`` as it is told to, and all else well.
-
-    Attributes:
-        url: Of it.
-        connections: How many were made.
-        answer: What it sends, and whether the connection then ends.
-    """
-
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
-        self.connections = 0
-        self.answer = FINE, False
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection = self._listener.accept()[0]
-            except OSError:
-                return
-            self.connections += 1
-            threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
-
-    def _talk(self, connection: socket.socket) -> None:
-        with connection, suppress(OSError):  # who is content with what it has, ends it
-            data = b""
-            while part := connection.recv(65536):
-                data += part
-                if data.endswith(b"\r\n\r\n"):
-                    answer, closes = self.answer if b"/v1/asked" in data else (FINE, False)
-                    data = b""
-                    connection.sendall(answer)
-                    if closes:
-                        return
-
-    def close(self) -> None:
-        self._listener.close()
 
 
 def told(error: BaseException) -> tuple[object, ...]:
@@ -197,9 +154,8 @@ def watched(url, memory):
 
 @pytest.fixture
 def server():
-    server = Server()
-    yield server
-    server.close()
+    with RawServer() as server:
+        yield server
 
 
 def answers(*, reads):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry import trace
 
 from assisters_otel import flow, spans
-from assisters_otel.attempt import OF_FILES, is_of_dead_loop
+from assisters_otel.attempt import FAILED, OF_FILES, is_of_dead_loop
 from assisters_otel.clients import reader
 from assisters_otel.clients.adapter import BAGGAGE, Adapter
 from assisters_otel.clients.patch import Target, unbound
@@ -378,7 +378,7 @@ class Aiohttp(Adapter):
         unpacks = asked.options.get("auto_decompress")
         if unpacks is None:
             unpacks = getattr(asked.session, "_auto_decompress", True)
-        if unpacks:
+        if unpacks and response.status < FAILED:  # a stream is fed as the client has decoded it
             headers = [header for header in headers if header[0].lower() != _ENCODING]
         return attempt.answered(response.status, headers)
 

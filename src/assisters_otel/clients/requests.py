@@ -347,7 +347,7 @@ class Requests(Adapter):
         try:
             read = getattr(response, "_content", False)
             if isinstance(read, bytes):
-                attempt.ended(read, is_plain=True)
+                attempt.ended(read)
             else:
                 attempt.ended(_beginning(response.raw, attempt, read_s, self._observer.guard))
             attempt.is_what_became_of(response)

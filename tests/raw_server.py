@@ -1,0 +1,57 @@
+"""A server that sends the very bytes that it is given."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+FINE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+
+class RawServer:
+    """Answers ``/v1/asked`` as it is told to, and all else well.
+
+    Attributes:
+        url: Of it.
+        connections: How many were made.
+        answer: What it sends, and whether the connection then ends.
+    """
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
+        self.connections = 0
+        self.answer = FINE, False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection = self._listener.accept()[0]
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
+
+    def _talk(self, connection: socket.socket) -> None:
+        with connection, suppress(OSError):  # who is content with what it has, ends it
+            data = b""
+            while part := connection.recv(65536):
+                data += part
+                if data.endswith(b"\r\n\r\n"):
+                    answer, closes = self.answer if b"/v1/asked" in data else (FINE, False)
+                    data = b""
+                    connection.sendall(answer)
+                    if closes:
+                        return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
