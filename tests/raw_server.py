@@ -14,19 +14,20 @@ FINE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
 class RawServer:
-    """Answers ``/v1/asked`` as it is told to, and all else well.
+    """Answers ``/v1/asked`` as it is told to, and all else as usual, which is well.
 
     Attributes:
         url: Of it.
         connections: How many were made.
         answer: What it sends, and whether the connection then ends.
+        usual: The same, for all else.
     """
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
         self.connections = 0
-        self.answer = FINE, False
+        self.answer = self.usual = FINE, False
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
@@ -44,7 +45,7 @@ class RawServer:
             while part := connection.recv(65536):
                 data += part
                 if data.endswith(b"\r\n\r\n"):
-                    answer, closes = self.answer if b"/v1/asked" in data else (FINE, False)
+                    answer, closes = self.answer if b"/v1/asked" in data else self.usual
                     data = b""
                     connection.sendall(answer)
                     if closes:

@@ -1,0 +1,308 @@
+"""A key in the wrong place is shown nowhere: in whichever argument, variable, header or exception."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import re
+import sys
+
+import aiohttp
+import httpx
+import pytest
+import requests
+
+import assisters_otel
+from assisters_otel import cli
+from callers import CALLERS
+from memory import Memory
+from raw_server import RawServer
+
+ODD = "q7Zk41vTTxWm93bd"  # as any gateway may make them: it is known by where it stands alone
+KNOWN = ("ask_live_q7Zk41vTTxWm93bd", "sk-q7Zk41vTTxWm93bd", "asst_sk_q7Zk41vTTxWm93bd")
+JWT = "eyJhbGciOiJIUzI1NiJ9.q7Zk41vTTxWm93bd.c2lnbmF0dXJl"
+HIDDEN = re.compile("q7Zk41|Wm93bd|c2lnbmF0dXJl")
+
+IN_PLACE = (
+    "https://gw.example/v1?api_key={}",
+    "https://gw.example/v1?x=1&token={}#frag",
+    "https://gw.example/v1#{}",
+    "https://user:{}@gw.example/v1?",
+    "https://{}@gw.example/v1?",
+    "https://user:pa/{}@gw.example/v1",
+    "Bearer {}",
+    "authorization=Bearer {}",
+    "api-key={}",
+    "password: {}",
+    "{} gw.example",
+    "{}",
+)
+"""What somebody may have pasted."""
+
+
+def texts():
+    for place in IN_PLACE:
+        for key in (ODD, *KNOWN, JWT):
+            yield place.format(key)
+
+
+@pytest.fixture
+def said(caplog, capfd):
+    """All that was written: by us, by OpenTelemetry, and to both streams."""
+    caplog.set_level(logging.DEBUG)
+
+    def take():
+        ours = [one for one in caplog.records if one.name.startswith(("assisters", "opentel"))]
+        lines = [f"{one.name}: {one.getMessage()} {vars(one)}" for one in ours]
+        return "\n".join((*lines, *capfd.readouterr()))
+
+    return take
+
+
+def hide(text):
+    assert not HIDDEN.search(text), text[max(HIDDEN.search(text).start() - 200, 0) :][:400]
+
+
+# -- arguments -----------------------------------------------------------------------------------
+
+ARGUMENTS = {
+    "endpoint": lambda text: {"endpoint": text},
+    "protocol": lambda text: {"protocol": text},
+    "hosts": lambda text: {"hosts": [f"https://gw.example/v1?{text}"]},
+    "a host": lambda text: {"hosts": [text]},
+    "a header's name": lambda text: {"headers": {f"{text} ": "x"}},
+    "a header's value": lambda text: {"headers": {"authorization": f"{text}\n"}},
+    "headers": lambda text: {"headers": text},
+    "hosts, without brackets": lambda text: {"hosts": text},
+    "capture_message": lambda text: {"capture_message": text},
+    "strict": lambda text: {"strict": text},
+    "tracer_provider": lambda text: {"tracer_provider": text},
+    "meter_provider": lambda text: {"meter_provider": text},
+    "service_name": lambda text: {"service_name": [text]},
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_a_wrong_argument_is_told_without_the_key_in_it(said, name):
+    for text in texts():
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(assisters_otel.init(**ARGUMENTS[name](text)))
+            except ValueError as error:
+                assert re.search("Write|Leave", str(error))  # noqa: PT017 - the rest are none
+                hide(str(error))
+    hide(said())
+
+
+# -- variables -----------------------------------------------------------------------------------
+
+VARIABLES = [
+    "ASSISTERS_BASE_URL",
+    "ASSISTERS_OTEL_HOSTS",
+    "ASSISTERS_OTEL_CAPTURE_MESSAGE",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    "OTEL_EXPORTER_OTLP_METRICS_HEADERS",
+    "OTEL_EXPORTER_OTLP_PROTOCOL",
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+    "OTEL_EXPORTER_OTLP_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_COMPRESSION",
+    "OTEL_EXPORTER_OTLP_CERTIFICATE",
+    "OTEL_TRACES_EXPORTER",
+    "OTEL_METRICS_EXPORTER",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
+    "OTEL_PYTHON_ID_GENERATOR",
+    "OTEL_BSP_MAX_QUEUE_SIZE",
+    "OTEL_BSP_SCHEDULE_DELAY",
+    "OTEL_METRIC_EXPORT_INTERVAL",
+    "OTEL_METRICS_EXEMPLAR_FILTER",
+    "OTEL_SDK_DISABLED",
+]
+# What nobody can tell from the name of a host, an exporter or a file is not hidden.
+BARE = re.compile(r"[\w-]+")
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_a_key_in_a_variable_is_not_shown(said, monkeypatch, variable):
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "traceidratio")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    told = []
+    for text in texts():
+        monkeypatch.setenv(variable, text)
+        with assisters_otel.init("x") as handle:
+            told += [repr(handle), repr(handle.status())]
+            handle._exports and handle._exports.shutdown(0)  # nobody listens, which is told
+
+    hide("\n".join(told))
+    hide(said())
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_doctor_shows_no_key_of_a_variable(monkeypatch, capsys, caplog, variable):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    for text in (IN_PLACE[0].format(ODD), IN_PLACE[3].format(ODD), KNOWN[0], f"Bearer {JWT}"):
+        monkeypatch.setenv(variable, text)
+        for arguments in (["doctor"], ["doctor", "--json"]):
+            monkeypatch.setattr(sys, "argv", ["assisters-otel", *arguments])
+            with pytest.raises(SystemExit):
+                cli.main()
+            out, err = capsys.readouterr()
+            hide(out + err + caplog.text)
+            if "--json" in arguments:
+                json.loads(out)
+
+
+# -- requests and answers ------------------------------------------------------------------------
+
+CAPTURE = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_{}"
+SECRET_HEADERS = {
+    "Authorization": f"Bearer {ODD}",
+    "X-Api-Key": ODD,
+    "Api-Key": ODD,
+    "Cookie": f"session={ODD}",
+    "Proxy-Authorization": f"Basic {ODD}",
+    "X-Auth-Token": ODD,
+    "X-Custom": KNOWN[0],
+}
+ECHOES = (
+    ("Set-Cookie", f"session={ODD}; Path=/"),
+    ("X-Echo", f"Bearer {ODD}"),
+    ("X-Own", ODD),
+    ("WWW-Authenticate", f"Bearer {ODD}"),
+    ("X-Request-ID", f"req-{ODD}"),
+)
+
+
+def exported(memory, said, *things):
+    spans = [span.to_json() for span in memory.spans()]
+    points = [repr(points) for points in memory.collect().values()]
+    return "\n".join((*spans, *points, said(), *map(str, things), *map(repr, things)))
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    """Have everything captured, and watch some hosts."""
+    for which in ("REQUEST", "RESPONSE"):
+        monkeypatch.setenv(CAPTURE.format(which), ".*")
+
+    @contextlib.contextmanager
+    def watched(memory, *urls):
+        with assisters_otel.init(
+            hosts=urls,
+            capture_message=True,
+            tracer_provider=memory.tracer_provider,
+            meter_provider=memory.meter_provider,
+            strict=True,
+        ) as handle:
+            yield handle
+
+    return watched
+
+
+@pytest.mark.parametrize("status", [200, 401])
+def test_a_key_that_was_sent_or_is_echoed_is_nowhere(watch, memory, said, anyone, status):
+    body = (
+        f'{{"error": {{"type": "{ODD}", "code": "{ODD}", "param": "{ODD}", '
+        f'"message": "No such key: {ODD}, nor api_key={ODD}"}}}}'
+    ).encode()
+    lines = [f"HTTP/1.1 {status} So".encode()]
+    lines += [f"{name}: {value}".encode() for name, value in ECHOES]
+    lines += [b"Content-Length: %d" % len(body), b"", body]
+    with RawServer() as server, watch(memory, server.url):
+        server.answer = b"\r\n".join(lines), False
+        response = anyone.send(
+            "GET", f"{server.url}/asked?api_key={ODD}&access_token={ODD}", headers=SECRET_HEADERS
+        )
+
+    assert ODD.encode() in getattr(response, "content", getattr(response, "body", b""))
+    hide(exported(memory, said))
+    captured = {
+        name: value
+        for name, value in memory.attempt().attributes.items()
+        if name.startswith("http.response.header")
+    }
+    assert captured  # they are there, without it
+
+
+@pytest.mark.parametrize("caller", CALLERS, ids=str)
+def test_a_password_in_a_url_is_nowhere(watch, memory, said, api, caller):
+    api.answers("invalid_api_key")
+    url = api.url.replace("//", f"//user:{ODD}@")
+
+    with watch(memory, api.url):
+        caller.send("GET", f"{url}/models")
+
+    assert len(memory.attempts()) == 1
+    hide(exported(memory, said))
+
+
+# -- exceptions ----------------------------------------------------------------------------------
+
+
+async def _aiohttp(url, proxy):
+    async with aiohttp.ClientSession() as session, session.get(url, proxy=proxy):
+        pass
+
+
+def by_aiohttp(url, proxy):
+    asyncio.run(_aiohttp(url, proxy))
+
+
+def by_httpx(url, proxy):
+    with httpx.Client(proxy=proxy, trust_env=False) as client:
+        client.get(url)
+
+
+def by_requests(url, proxy):
+    with requests.Session() as session:
+        session.trust_env = False
+        session.get(url, proxies={"http": proxy, "https": proxy})
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", b"nonsense"])
+@pytest.mark.parametrize("ask", [by_httpx, by_requests, by_aiohttp])
+def test_a_proxy_s_password_is_nowhere(watch, memory, said, ask, answer, scheme):
+    errors = []
+    with RawServer() as server, watch(memory, "gw.example"):
+        server.answer = server.usual = answer, True
+        proxy = server.url.removesuffix("/v1").replace("//", f"//user:{ODD}@")
+        try:
+            ask(f"{scheme}://gw.example/v1/asked?api_key={ODD}", proxy)
+        except Exception as error:  # noqa: BLE001 - each client's own
+            errors = [assisters_otel.explain(error)]
+
+    assert memory.spans()
+    hide(exported(memory, said, *errors))
+
+
+@pytest.mark.parametrize("key", [f"{ODD}\n", f"Bearer {ODD}\nx", f" {KNOWN[0]}\r\n"])
+def test_a_header_that_cannot_be_sent_is_nowhere(watch, memory, said, api, anyone, key):
+    told = []
+    with watch(memory, api.url):
+        try:
+            anyone.send("GET", f"{api.url}/models", headers={"Authorization": key})
+        except Exception as error:  # noqa: BLE001 - each client's own
+            told = [assisters_otel.explain(error)]
+
+    hide(exported(memory, said, *told))
+
+
+@pytest.mark.parametrize("path", ["/models?token={}", "/models?x=%C3%A4&api-key={}&y=1"])
+def test_a_query_of_a_request_without_an_answer_is_nowhere(watch, said, anyone, path):
+    memory, told = Memory(), []
+    with watch(memory, "127.0.0.1:9"):
+        try:
+            anyone.send("GET", f"http://127.0.0.1:9/v1{path.format(ODD)}")
+        except Exception as error:  # noqa: BLE001 - each client's own
+            told = [assisters_otel.explain(error)]
+
+    assert memory.attempts()
+    hide(exported(memory, said, *told))
+    memory.shutdown()
