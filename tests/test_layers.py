@@ -9,6 +9,7 @@ import assisters_otel
 
 ROOT = Path(assisters_otel.__file__).parent
 ORDER = [
+    "variables",
     "names",
     "catalog",
     "endpoints",

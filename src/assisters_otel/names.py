@@ -40,6 +40,9 @@ ASSISTERS_OTEL_CAPTURE_MESSAGE: Final = "ASSISTERS_OTEL_CAPTURE_MESSAGE"
 OTEL_SDK_DISABLED: Final = "OTEL_SDK_DISABLED"
 """``true`` switches everything off. Source: OpenTelemetry's environment variables."""
 
+OTEL_PYTHON_LOGGER_CONFIGURATOR: Final = "OTEL_PYTHON_LOGGER_CONFIGURATOR"
+"""Which loggers are on, for who makes loggers. Source: OpenTelemetry's SDK for Python."""
+
 # -- attributes -----------------------------------------------------------------------------
 
 URL_TEMPLATE: Final = "url.template"
