@@ -32,7 +32,8 @@ __all__ = ["nothing_planted_leaves", "pytest_configure"]  # pytest's, for all te
 
 LONG = {
     "backends", "bench", "compat", "fuzz", "load", "neutral", "test_aiohttp", "test_app",
-    "test_app_exceptions", "test_framing", "test_flush", "test_taken",
+    "test_answers_understood", "test_app_exceptions", "test_flush", "test_framing", "test_secrets",
+    "test_taken", "test_variables",
     "test_background_requests", "test_calls", "test_default_host", "test_demo", "test_doctor",
     "test_durations", "test_equal_requests", "test_examples", "test_export", "test_gen_ai",
     "test_neutral", "test_neutral_sdks", "test_openai_versions", "test_planted_faults",

@@ -14,6 +14,7 @@ ORDER = [
     "endpoints",
     "coding",
     "masking",
+    "variables",
     "envelope",
     "causes",
     "attempt",

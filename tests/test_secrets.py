@@ -1,4 +1,4 @@
-"""A key in the wrong place is shown nowhere: in whichever argument, variable, header or exception."""
+"""A key in the wrong place is shown nowhere: in any argument, variable, header or exception."""
 
 from __future__ import annotations
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Final
 
+from assisters_otel import variables
+
 if TYPE_CHECKING:
     from assisters_otel import catalog
     from assisters_otel.explanation import Explanation, explain
@@ -27,6 +29,8 @@ __all__ = [
     "explain",
     "init",
 ]
+
+variables.import_opentelemetry()
 
 # Loaded when they are asked for: pytest imports this package, for its plug-in, in the test
 # runs of everybody who has it, and they need not wait for OpenTelemetry's SDK.

@@ -7,6 +7,7 @@ global is set and nothing is registered to run at exit: that is the caller's.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -15,7 +16,7 @@ from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 from weakref import WeakMethod
 
 from opentelemetry.sdk.metrics import MeterProvider
@@ -34,7 +35,7 @@ from assisters_otel.courier import (
 from assisters_otel.exporters import METRICS, TRACES, Arguments, routes
 from assisters_otel.hand import Hand, in_time, limited, succeeded
 from assisters_otel.quiet import Hush
-from assisters_otel.registered import id_generator, sampler
+from assisters_otel.registered import configurator, id_generator, sampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,10 +43,11 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
     from opentelemetry.sdk.metrics.export import MetricExporter
     from opentelemetry.sdk.trace.export import SpanExporter
-    from opentelemetry.util.types import Attributes
+    from opentelemetry.util.types import Attributes, AttributeValue
 
     from assisters_otel.exporters import Route
     from assisters_otel.quiet import Reach
+    from assisters_otel.registered import Tell
 
 OUR_SCOPES: Final = (names.SCOPE, httpx.SCOPE, requests.SCOPE, aiohttp.SCOPE)
 """The meters that get a provider of their own in a forked process. What they counted
@@ -87,10 +89,16 @@ class WatchedMeterProvider(MeterProvider):
     was recording at the fork may hold its locks, and for those a flush would wait in vain.
     """
 
-    def __init__(self, readers: Sequence[MetricReader], resource: Resource) -> None:
+    def __init__(
+        self,
+        readers: Sequence[MetricReader],
+        resource: Resource,
+        configured: Mapping[str, Callable[..., object]],
+    ) -> None:
         self._born = os.getpid()
         self._is_shared = False
-        super().__init__(readers, resource=resource, shutdown_on_exit=False)
+        make = cast("Callable[..., None]", super().__init__)
+        make(readers, resource=resource, shutdown_on_exit=False, **configured)
 
     @property
     def is_used(self) -> bool:
@@ -272,6 +280,7 @@ def build(  # noqa: PLR0913 - by name, as in `init`
     endpoint: str | None,
     headers: Mapping[str, str] | None,
     protocol: str | None,
+    tell: Tell | None = None,
 ) -> Exports:
     """Build providers from the standard variables, through the SDK's exporter entry points.
 
@@ -287,31 +296,34 @@ def build(  # noqa: PLR0913 - by name, as in `init`
             ``/v1/metrics`` are appended.
         headers: For OTLP. Win over those of the variables.
         protocol: ``http/protobuf`` or ``grpc``.
+        tell: Gets what is wrong with a variable and what was taken instead, where something can be.
 
     Raises:
         ValueError: An argument or a variable cannot be used; the message says what to
             write. Nothing is left behind, no thread either.
     """
     arguments = Arguments(endpoint, headers, protocol)
-    spans = routes(TRACES, arguments) if traces else ()
-    points = routes(METRICS, arguments) if metrics else ()
+    spans = routes(TRACES, arguments, tell) if traces else ()
+    points = routes(METRICS, arguments, tell) if metrics else ()
+    configured = configurator("meter", tell) if metrics else {}
     reaches: dict[str, Reach] = {}
     hush = Hush(Courier.send.__code__)
     resource = _resource(service_name)
 
     def renewed(known: Resource | None) -> _Part[MeterProvider]:
         pushed = tuple(route for route in points if not issubclass(route.kind, MetricReader))
-        return _meters(pushed, reaches, known or _resource(service_name, other_than=resource))
+        told = known or _resource(service_name, other_than=resource)
+        return _meters(pushed, reaches, told, configured)
 
     with ExitStack() as undo:
         hush.install()
         undo.callback(hush.remove)
         tracers = meters = None
         if traces:
-            tracers = _tracers(spans, reaches, resource)
+            tracers = _tracers(spans, reaches, resource, tell)
             undo.callback(_end, tracers)
         if metrics:
-            meters = _meters(points, reaches, resource)
+            meters = _meters(points, reaches, resource, configured)
         undo.pop_all()
     texts = [route.text for route in (*spans, *points)]
     texts += ["traces: none"] if traces and not spans else []
@@ -328,7 +340,8 @@ def build(  # noqa: PLR0913 - by name, as in `init`
 
 def _resource(service_name: str | None, other_than: Resource | None = None) -> Resource:
     named = {SERVICE_NAME: service_name} if service_name else {}
-    resource = Resource.create(named)
+    with _detectors_are_quiet():
+        resource = _encodable(Resource.create(named))
     taken = other_than and other_than.attributes.get(SERVICE_INSTANCE_ID)
     if resource.attributes.get(SERVICE_INSTANCE_ID) in {None, taken}:
         # OTEL_RESOURCE_ATTRIBUTES names one instance, and a forked process is another.
@@ -336,10 +349,40 @@ def _resource(service_name: str | None, other_than: Resource | None = None) -> R
     return resource
 
 
+@contextmanager
+def _detectors_are_quiet() -> Iterator[None]:
+    """Keep from the log what `variables` says of OTEL_RESOURCE_ATTRIBUTES.
+
+    The SDK reads it in threads of its own, where `variables.corrected` does not reach.
+    """
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Invalid key value resource attribute pair")
+
+    logger = logging.getLogger("opentelemetry.sdk.resources")
+    logger.addFilter(is_news)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_news)
+
+
+def _encodable(resource: Resource) -> Resource:
+    """Replace what is no text, from a variable that is not in UTF-8: it would lose every batch."""
+
+    def clean(value: AttributeValue) -> AttributeValue:
+        return value.encode(errors="replace").decode() if isinstance(value, str) else value
+
+    cleaned = {str(clean(key)): clean(value) for key, value in resource.attributes.items()}
+    return resource if cleaned == resource.attributes else Resource(cleaned, resource.schema_url)
+
+
 def _tracers(
-    spans: Sequence[Route], reaches: dict[str, Reach], resource: Resource
+    spans: Sequence[Route], reaches: dict[str, Reach], resource: Resource, tell: Tell | None
 ) -> _Part[TracerProvider]:
-    chosen, ids = sampler(), id_generator()
+    chosen, ids = sampler(tell), id_generator(tell)
+    make = partial(cast("Callable[..., TracerProvider]", TracerProvider), chosen, resource)
+    configured = configurator("tracer", tell)
     with ExitStack() as undo:
         couriers = []
         for route in spans:
@@ -347,7 +390,7 @@ def _tracers(
             couriers.append(Courier(route.span_exporter, destination))
             undo.callback(couriers[-1].end)
         with _sdk_errors():
-            provider = TracerProvider(chosen, resource, shutdown_on_exit=False, id_generator=ids)
+            provider = make(shutdown_on_exit=False, id_generator=ids, **configured)
             for courier in couriers:
                 provider.add_span_processor(QuietSpanProcessor(courier))
         undo.pop_all()
@@ -355,10 +398,14 @@ def _tracers(
 
 
 def _meters(
-    points: Sequence[Route], reaches: dict[str, Reach], resource: Resource
+    points: Sequence[Route],
+    reaches: dict[str, Reach],
+    resource: Resource,
+    configured: Mapping[str, Callable[..., object]],
 ) -> _Part[MeterProvider]:
     with _sdk_errors():
-        MeterProvider(shutdown_on_exit=False)  # refuses a variable before a thread runs
+        # It refuses a variable before a thread runs.
+        MeterProvider(resource=resource, shutdown_on_exit=False)
     with ExitStack() as undo:
         couriers = []
         readers: list[MetricReader] = []
@@ -374,7 +421,7 @@ def _meters(
             readers += [
                 QuietMetricReader(QuietMetricExporter(courier, OUR_SCOPES)) for courier in couriers
             ]
-        provider = WatchedMeterProvider(readers, resource)
+            provider = WatchedMeterProvider(readers, resource, configured)
         undo.pop_all()
     return _Part(provider, couriers, Hand())
 
@@ -388,7 +435,7 @@ def _end(part: _Part[TracerProvider]) -> None:
 def _sdk_errors() -> Iterator[None]:
     try:
         yield
-    except ValueError as error:
+    except Exception as error:
         raise ValueError(
             f"the SDK refuses a variable: {error} Look at OTEL_BSP_*, OTEL_SPAN_*, "
             "OTEL_METRIC_EXPORT_INTERVAL and OTEL_METRICS_EXEMPLAR_FILTER"

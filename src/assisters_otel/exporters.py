@@ -7,6 +7,7 @@ value that cannot be used is an error that says what to write.
 
 from __future__ import annotations
 
+import importlib
 import re
 from os import environ
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, cast
@@ -21,16 +22,19 @@ from assisters_otel.config import PROTOCOLS, WrongArgument, may_hold_password
 from assisters_otel.masking import shown
 from assisters_otel.quiet import Destination, Reach
 from assisters_otel.registered import load
+from assisters_otel.variables import corrected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from assisters_otel.registered import Tell
 
 Made = TypeVar("Made")
 
 _GRPC: Final = PROTOCOLS["grpc"]
 _HTTP: Final = PROTOCOLS["http/protobuf"]
 _OTLP: Final = ("otlp", *PROTOCOLS.values())
-_PLACE: Final = re.compile(r"[A-Za-z0-9._-]+(?::\d+)?(?:/[^@\s]*)?")
+_PLACE: Final = re.compile(r"(?P<host>[A-Za-z0-9._-]+)(?::(?P<port>\d+))?(?P<path>(?:/[^@\s]*)?)")
 """A URL without its scheme."""
 
 
@@ -42,7 +46,7 @@ class Signal(NamedTuple):
         what: What is lost when nobody takes them: ``spans``.
         path: What OTLP over HTTP appends to a base URL.
         group: Where exporters are registered.
-        exporter, protocol, endpoint: The variables.
+        exporter, protocol, endpoint, compression: The variables.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Signal(NamedTuple):
     exporter: str
     protocol: str
     endpoint: str
+    compression: str
 
 
 TRACES: Final = Signal(
@@ -62,6 +67,7 @@ TRACES: Final = Signal(
     api_variables.OTEL_TRACES_EXPORTER,
     sdk_variables.OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
     sdk_variables.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
+    sdk_variables.OTEL_EXPORTER_OTLP_TRACES_COMPRESSION,
 )
 METRICS: Final = Signal(
     "metrics",
@@ -71,6 +77,7 @@ METRICS: Final = Signal(
     api_variables.OTEL_METRICS_EXPORTER,
     sdk_variables.OTEL_EXPORTER_OTLP_METRICS_PROTOCOL,
     sdk_variables.OTEL_EXPORTER_OTLP_METRICS_ENDPOINT,
+    sdk_variables.OTEL_EXPORTER_OTLP_METRICS_COMPRESSION,
 )
 
 
@@ -129,7 +136,8 @@ class Route(NamedTuple):
     def _made(self, kind: Callable[..., Made]) -> Made:
         watch, more = self._watching()
         try:
-            made = kind(**self.arguments, **more)
+            with corrected():  # also in a forked process, which makes its own
+                made = kind(**self.arguments, **more)
         except Exception as error:
             raise ValueError(
                 f"the exporter of '{self.text}' cannot be made: {type(error).__name__}: {error}. "
@@ -153,19 +161,52 @@ class Route(NamedTuple):
         return None, {}
 
 
-def routes(signal: Signal, arguments: Arguments) -> tuple[Route, ...]:
+def check(arguments: Arguments) -> None:
+    """Check what the caller said, whether it is used or not.
+
+    Raises:
+        WrongArgument: Something of it cannot be used; the message says what to write.
+    """
+    for name, value in (arguments.headers or {}).items():
+        _check_header(name, value)
+    if arguments.endpoint is not None:
+        is_grpc = arguments.protocol == "grpc"
+        _check_url(
+            "endpoint", arguments.endpoint.strip(), base=True, port=4317 if is_grpc else 4318
+        )
+
+
+def routes(signal: Signal, arguments: Arguments, tell: Tell | None = None) -> tuple[Route, ...]:
     """Read which exporters a signal is to have.
 
     An argument means OTLP: where the variable lists exporters without it, ``console``
     say, OTLP takes their place. ``none`` stays none, since it does not say where to
     export but whether.
 
+    Args:
+        signal: Traces or metrics.
+        arguments: Of the caller's.
+        tell: Gets what is wrong with one exporter, if the others are to do without it.
+
     Raises:
-        ValueError: One of the values cannot be used; the message says what to write.
+        ValueError: One of the values cannot be used, and nobody to tell, or no other exporter; the
+            message says what to write.
     """
-    for name, value in (arguments.headers or {}).items():
-        _check_header(name, value)
-    return tuple(_route(signal, name, arguments) for name in _exporters(signal, arguments))
+    check(arguments)
+    made, wrong = [], []
+    for name in _exporters(signal, arguments):
+        try:
+            made.append(_route(signal, name, arguments, tell))
+        except ValueError as error:  # noqa: PERF203 - one or two of them
+            if isinstance(error, WrongArgument):
+                raise
+            wrong.append(error)
+    if wrong and (tell is None or not made):
+        raise wrong[0]
+    if tell is not None:
+        for each in wrong:
+            tell(f"{each}. Only the others of {signal.exporter} are used")
+    return tuple(made)
 
 
 def _exporters(signal: Signal, arguments: Arguments) -> Iterator[str]:
@@ -195,25 +236,27 @@ def _by_protocol(signal: Signal, argument: str | None) -> str:
     source, protocol = next((pair for pair in asked if pair[1]), ("", "http/protobuf"))
     if protocol not in PROTOCOLS:
         raise ValueError(
-            f"{source}: unknown protocol {protocol!r}. Write 'http/protobuf' or 'grpc'"
+            f"{source}: unknown protocol {shown(protocol or '')}. Write 'http/protobuf' or 'grpc'"
         )
     return PROTOCOLS[protocol]
 
 
-def _route(signal: Signal, name: str, arguments: Arguments) -> Route:
+def _route(signal: Signal, name: str, arguments: Arguments, tell: Tell | None) -> Route:
     kinds = (SpanExporter,) if signal is TRACES else (MetricExporter, MetricReader)
     try:
-        kind = load(signal.group, name, signal.exporter)
+        kind = load(signal.group, name, signal.exporter, ("none", "otlp"))
     except ValueError as error:
         if name == _GRPC and arguments.protocol == "grpc":
             raise WrongArgument(*error.args) from error
         raise
     if not (isinstance(kind, type) and issubclass(kind, kinds)):
-        raise ValueError(f"{signal.exporter}: {name!r} exports no {signal.name}. Write 'otlp'")
+        raise ValueError(f"{signal.exporter}: {shown(name)} exports no {signal.name}. Write 'otlp'")
     if name not in _OTLP:
         return Route(kind, f"{signal.name}: {name}", f"the exporter {name}", {})
     endpoint = _endpoint(signal, name, arguments.endpoint)
     made_with: dict[str, object] = {"endpoint": endpoint}
+    if name == _GRPC:
+        made_with |= _grpc_compression(signal, tell)
     if arguments.headers:
         # gRPC refuses capital letters in the name of a header.
         made_with["headers"] = {key.lower(): value for key, value in arguments.headers.items()}
@@ -231,18 +274,38 @@ def _endpoint(signal: Signal, name: str, argument: str | None) -> str:
         source = signal.endpoint if environ.get(signal.endpoint, "").strip() else common
         endpoint = environ.get(source, "").strip()
     if name == _GRPC:
-        if source == "endpoint":
-            _check_url(source, endpoint, base=True)
-        elif "@" in endpoint:
-            where = shown(endpoint)
-            raise ValueError(f"{source}: gRPC takes no user and password: {where}. Leave them out")
+        if "@" in endpoint and source != "endpoint":
+            raise ValueError(
+                f"{source}: gRPC takes no user and password: {shown(endpoint)}. Leave them out"
+            )
         return endpoint or "http://localhost:4317"
     endpoint = endpoint or "http://localhost:4318"
-    _check_url(source, endpoint, base=source != signal.endpoint)
+    if source != "endpoint":  # which `check` has looked at
+        _check_url(source, endpoint, base=source != signal.endpoint)
     return endpoint if source == signal.endpoint else endpoint.rstrip("/") + signal.path
 
 
-def _check_url(source: str, url: str, *, base: bool) -> None:
+def _grpc_compression(signal: Signal, tell: Tell | None) -> dict[str, object]:
+    """Say that nothing is compressed, where a variable says what the gRPC exporter refuses.
+
+    It knows no other word than ``gzip``, not even ``none``.
+    """
+    common = sdk_variables.OTEL_EXPORTER_OTLP_COMPRESSION
+    for variable in (signal.compression, common):
+        asked = environ.get(variable, "").strip().lower()
+        if asked:
+            break
+    if asked in {"", "gzip"}:
+        return {}
+    if asked != "none" and tell is not None:
+        tell(
+            f"{variable}: gRPC has no {shown(asked)}, so nothing is compressed. Write gzip or none"
+        )
+    grpc = importlib.import_module("grpc")
+    return {"compression": grpc.Compression.NoCompression}
+
+
+def _check_url(source: str, url: str, *, base: bool, port: int = 4318) -> None:
     quoted = shown(url)
     try:
         parts = urlsplit(url)
@@ -252,7 +315,10 @@ def _check_url(source: str, url: str, *, base: bool) -> None:
         parts, usable = SplitResult("", "", "", "", ""), False
     wrong = WrongArgument if source == "endpoint" else ValueError
     if not usable:
-        instead = f"http://{url}" if _PLACE.fullmatch(url) else "http://localhost:4318"
+        place = _PLACE.fullmatch(url)
+        instead = f"http://localhost:{port}"
+        if place is not None and shown(url) == repr(url):
+            instead = f"http://{place['host']}:{place['port'] or port}{place['path']}"
         raise wrong(f"{source} is no URL of HTTP: {quoted}. Write {instead!r}")
     if not base:
         return
@@ -267,9 +333,9 @@ def _check_header(name: str, value: str) -> None:
     # The value may be a key, so it is not shown. What cannot be sent would fail at each
     # export, and the exporter would say so in words which quote it.
     if not (name.isascii() and name.replace("-", "").replace("_", "").replace(".", "").isalnum()):
-        raise WrongArgument(f"headers: no name of a header: {name!r}. Write 'authorization'")
+        raise WrongArgument(f"headers: no name of a header: {shown(name)}. Write 'authorization'")
     if not (value.isascii() and value.isprintable() and value == value.strip()):
         raise WrongArgument(
-            f"headers: the value of {name!r} cannot be sent. Leave out line breaks, what is "
+            f"headers: the value of {shown(name)} cannot be sent. Leave out line breaks, what is "
             "no ASCII, and blanks at its ends"
         )

@@ -15,14 +15,15 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 )
 
 from assisters_otel import config as configs
-from assisters_otel import logger, names
+from assisters_otel import logger, masking, names, variables
 from assisters_otel.clients import aiohttp, assisters, httpx, openai, requests, retries
 from assisters_otel.clients.patch import Patches
 from assisters_otel.guard import Guard
 from assisters_otel.observe import Observer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Set as AbstractSet
 
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
@@ -112,7 +113,8 @@ class Instrumentation:
     def _switch_on(self, module: str) -> None:
         adapter = self._adapters.get(module)
         if adapter is not None and not adapter.theirs_is_on():
-            adapter.switch_on()
+            with variables.corrected():  # which HTTP instrumentation reads
+                adapter.switch_on()
 
 
 class Client(NamedTuple):
@@ -154,11 +156,32 @@ def with_environment(
             config = replace(config, capture_message=wanted)
         except ValueError as error:
             wrong += (str(error),)
-    for text in wrong:
-        if config.strict:
+    _tell(wrong, strict=config.strict)
+    return config
+
+
+def tell_of_wrong(
+    wrong: Iterable[variables.Correction], signals: AbstractSet[str], *, strict: bool
+) -> None:
+    """Warn of each wrong variable of OpenTelemetry's that is read.
+
+    Args:
+        wrong: What `variables.corrections` has found.
+        signals: What we make providers for.
+        strict: Whether to raise in its place.
+
+    Raises:
+        ValueError: There is one, if *strict*.
+    """
+    read = (one for one in wrong if not one.signals or not signals.isdisjoint(one.signals))
+    _tell([masking.mask(one.text) for one in read if one.text], strict=strict)
+
+
+def _tell(texts: Iterable[str], *, strict: bool) -> None:
+    for text in texts:
+        if strict:
             raise ValueError(text)
         logger.warning("%s", text)
-    return config
 
 
 _KEYWORDS: Final = frozenset(
@@ -207,12 +230,14 @@ class AssistersInstrumentor(BaseInstrumentor):  # type: ignore[misc] # it has no
                 os.environ,
                 capture_message_given=capture_message is not None,
             )
-            active = Instrumentation(
-                config,
-                Guard(strict=config.strict),
-                kwargs.get("tracer_provider"),
-                kwargs.get("meter_provider"),
-            )
+            tell_of_wrong(variables.corrections(os.environ), set(), strict=config.strict)
+            with variables.corrected():
+                active = Instrumentation(
+                    config,
+                    Guard(strict=config.strict),
+                    kwargs.get("tracer_provider"),
+                    kwargs.get("meter_provider"),
+                )
         active.start()
         self.active = active
 

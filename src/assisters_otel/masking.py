@@ -58,6 +58,7 @@ _SECRET_NAME: Final = re.compile(
 _TOKEN: Final = re.compile(
     r"(?<![\w.-])(?:(?=[\w-]*\d)(?=[\w-]*[a-z])(?=[\w-]*[A-Z])[\w-]{12,}|[0-9a-fA-F]{32,})(?![\w.])"
 )
+_QUERY: Final = re.compile(r"(/[^?#]*[?#]).+", re.DOTALL)
 _MAX_SHOWN: Final = 80
 _MIN_SECRET: Final = 6
 
@@ -123,9 +124,7 @@ def shown(text: str) -> str:
     stripped = text.strip()
     if "@" in stripped:  # a password may have a slash, a question mark or a number sign in it
         stripped = f"…@{stripped.rpartition('@')[2]}"
-    kept = re.split(r"(?<=[?#])", stripped, maxsplit=1)
-    if len(kept) > 1 and kept[1]:
-        stripped = f"{kept[0]}…"
+    stripped = _QUERY.sub(r"\1…", stripped)
     return repr(clean(_TOKEN.sub("…", stripped), _MAX_SHOWN))
 
 

@@ -43,6 +43,9 @@ OTEL_SDK_DISABLED: Final = "OTEL_SDK_DISABLED"
 OTEL_CAPTURE_RESPONSE_HEADERS: Final = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE"
 """Which response headers HTTP instrumentation puts on spans. Source: the same."""
 
+OTEL_PYTHON_LOGGER_CONFIGURATOR: Final = "OTEL_PYTHON_LOGGER_CONFIGURATOR"
+"""Which loggers are on, for who makes loggers. Source: OpenTelemetry's SDK for Python."""
+
 # -- attributes -----------------------------------------------------------------------------
 
 URL_TEMPLATE: Final = "url.template"

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from assisters_otel.sending import Sending
 
 _SUCCESS: Final = 200
+_ID: Final = b"req_"
 _BRACE: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{")
 
 
@@ -92,7 +93,7 @@ class Attempt:
         """
         guard = self._observer.guard
         error = guard(_envelope, body, self._headers) if body else None
-        if self._status >= FAILED:
+        if self._status >= FAILED or self._is_odd():
             error = guard(self._without_keys, error)
         self._finish(
             judge(
@@ -103,6 +104,10 @@ class Attempt:
                 envelope=error,
             )
         )
+
+    def _is_odd(self) -> bool:
+        """Say whether the request id is none as the API makes them."""
+        return not self._headers.get(envelope.REQUEST_ID, _ID).startswith(_ID)
 
     def _without_keys(self, error: envelope.Envelope | None) -> envelope.Envelope | None:
         """Take what the request's own headers hold out of what is told of the answer."""

@@ -5,28 +5,33 @@ from __future__ import annotations
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from os import environ
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from opentelemetry import environment_variables as api_variables
 from opentelemetry.sdk import environment_variables as sdk_variables
 from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.sdk.trace.sampling import Sampler
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Sampler
 
 # As importlib.metadata's, but read from disk once; the API has done that on its import.
 from opentelemetry.util._importlib_metadata import entry_points
 
 from assisters_otel.config import PROTOCOLS
+from assisters_otel.masking import shown
+from assisters_otel.variables import RATIO_SAMPLERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from importlib.metadata import EntryPoint
+
+    Tell = Callable[[str], object]
+
+Made = TypeVar("Made")
 
 _GRPC: Final = PROTOCOLS["grpc"]
 _HOMES: Final = {
     PROTOCOLS["http/protobuf"]: "opentelemetry-exporter-otlp-proto-http",
     _GRPC: "opentelemetry-exporter-otlp-proto-grpc",
 }
-_RATIOS: Final = ("traceidratio", "parentbased_traceidratio")
 
 
 def _found(group: str, name: str) -> EntryPoint | None:
@@ -39,13 +44,14 @@ def _found(group: str, name: str) -> EntryPoint | None:
     return next(iter(entry_points(group=group, name=name)), None)
 
 
-def load(group: str, name: str, variable: str) -> object:
+def load(group: str, name: str, variable: str, also: Iterable[str] = ()) -> object:
     """Import what a name stands for.
 
     Args:
         group: Of the entry points.
         name: In that group.
         variable: Where the name is from, for what is said if there is none.
+        also: What else may be written there.
 
     Raises:
         ValueError: Nothing is called so, or it cannot be imported; the message says what to do.
@@ -55,9 +61,10 @@ def load(group: str, name: str, variable: str) -> object:
     if found is None:
         if name == _GRPC:
             raise ValueError(f"OTLP over gRPC needs an extra: {extra}, or write 'http/protobuf'")
-        known = ", ".join(sorted(entry_points(group=group).names))
+        known = ", ".join(sorted({*entry_points(group=group).names, *also}))
+        instead = f"Write one of {known}" if known else f"Unset {variable}"
         raise ValueError(
-            f"{variable}: nothing is called {name!r}. Write one of {known}, or install the "
+            f"{variable}: nothing is called {shown(name)}. {instead}, or install the "
             "package that brings it"
         )
     try:
@@ -65,20 +72,46 @@ def load(group: str, name: str, variable: str) -> object:
     except Exception as error:
         advice = extra if name == _GRPC else "install what it needs"
         raise ValueError(
-            f"{variable}: {name!r} cannot be imported ({type(error).__name__}: {error}): {advice}"
+            f"{variable}: {shown(name)} cannot be imported ({type(error).__name__}: {error}): "
+            f"{advice}"
         ) from error
 
 
-def sampler() -> Sampler | None:
+def _or_default(
+    make: Callable[[], Made | None], default: Made | None, name: str, tell: Tell | None
+) -> Made | None:
+    """Make something; take *default*, and tell what is wrong and that *name* is taken.
+
+    Raises:
+        ValueError: What *make* raises, if there is nobody to tell.
+    """
+    try:
+        return make()
+    except ValueError as error:
+        if tell is None:
+            raise
+        tell(f"{error}. {name} is taken instead")
+        return default
+
+
+def sampler(tell: Tell | None = None) -> Sampler | None:
     """Make the sampler that ``OTEL_TRACES_SAMPLER`` asks for.
+
+    Args:
+        tell: Gets what is wrong, if the SDK's default is to be taken then.
 
     Returns:
         The sampler, one of the SDK's or one that a package has registered, or None for
         the provider's default.
 
     Raises:
-        ValueError: There is none of that name, or it refuses its argument.
+        ValueError: There is none of that name, or it refuses its argument, and nobody to tell.
     """
+    default: Sampler = DEFAULT_ON
+    return _or_default(_sampler, default, "parentbased_always_on", tell)
+
+
+def _sampler() -> Sampler | None:
     variable = sdk_variables.OTEL_TRACES_SAMPLER
     name = environ.get(variable, "").strip()
     if not name:
@@ -90,28 +123,72 @@ def sampler() -> Sampler | None:
     )
     text = environ.get(sdk_variables.OTEL_TRACES_SAMPLER_ARG)
     try:
-        made = factory(float(text or 1) if name in _RATIOS else text)
+        made = factory(float(text or 1) if name in RATIO_SAMPLERS else text)
     except Exception as error:
         raise ValueError(
-            f"{variable}: {name!r} refuses {sdk_variables.OTEL_TRACES_SAMPLER_ARG}={text!r} "
+            f"{variable}: {shown(name)} refuses "
+            f"{sdk_variables.OTEL_TRACES_SAMPLER_ARG}={shown(text or '')} "
             f"({type(error).__name__}: {error}). Write a number from 0 to 1 for a ratio"
         ) from error
     if not isinstance(made, Sampler):
-        raise ValueError(f"{variable}: {name!r} makes no sampler. Write 'parentbased_always_on'")
+        raise ValueError(
+            f"{variable}: {shown(name)} makes no sampler. Write 'parentbased_always_on'"
+        )
     return made
 
 
-def id_generator() -> IdGenerator | None:
+def id_generator(tell: Tell | None = None) -> IdGenerator | None:
     """Make the generator that ``OTEL_PYTHON_ID_GENERATOR`` asks for, or None for random ids.
 
+    Args:
+        tell: Gets what is wrong, if ids are to be random then.
+
     Raises:
-        ValueError: There is none of that name.
+        ValueError: There is none of that name, and nobody to tell.
     """
+    return _or_default(_id_generator, None, "random", tell)
+
+
+def _id_generator() -> IdGenerator | None:
     variable = api_variables.OTEL_PYTHON_ID_GENERATOR
     name = environ.get(variable, "").strip()
     if not name:
         return None
     kind = load("opentelemetry_id_generator", name, variable)
     if not (isinstance(kind, type) and issubclass(kind, IdGenerator)):
-        raise ValueError(f"{variable}: {name!r} makes no ids. Write 'random'")
-    return kind()
+        raise ValueError(f"{variable}: {shown(name)} makes no ids. Write 'random'")
+    try:
+        return kind()
+    except Exception as error:
+        raise ValueError(
+            f"{variable}: {shown(name)} cannot be made ({type(error).__name__}: {error}). "
+            "Write 'random'"
+        ) from error
+
+
+def configurator(what: str, tell: Tell | None = None) -> dict[str, Callable[..., object]]:
+    """Read who decides which tracers, or which meters, are on.
+
+    Args:
+        what: ``tracer`` or ``meter``.
+        tell: Gets what is wrong, if all are to be on then.
+
+    Returns:
+        What the SDK's provider is made with, as the SDK's own auto-configuration makes it: nothing
+        if ``OTEL_PYTHON_{TRACER,METER}_CONFIGURATOR`` is not set, or the SDK does not know it.
+
+    Raises:
+        ValueError: There is none of that name, and nobody to tell.
+    """
+    variable = getattr(sdk_variables, f"OTEL_PYTHON_{what.upper()}_CONFIGURATOR", "")
+    name = environ.get(variable, "").strip()
+    if not name:
+        return {}
+
+    def load_it() -> dict[str, Callable[..., object]]:
+        found = load(f"_opentelemetry_{what}_configurator", name, variable)
+        if not callable(found):
+            raise ValueError(f"{variable}: {shown(name)} cannot be called. Unset it")
+        return {f"_{what}_configurator": found}
+
+    return _or_default(load_it, {}, "The SDK's own", tell) or {}

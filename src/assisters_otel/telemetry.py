@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -13,12 +12,13 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider
 
 from assisters_otel import config as configs
-from assisters_otel import export, hand, logger, names, process
+from assisters_otel import export, exporters, hand, logger, masking, names, process, variables
 from assisters_otel.guard import Guard
 from assisters_otel.instrumentor import (
     AssistersInstrumentor,
     Client,
     Instrumentation,
+    tell_of_wrong,
     with_environment,
 )
 
@@ -179,7 +179,8 @@ class Telemetry:
 
     def _renew_metrics(self) -> None:
         if self._exports is not None and self._instrumentation is not None:
-            self._instrumentation.record_in(self._exports.renew_metrics())
+            with variables.corrected():
+                self._instrumentation.record_in(self._exports.renew_metrics())
 
     def __repr__(self) -> str:
         told = self.status()
@@ -244,6 +245,8 @@ def init(  # noqa: PLR0913 - the contract's signature
         capture_message=capture_message,
         strict=strict,
     )
+    guard = Guard(strict=config.strict, passing=configs.WrongArgument)
+    guard(exporters.check, exporters.Arguments(config.endpoint, config.headers, config.protocol))
     configs.check_provider("tracer_provider", tracer_provider, "get_tracer")
     configs.check_provider("meter_provider", meter_provider, "get_meter")
     arguments = _Arguments(config, capture_message, tracer_provider, meter_provider)
@@ -253,7 +256,6 @@ def init(  # noqa: PLR0913 - the contract's signature
             first.shutdown()  # somebody has uninstrumented it
             first = None
         if first is None:
-            guard = Guard(strict=config.strict, passing=configs.WrongArgument)
             first = guard(_start, arguments, guard) or Telemetry(arguments, guard)
             guard(process.here.start, first)
         elif first.arguments != arguments:
@@ -268,11 +270,22 @@ def _start(arguments: _Arguments, guard: Guard) -> Telemetry:
     if configs.sdk_disabled(os.environ):
         logger.info("%s is true: nothing is watched", names.OTEL_SDK_DISABLED)
         return Telemetry(arguments, guard)
+    wrong = variables.corrections(os.environ)
     config = with_environment(
         arguments.config,
         os.environ,
         capture_message_given=arguments.capture_message is not None,
     )
+    with variables.corrected():
+        return _begin(arguments, config, guard, wrong)
+
+
+def _begin(
+    arguments: _Arguments,
+    config: configs.Config,
+    guard: Guard,
+    wrong: Sequence[variables.Correction],
+) -> Telemetry:
     tracers = arguments.tracer_provider or _usable(trace.get_tracer_provider())
     meters = arguments.meter_provider or _usable(metrics.get_meter_provider())
     reused = tuple(provider for provider in (tracers, meters) if provider is not None)
@@ -282,6 +295,12 @@ def _start(arguments: _Arguments, guard: Guard) -> Telemetry:
             "endpoint given to init is not used for it",
             " and ".join(type(provider).__name__ for provider in reused),
         )
+    built = {variables.TRACES: tracers is None, variables.METRICS: meters is None}
+    tell_of_wrong(
+        wrong, {signal for signal, is_built in built.items() if is_built}, strict=config.strict
+    )
+    if os.environ.get(names.OTEL_PYTHON_LOGGER_CONFIGURATOR):
+        logger.info("%s is not used: init makes no loggers", names.OTEL_PYTHON_LOGGER_CONFIGURATOR)
     exports = None
     if tracers is None or meters is None:
         exports = _build(config, traces=tracers is None, metrics=meters is None)
@@ -311,27 +330,50 @@ def _instrument(config: configs.Config, guard: Guard, tracers: Any, meters: Any)
 
 
 def _build(config: configs.Config, *, traces: bool, metrics: bool) -> export.Exports | None:
+    told: dict[str, None] = {}
     build = partial(
         export.build,
         service_name=config.service_name,
         endpoint=config.endpoint,
         headers=config.headers,
         protocol=config.protocol,
+        tell=None if config.strict else told.setdefault,
     )
+    exports, lost = None, ""
     try:
-        return build(traces=traces, metrics=metrics)
+        exports = build(traces=traces, metrics=metrics)
     except ValueError as error:
         if config.strict or isinstance(error, configs.WrongArgument):
             raise
+        lost = f"no telemetry is sent: {error}"
+        if traces and metrics:
+            exports, lost = _build_one(build, error)
+    for text in (*told, *filter(None, [lost])):
+        logger.warning("%s", masking.mask(text))
+    return exports
+
+
+def _build_one(
+    build: Callable[..., export.Exports], wrong: ValueError
+) -> tuple[export.Exports | None, str]:
+    """Build for one signal alone: what is wrong of the other does not cost this one.
+
+    Args:
+        build: As `export.build`.
+        wrong: Why there is nothing for both.
+
+    Returns:
+        What was built, if anything, and what is lost and why.
+    """
+    try:
+        return build(traces=True, metrics=False), f"no metrics are sent: {wrong}"
+    except ValueError as error:
         wrong = error
-    if traces and metrics:  # what is wrong of the one signal does not cost the other
-        for lost, other in (("spans", "metrics"), ("metrics", "traces")):
-            with suppress(ValueError):
-                exports = build(traces=other == "traces", metrics=other == "metrics")
-                logger.warning("no %s are sent: %s", lost, wrong)
-                return exports
-    logger.warning("no telemetry is sent: %s", wrong)
-    return None
+    try:
+        return build(traces=False, metrics=True), f"no spans are sent: {wrong}"
+    except ValueError as error:
+        reasons = dict.fromkeys((str(wrong), str(error)))
+        return None, f"no telemetry is sent: {'. '.join(reasons)}"
 
 
 def _usable(provider: P) -> P | None:

@@ -423,7 +423,7 @@ def test_a_proxy_and_a_sampler_of_the_environment_change_nothing(call, monkeypat
 @pytest.mark.parametrize(
     ("arguments", "variables", "said"),
     [
-        (["demo", "--endpoint", "somewhere"], {}, "Write 'http://somewhere'"),
+        (["demo", "--endpoint", "somewhere"], {}, "Write 'http://somewhere:4318'"),
         (["demo"], {"OTEL_SDK_DISABLED": "true"}, "OTEL_SDK_DISABLED is true"),
         (
             ["demo", "--endpoint", "http://localhost:4318"],

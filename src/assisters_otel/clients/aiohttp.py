@@ -25,6 +25,7 @@ from assisters_otel.attempt import FAILED, OF_FILES, is_of_dead_loop
 from assisters_otel.clients import reader
 from assisters_otel.clients.adapter import BAGGAGE, Adapter
 from assisters_otel.clients.patch import Target, unbound
+from assisters_otel.variables import corrected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
@@ -148,6 +149,7 @@ class Aiohttp(Adapter):
 
     # -- the HTTP span ------------------------------------------------------------------------
 
+    @corrected()
     def _make(self) -> Any:
         """Make the trace configuration of OpenTelemetry's instrumentation."""
         return _trace_config(self._tracer_provider, self._meter_provider)

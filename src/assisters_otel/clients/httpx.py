@@ -24,6 +24,7 @@ from assisters_otel.clients.adapter import BAGGAGE, Adapter
 from assisters_otel.clients.ahead import async_replay, replay
 from assisters_otel.clients.body import async_watched, watched
 from assisters_otel.clients.patch import Target, unbound
+from assisters_otel.variables import corrected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -342,6 +343,7 @@ class Httpx(Adapter):
             self._maker = transports = self._make()
         return transports
 
+    @corrected()
     def _make(self) -> tuple[Any, Any]:
         """Make OpenTelemetry's transports, the sync one and the async one."""
         otel = importlib.import_module(SCOPE)

@@ -28,6 +28,7 @@ from assisters_otel.clients.patch import Patches, Target, unbound
 from assisters_otel.clients.raw import watch
 from assisters_otel.clients.routed import Routed, routed_as
 from assisters_otel.clients.wire import READ_AHEAD_S, beginning
+from assisters_otel.variables import corrected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,7 +170,7 @@ class Requests(Adapter):
         sender = self._sender
         if sender is not None:
             return sender
-        with self._lock:
+        with self._lock, corrected():
             if self._sender is None:
                 otel: Any = importlib.import_module(SCOPE)
                 # Its instrumentors are singletons; one of our own leaves theirs to the app. And
