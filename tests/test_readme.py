@@ -136,3 +136,11 @@ def test_every_public_name_is_there():
         assert getattr(assisters_otel, name) is not None
     assert set(dir(assisters_otel)) == set(assisters_otel.__all__)
     assert not hasattr(assisters_otel, "anything_else")
+
+
+def test_every_test_that_security_names_is_there():
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "SECURITY.md").read_text())
+
+    assert len(named) > 10
+    for path, name in named:
+        assert f"\ndef {name}(" in (ROOT / path).read_text(), name
