@@ -6,11 +6,12 @@ A wrong argument is an error at once; a wrong variable is a `ValueError` too, wh
 
 from __future__ import annotations
 
+import importlib
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from assisters_otel import names
@@ -27,7 +28,8 @@ class Host(NamedTuple):
     """A host whose requests we watch.
 
     Attributes:
-        name: In lower case, an IPv6 address without its brackets.
+        name: In one form, whichever was written: in lower case, as people read it and not
+            ``xn--…``, without a last dot; an IPv6 address without its brackets.
         port: A port, or None for every port.
         prefix: A path without its last slash, ``/api/v1``, or an empty string for
             every path.
@@ -49,6 +51,11 @@ class Host(NamedTuple):
         name = f"[{self.name}]" if ":" in self.name else self.name
         port = "" if self.port is None else f":{self.port}"
         return f"{name}{port}{self.prefix}"
+
+    def spellings(self) -> tuple[str, ...]:
+        """Give the names that clients have for this host: as it is read, as DNS has it."""
+        both = dict.fromkeys((self.name, _ascii(self.name)))
+        return *both, *(f"{name}." for name in both)
 
 
 DEFAULT_HOSTS: Final = (Host("api.assisters.dev"), Host("assisters.dev", prefix="/api/v1"))
@@ -91,10 +98,14 @@ class Config:
     strict: bool = False
 
     def hosts_by_name(self) -> dict[str, tuple[Host, ...]]:
-        """Group the hosts by name, so that any other host costs one look-up."""
+        """Group the hosts by each name that a client may have for them, in lower case.
+
+        Any other host costs one look-up, and no client's name is converted on a request's path.
+        """
         grouped: dict[str, tuple[Host, ...]] = {}
         for host in self.hosts:
-            grouped[host.name] = (*grouped.get(host.name, ()), host)
+            for name in host.spellings():
+                grouped[name] = (*grouped.get(name, ()), host)
         return grouped
 
 
@@ -122,7 +133,7 @@ def host(text: str) -> Host:
             "'gateway.example:8080/assisters', or a base URL, 'http://127.0.0.1:8080/v1', "
             "one to an entry"
         )
-    return Host(_unicode(name), port, parts.path.rstrip("/"))
+    return Host(_canonical(name), port, parts.path.rstrip("/"))
 
 
 def _is_name(name: str) -> bool:
@@ -141,13 +152,33 @@ def may_hold_password(parts: SplitResult) -> bool:
     return "@" in parts.path.partition("/@")[0] + parts.query + parts.fragment
 
 
-def _unicode(name: str) -> str:
-    # As httpx gives a name: xn--bcher-kva.example is bücher.example.
+def _canonical(name: str) -> str:
+    """Give the one form of a name, in lower case: ``xn--bcher-kva.example.`` is bücher.example."""
+    name = _ascii(name).rstrip(".")
     if "xn--" not in name:
         return name
     with suppress(UnicodeError):
-        return name.encode("ascii").decode("idna")
+        return str(_idna().decode(name)) if _idna() else name.encode("ascii").decode("idna")
     return name
+
+
+def _ascii(name: str) -> str:
+    """Give the form that goes over the wire, as requests and aiohttp write it."""
+    if name.isascii():
+        return name
+    with suppress(UnicodeError):
+        if _idna():
+            return str(_idna().encode(name, uts46=True).decode("ascii"))
+    with suppress(UnicodeError):  # what IDNA 2008 refuses, aiohttp sends in the older form
+        return name.encode("idna").decode("ascii")
+    return name
+
+
+def _idna() -> Any:
+    """Give the package by which the clients convert names; all of them bring it."""
+    with suppress(ImportError):
+        return importlib.import_module("idna")  # takes 20 ms, and only such a name needs it
+    return None
 
 
 def masked(url: str) -> str:
