@@ -46,9 +46,7 @@ def test_a_name_that_is_not_ascii_is_watched_in_each_of_its_forms(
 
     (span,) = memory.spans()
     assert span.attributes["error.code"] == "api_key_revoked"
-    assert memory.points("assisters.client.errors")[0]["server.address"] == (
-        "bücher.example"
-    )
+    assert memory.points("assisters.client.errors")[0]["server.address"] == ("bücher.example")
 
 
 @pytest.mark.parametrize("given", ["gateway.example", "gateway.example."])
