@@ -15,6 +15,7 @@ from memory import Memory
 from scripts import passed
 
 LIMITS = [1, 3, 5, 10, 15]
+HELLO = [{"role": "user", "content": "Hello"}]
 LOOKED_FOR = ["error.code", "error.type", "assisters.request.id"]
 
 
@@ -80,25 +81,23 @@ def test_nor_on_a_span_that_the_app_s_own_instrumentation_has_made(
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_nor_a_call_s(api, limited, limit, streamed):
-    api.answers("invalid_parameter", **({"status": 400} if streamed else {}))
-    with openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=0) as client:
-        with pytest.raises(openai.BadRequestError):
-            client.chat.completions.create(
-                model="m", messages=[{"role": "user", "content": "Hello"}], stream=streamed
-            )
+    api.answers("invalid_parameter")
+    with (
+        openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=0) as client,
+        pytest.raises(openai.BadRequestError),
+    ):
+        client.chat.completions.create(model="m", messages=HELLO, stream=streamed)
 
     assert has_what_is_looked_for(limited.call(), limit)
 
 
 def test_nor_a_stream_s_inside_a_call(api, limited, limit):
     api.answers(in_stream="model_overloaded")
-    with openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=0) as client:
-        with pytest.raises(openai.APIError):
-            list(
-                client.chat.completions.create(
-                    model="m", messages=[{"role": "user", "content": "Hello"}], stream=True
-                )
-            )
+    with (
+        openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=0) as client,
+        pytest.raises(openai.APIError),
+    ):
+        list(client.chat.completions.create(model="m", messages=HELLO, stream=True))
 
     assert has_what_is_looked_for(limited.call(), limit)
 
