@@ -65,7 +65,7 @@ DEFAULT_HOSTS: Final = (Host("api.assisters.dev"), Host("assisters.dev", prefix=
 # as in Docker's.
 _LABEL: Final = r"(?:[A-Za-z0-9_-]|[^\x00-\x7f])+"
 _NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
-# The begin of a URL that has lost its colon or a slash, or all that follows.
+# The start of a URL that has lost its colon or a slash, or all that follows.
 _SCHEME_CUT: Final = re.compile(r"https?(?::(?:/(?!/)|(?![/\d]))|/|$)", re.IGNORECASE)
 _IPV6: Final = 6
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})

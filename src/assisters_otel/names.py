@@ -133,7 +133,7 @@ STREAM_CHUNKS: Final = "assisters.stream.chunks"
 """int. Data events that came, ``[DONE]`` not counted."""
 
 STREAM_FIRST_CHUNK: Final = "assisters.stream.time_to_first_chunk"
-"""double, seconds. From the begin of the call, or outside one of the request, to the first
+"""double, seconds. From the start of the call, or outside one of the request, to the first
 data event. Source: GenAI conventions, ``gen_ai.client.operation.time_to_first_chunk``."""
 
 STREAM_ERROR: Final = "error"
@@ -237,7 +237,9 @@ CALL_ATTRIBUTES: Final = (
 STREAM_ATTRIBUTES: Final = (
     Attribute(STREAM_OUTCOME, "string", "always", ", ".join(f"`{one}`" for one in STREAM_OUTCOMES)),
     Attribute(STREAM_CHUNKS, "int", "always", "data events but `[DONE]`"),
-    Attribute(STREAM_FIRST_CHUNK, "double, s", "there was one", "since call or request began"),
+    Attribute(
+        STREAM_FIRST_CHUNK, "double, s", "there was one", "from the start of the call or request"
+    ),
     Attribute(
         ERROR_TYPE,
         "string",
@@ -294,7 +296,7 @@ REQUEST_DURATION: Final = Metric(
     "assisters.client.request.duration",
     "histogram",
     "s",
-    "From sending a request to its response headers, or to its failure.",
+    "Time from sending a request to its response headers, or to its failure.",
     (
         HTTP_REQUEST_METHOD,
         URL_TEMPLATE,
@@ -341,7 +343,7 @@ CALL_DURATION: Final = Metric(
     "assisters.client.call.duration",
     "histogram",
     "s",
-    "From the begin of an SDK's call, over its retries, to the end of its body.",
+    "Time from the start of an SDK's call, over its retries, to the end of its body.",
     _CALL,
 )
 CALL_ATTEMPTS: Final = Metric(
@@ -358,7 +360,7 @@ FIRST_CHUNK: Final = Metric(
     "assisters.client.stream.time_to_first_chunk",
     "histogram",
     "s",
-    "From the begin of a call, or of a request outside one, to the first event of its stream.",
+    "Time from the start of a call, or of a request outside one, to the first event of its stream.",
     (GEN_AI_REQUEST_MODEL, URL_TEMPLATE, SERVER_ADDRESS, SERVER_PORT),
 )
 _SERVER: Final = (SERVER_ADDRESS, SERVER_PORT)

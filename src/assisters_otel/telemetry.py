@@ -259,7 +259,7 @@ def init(  # noqa: PLR0913 - the contract's signature
         elif first.arguments != arguments:
             logger.warning(
                 "init was called before with other arguments; those hold, these do not. "
-                "Call shutdown() on the first handle to begin anew"
+                "Call shutdown() on the first handle to start again"
             )
         return first
 
