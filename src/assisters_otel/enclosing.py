@@ -123,7 +123,9 @@ def _write_call(call: Call, outcome: CallOutcome, guard: Guard, *, capture_messa
         span.set_status(StatusCode.ERROR, outcome.code or outcome.error_type)
     elif outcome.failed:
         # The span's maker says the exception's class in ``error.type``, and says it later.
-        error = {name: found[name] for name in spans.LAST if name in found}
+        error: dict[str, AttributeValue] = {
+            name: found[name] for name in spans.LAST if name in found
+        }
         late.write(span, lambda span: span.set_attributes(error), guard)
 
 

@@ -40,6 +40,9 @@ ASSISTERS_OTEL_CAPTURE_MESSAGE: Final = "ASSISTERS_OTEL_CAPTURE_MESSAGE"
 OTEL_SDK_DISABLED: Final = "OTEL_SDK_DISABLED"
 """``true`` switches everything off. Source: OpenTelemetry's environment variables."""
 
+NOT_SEEN: Final = ("http.client", "urllib.request", "urllib3", "pycurl", "niquests")
+"""Clients of which no request is seen; urllib3's only under requests."""
+
 # -- attributes -----------------------------------------------------------------------------
 
 URL_TEMPLATE: Final = "url.template"

@@ -188,8 +188,12 @@ class Patches:
 
     def put_in(self) -> None:
         """Wrap what is imported, and the rest when it is. Imports nothing."""
-        for module in dict.fromkeys(target.module for target in self._targets):
+        for module in self.modules():
             _imports.watch(module, self)
+
+    def modules(self) -> tuple[str, ...]:
+        """List the modules, imported or not, in the order of the targets."""
+        return tuple(dict.fromkeys(target.module for target in self._targets))
 
     def take_out(self) -> None:
         """Put the very same functions back, and wait for no import any more."""
@@ -244,7 +248,7 @@ class _Imports(MetaPathFinder):
             self._waiting.setdefault(name, []).append(patches)
             if self not in sys.meta_path:
                 sys.meta_path.insert(0, self)
-        if name in sys.modules:
+        if sys.modules.get(name) is not None:  # None keeps it from being imported
             importlib.import_module(name)  # waits, if another thread is just importing it
         module = sys.modules.get(name)
         if module is not None:
