@@ -35,6 +35,7 @@ ORDER = [
     "quiet",
     "progress",
     "observe",
+    "clients.classes",
     "clients.patch",
     "clients.adapter",
     "clients.sdk",
@@ -62,7 +63,7 @@ ORDER = [
     "telemetry",
     "explanation",
 ]
-DOORS = {"testing", "cli"}
+DOORS = {"testing", "cli", "__main__"}
 PURE = {"catalog", "endpoints", "coding", "envelope", "causes", "attempt", "streams"}
 HANDED_ON = {
     "self._keep(error, handled)",

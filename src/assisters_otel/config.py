@@ -11,13 +11,14 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from assisters_otel import names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from types import ModuleType
 
 
 class WrongArgument(ValueError):  # noqa: N818 - it is raised as the ValueError that it is
@@ -157,8 +158,9 @@ def _canonical(name: str) -> str:
     name = _ascii(name).rstrip(".")
     if "xn--" not in name:
         return name
+    idna = _idna()
     with suppress(UnicodeError):
-        return str(_idna().decode(name)) if _idna() else name.encode("ascii").decode("idna")
+        return str(idna.decode(name)) if idna else name.encode("ascii").decode("idna")
     return name
 
 
@@ -166,15 +168,16 @@ def _ascii(name: str) -> str:
     """Give the form that goes over the wire, as requests and aiohttp write it."""
     if name.isascii():
         return name
+    idna = _idna()
     with suppress(UnicodeError):
-        if _idna():
-            return str(_idna().encode(name, uts46=True).decode("ascii"))
+        if idna:
+            return str(idna.encode(name, uts46=True).decode("ascii"))
     with suppress(UnicodeError):  # what IDNA 2008 refuses, aiohttp sends in the older form
         return name.encode("idna").decode("ascii")
     return name
 
 
-def _idna() -> Any:
+def _idna() -> ModuleType | None:
     """Give the package by which the clients convert names; all of them bring it."""
     with suppress(ImportError):
         return importlib.import_module("idna")  # takes 20 ms, and only such a name needs it
