@@ -25,7 +25,14 @@ from assisters_otel.config import Host
         ("Bücher.example", Host("bücher.example")),
         ("हिन्दी.example", Host("हिन्दी.example")),
         ("my_gateway:8080", Host("my_gateway", 8080)),
-        ("gateway.example.", Host("gateway.example.")),
+        ("gateway.example.", Host("gateway.example")),
+        ("XN--BCHER-KVA.Example.:8080", Host("bücher.example", 8080)),
+        ("www.xn--bcher-kva.example", Host("www.bücher.example")),
+        ("xn--strae-oqa.example", Host("straße.example")),
+        ("straße.example", Host("straße.example")),
+        ("bu\u0308cher.example", Host("bücher.example")),
+        ("💩.example", Host("xn--ls8h.example")),  # refused by IDNA 2008; aiohttp sends to it
+        ("xn--a.example", Host("xn--a.example")),
         ("http://gateway.example/v1//", Host("gateway.example", None, "/v1")),
         ("gateway.example/@org/v1", Host("gateway.example", None, "/@org/v1")),
         ("http:8080", Host("http", 8080)),
@@ -106,6 +113,24 @@ def test_the_api_is_watched_and_the_web_site_is_not():
     assert api.covers(443, "/v1/models")
     assert site.covers(443, "/api/v1/models")
     assert not site.covers(443, "/pricing")
+
+
+@pytest.mark.parametrize("written", ["bücher.example", "xn--bcher-kva.example", "Bücher.Example."])
+@pytest.mark.parametrize("asked", ["bücher.example", "xn--bcher-kva.example"])
+@pytest.mark.parametrize("dot", ["", "."])
+def test_a_host_is_known_by_each_of_its_names(written, asked, dot):
+    hosts = config.from_arguments(hosts=[written]).hosts_by_name()
+
+    assert hosts[asked + dot] == (Host("bücher.example"),)
+
+
+@pytest.mark.parametrize("name", ["bücher.example", "straße.example", "xn--bcher-kva.example"])
+def test_a_name_has_its_two_forms_where_the_clients_package_is_not_installed(monkeypatch, name):
+    monkeypatch.setattr(config, "_idna", lambda: None)
+
+    (host,) = config.from_arguments(hosts=[name]).hosts[2:]
+
+    assert host.spellings()[1].startswith(("xn--", "strasse"))
 
 
 def test_one_name_may_have_several_prefixes():

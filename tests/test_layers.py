@@ -37,6 +37,7 @@ ORDER = [
     "quiet",
     "progress",
     "observe",
+    "clients.classes",
     "clients.patch",
     "clients.adapter",
     "clients.sdk",
@@ -65,7 +66,7 @@ ORDER = [
     "telemetry",
     "explanation",
 ]
-DOORS = {"testing", "cli"}
+DOORS = {"testing", "cli", "__main__"}
 PURE = {"catalog", "endpoints", "coding", "masking", "envelope", "causes", "attempt", "streams"}
 HANDED_ON = {
     "self._keep(error, handled)",

@@ -530,17 +530,67 @@ def test_a_client_imported_later_is_patched_then(name):
         import sys
         import assisters_otel
         telemetry = assisters_otel.init("checkout")
-        print(telemetry.status().clients)
+        print([(c.name, c.http_spans_by) for c in telemetry.status().clients if c.imported])
         import {name}
-        print([(c.name, c.http_spans_by) for c in telemetry.status().clients])
+        print([(c.name, c.http_spans_by) for c in telemetry.status().clients if c.imported])
         """,
         OTEL_TRACES_EXPORTER="none",
         OTEL_METRICS_EXPORTER="none",
     )
 
     first, second = done.out.splitlines()
-    assert first == "()"
+    assert first == "[]"
     assert ("httpx2" if name == "openai" else name, "assisters_otel") in eval(second)  # noqa: S307
+
+
+def test_right_after_init_every_client_that_is_installed_is_listed_and_none_imported():
+    done = passed(
+        """
+        import sys
+        import assisters_otel
+        clients = "httpx", "httpx2", "requests", "aiohttp", "openai", "assisters"
+        telemetry = assisters_otel.init("checkout")
+        before = telemetry.status().clients
+        assert not [client for client in before if client.imported]
+        assert tuple(client.name for client in before) == clients
+        assert not [name for name in clients if name in sys.modules]
+        for name in clients:
+            __import__(name)
+        after = telemetry.status().clients
+        assert [client._replace(imported=True) for client in before] == list(after)
+        telemetry.shutdown()
+        assert telemetry.status().clients == ()
+        """,
+        OTEL_TRACES_EXPORTER="none",
+        OTEL_METRICS_EXPORTER="none",
+    )
+
+    assert done.err == ""
+
+
+def test_a_client_that_is_not_installed_is_not_listed():
+    done = passed(
+        """
+        import sys
+        import assisters_otel
+        for name in ("openai", "opentelemetry.instrumentation.requests"):
+            sys.modules[name] = None
+        telemetry = assisters_otel.init("checkout")
+        clients = {client.name: client for client in telemetry.status().clients}
+        assert "openai" not in clients
+        assert clients["requests"].http_spans_by is None
+        assert clients["httpx"].http_spans_by == "assisters_otel"
+        """,
+        OTEL_TRACES_EXPORTER="none",
+        OTEL_METRICS_EXPORTER="none",
+    )
+
+    assert done.err == ""
+
+
+def test_the_status_says_which_clients_are_never_seen(telemetry):
+    not_seen = {"http.client", "urllib.request", "urllib3", "pycurl", "niquests"}
+    assert {*telemetry.status().not_seen} == not_seen
 
 
 def test_opentelemetry_s_own_instrumentation_may_be_imported_after_init(api):

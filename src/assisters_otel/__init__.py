@@ -3,6 +3,8 @@
 import assisters_otel
 
 assisters_otel.init("checkout")
+
+PYTEST_DONT_REWRITE: ``opentelemetry-instrument`` imports this before pytest, which would warn.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class StreamOutcome(NamedTuple):
     Attributes:
         outcome: One of `names.STREAM_OUTCOMES`.
         chunks: Data events that came, ``[DONE]`` not counted.
-        first_chunk_s: From the begin of the call, or outside one of the request, to the
+        first_chunk_s: From the start of the call, or outside one of the request, to the
             first of them; None if there was none.
     """
 
@@ -232,7 +232,7 @@ class CallOutcome(NamedTuple):
         operation: As the GenAI conventions name it, ``chat``, or None.
         model: As asked for, clean, or None.
         outcome: One of `names.OUTCOMES`.
-        duration_s: From its begin to the end of its body.
+        duration_s: From its start to the end of its body.
         retries: Attempts after the first, redirects' hops not counted.
         wait_s: What went by between an attempt and the next, in all.
         last: The last attempt, or None if none was seen.

@@ -1,4 +1,4 @@
-"""One call of an SDK, from its begin over all its retries to the end of its body.
+"""One call of an SDK, from its start over all its retries to the end of its body.
 
 The call's scope travels in OpenTelemetry's context, and is closed by a flag: a task
 that was started in it and outlives it is no part of it.

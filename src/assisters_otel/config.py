@@ -6,6 +6,7 @@ A wrong argument is an error at once; a wrong variable is a `ValueError` too, wh
 
 from __future__ import annotations
 
+import importlib
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from assisters_otel.masking import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from types import ModuleType
 
 
 class WrongArgument(ValueError):  # noqa: N818 - it is raised as the ValueError that it is
@@ -28,7 +30,8 @@ class Host(NamedTuple):
     """A host whose requests we watch.
 
     Attributes:
-        name: In lower case, an IPv6 address without its brackets.
+        name: In one form, whichever was written: in lower case, as people read it and not
+            ``xn--…``, without a last dot; an IPv6 address without its brackets.
         port: A port, or None for every port.
         prefix: A path without its last slash, ``/api/v1``, or an empty string for
             every path.
@@ -51,6 +54,11 @@ class Host(NamedTuple):
         port = "" if self.port is None else f":{self.port}"
         return f"{name}{port}{self.prefix}"
 
+    def spellings(self) -> tuple[str, ...]:
+        """Give the names that clients have for this host: as it is read, as DNS has it."""
+        both = dict.fromkeys((self.name, _ascii(self.name)))
+        return *both, *(f"{name}." for name in both)
+
 
 DEFAULT_HOSTS: Final = (Host("api.assisters.dev"), Host("assisters.dev", prefix="/api/v1"))
 """Where the API is. The rest of ``assisters.dev`` is a web site."""
@@ -59,7 +67,7 @@ DEFAULT_HOSTS: Final = (Host("api.assisters.dev"), Host("assisters.dev", prefix=
 # as in Docker's.
 _LABEL: Final = r"(?:[A-Za-z0-9_-]|[^\x00-\x7f])+"
 _NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
-# The begin of a URL that has lost its colon or a slash, or all that follows.
+# The start of a URL that has lost its colon or a slash, or all that follows.
 _SCHEME_CUT: Final = re.compile(r"https?(?::(?:/(?!/)|(?![/\d]))|/|$)", re.IGNORECASE)
 _IPV6: Final = 6
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
@@ -94,10 +102,14 @@ class Config:
     strict: bool = False
 
     def hosts_by_name(self) -> dict[str, tuple[Host, ...]]:
-        """Group the hosts by name, so that any other host costs one look-up."""
+        """Group the hosts by each name that a client may have for them, in lower case.
+
+        Any other host costs one look-up, and no client's name is converted on a request's path.
+        """
         grouped: dict[str, tuple[Host, ...]] = {}
         for host in self.hosts:
-            grouped[host.name] = (*grouped.get(host.name, ()), host)
+            for name in host.spellings():
+                grouped[name] = (*grouped.get(name, ()), host)
         return grouped
 
 
@@ -125,7 +137,7 @@ def host(text: str) -> Host:
             "'gateway.example:8080/assisters', or a base URL, 'http://127.0.0.1:8080/v1', "
             "one to an entry"
         )
-    return Host(_unicode(name), port, parts.path.rstrip("/"))
+    return Host(_canonical(name), port, parts.path.rstrip("/"))
 
 
 def _is_name(name: str) -> bool:
@@ -144,13 +156,35 @@ def may_hold_password(parts: SplitResult) -> bool:
     return "@" in parts.path.partition("/@")[0] + parts.query + parts.fragment
 
 
-def _unicode(name: str) -> str:
-    # As httpx gives a name: xn--bcher-kva.example is bücher.example.
+def _canonical(name: str) -> str:
+    """Give the one form of a name, in lower case: ``xn--bcher-kva.example.`` is bücher.example."""
+    name = _ascii(name).rstrip(".")
     if "xn--" not in name:
         return name
+    idna = _idna()
     with suppress(UnicodeError):
-        return name.encode("ascii").decode("idna")
+        return str(idna.decode(name)) if idna else name.encode("ascii").decode("idna")
     return name
+
+
+def _ascii(name: str) -> str:
+    """Give the form that goes over the wire, as requests and aiohttp write it."""
+    if name.isascii():
+        return name
+    idna = _idna()
+    with suppress(UnicodeError):
+        if idna:
+            return str(idna.encode(name, uts46=True).decode("ascii"))
+    with suppress(UnicodeError):  # what IDNA 2008 refuses, aiohttp sends in the older form
+        return name.encode("idna").decode("ascii")
+    return name
+
+
+def _idna() -> ModuleType | None:
+    """Give the package by which the clients convert names; all of them bring it."""
+    with suppress(ImportError):
+        return importlib.import_module("idna")  # takes 20 ms, and only such a name needs it
+    return None
 
 
 def from_arguments(  # noqa: PLR0913 - as many as `init` has

@@ -115,6 +115,7 @@ def _write_call(call: Call, outcome: CallOutcome, guard: Guard, *, capture_messa
     found = _call_attributes(outcome, capture_message=capture_message)
     if chain.call.number:
         found[names.CALL_RESEND_COUNT] = chain.call.number
+    spans.put_last(found)
     span.set_attributes(found)
     if chain.resend_of is not None:
         span.add_link(chain.resend_of)
@@ -122,7 +123,9 @@ def _write_call(call: Call, outcome: CallOutcome, guard: Guard, *, capture_messa
         span.set_status(StatusCode.ERROR, outcome.code or outcome.error_type)
     elif outcome.failed:
         # The span's maker says the exception's class in ``error.type``, and says it later.
-        error = {name: value for name, value in found.items() if name.startswith("error.")}
+        error: dict[str, AttributeValue] = {
+            name: found[name] for name in spans.LAST if name in found
+        }
         late.write(span, lambda span: span.set_attributes(error), guard)
 
 
@@ -188,13 +191,17 @@ def end_stream(span: Span, outcome: Outcome, *, end_ns: int | None, capture_mess
 
 
 def _write_stream(span: Span, outcome: Outcome, *, capture_message: bool) -> None:
+    found: dict[str, AttributeValue] = {}
     if outcome.stream is not None:
-        span.set_attributes(_stream(outcome.stream))
+        found |= _stream(outcome.stream)
     request_id = envelope.text(outcome.headers.get(envelope.REQUEST_ID))
     if request_id:
-        span.set_attribute(names.REQUEST_ID, request_id)
+        found[names.REQUEST_ID] = request_id
     if outcome.failed:
-        span.set_attributes(spans.error(outcome, capture_message=capture_message))
+        found |= spans.error(outcome, capture_message=capture_message)
+        spans.put_last(found)
+    span.set_attributes(found)
+    if outcome.failed:
         span.set_status(StatusCode.ERROR, outcome.code or outcome.error_type)
 
 

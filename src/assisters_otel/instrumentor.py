@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry import metrics
@@ -96,10 +98,13 @@ class Instrumentation:
             adapter.record_in(meter_provider)
 
     def clients(self) -> tuple[Client, ...]:
-        """List what is patched."""
+        """List the clients that are patched, and those that will be when they are imported."""
+        patched = self._patches.patched
+        found = ((name, patched.get(name) or _installed(name)) for name in self._patches.modules())
         return tuple(
-            Client(name, version, self._http_spans_by(name))
-            for name, version in self._patches.patched.items()
+            Client(name, version, self._http_spans_by(name), imported=name in patched)
+            for name, version in found
+            if version is not None
         )
 
     def _http_spans_by(self, module: str) -> str | None:
@@ -108,7 +113,9 @@ class Instrumentation:
             return None
         if adapter.theirs_is_on():
             return "the application"
-        return names.SCOPE if adapter.is_on() else None
+        is_patched = module in self._patches.patched
+        is_on = adapter.is_on() if is_patched else _is_there(adapter.scope)
+        return names.SCOPE if is_on else None
 
     def _switch_on(self, module: str) -> None:
         adapter = self._adapters.get(module)
@@ -117,8 +124,25 @@ class Instrumentation:
                 adapter.switch_on()
 
 
+def _installed(module: str) -> str | None:
+    """Give the version of a client that is not imported, or None if it is not installed."""
+    if not _is_there(module):
+        return None
+    try:
+        return version(module)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # somebody has put a stand-in into `sys.modules`
+        return False
+
+
 class Client(NamedTuple):
-    """One patched client.
+    """One client that is watched.
 
     Attributes:
         name: Its module.
@@ -126,11 +150,13 @@ class Client(NamedTuple):
         http_spans_by: Who switched its HTTP instrumentation on: ``the application``
             or ``assisters_otel``; None for an SDK, which sends through another client, and
             for a client whose HTTP instrumentation is not installed.
+        imported: Whether it is patched already. Otherwise it will be when it is imported.
     """
 
     name: str
     version: str
     http_spans_by: str | None
+    imported: bool = True
 
 
 def with_environment(

@@ -46,6 +46,9 @@ OTEL_CAPTURE_RESPONSE_HEADERS: Final = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADER
 OTEL_PYTHON_LOGGER_CONFIGURATOR: Final = "OTEL_PYTHON_LOGGER_CONFIGURATOR"
 """Which loggers are on, for who makes loggers. Source: OpenTelemetry's SDK for Python."""
 
+NOT_SEEN: Final = ("http.client", "urllib.request", "urllib3", "pycurl", "niquests")
+"""Clients of which no request is seen; urllib3's only under requests."""
+
 # -- attributes -----------------------------------------------------------------------------
 
 URL_TEMPLATE: Final = "url.template"
@@ -139,7 +142,7 @@ STREAM_CHUNKS: Final = "assisters.stream.chunks"
 """int. Data events that came, ``[DONE]`` not counted."""
 
 STREAM_FIRST_CHUNK: Final = "assisters.stream.time_to_first_chunk"
-"""double, seconds. From the begin of the call, or outside one of the request, to the first
+"""double, seconds. From the start of the call, or outside one of the request, to the first
 data event. Source: GenAI conventions, ``gen_ai.client.operation.time_to_first_chunk``."""
 
 STREAM_ERROR: Final = "error"
@@ -248,7 +251,9 @@ CALL_ATTRIBUTES: Final = (
 STREAM_ATTRIBUTES: Final = (
     Attribute(STREAM_OUTCOME, "string", "always", ", ".join(f"`{one}`" for one in STREAM_OUTCOMES)),
     Attribute(STREAM_CHUNKS, "int", "always", "data events but `[DONE]`"),
-    Attribute(STREAM_FIRST_CHUNK, "double, s", "there was one", "since call or request began"),
+    Attribute(
+        STREAM_FIRST_CHUNK, "double, s", "there was one", "from the start of the call or request"
+    ),
     Attribute(
         ERROR_TYPE,
         "string",
@@ -305,7 +310,7 @@ REQUEST_DURATION: Final = Metric(
     "assisters.client.request.duration",
     "histogram",
     "s",
-    "From sending a request to its response headers, or to its failure.",
+    "Time from sending a request to its response headers, or to its failure.",
     (
         HTTP_REQUEST_METHOD,
         URL_TEMPLATE,
@@ -352,7 +357,7 @@ CALL_DURATION: Final = Metric(
     "assisters.client.call.duration",
     "histogram",
     "s",
-    "From the begin of an SDK's call, over its retries, to the end of its body.",
+    "Time from the start of an SDK's call, over its retries, to the end of its body.",
     _CALL,
 )
 CALL_ATTEMPTS: Final = Metric(
@@ -369,7 +374,7 @@ FIRST_CHUNK: Final = Metric(
     "assisters.client.stream.time_to_first_chunk",
     "histogram",
     "s",
-    "From the begin of a call, or of a request outside one, to the first event of its stream.",
+    "Time from the start of a call, or of a request outside one, to the first event of its stream.",
     (GEN_AI_REQUEST_MODEL, URL_TEMPLATE, SERVER_ADDRESS, SERVER_PORT),
 )
 _SERVER: Final = (SERVER_ADDRESS, SERVER_PORT)

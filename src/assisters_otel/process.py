@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import inspect
 import os
 import sys
 import threading
@@ -13,6 +14,9 @@ from assisters_otel import logger
 
 if TYPE_CHECKING:
     from assisters_otel.telemetry import Telemetry
+
+_PROGRAMS: Final = frozenset({"subprocess", "gevent.subprocess"})
+"""The modules that run programs."""
 
 
 class Process:
@@ -67,16 +71,14 @@ class Process:
 
     def _forking(self) -> None:
         monkey = sys.modules.get("gevent.monkey")
-        if self._has_warned or self.current is None or monkey is None:
+        if self._has_warned or self.current is None or monkey is None or _runs_a_program():
             return
         if monkey.is_module_patched("threading"):
             self._has_warned = True
             logger.warning(
                 "a fork under gevent: OpenTelemetry's SDK starts its threads anew in the child, "
                 "and to start a greenlet lets others run there as well, which then send what "
-                "the parent sends. For programs that are run, write "
-                "monkey.patch_all(os=False, signal=False, subprocess=False); fork workers before "
-                "greenlets send",
+                "the parent sends. Fork workers before greenlets send",
             )
 
     def _forked(self) -> None:
@@ -84,6 +86,19 @@ class Process:
         self._watch_multiprocessing()
         if self.current is not None:
             self.current.forked()
+
+
+def _runs_a_program() -> bool:
+    """Say whether a fork is under way for `subprocess`, whose child is another program at once.
+
+    The `openai` SDK and trio ask ``uname`` for the processor so.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") in _PROGRAMS:
+            return True
+        frame = frame.f_back
+    return False
 
 
 here: Final = Process()

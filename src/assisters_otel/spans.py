@@ -35,6 +35,9 @@ HTTP_URL: Final = "http.url"
 HTTP_METHOD: Final = "http.method"
 """The names of the old conventions, which the HTTP instrumentation still writes by default."""
 
+LAST: Final = (names.REQUEST_ID, ERROR_TYPE, names.ERROR_CODE)
+"""What of a failure is written last, the code last of all."""
+
 _TOO_MANY_REQUESTS: Final = 429
 _LIMITS: Final = tuple(
     (names.RATELIMIT.format(kind, what), header, what == "reset")
@@ -151,7 +154,6 @@ def _attributes(
         found[names.URL_TEMPLATE] = outcome.request.template
     request_id = envelope.text(headers.get(envelope.REQUEST_ID))
     if request_id:
-        found[names.REQUEST_ID] = request_id
         found[names.RESPONSE_HEADER_REQUEST_ID] = (request_id,)
     took_ms = envelope.number(headers.get(envelope.PROCESSING_TIME_MS))
     if took_ms is not None:
@@ -159,15 +161,25 @@ def _attributes(
     wait_s = envelope.seconds_to_wait(headers.get(envelope.RETRY_AFTER), now)
     if wait_s is not None:
         found[names.RETRY_AFTER] = wait_s
+    if outcome.failed and outcome.status == _TOO_MANY_REQUESTS:
+        for name, header, is_reset in _LIMITS:
+            sent = headers.get(header)
+            limit = envelope.seconds_to_reset(sent, now) if is_reset else envelope.integer(sent)
+            if limit is not None:
+                found[name] = limit
+    if request_id:
+        found[names.REQUEST_ID] = request_id
     if outcome.failed:
         found |= error(outcome, capture_message=capture_message)
-        if outcome.status == _TOO_MANY_REQUESTS:
-            for name, header, is_reset in _LIMITS:
-                sent = headers.get(header)
-                limit = envelope.seconds_to_reset(sent, now) if is_reset else envelope.integer(sent)
-                if limit is not None:
-                    found[name] = limit
+        put_last(found)
     return found
+
+
+def put_last(found: dict[str, AttributeValue]) -> None:
+    """Put what is looked for first at the end: the SDK's limit drops what was written first."""
+    for name in LAST:
+        if name in found:
+            found[name] = found.pop(name)
 
 
 def error(outcome: Outcome, *, capture_message: bool) -> dict[str, AttributeValue]:

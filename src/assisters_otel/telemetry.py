@@ -41,12 +41,14 @@ class Status(NamedTuple):
 
     Attributes:
         active: Whether anything is watched.
-        clients: What is patched, and by whom its HTTP spans are made.
+        clients: What is watched: every client that is installed, imported or not, and by
+            whom its HTTP spans are made.
         hosts: Which hosts are watched, as ``host[:port][/path-prefix]``.
         destinations: Where telemetry goes.
         attempts: How many attempts have ended in this process.
         errors: How many of them had failed.
         last_failure: The last trouble of our own, as one line, or None.
+        not_seen: Clients of which no request is seen, whatever is switched on: `names.NOT_SEEN`.
     """
 
     active: bool
@@ -56,6 +58,7 @@ class Status(NamedTuple):
     attempts: int
     errors: int
     last_failure: str | None
+    not_seen: tuple[str, ...] = names.NOT_SEEN
 
 
 class _Arguments(NamedTuple):
@@ -107,9 +110,10 @@ class Telemetry:
         destinations = tuple(f"the application's {type(p).__name__}" for p in self._reused)
         if self._exports is not None:
             destinations += self._exports.destinations
+        is_active = process.here.current is self and not self.is_over()
         return Status(
-            active=process.here.current is self and not self.is_over(),
-            clients=on.clients(),
+            active=is_active,
+            clients=on.clients() if is_active else (),
             hosts=tuple(map(str, on.config.hosts)),
             destinations=destinations,
             attempts=on.observer.attempts,
@@ -261,7 +265,7 @@ def init(  # noqa: PLR0913 - the contract's signature
         elif first.arguments != arguments:
             logger.warning(
                 "init was called before with other arguments; those hold, these do not. "
-                "Call shutdown() on the first handle to begin anew"
+                "Call shutdown() on the first handle to start again"
             )
         return first
 

@@ -6,6 +6,9 @@ import json
 import logging
 import os
 import re
+import shlex
+import subprocess
+import sysconfig
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -159,7 +162,9 @@ def test_the_log_is_shown_in_its_place_and_shortened(shown):
 def test_no_line_is_wider_than_the_terminal_and_none_has_colour_codes(call, shown, columns):
     out = shown.out if columns == 80 else call("demo", COLUMNS=str(columns)).out
 
-    assert max(len(line) for line in out.splitlines()) <= columns
+    *lines, command = out.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert "demo --endpoint" in command  # stays whole, wherever this Python is
     assert "\x1b" not in out
 
 
@@ -321,7 +326,30 @@ def test_a_narrow_terminal_cuts_no_metric_and_no_command(call, monkeypatch, colu
     for name in ALONE.errors:
         assert f"  1  {name}" in out
     assert "…" not in out
-    assert "  assisters-otel demo --endpoint http://localhost:4318\n" in out
+    assert f"  {report._command()} demo --endpoint http://localhost:4318\n" in out
+
+
+def test_the_last_line_is_a_command_that_works_wherever_the_script_is(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    by_module = shlex.split(report._command())
+    done = subprocess.run([*by_module, "--version"], capture_output=True, check=True, text=True)
+    assert done.stdout == f"assisters-otel {names.__version__}\n"
+
+    other = tmp_path / "assisters-otel"  # of another environment
+    other.write_text("#!/bin/sh\n")
+    other.chmod(0o755)
+    assert shlex.split(report._command()) == by_module
+
+    monkeypatch.setenv("PATH", sysconfig.get_path("scripts"))
+    assert report._command() == "assisters-otel"
+
+
+def test_a_month_s_tokens_are_not_said_to_come_back_in_a_second(shown):
+    told = shown.out.partition("429 tokens_exhausted")[2].partition("401 api_key_revoked")[0]
+
+    assert "retry after" not in told
+    assert " left" not in told
+    assert "retryable no" in told
 
 
 @pytest.mark.usefixtures("short")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from concurrent import futures
 
@@ -54,6 +55,73 @@ def test_one_span_and_one_metric_are_sent_and_accepted(run, collector):
     assert [one["fine"] for one in found if one["check"] == "arrival"] == [True, True]
     assert [span.name for span in collector.spans()] == ["doctor"]
     assert [point.value for point in collector.points("doctor")] == [1]
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_without_an_endpoint_nothing_is_sent_to_whoever_listens_at_the_default_one(
+    monkeypatch, findings, protocol
+):
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        there = listener.getsockname()
+        connect = socket.create_connection
+
+        def to_the_listener(address, **options):
+            asked.append(address)
+            return connect(there, **options)
+
+        monkeypatch.setattr(socket, "create_connection", to_the_listener)
+        found, wrong = findings(OTEL_EXPORTER_OTLP_PROTOCOL=protocol)
+        received = []
+        for _ in asked:
+            connection, _ = listener.accept()
+            with connection:
+                received.append(connection.recv(1000))
+
+    port = 4318 if protocol == "http/protobuf" else 4317
+    assert asked == [("localhost", port)] * 2
+    assert received == [b"", b""]
+    (told,) = [one for one in found if one["check"] == "arrival"]
+    assert told["what"].startswith("no test of the spans and metrics was sent")
+    assert "doctor --endpoint http" in told["what"]
+    assert wrong.keys() <= {"entry points"}
+
+
+def test_the_clients_that_nobody_sees_are_named(monkeypatch):
+    monkeypatch.setattr(installed, "_installed", {"pycurl": "7.4", "niquests": "3.1"}.get)
+
+    found = installed._not_seen()
+
+    assert found.fine
+    assert "http.client, urllib or urllib3 without requests" in found.what
+    assert "niquests 3.1, pycurl 7.4, which are installed" in found.what
+
+
+def test_where_none_of_them_is_installed_none_is_named(monkeypatch):
+    monkeypatch.setattr(installed, "_installed", lambda _: None)
+
+    assert "installed" not in installed._not_seen().what
+
+
+@pytest.mark.parametrize("version", ["1.40.0", "2.9.0", "3.0.0", "4.0"])
+def test_a_client_of_the_app_s_is_no_version_to_upgrade(monkeypatch, version):
+    """The demo wants openai 3; the app's own may be any that is watched."""
+    versions = {"openai": version, "httpx": "0.20", "typer": "0.1", "opentelemetry-sdk": "1.45"}
+    monkeypatch.setattr(
+        installed,
+        "requires",
+        lambda _: [
+            "openai<4,>=3; extra == 'demo'", "httpx>=0.27; extra == 'demo'",
+            "typer>=0.29; extra == 'cli'", "opentelemetry-sdk>=1.44",
+            "opentelemetry-distro>=0.65b0; extra == 'auto'",
+        ],
+    )  # fmt: skip
+    monkeypatch.setattr(installed, "_installed", versions.get)
+    assert [one.fine for one in installed._versions()] == [True]
+
+    versions["opentelemetry-distro"] = "0.1"
+    (found,) = installed._versions()
+    assert found.what.startswith("opentelemetry-distro 0.1 is installed")
 
 
 def test_a_person_is_told_what_to_do(run):

@@ -282,6 +282,10 @@ def cli() -> None:
         document = json.loads(done.stdout)
         assert not [one for one in document["findings"]
                     if one["check"] == "versions" and not one["fine"]], document  # fmt: skip
+    if not find_spec("starlette"):
+        done = command("assisters-otel", "fake-api")
+        assert done.returncode == 2, done
+        assert "pip install 'assisters-otel[testing]'" in done.stderr, done.stderr
     if not find_spec("openai"):
         done = command("assisters-otel", "demo")
         assert done.returncode == 2, done

@@ -209,20 +209,59 @@ def test_programs_are_run_beside_greenlets_if_gevent_leaves_subprocess_alone(api
         assert len(api.requests) == len(collector.spans()) == 100
 
 
-def test_a_fork_under_gevent_is_warned_of_once(api):
-    script = """
-import subprocess
-for _ in range(2):
-    subprocess.run([sys.executable, "-S", "-c", ""], check=True)
+FORK = """
+import os
+child = os.fork()
+if not child:
+    os._exit(0)
+os.waitpid(child, 0)
 """
+MULTIPROCESSING = """
+import multiprocessing
+child = multiprocessing.get_context("fork").Process(target=print)
+child.start()
+child.join()
+"""
+
+
+@pytest.mark.parametrize("fork", [FORK, MULTIPROCESSING], ids=["os.fork", "multiprocessing"])
+def test_a_fork_under_gevent_is_warned_of_once(api, fork):
     with Collector() as collector:
         done = passed(
-            f"import sys\nURL = {api.url!r}\n{PATCH}{INIT}{script}",
+            f"URL = {api.url!r}\n{PATCH}{INIT}{fork}{fork}",
             OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
         )
 
         assert done.err.count("a fork under gevent") == 1
-        assert "monkey.patch_all(os=False, signal=False, subprocess=False)" in done.err
+        assert "Fork workers before greenlets send" in done.err
+
+
+RUN = "import subprocess, sys\nsubprocess.run([sys.executable, '-S', '-c', ''], check=True)\n"
+OPENAI = """
+import openai
+with openai.OpenAI(base_url=URL, api_key="ask_k") as client:
+    client.models.list()
+"""
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        RUN,
+        RUN.replace("check=True", "preexec_fn=int"),
+        "import os\nos.popen(':').close()\n",
+        OPENAI,
+    ],
+    ids=["subprocess", "preexec_fn", "os.popen", "openai"],
+)
+def test_a_program_that_is_run_under_gevent_is_no_fork_to_be_warned_of(api, script):
+    with Collector() as collector:
+        done = passed(
+            f"URL = {api.url!r}\n{PATCH}{INIT}{script}",
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
+        )
+
+        assert done.err == ""
 
 
 # -- uvloop -------------------------------------------------------------------------------------

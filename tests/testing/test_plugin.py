@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import sysconfig
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +44,35 @@ def test_the_plugin_loads_nothing_but_what_it_must():
         "print([name for name in ('starlette', 'uvicorn') if name in sys.modules])"
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_under_opentelemetry_instrument_pytest_has_nothing_to_warn_of(tmp_path):
+    """It imports the package before pytest is there, which rewrites all of a plug-in's."""
+    (tmp_path / "test_it.py").write_text(
+        "import httpx\n\n\ndef test_with(assisters_api):\n"
+        "    assert httpx.get(assisters_api.url + '/models').status_code == 200\n",
+        "utf-8",
+    )
+    scripts = Path(sysconfig.get_path("scripts"))
+    done = subprocess.run(
+        [
+            scripts / "opentelemetry-instrument", scripts / "pytest", "-W", "error", "-q",
+            "-p", "no:cacheprovider",
+        ],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            **{f"OTEL_{signal}_EXPORTER": "none" for signal in ("TRACES", "METRICS", "LOGS")},
+            # Other people's, which import anyio, a plug-in of pytest as well.
+            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "httpx,httpx2,openai,requests,aiohttp-client",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
 
 
 def test_without_the_extra_the_import_says_what_to_install():

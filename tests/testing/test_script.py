@@ -66,12 +66,23 @@ def test_every_answer_has_the_documented_headers(assisters_api, get):
 
 
 def test_a_429_says_when_to_come_back(assisters_api, get):
-    assisters_api.answers("rate_limit_exceeded", "tokens_exhausted")
+    assisters_api.answers("rate_limit_exceeded")
+    assisters_api.answers(status=429)
     for response in [get(), get()]:
         assert response.headers["retry-after"] == "1"
         for unit in ("rpm", "tpm"):
             assert response.headers[f"x-ratelimit-remaining-{unit}"] == "0"
             assert abs(int(response.headers[f"x-ratelimit-reset-{unit}"]) - time.time()) < 60
+
+
+def test_a_429_that_no_minute_ends_does_not_say_that_one_does(assisters_api, get):
+    assisters_api.answers("tokens_exhausted")
+    response = get()
+    assert response.status_code == 429
+    assert "retry-after" not in response.headers
+    for unit in ("rpm", "tpm"):
+        assert int(response.headers[f"x-ratelimit-remaining-{unit}"]) > 0
+        assert f"x-ratelimit-reset-{unit}" not in response.headers
 
 
 @pytest.mark.parametrize(
@@ -80,7 +91,8 @@ def test_a_429_says_when_to_come_back(assisters_api, get):
         ("Wed, 21 Oct 2026 07:28:00 GMT", "Wed, 21 Oct 2026 07:28:00 GMT"),
         (0.25, "0.25"),
         (7, "7"),
-        (float("nan"), "nan"),
+        ("nan", "nan"),
+        ("-1", "-1"),
         ("soon", "soon"),
     ],
 )
@@ -158,7 +170,7 @@ def test_a_status_of_your_own_wins_over_the_documented_one(assisters_api, get):
     response = get()
     assert response.status_code == 429
     assert response.json()["error"]["type"] == "insufficient_funds_error"
-    assert response.headers["retry-after"] == "1"
+    assert "retry-after" not in response.headers  # no pause fills a wallet
 
 
 @pytest.mark.parametrize("body", ["<html>", b"\xff\xfe", b"", '{"error": '])
@@ -297,6 +309,36 @@ def test_a_redirect_is_a_307_unless_you_say_otherwise(assisters_api, get):
         ([], {"status": 400.0}, "status is a number"),
         ([], {"times": None}, "times is a number"),
         ([], {"status": 200, "code": "internal_error"}, "write a status >= 400"),
+        ([], {"status": 0}, "200 to 599"),
+        ([], {"status": -1}, "200 to 599"),
+        ([], {"status": True}, "status is a number"),
+        ([], {"delay_s": -1}, "write delay_s=2"),
+        ([], {"delay_s": float("nan")}, "write delay_s=2"),
+        ([], {"delay_s": float("inf")}, "fault='silence'"),
+        ([], {"chunk_delay_s": -0.5}, "write chunk_delay_s=2"),
+        ([], {"chunk_delay_s": float("inf")}, "fault='stall'"),
+        ([], {"size": -1}, "size=0 or more"),
+        ([], {"times": -2}, "times=1 or more"),
+        ([], {"retry_after": -1}, "write retry_after=2"),
+        ([], {"retry_after": float("nan")}, "write retry_after=2"),
+        ([], {"retry_after": float("inf")}, "retry_after='soon'"),
+        ([], {"retry_after": True}, "retry_after is a number"),
+        ([], {"gzip": "yes"}, "gzip is a switch"),
+        ([], {"chunked": 1}, "chunked is a switch"),
+        ([], {"body": 5}, "body is text, bytes or a list of bytes"),
+        ([], {"body": ["text"]}, "body is text, bytes or a list of bytes"),
+        ([], {"json": object()}, "json= cannot be sent"),
+        ([], {"headers": ["x"]}, "headers maps names to values"),
+        ([], {"headers": {"x": "two\nlines"}}, "in one line"),
+        ([], {"headers": {"x y": "1"}}, "in one line"),
+        ([], {"request_id": "€"}, "in Latin-1"),
+        ([], {"content_type": "a\r\nb"}, "in one line"),
+        (["drop"], {}, "^'drop' is not documented: write fault='drop'$"),
+        (["silence"], {}, "write fault='silence'$"),
+        (["tokens_exhausted_error"], {}, "write 'tokens_exhausted'$"),
+        (["402"], {}, "write 'insufficient_funds'$"),
+        ([402], {}, "write status=402$"),
+        ([], {"code": "rate_limit_exceded"}, "did you mean 'rate_limit_exceeded'"),
     ],
 )
 def test_a_wrong_argument_says_what_to_write_and_adds_nothing(

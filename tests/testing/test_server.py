@@ -34,6 +34,12 @@ def test_before_the_first_start_there_is_no_port():
         _ = FakeApi().url
 
 
+@pytest.mark.parametrize("port", [-1, 65536, 80.0, "8080", True, None])
+def test_a_port_that_is_none_says_what_to_write(port):
+    with pytest.raises(ValueError, match=r"write port=0 for one that is free, or 1 to 65535"):
+        FakeApi(port=port)
+
+
 def test_a_fixed_port_is_known_at_once_and_used():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

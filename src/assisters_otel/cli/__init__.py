@@ -1,18 +1,21 @@
-"""The command ``assisters-otel``; needs the extra ``cli``, its demo ``demo``. One file each."""
+"""The command ``assisters-otel``; needs the extra ``cli``, some of it more. One file each."""
 
 from __future__ import annotations
 
 import io
+import json
 import sys
+from itertools import takewhile
 from typing import Final
 
 from assisters_otel import names
 
 _EXTRAS: Final = {
-    **dict.fromkeys(("packaging", "rich", "starlette", "typer", "uvicorn"), "cli"),
+    **dict.fromkeys(("rich", "typer"), "cli"),
     **dict.fromkeys(("httpx", "openai"), "demo"),
+    **dict.fromkeys(("starlette", "uvicorn"), "testing"),
 }
-"""Which extra brings what is imported."""
+"""Which extra brings what is imported; `demo` brings all of it."""
 
 
 def main() -> None:
@@ -20,8 +23,10 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # an ASCII terminal gets a question mark
-    if sys.argv[1:2] == ["--version"]:  # what a report of a bug quotes needs no extra
-        print(f"assisters-otel {names.__version__}")
+    options = list(takewhile(lambda text: text.startswith("-"), sys.argv[1:]))
+    if "--version" in options:  # what a report of a bug quotes needs no extra
+        told = json.dumps({"version": names.__version__})
+        print(told if "--json" in options else f"assisters-otel {names.__version__}")
         sys.exit(0)
     try:
         from assisters_otel.cli.app import app  # noqa: PLC0415 - an optional dependency
@@ -32,6 +37,8 @@ def main() -> None:
         extra = _EXTRAS.get(missing)
         if extra is None:
             raise
+        if extra == "testing" and "demo" in sys.argv:
+            extra = "demo"
         print(
             f"assisters-otel needs {missing}: pip install 'assisters-otel[{extra}]'",
             file=sys.stderr,

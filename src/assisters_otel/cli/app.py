@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Final
 
 import typer
@@ -14,6 +15,8 @@ app: Final = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # A box cuts its lines at 80 columns where there is no terminal.
+    rich_markup_mode="rich" if sys.stderr.isatty() else None,
 )
 app.command(name="demo", help=demo.HELP)(demo.demo)
 app.command(name="doctor", help=doctor.HELP)(doctor.doctor)
@@ -24,7 +27,15 @@ app.command(name="fake-api", help=fake_api.HELP)(fake_api.fake_api)
 
 @app.callback()
 def options(
+    context: typer.Context,
     *,
-    version: Annotated[bool, typer.Option("--version", help="Say which this is.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Say which this is.")] = False,  # noqa: ARG001 - `main` has answered it
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document, as the command's own --json.")
+    ] = False,
 ) -> None:
-    """Take the options that stand before a command; `main` has answered ``--version``."""
+    """Take the options that stand before a command."""
+    if json:
+        context.default_map = {
+            str(command.name): {"json": True} for command in app.registered_commands
+        }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from opentelemetry.sdk.environment_variables import OTEL_EXPORTER_OTLP_ENDPOINT
+
 from assisters_otel import export, names
 from assisters_otel.cli import log
 from assisters_otel.cli.finding import Finding
@@ -57,6 +59,15 @@ _ADVICE: Final = (
 """What to do, by why something was not accepted; the first that matches."""
 
 _OTHERWISE: Final = "Look at the collector's log: is it there, and is it an OTLP receiver?"
+
+
+def is_asked_for(signal: Signal, endpoint: str | None, environ: Mapping[str, str]) -> bool:
+    """Say whether somebody has named an endpoint for a signal.
+
+    What listens at the default one, on this machine, may be anything, and somebody else's.
+    """
+    variables = (signal.endpoint, OTEL_EXPORTER_OTLP_ENDPOINT)
+    return bool(endpoint) or any(environ.get(variable, "").strip() for variable in variables)
 
 
 def finding(signal: Signal, endpoint: str | None, environ: Mapping[str, str]) -> Finding:

@@ -39,6 +39,7 @@ def _hosts(environ: Mapping[str, str]) -> Iterator[Finding]:
     for text in wrong:
         yield Finding("hosts", False, text, "Correct the variable.")
     watched = (*config.from_arguments().hosts, *found)
+    by_name = config.Config(hosts=watched).hosts_by_name()
     for variable in _BASE_URLS:
         url = environ.get(variable, "").strip()
         if not url:
@@ -52,7 +53,7 @@ def _hosts(environ: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding(variable, False, f"{shown(url)} is no URL", "Write https://host/v1.")
             continue
         path = parts.path or "/"
-        if any(one.name == parts.hostname and one.covers(port, path) for one in watched):
+        if any(one.covers(port, path) for one in by_name.get(parts.hostname, ())):
             yield Finding(variable, True, f"{parts.hostname} is watched")
         else:
             yield Finding(

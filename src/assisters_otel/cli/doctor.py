@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 HELP: Final = (
     "Answer why nothing is seen: look at the environment, the installed packages and the way "
-    "to the collector, and send one span and one metric. Run it where your app runs, with its "
-    "variables. Exits with 1 if it has found something to do."
+    "to the collector, and send one span and one metric where an endpoint is named. Run it where "
+    "your app runs, with its variables. Exits with 1 if it has found something to do, with 2 if "
+    "it was called wrongly."
 )
 
 
@@ -37,7 +38,12 @@ def doctor(
 
     from assisters_otel.cli import checks, log  # noqa: PLC0415
 
-    with Console(stderr=True).status("Looking, and sending one span and one metric …"), log.heard():
+    with (
+        Console(stderr=True).status(
+            "Looking, and sending one span and one metric where an endpoint is named …"
+        ),
+        log.heard(),
+    ):
         found = list(checks.every(endpoint, os.environ))  # they say what the library would
     if json:
         document = {"ok": all(one.fine for one in found), "findings": [o._asdict() for o in found]}
@@ -49,13 +55,12 @@ def doctor(
 
 
 def _show(found: Sequence[Finding]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - the extra's
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415 - the extra's
     from rich.text import Text  # noqa: PLC0415
 
     from assisters_otel.cli import layout  # noqa: PLC0415
 
-    console = Console(highlight=False)
+    console = layout.console()
     table = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(3):
         table.add_column(overflow="fold")  # what is to be copied is shown whole
@@ -65,10 +70,11 @@ def _show(found: Sequence[Finding]) -> None:
         if one.to_do:
             told.append(f"\n{one.to_do}", "bold")
         if console.width < layout.NARROW:
-            console.print(layout.block(Text.assemble(mark, "  ", check), told, indent=4))
+            layout.show(console, layout.block(Text.assemble(mark, "  ", check), told, indent=4))
         else:
             table.add_row(mark, check, told)
-    console.print(table)
+    if table.row_count:
+        layout.show(console, table)
     wrong = sum(not one.fine for one in found)
     count = f"{wrong} thing{'' if wrong == 1 else 's'} to do"
-    console.print(Text(f"\n{count if wrong else 'Nothing to do.'}", "bold"))
+    layout.show(console, Text(f"\n{count if wrong else 'Nothing to do.'}", "bold"))

@@ -19,13 +19,12 @@ def errors(
     if json:
         typer.echo(json_.dumps([error._asdict() for error in catalog.ERRORS], indent=2))
         return
-    from rich.console import Console  # noqa: PLC0415 - the extra's
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415 - the extra's
     from rich.text import Text  # noqa: PLC0415
 
     from assisters_otel.cli import layout  # noqa: PLC0415
 
-    console = Console(highlight=False)
+    console = layout.console()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     heads = ("Code", "Status", "Retry")
     for name in heads:
@@ -33,14 +32,14 @@ def errors(
     table.add_column("What to do", overflow="fold")
     is_narrow = console.width < layout.NARROW
     if is_narrow:
-        console.print(Text("  ".join(heads), "bold"))
+        layout.show(console, Text("  ".join(heads), "bold"))
     for error in catalog.ERRORS:
         code, status = Text(error.code, "bold"), str(error.status)
         helps = Text("helps", "green") if error.retryable else Text("no use", "red")
         if is_narrow:
             head = Text("  ").join((code, Text(status), helps))
-            console.print(layout.block(head, Text(error.advice)))
+            layout.show(console, layout.block(head, Text(error.advice)))
         else:
             table.add_row(code, status, helps, error.advice)
     if not is_narrow:
-        console.print(table)
+        layout.show(console, table)

@@ -36,13 +36,13 @@ def explain(
     if json:
         typer.echo(json_.dumps(told._asdict(), indent=2))
         return
-    from rich.console import Console  # noqa: PLC0415 - the extra's
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415 - the extra's
     from rich.text import Text  # noqa: PLC0415
 
-    console = Console(highlight=False)
+    from assisters_otel.cli import layout  # noqa: PLC0415
+
     helps = ("a retry helps", "bold green") if told.retryable else ("no retry helps", "bold red")
-    console.print(Text.assemble((code, "bold"), f"  {told.status} {told.type}  ", helps))
+    head = Text.assemble((code, "bold"), f"  {told.status} {told.type}  ", helps)
     table = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(2):
         table.add_column(overflow="fold")
@@ -52,7 +52,7 @@ def explain(
         ("For users", told.user_message),
     ):
         table.add_row(Text(name, "dim"), Text(value))
-    console.print(table)
+    layout.show(layout.console(), head, table)
 
 
 def _hint(text: str) -> str:

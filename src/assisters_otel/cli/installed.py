@@ -26,6 +26,9 @@ _INSTRUMENTATIONS: Final = {
     "requests": "opentelemetry-instrumentation-requests",
     "aiohttp": "opentelemetry-instrumentation-aiohttp-client",
 }
+_NOT_SEEN: Final = ("curl_cffi", "niquests", "pycurl")
+"""HTTP clients of which nobody sees a request."""
+
 _SDKS: Final = ("openai", "assisters")
 _GROUP: Final = "opentelemetry_instrumentor"
 
@@ -38,6 +41,7 @@ def interpreter() -> Finding:
 def findings() -> Iterator[Finding]:
     """Look at the clients, at who else instruments them, and at the versions."""
     yield from _clients()
+    yield _not_seen()
     yield from _collisions()
     yield from _versions()
 
@@ -70,6 +74,15 @@ def _clients() -> Iterator[Finding]:
             f"Run doctor with your app's interpreter: pip install '{DISTRIBUTION}[cli]' in its "
             "environment, and call that environment's bin/assisters-otel.",
         )  # fmt: skip
+
+
+def _not_seen() -> Finding:
+    """Name the clients of which nothing is seen; whether the app sends by them, nobody can know."""
+    here = [f"{name} {_installed(name)}" for name in _NOT_SEEN if _installed(name)]
+    what = "whatever is sent by http.client, urllib or urllib3 without requests"
+    if here:
+        what += f"; and by {', '.join(here)}, which {'is' if len(here) == 1 else 'are'} installed"
+    return Finding("not seen", True, what)
 
 
 def _is_wanted_by_others(client: str) -> bool:
@@ -128,6 +141,10 @@ def _conflicts() -> Iterator[str]:
         try:
             requirement = Requirement(text)
         except InvalidRequirement:
+            continue
+        # Of what an extra brings, OpenTelemetry's alone: the demo's openai is not the app's.
+        is_ours = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if not (is_ours or requirement.name.startswith("opentelemetry-")):
             continue
         found = _installed(requirement.name)
         if found is None or not requirement.specifier:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from os import environ
 from typing import TYPE_CHECKING, Final
 
-from opentelemetry.sdk.environment_variables import OTEL_EXPORTER_OTLP_ENDPOINT
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
@@ -15,6 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from assisters_otel import export, names
+from assisters_otel.cli import arrival
 from assisters_otel.exporters import METRICS, TRACES
 
 if TYPE_CHECKING:
@@ -99,8 +99,7 @@ class Recording:
 
 def _is_sent(signal: Signal, endpoint: str | None) -> bool:
     """Say whether a signal has an endpoint; a default one, such as localhost, does not count."""
-    variables = (signal.endpoint, OTEL_EXPORTER_OTLP_ENDPOINT)
-    if not (endpoint or any(environ.get(variable, "").strip() for variable in variables)):
+    if not arrival.is_asked_for(signal, endpoint, environ):
         return False
     if "console" in environ.get(signal.exporter, ""):
         raise ValueError(

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
@@ -18,8 +23,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from assisters_otel import catalog, names
-from assisters_otel.cli import counts
-from assisters_otel.cli.layout import NARROW
+from assisters_otel.cli import counts, layout
 from assisters_otel.cli.performance import error, is_attempt, outcome, stream
 from assisters_otel.cli.recording import SERVICE
 
@@ -55,9 +59,9 @@ _COLOURS: Final = {
 
 def show(performance: Performance) -> None:
     """Print the demo to the terminal, or as plain text where there is none."""
-    console = Console(highlight=False)
-    for part in _parts(performance, is_narrow=console.width < NARROW):
-        console.print(part, crop=False)  # a command to copy stays one line, however long
+    console = layout.console()
+    parts = _parts(performance, is_narrow=console.width < layout.NARROW)
+    layout.show(console, *parts, crop=False)  # a command to copy stays one line, however long
 
 
 def draw(performance: Performance) -> str:
@@ -184,12 +188,13 @@ def _facts(attributes: Attributes) -> Iterator[list[str]]:
     if names.RETRY_AFTER in attributes:
         facts.append(f"retry after {attributes[names.RETRY_AFTER]} s")
     yield facts
+    # Of a refusal that no pause helps, as of a month's tokens, the minute's limits say nothing.
     yield [
         f"{attributes[left]} of {attributes[limit]} {window} left"
         for window in _WINDOWS
         for left in [names.RATELIMIT.format(window, "remaining")]
         for limit in [names.RATELIMIT.format(window, "limit")]
-        if left in attributes and limit in attributes
+        if attributes.get(names.ERROR_RETRYABLE) and left in attributes and limit in attributes
     ]
     if names.REQUEST_ID in attributes:
         yield [f"request id {attributes[names.REQUEST_ID]}"]
@@ -202,11 +207,23 @@ def _log(lines: Sequence[str]) -> Text:
     return Text("\n").join(shown)
 
 
+def _command() -> str:
+    """Give what calls this very command line, also where its script is not on the PATH."""
+    script = Path(sysconfig.get_path("scripts"), "assisters-otel")
+    found = shutil.which("assisters-otel")
+    if found and script.exists() and script.samefile(found):
+        return "assisters-otel"
+    python = Path(sys.executable)
+    if python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
+    return f"{shlex.quote(str(python))} -m assisters_otel"
+
+
 def _whereabouts(performance: Performance) -> Iterator[RenderableType]:
     """Say where telemetry went."""
     if performance.sent is None:
         yield "Nothing was sent: no endpoint is set. To look at it in Jaeger:"
-        command = "  assisters-otel demo --endpoint http://localhost:4318"
+        command = f"  {_command()} demo --endpoint http://localhost:4318"
         # In a group, since a text by itself is joined with others and loses its settings.
         yield Group(Text(command, no_wrap=True, overflow="ignore"))
         return

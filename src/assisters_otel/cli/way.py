@@ -39,24 +39,35 @@ def findings(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Findi
     sdk, sampler = _sdk(environ), _sampler()
     yield sdk
     yield sampler
-    off, ready = [], []
+    off: list[Signal] = []
+    ready: list[Signal] = []
+    untried: list[Signal] = []
     for signal in _SIGNALS:
         try:
             routes = exporters.routes(signal, Arguments(endpoint))
         except ValueError as error:
             yield Finding(signal.name, False, str(error), "Correct it.")
             continue
-        ways = [_way(signal, route) for route in routes] or [_none(signal)]
+        is_asked_for = arrival.is_asked_for(signal, endpoint, environ)
+        ways = [_way(signal, route, is_asked_for=is_asked_for) for route in routes]
+        ways = ways or [_none(signal)]
         ways += [one for route in routes for one in _certificates(signal, route)]
         yield from ways
         if not routes:
             off.append(signal)
         elif all(one.fine for one in ways) and not any(map(_is_printed, routes)):
-            ready.append(signal)
+            (ready if is_asked_for or not any(map(_is_default, routes)) else untried).append(signal)
     if len(off) == len(_SIGNALS):
         yield Finding(
             "exporters", False, "neither spans nor metrics leave the process",
             f"Unset {' or '.join(signal.exporter for signal in off)}, or write otlp.",
+        )  # fmt: skip
+    if untried:
+        what = " and ".join(signal.what for signal in untried)
+        yield Finding(
+            "arrival", True,
+            f"no test of the {what} was sent, since no endpoint is named: whoever listens at the "
+            "default one may be anybody. To try it: doctor --endpoint http://localhost:4318",
         )  # fmt: skip
     for signal in ready:
         if sdk.fine and (sampler.fine or signal is not TRACES):
@@ -117,7 +128,12 @@ def _is_printed(route: Route) -> bool:
     return issubclass(route.kind, (ConsoleSpanExporter, ConsoleMetricExporter))
 
 
-def _way(signal: Signal, route: Route) -> Finding:
+def _is_default(route: Route) -> bool:
+    """Say whether a route leads to a receiver that nobody has named."""
+    return isinstance(route.arguments.get("endpoint"), str)
+
+
+def _way(signal: Signal, route: Route, *, is_asked_for: bool) -> Finding:
     by = route.text.removeprefix(f"{signal.name}: ")
     url = route.arguments.get("endpoint")
     if not isinstance(url, str):
@@ -130,7 +146,8 @@ def _way(signal: Signal, route: Route) -> Finding:
     except ValueError as error:
         return Finding(signal.name, False, f"{route.place}: {error}", "Correct the endpoint.")
     try:
-        speaks = _speaks(parts.hostname or "", port, is_plain=parts.scheme != "https")
+        is_plain = is_asked_for and parts.scheme != "https"
+        speaks = _speaks(parts.hostname or "", port, is_plain=is_plain)
     except OSError as error:
         return Finding(
             signal.name, False, f"nobody answers at {route.place}: {error.strerror or error}",
@@ -152,6 +169,11 @@ def _way(signal: Signal, route: Route) -> Finding:
 
 def _speaks(host: str, port: int, *, is_plain: bool) -> str | None:
     """Connect, and tell what answers: ``http/1``, ``http/2``, or None if that is not said.
+
+    Args:
+        host: Where to.
+        port: The same.
+        is_plain: Whether to ask, in plain text. Otherwise nothing is sent.
 
     Raises:
         OSError: Nobody is there.

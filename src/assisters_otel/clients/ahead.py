@@ -10,11 +10,11 @@ import re
 import sys
 import time
 from collections import deque
-from contextlib import suppress
-from functools import cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from assisters_otel import coding, foreign
+from assisters_otel.clients.classes import CLIENTS, GENERATIONS, is_a
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -124,12 +124,11 @@ def raise_late(error: Exception) -> NoReturn:
         del error, first, context  # the traceback knows this frame
 
 
-@cache
-def replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one function
-    """Make the sync stream class for ``httpx`` or ``httpx2``, which must be imported."""
-    base = sys.modules[module].SyncByteStream
+@lru_cache(GENERATIONS)
+def replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one function
+    """Make the sync stream class for a client's ``SyncByteStream``."""
 
-    class Replay(Ahead, base):  # type: ignore[misc,valid-type]
+    class Replay(Ahead, base):  # type: ignore[misc]
         def read(self) -> None:
             self._rest, handled = iter(self._stream), sys.exc_info()[1]
             try:
@@ -175,12 +174,11 @@ def replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one functio
     return Replay
 
 
-@cache
-def async_replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one function
+@lru_cache(GENERATIONS)
+def async_replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one function
     """Make the async one, which differs from the other in ``await`` alone."""
-    base = sys.modules[module].AsyncByteStream
 
-    class AsyncReplay(Ahead, base):  # type: ignore[misc,valid-type]
+    class AsyncReplay(Ahead, base):  # type: ignore[misc]
         async def read(self) -> None:
             self._rest, handled = aiter(self._stream), sys.exc_info()[1]
             try:
@@ -220,8 +218,11 @@ def async_replay(module: str) -> type[Ahead]:  # noqa: C901 - a class, not one f
             rest, self._rest, self._error = self._rest, None, None
             await self._stream.aclose()
             # What is left in the middle, of generators within, the garbage collector tells of.
-            with suppress(sys.modules[module].TransportError):
+            try:
                 while rest is not None and await anext(rest, None) is not None:
                     pass
+            except Exception as error:
+                if not is_a(error, CLIENTS, "TransportError"):
+                    raise
 
     return AsyncReplay

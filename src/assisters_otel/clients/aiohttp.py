@@ -24,6 +24,7 @@ from assisters_otel import flow, spans
 from assisters_otel.attempt import FAILED, OF_FILES, is_of_dead_loop
 from assisters_otel.clients import reader
 from assisters_otel.clients.adapter import BAGGAGE, Adapter
+from assisters_otel.clients.classes import is_a
 from assisters_otel.clients.patch import Target, unbound
 from assisters_otel.variables import corrected
 
@@ -256,7 +257,7 @@ class Aiohttp(Adapter):
         attempt, asked.attempt = asked.attempt, None
         if attempt is not None:
             attempt.raised(error, transient=bool(self._observer.guard(_is_transient, error)))
-        elif asked.last is not None and isinstance(error, sys.modules[MODULE].ClientResponseError):
+        elif asked.last is not None and is_a(error, (MODULE,), "ClientResponseError"):
             asked.last.is_what_became_of(error)  # of the session's own `raise_for_status`
 
     @staticmethod
@@ -419,13 +420,14 @@ class Aiohttp(Adapter):
 
 def _is_transient(error: BaseException) -> bool:
     # Not a bad URL, and not what the app's own body has raised.
-    http = sys.modules[MODULE]
     cause = error.__cause__
-    if type(error) in {http.ClientConnectionError, http.ClientOSError} and cause is not None:
-        theirs = (OSError, asyncio.TimeoutError, asyncio.CancelledError, http.ClientError)
-        return isinstance(cause, theirs) and not isinstance(cause, OF_FILES)
-    kinds = (http.ClientConnectionError, http.ClientPayloadError, http.ClientResponseError)
-    return isinstance(error, (*kinds, asyncio.TimeoutError)) or is_of_dead_loop(error)
+    if type(error).__name__ in {"ClientConnectionError", "ClientOSError"} and cause is not None:
+        network = (OSError, asyncio.TimeoutError, asyncio.CancelledError)
+        is_theirs = isinstance(cause, network) or is_a(cause, (MODULE,), "ClientError")
+        return is_theirs and not isinstance(cause, OF_FILES)
+    kinds = ("ClientConnectionError", "ClientPayloadError", "ClientResponseError")
+    is_theirs = is_a(error, (MODULE,), *kinds) or isinstance(error, asyncio.TimeoutError)
+    return is_theirs or is_of_dead_loop(error)
 
 
 def _has_theirs(session: Any) -> bool:

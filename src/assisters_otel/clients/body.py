@@ -7,10 +7,11 @@ collector, of which asyncio and trio would say something.
 from __future__ import annotations
 
 import sys
-from functools import cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel import seen
+from assisters_otel.clients.classes import GENERATIONS
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -143,12 +144,11 @@ class _Watched:
         self._guard(self._body.dropped)
 
 
-@cache
-def watched(module: str) -> type[_Watched]:
-    """Make the sync stream class for ``httpx`` or ``httpx2``, which must be imported."""
-    base = sys.modules[module].SyncByteStream
+@lru_cache(GENERATIONS)
+def watched(base: Any) -> type[_Watched]:
+    """Make the sync stream class for a client's ``SyncByteStream``."""
 
-    class Watched(_Watched, base):  # type: ignore[misc,valid-type]
+    class Watched(_Watched, base):  # type: ignore[misc]
         def __iter__(self) -> _Chunks:
             return _Chunks(iter(self._stream), self._body, self._guard)
 
@@ -161,12 +161,11 @@ def watched(module: str) -> type[_Watched]:
     return Watched
 
 
-@cache
-def async_watched(module: str) -> type[_Watched]:
+@lru_cache(GENERATIONS)
+def async_watched(base: Any) -> type[_Watched]:
     """Make the async one, which differs from the other in ``await`` alone."""
-    base = sys.modules[module].AsyncByteStream
 
-    class AsyncWatched(_Watched, base):  # type: ignore[misc,valid-type]
+    class AsyncWatched(_Watched, base):  # type: ignore[misc]
         def __aiter__(self) -> _AsyncChunks:
             return _AsyncChunks(aiter(self._stream), self._body, self._guard)
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry import baggage, trace
@@ -23,6 +23,7 @@ from assisters_otel.attempt import is_of_dead_loop
 from assisters_otel.clients.adapter import BAGGAGE, Adapter
 from assisters_otel.clients.ahead import async_replay, replay
 from assisters_otel.clients.body import async_watched, watched
+from assisters_otel.clients.classes import CLIENTS, find_base, is_a
 from assisters_otel.clients.patch import Target, unbound
 from assisters_otel.variables import corrected
 
@@ -91,10 +92,9 @@ class _Inner:
 class _Message:
     """What resends are known by."""
 
-    __slots__ = ("_headers", "_module", "_raw")
+    __slots__ = ("_headers", "_raw")
 
-    def __init__(self, module: str, raw: Any) -> None:
-        self._module = module
+    def __init__(self, raw: Any) -> None:
         self._raw = raw
         self._headers: dict[bytes, bytes] | None = None
 
@@ -113,16 +113,16 @@ class _Message:
     def body(self) -> bytes | None:
         stream = self._raw.stream
         # The only one that can be read again, and any number of times.
-        return b"".join(stream) if isinstance(stream, self._client().ByteStream) else None
+        return b"".join(stream) if is_a(stream, CLIENTS, "ByteStream") else None
 
     def redirected(self, location: str) -> str:
         # What is no URL is no redirect; the client says so in its own way.
-        with suppress(self._client().InvalidURL, ValueError):
+        try:
             return str(self._raw.url.join(location)).partition("#")[0]
-        return ""
-
-    def _client(self) -> Any:
-        return sys.modules[self._module]
+        except Exception as error:
+            if isinstance(error, ValueError) or is_a(error, CLIENTS, "InvalidURL"):
+                return ""
+            raise
 
 
 class Httpx(Adapter):
@@ -339,62 +339,83 @@ class Httpx(Adapter):
         if self.theirs_is_on() or _is_instrumented(transport, method) or _is_injected(raw):
             return None
         transports: tuple[Any, Any] | None = self._maker
-        if transports is None:
-            self._maker = transports = self._make()
+        if transports is None or not isinstance(raw, transports[0]._module.Request):  # noqa: SLF001 - as below
+            self._maker = transports = self._make(raw)
         return transports
 
     @corrected()
-    def _make(self) -> tuple[Any, Any]:
-        """Make OpenTelemetry's transports, the sync one and the async one."""
+    def _make(self, raw: Any = None) -> tuple[Any, Any]:
+        """Make OpenTelemetry's transports, the sync one and the async one.
+
+        Args:
+            raw: A request of a client that was imported anew; None for the one that OpenTelemetry
+                has met.
+        """
         otel = importlib.import_module(SCOPE)
         providers = {
             "tracer_provider": self._tracer_provider,
             "meter_provider": self._meter_provider,
         }
         flavour = self._flavour
-        return (
+        transports = (
             getattr(otel, flavour.sync_transport)(_Inner, **providers),
             getattr(otel, flavour.async_transport)(_Inner, **providers),
         )
+        if raw is not None and not isinstance(raw, transports[0]._module.Request):  # noqa: SLF001 - it has no other way
+            for transport in transports:
+                transport._module = _client_of(raw)  # noqa: SLF001 - as above
+        return transports
 
-    def _is_transient(self, error: BaseException) -> bool:
+    @staticmethod
+    def _is_transient(error: BaseException) -> bool:
         # An OSError as such is the app's own body's: httpx maps those of the network.
-        client = sys.modules[self.module]
-        ours = (client.UnsupportedProtocol, client.LocalProtocolError)
-        if isinstance(error, client.TransportError):
-            return not isinstance(error, ours)
+        if is_a(error, CLIENTS, "TransportError"):
+            return not is_a(error, CLIENTS, "UnsupportedProtocol", "LocalProtocolError")
         return is_of_dead_loop(error)
 
     def _start(self, request: Request, raw: Any, span: Span | None, around: Span | None) -> Attempt:
-        return self._observer.start(request, _Message(self.module, raw), span, around)
+        return self._observer.start(request, _Message(raw), span, around)
 
     def _raised(self, attempt: Attempt, error: BaseException) -> None:
         transient = self._observer.guard(self._is_transient, error)
         attempt.raised(error, transient=bool(transient))
 
     def _succeeded(
-        self, attempt: Attempt, response: Any, watched: Callable[[str], Any], raw: Any
+        self, attempt: Attempt, response: Any, watched: Callable[[Any], Any], raw: Any
     ) -> None:
         """Report an answer that is no failure; how its body ends, a stream in it tells."""
         attempt.ended()
         if attempt.is_to_be_watched:
             body = attempt.body(self._is_transient, raw)
             if body is not None:
-                response.stream = watched(self.module)(response.stream, body, self._observer.guard)
+                kind = watched(self._stream(response, is_async=watched is async_watched))
+                response.stream = kind(response.stream, body, self._observer.guard)
 
     def _ahead(
-        self, response: Any, attempt: Attempt, replay: Callable[[str], type[Ahead]], raw: Any
+        self, response: Any, attempt: Attempt, replay: Callable[[Any], type[Ahead]], raw: Any
     ) -> Any:
         """Make a stream that can be read ahead, to be put in the response, if it may be."""
         if not attempt.body_may_be_read() or raw.method == "HEAD":
             return None
         length, guard = attempt.length(), self._observer.guard
-        return replay(self.module)(response.stream, length, _deadline(raw), guard)
+        kind = replay(self._stream(response, is_async=replay is async_replay))
+        return kind(response.stream, length, _deadline(raw), guard)
+
+    def _stream(self, response: Any, *, is_async: bool) -> Any:
+        """Give the client's class of which a response's stream must be."""
+        name = "AsyncByteStream" if is_async else "SyncByteStream"
+        return find_base(response.stream, name, None) or getattr(sys.modules[self.module], name)
+
+
+def _client_of(raw: Any) -> Any:
+    """Give what OpenTelemetry's transport asks of a client, of the import that a request is of."""
+    kind = find_base(raw, "Request", type(raw))
+    return SimpleNamespace(**kind.__init__.__globals__)
 
 
 def message_of(raw: Any) -> _Message:
     """Give what can be said of a request, of either module."""
-    return _Message(type(raw).__module__.partition(".")[0], raw)
+    return _Message(raw)
 
 
 def _is_instrumented(transport: Any, method: str) -> bool:

@@ -10,6 +10,7 @@ import sys
 import threading
 import weakref
 from contextlib import suppress
+from importlib.abc import MetaPathFinder
 from operator import attrgetter
 from types import CellType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import wrapt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
+    from importlib.machinery import ModuleSpec
     from types import ModuleType
 
 
@@ -181,19 +183,26 @@ class Patches:
         self._guard = guard
         self._then = then
         self.patched: dict[str, str] = {}
+        # Weakly: what was imported anew is in use no longer than the app wants it.
+        self._owners: list[tuple[weakref.ref[type], str]] = []
 
     def put_in(self) -> None:
         """Wrap what is imported, and the rest when it is. Imports nothing."""
-        for module in dict.fromkeys(target.module for target in self._targets):
+        for module in self.modules():
             _imports.watch(module, self)
+
+    def modules(self) -> tuple[str, ...]:
+        """List the modules, imported or not, in the order of the targets."""
+        return tuple(dict.fromkeys(target.module for target in self._targets))
 
     def take_out(self) -> None:
         """Put the very same functions back, and wait for no import any more."""
         self._guard(_imports.forget, self)
-        for target in self._targets:
-            module = sys.modules.get(target.module)
-            if module is not None and target.module in self.patched:
-                self._guard(take_out, *_owner(module, target.path))
+        owners, self._owners = self._owners, []
+        for reference, name in owners:
+            owner = reference()
+            if owner is not None:
+                self._guard(take_out, owner, name)
         self.patched.clear()
 
     def imported(self, module: ModuleType, name: str) -> None:
@@ -205,7 +214,10 @@ class Patches:
         self.patched[name] = str(getattr(module, "__version__", "unknown"))
         for target in self._targets:
             if target.module == name:
-                put_in(*_owner(module, target.path), target.wrap, self)
+                owner, attribute = _owner(module, target.path)
+                put_in(owner, attribute, target.wrap, self)
+                if not any(known() is owner and of == attribute for known, of in self._owners):
+                    self._owners.append((weakref.ref(owner), attribute))
 
 
 def _owner(module: ModuleType, path: str) -> tuple[type, str]:
@@ -213,46 +225,84 @@ def _owner(module: ModuleType, path: str) -> tuple[type, str]:
     return attrgetter(owner)(module), name
 
 
-class _Imports:
-    """Tells the patches of the day of an import.
+class _Imports(MetaPathFinder):
+    """Tells the patches of the day of an import, and of each that follows it.
 
-    wrapt cannot take an import hook back, so there is one for each module and
-    process, whatever is put in and taken out.
+    A client may be imported anew: by a reloader, a test suite, `importlib.reload`. A hook of
+    wrapt's is told of the first import alone, and cannot be taken back.
     """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._hooked: set[str] = set()
         self._waiting: dict[str, list[Patches]] = {}
+        self._finding: set[tuple[str, int]] = set()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
 
     def _forked(self) -> None:
         self._lock = threading.RLock()
+        self._finding = set()
 
     def watch(self, name: str, patches: Patches) -> None:
         with self._lock:
             self._waiting.setdefault(name, []).append(patches)
-            hooked = name in self._hooked
-            self._hooked.add(name)
-        if name in sys.modules:
+            if self not in sys.meta_path:
+                sys.meta_path.insert(0, self)
+        if sys.modules.get(name) is not None:  # None keeps it from being imported
             importlib.import_module(name)  # waits, if another thread is just importing it
         module = sys.modules.get(name)
-        if not hooked:
-            # Fires at once if it is imported already.
-            wrapt.register_post_import_hook(lambda module: self._tell(name, module), name)
-        elif module is not None:
+        if module is not None:
             patches.imported(module, name)
 
     def forget(self, patches: Patches) -> None:
         with self._lock:
-            for waiting in self._waiting.values():
+            for name, waiting in list(self._waiting.items()):
                 if patches in waiting:
                     waiting.remove(patches)
+                if not waiting:
+                    del self._waiting[name]
+            if not self._waiting and self in sys.meta_path:
+                sys.meta_path.remove(self)
 
-    def _tell(self, name: str, module: ModuleType) -> None:
+    def tell(self, name: str, module: ModuleType) -> None:
         for patches in list(self._waiting.get(name, ())):
             patches.imported(module, name)
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Find what the others find, with a loader that tells of it."""
+        asked = name, threading.get_ident()
+        if name not in self._waiting or asked in self._finding:
+            return None
+        self._finding.add(asked)  # another's finder may ask all of them again, as wrapt's does
+        try:
+            found = (finder.find_spec(name, path, target) for finder in self._others())
+            spec = next((spec for spec in found if spec is not None), None)
+        finally:
+            self._finding.discard(asked)
+        if spec is not None and hasattr(spec.loader, "exec_module"):
+            spec.loader = _Loader(spec.loader)
+        return spec
+
+    def _others(self) -> Iterator[Any]:
+        for finder in list(sys.meta_path):
+            if finder is not self and hasattr(finder, "find_spec"):
+                yield finder
+
+
+class _Loader(wrapt.ObjectProxy):  # type: ignore[type-arg,unused-ignore] # in newer ones only
+    """A module's own loader, for as long as it takes to load it; then it is told of."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        loader: Any = self.__wrapped__
+        spec: Any = module.__spec__
+        if getattr(module, "__loader__", None) is self:
+            module.__loader__ = loader
+        if getattr(spec, "loader", None) is self:
+            spec.loader = loader
+        loader.exec_module(module)
+        _imports.tell(module.__name__, module)
 
 
 _imports: Final = _Imports()

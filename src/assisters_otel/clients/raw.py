@@ -6,10 +6,11 @@ all fetch through four that are not public, and have been the same since urllib3
 
 from __future__ import annotations
 
-import sys
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
+
+from assisters_otel.clients.classes import GENERATIONS, is_of, named_as
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,22 +31,16 @@ def watch(raw: Any, body: Body, guard: Guard, broke: Callable[[BaseException], o
         guard: Runs what of ours could fail.
         broke: Gets what is raised in place of more, in urllib3's words.
     """
-    kind = sys.modules["urllib3.response"].HTTPResponse
-    if type(raw) is kind and all(hasattr(kind, name) for name in _FETCHES):
+    kind: Any = type(raw)
+    if is_of(kind, "urllib3.response", "HTTPResponse") and all(
+        hasattr(kind, name) for name in _FETCHES
+    ):
         vars(raw)[_WATCH] = body, guard, broke
-        raw.__class__ = _telling()
+        raw.__class__ = _telling(kind)
 
 
-def named_as(base: type, ours: type) -> type:
-    """Give a class the name of the one that it stands in for, for who prints it."""
-    ours.__module__, ours.__qualname__ = base.__module__, base.__qualname__
-    return ours
-
-
-@cache
-def _telling() -> type:  # noqa: C901 - a class, not one function
-    base: Any = sys.modules["urllib3.response"].HTTPResponse
-
+@lru_cache(GENERATIONS)
+def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
     class HTTPResponse(base):  # type: ignore[misc]
         def _fp_read(self, *args: Any, **kwargs: Any) -> Any:
             return self._tell(super()._fp_read(*args, **kwargs))

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from functools import cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from assisters_otel import coding, foreign
-from assisters_otel.clients.raw import named_as
+from assisters_otel.clients.classes import GENERATIONS, is_of, named_as
 
 if TYPE_CHECKING:
     from assisters_otel.bodies import Body
@@ -45,10 +45,6 @@ _watched: Final[dict[int, _Watch]] = {}
 _broken: Final[dict[int, Exception]] = {}
 
 
-def _module() -> Any:
-    return sys.modules["aiohttp"]
-
-
 def watch(reader: Any, body: Body, guard: Guard) -> None:
     """Have a body told of what is read.
 
@@ -61,7 +57,8 @@ def watch(reader: Any, body: Body, guard: Guard) -> None:
         body.ended()  # nothing will come
         return
     _watched[id(reader)] = _Watch(body, guard)
-    reader.__class__ = _telling()
+    kind: Any = type(reader)
+    reader.__class__ = _telling(kind)
 
 
 async def wait_for_beginning(reader: Any, limit_s: float, guard: Guard) -> None:
@@ -99,7 +96,7 @@ async def wait_for_beginning(reader: Any, limit_s: float, guard: Guard) -> None:
 
 def can_be_waited_for(reader: Any) -> bool:
     """Say whether a response's content is of the class that `wait_for_beginning` knows."""
-    return type(reader) is _module().StreamReader
+    return is_of(type(reader), "aiohttp.streams", "StreamReader")
 
 
 def beginning(reader: Any) -> bytes:
@@ -129,13 +126,12 @@ def _put_behind(reader: Any, error: Exception) -> None:
     if reader._buffer and reader.exception() is error:  # noqa: SLF001 - as above
         reader._exception = None  # noqa: SLF001 - `set_exception` cannot take it back
         _broken[id(reader)] = error
-        reader.__class__ = _broken_off()
+        kind: Any = type(reader)
+        reader.__class__ = _broken_off(kind)
 
 
-@cache
-def _telling() -> type:  # noqa: C901 - a class, not one function
-    base: Any = _module().StreamReader
-
+@lru_cache(GENERATIONS)
+def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
     class StreamReader(base):  # type: ignore[misc]
         __slots__ = ()
 
@@ -165,8 +161,7 @@ def _telling() -> type:  # noqa: C901 - a class, not one function
             watch = _watched.get(id(self))
             if watch is not None:
                 self._tell_no_more()
-                kind = _module().ClientConnectionError
-                if type(exc) is kind and exc.args == _CLOSED:
+                if type(exc).__name__ == "ClientConnectionError" and exc.args == _CLOSED:
                     if watch.cancelled is None:
                         watch.guard(watch.body.closed)
                     else:
@@ -200,10 +195,8 @@ def _telling() -> type:  # noqa: C901 - a class, not one function
     return named_as(base, StreamReader)
 
 
-@cache
-def _broken_off() -> type:
-    base: Any = _module().StreamReader
-
+@lru_cache(GENERATIONS)
+def _broken_off(base: Any) -> type:
     class StreamReader(base):  # type: ignore[misc]
         __slots__ = ()
 

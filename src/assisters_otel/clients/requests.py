@@ -24,6 +24,7 @@ from opentelemetry import context, trace
 from assisters_otel import flow, late, spans
 from assisters_otel.attempt import OF_FILES
 from assisters_otel.clients.adapter import Adapter
+from assisters_otel.clients.classes import is_a
 from assisters_otel.clients.patch import Patches, Target, unbound
 from assisters_otel.clients.raw import watch
 from assisters_otel.clients.routed import Routed, routed_as
@@ -405,14 +406,12 @@ class Requests(Adapter):
     def _prepared(self, session: Any, raw: Any) -> Request | None:
         # What is not prepared is refused by the session, in its own words; headers of another
         # kind cannot be copied; and an adapter of the app's own would send what we add.
-        client = sys.modules[MODULE]
-        if not isinstance(raw, client.PreparedRequest) or not hasattr(raw.headers, "copy"):
+        if not is_a(raw, (MODULE,), "PreparedRequest") or not hasattr(raw.headers, "copy"):
             return None
         url = raw.url.lower()
         for prefix, adapter in session.adapters.items():  # as the session looks it up
             if url.startswith(prefix.lower()):
-                is_known = isinstance(adapter, client.adapters.HTTPAdapter)
-                return self._request(raw) if is_known else None
+                return self._request(raw) if is_a(adapter, (MODULE,), "HTTPAdapter") else None
         return None
 
     def _request(self, raw: Any) -> Request | None:
@@ -444,12 +443,11 @@ def _headers_of(response: Any) -> list[tuple[bytes, bytes]]:
 
 def _is_transient(error: BaseException) -> bool:
     # Not a bad URL, scheme or header, and not what the app's own body has raised.
-    errors = sys.modules[MODULE].exceptions
-    kinds = (errors.ConnectionError, errors.Timeout, errors.ChunkedEncodingError)
     met = error.args[0] if error.args else None
     # urllib3 says of any OSError that the connection was aborted.
     within = (met, *getattr(met, "args", ()))
-    return isinstance(error, kinds) and not any(isinstance(one, OF_FILES) for one in within)
+    is_transient = is_a(error, (MODULE,), "ConnectionError", "Timeout", "ChunkedEncodingError")
+    return is_transient and not any(isinstance(one, OF_FILES) for one in within)
 
 
 def _read_limit(_stream: object = False, timeout: Any = None, *_: Any, **__: Any) -> float | None:  # noqa: FBT002 - as `HTTPAdapter.send`

@@ -6,13 +6,13 @@ what it has written goes out on another copy, in the moment in which an adapter 
 
 from __future__ import annotations
 
-import sys
 from copy import copy
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry import trace
 
 from assisters_otel.clients.adapter import BAGGAGE
+from assisters_otel.clients.classes import find_base
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ class Routed:
         self.plain = plain
         self.around = trace.get_current_span()
         # No subclass of the app's: OpenTelemetry asks for method, URL and headers.
-        self.copy: Any = object.__new__(sys.modules["requests"].PreparedRequest)
+        self.copy: Any = object.__new__(find_base(request, "PreparedRequest", type(request)))
         headers = request.headers.copy()
         self.copy.__dict__.update(
             vars(request), method=request.method, url=request.url, headers=headers

@@ -74,6 +74,7 @@ class Answer:
         fault: What goes wrong on the wire, or None.
         parts: The chunks in which the body is sent, or None for the usual ones.
         event: Data of an error event, which takes the place of an event stream's second half.
+        code: The error code, documented or not; None for an answer without one.
     """
 
     status: int | None = None
@@ -88,6 +89,7 @@ class Answer:
     fault: Fault | None = None
     parts: tuple[bytes, ...] | None = None
     event: bytes | None = None
+    code: str | None = None
 
     def over(self, sample: Content) -> Content:
         """Fill what this answer leaves open from the endpoint's own content.

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from json import dumps
 from threading import Lock
-from typing import TYPE_CHECKING, Final, get_args
+from typing import Final, get_args
 
 from assisters_otel import catalog
 from assisters_otel.testing.answer import Answer, Fault, Received, envelope
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
 _FAULTS: Final = get_args(Fault)
 _FIRST_FINAL, _FIRST_ERROR, _LAST = 200, 400, 599
+_FOREVER_S: Final = 1_000_000.0
+"""Longer than anybody waits; the clocks beneath take no infinity."""
+# Source: RFC 9110, section 5.1 and 5.5, as h11 has them.
+_HEADER_NAME: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+_HEADER_VALUE: Final = re.compile(
+    r"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?"
+)
 
 
 class Script:
@@ -105,10 +111,16 @@ class Script:
                 "in_stream": in_stream,
             },
         )
-        _check_numbers(
-            {"status": status, "size": size, "times": times},
-            {"delay_s": delay_s, "chunk_delay_s": chunk_delay_s},
-        )
+        _check_whole("status", status, _FIRST_FINAL, _LAST)
+        _check_whole("size", size, 0)
+        _check_whole("times", times, 1)
+        _check_seconds("delay_s", delay_s, "fault='silence' for no answer at all")
+        _check_seconds("chunk_delay_s", chunk_delay_s, "fault='stall' for no more of it")
+        if not isinstance(retry_after, str):
+            _check_seconds("retry_after", retry_after, "text for any other: retry_after='soon'")
+        _check_flags({"chunked": chunked, "gzip": gzip})
+        _check_body(body, json)
+        _check_headers(headers)
         own = body is not None or json is not None or redirect is not None
         worded = not (type is None and message is None and param is None)
         extra = {
@@ -125,13 +137,12 @@ class Script:
             (codes and code is not None, "write the codes by position or one as code=, not both"),
             (
                 code and not status and not any(rows),
-                f"code={code!r} is not documented: add status=",
+                f"code={code!r} is not documented: {_near(code)}add status=",
             ),
             (code and not failing, f"code={code!r} is an error: write a status >= 400 with it"),
             (body is not None and json is not None, "write body= or json=, not both"),
             (worded and own, "type=, message= and param= make an envelope: write no other body"),
             (worded and not failing, "type=, message= and param= need a code, or a status >= 400"),
-            (not _FIRST_FINAL <= (status or _LAST) <= _LAST, "write a status from 200 to 599"),
             (
                 {"content-length", "transfer-encoding"} & extra.keys(),
                 "the server measures the body: write fault='truncate', chunked=True or 'garbage'",
@@ -141,7 +152,6 @@ class Script:
                 in_stream is not None and (any(rows) or own or fault),
                 "in_stream= fails after a success: write no other code, body or fault with it",
             ),
-            (times < 1, "write times=1 or more"),
         ):
             if wrong:
                 raise ValueError(instead)
@@ -153,6 +163,7 @@ class Script:
         ):
             if value is not None:
                 extra[name] = str(value)
+        _check_sent({**extra, "content-type": content_type})
         moved = None
         if redirect is not None:
             moved, body = 307, body or b""
@@ -187,6 +198,7 @@ class Script:
                     fault=fault,
                     parts=parts,
                     event=event,
+                    code=wish,
                 )
             )
         with self._lock:
@@ -212,6 +224,8 @@ class Script:
 
 def _check_texts(*, codes: Sequence[object], others: Mapping[str, object]) -> None:
     wrong = next((code for code in codes if not isinstance(code, str)), None)
+    if isinstance(wrong, int) and wrong in range(_FIRST_FINAL, _LAST + 1):
+        raise ValueError(f"a code is text, not {wrong!r}: write status={wrong}")
     if wrong is not None:
         raise ValueError(f"a code is text, not {wrong!r}: write answers('internal_error', 'ok')")
     for name, value in others.items():
@@ -219,15 +233,67 @@ def _check_texts(*, codes: Sequence[object], others: Mapping[str, object]) -> No
             raise ValueError(f"{name} is text, not {value!r}: write {name}='…'")
 
 
-def _check_numbers(whole: Mapping[str, object], any_: Mapping[str, object]) -> None:
-    for kinds, values in ((int, whole), (int | float, any_)):
-        for name, value in values.items():
-            is_number = isinstance(value, kinds) and not isinstance(value, bool)
-            if not (is_number or (value is None and name == "status")):
-                raise ValueError(f"{name} is a number, not {value!r}: write {name}=2")
+def _check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
+    if value is None and name == "status":
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{name} is a number, not {value!r}: write {name}={least or 2}")
+    if value < least or (most is not None and value > most):
+        limits = f"{least} or more" if most is None else f"a number from {least} to {most}"
+        raise ValueError(f"{name}={value!r} is none: write {name}={limits}")
+
+
+def _check_seconds(name: str, value: object, otherwise: str) -> None:
+    if value is None and name == "retry_after":
+        return
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"{name} is a number, not {value!r}: write {name}=2")
+    if not 0 <= value < _FOREVER_S:
+        raise ValueError(f"{name}={value!r} is no time: write {name}=2, or {otherwise}")
+
+
+def _check_flags(flags: Mapping[str, object]) -> None:
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise ValueError(f"{name} is a switch, not {flag!r}: write {name}=True")
+
+
+def _check_body(body: object, json: object) -> None:
+    if not isinstance(body, bytes | str | None) and not (
+        isinstance(body, Sequence) and all(isinstance(part, bytes) for part in body)
+    ):
+        raise ValueError(f"body is text, bytes or a list of bytes, not {body!r}: write body='…'")
+    try:
+        dumps(json)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"json= cannot be sent: {error}. Write what JSON has, or body=") from error
+
+
+def _check_headers(headers: object) -> None:
+    if headers is None:
+        return
+    if not isinstance(headers, Mapping) or not all(isinstance(name, str) for name in headers):
+        raise ValueError(f"headers maps names to values, not {headers!r}: write {{'x-odd': '1'}}")
+
+
+def _check_sent(headers: Mapping[str, str | None]) -> None:
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value or ""):
+            raise ValueError(
+                f"no header can be sent as {name!r}: {value!r}: write it in Latin-1, in one line; "
+                "for what is no HTTP, fault='garbage'"
+            )
+
+
+def _near(code: str | None) -> str:
+    near = get_close_matches(code or "", ["ok", *(row.code for row in catalog.ERRORS)], n=1)
+    return f"did you mean {near[0]!r}? Else " if near else ""
 
 
 def _instead_of(code: str | None) -> str:
-    near = get_close_matches(code or "", ["ok", *(row.code for row in catalog.ERRORS)], n=1)
-    hint = f"did you mean {near[0]!r}? Else " if near else ""
-    return f"{hint}write status=400, code={code!r}"
+    if code in _FAULTS:
+        return f"write fault={code!r}"
+    alike = [row.code for row in catalog.ERRORS if code in {row.type, str(row.status)}]
+    if alike:
+        return f"write {' or '.join(map(repr, alike))}"
+    return f"{_near(code)}write status=400, code={code!r}"

@@ -37,6 +37,7 @@ T = TypeVar("T")
 _BACKLOG: Final = 2048
 # Longer than any test, so that it is the client who ends an idle connection.
 _KEEP_ALIVE_S: Final = 600
+_LAST_PORT: Final = 65535
 
 
 def _of_script(method: Callable[Concatenate[Script, P], T]) -> Callable[Concatenate[FakeApi, P], T]:
@@ -67,6 +68,9 @@ class FakeApi:
         port: Fixed, or 0 for one that is free. It stays the same when a stopped
             server is started again.
 
+    Raises:
+        ValueError: The port is none.
+
     Attributes:
         host: Always ``"127.0.0.1"``.
         app: The same as an ASGI app, started or not, for a server of your own (HTTP/2,
@@ -77,6 +81,10 @@ class FakeApi:
     host: Final = "127.0.0.1"
 
     def __init__(self, *, port: int = 0) -> None:
+        if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= _LAST_PORT:
+            raise ValueError(
+                f"{port!r} is no port: write port=0 for one that is free, or 1 to {_LAST_PORT}"
+            )
         self._script = Script()
         self.connections = 0
         self.app: Router = Router(

@@ -8,6 +8,7 @@ import uuid
 from gzip import compress
 from typing import TYPE_CHECKING, Final
 
+from assisters_otel import catalog
 from assisters_otel.testing.answer import BODILESS, EVENTS
 
 if TYPE_CHECKING:
@@ -30,11 +31,13 @@ def headers(answer: Answer, content: Content, elapsed_s: float, now_s: float) ->
 
     Args:
         answer: Its `headers` win, and take away where they are None.
-        content: What is sent; a 429 has no headroom, a Retry-After and a reset.
+        content: What is sent; a 429 has no headroom, a Retry-After and a reset. But not one that
+            passes with no minute, as of a month's tokens.
         elapsed_s: Since the request came in.
         now_s: Unix time.
     """
-    limited = content.status == _TOO_MANY
+    row = catalog.find(answer.code) if answer.code else None
+    limited = content.status == _TOO_MANY and (row is None or row.retryable)
     named: dict[str, str | None] = {
         "content-type": content.content_type,
         "x-request-id": f"req_{uuid.uuid4().hex}",
