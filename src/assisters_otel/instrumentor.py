@@ -113,9 +113,8 @@ class Instrumentation:
             return None
         if adapter.theirs_is_on():
             return "the application"
-        is_patched = module in self._patches.patched
-        is_on = adapter.is_on() if is_patched else _is_there(adapter.scope)
-        return names.SCOPE if is_on else None
+        is_on = module not in self._patches.patched or adapter.is_on()
+        return names.SCOPE if is_on and _is_there(adapter.scope) else None
 
     def _switch_on(self, module: str) -> None:
         adapter = self._adapters.get(module)

@@ -43,22 +43,22 @@ class Status(NamedTuple):
         active: Whether anything is watched.
         clients: What is watched: every client that is installed, imported or not, and by
             whom its HTTP spans are made.
+        not_seen: Clients of which no request is seen, whatever is switched on.
         hosts: Which hosts are watched, as ``host[:port][/path-prefix]``.
         destinations: Where telemetry goes.
         attempts: How many attempts have ended in this process.
         errors: How many of them had failed.
         last_failure: The last trouble of our own, as one line, or None.
-        not_seen: Clients of which no request is seen, whatever is switched on: `names.NOT_SEEN`.
     """
 
     active: bool
     clients: tuple[Client, ...]
+    not_seen: tuple[str, ...]
     hosts: tuple[str, ...]
     destinations: tuple[str, ...]
     attempts: int
     errors: int
     last_failure: str | None
-    not_seen: tuple[str, ...] = names.NOT_SEEN
 
 
 class _Arguments(NamedTuple):
@@ -106,7 +106,7 @@ class Telemetry:
         """Say what is patched, watched, sent and seen, and what went wrong."""
         on = self._instrumentation
         if on is None:
-            return Status(False, (), (), (), 0, 0, self._guard.last_failure)
+            return Status(False, (), names.NOT_SEEN, (), (), 0, 0, self._guard.last_failure)
         destinations = tuple(f"the application's {type(p).__name__}" for p in self._reused)
         if self._exports is not None:
             destinations += self._exports.destinations
@@ -114,6 +114,7 @@ class Telemetry:
         return Status(
             active=is_active,
             clients=on.clients() if is_active else (),
+            not_seen=names.NOT_SEEN,
             hosts=tuple(map(str, on.config.hosts)),
             destinations=destinations,
             attempts=on.observer.attempts,

@@ -204,6 +204,10 @@ def test_what_keeps_telemetry_away_is_found(findings, collector, environment, ch
         {"ASSISTERS_BASE_URL": "https://gateway.example/v1"},
         {"OPENAI_BASE_URL": "https://api.assisters.dev/v1"},
         {"OPENAI_BASE_URL": "http://a.b:8080/v1", "ASSISTERS_OTEL_HOSTS": "a.b:8080"},
+        {
+            "OPENAI_BASE_URL": "https://xn--bcher-kva.example/v1",
+            "ASSISTERS_OTEL_HOSTS": "Bücher.example.",
+        },
         {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.25"},
         {"OTEL_SEMCONV_STABILITY_OPT_IN": "http/dup"},
     ],

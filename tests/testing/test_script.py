@@ -330,6 +330,7 @@ def test_a_redirect_is_a_307_unless_you_say_otherwise(assisters_api, get):
         ([], {"json": object()}, "json= cannot be sent"),
         ([], {"headers": ["x"]}, "headers maps names to values"),
         ([], {"headers": {"x": "two\nlines"}}, "in one line"),
+        ([], {"headers": {"x": " 1"}}, "in one line"),
         ([], {"headers": {"x y": "1"}}, "in one line"),
         ([], {"request_id": "€"}, "in Latin-1"),
         ([], {"content_type": "a\r\nb"}, "in one line"),

@@ -20,7 +20,7 @@ _FOREVER_S: Final = 1_000_000.0
 # Source: RFC 9110, section 5.1 and 5.5, as h11 has them.
 _HEADER_NAME: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE: Final = re.compile(
-    r"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?"
+    r"(?:[^\x00\s\u0100-\U0010ffff]+(?:[ \t]+[^\x00\s\u0100-\U0010ffff]+)*)?", re.ASCII
 )
 
 
