@@ -1,12 +1,15 @@
 """One call of an SDK, from its begin over all its retries to the end of its body.
 
-The call's scope travels in OpenTelemetry's context, and is closed by a flag: a task
-that was started in it and outlives it is no part of it.
+The call's scope travels in OpenTelemetry's context, since that is what goes from thread to
+thread; and beside it, since ddtrace's context keeps nothing but the span and the baggage. It is
+closed by a flag: a task that was started in it and outlives it is no part of it.
 """
 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from urllib.parse import unquote
@@ -30,6 +33,14 @@ if TYPE_CHECKING:
     from assisters_otel.sending import Message
 
 _KEY: Final = context.create_key("assisters_otel-call")
+_scope: Final[ContextVar[Call | None]] = ContextVar("assisters_otel-call", default=None)
+
+
+class Scope(NamedTuple):
+    """What `Call.leave` undoes."""
+
+    context: Token[Context]
+    scope: Token[Call | None]
 
 
 class Asked(NamedTuple):
@@ -124,19 +135,25 @@ class Call:
         self.context: Context = context.set_value(_KEY, self, parent)
         self.started_s = time.perf_counter()
 
-    def leave(self, token: Token[Context], error: BaseException | None = None) -> None:
+    def enter(self) -> Scope:
+        """Begin the call's scope, in which it sends; return what `leave` takes."""
+        return Scope(context.attach(self.context), _scope.set(self))
+
+    def leave(self, entered: Scope, error: BaseException | None = None) -> None:
         """End the call's scope, in the task that entered it.
 
         Args:
-            token: Of the context that was attached, which is `context`.
+            entered: What `enter` gave.
             error: What the SDK has raised, or None.
         """
         self._is_open = False
+        with suppress(ValueError):  # it was entered in another context
+            _scope.reset(entered.scope)
         if isinstance(error, GeneratorExit) and context.get_current() is not self.context:
             # A coroutine that nobody awaits any more is closed by whoever finds it, in a
             # context of theirs; the one that was entered has gone with its task.
             return
-        context.detach(token)
+        context.detach(entered.context)
 
     def takes(self, request: Request, message: Message) -> bool:
         """Say whether a request that is about to be sent is one of the call's attempts."""
@@ -224,5 +241,5 @@ def _is_one(path: str, asked: str) -> bool:
 
 def current() -> Call | None:
     """Give the call in whose scope this is running, or None."""
-    call = context.get_value(_KEY)
+    call = context.get_value(_KEY) or _scope.get()
     return call if isinstance(call, Call) and call.is_open else None

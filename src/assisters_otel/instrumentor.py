@@ -15,7 +15,7 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 )
 
 from assisters_otel import config as configs
-from assisters_otel import logger, names
+from assisters_otel import http_spans, logger, names, providers
 from assisters_otel.clients import aiohttp, assisters, httpx, openai, requests
 from assisters_otel.clients.patch import Patches
 from assisters_otel.guard import Guard
@@ -50,9 +50,12 @@ class Instrumentation:
         self.config = config
         self.guard = guard
         self.observer = Observer(
-            config, guard, tracer_provider, meter_provider or metrics.get_meter_provider()
+            config,
+            guard,
+            tracer_provider,
+            metrics.get_meter_provider() if meter_provider is None else meter_provider,
         )
-        told = self.observer, tracer_provider, meter_provider
+        told = self.observer, http_spans.Tracers(tracer_provider), _meters(meter_provider)
         http: tuple[Adapter, ...] = (
             *(httpx.Httpx(module, *told) for module in httpx.MODULES),
             requests.Requests(*told),
@@ -89,7 +92,7 @@ class Instrumentation:
         """Record in another provider from now on: this is a forked child."""
         self.observer.record_in(meter_provider)
         for adapter in self._adapters.values():
-            adapter.record_in(meter_provider)
+            adapter.record_in(providers.Meters(meter_provider))
 
     def clients(self) -> tuple[Client, ...]:
         """List what is patched."""
@@ -110,6 +113,10 @@ class Instrumentation:
         adapter = self._adapters.get(module)
         if adapter is not None and not adapter.theirs_is_on():
             adapter.switch_on()
+
+
+def _meters(provider: MeterProvider | None) -> providers.Meters | None:
+    return None if provider is None else providers.Meters(provider)
 
 
 class Client(NamedTuple):

@@ -9,8 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from opentelemetry import context
-
 from assisters_otel.clients.patch import Target, unbound
 from assisters_otel.clients.sdk import in_call
 
@@ -57,7 +55,7 @@ class OpenAI:
             call = guard(self._begin, client, args, kwargs)
             if call is None:
                 return await wrapped(client, *args, **kwargs)
-            token = context.attach(call.context)
+            entered = call.enter()
             raised = None
             try:
                 result = await wrapped(client, *args, **kwargs)
@@ -67,7 +65,7 @@ class OpenAI:
                 guard(call.raised, error)
                 raise
             finally:
-                guard(call.leave, token, raised)
+                guard(call.leave, entered, raised)
                 del raised  # its traceback knows this frame
             return result
 
