@@ -1,19 +1,25 @@
 """Providers that implement OpenTelemetry's API and no more: what they record, a test reads.
 
-Nothing of theirs can be hashed, referred to weakly, or written to but by the API's own methods; a span tells nothing but its context. They are registered as
-subclasses, for what inherits from OpenTelemetry's classes has a `__dict__`.
+Nothing of theirs can be hashed, referred to weakly, or written to but by the API's own methods; a
+span tells nothing but its context. They are registered as subclasses, for what inherits from
+OpenTelemetry's classes has a `__dict__`.
 """
+
+# ruff: noqa: ARG002, FBT001, FBT002 - the signatures are OpenTelemetry's
 
 from __future__ import annotations
 
 import itertools
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry import metrics, trace
-from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import SpanKind, StatusCode, TraceFlags, TraceState
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from typing_extensions import Self
 
 _ids = itertools.count(1)
 
@@ -122,7 +128,7 @@ class Span(Bare):
         found = {"exception.message": str(exception), **(attributes or {})}
         self.add_event("exception", found)
 
-    def __enter__(self) -> Span:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -257,19 +263,18 @@ class Shown(NamedTuple):
 
 
 _MESSAGE = "exception.message"
+_IDS = frozenset({"assisters.request.id", "http.response.header.x-request-id"})
 
 
 def _shown(scope: str, span: Any, status: Any, events: Any) -> Shown:
     # Durations differ from run to run, and so do ids.
     attributes = {
-        name: "…" if isinstance(value, float) or "request" in name and "id" in name else value
+        name: "…" if isinstance(value, float) or name in _IDS else value
         for name, value in span.attributes.items()
     }
     told = [(name, found.get(_MESSAGE)) for name, found in events]
     has_parent = span.parent is not None
-    return Shown(
-        scope, span.name, span.kind, attributes, status, told, len(span.links), has_parent
-    )
+    return Shown(scope, span.name, span.kind, attributes, status, told, len(span.links), has_parent)
 
 
 def of_sdk(memory: Any) -> tuple[list[Shown], dict[tuple[str, Any], Any]]:

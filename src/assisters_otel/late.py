@@ -55,7 +55,8 @@ def write(span: Span, write: Callable[[Span], object], guard: Guard) -> None:
         late.write = write
         return
     own["end"] = late = _LateEnd(span, write, guard)
-    if getattr(span, "end", None) is not late:  # a class with slots: what is written now is better than nothing
+    if getattr(span, "end", None) is not late:
+        # A class with slots: what is written now is better than nothing.
         own.pop("end", None)
         guard(write, span)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import threading
+from typing import ClassVar
 
 import aiohttp
 import httpx
@@ -149,7 +149,8 @@ def test_what_is_recorded_is_what_is_recorded_with_the_sdk(
     assert trace.get_current_span() is trace.INVALID_SPAN
 
 
-def test_a_call_that_has_recovered_has_two_attempts(api, recorded, watched):
+@pytest.mark.usefixtures("watched")
+def test_a_call_that_has_recovered_has_two_attempts(api, recorded):
     api.answers("rate_limit_exceeded", "ok", retry_after=0)
 
     with openai.OpenAI(base_url=api.url, api_key="ask_k") as client:
@@ -184,7 +185,8 @@ def test_where_the_app_s_http_span_cannot_be_read_there_is_no_other(
     assert "invalid_model on POST /v1/chat/completions" in line
 
 
-def test_nor_where_it_is_made_by_a_transport_of_the_app_s(api, recorded, watched):
+@pytest.mark.usefixtures("watched")
+def test_nor_where_it_is_made_by_a_transport_of_the_app_s(api, recorded):
     transport = SyncOpenTelemetryTransport(
         httpx.HTTPTransport(), tracer_provider=recorded.tracer_provider
     )
@@ -196,7 +198,8 @@ def test_nor_where_it_is_made_by_a_transport_of_the_app_s(api, recorded, watched
     assert len(recorded.ended) == 1
 
 
-def test_a_retry_is_counted_where_the_app_s_http_spans_cannot_be_read(api, recorded, watched):
+@pytest.mark.usefixtures("watched")
+def test_a_retry_is_counted_where_the_app_s_http_spans_cannot_be_read(api, recorded):
     transport = SyncOpenTelemetryTransport(
         httpx.HTTPTransport(), tracer_provider=recorded.tracer_provider
     )
@@ -209,7 +212,8 @@ def test_a_retry_is_counted_where_the_app_s_http_spans_cannot_be_read(api, recor
     assert [n for (name, _), n in recorded.counts().items() if name == RETRIES] == [1]
 
 
-def test_the_app_s_own_span_is_never_written_to(api, recorded, watched):
+@pytest.mark.usefixtures("watched")
+def test_the_app_s_own_span_is_never_written_to(api, recorded):
     tracer = recorded.tracer_provider.get_tracer("app")
     api.answers("invalid_model")
 
@@ -222,9 +226,8 @@ def test_the_app_s_own_span_is_never_written_to(api, recorded, watched):
     assert (own.attributes, own.status, own.links) == ({}, ("UNSET", None), [])
 
 
-def test_the_span_that_is_current_while_a_request_is_sent_is_the_provider_s_own(
-    api, recorded, watched
-):
+@pytest.mark.usefixtures("watched")
+def test_the_span_that_is_current_while_a_request_is_sent_is_the_provider_s_own(api):
     current = []
 
     async def on_start(*_):
@@ -256,7 +259,8 @@ def test_the_span_that_is_current_while_a_request_is_sent_is_the_provider_s_own(
 
 
 @pytest.mark.parametrize("streamer", PLAIN, ids=str)
-def test_a_key_in_an_exception_is_masked(api, recorded, watched, streamer):
+@pytest.mark.usefixtures("watched")
+def test_a_key_in_an_exception_is_masked(api, recorded, streamer):
     """An error that the client raises quotes what it was given."""
 
     async def script(opened):
@@ -304,7 +308,7 @@ def test_a_call_has_its_attempts_where_opentelemetry_s_context_keeps_only_spans(
         play(streamer, api, refused)
 
     recovered, failed = (
-        [one for one in into.calls()]
+        into.calls()
         if isinstance(into, Memory)
         else [one for one in into.ended if one.scope == "assisters_otel"]
     )
@@ -364,7 +368,7 @@ def test_a_forked_child_records_in_them_too(api, recorded, watched):
         finally:
             os._exit(0)
     os.close(writing)
-    with open(reading, "rb") as told:
+    with os.fdopen(reading, "rb") as told:
         assert told.read() == b"2 None"
     os.waitpid(child, 0)
 
@@ -373,9 +377,9 @@ class Asking(api_only.Meter):
     """A meter that keeps the callbacks which an instrument was made with first, as the SDK's."""
 
     __slots__ = ()
-    kept = {}
+    kept: ClassVar = {}
 
-    def create_observable_gauge(self, name, callbacks=None, unit="", description=""):
+    def create_observable_gauge(self, name, callbacks, *_args):
         self.kept.setdefault(name, callbacks)
         return api_only.Bare()
 
