@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
@@ -18,6 +18,7 @@ from assisters_otel import providers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from contextvars import Token
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Link, SpanContext, Tracer, TracerProvider
@@ -56,7 +57,7 @@ class HttpSpan(trace.Span):
         self.made = made
         self.name = name
         self.kind = kind
-        self.attributes: dict[str, Any] = dict(attributes or {})
+        self.attributes: dict[str, AttributeValue] = dict(attributes or {})
         self.parent = parent
         self.instrumentation_scope = _Scope(scope)
         self.status: Status | None = None
@@ -232,18 +233,20 @@ class _Tracer(trace.Tracer):
                 span.end()
 
 
-def enter(span: trace.Span) -> Any:
+def enter(span: trace.Span) -> Token[HttpSpan | None]:
     """Have `current` know a span of ours from now on; return what `leave` takes."""
     return _current.set(span if isinstance(span, HttpSpan) else None)
 
 
-def leave(token: Any) -> None:
+def leave(token: Token[HttpSpan | None]) -> None:
     """Undo `enter`."""
     with suppress(ValueError):  # a coroutine that was closed in another context
         _current.reset(token)
 
 
-def _tells(span: Any) -> bool:
+def _tells(span: trace.Span) -> bool:
     """Return True if a span can be read, and can be given an `end` of its own."""
-    is_told = all(hasattr(span, name) for name in _TOLD) and isinstance(span.kind, SpanKind)
-    return is_told and hasattr(span, "__dict__") and span.instrumentation_scope is not None
+    if not hasattr(span, "__dict__") or not all(hasattr(span, name) for name in _TOLD):
+        return False
+    is_scoped = getattr(span, "instrumentation_scope", None) is not None
+    return is_scoped and isinstance(getattr(span, "kind", None), SpanKind)

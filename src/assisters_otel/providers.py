@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final, cast
 
 from opentelemetry import trace
 from opentelemetry.metrics import MeterProvider
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import Meter
+    from opentelemetry.metrics import Histogram, Meter
     from opentelemetry.trace import Span, SpanContext
     from opentelemetry.util.types import Attributes
 
-_BOUNDARIES = "explicit_bucket_boundaries_advisory"
+_BOUNDARIES: Final = "explicit_bucket_boundaries_advisory"
 
 
 def is_stand_in(provider: object) -> bool:
@@ -49,8 +49,7 @@ def meter(made: Meter) -> Meter:
         return made
     if any(one.name == _BOUNDARIES or one.kind is one.VAR_KEYWORD for one in taken):
         return made
-    without: Any = _Meter(made)
-    return without  # type: ignore[no-any-return] # of a meter it has what is asked for
+    return cast("Meter", _Meter(made))
 
 
 class _Meter:
@@ -66,10 +65,10 @@ class _Meter:
         description: str = "",
         *,
         explicit_bucket_boundaries_advisory: object = None,  # noqa: ARG002 - OpenTelemetry's
-    ) -> Any:
+    ) -> Histogram:
         return self._made.create_histogram(name, unit, description)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._made, name)
 
 
