@@ -36,13 +36,6 @@ _KEY: Final = context.create_key("assisters_otel-call")
 _scope: Final[ContextVar[Call | None]] = ContextVar("assisters_otel-call", default=None)
 
 
-class Scope(NamedTuple):
-    """What `Call.leave` undoes."""
-
-    context: Token[Context]
-    scope: Token[Call | None]
-
-
 class Asked(NamedTuple):
     """What an SDK was asked for.
 
@@ -96,6 +89,7 @@ class Call:
         "_is_open",
         "_is_returned",
         "_once",
+        "_tokens",
         "_watcher",
         "around",
         "asked",
@@ -130,30 +124,33 @@ class Call:
         self._body: Body | None = None
         self._is_open = True
         self._is_returned = False
+        self._tokens: tuple[Token[Context], Token[Call | None]] | None = None
         self._once = iter((True,))  # two threads may close one body
         parent = trace.set_span_in_context(span) if is_ours else None
         self.context: Context = context.set_value(_KEY, self, parent)
         self.started_s = time.perf_counter()
 
-    def enter(self) -> Scope:
-        """Begin the call's scope, in which it sends; return what `leave` takes."""
-        return Scope(context.attach(self.context), _scope.set(self))
+    def enter(self) -> None:
+        """Begin the call's scope, in which it sends."""
+        self._tokens = context.attach(self.context), _scope.set(self)
 
-    def leave(self, entered: Scope, error: BaseException | None = None) -> None:
+    def leave(self, error: BaseException | None = None) -> None:
         """End the call's scope, in the task that entered it.
 
         Args:
-            entered: What `enter` gave.
             error: What the SDK has raised, or None.
         """
         self._is_open = False
+        tokens, self._tokens = self._tokens, None
+        if tokens is None:  # it did not come to that
+            return
         with suppress(ValueError):  # it was entered in another context
-            _scope.reset(entered.scope)
+            _scope.reset(tokens[1])
         if isinstance(error, GeneratorExit) and context.get_current() is not self.context:
             # A coroutine that nobody awaits any more is closed by whoever finds it, in a
             # context of theirs; the one that was entered has gone with its task.
             return
-        context.detach(entered.context)
+        context.detach(tokens[0])
 
     def takes(self, request: Request, message: Message) -> bool:
         """Say whether a request that is about to be sent is one of the call's attempts."""

@@ -41,7 +41,7 @@ class _Scoped:
         call, self._call = self._call, None
         if call is None:
             return next(self._chunks)
-        entered = call.enter()
+        self._guard(call.enter)
         try:
             chunk = next(self._chunks)
             self._guard(call.returned)
@@ -52,7 +52,7 @@ class _Scoped:
             self._guard(call.raised, error)
             raise
         finally:
-            self._guard(call.leave, entered)
+            self._guard(call.leave)
         return chunk
 
 

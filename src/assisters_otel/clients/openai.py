@@ -55,7 +55,7 @@ class OpenAI:
             call = guard(self._begin, client, args, kwargs)
             if call is None:
                 return await wrapped(client, *args, **kwargs)
-            entered = call.enter()
+            guard(call.enter)
             raised = None
             try:
                 result = await wrapped(client, *args, **kwargs)
@@ -65,7 +65,7 @@ class OpenAI:
                 guard(call.raised, error)
                 raise
             finally:
-                guard(call.leave, entered, raised)
+                guard(call.leave, raised)
                 del raised  # its traceback knows this frame
             return result
 

@@ -30,7 +30,7 @@ def in_call(
         call = guard(begin, client, args, kwargs)
         if call is None:
             return wrapped(client, *args, **kwargs)
-        entered = call.enter()
+        guard(call.enter)
         try:
             result = wrapped(client, *args, **kwargs)
             guard(call.returned)
@@ -38,7 +38,7 @@ def in_call(
             guard(call.raised, error)
             raise
         finally:
-            guard(call.leave, entered)
+            guard(call.leave)
         return result
 
     return request
