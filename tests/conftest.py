@@ -32,13 +32,13 @@ __all__ = ["nothing_planted_leaves", "pytest_configure"]  # pytest's, for all te
 
 LONG = {
     "backends", "bench", "compat", "fuzz", "load", "neutral", "test_aiohttp", "test_app",
-    "test_answers_understood", "test_app_exceptions", "test_flush", "test_framing", "test_secrets",
-    "test_taken", "test_variables",
-    "test_background_requests", "test_calls", "test_default_host", "test_demo", "test_doctor",
-    "test_durations", "test_equal_requests", "test_examples", "test_export", "test_gen_ai",
-    "test_neutral", "test_neutral_sdks", "test_openai_versions", "test_planted_faults",
-    "test_readme", "test_recording", "test_requests", "test_resend", "test_resends",
-    "test_setups", "test_streams", "test_telemetry",
+    "test_answers_understood", "test_app_exceptions", "test_background_requests", "test_calls",
+    "test_cases", "test_default_host", "test_demo", "test_doctor", "test_durations",
+    "test_equal_requests", "test_examples", "test_export", "test_flush", "test_framing",
+    "test_gen_ai", "test_global_providers", "test_neutral", "test_neutral_sdks",
+    "test_openai_versions", "test_planted_faults", "test_providers", "test_readme",
+    "test_recording", "test_requests", "test_resend", "test_resends", "test_secrets",
+    "test_setups", "test_streams", "test_taken", "test_telemetry", "test_variables",
 }  # fmt: skip
 """Folders and modules that take more than some seconds. What is in the others is quick."""
 

@@ -379,11 +379,11 @@ def test_what_is_seen_of_an_exception_is_found_though_it_has_no_hash_and_goes_wi
     assert seen.of(_Unhashable("another")) is None
     assert seen.of(error).outcome.exception == "_Unhashable"
     key = id(error)
-    assert key in seen._seen
+    assert key in seen._seen._kept
     error.__traceback__ = None
     del error
     gc.collect()
-    assert key not in seen._seen
+    assert key not in seen._seen._kept
 
 
 @pytest.mark.usefixtures("telemetry")

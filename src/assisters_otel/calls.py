@@ -1,12 +1,15 @@
 """One call of an SDK, from its start over all its retries to the end of its body.
 
-The call's scope travels in OpenTelemetry's context, and is closed by a flag: a task
-that was started in it and outlives it is no part of it.
+The call's scope travels in OpenTelemetry's context, since that is what goes from thread to
+thread; and beside it, since ddtrace's context keeps nothing but the span and the baggage. It is
+closed by a flag: a task that was started in it and outlives it is no part of it.
 """
 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from urllib.parse import unquote
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from assisters_otel.sending import Message
 
 _KEY: Final = context.create_key("assisters_otel-call")
+_scope: Final[ContextVar[Call | None]] = ContextVar("assisters_otel-call", default=None)
 
 # On every request of an SDK that Stainless makes, as `openai` is, unless the app takes it away.
 _SDK_MARK: Final = "x-stainless-lang"
@@ -89,6 +93,7 @@ class Call:
         "_is_returned",
         "_once",
         "_own",
+        "_tokens",
         "_watcher",
         "around",
         "asked",
@@ -124,24 +129,33 @@ class Call:
         self._own: Message | None = None
         self._is_open = True
         self._is_returned = False
+        self._tokens: tuple[Token[Context], Token[Call | None]] | None = None
         self._once = iter((True,))  # two threads may close one body
         parent = trace.set_span_in_context(span) if is_ours else None
         self.context: Context = context.set_value(_KEY, self, parent)
         self.started_s = time.perf_counter()
 
-    def leave(self, token: Token[Context], error: BaseException | None = None) -> None:
+    def enter(self) -> None:
+        """Begin the call's scope, in which it sends."""
+        self._tokens = context.attach(self.context), _scope.set(self)
+
+    def leave(self, error: BaseException | None = None) -> None:
         """End the call's scope, in the task that entered it.
 
         Args:
-            token: Of the context that was attached, which is `context`.
             error: What the SDK has raised, or None.
         """
         self._is_open = False
+        tokens, self._tokens = self._tokens, None
+        if tokens is None:  # it did not come to that
+            return
+        with suppress(ValueError):  # it was entered in another context
+            _scope.reset(tokens[1])
         if isinstance(error, GeneratorExit) and context.get_current() is not self.context:
             # A coroutine that nobody awaits any more is closed by whoever finds it, in a
             # context of theirs; the one that was entered has gone with its task.
             return
-        context.detach(token)
+        context.detach(tokens[0])
 
     def builds(self, message: Message) -> None:
         """Take the request that the SDK is about to send, for the first time or again."""
@@ -253,5 +267,5 @@ def _is_same(message: Message, own: Message) -> bool:
 
 def current() -> Call | None:
     """Give the call in whose scope this is running, or None."""
-    call = context.get_value(_KEY)
+    call = context.get_value(_KEY) or _scope.get()
     return call if isinstance(call, Call) and call.is_open else None

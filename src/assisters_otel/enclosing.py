@@ -14,7 +14,7 @@ from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
 
-from assisters_otel import envelope, late, names, spans
+from assisters_otel import envelope, late, names, providers, spans
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
@@ -49,7 +49,8 @@ def of_call(tracer: Tracer, asked: Asked) -> tuple[Span, bool]:
         return INVALID_SPAN, False
     current: Any = trace.get_current_span()
     made_by = getattr(current, "instrumentation_scope", None)
-    is_gen_ai = made_by is not None and made_by.name.startswith(_GEN_AI_SCOPES)
+    scope = getattr(made_by, "name", None)
+    is_gen_ai = isinstance(scope, str) and scope.startswith(_GEN_AI_SCOPES)
     # One that has been told of a call already is around several of them.
     if is_gen_ai and current.is_recording() and names.CALL_OUTCOME not in spans.said(current):
         return current, False
@@ -118,7 +119,7 @@ def _write_call(call: Call, outcome: CallOutcome, guard: Guard, *, capture_messa
     spans.put_last(found)
     span.set_attributes(found)
     if chain.resend_of is not None:
-        span.add_link(chain.resend_of)
+        providers.add_link(span, chain.resend_of)
     if outcome.failed and call.is_ours:
         span.set_status(StatusCode.ERROR, outcome.code or outcome.error_type)
     elif outcome.failed:
@@ -159,7 +160,9 @@ def of_stream(tracer: Tracer, sending: Sending) -> Span | None:
     attempt = sending.span
     if attempt is None:
         return None
-    above = getattr(attempt, "parent", None) or attempt.get_span_context()
+    above = getattr(attempt, "parent", None)
+    if above is None:
+        above = attempt.get_span_context()
     request = sending.request
     attributes: dict[str, AttributeValue] = {SERVER_ADDRESS: request.address}
     if request.port is not None:

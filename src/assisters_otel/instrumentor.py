@@ -17,7 +17,7 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 )
 
 from assisters_otel import config as configs
-from assisters_otel import logger, masking, names, variables
+from assisters_otel import http_spans, logger, masking, names, providers, variables
 from assisters_otel.clients import aiohttp, assisters, httpx, openai, requests, retries
 from assisters_otel.clients.patch import Patches
 from assisters_otel.guard import Guard
@@ -53,9 +53,12 @@ class Instrumentation:
         self.config = config
         self.guard = guard
         self.observer = Observer(
-            config, guard, tracer_provider, meter_provider or metrics.get_meter_provider()
+            config,
+            guard,
+            tracer_provider,
+            metrics.get_meter_provider() if meter_provider is None else meter_provider,
         )
-        told = self.observer, tracer_provider, meter_provider
+        told = self.observer, http_spans.Tracers(tracer_provider), _meters(meter_provider)
         http: tuple[Adapter, ...] = (
             *(httpx.Httpx(module, *told) for module in httpx.MODULES),
             requests.Requests(*told),
@@ -95,7 +98,7 @@ class Instrumentation:
         """Record in another provider from now on: this is a forked child."""
         self.observer.record_in(meter_provider)
         for adapter in self._adapters.values():
-            adapter.record_in(meter_provider)
+            adapter.record_in(providers.Meters(meter_provider))
 
     def clients(self) -> tuple[Client, ...]:
         """List the clients that are patched, and those that will be when they are imported."""
@@ -138,6 +141,10 @@ def _is_there(module: str) -> bool:
         return find_spec(module) is not None
     except (ImportError, ValueError):  # somebody has put a stand-in into `sys.modules`
         return False
+
+
+def _meters(provider: MeterProvider | None) -> providers.Meters | None:
+    return None if provider is None else providers.Meters(provider)
 
 
 class Client(NamedTuple):

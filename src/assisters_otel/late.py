@@ -48,16 +48,17 @@ def write(span: Span, write: Callable[[Span], object], guard: Guard) -> None:
         write: Gets the span.
         guard: Runs *write*, which then is nobody's trouble but ours.
     """
-    try:
-        own = vars(span)  # of a proxy, as OpenInference has one, this is the span's behind it
-    except TypeError:  # a foreign span with slots: what is written now is better than nothing
-        guard(write, span)
-        return
+    # Of a proxy, as OpenInference has one, these are those of the span behind it.
+    own: dict[str, object] = getattr(span, "__dict__", {})
     late = own.get("end")
     if isinstance(late, _LateEnd):
         late.write = write
-    else:
-        own["end"] = _LateEnd(span, write, guard)
+        return
+    own["end"] = late = _LateEnd(span, write, guard)
+    if getattr(span, "end", None) is not late:
+        # A class with slots: what is written now is better than nothing.
+        own.pop("end", None)
+        guard(write, span)
 
 
 def forget(span: Span) -> None:

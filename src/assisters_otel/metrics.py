@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
-from weakref import WeakKeyDictionary
 from weakref import ref as weakref
 
 from opentelemetry.metrics import Observation
@@ -20,7 +19,8 @@ from opentelemetry.semconv.attributes.http_attributes import (
 )
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 
-from assisters_otel import catalog, envelope, logger, names
+from assisters_otel import catalog, envelope, logger, names, providers
+from assisters_otel.weak_identity import WeakIdentityDict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -137,16 +137,14 @@ def _nobody() -> None:
     """Say that nobody records yet."""
 
 
-_LATEST: Final[WeakKeyDictionary[MeterProvider, _Latest]] = WeakKeyDictionary()
+_LATEST: Final[WeakIdentityDict[_Latest]] = WeakIdentityDict()
 
 
 def _latest(provider: MeterProvider, meter: Meter) -> _Latest:
-    try:
-        latest = _LATEST.get(provider)
-        if latest is None:
-            latest = _LATEST[provider] = _Latest(meter)
-    except TypeError:  # a provider that cannot be referred to weakly
-        return _Latest(meter)
+    latest = _LATEST.get(provider)
+    if latest is None:
+        latest = _Latest(meter)
+        _LATEST.put_for_ever(provider, latest)
     return latest
 
 
@@ -164,7 +162,9 @@ class Metrics:
             collect: Called whenever a reader asks, so that an idle process, too, ends what
                 nobody else would.
         """
-        meter = provider.get_meter(names.SCOPE, names.__version__, schema_url=names.SCHEMA_URL)
+        meter = providers.meter(
+            provider.get_meter(names.SCOPE, names.__version__, schema_url=names.SCHEMA_URL)
+        )
         self._now = now
         self._collect = collect
         self._duration = meter.create_histogram(

@@ -203,7 +203,9 @@ class Observer:
         span, is_ours = self.guard(enclosing.of_call, self._tracer, asked) or nothing
         above = around if span is not around else getattr(around, "parent", None)
         context = above.get_span_context() if isinstance(above, trace.Span) else above
-        return calls.Call(asked, span, context or trace.INVALID_SPAN_CONTEXT, self, is_ours=is_ours)
+        if context is None:
+            context = trace.INVALID_SPAN_CONTEXT
+        return calls.Call(asked, span, context, self, is_ours=is_ours)
 
     def call_of(  # noqa: PLR0913, PLR0917 - a URL has that many parts
         self, method: str, scheme: str, host: str, port: int | None, path: str, model: object = None
@@ -376,7 +378,7 @@ class Observer:
             at: When, or None for now.
         """
         call = answer.call
-        shown = answer.span or answer.sending.span
+        shown = answer.sending.span if answer.span is None else answer.span
         context = None
         if call is not None:
             call.last = outcome

@@ -7,10 +7,10 @@ import inspect
 import os
 import sys
 import threading
-import weakref
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from assisters_otel import logger
+from assisters_otel.weak_identity import WeakIdentityDict
 
 if TYPE_CHECKING:
     from assisters_otel.telemetry import Telemetry
@@ -25,19 +25,26 @@ class Process:
     Attributes:
         lock: Held while anything is switched on or off.
         current: The handle that is switched on, or None.
-        ended: Providers that we shut down, which are never used again.
     """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.current: Telemetry | None = None
-        self.ended: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._ended: WeakIdentityDict[bool] = WeakIdentityDict()
         self._is_watching = False
         self._has_warned = False
         self._ends_in: int | None = None
         atexit.register(self._exit)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(before=self._forking, after_in_child=self._forked)
+
+    def end(self, provider: object) -> None:
+        """Remember that we have shut a provider down: it is never used again."""
+        self._ended.put(provider, True)
+
+    def has_ended(self, provider: object) -> bool:
+        """Return True if we have shut a provider down."""
+        return self._ended.get(provider) is not None
 
     def start(self, telemetry: Telemetry) -> None:
         """Take *telemetry* for the one that is switched on, and see to its end."""

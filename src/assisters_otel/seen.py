@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
-from weakref import ref as weakref
 
 from opentelemetry import trace
 
 from assisters_otel import spans
+from assisters_otel.weak_identity import WeakIdentityDict
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
@@ -36,15 +35,13 @@ class Seen(NamedTuple):
         return trace.format_trace_id(self.span.trace_id) if self.span.is_valid else None
 
 
-# By the app's own object, and gone with it: an attribute of ours on it would show. By its id, since
-# it need not be hashable.
-_seen: Final[dict[int, tuple[weakref[object], Seen]]] = {}
+# By the app's own object, and gone with it: an attribute of ours on it would show.
+_seen: Final[WeakIdentityDict[Seen]] = WeakIdentityDict()
 
 
 def of(thing: object) -> Seen | None:
     """Give what became of the failed attempt that a response or an exception is from."""
-    found = _seen.get(id(thing))
-    return None if found is None else found[1]
+    return _seen.get(thing)
 
 
 def remember(thing: object, outcome: Outcome, span: Span | None) -> None:
@@ -60,9 +57,4 @@ def remember(thing: object, outcome: Outcome, span: Span | None) -> None:
 
 def keep(thing: object, what: Seen) -> None:
     """Remember by another object, too, what is known of one."""
-    key = id(thing)
-    try:
-        gone = weakref(thing, partial(_seen.pop, key))
-    except TypeError:  # what cannot be referred to weakly is not kept
-        return
-    _seen[key] = gone, what
+    _seen.put(thing, what)

@@ -21,7 +21,7 @@ from opentelemetry.semconv.attributes.http_attributes import (
 from opentelemetry.semconv.attributes.url_attributes import URL_FULL
 from opentelemetry.trace import SpanKind, StatusCode
 
-from assisters_otel import endpoints, envelope, masking, names
+from assisters_otel import endpoints, envelope, http_spans, masking, names, providers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,11 +62,11 @@ def of_attempt(
         The current span if it is that instrumentation's and this request's; None if
         it is the app's own, or sampled out, or instrumentation is suppressed.
     """
-    span: Any = trace.get_current_span()
+    span: Any = http_spans.current()
     if not span.is_recording() or getattr(span, "kind", None) is not SpanKind.CLIENT:
         return None
     made_by = getattr(span, "instrumentation_scope", None)
-    if made_by is None or made_by.name != scope:
+    if getattr(made_by, "name", None) != scope:
         return None
     if not is_inside and not is_http_instrumentation_enabled():
         return None
@@ -89,7 +89,8 @@ def said(span: Any) -> dict[str, Any]:
     """Copy what a span says: none of its attributes, where it does not tell."""
     # A plain dict: the SDK's mapping raises and catches for each name that it has not.
     attributes = getattr(span, "attributes", None)
-    return attributes.copy() if attributes else {}
+    copy = getattr(attributes, "copy", None)
+    return copy() if attributes and copy is not None else dict(attributes or {})
 
 
 def redact(span: Span, request: Request) -> None:
@@ -238,7 +239,8 @@ def mask_exceptions(span: Span, error: BaseException) -> None:
         }
         type(span).record_exception(span, exception, masked, timestamp, escaped)
 
-    vars(span)["record_exception"] = record_exception
+    own: dict[str, Any] = getattr(span, "__dict__", {})  # none: a foreign span with slots
+    own["record_exception"] = record_exception
 
 
 def tell_of_exception(span: Span, tell: Callable[[BaseException], object] | None) -> None:
@@ -288,5 +290,6 @@ def describe_resend(span: Span, resend: Resend) -> None:
         found[names.RETRY_FUTILE] = resend.futile
     span.set_attributes(found)
     # A transport that sends again inside one span is its own predecessor.
-    if resend.span is not None and resend.span != span.get_span_context():
-        span.add_link(resend.span)
+    before = resend.span
+    if before is not None and not providers.are_same(before, span.get_span_context()):
+        providers.add_link(span, before)

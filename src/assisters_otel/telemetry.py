@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from functools import partial
+from operator import is_
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from opentelemetry import metrics, trace
@@ -12,7 +13,17 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider
 
 from assisters_otel import config as configs
-from assisters_otel import export, exporters, hand, logger, masking, names, process, variables
+from assisters_otel import (
+    export,
+    exporters,
+    hand,
+    logger,
+    masking,
+    names,
+    process,
+    providers,
+    variables,
+)
 from assisters_otel.guard import Guard
 from assisters_otel.instrumentor import (
     AssistersInstrumentor,
@@ -68,6 +79,14 @@ class _Arguments(NamedTuple):
     capture_message: bool | None
     tracer_provider: object
     meter_provider: object
+
+    def are_those_of(self, other: _Arguments) -> bool:
+        """Return True if the same was asked for. A provider need not be comparable."""
+        ours, theirs = self._providers(), other._providers()
+        return self[:2] == other[:2] and all(map(is_, ours, theirs))
+
+    def _providers(self) -> tuple[object, object]:
+        return self.tracer_provider, self.meter_provider
 
 
 class Telemetry:
@@ -161,7 +180,7 @@ class Telemetry:
             process.here.current = None
             self._guard(self._uninstrument)
             self._guard(self._end_exports)
-            self._hands.rest()
+            self._guard(self._hands.rest)
 
     def _uninstrument(self) -> None:
         if self._instrumentation is not None and not self.is_over():
@@ -171,7 +190,7 @@ class Telemetry:
         if self._exports is not None:
             for provider in (self._exports.tracer_provider, self._exports.meter_provider):
                 if provider is not None:
-                    process.here.ended.add(provider)
+                    process.here.end(provider)
             self._exports.shutdown(EXIT_S)
 
     def forked(self) -> None:
@@ -263,7 +282,7 @@ def init(  # noqa: PLR0913 - the contract's signature
         if first is None:
             first = guard(_start, arguments, guard) or Telemetry(arguments, guard)
             guard(process.here.start, first)
-        elif first.arguments != arguments:
+        elif not first.arguments.are_those_of(arguments):
             logger.warning(
                 "init was called before with other arguments; those hold, these do not. "
                 "Call shutdown() on the first handle to start again"
@@ -291,8 +310,13 @@ def _begin(
     guard: Guard,
     wrong: Sequence[variables.Correction],
 ) -> Telemetry:
-    tracers = arguments.tracer_provider or _usable(trace.get_tracer_provider())
-    meters = arguments.meter_provider or _usable(metrics.get_meter_provider())
+    # Not by their truth, which a provider with a length says otherwise.
+    tracers: Any = arguments.tracer_provider
+    if tracers is None:
+        tracers = _usable(trace.get_tracer_provider())
+    meters: Any = arguments.meter_provider
+    if meters is None:
+        meters = _usable(metrics.get_meter_provider())
     reused = tuple(provider for provider in (tracers, meters) if provider is not None)
     if reused:
         logger.info(
@@ -313,8 +337,8 @@ def _begin(
         instrumentation = _instrument(
             config,
             guard,
-            tracers or (exports.tracer_provider if exports else NoOpTracerProvider()),
-            meters or (exports.meter_provider if exports else NoOpMeterProvider()),
+            _first(tracers, exports and exports.tracer_provider, NoOpTracerProvider()),
+            _first(meters, exports and exports.meter_provider, NoOpMeterProvider()),
         )
         if exports is not None:
             _make_global(exports)
@@ -383,22 +407,41 @@ def _build_one(
 
 def _usable(provider: P) -> P | None:
     """Give the global provider, or None if it is a stand-in or one that we shut down."""
-    is_stand_in = type(provider).__name__ in {"ProxyTracerProvider", "_ProxyMeterProvider"}
-    return None if is_stand_in or provider in process.here.ended else provider
+    is_ended = process.here.has_ended(provider)
+    return None if is_ended or providers.is_stand_in(provider) else provider
+
+
+def _first(*found: Any) -> Any:
+    return next(provider for provider in found if provider is not None)
+
+
+_KINDS: Final = {"tracer": "TracerProvider", "meter": "MeterProvider"}
 
 
 def _make_global(exports: export.Exports) -> None:
-    replaced = []
+    replaced, made = [], []
     if exports.tracer_provider is not None:
-        if trace.get_tracer_provider() in process.here.ended:
+        if process.here.has_ended(trace.get_tracer_provider()):
             replaced.append("tracer")
         else:
+            made.append("tracer")
             trace.set_tracer_provider(exports.tracer_provider)
     if exports.meter_provider is not None:
-        if metrics.get_meter_provider() in process.here.ended:
+        if process.here.has_ended(metrics.get_meter_provider()):
             replaced.append("meter")
         else:
+            made.append("meter")
             metrics.set_meter_provider(exports.meter_provider)
+    if made:
+        # Said beforehand: OpenTelemetry's own lines, which these quote, name nobody.
+        logger.info(
+            "init has set the global %s provider, which can be set once. One that the application "
+            "sets later is refused (%s) and gets no spans or metrics of instrumentations. Set it "
+            "before init, or give init %s",
+            " and ".join(made),
+            ", ".join(f"Overriding of current {_KINDS[what]} is not allowed" for what in made),
+            " and ".join(f"{what}_provider=" for what in made),
+        )
     if replaced:
         logger.info(
             "the global %s provider, which was shut down, cannot be replaced: "

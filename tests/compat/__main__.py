@@ -6,8 +6,9 @@ import sys
 
 import foreign
 import matrix
+import vendors
 from environments import end_all_on_sigterm
 
 if __name__ == "__main__":
     end_all_on_sigterm()
-    sys.exit(matrix.main([]) | foreign.main(["--modes", "otel ours"]))
+    sys.exit(matrix.main([]) | vendors.main([]) | foreign.main(["--modes", "otel ours"]))

@@ -12,6 +12,7 @@ import environments
 import foreign
 import matrix
 import pytest
+import vendors
 from environments import NotMadeError
 
 PYPROJECT = environments.PROJECT.joinpath("pyproject.toml").read_text()
@@ -66,6 +67,19 @@ def test_an_install_that_fails_is_told_and_fails():
 
     assert not good
     assert "/no/such/python" in told or "uv" in told
+
+
+def test_each_vendor_is_tried_with_init_before_it_and_after_it():
+    tried = {(cell.vendor, cell.when) for cell in vendors.CELLS}
+
+    assert tried == {(one, when) for one in vendors.NEEDS for when in ("before", "after")}
+
+
+def test_a_vendor_that_cannot_be_installed_is_told_and_fails(monkeypatch):
+    monkeypatch.setattr(vendors, "attempt", lambda *_: (False, "no such version"))
+    monkeypatch.setattr(vendors, "wheel", lambda: Path("none.whl"))
+
+    assert vendors.main(["logfire-after"]) == 1
 
 
 def test_a_test_that_fails_or_vanishes_with_us_alone_is_a_difference():

@@ -18,9 +18,9 @@ from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry import trace
+from opentelemetry import context, trace
 
-from assisters_otel import flow, spans
+from assisters_otel import flow, http_spans, providers, spans
 from assisters_otel.attempt import FAILED, OF_FILES, is_of_dead_loop
 from assisters_otel.clients import reader
 from assisters_otel.clients.adapter import BAGGAGE, Adapter
@@ -178,6 +178,9 @@ class Aiohttp(Adapter):
         asked.ours = made, kept, told
         if kept.span is not None and kept.span.is_recording():
             asked.span = kept.span
+            own = http_spans.made(kept.span)
+            if own is not kept.span:  # until the instrumentation detaches its own
+                context.attach(trace.set_span_in_context(own))
         asked.injected = {
             name: value
             for name, value in headers.items()
@@ -188,7 +191,7 @@ class Aiohttp(Adapter):
         if asked.ours is None:
             return
         (made, kept, told), asked.ours = asked.ours, None
-        if kept.span is not trace.get_current_span():
+        if not _is_current(kept.span):
             kept.token = None  # a coroutine that nobody awaits any more, closed somewhere else
         if error is None:
             _run(made.send_request_end(*told, response))
@@ -416,6 +419,12 @@ class Aiohttp(Adapter):
                 raise
 
         return raise_for_status
+
+
+def _is_current(span: Span | None) -> bool:
+    return span is not None and providers.are_same(
+        span.get_span_context(), trace.get_current_span().get_span_context()
+    )
 
 
 def _is_transient(error: BaseException) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from opentelemetry import context
-
 from assisters_otel.clients.patch import Target, unbound
 from assisters_otel.clients.sdk import in_call
 
@@ -43,7 +41,7 @@ class _Scoped:
         call, self._call = self._call, None
         if call is None:
             return next(self._chunks)
-        token = context.attach(call.context)
+        self._guard(call.enter)
         try:
             chunk = next(self._chunks)
             self._guard(call.returned)
@@ -54,7 +52,7 @@ class _Scoped:
             self._guard(call.raised, error)
             raise
         finally:
-            self._guard(call.leave, token)
+            self._guard(call.leave)
         return chunk
 
 

@@ -29,6 +29,7 @@ from assisters_otel.variables import corrected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
@@ -425,12 +426,23 @@ def _is_instrumented(transport: Any, method: str) -> bool:
 
 
 def _is_injected(raw: Any) -> bool:
-    # The app has put OpenTelemetry's transport around this one, and the span is sampled out.
+    # The app has put OpenTelemetry's transport around this one. Its span is sampled out; or it is
+    # recorded, and does not tell whose it is. Then the headers may be another tracer's.
     span = trace.get_current_span()
     context = span.get_span_context()
-    if span.is_recording() or not context.is_valid:
+    is_told = span.is_recording() and getattr(span, "instrumentation_scope", None) is not None
+    if is_told or not context.is_valid:
         return False
-    return trace.format_span_id(context.span_id) in raw.headers.get("traceparent", "")
+    if trace.format_span_id(context.span_id) not in raw.headers.get("traceparent", ""):
+        return False
+    return not span.is_recording() or _is_in_theirs()
+
+
+def _is_in_theirs() -> bool:
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - documented
+    while frame is not None and frame.f_globals.get("__name__") != SCOPE:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _copy(raw: Any) -> Any:

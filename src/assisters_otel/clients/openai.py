@@ -9,8 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from opentelemetry import context
-
 from assisters_otel import calls
 from assisters_otel.clients.httpx import message_of
 from assisters_otel.clients.patch import Target, unbound
@@ -60,7 +58,7 @@ class OpenAI:
             call = guard(self._begin, client, args, kwargs)
             if call is None:
                 return await wrapped(client, *args, **kwargs)
-            token = context.attach(call.context)
+            guard(call.enter)
             raised = None
             try:
                 result = await wrapped(client, *args, **kwargs)
@@ -70,7 +68,7 @@ class OpenAI:
                 guard(call.raised, error)
                 raise
             finally:
-                guard(call.leave, token, raised)
+                guard(call.leave, raised)
                 del raised  # its traceback knows this frame
             return result
 

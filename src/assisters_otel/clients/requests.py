@@ -16,12 +16,11 @@ from functools import partial
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
-from weakref import WeakKeyDictionary
 from weakref import ref as weakref
 
 from opentelemetry import context, trace
 
-from assisters_otel import flow, late, spans
+from assisters_otel import flow, http_spans, late, spans
 from assisters_otel.attempt import OF_FILES
 from assisters_otel.clients.adapter import Adapter
 from assisters_otel.clients.classes import is_a
@@ -30,6 +29,7 @@ from assisters_otel.clients.raw import watch
 from assisters_otel.clients.routed import Routed, routed_as
 from assisters_otel.clients.wire import READ_AHEAD_S, beginning
 from assisters_otel.variables import corrected
+from assisters_otel.weak_identity import WeakIdentityDict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,7 +121,7 @@ class Requests(Adapter):
         super().__init__(MODULE, "RequestsInstrumentor", observer, tracer_provider, meter_provider)
         self._sent: ContextVar[_Sent | None] = ContextVar("assisters_otel-requests", default=None)
         self._routed: ContextVar[Routed | None] = ContextVar("assisters_otel-routed", default=None)
-        self._pending: WeakKeyDictionary[Span, Callable[[], object]] = WeakKeyDictionary()
+        self._pending: WeakIdentityDict[Callable[[], object]] = WeakIdentityDict()
         self._sender: Any = None
         self._lock = RLock()  # a signal handler may send a request meanwhile
 
@@ -339,13 +339,15 @@ class Requests(Adapter):
                 response.close()
                 raise
 
-        self._pending[span] = ended
-        late.write(span, ended, self._observer.guard)
+        if self._pending.put(span, ended):
+            late.write(span, ended, self._observer.guard)
+        else:
+            ended()
 
     def _ended(self, span: Span, attempt: Attempt, response: Any, read_s: float | None) -> None:
-        if self._pending.pop(span, None) is None:
+        if self._pending.pop(span) is None:
             return
-        token = context.attach(trace.set_span_in_context(span))
+        token = context.attach(trace.set_span_in_context(http_spans.made(span)))
         try:
             read = getattr(response, "_content", False)
             if isinstance(read, bytes):

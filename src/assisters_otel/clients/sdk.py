@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import context
-
 from assisters_otel.clients.patch import unbound
 
 if TYPE_CHECKING:
@@ -32,7 +30,7 @@ def in_call(
         call = guard(begin, client, args, kwargs)
         if call is None:
             return wrapped(client, *args, **kwargs)
-        token = context.attach(call.context)
+        guard(call.enter)
         try:
             result = wrapped(client, *args, **kwargs)
             guard(call.returned)
@@ -40,7 +38,7 @@ def in_call(
             guard(call.raised, error)
             raise
         finally:
-            guard(call.leave, token)
+            guard(call.leave)
         return result
 
     return request

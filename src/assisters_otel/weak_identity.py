@@ -1,0 +1,54 @@
+"""Values kept by object, not by what the object is equal to."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar
+from weakref import ref as weakref
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+V = TypeVar("V")
+
+
+class WeakIdentityDict(Generic[V]):
+    """A value for each object, as long as that lives. It need not be hashable, nor comparable."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._kept: dict[int, tuple[Callable[[], object], V]] = {}
+
+    def get(self, thing: object) -> V | None:
+        """Return the value of an object, or None."""
+        found = self._kept.get(id(thing))
+        return found[1] if found is not None and found[0]() is thing else None
+
+    def put(self, thing: object, value: V) -> bool:
+        """Keep a value for an object.
+
+        Returns:
+            False if the object cannot be referred to weakly. Then nothing is kept.
+        """
+        key = id(thing)
+        try:
+            gone = weakref(thing, partial(self._kept.pop, key))
+        except TypeError:
+            return False
+        self._kept[key] = gone, value
+        return True
+
+    def put_for_ever(self, thing: object, value: V) -> None:
+        """Keep a value for an object, and the object with it if there is no other way."""
+        if not self.put(thing, value):
+            self._kept[id(thing)] = (lambda: thing), value
+
+    def pop(self, thing: object) -> V | None:
+        """Forget an object; return its value, or None."""
+        value = self.get(thing)
+        self._kept.pop(id(thing), None)
+        return value
+
+    def __len__(self) -> int:
+        """Return the number of objects that have a value."""
+        return len(self._kept)

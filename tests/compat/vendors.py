@@ -1,0 +1,105 @@
+"""Tries the library with other people's providers: python tests/compat/vendors.py.
+
+Each has an environment of its own, since their pytest plug-ins would load into every run and some
+of them replace parts of OpenTelemetry, and is tried with `init` before it and after it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+from environments import (
+    PROJECT,
+    NotMadeError,
+    end_all_on_sigterm,
+    environment,
+    run_for,
+    wheel,
+)
+
+NEEDS = {
+    "logfire": "logfire==5.4.0",
+    "ddtrace": "ddtrace==4.16.0",
+    "ddtrace-auto": "ddtrace==4.16.0",
+    "sentry": "sentry-sdk[opentelemetry-otlp]==2.75.0",
+    "azure": "azure-monitor-opentelemetry==1.8.11",
+}
+"""What is installed for each; `ddtrace-auto` patches the clients besides."""
+
+EXTRAS = ("aiohttp", "requests", "testing")
+CLIENTS = ("aiohttp>=3.14,<4", "httpx>=0.27,<1", "httpx2>=2,<3", "openai>=3,<4", "requests>=2.26")
+QUIET = {
+    "APPLICATIONINSIGHTS_STATSBEAT_DISABLED_ALL": "true",
+    "DD_INSTRUMENTATION_TELEMETRY_ENABLED": "false",
+    "DD_REMOTE_CONFIGURATION_ENABLED": "false",
+    "DD_TRACE_OTEL_ENABLED": "true",
+}
+"""Nothing asks a server of the vendor's."""
+
+
+class Cell(NamedTuple):
+    """What is tried: ``Cell("ddtrace", "before")``, where `init` comes before the provider."""
+
+    vendor: str
+    when: str
+
+    def __str__(self) -> str:
+        return "-".join(self)
+
+
+CELLS = tuple(Cell(*one) for one in product(NEEDS, ("after", "before")))
+
+
+def arguments(cell: Cell) -> list[str]:
+    """What uv is to install before the package itself."""
+    extras = [word for extra in EXTRAS for word in ("--extra", extra)]
+    return ["-r", "pyproject.toml", *extras, *CLIENTS, NEEDS[cell.vendor]]
+
+
+def attempt(cell: Cell, python: Path, built: Path) -> tuple[bool, str]:
+    """Try one cell; what went wrong, or the version that it was."""
+    tests = PROJECT / "tests"
+    name = f"vendor-{cell.vendor.partition('-')[0]}"
+    try:
+        with environment(name, python, built, arguments(cell)) as inside:
+            done = run_for(
+                inside, "-W", "error:::assisters_otel", tests / "compat" / "check_vendors.py",
+                *cell, PYTHONPATH=str(tests), timeout_s=120, **QUIET,
+            )  # fmt: skip
+    except NotMadeError as error:
+        return False, str(error)
+    if done.returncode:
+        return False, "\n".join((done.stdout + done.stderr).splitlines()[-25:])
+    return True, NEEDS[cell.vendor]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+    parser.add_argument("cell", nargs="*", help="some of them, for example ddtrace-auto-before")
+    asked = parser.parse_args(argv)
+    chosen = [one for one in CELLS if not asked.cell or str(one) in asked.cell]
+    if not chosen:
+        parser.error(f"there is none of these here; there are {', '.join(map(str, CELLS))}")
+    try:
+        built = wheel()
+    except NotMadeError as error:
+        sys.exit(f"[vendors] {error}")
+    failed = 0
+    for cell in chosen:
+        begun = time.monotonic()
+        good, told = attempt(cell, Path(sys.executable), built)
+        took = f"{time.monotonic() - begun:4.0f} s"
+        print(f"{'ok    ' if good else 'FAILED'} {cell!s:22} {took}  {told}", flush=True)
+        failed += not good
+    print(f"{len(chosen) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    end_all_on_sigterm()
+    sys.exit(main())
