@@ -34,8 +34,10 @@ LONG = {
     "backends", "bench", "compat", "fuzz", "load", "neutral", "test_aiohttp", "test_app",
     "test_app_exceptions", "test_framing",
     "test_calls", "test_default_host", "test_demo", "test_doctor", "test_durations",
-    "test_examples", "test_export", "test_gen_ai", "test_global_providers", "test_neutral", "test_neutral_sdks",
-    "test_openai_versions", "test_planted_faults", "test_providers", "test_readme", "test_recording",
+    "test_examples", "test_export", "test_gen_ai", "test_global_providers",
+    "test_neutral", "test_neutral_sdks",
+    "test_openai_versions", "test_planted_faults", "test_providers", "test_readme",
+    "test_recording",
     "test_requests", "test_resend", "test_resends", "test_setups", "test_streams",
     "test_telemetry",
 }  # fmt: skip
