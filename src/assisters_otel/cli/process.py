@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry import metrics, trace
 from opentelemetry.environment_variables import OTEL_METRICS_EXPORTER, OTEL_TRACES_EXPORTER
 
+from assisters_otel import providers
 from assisters_otel.cli.finding import Finding
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _zero_code(environ: Mapping[str, str]) -> Iterator[Finding]:
             ("tracer", OTEL_TRACES_EXPORTER, trace.get_tracer_provider()),
             ("meter", OTEL_METRICS_EXPORTER, metrics.get_meter_provider()),
         )
-        if environ.get(variable) != "none" and not hasattr(provider, "force_flush")
+        if environ.get(variable) != "none" and _is_missing(provider)
     ]
     if lacking:
         yield Finding(
@@ -73,6 +74,11 @@ def _zero_code(environ: Mapping[str, str]) -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding(ZERO_CODE, True, "opentelemetry-instrument has set the providers")
+
+
+def _is_missing(provider: object) -> bool:
+    nothing = metrics.NoOpMeterProvider, trace.NoOpTracerProvider
+    return isinstance(provider, nothing) or providers.is_stand_in(provider)
 
 
 def _patches() -> Iterator[Finding]:
