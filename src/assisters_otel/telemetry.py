@@ -161,7 +161,7 @@ class Telemetry:
             process.here.current = None
             self._guard(self._uninstrument)
             self._guard(self._end_exports)
-            self._hands.rest()
+            self._guard(self._hands.rest)
 
     def _uninstrument(self) -> None:
         if self._instrumentation is not None and not self.is_over():
