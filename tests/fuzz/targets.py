@@ -433,7 +433,7 @@ def _attempt(
         )
         assert found is span
         assert request is not None
-        attempt = now.observer.start(request, adapter._Message("httpx", raw), found)
+        attempt = now.observer.start(request, adapter._Message(raw), found)
         if not _HEAD.match(first):
             name = re.sub("[^A-Za-z]", "", first.decode("latin-1"))[:200] or "ReadTimeout"
             error = type(name, (Exception,), {})(body.decode("utf-8", "replace"))
