@@ -144,6 +144,7 @@ def interrupted(api):
         while not is_met.wait(2):
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # else: in the background
     thread = threading.Thread(target=interrupt)
     thread.start()
     try:
@@ -151,6 +152,7 @@ def interrupted(api):
     finally:
         is_met.set()
         thread.join()
+        signal.signal(signal.SIGINT, before)
 
 
 async def cancelled(api, ask):
