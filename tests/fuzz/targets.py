@@ -24,7 +24,6 @@ import brotli
 import httpx
 import urllib3
 import zstandard
-from opentelemetry import context
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
@@ -395,7 +394,8 @@ def answers(data: bytes) -> None:
     if kind == "call":
         path = target.partition("?")[0]
         call = observer.call_of(method, "https", _HOST, None, path, model or None)
-    token = context.attach(call.context) if call is not None else None
+    if call is not None:
+        call.enter()
     error: Exception | None = None
     held: list[Any] = []
     try:
@@ -406,8 +406,8 @@ def answers(data: bytes) -> None:
         if call is not None:
             call.returned() if error is None else call.raised(error)
     finally:
-        if call is not None and token is not None:
-            call.leave(token)
+        if call is not None:
+            call.leave()
     for end in held:
         end()
     now.check()
