@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import coverage
 import hypothesis  # noqa: F401 - before the freeze: of what is frozen its plugins see no referrer
 import pytest
+from opentelemetry.instrumentation._semconv import _OpenTelemetrySemanticConventionStability
 
 import assisters_otel
 import leaks
@@ -93,6 +94,12 @@ def _measured_once(request: pytest.FixtureRequest) -> Iterator[None]:
     measuring.stop()
     yield
     measuring.start()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _convention_mode_is_read_anew() -> None:
+    """Leave no module the mode of the conventions that a test before it has asked for."""
+    _OpenTelemetrySemanticConventionStability._initialized = False
 
 
 @pytest.fixture(scope="session")
