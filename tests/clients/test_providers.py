@@ -118,7 +118,10 @@ def play(streamer, api, situation, sends=1):
 
 
 def by_name(spans):
-    return sorted(spans, key=lambda span: (span.scope, span.name, str(span)))
+    def key(span):
+        return span.scope, span.name, sorted(map(str, span.attributes.items()))
+
+    return sorted(spans, key=key)
 
 
 def lines_of(caplog):
