@@ -40,7 +40,7 @@ _NONE: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
 
 def is_of_dead_loop(error: BaseException) -> bool:
-    """Say whether a pooled connection belongs to an event loop that has ended.
+    """Return True if a pooled connection belongs to an event loop that has ended.
 
     Nothing was sent by it; httpx drops it, and a retry takes another. Source: the message of
     `asyncio.BaseEventLoop._check_closed`, and of uvloop's.

@@ -162,7 +162,7 @@ class Call:
         self._own = message
 
     def takes(self, request: Request, message: Message) -> bool:
-        """Say whether a request that is about to be sent is one of the call's attempts.
+        """Return True if a request that is about to be sent is one of the call's attempts.
 
         A hook, or a task that was started meanwhile, may send something else to the same endpoint.
         """
@@ -254,7 +254,7 @@ def _is_one(path: str, asked: str) -> bool:
 
 
 def _is_same(message: Message, own: Message) -> bool:
-    """Say whether what is sent is an SDK's own request, whatever was done to it on its way."""
+    """Return True if what is sent is an SDK's own request, whatever was done to it on its way."""
     body = message.body()
     if body and body == own.body():
         return True

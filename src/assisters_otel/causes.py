@@ -29,20 +29,13 @@ POOL: Final = Cause(
     "no connection of the client's own pool was free in time", was_asked=False, is_transient=True
 )
 CERTIFICATE: Final = Cause("the certificate is not trusted", was_asked=True, is_transient=False)
-FILE: Final = Cause("a file for TLS cannot be read", was_asked=False, is_transient=False)
-"""With the file's name in `told`, where the exception says it."""
-
 _POOLS: Final = frozenset({"PoolTimeout", "EmptyPoolError", "FullPoolError"})
 _UNTRUSTED: Final = "SSLCertVerificationError"
 """Names of classes. Source: the standard library's, httpcore's and urllib3's exceptions."""
 
 _VERIFY_FAILED: Final = re.compile("certificate.verify.failed", re.IGNORECASE)  # pyOpenSSL's too
 # Source: `HTTPAdapter.cert_verify` of requests.
-_NOT_THERE: Final = re.compile(
-    r"could not find .*\btls\b.*\bcertificate\b.*invalid path: (.*)|could not find the TLS key"
-    r" file, invalid path: (.*)",
-    re.IGNORECASE | re.DOTALL,
-)
+_NOT_THERE: Final = re.compile(r"Could not find .*\bTLS\b.*, invalid path: (.*)", re.DOTALL)
 _TEXT_ALONE: Final = "network_error"
 """What the `assisters` SDK says of an exception of which it keeps the text alone."""
 
@@ -65,13 +58,13 @@ def of(error: BaseException) -> Cause | None:
             return CERTIFICATE
         found = _NOT_THERE.search(text)
         if found is not None:
-            path = masking.clean(found[1] or found[2] or "", masking.MAX_VALUE)
-            return FILE._replace(told=f"a file for TLS is not there: {path}")
+            told = f"a file for TLS is not there: {masking.clean(found[1])}"
+            return Cause(told, was_asked=False, is_transient=False)
     return None
 
 
 def _within(error: BaseException) -> Iterator[BaseException]:
-    """Give an exception, what it was raised from or in place of, and what they hold."""
+    """Return an exception, what it was raised from or in place of, and what they hold."""
     left: list[object] = [error]
     met: set[int] = set()
     while left and len(met) < _MAX:

@@ -55,7 +55,7 @@ class Host(NamedTuple):
         return f"{name}{port}{self.prefix}"
 
     def spellings(self) -> tuple[str, ...]:
-        """Give the names that clients have for this host: as it is read, as DNS has it."""
+        """Return the names that clients have for this host: as it is read, as DNS has it."""
         both = dict.fromkeys((self.name, _ascii(self.name)))
         return *both, *(f"{name}." for name in both)
 
@@ -168,7 +168,7 @@ def _canonical(name: str) -> str:
 
 
 def _ascii(name: str) -> str:
-    """Give the form that goes over the wire, as requests and aiohttp write it."""
+    """Return the form that goes over the wire, as requests and aiohttp write it."""
     if name.isascii():
         return name
     idna = _idna()
@@ -181,7 +181,7 @@ def _ascii(name: str) -> str:
 
 
 def _idna() -> ModuleType | None:
-    """Give the package by which the clients convert names; all of them bring it."""
+    """Return the package by which the clients convert names; all of them bring it."""
     with suppress(ImportError):
         return importlib.import_module("idna")  # takes 20 ms, and only such a name needs it
     return None
@@ -308,7 +308,7 @@ def environment_capture_message(environ: Mapping[str, str]) -> bool:
 
 
 def environment_captures_headers(environ: Mapping[str, str]) -> bool:
-    """Say whether HTTP instrumentation is to put response headers on spans."""
+    """Return True if HTTP instrumentation is to put response headers on spans."""
     return bool(environ.get(names.OTEL_CAPTURE_RESPONSE_HEADERS, "").strip())
 
 

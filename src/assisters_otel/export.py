@@ -112,7 +112,7 @@ class WatchedMeterProvider(MeterProvider):
         schema_url: str | None = None,
         attributes: Attributes = None,
     ) -> Meter:
-        """Give a meter."""
+        """Return a meter."""
         self._is_shared = self._is_shared or name not in OUR_SCOPES
         return super().get_meter(name, version, schema_url, attributes)
 

@@ -31,7 +31,7 @@ def one_send() -> Iterator[None]:
 
 
 def current_send() -> object | None:
-    """Give what stands for the send of a client's own retry code that this is in, or None."""
+    """Return what stands for the send of a client's own retry code that this is in, or None."""
     return _send.get()
 
 

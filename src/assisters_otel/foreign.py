@@ -40,7 +40,7 @@ _KNOWN: Final = sys.stdlib_module_names | frozenset(
 
 
 def of(error: BaseException) -> BaseException | None:
-    """Give what is not ours of an exception: itself, what it was raised from, or None.
+    """Return what is not ours of an exception: itself, what it was raised from, or None.
 
     Args:
         error: What was raised in a step of ours.
@@ -49,7 +49,7 @@ def of(error: BaseException) -> BaseException | None:
 
 
 def of_client(error: BaseException, handled: BaseException | None) -> BaseException | None:
-    """Give what is not the client's of an exception: what it was made of, or None.
+    """Return what is not the client's of an exception: what it was made of, or None.
 
     A client takes what looks like the network's for that, and may say so with ``from None``.
 
@@ -78,7 +78,7 @@ def _first(errors: Iterator[BaseException]) -> BaseException | None:
 def _chain(
     error: BaseException | None, before: Callable[[BaseException], BaseException | None]
 ) -> Iterator[BaseException]:
-    """Give an exception and those before it, each once, also of a ring."""
+    """Return an exception and those before it, each once, also of a ring."""
     met: set[int] = set()
     while error is not None and id(error) not in met:
         met.add(id(error))
@@ -87,7 +87,7 @@ def _chain(
 
 
 def _handlers() -> Iterator[CodeType]:
-    """Give the code of the app's signal handlers."""
+    """Return the code of the app's signal handlers."""
     for number in signal.valid_signals():
         handler: object = signal.getsignal(number)
         while isinstance(handler, partial):
@@ -115,7 +115,7 @@ def _is_known(module: object) -> bool:
 
 
 def _frames(trace: TracebackType | None) -> Iterator[tuple[object, CodeType]]:
-    """Give the module and the code of each frame that a traceback names."""
+    """Return the module and the code of each frame that a traceback names."""
     while trace is not None:
         frame, trace = trace.tb_frame, trace.tb_next
         yield frame.f_globals.get("__name__"), frame.f_code

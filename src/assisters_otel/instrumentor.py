@@ -127,7 +127,7 @@ class Instrumentation:
 
 
 def _installed(module: str) -> str | None:
-    """Give the version of a client that is not imported, or None if it is not installed."""
+    """Return the version of a client that is not imported, or None if it is not installed."""
     if not _is_there(module):
         return None
     try:

@@ -15,7 +15,7 @@ _logger: Final = logging.getLogger(names.SCOPE)
 
 
 def is_enabled_for(level: int) -> bool:
-    """Say whether a line of a level would be written."""
+    """Return True if a line of a level would be written."""
     return _logger.isEnabledFor(level)
 
 

@@ -129,5 +129,5 @@ def shown(text: str) -> str:
 
 
 def is_secret(name: str) -> bool:
-    """Say whether what a header of this name holds is secret."""
+    """Return True if what a header of this name holds is secret."""
     return _SECRET_NAME.search(name.lower()) is not None

@@ -96,7 +96,7 @@ class Process:
 
 
 def _runs_a_program() -> bool:
-    """Say whether a fork is under way for `subprocess`, whose child is another program at once.
+    """Return True if a fork is under way for `subprocess`, whose child is another program at once.
 
     The `openai` SDK and trio ask ``uname`` for the processor so.
     """

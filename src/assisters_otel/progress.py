@@ -93,8 +93,10 @@ class Attempt:
         """
         guard = self._observer.guard
         error = guard(_envelope, body, self._headers) if body else None
+        if error is not None:
+            error = guard(self._sending.without_secrets, error)
         if self._status >= FAILED or self._is_odd():
-            error = guard(self._without_keys, error)
+            guard(self._hide_secrets)
         self._finish(
             judge(
                 self._sending.request,
@@ -106,17 +108,15 @@ class Attempt:
         )
 
     def _is_odd(self) -> bool:
-        """Say whether the request id is none as the API makes them."""
+        """Return True if the request id is none as the API makes them."""
         return not self._headers.get(envelope.REQUEST_ID, _ID).startswith(_ID)
 
-    def _without_keys(self, error: envelope.Envelope | None) -> envelope.Envelope | None:
-        """Take what the request's own headers hold out of what is told of the answer."""
-        secrets = self._sending.secrets()
+    def _hide_secrets(self) -> None:
+        """Take what the request's own headers hold out of a request id that quotes it."""
         quoted = self._headers.get(envelope.REQUEST_ID)
-        if quoted is not None and secrets:
-            said = masking.without(quoted.decode("latin-1"), secrets)
-            self._headers[envelope.REQUEST_ID] = said.encode("latin-1")
-        return None if error is None else envelope.without_keys(error, secrets)
+        if quoted is not None:
+            told = masking.without(quoted.decode("latin-1"), self._sending.secrets())
+            self._headers[envelope.REQUEST_ID] = told.encode("latin-1", "replace")
 
     @property
     def is_to_be_watched(self) -> bool:
@@ -268,16 +268,13 @@ class Answer:
                     self._observer.guard(seen.remember, thing, outcome, shown)
         self._observer.body_ended(self, outcome, end.at)
 
-    def _without_keys(self, said: envelope.Envelope) -> envelope.Envelope:
-        return envelope.without_keys(said, self.sending.secrets())
-
     def _ended(self, body: bodies.Body, end: bodies.End) -> Outcome:
         answered, error = self._outcome, end.error
         if error is None and end.stream is None:
             return answered
         said = None if body.events is None else body.events.error
         if said is not None:
-            said = self._observer.guard(self._without_keys, said)
+            said = self._observer.guard(self.sending.without_secrets, said)
         broke = error is not None and said is None and body.made == names.FAILED
         cancelled = error is not None and body.made == names.CANCELLED_CALL
         return judge(

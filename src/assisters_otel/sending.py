@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from opentelemetry import trace
 
-from assisters_otel import flow
+from assisters_otel import envelope, flow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -223,9 +223,13 @@ class Sending:
         return self._origin
 
     def secrets(self) -> tuple[str, ...]:
-        """Give what the request's own headers hold that nobody else may know."""
+        """Return what the request's own headers hold that nobody else may know."""
         values = (self.message.header(name) for name in _SECRET_HEADERS)
         return tuple(value.split()[-1] for value in values if value and value.strip())
+
+    def without_secrets(self, told: envelope.Envelope) -> envelope.Envelope:
+        """Return an envelope without them, for an API may quote what it was sent."""
+        return envelope.without_keys(told, self.secrets())
 
     def _parent(self) -> SpanContext | None:
         around = self._around

@@ -62,7 +62,7 @@ _OTHERWISE: Final = "Look at the collector's log: is it there, and is it an OTLP
 
 
 def is_asked_for(signal: Signal, endpoint: str | None, environ: Mapping[str, str]) -> bool:
-    """Say whether somebody has named an endpoint for a signal.
+    """Return True if somebody has named an endpoint for a signal.
 
     What listens at the default one, on this machine, may be anything, and somebody else's.
     """

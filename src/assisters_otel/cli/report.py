@@ -208,7 +208,7 @@ def _log(lines: Sequence[str]) -> Text:
 
 
 def _command() -> str:
-    """Give what calls this very command line, also where its script is not on the PATH."""
+    """Return what calls this very command line, also where its script is not on the PATH."""
     script = Path(sysconfig.get_path("scripts"), "assisters-otel")
     found = shutil.which("assisters-otel")
     if found and script.exists() and script.samefile(found):

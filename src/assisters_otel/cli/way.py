@@ -129,7 +129,7 @@ def _is_printed(route: Route) -> bool:
 
 
 def _is_default(route: Route) -> bool:
-    """Say whether a route leads to a receiver that nobody has named."""
+    """Return True if a route leads to a receiver that nobody has named."""
     return isinstance(route.arguments.get("endpoint"), str)
 
 

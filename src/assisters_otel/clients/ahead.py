@@ -71,7 +71,7 @@ class Ahead:
 
 
 def _has_more(stream: Any, *, is_chunked: bool) -> bool:
-    """Say whether more has come on an HTTP/1.1 connection than the body that is its answer.
+    """Return True if more has come on an HTTP/1.1 connection than the body that is its answer.
 
     At that body's end the client would keep the connection, and take the rest for an answer.
 

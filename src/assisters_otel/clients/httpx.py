@@ -403,7 +403,7 @@ class Httpx(Adapter):
         return kind(response.stream, length, _deadline(raw), guard)
 
     def _stream(self, response: Any, *, is_async: bool) -> Any:
-        """Give the client's class of which a response's stream must be."""
+        """Return the client's class of which a response's stream must be."""
         name = "AsyncByteStream" if is_async else "SyncByteStream"
         return find_base(response.stream, name, None) or getattr(sys.modules[self.module], name)
 
@@ -415,7 +415,7 @@ def _client_of(raw: Any) -> Any:
 
 
 def message_of(raw: Any) -> _Message:
-    """Give what can be said of a request, of either module."""
+    """Return what can be said of a request, of either module."""
     return _Message(raw)
 
 
