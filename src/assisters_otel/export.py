@@ -16,7 +16,7 @@ from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar, cast
 from weakref import WeakMethod
 
 from opentelemetry.sdk.metrics import MeterProvider
@@ -82,6 +82,9 @@ class _Part(Generic[Provider]):
         return bool(self.couriers) and all(c.destination.unreachable for c in self.couriers)
 
 
+_AnyPart: TypeAlias = "_Part[TracerProvider] | _Part[MeterProvider]"
+
+
 class WatchedMeterProvider(MeterProvider):
     """The SDK's provider, which knows whether anybody but us records in it.
 
@@ -142,7 +145,7 @@ class Exports:
         self.tracer_provider = tracers.provider if tracers else None
         self.meter_provider = meters.provider if meters else None
         self.destinations = destinations
-        self._parts: list[_Part[TracerProvider] | _Part[MeterProvider]] = []
+        self._parts: list[_AnyPart] = []
         self._parts += [tracers] if tracers else []
         self._parts += [meters] if meters else []
         self._renew = renew
@@ -161,11 +164,13 @@ class Exports:
 
             os.register_at_fork(after_in_child=after_fork)
 
-    def flush(self, timeout_s: float) -> bool:
+    def flush(self, timeout_s: float, *, at_end: bool = False) -> bool:
         """Export what has been recorded so far.
 
         Args:
             timeout_s: After so many seconds the caller goes on, whatever is done by then.
+            at_end: Whether the process ends: then a place that is known not to answer is given
+                `DEAD_S` only.
 
         Returns:
             Whether all of it was taken in time. False also if no collector answers.
@@ -175,12 +180,14 @@ class Exports:
         timeout_s = limited(timeout_s)
         millis = int(timeout_s * 1000)
         lost = self._failures()
-        futures = [
-            part.hand.do(partial(part.provider.force_flush, timeout_millis=millis))
+        begun = {
+            part.hand.do(partial(part.provider.force_flush, timeout_millis=millis)): part
             for part in self._parts
             if part.is_used
-        ]
-        return in_time(futures, timeout_s) and self._taken(lost)
+        }
+        if at_end and _pending(begun, timeout_s):
+            timeout_s = 0
+        return in_time(list(begun), timeout_s) and self._taken(lost)
 
     def shutdown(self, timeout_s: float = 5.0) -> bool:
         """Export what is left and end both providers, side by side.
@@ -200,13 +207,7 @@ class Exports:
             self._ended = True
         lost = self._failures()
         ends = {part.hand.do(part.provider.shutdown): part for part in self._parts if part.is_used}
-        started_s = time.monotonic()
-        pending = set(ends)
-        while pending and (left_s := started_s + timeout_s - time.monotonic()) > 0:
-            given_s = time.monotonic() - started_s
-            if given_s >= DEAD_S and all(ends[future].hopeless for future in pending):
-                break
-            _, pending = wait(pending, min(left_s, 0.05))
+        pending = _pending(ends, timeout_s)
         couriers = [courier for future in pending for courier in ends[future].couriers]
         hung = [courier for courier in couriers if courier.busy]
         for courier in couriers:
@@ -270,6 +271,24 @@ class Exports:
             courier.forked()
         if not self._ended:
             self._parts = [replace(part, hand=Hand()) for part in self._parts]
+
+
+def _pending(
+    begun: Mapping[Future[object], _Part[TracerProvider] | _Part[MeterProvider]], timeout_s: float
+) -> set[Future[object]]:
+    """Wait for what has begun, for `DEAD_S` only where nobody answers.
+
+    Returns:
+        What is not done after that.
+    """
+    started_s = time.monotonic()
+    pending = set(begun)
+    while pending and (left_s := started_s + timeout_s - time.monotonic()) > 0:
+        given_s = time.monotonic() - started_s
+        if given_s >= DEAD_S and all(begun[future].hopeless for future in pending):
+            break
+        _, pending = wait(pending, min(left_s, 0.05))
+    return pending
 
 
 def build(  # noqa: PLR0913 - by name, as in `init`

@@ -1,8 +1,9 @@
-"""The flow of control that an attempt comes from: a task, or a thread."""
+"""The flow of control that an attempt comes from: a unit of work, a task, or a thread."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import threading
 from contextlib import contextmanager, suppress
@@ -33,6 +34,63 @@ def one_send() -> Iterator[None]:
 def current_send() -> object | None:
     """Return what stands for the send of a client's own retry code that this is in, or None."""
     return _send.get()
+
+
+class Units:
+    """The units of work that a runtime runs in this process, such as the tasks of Celery.
+
+    A unit is known by its name. A task that is run again has the name that it had.
+    """
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._lock = threading.RLock()  # a signal handler may run a task meanwhile
+        self._running: tuple[str, ...] = ()
+        self._entered: ContextVar[tuple[str, ...]] = ContextVar("assisters_otel-units", default=())
+        if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
+            os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        """Forget what other threads of the parent's run: it never ends in this process."""
+        self._lock = threading.RLock()
+        self._running = self._entered.get()
+
+    def start(self, name: str) -> None:
+        """Take what this task or thread does from now on for the work of one unit."""
+        self._entered.set((*self._entered.get(), name))
+        with self._lock:
+            self._running = (*self._running, name)
+
+    def end(self, name: str) -> None:
+        """Take it for the work of the unit around this one again.
+
+        Without a `start` this does nothing: the runtime may have been hooked in between.
+        """
+        entered = self._entered.get()
+        if name not in entered:
+            return
+        self._entered.set(entered[: entered.index(name)])
+        with self._lock:
+            running = list(self._running)
+            for ended in entered[entered.index(name) :]:
+                running.remove(ended)
+            self._running = tuple(running)
+
+    def current(self) -> str | None:
+        """Return the name of the unit that this task or thread works for, or None.
+
+        A thread that a unit has started does not know its unit. Where one unit alone is running,
+        as in a child of Celery's pool, the thread is taken for that one's.
+        """
+        entered = self._entered.get()
+        if entered:
+            return entered[-1]
+        running = self._running
+        return running[0] if running and running.count(running[0]) == len(running) else None
+
+
+units: Final = Units()
+"""Those of this process."""
 
 
 def owner() -> object:

@@ -11,13 +11,23 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from opentelemetry import metrics
+from opentelemetry import metrics, trace
 from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-defined]
     BaseInstrumentor,
 )
 
 from assisters_otel import config as configs
-from assisters_otel import http_spans, logger, masking, names, providers, variables
+from assisters_otel import (
+    hand,
+    http_spans,
+    logger,
+    masking,
+    names,
+    process,
+    providers,
+    runtimes,
+    variables,
+)
 from assisters_otel.clients import aiohttp, assisters, httpx, openai, requests, retries
 from assisters_otel.clients.patch import Patches
 from assisters_otel.guard import Guard
@@ -64,25 +74,54 @@ class Instrumentation:
             requests.Requests(*told),
             aiohttp.Aiohttp(*told),
         )
+        self._tracer_provider, self._meter_provider = tracer_provider, meter_provider
         self._adapters = {adapter.module: adapter for adapter in http}
         sdks = (openai.OpenAI(self.observer), assisters.Assisters(self.observer))
         adapters: tuple[Any, ...] = (*self._adapters.values(), *sdks)
         targets = tuple(target for adapter in adapters for target in adapter.targets())
         self._patches = Patches(targets, guard, self._switch_on)
         self._retries = Patches(retries.TARGETS, guard, lambda _: None)
+        self._runtimes = runtimes.Hooks(guard)
 
     def start(self) -> None:
         """Patch what is imported, and the rest when it is."""
         self._patches.put_in()
         self._retries.put_in()
+        self._runtimes.put_in()
+        self.guard(process.here.start, self)
 
     def stop(self) -> None:
         """Put the very same functions back."""
+        self.guard(process.here.stop, self)
+        self.guard(self._runtimes.take_out)
         self.guard(self._patches.take_out)
         self.guard(self._retries.take_out)
         for adapter in self._adapters.values():
             self.guard(adapter.switch_off)
         self.guard(self.observer.stop)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Send what the app's providers hold, and what was put off; not for those of `init`.
+
+        Args:
+            timeout_s: Seconds to wait for it, at most.
+
+        Returns:
+            True if it was done in time.
+        """
+        return bool(self.guard(self._flush, timeout_s))
+
+    def _flush(self, timeout_s: float) -> bool:
+        self.observer.collect()
+        # Asked for now: an app may set the global ones after it is instrumented.
+        tracers, meters = self._tracer_provider, self._meter_provider
+        tracers = trace.get_tracer_provider() if tracers is None else tracers
+        meters = metrics.get_meter_provider() if meters is None else meters
+        flushes = providers.flushes((tracers, meters))
+        hands = hand.Hands(len(flushes))
+        done = hand.in_time(hands.begin(flushes), timeout_s)
+        hands.rest()
+        return done
 
     def forked(self, before_next: Callable[[], object] | None) -> None:
         """Begin anew in a forked child, where another thread's locks are held for ever.

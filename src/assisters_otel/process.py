@@ -1,4 +1,9 @@
-"""What there is once a process: the handle that is switched on; its exit, its forks."""
+"""What there is once a process: the handle that is switched on, its forks, its end.
+
+A process ends in one of several moments, and may meet more than one of them: the end of a server
+(`runtimes`), of a child of multiprocessing, of the interpreter. Each sends what is queued, one at a
+time, and all of them together take `END_S` at most.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +12,18 @@ import inspect
 import os
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Final
 
 from assisters_otel import logger
 from assisters_otel.weak_identity import WeakIdentityDict
 
 if TYPE_CHECKING:
+    from assisters_otel.instrumentor import Instrumentation
     from assisters_otel.telemetry import Telemetry
+
+END_S: Final = 5.0
+"""What sending the rest may hold a process's end up, in seconds."""
 
 _PROGRAMS: Final = frozenset({"subprocess", "gevent.subprocess"})
 """The modules that run programs."""
@@ -25,15 +35,19 @@ class Process:
     Attributes:
         lock: Held while anything is switched on or off.
         current: The handle that is switched on, or None.
+        instrumentation: What is patched, by `init` or by ``opentelemetry-instrument``, or None.
     """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.current: Telemetry | None = None
+        self.instrumentation: Instrumentation | None = None
         self._ended: WeakIdentityDict[bool] = WeakIdentityDict()
         self._is_watching = False
         self._has_warned = False
         self._ends_in: int | None = None
+        self._end_lock = threading.Lock()
+        self._left_s = END_S
         atexit.register(self._exit)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(before=self._forking, after_in_child=self._forked)
@@ -46,19 +60,66 @@ class Process:
         """Return True if we have shut a provider down."""
         return self._ended.get(provider) is not None
 
-    def start(self, telemetry: Telemetry) -> None:
-        """Take *telemetry* for the one that is switched on, and see to its end."""
-        self.current = telemetry
+    # -- its end ------------------------------------------------------------------------------
+
+    def flush_at_end(self) -> None:
+        """Send what is queued. Python may give this process no later moment to do so.
+
+        Source: uvicorn raises the signal that has ended it again, with Python's own handler in
+        place; the children of Celery and RQ leave by ``os._exit``. Nothing of `atexit` runs then.
+        """
+        if self._end_lock.acquire(timeout=self._left_s):
+            try:
+                self._flush_at_end()
+            finally:
+                self._end_lock.release()
+
+    def _flush_at_end(self) -> None:
+        started_s = time.monotonic()
+        is_taken = False
+        try:
+            if self.current is not None:
+                is_taken = self.current.flush_at_end(self._left_s)
+            elif self.instrumentation is not None:
+                is_taken = self.instrumentation.flush(self._left_s)
+        finally:
+            # What has taken everything is alive, and costs the next moment nothing.
+            took_s = time.monotonic() - started_s
+            self._left_s = END_S if is_taken else max(self._left_s - took_s, 0.0)
+
+    def _exit(self) -> None:
+        if self.current is not None:
+            self.current.end(self._left_s)
+
+    def _exit_child(self) -> None:
+        """End a child of multiprocessing: it leaves by ``os._exit``, and nothing of `atexit` runs.
+
+        What the app's own providers hold is sent as well. At a normal exit they see to that.
+        """
+        if self.current is None or self.current.has_app_providers:
+            self.flush_at_end()
+        self._exit()
+
+    # -- multiprocessing ----------------------------------------------------------------------
+
+    def start(self, instrumentation: Instrumentation) -> None:
+        """See to the end of the process that *instrumentation* is switched on in."""
+        self.instrumentation = instrumentation
         self._watch_multiprocessing()
         multiprocessing = sys.modules.get("multiprocessing.process")
         if multiprocessing is not None and multiprocessing.parent_process() is not None:
             self._end_with_multiprocessing()
 
+    def stop(self, instrumentation: Instrumentation) -> None:
+        """Forget *instrumentation*, which is switched off."""
+        if self.instrumentation is instrumentation:
+            self.instrumentation = None
+
     def _watch_multiprocessing(self) -> None:
         """See to it that a child of multiprocessing ends well.
 
         Forked, by its parent or by the fork server, it leaves by ``os._exit``: no `atexit`,
-        but finalizers of its own. It clears those that are there when it begins, and then
+        but finalizers of its own. It clears those that are there when it starts, and then
         runs what is registered here.
         """
         util = sys.modules.get("multiprocessing.util")
@@ -70,15 +131,15 @@ class Process:
         util = sys.modules.get("multiprocessing.util")
         if util is not None and self._ends_in != os.getpid():
             self._ends_in = os.getpid()
-            util.Finalize(None, self._exit, exitpriority=0)
+            util.Finalize(None, self._exit_child, exitpriority=0)
 
-    def _exit(self) -> None:
-        if self.current is not None:
-            self.current.shutdown()
+    # -- its forks ----------------------------------------------------------------------------
 
     def _forking(self) -> None:
         monkey = sys.modules.get("gevent.monkey")
-        if self._has_warned or self.current is None or monkey is None or _runs_a_program():
+        if self._has_warned or self.instrumentation is None:
+            return
+        if monkey is None or _runs_a_program():
             return
         if monkey.is_module_patched("threading"):
             self._has_warned = True
@@ -90,9 +151,12 @@ class Process:
 
     def _forked(self) -> None:
         self.lock = threading.RLock()
+        self._end_lock, self._left_s = threading.Lock(), END_S
         self._watch_multiprocessing()
         if self.current is not None:
             self.current.forked()
+        elif self.instrumentation is not None:
+            self.instrumentation.forked(None)
 
 
 def _runs_a_program() -> bool:

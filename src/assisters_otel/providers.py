@@ -9,6 +9,8 @@ from opentelemetry import trace
 from opentelemetry.metrics import MeterProvider
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from opentelemetry.metrics import Histogram, Meter
     from opentelemetry.trace import Span, SpanContext
     from opentelemetry.util.types import Attributes
@@ -24,6 +26,12 @@ def is_stand_in(provider: object) -> bool:
     kind = type(provider)
     names = {"ProxyTracerProvider", "_ProxyMeterProvider"}
     return kind.__name__ in names and kind.__module__.startswith("opentelemetry.")
+
+
+def flushes(given: Iterable[object]) -> list[Callable[[], object]]:
+    """List the ``force_flush`` of those providers that have one. The API promises none."""
+    found = (getattr(provider, "force_flush", None) for provider in given)
+    return [flush for flush in found if flush is not None]
 
 
 def are_same(one: SpanContext, other: SpanContext) -> bool:

@@ -61,7 +61,7 @@ class _Entry(NamedTuple):
     Attributes:
         before: What its resend will tell of it.
         owner: Gives the task or thread, or None if that is gone.
-        trace_id: Of its parent, or None.
+        whole: `Origin.whole`.
         parent_id: Of its parent, or 0.
         started_s: When it was sent, on a steady clock.
         send: The send of a client's own retry code that it was part of, or None.
@@ -74,7 +74,7 @@ class _Entry(NamedTuple):
 
     before: Before
     owner: Callable[[], object]
-    trace_id: int | None
+    whole: str | int | None
     parent_id: int
     started_s: float
     send: object | None = None
@@ -186,8 +186,8 @@ class Resends:
         with self._lock:
             self._expire(now)
         origin = sending.origin()
-        parent = origin.parent
-        places = (origin.owner_id, parent.span_id if parent is not None else 0)
+        place = origin.place
+        places = (origin.owner_id, place or 0)
         if self._places.keys().isdisjoint(places):
             return None
         identity = self._identity(sending)
@@ -196,13 +196,13 @@ class Resends:
         mine, siblings = (places[0], identity), (places[1], identity)
         with self._lock:
             entry = self._failed.get(mine)
-            trace_id = parent.trace_id if parent is not None else None
-            if entry is not None and entry.owner() is origin.owner() and entry.trace_id == trace_id:
+            is_mine = entry is not None and entry.owner() is origin.owner()
+            if entry is not None and is_mine and entry.whole == origin.whole:
                 is_again = self._is_again(entry, sending, self._failed.get(siblings))
                 self._take(mine, entry.before)
                 self._take(siblings, entry.before)
                 return entry.before if is_again else None
-            entry = self._failed.get(siblings) if parent is not None else None
+            entry = self._failed.get(siblings) if place is not None else None
             if entry is None or not self._is_from_another(entry, sending):
                 return None
             self._take(siblings, entry.before)
@@ -286,10 +286,10 @@ class Resends:
 
     def _succeeded(self, sending: Sending) -> None:
         """Take note of a success under the parent span of what has failed."""
-        parent = sending.origin().parent
-        if parent is None or parent.span_id not in self._places:
+        place = sending.origin().place
+        if place is None or place not in self._places:
             return
-        key = parent.span_id, self._identity(sending) or 0
+        key = place, self._identity(sending) or 0
         with self._lock:
             entry = self._failed.get(key)
             if entry is not None:
@@ -320,15 +320,14 @@ class Resends:
         identity = self._identity(sending)
         identities = sending.origins if identity is None else (identity, *sending.origins)
         origin = sending.origin()
-        parent = origin.parent
-        trace_id = parent.trace_id if parent is not None else None
+        parent, place = origin.parent, origin.place
         if hopeless:
             for other in self._company(sending):
                 sending.has_company = other.has_company = True
         entry = _Entry(
             before,
             origin.owner,
-            trace_id,
+            origin.whole,
             parent.span_id if parent is not None else 0,
             sending.started_s,
             flow.current_send(),
@@ -340,8 +339,8 @@ class Resends:
             for one in identities:
                 keys.append((origin.owner_id, one))
                 self._put(keys[-1], entry)
-                if parent is not None:
-                    keys.append((parent.span_id, one))
+                if place is not None:
+                    keys.append((place, one))
                     self._put(keys[-1], self._beside(entry, self._failed.get(keys[-1])))
         if chain is not None:
             chain.before = before
@@ -434,7 +433,8 @@ class Resends:
         # Python's own is keyed too, and costs less than one from `hashlib`. To it a text and its
         # bytes are the same.
         told = "key" if key else "body", what
-        sending.identity = hash((self._secret, sending.request.method, message.url(), *told))
+        where = sending.unit, sending.request.method, message.url()
+        sending.identity = hash((self._secret, *where, *told))
         return sending.identity
 
     def _authorization(self, sending: Sending) -> bytes | None:

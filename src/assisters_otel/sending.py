@@ -94,11 +94,30 @@ class Origin(NamedTuple):
             all of one task or thread.
         owner_id: An id of that.
         parent: The span under which the attempt, or its call, was made; None if it is a root.
+        unit: The unit of work that it is part of, as `flow.Units` has it, or None.
     """
 
     owner: Callable[[], object]
     owner_id: int
     parent: SpanContext | None
+    unit: str | None
+
+    @property
+    def whole(self) -> str | int | None:
+        """What the attempt and its resend have in common: a unit of work, else a trace, or None."""
+        if self.unit is not None:
+            return self.unit
+        return None if self.parent is None else self.parent.trace_id
+
+    @property
+    def place(self) -> int | None:
+        """By what a resend by another task or thread is found, or None if there is no such thing.
+
+        It is an id of the unit of work, else that of the parent span.
+        """
+        if self.unit is not None:
+            return hash(self.unit)
+        return None if self.parent is None else self.parent.span_id
 
 
 class Chain:
@@ -164,6 +183,7 @@ class Sending:
         has_company: Whether equal requests of other tasks or threads were seen under way beside
             it, or beside one that it follows.
         origins: Those of the requests that were redirected to this one.
+        unit: The unit of work that sends it, as `flow.Units` has it, or None.
     """
 
     __slots__ = (
@@ -180,6 +200,7 @@ class Sending:
         "resend",
         "span",
         "started_s",
+        "unit",
     )
 
     def __init__(
@@ -209,6 +230,7 @@ class Sending:
         self.identity: int | None = None
         self.is_bare = False
         self.has_company = False
+        self.unit = flow.units.current()
         self._around = around
         self._origin: Origin | None = None
 
@@ -219,7 +241,7 @@ class Sending:
         """
         if self._origin is None:
             owner = flow.owner()
-            self._origin = Origin(weakref.ref(owner), id(owner), self._parent())
+            self._origin = Origin(weakref.ref(owner), id(owner), self._parent(), self.unit)
         return self._origin
 
     def secrets(self) -> tuple[str, ...]:

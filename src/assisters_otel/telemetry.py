@@ -43,9 +43,6 @@ if TYPE_CHECKING:
 
 P = TypeVar("P")
 
-EXIT_S: Final = 5.0
-"""What sending the rest may hold the app's exit up."""
-
 
 class Status(NamedTuple):
     """What `Telemetry.status` tells.
@@ -114,7 +111,7 @@ class Telemetry:
         self._instrumentation = instrumentation
         self._exports = exports
         self._reused = reused
-        self._hands = hand.Hands(len(self._flushes()))
+        self._hands = hand.Hands(len(providers.flushes(reused)))
 
     def is_over(self) -> bool:
         """Say whether what `init` patched has been taken out by somebody."""
@@ -141,7 +138,7 @@ class Telemetry:
             last_failure=self._guard.last_failure,
         )
 
-    def flush(self, timeout_s: float = EXIT_S) -> bool:
+    def flush(self, timeout_s: float = process.END_S) -> bool:
         """Send what is queued.
 
         Args:
@@ -157,41 +154,57 @@ class Telemetry:
             raise ValueError(f"timeout_s is a number of seconds, not {timeout_s!r}. Write flush(5)")
         return bool(self._guard(self._flush, timeout_s))
 
-    def _flush(self, timeout_s: float) -> bool:
+    def flush_at_end(self, timeout_s: float) -> bool:
+        """Send what is queued, as `flush` does, and do not wait long for who is known to be dead.
+
+        Args:
+            timeout_s: Seconds to wait for it, at most.
+
+        Returns:
+            True if it was done in time, and the collector has taken all of it.
+        """
+        return bool(self._guard(self._flush, timeout_s, at_end=True))
+
+    @property
+    def has_app_providers(self) -> bool:
+        """True if this records in a provider of the app's own."""
+        return bool(self._reused)
+
+    def _flush(self, timeout_s: float, *, at_end: bool = False) -> bool:
         if self._instrumentation is not None:
             self._guard(self._instrumentation.observer.collect)
         until_s = time.monotonic() + hand.limited(timeout_s)
-        begun = self._hands.begin(self._flushes())
-        done = self._exports is None or self._exports.flush(timeout_s)
+        begun = self._hands.begin(providers.flushes(self._reused))
+        done = self._exports is None or self._exports.flush(timeout_s, at_end=at_end)
         return hand.in_time(begun, max(until_s - time.monotonic(), 0)) and done
-
-    def _flushes(self) -> list[Callable[[], object]]:
-        calls = [getattr(provider, "force_flush", None) for provider in self._reused]
-        return [call for call in calls if call is not None]
 
     def shutdown(self) -> None:
         """Take every patch out, send the rest and end the providers that we built.
 
         The app's own providers go on. Called again, it does nothing.
         """
+        self.end(process.END_S)
+
+    def end(self, timeout_s: float) -> None:
+        """Do what `shutdown` does, and wait *timeout_s* seconds for it at most."""
         with process.here.lock:
             if process.here.current is not self:
                 return
             process.here.current = None
             self._guard(self._uninstrument)
-            self._guard(self._end_exports)
+            self._guard(self._end_exports, timeout_s)
             self._guard(self._hands.rest)
 
     def _uninstrument(self) -> None:
         if self._instrumentation is not None and not self.is_over():
             AssistersInstrumentor().uninstrument()
 
-    def _end_exports(self) -> None:
+    def _end_exports(self, timeout_s: float) -> None:
         if self._exports is not None:
             for provider in (self._exports.tracer_provider, self._exports.meter_provider):
                 if provider is not None:
                     process.here.end(provider)
-            self._exports.shutdown(EXIT_S)
+            self._exports.shutdown(timeout_s)
 
     def forked(self) -> None:
         """Begin anew in a forked child: own counts, own metrics, a flush at its exit."""
@@ -281,7 +294,7 @@ def init(  # noqa: PLR0913 - the contract's signature
             first = None
         if first is None:
             first = guard(_start, arguments, guard) or Telemetry(arguments, guard)
-            guard(process.here.start, first)
+            process.here.current = first
         elif not first.arguments.are_those_of(arguments):
             logger.warning(
                 "init was called before with other arguments; those hold, these do not. "

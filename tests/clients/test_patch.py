@@ -296,7 +296,7 @@ def test_a_module_is_patched_again_and_again_and_told_of_each_time(module):
         assert vars(module.Client)["send"] is first
 
     assert told == [module.__name__] * 3
-    assert module.__name__ not in patch._imports._waiting
+    assert module.__name__ not in patch.imports._waiting
 
 
 def test_patches_may_be_taken_out_while_another_thread_puts_some_in(module):
@@ -323,8 +323,8 @@ def test_patches_may_be_taken_out_while_another_thread_puts_some_in(module):
     installed.take_out()
 
     thread.join()
-    assert patch._imports._waiting[module.__name__] == [slow]
-    assert patch._imports._waiting["assisters_otel_test_another"] == [another]
+    assert patch.imports._waiting[module.__name__] == [slow]
+    assert patch.imports._waiting["assisters_otel_test_another"] == [another]
     slow.take_out()
     another.take_out()
 

@@ -16,7 +16,7 @@ import assisters_otel
 
 API = os.environ["API"]
 TLS = ssl.create_default_context()  # once: reading the certificates takes long
-telemetry = assisters_otel.init("site", hosts=[API])
+assisters_otel.init("site", hosts=[API])
 
 for _ in range(int(os.environ.get("IN_MASTER", "0"))):
     httpx.get(f"{API}/models", trust_env=False, verify=TLS)
@@ -33,8 +33,6 @@ async def asgi(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        # uvicorn leaves by the signal that has ended it, which runs nothing of `atexit`.
-        telemetry.shutdown()
         await send({"type": "lifespan.shutdown.complete"})
         return
     async with httpx.AsyncClient(trust_env=False, verify=TLS) as client:

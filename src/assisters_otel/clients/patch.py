@@ -13,7 +13,7 @@ from contextlib import suppress
 from importlib.abc import MetaPathFinder
 from operator import attrgetter
 from types import CellType, FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import wrapt
 
@@ -30,11 +30,15 @@ class Target(NamedTuple):
         module: The client's top module, whose import is waited for.
         path: The method, from that module on.
         wrap: Makes, of the function that is there, the one to put in its place.
+        wherever_defined: True if the method is wrapped in whichever class defines it, the named
+            one or a base of it, and is left alone where none does: versions differ. Otherwise a
+            class that only inherits the method is left alone.
     """
 
     module: str
     path: str
     wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
+    wherever_defined: bool = False
 
 
 # A function and no proxy of wrapt: it has the signature and the name of what was there, and
@@ -189,7 +193,7 @@ class Patches:
     def put_in(self) -> None:
         """Wrap what is imported, and the rest when it is. Imports nothing."""
         for module in self.modules():
-            _imports.watch(module, self)
+            imports.watch(module, self)
 
     def modules(self) -> tuple[str, ...]:
         """List the modules, imported or not, in the order of the targets."""
@@ -197,7 +201,7 @@ class Patches:
 
     def take_out(self) -> None:
         """Put the very same functions back, and wait for no import any more."""
-        self._guard(_imports.forget, self)
+        self._guard(imports.forget, self)
         owners, self._owners = self._owners, []
         for reference, name in owners:
             owner = reference()
@@ -215,6 +219,11 @@ class Patches:
         for target in self._targets:
             if target.module == name:
                 owner, attribute = _owner(module, target.path)
+                if target.wherever_defined:
+                    definers = (one for one in owner.__mro__ if attribute in vars(one))
+                    owner = next(definers, object)
+                    if owner is object:
+                        continue
                 put_in(owner, attribute, target.wrap, self)
                 if not any(known() is owner and of == attribute for known, of in self._owners):
                     self._owners.append((weakref.ref(owner), attribute))
@@ -223,6 +232,13 @@ class Patches:
 def _owner(module: ModuleType, path: str) -> tuple[type, str]:
     owner, _, name = path.rpartition(".")
     return attrgetter(owner)(module), name
+
+
+class Listener(Protocol):
+    """Who waits for a module's import."""
+
+    def imported(self, module: ModuleType, name: str) -> None:
+        """Take the module, which has just been imported as *name*. It may come again, anew."""
 
 
 class _Imports(MetaPathFinder):
@@ -234,7 +250,7 @@ class _Imports(MetaPathFinder):
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._waiting: dict[str, list[Patches]] = {}
+        self._waiting: dict[str, list[Listener]] = {}
         self._finding: set[tuple[str, int]] = set()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
@@ -243,30 +259,30 @@ class _Imports(MetaPathFinder):
         self._lock = threading.RLock()
         self._finding = set()
 
-    def watch(self, name: str, patches: Patches) -> None:
+    def watch(self, name: str, listener: Listener) -> None:
         with self._lock:
-            self._waiting.setdefault(name, []).append(patches)
+            self._waiting.setdefault(name, []).append(listener)
             if self not in sys.meta_path:
                 sys.meta_path.insert(0, self)
         if sys.modules.get(name) is not None:  # None keeps it from being imported
             importlib.import_module(name)  # waits, if another thread is just importing it
         module = sys.modules.get(name)
         if module is not None:
-            patches.imported(module, name)
+            listener.imported(module, name)
 
-    def forget(self, patches: Patches) -> None:
+    def forget(self, listener: Listener) -> None:
         with self._lock:
             for name, waiting in list(self._waiting.items()):
-                if patches in waiting:
-                    waiting.remove(patches)
+                if listener in waiting:
+                    waiting.remove(listener)
                 if not waiting:
                     del self._waiting[name]
             if not self._waiting and self in sys.meta_path:
                 sys.meta_path.remove(self)
 
     def tell(self, name: str, module: ModuleType) -> None:
-        for patches in list(self._waiting.get(name, ())):
-            patches.imported(module, name)
+        for listener in list(self._waiting.get(name, ())):
+            listener.imported(module, name)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -302,7 +318,8 @@ class _Loader(wrapt.ObjectProxy):  # type: ignore[type-arg,unused-ignore] # in n
         if getattr(spec, "loader", None) is self:
             spec.loader = loader
         loader.exec_module(module)
-        _imports.tell(module.__name__, module)
+        imports.tell(module.__name__, module)
 
 
-_imports: Final = _Imports()
+imports: Final = _Imports()
+"""Whose import is waited for, by whom."""

@@ -1,0 +1,64 @@
+"""uvicorn, alone or as gunicorn's worker: its process ends after `Server.shutdown`.
+
+`Server.serve` then raises the signal that has ended it again, with the handler back in place that
+was there before. That is Python's own, which ends the process at once: nothing that is wrapped
+around `serve` runs after SIGTERM, nor anything of `atexit`. A signal that comes while the server
+starts ends it after `Server.startup`. Source: ``uvicorn.server`` 0.30 to 0.54.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from assisters_otel.clients.patch import Target, unbound
+from assisters_otel.hand import Hand
+from assisters_otel.process import here
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_LOOK_S: Final = 0.05
+"""How often to look whether the user wants to wait no longer, in seconds."""
+
+
+def _then_flush(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap the server's end."""
+    end = unbound(original)
+
+    async def shutdown(server: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await end(server, *args, **kwargs)
+        finally:
+            await _flush(server)
+
+    return shutdown
+
+
+def _then_flush_if_it_ends(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap the server's start, after which it ends if a signal has come meanwhile."""
+    start = unbound(original)
+
+    async def startup(server: Any, *args: Any, **kwargs: Any) -> Any:
+        started = await start(server, *args, **kwargs)
+        if server.should_exit:
+            await _flush(server)
+        return started
+
+    return startup
+
+
+async def _flush(server: Any) -> None:
+    """Send what is queued, beside what else runs in the loop. A second Ctrl-C ends the waiting."""
+    sender = Hand()
+    flushed = asyncio.wrap_future(sender.do(here.flush_at_end))
+    sender.rest()
+    while not flushed.done() and not server.force_exit:
+        await asyncio.wait([flushed], timeout=_LOOK_S)
+
+
+TARGETS: Final = (
+    Target("uvicorn", "Server.shutdown", _then_flush),
+    Target("uvicorn", "Server.startup", _then_flush_if_it_ends),
+)
+"""What to wrap."""

@@ -1,0 +1,128 @@
+"""Servers that end: as many spans arrive, and are counted, as attempts were made."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+from apps import (
+    HERE,
+    SLACK_S,
+    Told,
+    command,
+    environment,
+    listening,
+    running,
+    told,
+    visit,
+    wait_until,
+)
+
+from otlp import Collector
+from sizes import SIZE, WHOLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from assisters_otel.testing import FakeApi
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="these signals are POSIX's")
+
+UVICORN = ("uvicorn", "--fd={fd}", "--log-level=warning", "site_app:asgi")
+GUNICORN = ("gunicorn", "--bind=fd://{fd}", "--log-level=warning")
+HYPERCORN = ("hypercorn", "--bind=fd://{fd}", "--log-level=warning", "site_app:asgi")
+PROGRAM = ("programmatic_uvicorn", "{fd}")
+
+
+class Server(NamedTuple):
+    """A server, and how many workers of it answer.
+
+    *recycled* is what makes a worker end by itself after some requests.
+    """
+
+    words: tuple[str, ...]
+    workers: int = 1
+    recycled: tuple[str, ...] = ()
+
+
+SERVERS = {
+    "uvicorn": Server(UVICORN, recycled=("--limit-max-requests=4",)),
+    "uvicorn --workers": Server((*UVICORN, "--workers=2"), 2, ("--limit-max-requests=4",)),
+    "uvicorn --reload": Server((*UVICORN, "--reload")),
+    "uvicorn --lifespan off": Server((*UVICORN, "--lifespan=off")),
+    "uvicorn.Server": Server(PROGRAM),
+    "hypercorn": Server(HYPERCORN, recycled=("--max-requests=4",)),
+    "hypercorn --workers": Server((*HYPERCORN, "--workers=2"), 2),
+    "hypercorn on trio": Server((*HYPERCORN, "--worker-class=trio")),
+    "gunicorn": Server((*GUNICORN, "site_app:wsgi"), recycled=("--max-requests=4",)),
+    "gunicorn --preload": Server(
+        (*GUNICORN, "--workers=2", "--preload", "site_app:wsgi"), 2, ("--max-requests=4",)
+    ),
+    "gunicorn gthread": Server(
+        (*GUNICORN, "--worker-class=gthread", "--threads=4", "site_app:wsgi"),
+        recycled=("--max-requests=4",),
+    ),
+    "gunicorn asgi": Server(
+        (*GUNICORN, "--worker-class=asgi", "site_app:asgi"), recycled=("--max-requests=4",)
+    ),
+    "gunicorn uvicorn_worker": Server(
+        (*GUNICORN, "--worker-class=uvicorn_worker.UvicornWorker", "site_app:asgi"),
+        recycled=("--max-requests=4",),
+    ),
+    "gunicorn gevent": Server((*GUNICORN, "--worker-class=gevent", "site_app:wsgi")),
+}
+MODES = ("ours", "the app's", "zero-code")
+ENDINGS = ("SIGTERM", "SIGINT", "recycled")
+
+
+def table() -> Iterator[object]:
+    """All of it at full size; else each server once, in one mode and with one ending after another.
+
+    Yields:
+        A case for each cell that there is.
+    """
+    for number, (name, server) in enumerate(SERVERS.items()):
+        cells = [(e, m) for e in ENDINGS for m in MODES if e != "recycled" or server.recycled]
+        if SIZE < WHOLE:
+            cells = [cells[4 * number % len(cells)]]
+        for ending, mode in cells:
+            yield pytest.param(name, ending, mode, id=f"{name}, {ending}, {mode}")
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with Collector() as collector:
+        yield collector
+
+
+@pytest.mark.parametrize(("name", "ending", "mode"), list(table()))
+def test_nothing_is_lost_when_a_server_ends(
+    api: FakeApi, collector: Collector, tmp_path, *, name: str, ending: str, mode: str
+):
+    server = SERVERS[name]
+    words = (*server.words, *(server.recycled if ending == "recycled" else ()))
+    for file in ("site_app.py", "switched_on.py", "programmatic_uvicorn.py"):
+        shutil.copy(HERE / file, tmp_path)
+    env = environment(api, collector, mode, PYTHONPATH=str(tmp_path))
+    with listening() as listener:
+        fd = listener.fileno()
+        arguments = command(mode, *(word.format(fd=fd) for word in words))
+        with running(arguments, env, tmp_path, pass_fds=[fd]) as app:
+            visit(listener, server.workers)
+            if "--reload" in name:
+                (tmp_path / "switched_on.py").touch()
+                wait_until(lambda: "Reloading" in app.said or told(api, collector).spans, app)
+                visit(listener)
+            if ending == "recycled" and name == "uvicorn":
+                app.end()
+            else:
+                app.end(signal.SIGINT if ending == "SIGINT" else signal.SIGTERM)
+
+    made = len(api.requests)
+    assert made >= 4
+    assert told(api, collector) == Told(made, made, made), app.said
+    assert app.exit_s < 5 + SLACK_S
+    assert "Traceback" not in app.said
