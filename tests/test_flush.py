@@ -11,8 +11,9 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -121,6 +122,22 @@ def test_a_flush_without_a_limit_flushes(caplog, collector, providers, whose, li
         assert telemetry.flush(limit) is True
 
         assert len(spans.get_finished_spans() if given else collector.spans()) == 1
+    assert not caplog.records
+
+
+def test_what_the_app_has_ended_is_not_flushed(caplog, collector):
+    """The SDK's own flush would export once more, and warn that the exporter has ended."""
+    url = f"{collector.endpoint}/v1/metrics"
+    meters = MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter(url))])
+    tracers = TracerProvider()
+    with assisters_otel.init(tracer_provider=tracers, meter_provider=meters) as telemetry:
+        tracers.shutdown()
+        meters.shutdown()
+        sent = len(collector.requests)
+
+        telemetry.flush()
+
+        assert len(collector.requests) == sent
     assert not caplog.records
 
 

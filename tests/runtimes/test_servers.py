@@ -50,7 +50,10 @@ class Server(NamedTuple):
 
 SERVERS = {
     "uvicorn": Server(UVICORN, recycled=("--limit-max-requests=4",)),
-    "uvicorn --workers": Server((*UVICORN, "--workers=2"), 2, ("--limit-max-requests=4",)),
+    # On a busy machine a worker takes longer to start than it has by default.
+    "uvicorn --workers": Server(
+        (*UVICORN, "--workers=2", "--timeout-worker-healthcheck=60"), 2, ("--limit-max-requests=4",)
+    ),
     "uvicorn --reload": Server((*UVICORN, "--reload")),
     "uvicorn --lifespan off": Server((*UVICORN, "--lifespan=off")),
     "uvicorn.Server": Server(PROGRAM),

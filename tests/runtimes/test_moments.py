@@ -1,0 +1,106 @@
+"""The moments of a process's end: what they cost together, and what they leave as it was."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from apps import HERE, command, environment, listening, running, told, visit
+
+from otlp import Collector
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from assisters_otel.testing import FakeApi
+
+THREE = '''
+import asyncio, sys, time
+import httpx, uvicorn
+import switched_on
+from site_app import API, TLS, asgi
+
+async def server_that_ends() -> None:
+    """A server as a test suite or a desktop app starts it: the process goes on."""
+    server = uvicorn.Server(uvicorn.Config(asgi, port=0, log_level="error"))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    httpx.get(f"{API}/models", trust_env=False, verify=TLS)
+    server.should_exit = True
+    beats = 0
+    while not serving.done():
+        await asyncio.sleep(0.01)
+        beats += 1
+    await serving
+    assert beats > 5, "the loop stood still"
+
+started_s = time.monotonic()
+for _ in range(3):
+    asyncio.run(server_that_ends())
+print('ended after', time.monotonic() - started_s)
+'''
+
+
+def three_servers(api: FakeApi, collector: Collector, folder: Path, mode: str) -> tuple[float, str]:
+    """Run three servers, one after the other, in one process; give how long it took them to end."""
+    (folder / "three.py").write_text(THREE)
+    env = environment(api, collector, mode, PYTHONPATH=f"{HERE}:{folder}")
+    with running([sys.executable, "three.py"], env, folder) as app:
+        app.end()
+    assert app.code == 0, app.said
+    return app.exit_s, app.said
+
+
+@pytest.mark.parametrize("mode", ["ours", "the app's"])
+def test_a_collector_that_hangs_holds_all_moments_up_for_five_seconds_together(
+    api: FakeApi, tmp_path: Path, mode: str
+):
+    """Three servers and the exit are four moments: 20 s, if each took its own five."""
+    with Collector() as collector:
+        quick_s, _ = three_servers(api, collector, tmp_path, mode)
+    with Collector(hang=True) as collector:
+        slow_s, said = three_servers(api, collector, tmp_path, mode)
+
+    # At the exit the SDK's own providers wait for themselves, for as long as they ever do.
+    if mode == "ours":
+        assert slow_s - quick_s < 9, said
+    ended_s = re.search(r"^ended after ([\d.]+)", said, re.MULTILINE)
+    assert ended_s is not None, said
+    assert float(ended_s[1]) < quick_s + 9, said
+
+
+def test_a_collector_that_is_not_there_holds_no_moment_up_for_long(api: FakeApi, tmp_path: Path):
+    with Collector() as collector:
+        quick_s, _ = three_servers(api, collector, tmp_path, "ours")
+    slow_s, said = three_servers(api, collector, tmp_path, "ours")
+
+    assert slow_s - quick_s < 9, said
+    assert said.count("telemetry does not get through") == 1
+
+
+def test_a_server_that_ends_sends_what_is_queued_and_the_process_goes_on(
+    api: FakeApi, tmp_path: Path
+):
+    with Collector() as collector:
+        three_servers(api, collector, tmp_path, "ours")
+
+        assert told(api, collector) == (3, 3, 3)
+
+
+def test_a_second_ctrl_c_waits_for_no_collector(api: FakeApi, tmp_path: Path):
+    with Collector(hang=True) as collector, listening() as listener:
+        fd = listener.fileno()
+        env = environment(api, collector, "ours", PYTHONPATH=str(HERE))
+        words = command("ours", "uvicorn", f"--fd={fd}", "--log-level=info", "site_app:asgi")
+        with running(words, env, tmp_path, pass_fds=[fd]) as app:
+            visit(listener, times=1)
+            app.process.send_signal(signal.SIGTERM)
+            collector.wait_for(lambda: collector.requests, timeout_s=60)
+            app.process.send_signal(signal.SIGINT)
+            app.end()
+
+    assert app.exit_s < 4, app.said
