@@ -103,12 +103,17 @@ class App:
     def said(self) -> str:
         return self._output.read_text(errors="replace")
 
-    def end(self, by: signal.Signals | None = None, within_s: float = 90) -> None:
+    def end(
+        self, by: signal.Signals | None = None, *, group: bool = False, within_s: float = 90
+    ) -> None:
         """Wait for the end of it, after a signal if there is to be one.
 
-        Ctrl-C in a terminal is a SIGINT to all processes of the group.
+        Args:
+            by: The signal.
+            group: Whether all of its processes get it, as they do of Ctrl-C in a terminal.
+            within_s: How long to wait, in seconds.
         """
-        if by == signal.SIGINT:
+        if group and by is not None:
             os.killpg(self.process.pid, by)
         elif by is not None:
             self.process.send_signal(by)

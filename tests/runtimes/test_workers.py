@@ -131,7 +131,8 @@ def test_nothing_is_lost_when_a_celery_worker_ends(
         tasks.send(worker.jobs[number % len(worker.jobs)])
     with running(command(mode, *worker.words), env, tmp_path) as app:
         wait_until(tasks.are_done, app)
-        app.end(signal.SIGINT if ending == "SIGINT" else signal.SIGTERM)
+        by = signal.SIGINT if ending == "SIGINT" else signal.SIGTERM
+        app.end(by, group=ending == "SIGINT")
 
     assert told(api, collector) == Told(JOBS, JOBS, JOBS), app.said
     assert app.exit_s < 5 + SLACK_S
@@ -185,7 +186,8 @@ def test_nothing_is_lost_when_a_rq_worker_ends(
             app.end()
         else:
             wait_until(jobs.are_done, app)
-            app.end(signal.SIGINT if ending == "SIGINT" else signal.SIGTERM)
+            by = signal.SIGINT if ending == "SIGINT" else signal.SIGTERM
+            app.end(by, group=ending == "SIGINT")
 
     assert jobs.are_done()
     assert told(api, collector) == Told(JOBS, JOBS, JOBS), app.said
