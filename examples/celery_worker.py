@@ -19,7 +19,7 @@ client = openai.OpenAI(
 )
 
 
-@app.task(bind=True, max_retries=3)
+@app.task(bind=True, max_retries=3)  # type: ignore[untyped-decorator] # Celery has no types
 def greet(task: Task, name: str) -> None:
     """Ask for a greeting, again where that helps, and not before the API wants it."""
     try:

@@ -13,7 +13,8 @@ import os
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel import logger
 from assisters_otel.weak_identity import WeakIdentityDict
@@ -27,6 +28,10 @@ END_S: Final = 5.0
 
 _PROGRAMS: Final = frozenset({"subprocess", "gevent.subprocess"})
 """The modules that run programs."""
+
+
+_THREADS: Final = ("Otel", "assisters-otel")
+"""What the names of the SDK's threads and of ours start with. Source: the SDK, 1.44 and 1.45."""
 
 
 class Process:
@@ -45,6 +50,7 @@ class Process:
         self._ended: WeakIdentityDict[bool] = WeakIdentityDict()
         self._is_watching = False
         self._has_warned = False
+        self._is_program = False
         self._ends_in: int | None = None
         self._end_lock = threading.Lock()
         self._left_s = END_S
@@ -136,12 +142,14 @@ class Process:
     # -- its forks ----------------------------------------------------------------------------
 
     def _forking(self) -> None:
+        self._is_program = False
         monkey = sys.modules.get("gevent.monkey")
-        if self._has_warned or self.instrumentation is None:
-            return
-        if monkey is None or _runs_a_program():
+        if self.instrumentation is None or monkey is None:
             return
         if monkey.is_module_patched("threading"):
+            self._is_program = _runs_a_program()
+            if self._has_warned or self._is_program:
+                return
             self._has_warned = True
             logger.warning(
                 "a fork under gevent: OpenTelemetry's SDK starts its threads anew in the child, "
@@ -150,6 +158,9 @@ class Process:
             )
 
     def _forked(self) -> None:
+        if self._is_program:
+            _leave_greenlets()
+            return
         self.lock = threading.RLock()
         self._end_lock, self._left_s = threading.Lock(), END_S
         self._watch_multiprocessing()
@@ -170,6 +181,26 @@ def _runs_a_program() -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def _leave_greenlets() -> None:
+    """Run none of the app's greenlets in this child, which is another program at once.
+
+    OpenTelemetry's SDK starts threads here and waits for some, which lets all greenlets run. They
+    read what the parent waits for: a worker of Celery's has then lost a task, and waits for Redis
+    (test_a_program_that_is_run_is_not_the_app_once_more). So no thread of the SDK's or ours is
+    started, and what is waited for is so in an event loop that knows of no other greenlet.
+    """
+    start = threading.Thread.start
+
+    def start_others(self: threading.Thread) -> None:
+        if not self.name.startswith(_THREADS):
+            start(self)
+
+    threading.Thread.start = start_others  # type: ignore[method-assign] # in this child alone
+    hub: Any = sys.modules.get("gevent.hub")
+    with suppress(AttributeError, TypeError):  # a version of gevent that makes hubs otherwise
+        hub.set_hub(type(hub.get_hub())(default=False))
 
 
 here: Final = Process()

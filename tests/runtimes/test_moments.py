@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
+import textwrap
 from typing import TYPE_CHECKING
 
 import pytest
@@ -89,6 +90,29 @@ def test_a_server_that_ends_sends_what_is_queued_and_the_process_goes_on(
         three_servers(api, collector, tmp_path, "ours")
 
         assert told(api, collector) == (3, 3, 3)
+
+
+def test_a_server_in_another_thread_holds_nothing_up_when_it_ends(api: FakeApi, tmp_path: Path):
+    """uvicorn takes no signals there: the process does not end with it. `FakeApi` is such a one."""
+    script = """
+        import time
+        import httpx
+        from assisters_otel.testing import FakeApi
+        import switched_on
+
+        with FakeApi():
+            httpx.get(f"{switched_on.os.environ['API']}/models", trust_env=False)
+            started_s = time.monotonic()
+        print(time.monotonic() - started_s)
+        switched_on.handle.shutdown()
+    """
+    (tmp_path / "thread.py").write_text(textwrap.dedent(script))
+    with Collector(hang=True) as collector:
+        env = environment(api, collector, "ours", PYTHONPATH=f"{HERE}:{tmp_path}")
+        with running([sys.executable, "thread.py"], env, tmp_path) as app:
+            app.end()
+
+    assert float(app.said.split()[0]) < 3, app.said
 
 
 def test_a_second_ctrl_c_waits_for_no_collector(api: FakeApi, tmp_path: Path):

@@ -3,12 +3,14 @@
 `Server.serve` then raises the signal that has ended it again, with the handler back in place that
 was there before. That is Python's own, which ends the process at once: nothing that is wrapped
 around `serve` runs after SIGTERM, nor anything of `atexit`. A signal that comes while the server
-starts ends it after `Server.startup`. Source: ``uvicorn.server`` 0.30 to 0.54.
+starts ends it after `Server.startup`. A server in another thread than the main one gets no signal,
+and its end is not the process's. Source: ``uvicorn.server`` 0.30 to 0.54.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.clients.patch import Target, unbound
@@ -50,6 +52,8 @@ def _then_flush_if_it_ends(original: Callable[..., Any]) -> Callable[..., Any]:
 
 async def _flush(server: Any) -> None:
     """Send what is queued, beside what else runs in the loop. A second Ctrl-C ends the waiting."""
+    if threading.current_thread() is not threading.main_thread():
+        return
     sender = Hand()
     flushed = asyncio.wrap_future(sender.do(here.flush_at_end))
     sender.rest()
