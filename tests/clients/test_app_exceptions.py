@@ -11,6 +11,7 @@ import logging
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -225,6 +226,9 @@ class Drip:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self):
+        # What coverage traces waits, in CPython 3.11, until another thread has met what was injected
+        # into it; and that one waits for the next byte.
+        sys.settrace(None)
         connection = self._listener.accept()[0]
         with connection:
             connection.recv(65536)
