@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +84,26 @@ def _heap_is_small() -> None:
     """Leave what is there to itself: to collect and search it in test after test takes minutes."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _installed_is_parsed_once() -> Iterator[None]:
+    """Keep what is parsed of each installed package: `doctor` asks all of them each time."""
+    parsed: dict[str, Any] = {}
+    parse = metadata.Distribution.metadata.fget
+    assert parse is not None
+
+    def kept(self: metadata.Distribution) -> Any:
+        place = str(getattr(self, "_path", ""))
+        if not place.startswith(sys.prefix):  # a test's own
+            return parse(self)
+        if place not in parsed:
+            parsed[place] = parse(self)
+        return parsed[place]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metadata.Distribution, "metadata", property(kept))
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
