@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import assisters_otel
 import warm
 from sizes import SIZE, WHOLE
 
@@ -78,6 +81,17 @@ def test_no_client_is_there_before_it_is_imported():
     script = f"import sys; print({warm.LEFT!r} & sys.modules.keys())"
 
     assert warm.run("-c", script, env=os.environ).stdout == "set()\n"
+
+
+def test_nothing_is_there_that_the_library_looks_for():
+    looked_for = {
+        name.partition(".")[0]
+        for path in Path(assisters_otel.__file__).parent.rglob("*.py")
+        for name in re.findall(r'sys\.modules\b(?:\.get\(|\[)"([\w.]+)"', path.read_text("utf-8"))
+    }
+
+    assert len(looked_for) > 3
+    assert looked_for <= warm.LEFT
 
 
 @pytest.mark.parametrize("name", ["OTEL_PYTHON_CONTEXT", "PYTHONHASHSEED", "LC_ALL", "HOME"])

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 MODULES: Final = (
     "asyncio", "concurrent.futures.thread", "email.parser", "http.server", "importlib.metadata",
-    "multiprocessing.connection", "ssl", "unittest.mock", "urllib.request", "uuid",
+    "ssl", "unittest.mock", "urllib.request", "uuid",
     "aiohappyeyeballs", "aiosignal", "anyio._backends._asyncio", "certifi", "charset_normalizer",
-    "h11", "idna", "jiter", "multidict", "propcache", "pydantic.main", "urllib3", "wrapt", "yarl",
+    "h11", "idna", "jiter", "multidict", "propcache", "pydantic.main", "wrapt", "yarl",
     "opentelemetry.exporter.otlp.proto.common", "opentelemetry.instrumentation.instrumentor",
     "opentelemetry.instrumentation.utils",
     "opentelemetry.proto.collector.metrics.v1.metrics_service_pb2",
@@ -47,9 +47,9 @@ MODULES: Final = (
 
 LEFT: Final = {
     "aiohttp", "assisters", "assisters_otel", "gevent", "grpc", "httpcore", "httpcore2", "httpx",
-    "httpx2", "openai", "requests",
+    "httpx2", "multiprocessing", "openai", "requests", "trio", "urllib3",
 }  # fmt: skip
-"""What a script imports itself: the library, and what it looks for."""
+"""What a script imports itself: the library, the clients, and what the library looks for."""
 
 _AT_IMPORT: Final = dict(os.environ)  # no test has changed anything yet
 _PATH: Final = "PYTHONPATH"
