@@ -132,6 +132,11 @@ def _nothing_is_left():
     """No context, no span that is current, and no lock of ours is held."""
     before = context.get_current()
     yield
+    with warnings.catch_warnings():
+        # The frame in which OpenTelemetry keeps the exception has the socket, too: it ends here,
+        # and not in whichever test is next.
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
     assert context.get_current() == before
     assert not trace.get_current_span().is_recording()
 
@@ -268,12 +273,6 @@ def test_what_is_injected_while_a_refusal_is_read_ahead_comes_out(memory, way):
         ctypes.pythonapi.PyThreadState_SetAsyncExc(number, ctypes.py_object(JobTimeoutError))
         thread.join(30)
     drip.close()
-    with warnings.catch_warnings():
-        # The frame in which OpenTelemetry keeps the exception has the socket, too: it ends here,
-        # and not in whichever test is next.
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
-
     assert met == [JobTimeoutError]
     assert memory.attempts()[0].end_time
 
