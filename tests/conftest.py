@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +46,17 @@ LONG = {
 """Folders and modules that take more than some seconds. What is in the others is quick."""
 
 REPEATING = {
-    "fuzz", "neutral", "test_calls", "test_framing", "test_gen_ai", "test_neutral",
-    "test_neutral_sdks", "test_planted_faults", "test_setups", "test_streams",
+    "fuzz", "neutral", "test_attempt_spans", "test_attribute_limits", "test_calls",
+    "test_default_host", "test_endpoints", "test_framing", "test_gen_ai", "test_host_names",
+    "test_neutral", "test_neutral_sdks", "test_planted_faults", "test_setups", "test_streams",
 }  # fmt: skip
 """Folders and modules that go through the same lines again and again, for every client."""
+
+REPEATING_TESTS = {
+    "test_a_caller_sees_the_same_with_us_and_without", "test_a_key_in_a_variable_is_not_shown",
+    "test_doctor_shows_no_key_of_a_variable",
+}  # fmt: skip
+"""Single tests that do: their modules have others that are the only ones to meet some lines."""
 
 
 def _place(path: Path) -> set[str]:
@@ -84,11 +93,44 @@ def _heap_is_small() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _installed_is_parsed_once() -> Iterator[None]:
+    """Keep what is parsed of each installed package: `doctor` asks all of them each time."""
+    parsed: dict[str, Any] = {}
+    parse = metadata.Distribution.metadata.fget
+    assert parse is not None
+
+    def kept(self: metadata.Distribution) -> Any:
+        place = str(getattr(self, "_path", ""))
+        if not place.startswith(sys.prefix):  # a test's own
+            return parse(self)
+        if place not in parsed:
+            parsed[place] = parse(self)
+        return parsed[place]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metadata.Distribution, "metadata", property(kept))
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _measured_once(request: pytest.FixtureRequest) -> Iterator[None]:
     """Measure no coverage where nothing new is met: it takes as long as the test itself."""
     measuring = coverage.Coverage.current()
     if measuring is None or SIZE >= WHOLE or REPEATING.isdisjoint(_place(request.path)):
+        yield
+        return
+    measuring.stop()
+    yield
+    measuring.start()
+
+
+@pytest.fixture(autouse=True)
+def _test_is_measured_once(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Measure no coverage in such a test of a module that is measured."""
+    measuring = coverage.Coverage.current()
+    name = getattr(request.node, "originalname", "")
+    if measuring is None or SIZE >= WHOLE or name not in REPEATING_TESTS:
         yield
         return
     measuring.stop()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+import warm
 
 CASES = sorted((Path(__file__).parent / "cases").glob("*.py"))
 
@@ -20,15 +20,7 @@ def test_what_was_found_holds(case):
         for name, value in os.environ.items()
         if not name.startswith(("OTEL_", "ASSISTERS_", "COVERAGE_"))
     }
-    done = subprocess.run(
-        [sys.executable, case],
-        env=settings,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    done = warm.run(case, env=settings, timeout_s=120)
 
     wrong = re.findall(r"^WRONG: .*", done.stdout, re.MULTILINE)
     assert (done.returncode, wrong) == (0, []), done.stderr[-2000:]

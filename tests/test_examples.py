@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import warm
 from otlp import Collector
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -21,14 +21,7 @@ def run(*arguments, **variables):
         for name, value in os.environ.items()
         if not name.startswith(("OTEL_", "ASSISTERS_")) and not name.lower().endswith("_proxy")
     }
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        env={**outside, **variables},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return warm.run(*arguments, env={**outside, **variables})
 
 
 def quickstart(api, **variables):

@@ -5,7 +5,6 @@ import importlib
 import logging
 import os
 import socket
-import subprocess
 import sys
 import textwrap
 import threading
@@ -23,6 +22,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.util import _importlib_metadata
 
+import warm
 from assisters_otel import export, hand
 from assisters_otel import registered as registration
 from assisters_otel.quiet import AGAIN_S, LOGGERS, Destination, Hint, Reach, describe, read
@@ -126,19 +126,8 @@ def run(script: str, *arguments: str, **variables: str) -> Run:
             print(done, time.monotonic() - before, flush=True)
     """
     started_s = time.monotonic()
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            textwrap.dedent(head) + textwrap.dedent(script),
-            *arguments,
-        ],
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    whole = textwrap.dedent(head) + textwrap.dedent(script)
+    done = warm.run("-c", whole, *arguments, env={**os.environ, **variables})
     assert done.returncode == 0, done.stderr
     return Run(done.stdout, done.stderr, time.monotonic() - started_s)
 

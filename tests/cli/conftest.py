@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+import warm
 from assisters_otel import cli
 
 if TYPE_CHECKING:
@@ -48,14 +49,17 @@ def run() -> Callable[..., Ended]:
 
     def run(*arguments: str | Path, under: str | None = None, **variables: str) -> Ended:
         command = [SCRIPTS / "assisters-otel", *arguments]
-        done = subprocess.run(
-            [SCRIPTS / under, *command] if under else command,
-            env={**os.environ, "PYTHONIOENCODING": "utf-8", **variables},
-            capture_output=True,
-            encoding="utf-8",
-            timeout=60,
-            check=False,
-        )
+        if under is None:
+            done = warm.run(*command, env={**os.environ, **variables})
+        else:
+            done = subprocess.run(
+                [SCRIPTS / under, *command],
+                env={**os.environ, "PYTHONIOENCODING": "utf-8", **variables},
+                capture_output=True,
+                encoding="utf-8",
+                timeout=60,
+                check=False,
+            )
         return Ended(done.returncode, done.stdout, done.stderr)
 
     return run

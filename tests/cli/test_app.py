@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import warm
 from assisters_otel import catalog, names
 from otlp import Collector
 
@@ -25,13 +26,7 @@ def main_without(*modules, arguments=None):
         f"import sys; sys.modules.update(dict.fromkeys({list(modules)!r})); "
         "from assisters_otel.cli import main; main()"
     )
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return warm.run("-c", code, *arguments, env=os.environ)
 
 
 @pytest.mark.parametrize(

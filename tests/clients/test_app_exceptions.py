@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import logging
 import re
 import signal
 import socket
+import sys
 import threading
 import time
+import warnings
 from contextlib import contextmanager, suppress
 
 import aiohttp
@@ -129,6 +132,11 @@ def _nothing_is_left():
     """No context, no span that is current, and no lock of ours is held."""
     before = context.get_current()
     yield
+    with warnings.catch_warnings():
+        # The frame in which OpenTelemetry keeps the exception has the socket, too: it ends here,
+        # and not in whichever test is next.
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
     assert context.get_current() == before
     assert not trace.get_current_span().is_recording()
 
@@ -225,6 +233,9 @@ class Drip:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self):
+        # CPython 3.11 keeps a traced thread at the entry of a function while an exception that was
+        # injected into another thread waits there; and that one waits for the next byte.
+        sys.settrace(None)
         connection = self._listener.accept()[0]
         with connection:
             connection.recv(65536)
@@ -247,7 +258,7 @@ def test_what_is_injected_while_a_refusal_is_read_ahead_comes_out(memory, way):
         try:
             met.append(way(drip.url))
         except JobTimeoutError as error:
-            met.append(error)
+            met.append(type(error))
 
     with assisters_otel.init(
         hosts=[drip.url],
@@ -262,8 +273,7 @@ def test_what_is_injected_while_a_refusal_is_read_ahead_comes_out(memory, way):
         ctypes.pythonapi.PyThreadState_SetAsyncExc(number, ctypes.py_object(JobTimeoutError))
         thread.join(30)
     drip.close()
-
-    assert [type(one) for one in met] == [JobTimeoutError]
+    assert met == [JobTimeoutError]
     assert memory.attempts()[0].end_time
 
 

@@ -298,7 +298,7 @@ def streamed_by_openai(client, _):
 )
 def test_streams_that_fail_side_by_side_are_firsts(api, memory, around, sender):
     """A stream is under way until its end, long after it was answered."""
-    api.answers(in_stream="insufficient_funds", times=ITEMS, chunk_delay_s=0.005)
+    api.answers(in_stream="insufficient_funds", times=ITEMS, chunk_delay_s=0.02)
 
     with around():
         in_threads(sender, api.url, by_workers)

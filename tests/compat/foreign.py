@@ -4,12 +4,19 @@ Each suite comes from its project's own source distribution, pinned, and is run 
 OpenTelemetry's instrumentations, with the library on every host that it names, and with the
 library on other hosts. A test that fails with us and passes with OpenTelemetry alone is a fault
 of ours, and so is one that fails on hosts that are not watched and passes bare.
+
+What a run without the library told is kept in the cache, under the digest of all that it depends
+on, and played again when any of that changes; `--all` plays it anew. Only the library's own run
+depends on the library. A difference is tried again with both, so an old baseline makes none.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
+import platform
 import re
 import shutil
 import sys
@@ -18,7 +25,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from environments import (
     NotMadeError,
@@ -31,11 +38,20 @@ from environments import (
 )
 from suites import SUITES, WITHOUT_TESTS, Suite
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 MODES = ("bare", "otel", "ours", "unwatched")
 FAILED = {"failed", "error"}
 _HOST = re.compile(r"(?:https?|all)://(?:[\w.:-]*@)?(\w(?:[\w.-]*\w)?)")
 AGAIN = 3
 """How often a difference has to be seen before it is one: other people's tests have races."""
+BASES = {"ours": "otel", "unwatched": "bare"}
+"""What each mode of the library is compared with: the same tests without it."""
+RUNNERS = ("foreign.py", "environments.py", "switch.py")
+_KEPT_S = 30 * 86_400
+"""How long an unused baseline stays in the cache: nightly uses each that still counts."""
+_CLIENTS_READ = re.compile(r"(?i).*_proxy|ssl_.*|requests_.*|curl_.*|netrc|tz|lang|lc_.*")
 
 
 class Told(NamedTuple):
@@ -88,6 +104,8 @@ def play(suite: Suite, python: Path, root: Path, mode: str, *tests: str) -> Told
     outcomes = root.parent / f"{mode}.json"
     outcomes.unlink(missing_ok=True)
     options = [one for one in suite.arguments if not tests or not one.startswith("tests")]
+    if mode not in BASES:
+        options += ["-p", "no:assisters_otel"]  # the library's own plug-in, which pytest loads
     done = run_for(
         python, "-m", "pytest", "-q", "-p", "switch", "-p", "no:cacheprovider", *options, *tests,
         cwd=root,
@@ -104,6 +122,68 @@ def play(suite: Suite, python: Path, root: Path, mode: str, *tests: str) -> Told
     return Told(**told, printed=printed)
 
 
+def depends_on(
+    suite: Suite, python: Path, packed: bytes, mode: str, variables: Mapping[str, str] = os.environ
+) -> str:
+    """Return the digest of all that a run without the library depends on.
+
+    Args:
+        suite: The suite, with its arguments.
+        python: The interpreter of its environment.
+        packed: The suite's source distribution.
+        mode: ``bare`` or ``otel``.
+        variables: The environment; those that the clients read count.
+    """
+    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    installed = sorted(one.name for one in site.glob("*.dist-info"))
+    named = [
+        repr(suite), mode, run(python, "-VV"), platform.platform(),
+        *(one for one in installed if not one.startswith("assisters_otel-")),
+        *(f"{name}={value}" for name, value in sorted(variables.items())
+          if _CLIENTS_READ.fullmatch(name)),
+        *(Path(__file__).with_name(name).read_text() for name in RUNNERS),
+    ]  # fmt: skip
+    digest = hashlib.sha256(packed)
+    for one in named:
+        digest.update(f"{one}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:32]
+
+
+def baseline(suite: Suite, python: Path, root: Path, mode: str, kept: Path) -> Told:
+    """Run a suite without the library, and keep what it told.
+
+    A test that fails is given further chances. One that fails by chance would otherwise hide what
+    the library does to it for as long as the baseline is kept.
+    """
+    told = play(suite, python, root, mode)
+    for _ in range(AGAIN):
+        failed = [test for test, outcome in told.outcomes.items() if outcome in FAILED]
+        if not failed:
+            break
+        better = play(suite, python, root, mode, *failed).outcomes
+        told.outcomes.update({one: better[one] for one in failed if one in better})
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    for old in kept.parent.glob("*"):
+        if time.time() - old.stat().st_mtime > _KEPT_S:
+            old.unlink(missing_ok=True)
+    whole = kept.with_suffix(f".{os.getpid()}")
+    whole.write_text(json.dumps(told._asdict() | {"printed": ""}))
+    whole.replace(kept)
+    return told
+
+
+def run_of(suite: Suite, python: Path, root: Path, mode: str, *, anew: bool) -> tuple[Told, bool]:
+    """Return what a run told, and True if it is a baseline that was kept."""
+    if mode in BASES:
+        return play(suite, python, root, mode), False
+    packed = (cache() / "downloads" / f"{root.name}.tar.gz").read_bytes()
+    kept = cache() / "baselines" / f"{depends_on(suite, python, packed, mode)}.json"
+    if anew or not kept.is_file():
+        return baseline(suite, python, root, mode, kept), False
+    kept.touch()
+    return Told(**json.loads(kept.read_text())), True
+
+
 def worse(mine: dict[str, str], theirs: dict[str, str]) -> list[str]:
     """Name the tests that failed, or were not there, in the first and not in the second."""
     return [
@@ -118,7 +198,7 @@ def differences(
 ) -> dict[str, list[str]]:
     """Name the tests that go wrong with us, and do so each time they are run."""
     found = {}
-    for mode, base in (("ours", "otel"), ("unwatched", "bare")):
+    for mode, base in BASES.items():
         if mode not in seen:
             continue
         odd = [one for one in worse(seen[mode].outcomes, seen[base].outcomes)
@@ -137,7 +217,9 @@ def counted(outcomes: dict[str, str]) -> str:
     return ", ".join(f"{number} {outcome}" for outcome, number in counts.most_common())
 
 
-def try_suite(suite: Suite, python: Path, built: Path, modes: tuple[str, ...]) -> bool:
+def try_suite(
+    suite: Suite, python: Path, built: Path, modes: tuple[str, ...], *, anew: bool = False
+) -> bool:
     """Run a suite in every mode, tell what came out, and say whether all is well."""
     name = f"foreign-{re.sub(r'[^a-z0-9]+', '-', str(suite))}"
     pinned = [f"{suite.name}=={suite.version}", *([suite.subject] if suite.subject else [])]
@@ -147,11 +229,12 @@ def try_suite(suite: Suite, python: Path, built: Path, modes: tuple[str, ...]) -
         seen: dict[str, Told] = {}
         for mode in modes:
             begun = time.monotonic()
-            seen[mode] = play(suite, inside, root, mode)
-            told = seen[mode]
+            told, is_kept = run_of(suite, inside, root, mode, anew=anew)
+            seen[mode] = told
             print(f"{suite!s:16} {mode:10} {len(told.outcomes):5} tests: {counted(told.outcomes)}"
                   f" · {told.spans} spans, {told.attempts} attempts"
-                  f" · {time.monotonic() - begun:.0f} s", flush=True)  # fmt: skip
+                  f" · {'kept' if is_kept else f'{time.monotonic() - begun:.0f} s'}",
+                  flush=True)  # fmt: skip
         (root.parent / "printed.txt").write_text("\n".join(seen[one].printed for one in modes))
         found = differences(suite, inside, root, seen)
         for mode, tests in found.items():
@@ -186,7 +269,8 @@ def main(argv: list[str] | None = None) -> int:
         chosen = [replace(one, arguments=(*one.arguments, *(one.quick or ()))) for one in chosen]
     try:
         built = wheel()
-        good = [try_suite(one, Path(sys.executable), built, modes) for one in chosen]
+        here = Path(sys.executable)
+        good = [try_suite(one, here, built, modes, anew=asked.all) for one in chosen]
     except NotMadeError as error:
         sys.exit(f"[foreign] {error}")
     for name, reason in WITHOUT_TESTS.items() if asked.all else ():

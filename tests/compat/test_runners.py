@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import metadata
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import matrix
 import pytest
 import vendors
 from environments import NotMadeError
+from suites import Suite
 
 PYPROJECT = environments.PROJECT.joinpath("pyproject.toml").read_text()
 
@@ -99,6 +101,77 @@ def test_the_hosts_are_those_that_a_suite_names(tmp_path):
     tests.joinpath("test_a.py").write_text('"https://user:pass@www.example.org:99/a" "all://b.c"')
 
     assert {"www.example.org", "b.c", "127.0.0.1"} <= set(foreign.hosts(tmp_path).split())
+
+
+ODD = Suite("odd", "1.0")
+
+
+@pytest.fixture
+def odd(tmp_path, monkeypatch):
+    """Play a suite whose only test fails in the first *failing* runs; say how many there were."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root, runs = tmp_path / "odd-1.0", tmp_path / "runs"
+    (root / "tests").mkdir(parents=True)
+    packed = tmp_path / "cache/assisters-otel/compat/downloads/odd-1.0.tar.gz"
+    packed.parent.mkdir(parents=True)
+    packed.touch()
+    runs.touch()
+
+    def odd(suite=ODD, *, mode="bare", anew=False, failing=0):
+        told = f"""
+            [ "$2" = pytest ] || exit 0
+            echo >> {runs}
+            [ $(wc -l < {runs}) -gt {failing} ] && outcome=passed || outcome=failed
+            echo '{{"outcomes": {{"a test": "'$outcome'"}}, "spans": 0, "attempts": 0}}' \\
+                > "$ASSISTERS_OTEL_FOREIGN_OUTCOMES"
+        """
+        python = interpreter(tmp_path / "bin" / "python", told)
+        done, _ = foreign.run_of(suite, python, root, mode, anew=anew)
+        return done.outcomes["a test"], len(runs.read_text())
+
+    return odd
+
+
+def test_a_run_without_the_library_is_kept_until_another_is_asked_for(odd):
+    assert odd() == odd() == ("passed", 1)
+    assert odd(anew=True) == ("passed", 2)
+    assert odd(replace(ODD, arguments=("-v",))) == ("passed", 3)
+    assert odd() == ("passed", 3)
+    assert odd(mode="otel") == ("passed", 4)
+
+
+def test_a_run_with_the_library_is_never_kept(odd):
+    assert [odd(mode=mode) for mode in ("ours", "ours", "unwatched", "unwatched")] == [
+        ("passed", number) for number in (1, 2, 3, 4)
+    ]
+
+
+def test_what_fails_by_chance_without_the_library_is_not_kept_as_failed(odd):
+    assert odd(failing=2) == odd() == ("passed", 3)
+
+
+def test_what_always_fails_without_the_library_is_kept_so(odd):
+    assert odd(failing=99) == odd() == ("failed", 1 + foreign.AGAIN)
+
+
+def test_a_baseline_counts_for_what_it_was_played_with_alone(tmp_path):
+    here, installed = Path(sys.executable), tmp_path / "installed"
+    other = interpreter(tmp_path / "bin/python", f"echo {installed}")
+
+    def digest(suite=ODD, python=here, packed=b"", mode="otel", variables=()):
+        return foreign.depends_on(suite, python, packed, mode, dict(variables))
+
+    installed.mkdir()
+    empty = digest(python=other)
+    (installed / "assisters_otel-9.dist-info").mkdir()
+    assert digest(python=other) == empty
+    (installed / "httpx-9.dist-info").mkdir()
+    assert digest() == digest(variables={"HOSTNAME": "other"}.items())
+    digests = [
+        empty, digest(python=other), digest(), digest(replace(ODD, version="1.1")),
+        digest(packed=b"other"), digest(mode="bare"), digest(variables={"NO_PROXY": "*"}.items()),
+    ]  # fmt: skip
+    assert len(set(digests)) == len(digests)
 
 
 def test_what_hangs_is_ended_with_what_it_has_started():
