@@ -43,6 +43,7 @@ class Server(NamedTuple):
         binaries: What is built, each with the arguments that make it print its version.
         minutes: What a first build takes on two cores.
         build: Makes the binaries in a folder, from another one to work in.
+        recipe: Counted up where the same version is built otherwise, so that it is built anew.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Server(NamedTuple):
     binaries: dict[str, tuple[str, ...]]
     minutes: int
     build: Callable[[Path, Path, Path], None]
+    recipe: int = 1
 
 
 class BuildError(RuntimeError):
@@ -117,7 +119,8 @@ def _alone() -> Iterator[None]:
 
 
 def _home(server: Server) -> Path:
-    return cache() / f"{server.name}-{server.version}"
+    recipe = f"-{server.recipe}" if server.recipe > 1 else ""
+    return cache() / f"{server.name}-{server.version}{recipe}"
 
 
 def _make(server: Server) -> None:
@@ -223,7 +226,7 @@ def _collector(work: Path, out: Path, log: Path) -> None:
         "extensions": (own, "extension/zpagesextension"),
     }
     more = {
-        "processors": ("filter", "resource", "tailsampling", "transform"),
+        "processors": ("deltatocumulative", "filter", "resource", "tailsampling", "transform"),
         "connectors": ("spanmetrics",),
         "exporters": ("loadbalancing", "prometheus", "prometheusremotewrite"),
     }
@@ -301,7 +304,7 @@ SERVERS = (
            1, _alertmanager),
     Server("prometheus", "3.16.0", dict.fromkeys(("prometheus", "promtool"), _VERSION_FLAG),
            3, _prometheus),
-    Server("otelcol", COLLECTOR, {"otelcol": _VERSION_FLAG}, 4, _collector),
+    Server("otelcol", COLLECTOR, {"otelcol": _VERSION_FLAG}, 4, _collector, recipe=2),
     Server("jaeger", "2.13.0", {"jaeger": ("version",)}, 4, _jaeger),
 )  # fmt: skip
 """The quick ones first: what is there can be used while the others are built."""
