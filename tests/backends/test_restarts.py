@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 
 import pytest
@@ -68,3 +69,37 @@ def test_spans_of_a_short_absence_are_sent_again(world, app):
     collector.start()
 
     assert within(15, lambda: jaeger.trace(trace))
+
+
+@pytest.mark.parametrize(
+    "features",
+    ["exemplar-storage", "exemplar-storage,created-timestamp-zero-ingestion"],
+    ids=["as older servers", "as shipped"],
+)
+def test_a_new_prometheus_takes_no_old_error_for_a_new_one(
+    world, app, quick_rules, tmp_path, features
+):
+    _, collector, first = world
+    service = f"old-{len(features)}"
+    shop = app(service, collector.http)
+    shop.does("each", "api_key_revoked", times=3)
+    counted = f'sum(assisters_client_errors_total{{service_name="{service}"}})'
+    assert within(20, lambda: first.query(counted))
+    time.sleep(12)  # longer than a quick rule's window: what is in it is new to anyone
+    targets = {
+        "collector": [collector.exporter],
+        "collector-telemetry": [collector.telemetry],
+        "alertmanagers": [],
+    }
+    new = Prometheus(tmp_path, rules=quick_rules, targets=targets, features=features)
+    try:
+        alert = f'ALERTS{{alertname="AssistersKeyRevoked",service_name="{service}"}}'
+        assert within(10, lambda: new.query(counted))
+        assert not within(20, lambda: new.query(alert))
+
+        shop.does("each", "api_key_revoked")
+        shop.does("flush")
+
+        assert within(10, lambda: new.query(alert))
+    finally:
+        new.stop()
