@@ -159,14 +159,15 @@ class Scenes:
         self.api.answers(delay_s=5, times=times)
 
         async def hasty() -> int:
+            cancelled = 0
             async with httpx.AsyncClient() as client:
-                cancelled = 0
                 for _ in range(times):
-                    try:
-                        await asyncio.wait_for(client.get(f"{self.api.url}/models"), 0.05)
-                    except asyncio.TimeoutError:  # noqa: UP041 - Python 3.10 has its own
-                        cancelled += 1
-                return cancelled
+                    done = asyncio.ensure_future(client.get(f"{self.api.url}/models"))
+                    await asyncio.wait([done], timeout=0.05)
+                    cancelled += done.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await done
+            return cancelled
 
         return self.loop.run_until_complete(hasty())
 

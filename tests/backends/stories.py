@@ -119,8 +119,8 @@ def tell_codes(collector: Collector, start: Callable[..., App]) -> dict[str, Any
 
 def make_trouble(collector: Collector, start: Callable[..., App]) -> App:
     """An hour's bad news in some seconds, each kind in a service of its own."""
-    services = ("deploy", "night", "hammer", "waiter", "gated", "burning")
-    deploy, night, hammer, waiter, gated, burning = (
+    services = ("deploy", "night", "hammer", "waiter", "gated", "burning", "streamer")
+    deploy, night, hammer, waiter, gated, burning, streamer = (
         start(service, collector.http) for service in services
     )
     of = "service.namespace=shop,deployment.environment=older"
@@ -138,9 +138,9 @@ def make_trouble(collector: Collector, start: Callable[..., App]) -> App:
     deploy.does("each", status=502, body="<html>", times=5)
     deploy.does("each", status=404, body="<html>", times=20)
     deploy.does("each", "internal_error", times=25)
-    deploy.does("stream", times=4, fault="unfinished")
-    deploy.does("stream", times=4, in_stream="internal_error")
-    deploy.does("stream", times=32)  # too few to alert on before these
+    streamer.does("stream", times=4, fault="unfinished")
+    streamer.does("stream", times=4, in_stream="internal_error")
+    streamer.does("stream", times=32)  # too few to alert on before these
     hammer.does("each", "tokens_exhausted")
     hammer.does("again", "insufficient_funds", 12)
     hammer.does("again", "rate_limit_exceeded", 20, retry_after=5)
@@ -153,7 +153,7 @@ def make_trouble(collector: Collector, start: Callable[..., App]) -> App:
     gated.does("each", status=401, body="<html>", times=30)
     burning.does("ok", 100)
     burning.does("each", "internal_error", times=30)
-    for one in (deploy, hammer, waiter, hasty, gated, burning):
+    for one in (deploy, hammer, waiter, hasty, gated, burning, streamer):
         one.does("flush")
     night.does("ok", 1000)
     night.does("each", "internal_error", times=25)

@@ -82,7 +82,7 @@ def test_jaeger_s_page_leads_from_a_code_to_its_advice(tmp_path):
 
 
 def test_jaeger_starts_without_the_file_of_its_page(tmp_path):
-    """As where jaeger.yaml alone was copied: Jaeger ends where a file that is named is not there."""
+    """As where jaeger.yaml alone was copied: Jaeger ends where a named file is not there."""
     jaeger = Jaeger(tmp_path)
     try:
         assert "linkPatterns" not in page(jaeger)

@@ -136,7 +136,9 @@ def test_a_trace_in_which_the_app_fails_and_a_slow_one_are_kept(fleet, app):
 def test_delta_counts_as_much_as_cumulative_and_costs_its_neighbour_nothing(fleet, app):
     """Prometheus refuses a batch with a delta in it, and whatever else is in that batch."""
     apps = [
-        app("delta", fleet.agents[0].http, OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="delta"),
+        app(
+            "delta", fleet.agents[0].http, OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="delta"
+        ),
         app("cumulative", fleet.agents[0].http),
     ]
     for _ in range(3):

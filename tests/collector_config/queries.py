@@ -115,28 +115,26 @@ def series() -> dict[str, set[str]]:
 def labels_of(tree: Any, known: dict[str, set[str]]) -> set[str]:
     """Return the labels that the series of a query may have."""
     if isinstance(tree, promql.VectorSelector):
-        names_ = _names(tree, known)
-        own = {"__name__"} if not tree.name else set()
-        return own.union(*(known[name] for name in names_))
+        own = set() if tree.name else {"__name__"}
+        return own.union(*(known[name] for name in _names(tree, known)))
+    inner = [labels_of(one, known) for one in _inner(tree)]
+    labels = set().union(*inner)
     if isinstance(tree, promql.AggregateExpr):
-        inner = labels_of(tree.expr, known)
-        if not tree.modifier:
-            return set()
-        listed = set(tree.modifier.labels)
-        return inner - listed if "Without" in str(tree.modifier.type) else listed
-    if isinstance(tree, promql.BinaryExpr):
-        left, right = (labels_of(side, known) for side in (tree.lhs, tree.rhs))
-        if str(tree.op) == "or":
-            return left | right
-        return left or right  # a number or a scalar has none
-    if isinstance(tree, promql.Call):
-        inner = set().union(*(labels_of(one, known) for one in _inner(tree)))
-        if tree.func.name == "label_replace":
-            return inner | {tree.args[1].val}
-        if tree.func.name == "scalar":
-            return set()
-        return inner - {"le"} if tree.func.name == "histogram_quantile" else inner
-    return set().union(*(labels_of(one, known) for one in _inner(tree)))
+        listed = set(tree.modifier.labels) if tree.modifier else set()
+        excluded = tree.modifier and "Without" in str(tree.modifier.type)
+        labels = labels - listed if excluded else listed
+    elif isinstance(tree, promql.BinaryExpr) and str(tree.op) != "or":
+        left, right = inner
+        labels = left or right  # a number or a scalar has none
+    elif isinstance(tree, promql.Call):
+        name = tree.func.name
+        if name == "label_replace":
+            labels |= {tree.args[1].val}
+        elif name == "scalar":
+            labels = set()
+        elif name == "histogram_quantile":
+            labels -= {"le"}
+    return labels
 
 
 def _names(selector: Any, known: dict[str, set[str]]) -> list[str]:
@@ -239,12 +237,11 @@ def lists_of_labels(expr: str) -> list[list[str]]:
     found = []
     for one in _walk(promql.parse(expr)):
         modifier = getattr(one, "modifier", None)
-        if isinstance(one, promql.AggregateExpr) and modifier:
-            if "Without" not in str(modifier.type):
-                found.append(list(modifier.labels))
-        elif isinstance(one, promql.BinaryExpr) and modifier and modifier.matching:
-            if "Exclude" not in str(modifier.matching.type):
-                found.append(list(modifier.matching.labels))
+        listed = modifier
+        if modifier and isinstance(one, promql.BinaryExpr):
+            listed = modifier.matching
+        if listed and "Without" not in str(listed.type) and "Exclude" not in str(listed.type):
+            found.append(list(listed.labels))
     return found
 
 

@@ -113,9 +113,8 @@ def test_an_alert_says_how_bad_it_is_what_to_do_and_where_to_read_on(rule):
     )
     for one in advice:
         assert one in told["description"]
-    assert told["runbook_url"] == (
-        f"{{{{ range query `assisters:runbooks` }}}}{{{{ .Labels.page }}}}{{{{ end }}}}#{name.lower()}"
-    )
+    page = "{{ range query `assisters:runbooks` }}{{ .Labels.page }}{{ end }}"
+    assert told["runbook_url"] == f"{page}#{name.lower()}"
     assert f"\n### {name}\n" in PAGE, "the heading that it leads to"
     assert f"[`{name}`](collector-config/README.md#{name.lower()})" in README
 
@@ -267,10 +266,7 @@ def test_a_threshold_holds_for_the_sum_of_the_kinds(rule):
 def test_the_kinds_that_are_told_are_those_that_are_summed(rule):
     summed = {one["record"] for one in beneath(rule["expr"])}
     told = {
-        one["record"]
-        for query in queries_told(rule)
-        if "topk" in query
-        for one in recorded(query)
+        one["record"] for query in queries_told(rule) if "topk" in query for one in recorded(query)
     }
 
     assert told
