@@ -290,6 +290,18 @@ def test_every_threshold_stands_in_the_first_group_and_is_used():
     assert used == set_
 
 
+def test_no_rule_reads_days_of_what_processes_send():
+    """Of days, what is recorded is added up; of single processes the refusals are looked at."""
+    for kind in ("alert", "record"):
+        for rule in rules(kind):
+            ranges = re.findall(
+                r"assisters_client_\w+(?:{[^}]*})?\[(\d+)([mhd])(:5m)?\]", rule["expr"]
+            )
+            for number, unit, subquery in ranges:
+                short = unit == "m" or (unit, number) == ("h", "1")
+                assert short or (subquery and rule["record"].endswith(":new"))
+
+
 def test_what_pages_keeps_firing_for_a_while_or_waits_before_it_does():
     """A page that comes and goes wakes somebody twice; the burn rate's long window is one wait."""
     for rule in ALERTS:
