@@ -70,15 +70,18 @@ def test_the_table_of_errors_is_the_catalog_s():
     assert rows("code") == expected
 
 
-def test_the_table_of_alerts_is_the_rules_own():
+def test_the_tables_of_alerts_are_the_rules_own():
     rules = yaml.safe_load(ROOT.joinpath("collector-config", "alerts.yaml").read_text())
     alerts = [rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule]
+    page = "collector-config/README.md"
     expected = [
-        [f'<a id="{rule["alert"].lower()}"></a>`{rule["alert"]}`', rule["labels"]["severity"]]
+        [f"[`{rule['alert']}`]({page}#{rule['alert'].lower()})", rule["labels"]["severity"]]
         for rule in alerts
     ]
+    first = [row[:2] for row in rows("the first three to switch on")]
 
-    assert [row[:2] for row in rows("alert")] == expected
+    assert len(first) == 3
+    assert sorted(first + [row[:2] for row in rows("alert")]) == sorted(expected)
 
 
 def test_every_argument_of_init_is_in_the_readme():

@@ -147,6 +147,30 @@ class Scenes:
         with ThreadPoolExecutor(times) as pool:
             return sum(pool.map(lambda _: self.get() == 200, range(times)))
 
+    def drip(self, code: str, times: int, gap_s: float) -> int:
+        """One failure after another, each a while after the last."""
+        for _ in range(times):
+            self.each(code)
+            time.sleep(gap_s)
+        return times
+
+    def cancel(self, times: int) -> int:
+        """Requests that a time-out of the app's own cancels; how many."""
+        self.api.answers(delay_s=5, times=times)
+
+        async def hasty() -> int:
+            cancelled = 0
+            async with httpx.AsyncClient() as client:
+                for _ in range(times):
+                    done = asyncio.ensure_future(client.get(f"{self.api.url}/models"))
+                    await asyncio.wait([done], timeout=0.05)
+                    cancelled += done.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await done
+            return cancelled
+
+        return self.loop.run_until_complete(hasty())
+
     def part(self, traceparent: str, code: str = "ok") -> str:
         """One request within a trace that another process began."""
         trace_id, span_id = traceparent.split("-")[1:3]
@@ -169,6 +193,15 @@ class Scenes:
                 self.get()
             ids.append(f"{span.get_span_context().trace_id:032x}")
         return ids
+
+    def work(self, *, fails: bool = False, takes_s: float = 0) -> list[str]:
+        """A trace with a successful request in it, whose own work fails or takes long; its id."""
+        with trace.get_tracer("app").start_as_current_span("work") as span:
+            self.get()
+            time.sleep(takes_s)
+            if fails:
+                span.set_status(trace.StatusCode.ERROR)
+        return [f"{span.get_span_context().trace_id:032x}"]
 
     def flush(self) -> bool:
         """Send what is queued."""

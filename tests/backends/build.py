@@ -3,7 +3,8 @@
 They come from their own Go modules, at the versions pinned here, into the user's cache
 folder (`~/.cache/assisters-otel/servers`), once. Needs Go 1.24 or later, some 6 GB of disk
 while it builds and about ten minutes on two cores. `ASSISTERS_OTEL_SERVERS` names a folder
-of your own in its place, with the binaries in it; nothing is built then.
+of your own in its place, with the binaries in it; nothing is built then. An older promtool comes
+out of Debian's package, where there is apt-get.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Server(NamedTuple):
         binaries: What is built, each with the arguments that make it print its version.
         minutes: What a first build takes on two cores.
         build: Makes the binaries in a folder, from another one to work in.
+        recipe: Counted up where the same version is built otherwise, so that it is built anew.
+        optional: True if the machine may be without it.
     """
 
     name: str
@@ -50,6 +53,8 @@ class Server(NamedTuple):
     binaries: dict[str, tuple[str, ...]]
     minutes: int
     build: Callable[[Path, Path, Path], None]
+    recipe: int = 1
+    optional: bool = False
 
 
 class BuildError(RuntimeError):
@@ -99,13 +104,19 @@ def everything() -> None:
     """
     if folder():
         for server in SERVERS:
-            for name in server.binaries:
+            for name in () if server.optional else server.binaries:
                 binary(name)
         return
     with _alone():
         for server in SERVERS:
-            if not _home(server).is_dir():
+            if _home(server).is_dir():
+                continue
+            try:
                 _make(server)
+            except BuildError as error:
+                if not server.optional:
+                    raise
+                _say(f"goes on without {server.name} {server.version}: {error}")
 
 
 @contextmanager
@@ -117,7 +128,8 @@ def _alone() -> Iterator[None]:
 
 
 def _home(server: Server) -> Path:
-    return cache() / f"{server.name}-{server.version}"
+    recipe = f"-{server.recipe}" if server.recipe > 1 else ""
+    return cache() / f"{server.name}-{server.version}{recipe}"
 
 
 def _make(server: Server) -> None:
@@ -223,7 +235,7 @@ def _collector(work: Path, out: Path, log: Path) -> None:
         "extensions": (own, "extension/zpagesextension"),
     }
     more = {
-        "processors": ("filter", "resource", "tailsampling", "transform"),
+        "processors": ("deltatocumulative", "filter", "resource", "tailsampling", "transform"),
         "connectors": ("spanmetrics",),
         "exporters": ("loadbalancing", "prometheus", "prometheusremotewrite"),
     }
@@ -295,13 +307,29 @@ def _alertmanager(work: Path, out: Path, log: Path) -> None:
              f"{module}/cmd/{name}@v0.28.1", GOBIN=str(out), GOFLAGS="")  # fmt: skip
 
 
+def _older(work: Path, out: Path, log: Path) -> None:
+    """Take promtool out of Debian's package, as it is: it is not installed, and needs no rights."""
+    if not shutil.which("apt-get"):
+        raise BuildError("promtool 2.42 is Debian's, and there is no apt-get here")
+    try:
+        _run(log, work, "apt-get", "download", "prometheus")
+    except BuildError:
+        _run(log, work, "apt-get", "update")
+        _run(log, work, "apt-get", "download", "prometheus")
+    (package,) = work.glob("prometheus_*.deb")
+    _run(log, work, "dpkg-deb", "--extract", package, work / "package")
+    shutil.copy2(work / "package/usr/bin/promtool", out / "promtool-2")
+
+
 _VERSION_FLAG = ("--version",)
 SERVERS = (
     Server("alertmanager", "0.28.1", dict.fromkeys(("alertmanager", "amtool"), _VERSION_FLAG),
            1, _alertmanager),
     Server("prometheus", "3.16.0", dict.fromkeys(("prometheus", "promtool"), _VERSION_FLAG),
            3, _prometheus),
-    Server("otelcol", COLLECTOR, {"otelcol": _VERSION_FLAG}, 4, _collector),
+    Server("prometheus-debian", "2.42.0", {"promtool-2": _VERSION_FLAG}, 1, _older,
+           optional=True),
+    Server("otelcol", COLLECTOR, {"otelcol": _VERSION_FLAG}, 4, _collector, recipe=2),
     Server("jaeger", "2.13.0", {"jaeger": ("version",)}, 4, _jaeger),
 )  # fmt: skip
 """The quick ones first: what is there can be used while the others are built."""

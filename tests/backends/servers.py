@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import build
 import yaml
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 CONFIG = Path(__file__).parents[2] / "collector-config"
 LIFE_S = 900
 READY_S = 30
+FEATURES = "exemplar-storage,created-timestamp-zero-ingestion"
+"""What compose.yaml switches on in Prometheus."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -158,7 +161,7 @@ class Collector(Server):
 class Jaeger(Server):
     """Jaeger with the shipped config, and its query API."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environment: object) -> None:
         grpc, http, query, query_grpc, health = free_ports(5)
         self.otlp = f"127.0.0.1:{grpc}"
         self.url = f"http://127.0.0.1:{query}"
@@ -174,6 +177,7 @@ class Jaeger(Server):
             JAEGER_QUERY_GRPC_LISTEN=f"127.0.0.1:{query_grpc}",
             JAEGER_HEALTH_LISTEN=f"127.0.0.1:{health}",
             OTEL_TRACES_SAMPLER="always_off",  # of itself: it would hold its end up for them
+            **environment,
         )
 
     def search(self, service: str, **tags: str) -> list[dict[str, Any]]:
@@ -206,6 +210,35 @@ class Jaeger(Server):
         return sorted(spans, key=lambda span: span["startTime"])
 
 
+def noise(collector: Collector, names: int) -> list[str]:
+    """Send spans of a service that has nothing to do with the API, each of a name of its own.
+
+    Returns:
+        The ids of their traces.
+    """
+    ids = [secrets.token_hex(16) for _ in range(names)]
+    spans = [
+        {
+            "traceId": one,
+            "spanId": secrets.token_hex(8),
+            "name": f"GET /orders/{number}",
+            "kind": 3,
+            "startTimeUnixNano": "1800000000000000000",
+            "endTimeUnixNano": "1800000001000000000",
+        }
+        for number, one in enumerate(ids)
+    ]
+    name = {"key": "service.name", "value": {"stringValue": "noisy"}}
+    scopes = [{"resource": {"attributes": [name]}, "scopeSpans": [{"spans": spans}]}]
+    request = Request(  # noqa: S310 - our own server
+        f"{collector.http}/v1/traces",
+        json.dumps({"resourceSpans": scopes}).encode(),
+        {"content-type": "application/json"},
+    )
+    with urlopen(request, timeout=30):  # noqa: S310
+        return ids
+
+
 def tags(span: dict[str, Any]) -> dict[str, Any]:
     """A span's attributes, as Jaeger has them."""
     return {tag["key"]: tag["value"] for tag in span["tags"]}
@@ -221,6 +254,7 @@ class Prometheus(Server):
         targets: Mapping[str, list[str]],
         rules: Path,
         interval_s: float = 1,
+        features: str = FEATURES,
     ) -> None:
         (port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{port}"
@@ -236,14 +270,14 @@ class Prometheus(Server):
         config["rule_files"] = [str(rules)]
         (home / "prometheus.yaml").write_text(yaml.safe_dump(config))
         self.targets = home / "targets"
-        for name, addresses in targets.items():
+        for name, addresses in {"prometheus": [f"127.0.0.1:{port}"], **targets}.items():
             self.target(name, addresses)
         super().__init__(
             "prometheus",
             f"--config.file={home}/prometheus.yaml",
             f"--web.listen-address=127.0.0.1:{port}",
             f"--storage.tsdb.path={home}/data",
-            "--enable-feature=exemplar-storage,created-timestamp-zero-ingestion",
+            f"--enable-feature={features}",
             "--web.enable-otlp-receiver",
             folder=folder,
             ready=f"{self.url}/-/ready",
@@ -288,6 +322,8 @@ class Alertmanager(Server):
 
         def hurry(route: dict[str, Any]) -> None:
             route |= {"group_wait": "1s", "group_interval": "1s"}
+            if route["receiver"] == "watchdog":
+                route["repeat_interval"] = "5s"
             for inner in route.get("routes", ()):
                 hurry(inner)
 

@@ -119,8 +119,12 @@ def tell_codes(collector: Collector, start: Callable[..., App]) -> dict[str, Any
 
 def make_trouble(collector: Collector, start: Callable[..., App]) -> App:
     """An hour's bad news in some seconds, each kind in a service of its own."""
-    services = ("deploy", "night", "hammer", "waiter")
-    deploy, night, hammer, waiter = (start(service, collector.http) for service in services)
+    services = ("deploy", "night", "hammer", "waiter", "gated", "burning", "streamer")
+    deploy, night, hammer, waiter, gated, burning, streamer = (
+        start(service, collector.http) for service in services
+    )
+    of = "service.namespace=shop,deployment.environment=older"
+    hasty = start("hasty", collector.http, OTEL_RESOURCE_ATTRIBUTES=of)
     waiter.does("slow", 25, 10.5)
     for code in ("invalid_api_key", "api_key_revoked", "origin_not_allowed"):
         deploy.does("each", code)
@@ -132,17 +136,24 @@ def make_trouble(collector: Collector, start: Callable[..., App]) -> App:
     deploy.does("each", "prompt_injection_detected", times=10)
     deploy.does("each", fault="drop", times=15)
     deploy.does("each", status=502, body="<html>", times=5)
+    deploy.does("each", status=404, body="<html>", times=20)
     deploy.does("each", "internal_error", times=25)
-    deploy.does("stream", times=4, fault="unfinished")
-    deploy.does("stream", times=4, in_stream="internal_error")
-    deploy.does("stream", times=32)  # too few to alert on before these
+    streamer.does("stream", times=4, fault="unfinished")
+    streamer.does("stream", times=4, in_stream="internal_error")
+    streamer.does("stream", times=32)  # too few to alert on before these
     hammer.does("each", "tokens_exhausted")
     hammer.does("again", "insufficient_funds", 12)
     hammer.does("again", "rate_limit_exceeded", 20, retry_after=5)
     hammer.does("give_up", 25)
     low = {"x-ratelimit-remaining-tpm": "1000"}  # of FakeApi's 100,000
     hammer.does("each", times=1, headers=low)
-    for one in (deploy, hammer, waiter):
+    hasty.does("ok", 20)
+    hasty.does("cancel", 30)
+    gated.does("ok", 20)
+    gated.does("each", status=401, body="<html>", times=30)
+    burning.does("ok", 100)
+    burning.does("each", "internal_error", times=30)
+    for one in (deploy, hammer, waiter, hasty, gated, burning, streamer):
         one.does("flush")
     night.does("ok", 1000)
     night.does("each", "internal_error", times=25)

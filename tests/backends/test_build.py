@@ -84,6 +84,21 @@ def test_a_build_that_fails_shows_the_end_of_its_log_and_leaves_nothing(tmp_path
     assert left == {"lock", "alertmanager-0.28.1.log"}
 
 
+def test_a_machine_may_be_without_what_is_optional(tmp_path):
+    """Debian's promtool is not everywhere; the tests that ask it are skipped then."""
+    for server in build.SERVERS:
+        recipe = f"-{server.recipe}" if server.recipe > 1 else ""
+        if not server.optional:
+            name = f"{server.name}-{server.version}{recipe}"
+            (tmp_path / "assisters-otel" / "servers" / name).mkdir(parents=True)
+
+    code, told = run(PATH=str(tmp_path), XDG_CACHE_HOME=str(tmp_path), ASSISTERS_OTEL_SERVERS="")
+
+    assert code == 0
+    assert "goes on without prometheus-debian 2.42.0" in told
+    assert "all there" in told
+
+
 def test_a_server_that_is_not_built_is_no_failure_of_a_user_s_test_run(tmp_path):
     """They are skipped, with the command that builds them."""
     environment = {name: value for name, value in os.environ.items() if name != "CI"}

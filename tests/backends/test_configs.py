@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
+from urllib.request import urlopen
 
 import build
 import pytest
 import trustme
-from servers import CONFIG, free_ports
+from servers import CONFIG, Jaeger, free_ports
 
 TIME_S = 300
 
@@ -63,6 +66,30 @@ def test_jaeger_takes_its_config():
     assert "error" not in passes("jaeger", "validate", "--config", "jaeger.yaml").lower()
 
 
+def page(jaeger):
+    with urlopen(f"{jaeger.url}/search", timeout=10) as answer:  # noqa: S310 - our own server
+        return answer.read().decode()
+
+
+def test_jaeger_s_page_leads_from_a_code_to_its_advice(tmp_path):
+    jaeger = Jaeger(tmp_path, JAEGER_UI_CONFIG=CONFIG / "jaeger-ui.json")
+    try:
+        (shown,) = re.findall(r"JAEGER_CONFIG = (.*);", page(jaeger))
+    finally:
+        jaeger.stop()
+
+    assert json.loads(shown) == json.loads((CONFIG / "jaeger-ui.json").read_text())
+
+
+def test_jaeger_starts_without_the_file_of_its_page(tmp_path):
+    """As where jaeger.yaml alone was copied: Jaeger ends where a named file is not there."""
+    jaeger = Jaeger(tmp_path)
+    try:
+        assert "linkPatterns" not in page(jaeger)
+    finally:
+        jaeger.stop()
+
+
 def test_a_gateway_without_certificates_does_not_start():
     with pytest.raises(AssertionError, match="certificate and key"):
         passes("otelcol", "validate", "--config", "gateway.yaml")
@@ -85,29 +112,58 @@ def test_an_agent_or_a_gateway_that_is_told_no_authority_ends(name, value, varia
     assert ("TLS_CA is not set: no such file" if value is None else "is a directory") in done.stderr
 
 
-def test_promtool_takes_the_rules():
-    assert "SUCCESS" in passes("promtool", "check", "rules", "--lint=all", "alerts.yaml")
+def promtool(name):
+    """Of that name, where it is."""
+    try:
+        build.binary(name)
+    except build.BuildError as error:
+        pytest.skip(str(error))
+    return name
+
+
+@pytest.mark.parametrize("name", ["promtool", "promtool-2"])
+def test_promtool_takes_the_rules(name):
+    assert "SUCCESS" in passes(promtool(name), "check", "rules", "--lint=all", "alerts.yaml")
 
 
 def test_promtool_takes_the_configuration():
     assert "SUCCESS" in passes("promtool", "check", "config", "prometheus.yaml")
 
 
-def test_the_rules_do_what_their_tests_say():
-    passes("promtool", "test", "rules", "alerts_test.yaml")
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("promtool", "alerts_test.yaml"),
+        ("promtool", "scenarios_test.yaml"),
+        ("promtool-2", "scenarios_test.yaml"),  # a server that has no created timestamps
+        ("promtool", "days_test.yaml"),
+        ("promtool", "forms_test.yaml"),
+    ],
+)
+def test_the_rules_do_what_their_tests_say(rule_tests, name, file):
+    done = rule_tests[promtool(name), file].result()
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SUCCESS" in done.stdout
 
 
 def test_amtool_takes_the_configuration():
-    assert "3 receivers" in passes("amtool", "check-config", "alertmanager.yaml")
+    assert "4 receivers" in passes("amtool", "check-config", "alertmanager.yaml")
 
 
 @pytest.mark.parametrize(
-    ("severity", "receiver"), [("page", "pager"), ("ticket", "tickets"), ("info", "chat")]
+    ("labels", "receiver"),
+    [
+        ("severity=page", "pager"),
+        ("severity=ticket", "tickets"),
+        ("severity=info", "chat"),
+        ("alertname=AssistersWatchdog", "watchdog"),
+        ("alertname=AssistersNothingSucceeds", "pager"),
+    ],
 )
-def test_an_alert_finds_who_it_is_for(severity, receiver):
+def test_an_alert_finds_who_it_is_for(labels, receiver):
     told = passes(
-        "amtool", "config", "routes", "test", "--config.file=alertmanager.yaml",
-        f"severity={severity}",
+        "amtool", "config", "routes", "test", "--config.file=alertmanager.yaml", labels
     )  # fmt: skip
 
     assert told.split() == [receiver]

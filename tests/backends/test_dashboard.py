@@ -12,7 +12,11 @@ QUERIES = [
     for panel in panels()
     for target in panel["targets"]
 ]
-VARIABLES = {one["name"]: one["query"]["query"] for one in DASHBOARD["templating"]["list"]}
+VARIABLES = {
+    one["name"]: one["query"]["query"]
+    for one in DASHBOARD["templating"]["list"]
+    if one["type"] == "query"
+}
 
 
 @pytest.mark.parametrize("query", QUERIES)

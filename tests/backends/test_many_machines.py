@@ -48,6 +48,7 @@ def fleet(tmp_path_factory):
                 GATEWAY_TLS_KEY=folder / "gateway.key",
                 QUEUE_DIRECTORY=folder / f"gateway-{number}",
                 DECISION_WAIT=f"{DECISION_WAIT_S}s",
+                SLOW_TRACE_MS=1000,
             )
             for number in range(2)
         ]
@@ -111,14 +112,47 @@ def test_a_success_is_gone_and_each_error_and_resend_is_there(fleet, app):
     assert kept < 20, "one in a hundred is kept; twenty of two hundred come once in 10^12 runs"
 
     def counted():
-        found = fleet.prometheus.query(
-            'sum(traces_span_metrics_calls_total{service_name="shop",span_name="work"})'
-        )
+        of = '{service_name="shop",span_name="GET /v1/models"}'
+        found = fleet.prometheus.query(f"sum(traces_span_metrics_calls_total{of})")
         return found and found[0]["value"] == 220
 
-    assert within(40, counted), "spans are counted before the sampling"
+    assert within(40, counted), "the API's spans are counted before the sampling"
+    work = 'traces_span_metrics_calls_total{span_name="work"}'
+    assert fleet.prometheus.query(work) == [], "the app's own are not counted"
     errors = 'sum(assisters_client_errors_total{service_name="shop",error_code!=""})'
     assert within(20, lambda: fleet.prometheus.query(errors))[0]["value"] >= 22
+
+
+def test_a_trace_in_which_the_app_fails_and_a_slow_one_are_kept(fleet, app):
+    shop = app("unlucky", fleet.agents[0].http)
+    (failed,) = shop.does("work", fails=True)
+    (slow,) = shop.does("work", takes_s=1.2)
+    shop.does("flush")
+
+    assert within(30, lambda: fleet.jaeger.trace(failed))
+    assert within(30, lambda: fleet.jaeger.trace(slow))
+
+
+def test_delta_counts_as_much_as_cumulative_and_costs_its_neighbour_nothing(fleet, app):
+    """Prometheus refuses a batch with a delta in it, and whatever else is in that batch."""
+    apps = [
+        app(
+            "delta", fleet.agents[0].http, OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="delta"
+        ),
+        app("cumulative", fleet.agents[0].http),
+    ]
+    for _ in range(3):
+        for one in apps:
+            one.does("each", "internal_error", times=2)
+            one.does("flush")
+
+    def counted(service):
+        query = f'sum(assisters_client_errors_total{{service_name="{service}"}})'
+        found = fleet.prometheus.query(query)
+        return found and found[0]["value"] == 6
+
+    assert within(30, lambda: counted("cumulative"))
+    assert within(30, lambda: counted("delta"))
 
 
 def test_a_gateway_that_is_stopped_delivers_what_it_holds(fleet, app):

@@ -112,6 +112,8 @@ def test_spans_are_counted_by_code(stack):
     found = within(40, lambda: stack.prometheus.query(query))
 
     assert {series["error_code"] for series in found} == set(CODES)
+    of = 'deployment_environment_name="test",service_name="shop-openai"'
+    assert stack.prometheus.query(f"traces_span_metrics_calls_total{{{of}}}"), "by service"
 
 
 def test_the_prompt_of_an_agent_s_stream_stays_at_home(stack):

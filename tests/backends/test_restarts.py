@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 
 import pytest
-from servers import CONFIG, Collector, Jaeger, Prometheus, within
+from servers import CONFIG, FEATURES, Collector, Jaeger, Prometheus, within
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +69,41 @@ def test_spans_of_a_short_absence_are_sent_again(world, app):
     collector.start()
 
     assert within(15, lambda: jaeger.trace(trace))
+
+
+def test_a_new_prometheus_takes_no_old_error_for_a_new_one(world, app, quick_rules, tmp_path):
+    """One as shipped, and one that takes no created timestamps, as older ones."""
+    _, collector, first = world
+    shop = app("old", collector.http)
+    shop.does("each", "api_key_revoked", times=3)
+    counted = 'sum(assisters_client_errors_total{service_name="old"})'
+    assert within(20, lambda: first.query(counted))
+    time.sleep(12)  # longer than a quick rule's window: what is in it is new to anyone
+    targets = {
+        "collector": [collector.exporter],
+        "collector-telemetry": [collector.telemetry],
+        "alertmanagers": [],
+    }
+
+    def alerts(service):
+        of = f'{{alertname="AssistersKeyRevoked",service_name="{service}"}}'
+        return [bool(one.query(f"ALERTS{of}")) for one in servers]
+
+    with ExitStack() as ends:
+        servers = []
+        for features in ("exemplar-storage", FEATURES):
+            servers.append(
+                Prometheus(tmp_path, rules=quick_rules, targets=targets, features=features)
+            )
+            ends.callback(servers[-1].stop)
+        assert within(10, lambda: all(one.query(counted) for one in servers))
+        assert not within(25, lambda: any(alerts("old")))
+
+        shop.does("each", "api_key_revoked")
+        shop.does("flush")
+        fresh = app("fresh", collector.http)
+        fresh.does("each", "api_key_revoked")
+        fresh.does("flush")
+
+        assert within(10, lambda: all(alerts("old")))
+        assert within(10, lambda: all(alerts("fresh"))), "born at 1, in a process of its own"

@@ -16,32 +16,51 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CONFIG = Path(__file__).parents[2] / "collector-config"
+SCOPE = (
+    "cluster",
+    "k8s_cluster_name",
+    "k8s_namespace_name",
+    "deployment_environment",
+    "deployment_environment_name",
+    "service_namespace",
+    "service_name",
+)
+"""What a service is: the labels that every sum of apps' series begins with, in this order."""
 RULES = yaml.safe_load(CONFIG.joinpath("alerts.yaml").read_text())
 DASHBOARD = json.loads(CONFIG.joinpath("dashboard.json").read_text())
 ALL = {
     "$__rate_interval": "10m",
     "$__range": "30m",
     "$service": ".*",
+    "$namespace": ".*",
     "$environment": ".*",
+    "$older": ".*",
     "$server": ".*",
     "$endpoint": ".*",
 }
 """Grafana's variables, filled in with everything."""
 
 # The resource's keys that the collector keeps, and what Prometheus makes of a target.
-RESOURCE = {
-    "service_name",
-    "service_namespace",
-    "service_version",
-    "service_instance_id",
-    "deployment_environment_name",
-    "job",
-    "instance",
-}
+RESOURCE = {*SCOPE, "service_version", "service_instance_id", "job", "instance"}
 # Source: the collector 0.158's own telemetry and its span_metrics connector, as scraped.
 OTHERS = {
     "up": {"job", "instance"},
-    "ALERTS": {"alertname", "alertstate", "service_name", "error_code"},
+    "scrape_samples_scraped": {"job", "instance"},
+    "ALERTS": {"alertname", "alertstate", "error_code", *SCOPE},
+    # Source: Prometheus 3.16 and Alertmanager 0.28, as they show themselves.
+    **{
+        f"prometheus_{what}": {"job", "instance"}
+        for what in (
+            "rule_evaluation_failures_total",
+            "rule_group_iterations_missed_total",
+            "config_last_reload_successful",
+            "notifications_dropped_total",
+            "notifications_alertmanagers_discovered",
+            "target_scrapes_exceeded_sample_limit_total",
+            "target_scrapes_exceeded_body_size_limit_total",
+        )
+    },
+    "alertmanager_notifications_failed_total": {"job", "instance", "integration"},
     **{
         f"otelcol_exporter_{what}": {"instance", "job", "exporter", "data_type"}
         for what in (
@@ -51,12 +70,17 @@ OTHERS = {
             "send_failed_metric_points",
             "enqueue_failed_spans",
             "enqueue_failed_metric_points",
+            "sent_spans",
+            "sent_metric_points",
         )
     },
+    "otelcol_process_uptime": {"instance", "job"},
     **{
         f"otelcol_receiver_refused_{what}": {"instance", "job", "receiver", "transport"}
         for what in ("spans", "metric_points")
     },
+    "otelcol_receiver_accepted_spans": {"instance", "job", "receiver", "transport"},
+    "otelcol_receiver_accepted_metric_points": {"instance", "job", "receiver", "transport"},
     "traces_span_metrics_calls_total": RESOURCE | {"span_name", "error_code", "url_template"},
 }
 _UNITS = {"s": "_seconds"}
@@ -81,11 +105,48 @@ def series() -> dict[str, set[str]]:
         else:
             known |= {f"{name}_sum": labels, f"{name}_count": labels}
             known[f"{name}_bucket"] = labels | {"le"}
+            known[name] = labels  # an exponential one, as Prometheus has it
     for rule in rules("record"):
-        own = set(rule.get("labels", ()))
-        own |= {name for one in _walk(promql.parse(rule["expr"])) for name in _kept(one)}
+        own = set(rule.get("labels", ())) | labels_of(promql.parse(rule["expr"]), known)
         known[rule["record"]] = known.get(rule["record"], set()) | own
     return known
+
+
+def labels_of(tree: Any, known: dict[str, set[str]]) -> set[str]:
+    """Return the labels that the series of a query may have."""
+    if isinstance(tree, promql.VectorSelector):
+        own = set() if tree.name else {"__name__"}
+        return own.union(*(known[name] for name in _names(tree, known)))
+    inner = [labels_of(one, known) for one in _inner(tree)]
+    labels = set().union(*inner)
+    if isinstance(tree, promql.AggregateExpr):
+        listed = set(tree.modifier.labels) if tree.modifier else set()
+        excluded = tree.modifier and "Without" in str(tree.modifier.type)
+        labels = labels - listed if excluded else listed
+    elif isinstance(tree, promql.BinaryExpr) and str(tree.op) != "or":
+        left, right = inner
+        labels = left or right  # a number or a scalar has none
+    elif isinstance(tree, promql.Call):
+        name = tree.func.name
+        if name == "label_replace":
+            labels |= {tree.args[1].val}
+        elif name == "scalar":
+            labels = set()
+        elif name == "histogram_quantile":
+            labels -= {"le"}
+    return labels
+
+
+def _names(selector: Any, known: dict[str, set[str]]) -> list[str]:
+    """Return the known series that a selector takes: of its name, or of those that match one."""
+    if selector.name:
+        return [selector.name] if selector.name in known else []
+    asked_for = [one for one in selector.matchers.matchers if one.name == "__name__"]
+    return [
+        name
+        for name in known
+        if asked_for and all(_MATCHES[str(one.op)](one.value, name) for one in asked_for)
+    ]
 
 
 def label(attribute: str) -> str:
@@ -134,7 +195,7 @@ def queries_told(rule: dict[str, Any]) -> list[str]:
     return [
         query.replace("%q", '"x"')
         for told in rule["annotations"].values()
-        for query in re.findall(r"printf `([^`]+)`", told)
+        for query in re.findall(r"(?:printf|query) `([^`]+)`", told)
     ]
 
 
@@ -144,24 +205,44 @@ def recorded(expr: str) -> list[dict[str, Any]]:
     return [rule for rule in rules("record") if rule["record"] in asked_for]
 
 
+def beneath(expr: str) -> list[dict[str, Any]]:
+    """The rules that record what a query asks for, and what those ask for in turn."""
+    found: dict[int, dict[str, Any]] = {}
+    left = recorded(expr)
+    while left:
+        rule = left.pop()
+        if id(rule) not in found:
+            found[id(rule)] = rule
+            left += recorded(rule["expr"])
+    return list(found.values())
+
+
 def wrong_names(expr: str, known: dict[str, set[str]]) -> list[str]:
     """The series and labels in a query that nobody sends."""
     wrong = []
-    tree = promql.parse(expr)
-    for one in _walk(tree):
+    for one in _walk(promql.parse(expr)):
         if isinstance(one, promql.VectorSelector):
-            if one.name not in known:
-                wrong.append(one.name)
+            if not _names(one, known):
+                wrong.append(one.name or str(one))
                 continue
-            wrong += [m.name for m in one.matchers.matchers if m.name not in known[one.name]]
-        beneath = {
-            name
-            for inner in _walk(one)
-            if isinstance(inner, promql.VectorSelector)
-            for name in known.get(inner.name, ())
-        }
-        wrong += [name for name in _grouped(one) if name not in beneath]
+            may = labels_of(one, known)
+            wrong += [m.name for m in one.matchers.matchers if m.name not in may | {"__name__"}]
+        under = set().union(*(labels_of(inner, known) for inner in _inner(one)))
+        wrong += [name for name in _grouped(one) if name not in under]
     return wrong
+
+
+def lists_of_labels(expr: str) -> list[list[str]]:
+    """The labels that a query sums or matches by, list by list; not those that it leaves out."""
+    found = []
+    for one in _walk(promql.parse(expr)):
+        modifier = getattr(one, "modifier", None)
+        listed = modifier
+        if modifier and isinstance(one, promql.BinaryExpr):
+            listed = modifier.matching
+        if listed and "Without" not in str(listed.type) and "Exclude" not in str(listed.type):
+            found.append(list(listed.labels))
+    return found
 
 
 def raw(expr: str) -> list[str]:
@@ -196,13 +277,6 @@ def selects(expr: str, series: str, labels: dict[str, str]) -> bool:
         and all(_MATCHES[str(m.op)](m.value, labels.get(m.name, "")) for m in one.matchers.matchers)
         for one in _walk(promql.parse(expr))
         if isinstance(one, promql.VectorSelector)
-    )
-
-
-def _kept(one: Any) -> list[str]:
-    """The labels that an outer aggregation of a recorded series keeps."""
-    return (
-        list(one.modifier.labels) if isinstance(one, promql.AggregateExpr) and one.modifier else []
     )
 
 

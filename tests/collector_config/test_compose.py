@@ -71,6 +71,36 @@ def test_every_variable_that_is_set_is_read():
             assert variable.startswith("OTEL_") or f"${{env:{variable}:-" in text
 
 
+@pytest.mark.parametrize("name", ["collector", "gateway"])
+def test_what_prometheus_would_refuse_is_made_over_before_it_gets_there(name):
+    config = yaml.safe_load(CONFIG.joinpath(f"{name}.yaml").read_text())
+    pipeline = config["service"]["pipelines"]["metrics"]["processors"]
+
+    assert pipeline.index("delta_to_cumulative") < pipeline.index("transform/histograms")
+
+
+@pytest.mark.parametrize("name", ["collector", "gateway"])
+def test_only_what_the_filter_leaves_is_counted_as_a_span(name):
+    config = yaml.safe_load(CONFIG.joinpath(f"{name}.yaml").read_text())
+    into = {
+        key: one
+        for key, one in config["service"]["pipelines"].items()
+        if "span_metrics" in one["exporters"]
+    }
+
+    assert set(into) == {"traces/api"}
+    assert into["traces/api"]["processors"] == ["filter/api"]
+
+
+def test_delta_starts_again_before_its_series_is_gone():
+    """Else the first count after a pause is in the series that comes back, and no increase."""
+    config = yaml.safe_load(CONFIG.joinpath("collector.yaml").read_text())
+    stale = config["processors"]["delta_to_cumulative"]["max_stale"]
+    gone = config["exporters"]["prometheus"]["metric_expiration"]
+
+    assert int(stale.rstrip("m")) < int(gone.rstrip("m"))
+
+
 def test_an_agent_takes_out_what_the_single_collector_does():
     collector, agent, gateway = (
         yaml.safe_load(CONFIG.joinpath(f"{name}.yaml").read_text())
@@ -80,6 +110,8 @@ def test_an_agent_takes_out_what_the_single_collector_does():
     private, labels = "transform/private", "transform/labels"
     assert agent["processors"][private] == collector["processors"][private]
     assert gateway["processors"][labels] == collector["processors"][labels]
+    for same in ("delta_to_cumulative", "transform/histograms", "filter/api"):
+        assert gateway["processors"][same] == collector["processors"][same]
     assert gateway["connectors"]["span_metrics"] == collector["connectors"]["span_metrics"]
 
 

@@ -6,7 +6,16 @@ import re
 
 import pytest
 import yaml
-from queries import CONFIG, DASHBOARD, filled, panels, raw, selects
+from queries import (
+    CONFIG,
+    DASHBOARD,
+    SCOPE,
+    filled,
+    lists_of_labels,
+    panels,
+    raw,
+    selects,
+)
 
 from assisters_otel import catalog
 
@@ -17,7 +26,9 @@ QUESTIONS = [
     "How much headroom is left?",
     "What do retries cost?",
     "From a point to its trace",
+    "Can this be trusted?",
 ]
+VARIABLES = DASHBOARD["templating"]["list"]
 SIDES = next(p for p in panels() if p["title"] == "Failed attempts, by whose side it is")
 
 
@@ -114,14 +125,39 @@ def test_attempts_without_an_answer_are_one_share_whatever_the_exception():
     assert nobody["expr"].startswith("sum(rate(assisters_client_errors_total{")
 
 
-def test_the_data_sources_are_those_that_are_provisioned():
-    config = yaml.safe_load(CONFIG.joinpath("grafana-datasources.yaml").read_text())
-    provisioned = {source["uid"] for source in config["datasources"]} | {"-- Grafana --"}
+def test_any_grafana_can_import_it():
+    """Its data sources are chosen, not named: another Grafana's have other uids."""
     used = set(re.findall(r"'uid': '([^']+)'", str(DASHBOARD))) - {DASHBOARD["uid"]}
+    chosen = {one["name"]: one["query"] for one in VARIABLES if one["type"] == "datasource"}
 
-    assert used <= provisioned
+    assert used == {"-- Grafana --", "${prometheus}"}
+    assert chosen == {"prometheus": "prometheus", "jaeger": "jaeger"}
+    assert "${jaeger}" in str(DASHBOARD)
+
+
+def test_the_data_sources_that_are_provisioned_are_there_to_be_chosen():
+    config = yaml.safe_load(CONFIG.joinpath("grafana-datasources.yaml").read_text())
+    provisioned = {source["uid"] for source in config["datasources"]}
+
+    assert {source["type"] for source in config["datasources"]} == {"prometheus", "jaeger"}
     (way,) = config["datasources"][0]["jsonData"]["exemplarTraceIdDestinations"]
     assert way["datasourceUid"] in provisioned
+
+
+@pytest.mark.parametrize(
+    "variable", ["service", "namespace", "environment", "older", "server", "endpoint"]
+)
+def test_a_variable_is_asked_by_the_panels(variable):
+    assert variable in {one["name"] for one in VARIABLES}
+    assert f'=~"${variable}"' in str(DASHBOARD["panels"])
+
+
+@pytest.mark.parametrize("panel", panels(), ids=lambda panel: panel["title"])
+def test_a_panel_that_tells_services_apart_does_so_by_all_that_a_service_is(panel):
+    for target in panel["targets"]:
+        for names in lists_of_labels(filled(target["expr"])):
+            if set(names) & set(SCOPE):
+                assert tuple(names[: len(SCOPE)]) == SCOPE
 
 
 def test_points_lead_to_traces():
