@@ -30,12 +30,16 @@ RQ = ("rq_worker", "{redis}")
 JOBS = 4
 
 
+MODES = ("ours", "the app's", "zero-code")
+
+
 class Worker(NamedTuple):
-    """A worker, what ends it, and the kinds of jobs that it is given."""
+    """A worker, what ends it, the kinds of jobs that it is given, and who makes providers."""
 
     words: tuple[str, ...]
     endings: tuple[str, ...] = ("SIGTERM", "SIGINT")
     jobs: tuple[str, ...] = ("once",)
+    modes: tuple[str, ...] = MODES
 
 
 CELERIES = {
@@ -45,7 +49,9 @@ CELERIES = {
     "prefork, time limits": Worker((*CELERY, "--concurrency=2"), jobs=("once", "too_long")),
     "threads": Worker((*CELERY, "--pool=threads", "--concurrency=2"), jobs=("once", "fails")),
     "solo": Worker((*CELERY, "--pool=solo"), jobs=("once", "fails")),
-    "gevent": Worker((*CELERY, "--pool=gevent", "--concurrency=2")),
+    # With the SDK's own providers, made before us, a worker on gevent may lose what Redis has sent,
+    # and hang: greenlets run in the fork that runs a program (test_gevent.py), without us too.
+    "gevent": Worker((*CELERY, "--pool=gevent", "--concurrency=2"), modes=("ours",)),
 }
 RQS = {
     "fork": Worker((*RQ, "Worker"), ("SIGTERM", "SIGINT", "burst"), ("once", "fails")),
@@ -71,7 +77,7 @@ POOLS = ("solo", "threads", "prefork") if SIZE >= WHOLE else ("prefork",)
 def table(workers: dict[str, Worker]) -> Iterator[object]:
     """Yield a case for each cell."""
     for name, worker in workers.items():
-        cells = [(ending, mode) for ending in worker.endings for mode in MODES]
+        cells = [(ending, mode) for ending in worker.endings for mode in worker.modes]
         if SIZE < WHOLE:
             cells = [BRIEFLY[name]] if name in BRIEFLY else []
         for cell in cells:
