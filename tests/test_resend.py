@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import tracemalloc
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 from opentelemetry import trace
 
 from assisters_otel import resend
 from assisters_otel.attempt import Request, judge
+from assisters_otel.flow import units
 from assisters_otel.resend import Resends
 from assisters_otel.sending import Chain, Sending
 from sizes import sized
@@ -334,3 +337,62 @@ def test_a_success_in_between_is_forgotten_under_the_parent_too(resends):
 
     with ThreadPoolExecutor() as pool:
         assert pool.submit(send, resends, None, under(1)).result().resend is None
+
+
+# -- units of work ------------------------------------------------------------------------------
+
+
+@contextmanager
+def unit(name):
+    units.start(name)
+    try:
+        yield
+    finally:
+        units.end(name)
+
+
+def test_another_unit_sends_nothing_again(resends):
+    """One thread of a worker's does one task after the other, under one trace even."""
+    with unit("a"):
+        fail(resends, around=under(1))
+    with unit("b"):
+        other = send(resends, around=under(1)).resend
+    outside = send(resends, around=under(1)).resend
+
+    assert (other, outside) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "around", [under(2, trace_id=8), trace.INVALID_SPAN], ids=["trace", "none"]
+)
+def test_a_unit_that_is_run_again_sends_again(resends, around):
+    with unit("a"):
+        fail(resends, around=under(1))
+    with unit("a"):
+        again = send(resends, around=around).resend
+
+    assert again is not None
+
+
+def test_a_unit_that_is_run_again_by_another_thread_sends_again(resends):
+    def run(step):
+        with unit("a"):
+            return step(resends)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(run, fail).result()
+        time.sleep(0.1)  # the thread has nothing to do any more
+
+        assert run(send).resend is not None
+
+
+def test_equal_requests_of_two_units_at_once_are_no_company(resends):
+    """Each of them meets an error that no retry helps, and sends that again by itself."""
+    refused = judge(REQUEST, 0.1, status=401)
+    with unit("a"):
+        mine = send(resends)
+        with unit("b"):
+            send(resends)
+        resends.failed(mine, refused, 0.0)
+
+        assert send(resends).resend.futile
