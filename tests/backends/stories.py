@@ -129,21 +129,30 @@ def make_trouble(collector: Collector, start: Callable[..., App]) -> App:
     for code in ("invalid_api_key", "api_key_revoked", "origin_not_allowed"):
         deploy.does("each", code)
     deploy.does("each", code="quota_frozen", status=503, type="server_error")
+    # Else nothing succeeded, which is worse, and silences all of these.
+    deploy.does("ok", 3)
     for _ in range(15):  # in turns: a message names the kinds that there are when it is sent
         deploy.does("each", *MISTAKES)
+    deploy.does("ok", 3)
     deploy.does("each", "rate_limit_exceeded", "model_overloaded", times=15)
+    deploy.does("ok", 3)
     deploy.does("each", "content_filtered", times=40)
     deploy.does("each", "prompt_injection_detected", times=10)
+    deploy.does("ok", 3)
     deploy.does("each", fault="drop", times=15)
     deploy.does("each", status=502, body="<html>", times=5)
     deploy.does("each", status=404, body="<html>", times=20)
     deploy.does("each", "internal_error", times=25)
+    deploy.does("ok", 3)
     streamer.does("stream", times=4, fault="unfinished")
     streamer.does("stream", times=4, in_stream="internal_error")
     streamer.does("stream", times=32)  # too few to alert on before these
-    hammer.does("each", "tokens_exhausted")
-    hammer.does("again", "insufficient_funds", 12)
+    # What a key alert silences is tried by a service that has none.
+    deploy.does("each", "tokens_exhausted", "insufficient_funds")
+    hammer.does("ok", 3)
+    hammer.does("again", "invalid_model", 12)
     hammer.does("again", "rate_limit_exceeded", 20, retry_after=5)
+    hammer.does("ok", 3)
     hammer.does("give_up", 25)
     low = {"x-ratelimit-remaining-tpm": "1000"}  # of FakeApi's 100,000
     hammer.does("each", times=1, headers=low)

@@ -27,7 +27,7 @@ ONE_CODE = {
 }
 OTHERS = {
     "AssistersUndocumentedError": "quota_frozen",
-    "AssistersRetriesFutile": "insufficient_funds",
+    "AssistersRetriesFutile": "invalid_model",
     "AssistersRetriesEarly": "rate_limit_exceeded",
     "AssistersCallsFailThoughRetried": "model_overloaded",
     "AssistersNoAnswer": "RemoteProtocolError",

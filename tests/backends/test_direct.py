@@ -27,29 +27,31 @@ def direct(quick_rules, tmp_path):
 
 def test_the_same_rules_fire_without_a_collector(direct, app):
     prometheus, webhook = direct
-    shop = app(
-        "straight",
-        "http://127.0.0.1:9",
-        OTEL_TRACES_EXPORTER="none",
-        OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=f"{prometheus.url}/api/v1/otlp/v1/metrics",
-        OTEL_EXPORTER_OTLP_METRICS_COMPRESSION="gzip",
-        OTEL_RESOURCE_ATTRIBUTES="deployment.environment.name=test",
-    )
+    own = {
+        "OTEL_TRACES_EXPORTER": "none",
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"{prometheus.url}/api/v1/otlp/v1/metrics",
+        "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION": "gzip",
+        "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test",
+    }
+    # A refused key, and having no success, silence what follows from them in the same service.
+    keyed, shop = (app(name, "http://127.0.0.1:9", **own) for name in ("keyed", "straight"))
 
-    shop.does("each", "api_key_revoked")
+    keyed.does("each", "api_key_revoked")
+    shop.does("ok", 3)
     shop.does("each", "rate_limit_exceeded", times=30)
+    shop.does("ok", 3)
     shop.does("give_up", 25)
     shop.does("each", headers={"x-ratelimit-remaining-tpm": "1000"})
 
-    for alert in (
-        "AssistersKeyRevoked",
-        "AssistersRateLimited",
-        "AssistersCallsFailThoughRetried",
-        "AssistersHeadroomLow",
+    for alert, service in (
+        ("AssistersKeyRevoked", "keyed"),
+        ("AssistersRateLimited", "straight"),
+        ("AssistersCallsFailThoughRetried", "straight"),
+        ("AssistersHeadroomLow", "straight"),
     ):
         arrived = within(30, lambda alert=alert: webhook.of(alert))
         assert arrived, (alert, prometheus.alerts())
-        assert arrived[0]["labels"]["service_name"] == "straight"
+        assert arrived[0]["labels"]["service_name"] == service
         assert arrived[0]["labels"]["deployment_environment_name"] == "test"
     assert webhook.of("AssistersKeyRevoked")[0]["labels"]["error_code"] == "api_key_revoked"
     assert webhook.of("AssistersCollectorDown") == []
