@@ -111,19 +111,31 @@ SYNC = [by_httpx, by_requests, by_urllib3_again]
 
 
 @contextmanager
-def alarm(raises, *, after_s=None):
-    """Have the app's handler of SIGALRM raise something."""
+def alarm(raises, *, api=None):
+    """Have the app's handler of SIGALRM raise something; ring once the API has been asked."""
+    is_over = threading.Event()
 
     def over(*_):
         raise type(raises)(*raises.args)
 
+    def ring():
+        while not api.requests:
+            if is_over.wait(0.01):
+                return
+        signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+
     before = signal.signal(signal.SIGALRM, over)
-    if after_s is not None:
-        signal.setitimer(signal.ITIMER_REAL, after_s, after_s)
+    ringing = threading.Thread(target=ring)
+    if api is not None:
+        ringing.start()
     try:
         yield
     finally:
+        is_over.set()
         signal.setitimer(signal.ITIMER_REAL, 0)
+        if api is not None:
+            ringing.join()
+        signal.setitimer(signal.ITIMER_REAL, 0)  # it may have been about to ring
         signal.signal(signal.SIGALRM, before)
 
 
@@ -157,7 +169,7 @@ def test_an_alarm_while_a_refusal_s_body_is_waited_for_is_not_put_off(api, memor
     api.answers("internal_error", fault="stall")
 
     # For what `openai` and asyncio make of it, the app's own exception is found in it.
-    with alarm(kind("the job's time is over"), after_s=0.2), pytest.raises(Exception) as met:  # noqa: PT011
+    with alarm(kind("the job's time is over"), api=api), pytest.raises(Exception) as met:  # noqa: PT011
         way(api.url)
 
     chain, error = [], met.value
