@@ -396,3 +396,18 @@ def test_equal_requests_of_two_units_at_once_are_no_company(resends):
         resends.failed(mine, refused, 0.0)
 
         assert send(resends).resend.futile
+
+
+@pytest.mark.parametrize("around", [under(1), trace.INVALID_SPAN], ids=["under a span", "alone"])
+def test_a_thread_that_works_for_any_of_several_units_is_known_by_its_trace_alone(resends, around):
+    """The thread of an executor that all tasks share."""
+    units.start("a")
+    units.start("b")
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(fail, resends, None, around).result()
+            again = pool.submit(send, resends, None, around).result()
+    finally:
+        units.end("a")
+
+    assert (again.resend is not None) == (around is not trace.INVALID_SPAN)

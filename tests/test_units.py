@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from assisters_otel.flow import Units
+from assisters_otel.flow import UNKNOWN, Units
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_a_thread_that_knows_no_unit_works_for_the_only_one(units):
     assert in_a_thread(units) == "a"
 
 
-def test_beside_two_units_a_thread_that_knows_none_works_for_none(units):
+def test_beside_two_units_nobody_knows_which_one_a_thread_works_for(units):
     is_started, may_end = threading.Event(), threading.Event()
 
     def other() -> None:
@@ -78,7 +79,25 @@ def test_beside_two_units_a_thread_that_knows_none_works_for_none(units):
         may_end.set()
         ended.result()
 
-    assert (beside, in_a_thread(units)) == (None, "a")
+    assert (beside, in_a_thread(units)) == (UNKNOWN, "a")
+
+
+def test_a_unit_within_one_of_its_own_name_ends_alone(units):
+    units.start("a")
+    units.start("a")
+    units.end("a")
+
+    assert units.current() == "a"
+
+
+def test_a_unit_that_ends_in_two_copies_of_a_context_ends(units):
+    units.start("a")
+    copied = contextvars.copy_context()
+    units.end("a")
+    copied.run(units.end, "a")
+
+    assert units.current() is None
+    assert in_a_thread(units) is None
 
 
 def test_tasks_of_one_loop_have_units_of_their_own(units):

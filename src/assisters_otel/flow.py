@@ -36,6 +36,10 @@ def current_send() -> object | None:
     return _send.get()
 
 
+UNKNOWN: Final = ""
+"""The name of a unit of work that is one of several, nobody knows which."""
+
+
 class Units:
     """The units of work that a runtime runs in this process, such as the tasks of Celery.
 
@@ -69,24 +73,30 @@ class Units:
         entered = self._entered.get()
         if name not in entered:
             return
-        self._entered.set(entered[: entered.index(name)])
+        # From the end: a unit may run another one of its own name within it.
+        around = len(entered) - 1 - entered[::-1].index(name)
+        self._entered.set(entered[:around])
         with self._lock:
             running = list(self._running)
-            for ended in entered[entered.index(name) :]:
-                running.remove(ended)
+            for ended in entered[around:]:
+                with suppress(ValueError):  # it has ended in another copy of this context
+                    running.remove(ended)
             self._running = tuple(running)
 
     def current(self) -> str | None:
         """Return the name of the unit that this task or thread works for, or None.
 
         A thread that a unit has started does not know its unit. Where one unit alone is running,
-        as in a child of Celery's pool, the thread is taken for that one's.
+        as in a child of Celery's pool, the thread is taken for that one's. Where several are, it is
+        `UNKNOWN`: a pool's thread may work for one after the other.
         """
         entered = self._entered.get()
         if entered:
             return entered[-1]
         running = self._running
-        return running[0] if running and running.count(running[0]) == len(running) else None
+        if not running:
+            return None
+        return running[0] if running.count(running[0]) == len(running) else UNKNOWN
 
 
 units: Final = Units()

@@ -49,7 +49,7 @@ def _work(jobs: queue.SimpleQueue[_Job | None]) -> None:
         if future.set_running_or_notify_cancel():
             try:
                 future.set_result(act())
-            except Exception as error:  # noqa: BLE001 - handed over to who waits, not swallowed
+            except BaseException as error:  # noqa: BLE001 - handed over to who waits, not swallowed
                 future.set_exception(error)
 
 

@@ -100,24 +100,26 @@ class Instrumentation:
             self.guard(adapter.switch_off)
         self.guard(self.observer.stop)
 
-    def flush(self, timeout_s: float) -> bool:
-        """Send what the app's providers hold, and what was put off; not for those of `init`.
+    def flush(self, timeout_s: float, *, at_exit: bool = False) -> bool:
+        """Send what the app's providers hold, and what was put off.
 
         Args:
             timeout_s: Seconds to wait for it, at most.
+            at_exit: Whether those that end by themselves at the interpreter's exit are left out.
 
         Returns:
             True if it was done in time.
         """
-        return bool(self.guard(self._flush, timeout_s))
+        return bool(self.guard(self._flush, timeout_s, at_exit=at_exit))
 
-    def _flush(self, timeout_s: float) -> bool:
+    def _flush(self, timeout_s: float, *, at_exit: bool) -> bool:
         self.observer.collect()
         # Asked for now: an app may set the global ones after it is instrumented.
         tracers, meters = self._tracer_provider, self._meter_provider
         tracers = trace.get_tracer_provider() if tracers is None else tracers
         meters = metrics.get_meter_provider() if meters is None else meters
-        flushes = providers.flushes((tracers, meters))
+        given: tuple[object, ...] = (tracers, meters)
+        flushes = providers.flushes(providers.end_by_nobody(given) if at_exit else given)
         hands = hand.Hands(len(flushes))
         done = hand.in_time(hands.begin(flushes), timeout_s)
         hands.rest()

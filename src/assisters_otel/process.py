@@ -2,7 +2,8 @@
 
 A process ends in one of several moments, and may meet more than one of them: the end of a server
 (`runtimes`), of a child of multiprocessing, of the interpreter. Each sends what is queued, one at a
-time, and all of them together take `END_S` at most.
+time. Together they take `END_S` at most, unless the collector has taken everything in between. Of
+that `RESERVE_S` are left for the interpreter's exit.
 """
 
 from __future__ import annotations
@@ -26,9 +27,20 @@ if TYPE_CHECKING:
 END_S: Final = 5.0
 """What sending the rest may hold a process's end up, in seconds."""
 
+RESERVE_S: Final = 1.0
+"""What is left of that for the interpreter's exit, in seconds: a collector that is back has taken
+everything by then."""
+
+FORGET_S: Final = 30.0
+"""How long after a moment the next one is no part of the same end, in seconds: the server of a test
+or of a notebook has ended, and the process goes on."""
+
 _PROGRAMS: Final = frozenset({"subprocess", "gevent.subprocess"})
 """The modules that run programs."""
 
+
+_LOOK_S: Final = 0.01
+"""How often to look whether the app's threads are done, in seconds."""
 
 _THREADS: Final = ("Otel", "assisters-otel")
 """What the names of the SDK's threads and of ours start with. Source: the SDK, 1.44 and 1.45."""
@@ -54,6 +66,7 @@ class Process:
         self._ends_in: int | None = None
         self._end_lock = threading.Lock()
         self._left_s = END_S
+        self._last_s = 0.0  # when a moment ended last, on a steady clock
         atexit.register(self._exit)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(before=self._forking, after_in_child=self._forked)
@@ -74,7 +87,7 @@ class Process:
         Source: uvicorn raises the signal that has ended it again, with Python's own handler in
         place; the children of Celery and RQ leave by ``os._exit``. Nothing of `atexit` runs then.
         """
-        if self._end_lock.acquire(timeout=self._left_s):
+        if self._end_lock.acquire(timeout=END_S):
             try:
                 self._flush_at_end()
             finally:
@@ -82,26 +95,48 @@ class Process:
 
     def _flush_at_end(self) -> None:
         started_s = time.monotonic()
+        if started_s - self._last_s > FORGET_S:
+            self._left_s = END_S
         is_taken = False
         try:
+            timeout_s = max(self._left_s - RESERVE_S, 0.0)
             if self.current is not None:
-                is_taken = self.current.flush_at_end(self._left_s)
+                is_taken = self.current.flush_at_end(timeout_s)
             elif self.instrumentation is not None:
-                is_taken = self.instrumentation.flush(self._left_s)
+                is_taken = self.instrumentation.flush(timeout_s)
         finally:
             # What has taken everything is alive, and costs the next moment nothing.
-            took_s = time.monotonic() - started_s
-            self._left_s = END_S if is_taken else max(self._left_s - took_s, 0.0)
+            self._last_s = time.monotonic()
+            left_s = self._left_s - (self._last_s - started_s)
+            self._left_s = END_S if is_taken else max(left_s, RESERVE_S)
 
     def _exit(self) -> None:
+        """End what `init` has made, and flush what does not end by itself, at the normal exit."""
+        timeout_s = self._left_s if time.monotonic() - self._last_s <= FORGET_S else END_S
         if self.current is not None:
-            self.current.end(self._left_s)
+            self.current.end(timeout_s)
+        elif self.instrumentation is not None:
+            self.instrumentation.flush(timeout_s, at_exit=True)
 
     def _exit_child(self) -> None:
         """End a child of multiprocessing: it leaves by ``os._exit``, and nothing of `atexit` runs.
 
-        What the app's own providers hold is sent as well. At a normal exit they see to that.
+        Its threads go on until they are done, also those of executors: Python waits for them after
+        this. So does a thread that is started here, and ends what there is when they are.
         """
+        if _threads_of_the_app():
+            waiting = threading.Thread(target=self._end_after_threads, name="assisters-otel-end")
+            waiting.start()
+        else:
+            self._end_child()
+
+    def _end_after_threads(self) -> None:
+        while _threads_of_the_app():
+            time.sleep(_LOOK_S)
+        self._end_child()
+
+    def _end_child(self) -> None:
+        """End what there is, and flush the app's own providers: none ends by itself here."""
         if self.current is None or self.current.has_app_providers:
             self.flush_at_end()
         self._exit()
@@ -111,6 +146,7 @@ class Process:
     def start(self, instrumentation: Instrumentation) -> None:
         """See to the end of the process that *instrumentation* is switched on in."""
         self.instrumentation = instrumentation
+        self._left_s = END_S
         self._watch_multiprocessing()
         multiprocessing = sys.modules.get("multiprocessing.process")
         if multiprocessing is not None and multiprocessing.parent_process() is not None:
@@ -168,6 +204,12 @@ class Process:
             self.current.forked()
         elif self.instrumentation is not None:
             self.instrumentation.forked(None)
+
+
+def _threads_of_the_app() -> list[threading.Thread]:
+    """List the threads that Python waits for at a process's end, but for the two that may ask."""
+    here_are = (threading.main_thread(), threading.current_thread())
+    return [one for one in threading.enumerate() if not one.daemon and one not in here_are]
 
 
 def _runs_a_program() -> bool:

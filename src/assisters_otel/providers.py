@@ -39,6 +39,15 @@ def flushes(given: Iterable[object]) -> list[Callable[[], object]]:
     return [flush for flush in found if flush is not None]
 
 
+def end_by_nobody(given: Iterable[object]) -> list[object]:
+    """List those of the SDK's providers that do not end by themselves at the interpreter's exit.
+
+    They were made with ``shutdown_on_exit=False``. Source: the SDK, 1.44 and 1.45, where
+    ``_atexit_handler`` is None then. What is none of the SDK's sees to its own end.
+    """
+    return [one for one in given if getattr(one, "_atexit_handler", one) is None]
+
+
 def are_same(one: SpanContext, other: SpanContext) -> bool:
     """Return True if two contexts are of one span. They may be of a class that does not compare."""
     return (one.span_id, one.trace_id) == (other.span_id, other.trace_id)

@@ -186,6 +186,8 @@ class Resends:
         with self._lock:
             self._expire(now)
         origin = sending.origin()
+        if not origin.is_known:
+            return None
         place = origin.place
         places = (origin.owner_id, place or 0)
         if self._places.keys().isdisjoint(places):

@@ -103,9 +103,14 @@ class Origin(NamedTuple):
     unit: str | None
 
     @property
+    def is_known(self) -> bool:
+        """True unless its thread may work for any of several units, and no trace tells which."""
+        return self.unit != flow.UNKNOWN or self.parent is not None
+
+    @property
     def whole(self) -> str | int | None:
         """What the attempt and its resend have in common: a unit of work, else a trace, or None."""
-        if self.unit is not None:
+        if self.unit:
             return self.unit
         return None if self.parent is None else self.parent.trace_id
 
@@ -115,7 +120,7 @@ class Origin(NamedTuple):
 
         It is an id of the unit of work, else that of the parent span.
         """
-        if self.unit is not None:
+        if self.unit:
             return hash(self.unit)
         return None if self.parent is None else self.parent.span_id
 

@@ -35,6 +35,7 @@ from assisters_otel.instrumentor import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Future
     from types import TracebackType
 
     from opentelemetry.metrics import MeterProvider
@@ -191,9 +192,16 @@ class Telemetry:
             if process.here.current is not self:
                 return
             process.here.current = None
+            until_s = time.monotonic() + timeout_s
             self._guard(self._uninstrument)
+            flushed = self._guard(self._begin_last_flush)
             self._guard(self._end_exports, timeout_s)
+            self._guard(hand.in_time, flushed or (), max(until_s - time.monotonic(), 0))
             self._guard(self._hands.rest)
+
+    def _begin_last_flush(self) -> list[Future[object]]:
+        """Flush those of the app's providers that do not end by themselves."""
+        return self._hands.begin(providers.flushes(providers.end_by_nobody(self._reused)))
 
     def _uninstrument(self) -> None:
         if self._instrumentation is not None and not self.is_over():

@@ -124,7 +124,11 @@ class App:
 
 @contextmanager
 def running(
-    words: list[str], env: dict[str, str], folder: Path, **options: object
+    words: list[str],
+    env: dict[str, str],
+    folder: Path,
+    stdin: int = subprocess.DEVNULL,
+    **options: object,
 ) -> Iterator[App]:
     """Start an app; what is left of its process group at the end is killed."""
     output = folder / "output"
@@ -133,7 +137,7 @@ def running(
             words,
             env=env,
             cwd=folder,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=written,
             stderr=subprocess.STDOUT,
             text=True,

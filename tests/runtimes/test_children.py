@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,3 +50,82 @@ def test_nothing_is_lost_when_a_process_ends(
 
         assert told(api, collector) == Told(made, made, made), app.said
     assert app.code == (0 if by != "alone" else {"exception": 1, "sys.exit": 3}.get(ending, 0))
+
+
+THREADS = """
+import multiprocessing, os, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+
+import children
+from switched_on import MODE
+
+pool = ThreadPoolExecutor(1)
+
+def soon():
+    time.sleep(0.3)
+    children.once("return")
+
+def child():
+    threading.Thread(target=soon).start()
+    pool.submit(soon)
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context(sys.argv[1]).Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("mode", ["ours", "the app's"])
+@pytest.mark.parametrize("how", ["fork", "forkserver"])
+def test_what_a_child_s_threads_send_after_its_target_has_returned_is_not_lost(
+    api: FakeApi, tmp_path: Path, how: str, mode: str
+):
+    (tmp_path / "threads.py").write_text(THREADS)
+    with Collector() as collector:
+        env = environment(api, collector, mode, PYTHONPATH=f"{HERE}:{tmp_path}")
+        with running([sys.executable, "threads.py", how], env, tmp_path) as app:
+            app.end()
+
+        assert (app.code, told(api, collector)) == (0, (2, 2, 2)), app.said
+
+
+AT_EXIT = """
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+import assisters_otel, os
+
+tracers = TracerProvider(shutdown_on_exit=False)
+tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+meters = MeterProvider(
+    [PeriodicExportingMetricReader(OTLPMetricExporter())], shutdown_on_exit=False
+)
+if os.environ["BY"] == "init":
+    assisters_otel.init(tracer_provider=tracers, meter_provider=meters, hosts=[os.environ["API"]])
+else:
+    assisters_otel.AssistersInstrumentor().instrument(
+        tracer_provider=tracers, meter_provider=meters, hosts=[os.environ["API"]]
+    )
+os.environ["MODE"] = "zero-code"
+import children
+children.once("return")
+"""
+
+
+@pytest.mark.parametrize("by", ["init", "the instrumentor"])
+def test_the_app_s_providers_that_do_not_end_by_themselves_are_flushed_at_the_exit(
+    api: FakeApi, tmp_path: Path, by: str
+):
+    (tmp_path / "at_exit.py").write_text(AT_EXIT)
+    with Collector() as collector:
+        env = environment(api, collector, "ours", PYTHONPATH=f"{HERE}:{tmp_path}", BY=by)
+        with running([sys.executable, "at_exit.py"], env, tmp_path) as app:
+            app.end()
+
+        assert (app.code, told(api, collector)) == (0, (1, 1, 1)), app.said

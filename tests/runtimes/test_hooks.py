@@ -53,7 +53,7 @@ def test_shutdown_leaves_the_very_same_functions_and_receivers(when):
 
     functions, receivers = passed(f"WHEN = {when!r}\n{textwrap.dedent(script)}").splitlines()
 
-    last = ("exception", "job_failure", "job_retry", "job_success")
+    last = ("job_failure", "job_retry", "job_success")
     assert {name.partition(".")[2] for name in functions.split()} == {
         *(f"handle_{name}" for name in last),
         "perform_job",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+import socket
 import sys
 import textwrap
 from typing import TYPE_CHECKING
 
 import pytest
-from apps import HERE, command, environment, listening, running, told, visit
+from apps import HERE, command, environment, listening, running, told, visit, wait_until
 
 from otlp import Collector
 
@@ -32,12 +34,13 @@ async def server_that_ends() -> None:
         await asyncio.sleep(0.01)
     httpx.get(f"{API}/models", trust_env=False, verify=TLS)
     server.should_exit = True
-    beats = 0
+    longest_s = 0.0
     while not serving.done():
+        beat_s = time.monotonic()
         await asyncio.sleep(0.01)
-        beats += 1
+        longest_s = max(longest_s, time.monotonic() - beat_s)
     await serving
-    assert beats > 5, "the loop stood still"
+    assert longest_s < 2, "the loop stood still"
 
 started_s = time.monotonic()
 for _ in range(3):
@@ -128,3 +131,66 @@ def test_a_second_ctrl_c_waits_for_no_collector(api: FakeApi, tmp_path: Path):
             app.end()
 
     assert app.exit_s < 4, app.said
+
+
+BACK = """
+import asyncio, os
+import httpx, uvicorn
+import switched_on
+from site_app import API, TLS, asgi
+
+async def server_that_ends():
+    server = uvicorn.Server(uvicorn.Config(asgi, port=0, log_level="error"))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    httpx.get(f"{API}/models", trust_env=False, verify=TLS)
+    server.should_exit = True
+    await serving
+
+asyncio.run(server_that_ends())
+print("the collector is back", flush=True)
+input()
+httpx.get(f"{API}/models", trust_env=False, verify=TLS)
+"""
+
+
+def test_a_collector_that_is_back_takes_what_is_sent_at_the_exit(api: FakeApi, tmp_path: Path):
+    """A server that has ended while nobody listened leaves time for the exit."""
+    (tmp_path / "back.py").write_text(BACK)
+    with Collector() as gone:
+        env = environment(api, gone, "ours", PYTHONPATH=f"{HERE}:{tmp_path}")
+    reader, writer = os.pipe()
+    with running([sys.executable, "back.py"], env, tmp_path, stdin=reader) as app:
+        wait_until(lambda: "back" in app.said, app)
+        with Collector(port=int(gone.endpoint.rpartition(":")[2])) as collector:
+            os.write(writer, b"\n")
+            app.end()
+            assert told(api, collector)[2] == 2, app.said
+            assert len(collector.spans()) >= 1
+    os.close(reader)
+    os.close(writer)
+
+
+def test_requests_that_uvicorn_cancels_at_its_end_are_not_lost(api: FakeApi, tmp_path: Path):
+    for _ in range(5):
+        api.answers(fault="silence")
+    with Collector() as collector, listening() as listener:
+        fd = listener.fileno()
+        env = environment(api, collector, "ours", PYTHONPATH=str(HERE))
+        words = ("uvicorn", f"--fd={fd}", "--timeout-graceful-shutdown=1", "site_app:asgi")
+        with running(command("ours", *words), env, tmp_path, pass_fds=[fd]) as app:
+            visitors = [visitor(listener) for _ in range(5)]
+            wait_until(lambda: len(api.requests) == 5, app)
+            app.end(signal.SIGTERM)
+            for one in visitors:
+                one.close()
+
+        assert told(api, collector) == (5, 5, 5), app.said
+
+
+def visitor(listener: socket.socket) -> socket.socket:
+    """Ask the site for something, and do not wait for it."""
+    visitor = socket.create_connection(listener.getsockname())
+    visitor.sendall(b"GET / HTTP/1.1\r\nHost: site\r\n\r\n")
+    return visitor

@@ -46,7 +46,7 @@ def _then_flush(original: Callable[..., Any]) -> Callable[..., Any]:
     return handled
 
 
-_LAST: Final = ("handle_job_success", "handle_job_failure", "handle_job_retry", "handle_exception")
+_LAST: Final = ("handle_job_success", "handle_job_failure", "handle_job_retry")
 TARGETS: Final = (
     Target("rq", "Worker.perform_job", _in_unit, wherever_defined=True),
     *(Target("rq", f"Worker.{name}", _then_flush, wherever_defined=True) for name in _LAST),

@@ -14,7 +14,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.clients.patch import Target, unbound
-from assisters_otel.hand import Hand
+from assisters_otel.hand import Hands
 from assisters_otel.process import here
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _LOOK_S: Final = 0.05
 """How often to look whether the user wants to wait no longer, in seconds."""
 
+_CANCELLED_S: Final = 0.5
+"""How long a cancelled request has to end, in seconds: it needs some steps of the loop."""
+
 
 def _then_flush(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap the server's end."""
@@ -30,7 +33,9 @@ def _then_flush(original: Callable[..., Any]) -> Callable[..., Any]:
 
     async def shutdown(server: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            return await end(server, *args, **kwargs)
+            ended = await end(server, *args, **kwargs)
+            await _wait_for_cancelled(server)
+            return ended
         finally:
             await _flush(server)
 
@@ -50,15 +55,28 @@ def _then_flush_if_it_ends(original: Callable[..., Any]) -> Callable[..., Any]:
     return startup
 
 
+async def _wait_for_cancelled(server: Any) -> None:
+    """Let the requests that uvicorn has just cancelled end, with what they have sent themselves.
+
+    After ``timeout_graceful_shutdown`` it cancels their tasks, and does not wait for that.
+    """
+    tasks = set(getattr(server.server_state, "tasks", ()))
+    if tasks and not server.force_exit:
+        await asyncio.wait(tasks, timeout=_CANCELLED_S)
+
+
 async def _flush(server: Any) -> None:
     """Send what is queued, beside what else runs in the loop. A second Ctrl-C ends the waiting."""
     if threading.current_thread() is not threading.main_thread():
         return
-    sender = Hand()
-    flushed = asyncio.wrap_future(sender.do(here.flush_at_end))
-    sender.rest()
+    senders = Hands(1)
+    (sent,) = senders.begin([here.flush_at_end])
+    senders.rest()
+    flushed = asyncio.wrap_future(sent)
     while not flushed.done() and not server.force_exit:
         await asyncio.wait([flushed], timeout=_LOOK_S)
+    if flushed.done():
+        flushed.exception()  # the log has it already; asyncio would tell of it once more
 
 
 TARGETS: Final = (
