@@ -9,7 +9,10 @@ import assisters_otel
 
 ROOT = Path(assisters_otel.__file__).parent
 ORDER = [
-    "names",
+    "semconv.attributes",
+    "semconv.environment",
+    "semconv.metrics",
+    "version",
     "catalog",
     "endpoints",
     "coding",

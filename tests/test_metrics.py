@@ -6,10 +6,12 @@ import re
 import pytest
 from opentelemetry.context import Context
 
-from assisters_otel import names
 from assisters_otel.attempt import CallOutcome, Request, Resend, StreamOutcome, judge
 from assisters_otel.envelope import Envelope
 from assisters_otel.metrics import FRESH_S, MAX_FURTHER, MAX_MODELS, ClosedSet, Metrics
+from assisters_otel.semconv import attributes as names
+from assisters_otel.semconv import metrics as metric_names
+from assisters_otel.version import __version__
 from memory import Memory
 
 REQUEST = Request("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
@@ -43,7 +45,9 @@ def test_twenty_undocumented_codes_are_labels_and_the_next_is_other(memory, metr
     metrics.record(failed(code="code_3"))
     metrics.record(failed(code="invalid_model"))
 
-    points = {point["error.code"]: point["value"] for point in memory.points(names.ERRORS.name)}
+    points = {
+        point["error.code"]: point["value"] for point in memory.points(metric_names.ERRORS.name)
+    }
     assert len(points) == MAX_FURTHER + 2
     assert points["_OTHER"] == 30
     assert points["code_3"] == 2
@@ -57,7 +61,7 @@ def test_types_and_exceptions_are_closed_sets_too(memory, metrics):
         metrics.record(failed(type=f"type_{n}"))
         metrics.record(judge(REQUEST, 0.1, exception=f"Error{n}"))
 
-    types = {point["error.type"] for point in memory.points(names.ERRORS.name)}
+    types = {point["error.type"] for point in memory.points(metric_names.ERRORS.name)}
     assert len(types) == 2 * MAX_FURTHER + 1
     assert "_OTHER" in types
 
@@ -92,7 +96,7 @@ def test_a_label_that_has_overflowed_is_warned_of_once_by_its_name(
 def test_a_status_outside_http_is_other(memory, metrics):
     metrics.record(failed(status=999))
 
-    assert memory.point(names.ERRORS.name)["error.type"] == "_OTHER"
+    assert memory.point(metric_names.ERRORS.name)["error.type"] == "_OTHER"
 
 
 def test_a_closed_set_does_not_take_what_is_not_well_formed():
@@ -165,7 +169,7 @@ def test_limits_of_many_servers_are_bounded(memory, metrics, clock):
 def test_port_443_is_not_said(memory, metrics):
     metrics.record(judge(REQUEST, 0.1, status=200))
 
-    assert "server.port" not in memory.point(names.REQUEST_DURATION.name)
+    assert "server.port" not in memory.point(metric_names.REQUEST_DURATION.name)
 
 
 def test_every_metric_is_as_names_describes_it(metrics, clock):
@@ -200,22 +204,22 @@ def test_every_metric_is_as_names_describes_it(metrics, clock):
     (scope,) = data.resource_metrics[0].scope_metrics
     found = {metric.name: metric for metric in scope.metrics}
 
-    assert (scope.scope.name, scope.scope.version) == ("assisters_otel", names.__version__)
+    assert (scope.scope.name, scope.scope.version) == ("assisters_otel", __version__)
     assert scope.schema_url == names.SCHEMA_URL
-    assert set(found) == {metric.name for metric in names.METRICS}
+    assert set(found) == {metric.name for metric in metric_names.METRICS}
     kinds = {"Histogram": "histogram", "Sum": "counter", "Gauge": "gauge"}
-    for described in names.METRICS:
+    for described in metric_names.METRICS:
         metric = found[described.name]
         assert metric.unit == described.unit
         assert metric.description == described.description
         assert kinds[type(metric.data).__name__] == described.instrument
         (point,) = metric.data.data_points
         assert set(point.attributes) == set(described.attributes)
-    (duration,) = found[names.REQUEST_DURATION.name].data.data_points
-    assert duration.explicit_bounds == names.DURATION_BOUNDARIES
-    (duration,) = found[names.CALL_DURATION.name].data.data_points
-    assert duration.explicit_bounds == names.DURATION_BOUNDARIES
-    (attempts,) = found[names.CALL_ATTEMPTS.name].data.data_points
-    assert attempts.explicit_bounds == names.ATTEMPTS_BOUNDARIES
+    (duration,) = found[metric_names.REQUEST_DURATION.name].data.data_points
+    assert duration.explicit_bounds == metric_names.DURATION_BOUNDARIES
+    (duration,) = found[metric_names.CALL_DURATION.name].data.data_points
+    assert duration.explicit_bounds == metric_names.DURATION_BOUNDARIES
+    (attempts,) = found[metric_names.CALL_ATTEMPTS.name].data.data_points
+    assert attempts.explicit_bounds == metric_names.ATTEMPTS_BOUNDARIES
     assert attempts.sum == 3
     memory.shutdown()

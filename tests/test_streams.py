@@ -13,8 +13,9 @@ import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from assisters_otel import names, streams
+from assisters_otel import streams
 from assisters_otel.envelope import Envelope
+from assisters_otel.semconv import attributes as names
 from assisters_otel.streams import BROKE, CLOSED, ENDED, FORGOTTEN, MAX_BYTES, Events, events
 
 CHAT = "/v1/chat/completions"

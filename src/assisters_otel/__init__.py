@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from assisters_otel import catalog
     from assisters_otel.explanation import Explanation, explain
     from assisters_otel.instrumentor import AssistersInstrumentor
-    from assisters_otel.names import __version__
     from assisters_otel.telemetry import Status, Telemetry, init
+    from assisters_otel.version import __version__
 
 __all__ = [
     "AssistersInstrumentor",
@@ -41,7 +41,7 @@ _HOMES: Final = {
     "Explanation": "explanation",
     "Status": "telemetry",
     "Telemetry": "telemetry",
-    "__version__": "names",
+    "__version__": "version",
     "explain": "explanation",
     "init": "telemetry",
 }

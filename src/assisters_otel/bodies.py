@@ -10,8 +10,9 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from assisters_otel import names, streams
+from assisters_otel import streams
 from assisters_otel.attempt import StreamOutcome
+from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
     from collections.abc import Callable

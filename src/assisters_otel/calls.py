@@ -16,9 +16,9 @@ from urllib.parse import unquote
 
 from opentelemetry import context, trace
 
-from assisters_otel import names
 from assisters_otel.attempt import CallOutcome
 from assisters_otel.bodies import Moment
+from assisters_otel.semconv import attributes as names
 from assisters_otel.sending import Chain
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from assisters_otel import names
 from assisters_otel.masking import shown
+from assisters_otel.semconv import environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -273,9 +273,9 @@ def environment_hosts(environ: Mapping[str, str]) -> tuple[tuple[Host, ...], tup
     Returns:
         The hosts, and for each entry that is none what is wrong and what to write.
     """
-    texts = [(names.ASSISTERS_BASE_URL, environ.get(names.ASSISTERS_BASE_URL, ""))]
-    listed = environ.get(names.ASSISTERS_OTEL_HOSTS, "").split(",")
-    texts += [(names.ASSISTERS_OTEL_HOSTS, text) for text in listed]
+    texts = [(environment.ASSISTERS_BASE_URL, environ.get(environment.ASSISTERS_BASE_URL, ""))]
+    listed = environ.get(environment.ASSISTERS_OTEL_HOSTS, "").split(",")
+    texts += [(environment.ASSISTERS_OTEL_HOSTS, text) for text in listed]
     found, wrong = [], []
     for variable, text in texts:
         if text.strip():
@@ -300,18 +300,18 @@ def environment_capture_message(environ: Mapping[str, str]) -> bool:
     Raises:
         ValueError: It is neither true nor false; the message says what to write.
     """
-    text = environ.get(names.ASSISTERS_OTEL_CAPTURE_MESSAGE, "").strip().lower()
+    text = environ.get(environment.ASSISTERS_OTEL_CAPTURE_MESSAGE, "").strip().lower()
     if text not in _TRUE | _FALSE:
-        variable = names.ASSISTERS_OTEL_CAPTURE_MESSAGE
+        variable = environment.ASSISTERS_OTEL_CAPTURE_MESSAGE
         raise ValueError(f"{variable}: neither true nor false: {shown(text)}. Write true or false")
     return text in _TRUE
 
 
 def environment_captures_headers(environ: Mapping[str, str]) -> bool:
     """Return True if HTTP instrumentation is to put response headers on spans."""
-    return bool(environ.get(names.OTEL_CAPTURE_RESPONSE_HEADERS, "").strip())
+    return bool(environ.get(environment.OTEL_CAPTURE_RESPONSE_HEADERS, "").strip())
 
 
 def sdk_disabled(environ: Mapping[str, str]) -> bool:
     """Say whether ``OTEL_SDK_DISABLED`` switches everything off."""
-    return environ.get(names.OTEL_SDK_DISABLED, "").strip().lower() == "true"
+    return environ.get(environment.OTEL_SDK_DISABLED, "").strip().lower() == "true"

@@ -14,7 +14,8 @@ from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
 
-from assisters_otel import envelope, late, names, providers, spans
+from assisters_otel import envelope, late, providers, spans
+from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer

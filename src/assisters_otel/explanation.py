@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry import trace
 
-from assisters_otel import catalog, causes, envelope, masking, names, seen
+from assisters_otel import catalog, causes, envelope, masking, seen
 from assisters_otel.attempt import FAILED
 from assisters_otel.envelope import Envelope
+from assisters_otel.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -407,6 +408,6 @@ def _ticket(found: _Facts) -> str:
         f"param {found.envelope.param}" if found.envelope.param else None,
         f"request id {found.request_id or 'unknown'}",
         f"trace id {found.trace_id}" if found.trace_id else None,
-        f"assisters-otel {names.__version__}",
+        f"assisters-otel {__version__}",
     ]
     return ", ".join(part for part in parts if part)

@@ -24,7 +24,6 @@ from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 
-from assisters_otel import names
 from assisters_otel.clients import aiohttp, httpx, requests
 from assisters_otel.courier import (
     Courier,
@@ -36,6 +35,7 @@ from assisters_otel.exporters import METRICS, TRACES, Arguments, routes
 from assisters_otel.hand import Hand, in_time, limited, succeeded
 from assisters_otel.quiet import Hush
 from assisters_otel.registered import configurator, id_generator, sampler
+from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -22,7 +22,6 @@ from assisters_otel import (
     http_spans,
     logger,
     masking,
-    names,
     process,
     providers,
     runtimes,
@@ -32,6 +31,7 @@ from assisters_otel.clients import aiohttp, assisters, httpx, openai, requests, 
 from assisters_otel.clients.patch import Patches
 from assisters_otel.guard import Guard
 from assisters_otel.observe import Observer
+from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping

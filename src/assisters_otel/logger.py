@@ -6,7 +6,8 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Final
 
-from assisters_otel import foreign, names
+from assisters_otel import foreign
+from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,7 +13,8 @@ from opentelemetry.semconv.attributes.http_attributes import (
     HTTP_RESPONSE_STATUS_CODE,
 )
 
-from assisters_otel import catalog, envelope, logger, masking, names
+from assisters_otel import catalog, envelope, logger, masking
+from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,7 +19,10 @@ from opentelemetry.semconv.attributes.http_attributes import (
 )
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 
-from assisters_otel import catalog, envelope, logger, names, providers
+from assisters_otel import catalog, envelope, logger, providers
+from assisters_otel.semconv import attributes as names
+from assisters_otel.semconv import metrics as metric_names
+from assisters_otel.version import __version__
 from assisters_otel.weak_identity import WeakIdentityDict
 
 if TYPE_CHECKING:
@@ -66,10 +69,10 @@ _OF_CALL: Final = (
 _OF_STREAM: Final = (names.GEN_AI_REQUEST_MODEL,)
 
 _GAUGES: Final = (
-    (names.REQUESTS_LIMIT, envelope.RATELIMITS["requests", "limit"]),
-    (names.REQUESTS_REMAINING, envelope.RATELIMITS["requests", "remaining"]),
-    (names.TOKENS_LIMIT, envelope.RATELIMITS["tokens", "limit"]),
-    (names.TOKENS_REMAINING, envelope.RATELIMITS["tokens", "remaining"]),
+    (metric_names.REQUESTS_LIMIT, envelope.RATELIMITS["requests", "limit"]),
+    (metric_names.REQUESTS_REMAINING, envelope.RATELIMITS["requests", "remaining"]),
+    (metric_names.TOKENS_LIMIT, envelope.RATELIMITS["tokens", "limit"]),
+    (metric_names.TOKENS_REMAINING, envelope.RATELIMITS["tokens", "remaining"]),
 )
 _LIMIT_HEADERS: Final = frozenset(header for _, header in _GAUGES)
 
@@ -163,39 +166,39 @@ class Metrics:
                 nobody else would.
         """
         meter = providers.meter(
-            provider.get_meter(names.SCOPE, names.__version__, schema_url=names.SCHEMA_URL)
+            provider.get_meter(names.SCOPE, __version__, schema_url=names.SCHEMA_URL)
         )
         self._now = now
         self._collect = collect
         self._duration = meter.create_histogram(
-            names.REQUEST_DURATION.name,
-            names.REQUEST_DURATION.unit,
-            names.REQUEST_DURATION.description,
-            explicit_bucket_boundaries_advisory=names.DURATION_BOUNDARIES,
+            metric_names.REQUEST_DURATION.name,
+            metric_names.REQUEST_DURATION.unit,
+            metric_names.REQUEST_DURATION.description,
+            explicit_bucket_boundaries_advisory=metric_names.DURATION_BOUNDARIES,
         )
         self._errors = meter.create_counter(
-            names.ERRORS.name, names.ERRORS.unit, names.ERRORS.description
+            metric_names.ERRORS.name, metric_names.ERRORS.unit, metric_names.ERRORS.description
         )
         self._retries = meter.create_counter(
-            names.RETRIES.name, names.RETRIES.unit, names.RETRIES.description
+            metric_names.RETRIES.name, metric_names.RETRIES.unit, metric_names.RETRIES.description
         )
         self._call_duration = meter.create_histogram(
-            names.CALL_DURATION.name,
-            names.CALL_DURATION.unit,
-            names.CALL_DURATION.description,
-            explicit_bucket_boundaries_advisory=names.DURATION_BOUNDARIES,
+            metric_names.CALL_DURATION.name,
+            metric_names.CALL_DURATION.unit,
+            metric_names.CALL_DURATION.description,
+            explicit_bucket_boundaries_advisory=metric_names.DURATION_BOUNDARIES,
         )
         self._call_attempts = meter.create_histogram(
-            names.CALL_ATTEMPTS.name,
-            names.CALL_ATTEMPTS.unit,
-            names.CALL_ATTEMPTS.description,
-            explicit_bucket_boundaries_advisory=names.ATTEMPTS_BOUNDARIES,
+            metric_names.CALL_ATTEMPTS.name,
+            metric_names.CALL_ATTEMPTS.unit,
+            metric_names.CALL_ATTEMPTS.description,
+            explicit_bucket_boundaries_advisory=metric_names.ATTEMPTS_BOUNDARIES,
         )
         self._first_chunk = meter.create_histogram(
-            names.FIRST_CHUNK.name,
-            names.FIRST_CHUNK.unit,
-            names.FIRST_CHUNK.description,
-            explicit_bucket_boundaries_advisory=names.DURATION_BOUNDARIES,
+            metric_names.FIRST_CHUNK.name,
+            metric_names.FIRST_CHUNK.unit,
+            metric_names.FIRST_CHUNK.description,
+            explicit_bucket_boundaries_advisory=metric_names.DURATION_BOUNDARIES,
         )
         latest = _latest(provider, meter)
         latest.metrics = weakref(self)

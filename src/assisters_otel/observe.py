@@ -19,24 +19,15 @@ from urllib.parse import quote
 
 from opentelemetry import trace
 
-from assisters_otel import (
-    calls,
-    enclosing,
-    endpoints,
-    envelope,
-    late,
-    masking,
-    names,
-    quiet,
-    seen,
-    spans,
-)
+from assisters_otel import calls, enclosing, endpoints, envelope, late, masking, quiet, seen, spans
 from assisters_otel.attempt import Request
 from assisters_otel.logs import Log
 from assisters_otel.metrics import Metrics
 from assisters_otel.progress import Answer, Attempt
 from assisters_otel.resend import Resends
+from assisters_otel.semconv import attributes as names
 from assisters_otel.sending import Sending
+from assisters_otel.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,9 +85,7 @@ class Observer:
         self._collecting = 0
         self._is_begun = False
         self._before_first: Callable[[], object] | None = self._watch_collector
-        self._tracer = trace.get_tracer(
-            names.SCOPE, names.__version__, tracer_provider, names.SCHEMA_URL
-        )
+        self._tracer = trace.get_tracer(names.SCOPE, __version__, tracer_provider, names.SCHEMA_URL)
         # Last: from now on a reader may ask.
         self._metrics = Metrics(meter_provider, time.monotonic, self.collect)
 

@@ -15,12 +15,12 @@ from assisters_otel import (
     enclosing,
     envelope,
     masking,
-    names,
     seen,
     spans,
     streams,
 )
 from assisters_otel.attempt import FAILED, REDIRECTED, judge
+from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -21,7 +21,8 @@ from opentelemetry.semconv.attributes.http_attributes import (
 from opentelemetry.semconv.attributes.url_attributes import URL_FULL
 from opentelemetry.trace import SpanKind, StatusCode
 
-from assisters_otel import endpoints, envelope, http_spans, masking, names, providers
+from assisters_otel import endpoints, envelope, http_spans, masking, providers
+from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

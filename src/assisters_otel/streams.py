@@ -11,7 +11,8 @@ import zlib
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
-from assisters_otel import coding, endpoints, envelope, names
+from assisters_otel import coding, endpoints, envelope
+from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

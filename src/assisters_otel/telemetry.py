@@ -13,17 +13,7 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider
 
 from assisters_otel import config as configs
-from assisters_otel import (
-    export,
-    exporters,
-    hand,
-    logger,
-    masking,
-    names,
-    process,
-    providers,
-    variables,
-)
+from assisters_otel import export, exporters, hand, logger, masking, process, providers, variables
 from assisters_otel.guard import Guard
 from assisters_otel.instrumentor import (
     AssistersInstrumentor,
@@ -32,6 +22,8 @@ from assisters_otel.instrumentor import (
     tell_of_wrong,
     with_environment,
 )
+from assisters_otel.semconv import attributes as names
+from assisters_otel.semconv import environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -305,7 +297,7 @@ def init(  # noqa: PLR0913 - the contract's signature
 
 def _start(arguments: _Arguments, guard: Guard) -> Telemetry:
     if configs.sdk_disabled(os.environ):
-        logger.info("%s is true: nothing is watched", names.OTEL_SDK_DISABLED)
+        logger.info("%s is true: nothing is watched", environment.OTEL_SDK_DISABLED)
         return Telemetry(arguments, guard)
     wrong = variables.corrections(os.environ)
     config = with_environment(
@@ -341,8 +333,10 @@ def _begin(
     tell_of_wrong(
         wrong, {signal for signal, is_built in built.items() if is_built}, strict=config.strict
     )
-    if os.environ.get(names.OTEL_PYTHON_LOGGER_CONFIGURATOR):
-        logger.info("%s is not used: init makes no loggers", names.OTEL_PYTHON_LOGGER_CONFIGURATOR)
+    if os.environ.get(environment.OTEL_PYTHON_LOGGER_CONFIGURATOR):
+        logger.info(
+            "%s is not used: init makes no loggers", environment.OTEL_PYTHON_LOGGER_CONFIGURATOR
+        )
     exports = None
     if tracers is None or meters is None:
         exports = _build(config, traces=tracers is None, metrics=meters is None)

@@ -25,7 +25,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import SpanKind, StatusCode
 
 import assisters_otel
-from assisters_otel import logs, names
+from assisters_otel import logs
+from assisters_otel.semconv import metrics as metric_names
 from assisters_otel.testing import answer
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ class Floor:
 
     def __init__(self, tracers: TracerProvider, meters: MeterProvider) -> None:
         meter = meters.get_meter("floor")
-        bounds = {"explicit_bucket_boundaries_advisory": names.DURATION_BOUNDARIES}
+        bounds = {"explicit_bucket_boundaries_advisory": metric_names.DURATION_BOUNDARIES}
         self._tracer = tracers.get_tracer("floor")
         self._duration = meter.create_histogram("a", **bounds)
         self._call_duration = meter.create_histogram("b", **bounds)

@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 import pytest
 from opentelemetry.trace import SpanKind
 
-from assisters_otel import names
 from assisters_otel.cli import performance, report
 from assisters_otel.cli.performance import Performance, Played
 from assisters_otel.cli.recording import Recording
 from assisters_otel.cli.scenes import SCENES
+from assisters_otel.semconv import attributes as names
+from assisters_otel.semconv import metrics as metric_names
+from assisters_otel.version import __version__
 from otlp import Collector
 
 CODES = [name for scene in SCENES for name in scene.errors if name]
@@ -122,7 +124,11 @@ def test_the_metrics_count_each_error_once(shown):
         assert f" {COUNTED.count(name)}  {name}" in table
     assert f"{sum(len(scene.errors) for scene in SCENES)}  " in table
     assert "mean 0." in table
-    for metric in (names.ERRORS, names.REQUEST_DURATION, names.REQUESTS_REMAINING):
+    for metric in (
+        metric_names.ERRORS,
+        metric_names.REQUEST_DURATION,
+        metric_names.REQUESTS_REMAINING,
+    ):
         assert metric.name in table
 
 
@@ -217,10 +223,10 @@ def test_json_is_one_document_and_nothing_else(printed):
     assert (document["sent"], document["destinations"]) == (None, [])
     assert len(document["log"]) == len(LOGGED)
     points = {metric["name"]: metric["points"] for metric in document["metrics"]}
-    assert points.keys() <= {metric.name for metric in names.METRICS}
-    assert points[names.REQUESTS_REMAINING.name][0]["value"] == 999
-    assert sum(point["value"] for point in points[names.ERRORS.name]) == len(COUNTED)
-    durations = points[names.REQUEST_DURATION.name]
+    assert points.keys() <= {metric.name for metric in metric_names.METRICS}
+    assert points[metric_names.REQUESTS_REMAINING.name][0]["value"] == 999
+    assert sum(point["value"] for point in points[metric_names.ERRORS.name]) == len(COUNTED)
+    durations = points[metric_names.REQUEST_DURATION.name]
     assert sum(point["count"] for point in durations) == sum(len(s.errors) for s in SCENES)
 
 
@@ -263,7 +269,7 @@ def test_the_same_telemetry_goes_to_an_otlp_endpoint(call, short, monkeypatch, h
             monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
             option = []
         code, out, err = call("demo", "--json", *option)
-        spans, points = collector.spans(), collector.points(names.ERRORS.name)
+        spans, points = collector.spans(), collector.points(metric_names.ERRORS.name)
 
     document = json.loads(out)
     (scene,) = document["scenes"]
@@ -321,7 +327,11 @@ def test_a_narrow_terminal_cuts_no_metric_and_no_command(call, monkeypatch, colu
     _, out, _ = call("demo")
 
     told = "".join(out.split())
-    for metric in (names.ERRORS, names.REQUEST_DURATION, names.REQUESTS_REMAINING):
+    for metric in (
+        metric_names.ERRORS,
+        metric_names.REQUEST_DURATION,
+        metric_names.REQUESTS_REMAINING,
+    ):
         assert metric.name in told
     for name in ALONE.errors:
         assert f"  1  {name}" in out
@@ -333,7 +343,7 @@ def test_the_last_line_is_a_command_that_works_wherever_the_script_is(monkeypatc
     monkeypatch.setenv("PATH", str(tmp_path))
     by_module = shlex.split(report._command())
     done = subprocess.run([*by_module, "--version"], capture_output=True, check=True, text=True)
-    assert done.stdout == f"assisters-otel {names.__version__}\n"
+    assert done.stdout == f"assisters-otel {__version__}\n"
 
     other = tmp_path / "assisters-otel"  # of another environment
     other.write_text("#!/bin/sh\n")

@@ -35,13 +35,15 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from urllib3.exceptions import HTTPError
 
-from assisters_otel import catalog, coding, endpoints, envelope, masking, names, spans, streams
+from assisters_otel import catalog, coding, endpoints, envelope, masking, spans, streams
 from assisters_otel.clients import httpx as adapter
 from assisters_otel.clients import wire
 from assisters_otel.config import Config, Host
 from assisters_otel.guard import Guard
 from assisters_otel.metrics import MAX_FURTHER, MAX_MODELS
 from assisters_otel.observe import Observer
+from assisters_otel.semconv import attributes as names
+from assisters_otel.semconv import metrics as metric_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -289,7 +291,7 @@ class Process:
                     _is_clean(text, masking.MAX_MESSAGE)
 
     def _check_labels(self, metric: str, labels: dict[str, Any]) -> None:
-        documented = {m.name: m.attributes for m in names.METRICS}[metric]
+        documented = {m.name: m.attributes for m in metric_names.METRICS}[metric]
         assert set(labels) <= set(documented)
         for name, value in labels.items():
             known = _KNOWN.get(name)

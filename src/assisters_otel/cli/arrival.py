@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry.sdk.environment_variables import OTEL_EXPORTER_OTLP_ENDPOINT
 
-from assisters_otel import export, names
+from assisters_otel import export
 from assisters_otel.cli import log
 from assisters_otel.cli.finding import Finding
 from assisters_otel.exporters import METRICS, TRACES
+from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

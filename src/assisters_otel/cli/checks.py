@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from assisters_otel import config, names
+from assisters_otel import config
 from assisters_otel.cli import installed, process, way
 from assisters_otel.cli.finding import Finding
 from assisters_otel.masking import shown
+from assisters_otel.semconv import environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _OPT_IN: Final = "OTEL_SEMCONV_STABILITY_OPT_IN"
 _MODES: Final = frozenset({"http", "http/dup"})
-_BASE_URLS: Final = ("OPENAI_BASE_URL", names.ASSISTERS_BASE_URL)
+_BASE_URLS: Final = ("OPENAI_BASE_URL", environment.ASSISTERS_BASE_URL)
 
 
 def every(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -60,7 +61,7 @@ def _hosts(environ: Mapping[str, str]) -> Iterator[Finding]:
                 variable,
                 False,
                 f"{parts.hostname} is not watched: its requests have no error on their spans",
-                f"Set {names.ASSISTERS_OTEL_HOSTS}={parts.netloc.rpartition('@')[2]}, "
+                f"Set {environment.ASSISTERS_OTEL_HOSTS}={parts.netloc.rpartition('@')[2]}, "
                 "or init(hosts=[…]), if it is the Assisters API.",
             )
     yield Finding("hosts", True, f"watched: {', '.join(map(str, watched))}")

@@ -8,7 +8,8 @@ from typing import Annotated, Final
 
 import typer
 
-from assisters_otel import config, names
+from assisters_otel import config
+from assisters_otel.semconv import environment
 
 HELP: Final = (
     "Let real clients meet documented errors on a fake API, and show what telemetry says of "
@@ -46,7 +47,9 @@ def demo(
     from assisters_otel.cli.recording import Recording  # noqa: PLC0415
 
     if config.sdk_disabled(os.environ):
-        raise typer.BadParameter(f"{names.OTEL_SDK_DISABLED} is true: there is nothing to show.")
+        raise typer.BadParameter(
+            f"{environment.OTEL_SDK_DISABLED} is true: there is nothing to show."
+        )
     try:
         recording = Recording(endpoint)
     except ValueError as error:

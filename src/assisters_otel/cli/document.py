@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from opentelemetry.sdk.metrics.export import NumberDataPoint
 from opentelemetry.trace import format_span_id
 
-from assisters_otel import names
 from assisters_otel.cli.recording import SERVICE
+from assisters_otel.version import __version__
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import DataPointT, Metric
@@ -22,7 +22,7 @@ def write(performance: Performance) -> str:
     """Write the document: scenes with their calls and attempts, metrics with their points."""
     return json.dumps(
         {
-            "version": names.__version__,
+            "version": __version__,
             "service": SERVICE,
             "ok": not performance.problems,
             "problems": performance.problems,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from assisters_otel import names
 from assisters_otel.cli.finding import Finding
+from assisters_otel.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,7 +127,7 @@ def _versions() -> Iterator[Finding]:
         yield Finding("versions", False, text, f"pip install --upgrade {name} {DISTRIBUTION}")
     if not wrong:
         yield Finding(
-            "versions", True, f"{DISTRIBUTION} {names.__version__}, "
+            "versions", True, f"{DISTRIBUTION} {__version__}, "
             f"opentelemetry-sdk {_installed('opentelemetry-sdk')}: as they should be",
         )  # fmt: skip
 

@@ -10,10 +10,13 @@ from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.http_attributes import HTTP_REQUEST_RESEND_COUNT
 from opentelemetry.trace import SpanKind, format_trace_id
 
-from assisters_otel import init, names
+from assisters_otel import init
 from assisters_otel.cli import log
 from assisters_otel.cli.scenes import SCENES, Scene
+from assisters_otel.semconv import attributes as names
+from assisters_otel.semconv import metrics as metric_names
 from assisters_otel.testing import FakeApi
+from assisters_otel.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -87,7 +90,7 @@ def perform(recording: Recording) -> Performance:
     Args:
         recording: What takes the telemetry; it is ended here.
     """
-    tracer = recording.tracer_provider.get_tracer(_SCOPE, names.__version__)
+    tracer = recording.tracer_provider.get_tracer(_SCOPE, __version__)
     with (
         log.heard() as heard,
         FakeApi() as api,
@@ -171,9 +174,9 @@ def _wrong_metrics(metrics: tuple[Metric, ...]) -> Iterator[str]:
         retries.update(reason for reason, number in resent if number)
         outcomes.update(scene.outcomes)
     for name, wanted, key in (
-        (names.ERRORS.name, errors, error),
-        (names.RETRIES.name, retries, _reason),
-        (names.CALL_DURATION.name, outcomes, outcome),
+        (metric_names.ERRORS.name, errors, error),
+        (metric_names.RETRIES.name, retries, _reason),
+        (metric_names.CALL_DURATION.name, outcomes, outcome),
     ):
         seen: Counter[object] = Counter()
         for point in (p for m in metrics if m.name == name for p in m.data.data_points):

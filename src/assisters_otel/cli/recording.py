@@ -13,9 +13,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-from assisters_otel import export, names
+from assisters_otel import export
 from assisters_otel.cli import arrival
 from assisters_otel.exporters import METRICS, TRACES
+from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import Metric

@@ -22,10 +22,12 @@ from rich.padding import Padding
 from rich.text import Text
 from rich.tree import Tree
 
-from assisters_otel import catalog, names
+from assisters_otel import catalog
 from assisters_otel.cli import counts, layout
 from assisters_otel.cli.performance import error, is_attempt, outcome, stream
 from assisters_otel.cli.recording import SERVICE
+from assisters_otel.semconv import attributes as names
+from assisters_otel.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +47,7 @@ _LOG_LINES: Final = 2
 
 _WINDOWS: Final = ("requests", "tokens")
 
-_TITLE: Final = f"[bold]assisters-otel {names.__version__}[/]: real clients against a fake API\n"
+_TITLE: Final = f"[bold]assisters-otel {__version__}[/]: real clients against a fake API\n"
 
 _PICTURE_TRACES: Final = 2
 _PICTURE_COLUMNS: Final = 100

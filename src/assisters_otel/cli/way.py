@@ -12,10 +12,11 @@ from opentelemetry.sdk.metrics.export import ConsoleMetricExporter
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 from opentelemetry.sdk.trace.sampling import Decision
 
-from assisters_otel import config, exporters, names, otlp_grpc, registered, tls_files
+from assisters_otel import config, exporters, otlp_grpc, registered, tls_files
 from assisters_otel.cli import arrival
 from assisters_otel.cli.finding import Finding
 from assisters_otel.exporters import METRICS, TRACES, Arguments
+from assisters_otel.semconv import environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -77,8 +78,9 @@ def findings(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Findi
 def _sdk(environ: Mapping[str, str]) -> Finding:
     if config.sdk_disabled(environ):
         return Finding(
-            "SDK", False, f"{names.OTEL_SDK_DISABLED} is true: nothing is patched, nothing sent",
-            f"Unset {names.OTEL_SDK_DISABLED}.",
+            "SDK", False,
+            f"{environment.OTEL_SDK_DISABLED} is true: nothing is patched, nothing sent",
+            f"Unset {environment.OTEL_SDK_DISABLED}.",
         )  # fmt: skip
     return Finding("SDK", True, "not disabled")
 

@@ -1,8 +1,4 @@
-"""Every name that leaves this library: attributes, metrics, variables.
-
-The semantic conventions' stable names are imported where they are used, from
-`opentelemetry.semconv`. The README's tables are checked against this module.
-"""
+"""Every attribute name that leaves the library, and the values of closed sets."""
 
 from __future__ import annotations
 
@@ -10,15 +6,11 @@ from typing import Final, NamedTuple
 
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.http_attributes import (
-    HTTP_REQUEST_METHOD,
     HTTP_REQUEST_RESEND_COUNT,
     HTTP_RESPONSE_HEADER_TEMPLATE,
-    HTTP_RESPONSE_STATUS_CODE,
 )
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 from opentelemetry.semconv.schemas import Schemas
-
-__version__ = "0.1.0"
 
 SCOPE: Final = "assisters_otel"
 """The name of our meter, our tracer and our logger."""
@@ -26,30 +18,8 @@ SCOPE: Final = "assisters_otel"
 SCHEMA_URL: Final = Schemas.V1_41_1.value
 """The semantic conventions that our names follow."""
 
-# -- environment variables ------------------------------------------------------------------
-
-ASSISTERS_BASE_URL: Final = "ASSISTERS_BASE_URL"
-"""The API's own name for a gateway's base URL. Watched as well."""
-
-ASSISTERS_OTEL_HOSTS: Final = "ASSISTERS_OTEL_HOSTS"
-"""Further hosts to watch: ``host[:port][/path-prefix]``, separated by commas."""
-
-ASSISTERS_OTEL_CAPTURE_MESSAGE: Final = "ASSISTERS_OTEL_CAPTURE_MESSAGE"
-"""``true`` puts the envelope's message, masked and cut, on the span. Off by default."""
-
-OTEL_SDK_DISABLED: Final = "OTEL_SDK_DISABLED"
-"""``true`` switches everything off. Source: OpenTelemetry's environment variables."""
-
-OTEL_CAPTURE_RESPONSE_HEADERS: Final = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE"
-"""Which response headers HTTP instrumentation puts on spans. Source: the same."""
-
-OTEL_PYTHON_LOGGER_CONFIGURATOR: Final = "OTEL_PYTHON_LOGGER_CONFIGURATOR"
-"""Which loggers are on, for who makes loggers. Source: OpenTelemetry's SDK for Python."""
-
 NOT_SEEN: Final = ("http.client", "urllib.request", "urllib3", "pycurl", "niquests")
 """Clients of which no request is seen; urllib3's only under requests."""
-
-# -- attributes -----------------------------------------------------------------------------
 
 URL_TEMPLATE: Final = "url.template"
 """string. Source: semantic conventions, in development, so typed here."""
@@ -265,156 +235,4 @@ STREAM_ATTRIBUTES: Final = (
     Attribute(ERROR_RETRYABLE, "bool", "outcome `error`, `truncated`", "whether a retry can help"),
     Attribute(ERROR_MESSAGE, "string", "same, and `capture_message`", "masked"),
     Attribute(REQUEST_ID, "string", "the response has X-Request-ID", "its value"),
-)
-
-# -- metrics --------------------------------------------------------------------------------
-
-
-class Metric(NamedTuple):
-    """One instrument.
-
-    Attributes:
-        name: As it is sent.
-        instrument: ``histogram``, ``counter`` or ``gauge`` (observable).
-        unit: In UCUM, as OpenTelemetry wants it.
-        description: What a backend shows beside it.
-        attributes: The attributes that its points may have.
-    """
-
-    name: str
-    instrument: str
-    unit: str
-    description: str
-    attributes: tuple[str, ...]
-
-
-DURATION_BOUNDARIES: Final = (
-    0.01,
-    0.02,
-    0.04,
-    0.08,
-    0.16,
-    0.32,
-    0.64,
-    1.28,
-    2.56,
-    5.12,
-    10.24,
-    20.48,
-    40.96,
-    81.92,
-)
-"""Seconds. Source: semantic conventions, ``gen_ai.client.operation.duration``."""
-
-REQUEST_DURATION: Final = Metric(
-    "assisters.client.request.duration",
-    "histogram",
-    "s",
-    "Time from sending a request to its response headers, or to its failure.",
-    (
-        HTTP_REQUEST_METHOD,
-        URL_TEMPLATE,
-        SERVER_ADDRESS,
-        SERVER_PORT,
-        HTTP_RESPONSE_STATUS_CODE,
-        ERROR_TYPE,
-        ERROR_CODE,
-    ),
-)
-ERRORS: Final = Metric(
-    "assisters.client.errors",
-    "counter",
-    "{error}",
-    "Attempts that failed.",
-    (
-        ERROR_TYPE,
-        ERROR_CODE,
-        HTTP_RESPONSE_STATUS_CODE,
-        URL_TEMPLATE,
-        SERVER_ADDRESS,
-        SERVER_PORT,
-        ERROR_RETRYABLE,
-    ),
-)
-RETRIES: Final = Metric(
-    "assisters.client.retries",
-    "counter",
-    "{retry}",
-    "Attempts that were sent again after one that failed or was cancelled.",
-    (RETRY_REASON, RETRY_EARLY, RETRY_FUTILE, URL_TEMPLATE, SERVER_ADDRESS, SERVER_PORT),
-)
-_CALL: Final = (
-    GEN_AI_OPERATION_NAME,
-    GEN_AI_REQUEST_MODEL,
-    URL_TEMPLATE,
-    SERVER_ADDRESS,
-    SERVER_PORT,
-    CALL_OUTCOME,
-    ERROR_TYPE,
-    ERROR_CODE,
-)
-CALL_DURATION: Final = Metric(
-    "assisters.client.call.duration",
-    "histogram",
-    "s",
-    "Time from the start of an SDK's call, over its retries, to the end of its body.",
-    _CALL,
-)
-CALL_ATTEMPTS: Final = Metric(
-    "assisters.client.call.attempts",
-    "histogram",
-    "{attempt}",
-    "Attempts that an SDK's call took; a redirect's hop belongs to the attempt before it.",
-    _CALL,
-)
-ATTEMPTS_BOUNDARIES: Final = (1, 2, 3, 4, 5, 8)
-"""Attempts. Three is what `openai` and `assisters` make of themselves."""
-
-FIRST_CHUNK: Final = Metric(
-    "assisters.client.stream.time_to_first_chunk",
-    "histogram",
-    "s",
-    "Time from the start of a call, or of a request outside one, to the first event of its stream.",
-    (GEN_AI_REQUEST_MODEL, URL_TEMPLATE, SERVER_ADDRESS, SERVER_PORT),
-)
-_SERVER: Final = (SERVER_ADDRESS, SERVER_PORT)
-REQUESTS_LIMIT: Final = Metric(
-    "assisters.client.ratelimit.requests.limit",
-    "gauge",
-    "{request}",
-    "Requests a minute that the last response allowed.",
-    _SERVER,
-)
-REQUESTS_REMAINING: Final = Metric(
-    "assisters.client.ratelimit.requests.remaining",
-    "gauge",
-    "{request}",
-    "Requests of this minute that the last response left.",
-    _SERVER,
-)
-TOKENS_LIMIT: Final = Metric(
-    "assisters.client.ratelimit.tokens.limit",
-    "gauge",
-    "{token}",
-    "Tokens a minute that the last response allowed.",
-    _SERVER,
-)
-TOKENS_REMAINING: Final = Metric(
-    "assisters.client.ratelimit.tokens.remaining",
-    "gauge",
-    "{token}",
-    "Tokens of this minute that the last response left.",
-    _SERVER,
-)
-METRICS: Final = (
-    REQUEST_DURATION,
-    ERRORS,
-    RETRIES,
-    CALL_DURATION,
-    CALL_ATTEMPTS,
-    FIRST_CHUNK,
-    REQUESTS_LIMIT,
-    REQUESTS_REMAINING,
-    TOKENS_LIMIT,
-    TOKENS_REMAINING,
 )
