@@ -10,6 +10,8 @@ import assisters_otel
 ROOT = Path(assisters_otel.__file__).parent
 ORDER = [
     "semconv.attributes",
+    "variables.values",
+    "variables.rules",
     "semconv.environment",
     "semconv.metrics",
     "version",
@@ -17,7 +19,7 @@ ORDER = [
     "endpoints",
     "coding",
     "masking",
-    "variables",
+    "variables.corrections",
     "envelope",
     "causes",
     "attempt",

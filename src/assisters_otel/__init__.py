@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Final
 
-from assisters_otel import variables
+from assisters_otel.variables import corrections
 
 if TYPE_CHECKING:
     from assisters_otel import catalog
@@ -32,7 +32,7 @@ __all__ = [
     "init",
 ]
 
-variables.import_opentelemetry()
+corrections.import_opentelemetry()
 
 # Loaded when they are asked for: pytest imports this package, for its plug-in, in the test
 # runs of everybody who has it, and they need not wait for OpenTelemetry's SDK.

@@ -22,7 +22,7 @@ from assisters_otel.config import PROTOCOLS, WrongArgument, may_hold_password
 from assisters_otel.masking import shown
 from assisters_otel.quiet import Destination, Reach
 from assisters_otel.registered import load
-from assisters_otel.variables import corrected
+from assisters_otel.variables.corrections import corrected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -17,21 +17,13 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 )
 
 from assisters_otel import config as configs
-from assisters_otel import (
-    hand,
-    http_spans,
-    logger,
-    masking,
-    process,
-    providers,
-    runtimes,
-    variables,
-)
+from assisters_otel import hand, http_spans, logger, masking, process, providers, runtimes
 from assisters_otel.clients import aiohttp, assisters, httpx, openai, requests, retries
 from assisters_otel.clients.patch import Patches
 from assisters_otel.guard import Guard
 from assisters_otel.observe import Observer
 from assisters_otel.semconv import attributes as names
+from assisters_otel.variables import corrections
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -161,7 +153,7 @@ class Instrumentation:
     def _switch_on(self, module: str) -> None:
         adapter = self._adapters.get(module)
         if adapter is not None and not adapter.theirs_is_on():
-            with variables.corrected():  # which HTTP instrumentation reads
+            with corrections.corrected():  # which HTTP instrumentation reads
                 adapter.switch_on()
 
 
@@ -232,7 +224,7 @@ def with_environment(
 
 
 def tell_of_wrong(
-    wrong: Iterable[variables.Correction], signals: AbstractSet[str], *, strict: bool
+    wrong: Iterable[corrections.Correction], signals: AbstractSet[str], *, strict: bool
 ) -> None:
     """Warn of each wrong variable of OpenTelemetry's that is read.
 
@@ -301,8 +293,8 @@ class AssistersInstrumentor(BaseInstrumentor):  # type: ignore[misc] # it has no
                 os.environ,
                 capture_message_given=capture_message is not None,
             )
-            tell_of_wrong(variables.corrections(os.environ), set(), strict=config.strict)
-            with variables.corrected():
+            tell_of_wrong(corrections.corrections(os.environ), set(), strict=config.strict)
+            with corrections.corrected():
                 active = Instrumentation(
                     config,
                     Guard(strict=config.strict),

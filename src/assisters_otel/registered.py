@@ -17,7 +17,7 @@ from opentelemetry.util._importlib_metadata import entry_points
 
 from assisters_otel.config import PROTOCOLS
 from assisters_otel.masking import shown
-from assisters_otel.variables import RATIO_SAMPLERS
+from assisters_otel.variables.rules import RATIO_SAMPLERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -13,7 +13,7 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider
 
 from assisters_otel import config as configs
-from assisters_otel import export, exporters, hand, logger, masking, process, providers, variables
+from assisters_otel import export, exporters, hand, logger, masking, process, providers
 from assisters_otel.guard import Guard
 from assisters_otel.instrumentor import (
     AssistersInstrumentor,
@@ -24,6 +24,7 @@ from assisters_otel.instrumentor import (
 )
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import environment
+from assisters_otel.variables import corrections, rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -208,7 +209,7 @@ class Telemetry:
 
     def _renew_metrics(self) -> None:
         if self._exports is not None and self._instrumentation is not None:
-            with variables.corrected():
+            with corrections.corrected():
                 self._instrumentation.record_in(self._exports.renew_metrics())
 
     def __repr__(self) -> str:
@@ -299,13 +300,13 @@ def _start(arguments: _Arguments, guard: Guard) -> Telemetry:
     if configs.sdk_disabled(os.environ):
         logger.info("%s is true: nothing is watched", environment.OTEL_SDK_DISABLED)
         return Telemetry(arguments, guard)
-    wrong = variables.corrections(os.environ)
+    wrong = corrections.corrections(os.environ)
     config = with_environment(
         arguments.config,
         os.environ,
         capture_message_given=arguments.capture_message is not None,
     )
-    with variables.corrected():
+    with corrections.corrected():
         return _begin(arguments, config, guard, wrong)
 
 
@@ -313,7 +314,7 @@ def _begin(
     arguments: _Arguments,
     config: configs.Config,
     guard: Guard,
-    wrong: Sequence[variables.Correction],
+    wrong: Sequence[corrections.Correction],
 ) -> Telemetry:
     # Not by their truth, which a provider with a length says otherwise.
     tracers: Any = arguments.tracer_provider
@@ -329,7 +330,7 @@ def _begin(
             "endpoint given to init is not used for it",
             " and ".join(type(provider).__name__ for provider in reused),
         )
-    built = {variables.TRACES: tracers is None, variables.METRICS: meters is None}
+    built = {rules.TRACES: tracers is None, rules.METRICS: meters is None}
     tell_of_wrong(
         wrong, {signal for signal, is_built in built.items() if is_built}, strict=config.strict
     )

@@ -26,7 +26,7 @@ from assisters_otel.clients import reader
 from assisters_otel.clients.adapter import BAGGAGE, Adapter
 from assisters_otel.clients.classes import is_a
 from assisters_otel.clients.patch import Target, unbound
-from assisters_otel.variables import corrected
+from assisters_otel.variables.corrections import corrected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable

@@ -25,7 +25,7 @@ from assisters_otel.clients.ahead import async_replay, replay
 from assisters_otel.clients.body import async_watched, watched
 from assisters_otel.clients.classes import CLIENTS, find_base, is_a
 from assisters_otel.clients.patch import Target, unbound
-from assisters_otel.variables import corrected
+from assisters_otel.variables.corrections import corrected
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -28,7 +28,7 @@ from assisters_otel.clients.patch import Patches, Target, unbound
 from assisters_otel.clients.raw import watch
 from assisters_otel.clients.routed import Routed, routed_as
 from assisters_otel.clients.wire import READ_AHEAD_S, beginning
-from assisters_otel.variables import corrected
+from assisters_otel.variables.corrections import corrected
 from assisters_otel.weak_identity import WeakIdentityDict
 
 if TYPE_CHECKING:
