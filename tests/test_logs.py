@@ -11,8 +11,9 @@ from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogR
 from opentelemetry.trace import SpanContext
 from pythonjsonlogger.json import JsonFormatter
 
-from assisters_otel.attempt import CallOutcome, Request, judge
-from assisters_otel.envelope import Envelope
+from assisters_otel.api.error_body import Envelope
+from assisters_otel.api.request import Request
+from assisters_otel.attempt import CallOutcome, judge
 from assisters_otel.logs import LINES, WINDOW_S, Log
 
 REQUEST = Request("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)

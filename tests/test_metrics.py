@@ -6,8 +6,9 @@ import re
 import pytest
 from opentelemetry.context import Context
 
-from assisters_otel.attempt import CallOutcome, Request, Resend, StreamOutcome, judge
-from assisters_otel.envelope import Envelope
+from assisters_otel.api.error_body import Envelope
+from assisters_otel.api.request import Request
+from assisters_otel.attempt import CallOutcome, Resend, StreamOutcome, judge
 from assisters_otel.metrics import FRESH_S, MAX_FURTHER, MAX_MODELS, ClosedSet, Metrics
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import metrics as metric_names

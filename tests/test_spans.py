@@ -4,7 +4,8 @@ import pytest
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 
 from assisters_otel import late, spans
-from assisters_otel.attempt import Request, judge
+from assisters_otel.api.request import Request
+from assisters_otel.attempt import judge
 from assisters_otel.guard import Guard
 
 guard = Guard(strict=True)

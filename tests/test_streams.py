@@ -13,10 +13,18 @@ import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from assisters_otel import streams
-from assisters_otel.envelope import Envelope
+from assisters_otel.api import event_stream
+from assisters_otel.api.error_body import Envelope
+from assisters_otel.api.event_stream import (
+    BROKE,
+    CLOSED,
+    ENDED,
+    FORGOTTEN,
+    MAX_BYTES,
+    Events,
+    events,
+)
 from assisters_otel.semconv import attributes as names
-from assisters_otel.streams import BROKE, CLOSED, ENDED, FORGOTTEN, MAX_BYTES, Events, events
 
 CHAT = "/v1/chat/completions"
 TEXT = b'data: {"choices": []}\n\n'
@@ -355,7 +363,7 @@ def test_a_bomb_of_lines_takes_no_time(encoding, encode, line):
     took_s = time.process_time() - ended_s
 
     assert watched.is_hidden
-    assert streams.outcome(watched, ENDED, CHAT) == names.COMPLETED
+    assert event_stream.outcome(watched, ENDED, CHAT) == names.COMPLETED
     # A loop that takes as long where nothing measures coverage; it was twenty times that.
     assert took_s < 12 * (ended_s - began_s)
 
@@ -377,7 +385,7 @@ def test_what_cannot_be_unpacked_is_neither_done_nor_truncated(encoding):
         watched.feed(b"\xffnothing of the kind" + DONE)
 
     assert watched.is_hidden
-    assert streams.outcome(watched, ENDED, CHAT) == names.COMPLETED
+    assert event_stream.outcome(watched, ENDED, CHAT) == names.COMPLETED
     assert not watched.done
 
 
@@ -407,7 +415,7 @@ def test_the_first_outcome_that_applies_is_told(body, way, template, expected):
     watched = Events()
     watched.feed(body)
 
-    assert streams.outcome(watched, way, template) == expected
+    assert event_stream.outcome(watched, way, template) == expected
 
 
 def test_only_an_event_stream_is_watched():

@@ -863,7 +863,12 @@ def test_a_trouble_of_ours_does_not_reach_the_app(api, memory, monkeypatch, capl
     def broken(*_args, **_kwargs):
         raise RuntimeError("ours, with Bearer ask_live_0123456789")
 
-    for step in ("metrics.Metrics.record", "spans.describe", "logs.Log.record", "envelope.parse"):
+    for step in (
+        "metrics.Metrics.record",
+        "spans.describe",
+        "logs.Log.record",
+        "api.error_body.parse",
+    ):
         monkeypatch.setattr(f"assisters_otel.{step}", broken)
     api.answers("invalid_model", "internal_error")
     with (

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import SpanContext
 
+    from assisters_otel.api.error_body import Envelope
+    from assisters_otel.api.request import Request
     from assisters_otel.causes import Cause
-    from assisters_otel.envelope import Envelope
 
 REDIRECTED: Final = 300
 """The first status that is a redirect."""
@@ -47,32 +48,6 @@ def is_of_dead_loop(error: BaseException) -> bool:
     `asyncio.BaseEventLoop._check_closed`, and of uvloop's.
     """
     return isinstance(error, RuntimeError) and _DEAD_LOOP in str(error)
-
-
-Place = tuple[str, int | None, str | None]
-
-
-class Request(NamedTuple):
-    """What is sent, as far as telemetry may know it.
-
-    Attributes:
-        method: As sent, ``POST``.
-        path: As sent, without the query.
-        template: The documented path, ``/v1/models/{id}``, or None.
-        address: The host's name.
-        port: The port, or None where it is 443.
-    """
-
-    method: str
-    path: str
-    template: str | None
-    address: str
-    port: int | None
-
-    @property
-    def place(self) -> Place:
-        """What metrics say of it: address, port and template."""
-        return self.address, self.port, self.template
 
 
 class StreamOutcome(NamedTuple):
@@ -104,7 +79,7 @@ class Outcome(NamedTuple):
         request: What was sent.
         duration_s: From sending to the response headers, or to the failure.
         status: The HTTP status, or None without an answer.
-        headers: What `envelope.pick` took from the response.
+        headers: What `response_headers.pick` took from the response.
         envelope: The error in the body, or in an event of it; or None.
         exception: The name of the exception in place of an answer, or in the middle
             of its body; or None.

@@ -10,14 +10,14 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from assisters_otel import streams
+from assisters_otel.api import event_stream
 from assisters_otel.attempt import StreamOutcome
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from assisters_otel.streams import Events
+    from assisters_otel.api.event_stream import Events
 
 
 class Moment(NamedTuple):
@@ -66,8 +66,8 @@ class Watcher(Protocol):
 
 
 _OF_CALL = {
-    streams.ENDED: names.OK,
-    streams.BROKE: names.FAILED,
+    event_stream.ENDED: names.OK,
+    event_stream.BROKE: names.FAILED,
     names.COMPLETED: names.OK,
     names.STREAM_ERROR: names.FAILED,
     names.TRUNCATED: names.FAILED,
@@ -131,24 +131,26 @@ class Body:
 
     def ended(self) -> None:
         """Take its regular end."""
-        self._end(streams.ENDED)
+        self._end(event_stream.ENDED)
 
     def broke(self, error: BaseException) -> None:
         """Take what was raised in place of more of it."""
-        self._end(streams.BROKE if isinstance(error, Exception) else streams.CLOSED, error)
+        self._end(
+            event_stream.BROKE if isinstance(error, Exception) else event_stream.CLOSED, error
+        )
 
     def closed(self) -> None:
         """Take its close, before its end or after: an SDK closes a stream at its ``[DONE]``."""
-        self._end(streams.CLOSED)
+        self._end(event_stream.CLOSED)
 
     def dropped(self) -> None:
         """Take note that its stream was collected. May run inside anything."""
         if not self.is_over:
-            self._watcher.put_off(partial(self._end, streams.FORGOTTEN, None, Moment.now()))
+            self._watcher.put_off(partial(self._end, event_stream.FORGOTTEN, None, Moment.now()))
 
     def abandon(self) -> None:
         """End what nobody will end any more."""
-        self._end(streams.FORGOTTEN)
+        self._end(event_stream.FORGOTTEN)
 
     def _end(self, way: str, error: BaseException | None = None, at: Moment | None = None) -> None:
         if self.is_over:
@@ -162,7 +164,7 @@ class Body:
             return
         stream = None
         if self.events is not None:
-            way = streams.outcome(self.events, way, self._template)
+            way = event_stream.outcome(self.events, way, self._template)
             stream = self._stream(self.events, way)
         self.made = _OF_CALL.get(way, names.CANCELLED_CALL)
         self.is_over = True

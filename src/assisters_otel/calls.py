@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, SpanContext
 
-    from assisters_otel.attempt import Outcome, Request
+    from assisters_otel.api.request import Message, Request
+    from assisters_otel.attempt import Outcome
     from assisters_otel.bodies import Body
-    from assisters_otel.sending import Message
 
 _KEY: Final = context.create_key("assisters_otel-call")
 _scope: Final[ContextVar[Call | None]] = ContextVar("assisters_otel-call", default=None)

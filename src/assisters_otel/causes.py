@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from assisters_otel import masking
+from assisters_otel.api import redaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,7 @@ def of(error: BaseException) -> Cause | None:
             return CERTIFICATE
         found = _NOT_THERE.search(text)
         if found is not None:
-            told = f"a file for TLS is not there: {masking.clean(found[1])}"
+            told = f"a file for TLS is not there: {redaction.clean(found[1])}"
             return Cause(told, was_asked=False, is_transient=False)
     return None
 

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from assisters_otel.masking import shown
+from assisters_otel.api.redaction import shown
 from assisters_otel.semconv import environment
 
 if TYPE_CHECKING:

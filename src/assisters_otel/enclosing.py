@@ -14,7 +14,8 @@ from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
 
-from assisters_otel import envelope, late, providers, spans
+from assisters_otel import late, providers, spans
+from assisters_otel.api import headers as response_headers
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def _call_attributes(outcome: CallOutcome, *, capture_message: bool) -> dict[str
     }
     last = outcome.last
     if last is not None:
-        request_id = envelope.text(last.headers.get(envelope.REQUEST_ID))
+        request_id = response_headers.text(last.headers.get(response_headers.REQUEST_ID))
         if request_id:
             found[names.REQUEST_ID] = request_id
         if outcome.failed and last.failed:
@@ -198,7 +199,7 @@ def _write_stream(span: Span, outcome: Outcome, *, capture_message: bool) -> Non
     found: dict[str, AttributeValue] = {}
     if outcome.stream is not None:
         found |= _stream(outcome.stream)
-    request_id = envelope.text(outcome.headers.get(envelope.REQUEST_ID))
+    request_id = response_headers.text(outcome.headers.get(response_headers.REQUEST_ID))
     if request_id:
         found[names.REQUEST_ID] = request_id
     if outcome.failed:

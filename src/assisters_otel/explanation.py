@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry import trace
 
-from assisters_otel import catalog, causes, envelope, masking, seen
+from assisters_otel import catalog, causes, seen
+from assisters_otel.api import error_body, redaction
+from assisters_otel.api import headers as response_headers
+from assisters_otel.api.error_body import Envelope
 from assisters_otel.attempt import FAILED
-from assisters_otel.envelope import Envelope
 from assisters_otel.version import __version__
 
 if TYPE_CHECKING:
@@ -178,7 +180,7 @@ def explain(thing: object) -> Explanation:
     if isinstance(thing, str) and thing.strip():
         row = catalog.find(thing)
         status = None if row is None else row.status
-        found = _Facts(status, Envelope(None if row is None else row.type, masking.clean(thing)))
+        found = _Facts(status, Envelope(None if row is None else row.type, redaction.clean(thing)))
         return _explained(found)
     met = next(filter(None, map(seen.of, _related(thing))), None)
     if met is not None:
@@ -222,8 +224,8 @@ def _of_outcome(outcome: Outcome, at_s: float, trace_id: str | None) -> _Facts:
     return _Facts(
         outcome.status,
         outcome.envelope or Envelope(),
-        envelope.text(headers.get(envelope.REQUEST_ID)),
-        envelope.seconds_to_wait(headers.get(envelope.RETRY_AFTER), at_s),
+        response_headers.text(headers.get(response_headers.REQUEST_ID)),
+        response_headers.seconds_to_wait(headers.get(response_headers.RETRY_AFTER), at_s),
         outcome.error_type if outcome.exception or outcome.stream else None,
         outcome.retryable,
         trace_id,
@@ -258,12 +260,12 @@ def _given_up_on(error: BaseException) -> int | None:
 
 def _of_response(response: object, status: int) -> _Facts:
     body = getattr(response, "_content", None)  # what has been read; nothing is read here
-    found = envelope.parse(body) if isinstance(body, bytes) else None
+    found = error_body.parse(body) if isinstance(body, bytes) else None
     return _Facts(
         status,
         found or Envelope(),
-        envelope.text(_header(response, "x-request-id")),
-        envelope.seconds_to_wait(_header(response, "retry-after"), time.time()),
+        response_headers.text(_header(response, "x-request-id")),
+        response_headers.seconds_to_wait(_header(response, "retry-after"), time.time()),
         trace_id=_current_trace(),
     )
 
@@ -286,7 +288,7 @@ def _text(thing: object, name: str) -> str | None:
     value = getattr(thing, "__dict__", {}).get(name)  # a property may warn, as aiohttp's ``code``
     if not isinstance(value, str) or value in {_NO_TYPE, _NO_ANSWER}:
         return None
-    return masking.clean(value) or None
+    return redaction.clean(value) or None
 
 
 def _is_of_network(error: BaseException) -> bool:

@@ -18,8 +18,8 @@ from opentelemetry.sdk import environment_variables as sdk_variables
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
 from opentelemetry.sdk.trace.export import SpanExporter
 
+from assisters_otel.api.redaction import shown
 from assisters_otel.config import PROTOCOLS, WrongArgument, may_hold_password
-from assisters_otel.masking import shown
 from assisters_otel.quiet import Destination, Reach
 from assisters_otel.registered import load
 from assisters_otel.variables.corrections import corrected

@@ -6,7 +6,9 @@ import logging
 import traceback
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
-from assisters_otel import foreign, logger, masking
+from assisters_otel import foreign, logger
+from assisters_otel.api import redaction
+from assisters_otel.api.limits import MAX_MESSAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +60,7 @@ class Guard:
             raise theirs
         if self.strict or (self._passing is not None and isinstance(error, self._passing)):
             raise error
-        failure = masking.clean(f"{type(error).__name__}: {error}", masking.MAX_MESSAGE)
+        failure = redaction.clean(f"{type(error).__name__}: {error}", MAX_MESSAGE)
         is_new = failure not in self._told and len(self._told) < MAX_TOLD
         if is_new:
             self._told.add(failure)
@@ -67,4 +69,4 @@ class Guard:
         tell("trouble of our own, the app is not touched: %s", failure)
         if logger.is_enabled_for(logging.DEBUG):
             trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-            logger.debug("where it came from:\n%s", masking.mask(trace))
+            logger.debug("where it came from:\n%s", redaction.mask(trace))

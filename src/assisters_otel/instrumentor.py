@@ -17,7 +17,8 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 )
 
 from assisters_otel import config as configs
-from assisters_otel import hand, http_spans, logger, masking, process, providers, runtimes
+from assisters_otel import hand, http_spans, logger, process, providers, runtimes
+from assisters_otel.api import redaction
 from assisters_otel.clients import aiohttp, assisters, httpx, openai, requests, retries
 from assisters_otel.clients.patch import Patches
 from assisters_otel.guard import Guard
@@ -237,7 +238,7 @@ def tell_of_wrong(
         ValueError: There is one, if *strict*.
     """
     read = (one for one in wrong if not one.signals or not signals.isdisjoint(one.signals))
-    _tell([masking.mask(one.text) for one in read if one.text], strict=strict)
+    _tell([redaction.mask(one.text) for one in read if one.text], strict=strict)
 
 
 def _tell(texts: Iterable[str], *, strict: bool) -> None:

@@ -13,7 +13,9 @@ from opentelemetry.semconv.attributes.http_attributes import (
     HTTP_RESPONSE_STATUS_CODE,
 )
 
-from assisters_otel import catalog, envelope, logger, masking
+from assisters_otel import catalog, logger
+from assisters_otel.api import headers as response_headers
+from assisters_otel.api import redaction
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import SpanContext
 
-    from assisters_otel.attempt import CallOutcome, Outcome, Request
+    from assisters_otel.api.request import Request
+    from assisters_otel.attempt import CallOutcome, Outcome
 
     Fields = dict[str, str | int | bool]
     _Kind = tuple[str, str]  # what failed, where
@@ -108,7 +111,7 @@ class Log:
         line: Callable[[str], str],
         fields: Callable[[], Fields],
     ) -> None:
-        where = f"{request.method} {request.template or masking.clean(request.path)}"
+        where = f"{request.method} {request.template or redaction.clean(request.path)}"
         kind = (what, where if request.template else _UNKNOWN_PATH)
         now = self._now()
         with self._lock:
@@ -164,7 +167,7 @@ def _fields(outcome: Outcome, attempts: int, span: SpanContext | None) -> Fields
         fields[names.ERROR_CODE] = outcome.code
     if outcome.status is not None:
         fields[HTTP_RESPONSE_STATUS_CODE] = outcome.status
-    request_id = envelope.text(outcome.headers.get(envelope.REQUEST_ID))
+    request_id = response_headers.text(outcome.headers.get(response_headers.REQUEST_ID))
     if request_id:
         fields[names.REQUEST_ID] = request_id
     return fields
@@ -202,7 +205,7 @@ def _line(outcome: Outcome, attempts: int, where: str) -> str:
     else:
         met = f"answered {outcome.status}" + ("" if what == str(outcome.status) else f" {what}")
     tried = f", {attempts} attempts" if attempts > 1 else ""
-    request_id = envelope.text(outcome.headers.get(envelope.REQUEST_ID))
+    request_id = response_headers.text(outcome.headers.get(response_headers.REQUEST_ID))
     quote = f" (request id {request_id})" if request_id else ""
     advice = "a retry can help" if outcome.retryable else "no retry helps"
     return f"Assisters API {met} on {where}{tried}{quote}: {advice}"
@@ -210,6 +213,8 @@ def _line(outcome: Outcome, attempts: int, where: str) -> str:
 
 def _line_of_call(outcome: CallOutcome, where: str) -> str:
     last = outcome.last
-    request_id = envelope.text(last.headers.get(envelope.REQUEST_ID)) if last else None
+    request_id = (
+        response_headers.text(last.headers.get(response_headers.REQUEST_ID)) if last else None
+    )
     quote = f" (request id {request_id})" if request_id else ""
     return f"Assisters API: the client failed ({outcome.error_type}) on {where}{quote}"

@@ -19,7 +19,8 @@ from opentelemetry.semconv.attributes.http_attributes import (
 )
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 
-from assisters_otel import catalog, envelope, logger, providers
+from assisters_otel import catalog, logger, providers
+from assisters_otel.api import headers as response_headers
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import metrics as metric_names
 from assisters_otel.version import __version__
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider
     from opentelemetry.util.types import AttributeValue
 
-    from assisters_otel.attempt import CallOutcome, Outcome, Place, Request, Resend
+    from assisters_otel.api.request import Place, Request
+    from assisters_otel.attempt import CallOutcome, Outcome, Resend
 
 MAX_FURTHER: Final = 20
 """Undocumented codes, types and exception names a process may add to the labels, each."""
@@ -69,10 +71,10 @@ _OF_CALL: Final = (
 _OF_STREAM: Final = (names.GEN_AI_REQUEST_MODEL,)
 
 _GAUGES: Final = (
-    (metric_names.REQUESTS_LIMIT, envelope.RATELIMITS["requests", "limit"]),
-    (metric_names.REQUESTS_REMAINING, envelope.RATELIMITS["requests", "remaining"]),
-    (metric_names.TOKENS_LIMIT, envelope.RATELIMITS["tokens", "limit"]),
-    (metric_names.TOKENS_REMAINING, envelope.RATELIMITS["tokens", "remaining"]),
+    (metric_names.REQUESTS_LIMIT, response_headers.RATELIMITS["requests", "limit"]),
+    (metric_names.REQUESTS_REMAINING, response_headers.RATELIMITS["requests", "remaining"]),
+    (metric_names.TOKENS_LIMIT, response_headers.RATELIMITS["tokens", "limit"]),
+    (metric_names.TOKENS_REMAINING, response_headers.RATELIMITS["tokens", "remaining"]),
 )
 _LIMIT_HEADERS: Final = frozenset(header for _, header in _GAUGES)
 
@@ -302,7 +304,7 @@ class Metrics:
         oldest = self._now() - FRESH_S
         observations = []
         for (address, port), (at, headers) in list(self._limits.items()):
-            value = envelope.integer(headers.get(header))
+            value = response_headers.integer(headers.get(header))
             if value is not None and at >= oldest:
                 observations.append(Observation(value, _server(address, port)))
         return observations

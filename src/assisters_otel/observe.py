@@ -19,8 +19,10 @@ from urllib.parse import quote
 
 from opentelemetry import trace
 
-from assisters_otel import calls, enclosing, endpoints, envelope, late, masking, quiet, seen, spans
-from assisters_otel.attempt import Request
+from assisters_otel import calls, enclosing, late, quiet, seen, spans
+from assisters_otel.api import endpoints, redaction
+from assisters_otel.api import headers as response_headers
+from assisters_otel.api.request import Request
 from assisters_otel.logs import Log
 from assisters_otel.metrics import Metrics
 from assisters_otel.progress import Answer, Attempt
@@ -36,10 +38,10 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
 
     from assisters_otel import bodies
+    from assisters_otel.api.request import Message
     from assisters_otel.attempt import CallOutcome, Outcome, Resend
     from assisters_otel.config import Config, Host
     from assisters_otel.guard import Guard
-    from assisters_otel.sending import Message
 
 # What clients leave as it is in a path: RFC 3986's reserved characters, and the sign of an escape.
 _UNQUOTED: Final = "%/:=&?~#+!$,;'@()*[]"
@@ -218,7 +220,7 @@ class Observer:
         if request is None:
             return None
         operation = endpoints.OPERATIONS.get(request.template or "")
-        name = masking.clean(model) or None if isinstance(model, str) else None
+        name = redaction.clean(model) or None if isinstance(model, str) else None
         return self.call(calls.Asked(request, operation, name))
 
     def raised(self, call: calls.Call, error: BaseException) -> None:
@@ -331,11 +333,11 @@ class Observer:
         if failed or outcome.cancelled:
             self.guard(self._resends.failed, sending, outcome, time.time())
             return
-        is_watched = call is not None or envelope.is_event_stream(outcome.headers)
+        is_watched = call is not None or response_headers.is_event_stream(outcome.headers)
         is_open = is_watched and not outcome.is_redirect
         self.guard(self._resends.answered, sending, is_open=is_open)
-        if envelope.LOCATION in outcome.headers and outcome.is_redirect:
-            location = outcome.headers[envelope.LOCATION].decode("latin-1")
+        if response_headers.LOCATION in outcome.headers and outcome.is_redirect:
+            location = outcome.headers[response_headers.LOCATION].decode("latin-1")
             self.guard(self._resends.redirected, sending, location)
 
     def _describe_captured(

@@ -24,7 +24,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from requests.adapters import BaseAdapter
 
-from assisters_otel import masking, tls_files
+from assisters_otel import tls_files
+from assisters_otel.api import redaction
 from assisters_otel.quiet import NotTaken, describe, raise_rejected
 from assisters_otel.registered import load
 
@@ -229,7 +230,7 @@ def shown(url: str) -> str:
         return "what is no URL"
     place = parts.netloc.rpartition("@")[2]
     scheme = f"{parts.scheme}:" if parts.scheme else ""
-    return masking.clean(f"{scheme}//{place}{parts.path}" if place else f"{scheme}{parts.path}")
+    return redaction.clean(f"{scheme}//{place}{parts.path}" if place else f"{scheme}{parts.path}")
 
 
 def _redirect(response: Response) -> str:

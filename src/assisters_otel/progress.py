@@ -8,17 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 from weakref import ref as weakref
 
-from assisters_otel import (
-    bodies,
-    causes,
-    coding,
-    enclosing,
-    envelope,
-    masking,
-    seen,
-    spans,
-    streams,
-)
+from assisters_otel import bodies, causes, enclosing, seen, spans
+from assisters_otel.api import error_body, event_stream, redaction
+from assisters_otel.api import headers as response_headers
+from assisters_otel.api.content_encoding import decompress
 from assisters_otel.attempt import FAILED, REDIRECTED, judge
 from assisters_otel.semconv import attributes as names
 
@@ -73,16 +66,16 @@ class Attempt:
         """
         self._duration_s = time.perf_counter() - self._started
         self._status = status
-        self._headers = envelope.pick(headers)
+        self._headers = response_headers.pick(headers)
         return status >= FAILED
 
     def body_may_be_read(self) -> bool:
         """Say whether the body of what `answered` took may be read ahead."""
-        return envelope.may_be_read(self._headers)
+        return response_headers.may_be_read(self._headers)
 
     def length(self) -> int | None:
         """Say how long the peer says the body is, in bytes."""
-        return envelope.integer(self._headers.get(envelope.CONTENT_LENGTH))
+        return response_headers.integer(self._headers.get(response_headers.CONTENT_LENGTH))
 
     def ended(self, body: bytes | None = None) -> None:
         """Report an answer.
@@ -109,19 +102,19 @@ class Attempt:
 
     def _is_odd(self) -> bool:
         """Return True if the request id is none as the API makes them."""
-        return not self._headers.get(envelope.REQUEST_ID, _ID).startswith(_ID)
+        return not self._headers.get(response_headers.REQUEST_ID, _ID).startswith(_ID)
 
     def _hide_secrets(self) -> None:
         """Take what the request's own headers hold out of a request id that quotes it."""
-        quoted = self._headers.get(envelope.REQUEST_ID)
+        quoted = self._headers.get(response_headers.REQUEST_ID)
         if quoted is not None:
-            told = masking.without(quoted.decode("latin-1"), self._sending.secrets())
-            self._headers[envelope.REQUEST_ID] = told.encode("latin-1", "replace")
+            told = redaction.without(quoted.decode("latin-1"), self._sending.secrets())
+            self._headers[response_headers.REQUEST_ID] = told.encode("latin-1", "replace")
 
     @property
     def is_to_be_watched(self) -> bool:
         """Whether anybody wants to know how the body of a successful answer ends."""
-        return self._call is not None or envelope.is_event_stream(self._headers)
+        return self._call is not None or response_headers.is_event_stream(self._headers)
 
     def body(
         self, is_transient: Callable[[BaseException], bool], sent: object
@@ -139,7 +132,7 @@ class Attempt:
         """
         if not _SUCCESS <= self._status < REDIRECTED:
             return None
-        events = streams.events(self._headers)
+        events = event_stream.events(self._headers)
         call, outcome = self._call, self._outcome
         if outcome is None or (call is None and events is None):
             return None
@@ -290,10 +283,10 @@ class Answer:
         )
 
 
-def _envelope(body: bytes, headers: Mapping[bytes, bytes]) -> envelope.Envelope | None:
-    found = envelope.parse(body) if _BRACE.match(body) else None  # whatever the headers say
-    if found is not None or envelope.CONTENT_ENCODING not in headers:
+def _envelope(body: bytes, headers: Mapping[bytes, bytes]) -> error_body.Envelope | None:
+    found = error_body.parse(body) if _BRACE.match(body) else None  # whatever the headers say
+    if found is not None or response_headers.CONTENT_ENCODING not in headers:
         return found
-    encoding = headers[envelope.CONTENT_ENCODING].decode("latin-1")
-    plain = coding.decompress(body, encoding)
-    return None if plain is None else envelope.parse(plain)
+    encoding = headers[response_headers.CONTENT_ENCODING].decode("latin-1")
+    plain = decompress(body, encoding)
+    return None if plain is None else error_body.parse(plain)

@@ -17,7 +17,8 @@ from socket import gaierror
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from assisters_otel import logger, masking
+from assisters_otel import logger
+from assisters_otel.api import redaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -95,7 +96,7 @@ def raise_rejected(answer: object) -> None:
     told = getattr(answer, "partial_success", None)
     rejected = getattr(told, "rejected_spans", 0) or getattr(told, "rejected_data_points", 0)
     if rejected > 0:
-        message = masking.clean(getattr(told, "error_message", ""))
+        message = redaction.clean(getattr(told, "error_message", ""))
         raise NotTaken(f"{rejected} rejected{f': {message}' if message else ''}")
 
 

@@ -15,8 +15,8 @@ from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Sampler
 # As importlib.metadata's, but read from disk once; the API has done that on its import.
 from opentelemetry.util._importlib_metadata import entry_points
 
+from assisters_otel.api.redaction import shown
 from assisters_otel.config import PROTOCOLS
-from assisters_otel.masking import shown
 from assisters_otel.variables.rules import RATIO_SAMPLERS
 
 if TYPE_CHECKING:

@@ -29,7 +29,8 @@ from collections import Counter, OrderedDict
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from assisters_otel import envelope, flow
+from assisters_otel import flow
+from assisters_otel.api import headers as response_headers
 from assisters_otel.attempt import Resend
 from assisters_otel.sending import Before, Hop
 
@@ -312,7 +313,9 @@ class Resends:
             ended_s=now,
             reason=outcome.reason,
             span=sending.span.get_span_context() if sending.span is not None else None,
-            wait_s=envelope.seconds_to_wait(outcome.headers.get(envelope.RETRY_AFTER), unix_s),
+            wait_s=response_headers.seconds_to_wait(
+                outcome.headers.get(response_headers.RETRY_AFTER), unix_s
+            ),
             hopeless=hopeless,
             authorization=self._authorization(sending),
             call=chain.call if chain is not None else None,

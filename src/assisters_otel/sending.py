@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry import trace
 
-from assisters_otel import envelope, flow
+from assisters_otel import flow
+from assisters_otel.api import error_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from opentelemetry.trace import Span, SpanContext
 
-    from assisters_otel.attempt import Request, Resend
+    from assisters_otel.api.request import Message, Request
+    from assisters_otel.attempt import Resend
 
 _SECRET_HEADERS: Final = ("authorization", "x-api-key", "api-key")
-
-
-class Message(Protocol):
-    """What an adapter can say of a request. Asked only where it matters."""
-
-    def url(self) -> str:
-        """Give the whole URL."""
-
-    def header(self, name: str) -> str | None:
-        """Give a header by its name in lower case, or None."""
-
-    def body(self) -> bytes | None:
-        """Give the body, or None if it cannot be read without consuming it."""
-
-    def redirected(self, location: str) -> str:
-        """Give the whole URL that a redirect leads to."""
 
 
 Key = tuple[int, int]
@@ -249,9 +235,9 @@ class Sending:
         values = (self.message.header(name) for name in _SECRET_HEADERS)
         return tuple(value.split()[-1] for value in values if value and value.strip())
 
-    def without_secrets(self, told: envelope.Envelope) -> envelope.Envelope:
+    def without_secrets(self, told: error_body.Envelope) -> error_body.Envelope:
         """Return an envelope without them, for an API may quote what it was sent."""
-        return envelope.without_keys(told, self.secrets())
+        return error_body.without_keys(told, self.secrets())
 
     def _parent(self) -> SpanContext | None:
         around = self._around

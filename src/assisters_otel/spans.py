@@ -21,7 +21,10 @@ from opentelemetry.semconv.attributes.http_attributes import (
 from opentelemetry.semconv.attributes.url_attributes import URL_FULL
 from opentelemetry.trace import SpanKind, StatusCode
 
-from assisters_otel import endpoints, envelope, http_spans, masking, providers
+from assisters_otel import http_spans, providers
+from assisters_otel.api import endpoints, redaction
+from assisters_otel.api import headers as response_headers
+from assisters_otel.api.limits import MAX_MESSAGE
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -30,7 +33,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
     from opentelemetry.util.types import Attributes, AttributeValue
 
-    from assisters_otel.attempt import Outcome, Request, Resend
+    from assisters_otel.api.request import Request
+    from assisters_otel.attempt import Outcome, Resend
 
 HTTP_URL: Final = "http.url"
 HTTP_METHOD: Final = "http.method"
@@ -42,7 +46,7 @@ LAST: Final = (names.REQUEST_ID, ERROR_TYPE, names.ERROR_CODE)
 _TOO_MANY_REQUESTS: Final = 429
 _LIMITS: Final = tuple(
     (names.RATELIMIT.format(kind, what), header, what == "reset")
-    for (kind, what), header in envelope.RATELIMITS.items()
+    for (kind, what), header in response_headers.RATELIMITS.items()
 )
 _MAX_TEXT: Final = 4096
 
@@ -114,21 +118,21 @@ def redact_answer(span: Span, secrets: Sequence[str]) -> None:
     """
     for name, value in said(span).items():
         if name.startswith(HTTP_RESPONSE_HEADER_TEMPLATE):
-            masked = [masking.without(one, secrets) for one in _masked_header(name, value)]
+            masked = [redaction.without(one, secrets) for one in _masked_header(name, value)]
             if masked != list(value):
                 span.set_attribute(name, masked)
 
 
 def _masked_url(url: str, request: Request) -> str:
     if request.template == endpoints.AGENT_STREAM and "?" in url:
-        url = f"{url.partition('?')[0]}?{masking.REDACTED}"
-    return masking.mask(url)
+        url = f"{url.partition('?')[0]}?{redaction.REDACTED}"
+    return redaction.mask(url)
 
 
 def _masked_header(name: str, values: Any) -> list[str]:
-    if masking.is_secret(name.rpartition(".")[2]):
-        return [masking.REDACTED]
-    return [masking.mask(str(value)) for value in values]
+    if redaction.is_secret(name.rpartition(".")[2]):
+        return [redaction.REDACTED]
+    return [redaction.mask(str(value)) for value in values]
 
 
 def describe(span: Span, outcome: Outcome, now: float, *, capture_message: bool) -> None:
@@ -154,19 +158,23 @@ def _attributes(
     headers = outcome.headers
     if outcome.request.template:
         found[names.URL_TEMPLATE] = outcome.request.template
-    request_id = envelope.text(headers.get(envelope.REQUEST_ID))
+    request_id = response_headers.text(headers.get(response_headers.REQUEST_ID))
     if request_id:
         found[names.RESPONSE_HEADER_REQUEST_ID] = (request_id,)
-    took_ms = envelope.number(headers.get(envelope.PROCESSING_TIME_MS))
+    took_ms = response_headers.number(headers.get(response_headers.PROCESSING_TIME_MS))
     if took_ms is not None:
         found[names.SERVER_DURATION] = took_ms / 1000
-    wait_s = envelope.seconds_to_wait(headers.get(envelope.RETRY_AFTER), now)
+    wait_s = response_headers.seconds_to_wait(headers.get(response_headers.RETRY_AFTER), now)
     if wait_s is not None:
         found[names.RETRY_AFTER] = wait_s
     if outcome.failed and outcome.status == _TOO_MANY_REQUESTS:
         for name, header, is_reset in _LIMITS:
             sent = headers.get(header)
-            limit = envelope.seconds_to_reset(sent, now) if is_reset else envelope.integer(sent)
+            limit = (
+                response_headers.seconds_to_reset(sent, now)
+                if is_reset
+                else response_headers.integer(sent)
+            )
             if limit is not None:
                 found[name] = limit
     if request_id:
@@ -197,7 +205,7 @@ def error(outcome: Outcome, *, capture_message: bool) -> dict[str, AttributeValu
         if sent.param:
             found[names.ERROR_PARAM] = sent.param
         if capture_message and sent.message:
-            found[names.ERROR_MESSAGE] = masking.clean(sent.message, masking.MAX_MESSAGE)
+            found[names.ERROR_MESSAGE] = redaction.clean(sent.message, MAX_MESSAGE)
     return found
 
 
@@ -223,7 +231,7 @@ def mask_exceptions(span: Span, error: BaseException) -> None:
         error: What is on its way through the HTTP instrumentation.
     """
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    if masking.mask(text) == text:
+    if redaction.mask(text) == text:
         return
 
     def record_exception(
@@ -234,8 +242,8 @@ def mask_exceptions(span: Span, error: BaseException) -> None:
     ) -> None:
         stack = traceback.format_exception(type(exception), exception, exception.__traceback__)
         masked = {
-            EXCEPTION_MESSAGE: masking.mask(str(exception)),
-            EXCEPTION_STACKTRACE: masking.mask("".join(stack)),
+            EXCEPTION_MESSAGE: redaction.mask(str(exception)),
+            EXCEPTION_STACKTRACE: redaction.mask("".join(stack)),
             **(attributes or {}),
         }
         type(span).record_exception(span, exception, masked, timestamp, escaped)
@@ -269,8 +277,8 @@ def mask_status(span: Span) -> None:
     """Keep keys and prompts out of the description that an exception's text became."""
     status = getattr(span, "status", None)
     description = getattr(status, "description", None)
-    if description and masking.mask(description) != description:
-        span.set_status(StatusCode.ERROR, masking.clean(description, _MAX_TEXT))
+    if description and redaction.mask(description) != description:
+        span.set_status(StatusCode.ERROR, redaction.clean(description, _MAX_TEXT))
 
 
 def describe_resend(span: Span, resend: Resend) -> None:

@@ -13,7 +13,8 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider
 
 from assisters_otel import config as configs
-from assisters_otel import export, exporters, hand, logger, masking, process, providers
+from assisters_otel import export, exporters, hand, logger, process, providers
+from assisters_otel.api import redaction
 from assisters_otel.guard import Guard
 from assisters_otel.instrumentor import (
     AssistersInstrumentor,
@@ -386,7 +387,7 @@ def _build(config: configs.Config, *, traces: bool, metrics: bool) -> export.Exp
         if traces and metrics:
             exports, lost = _build_one(build, error)
     for text in (*told, *filter(None, [lost])):
-        logger.warning("%s", masking.mask(text))
+        logger.warning("%s", redaction.mask(text))
     return exports
 
 

@@ -13,7 +13,7 @@ import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from assisters_otel import masking
+from assisters_otel.api import redaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -135,7 +135,7 @@ def _untrusted(
     error: ssl.SSLCertVerificationError, signal: str, source: str | None, bundle: str | None
 ) -> Fault:
     own, common = variables(signal, "CERTIFICATE")
-    why = masking.clean(error.verify_message.rstrip("."))
+    why = redaction.clean(error.verify_message.rstrip("."))
     text = f"the receiver's certificate is not trusted: {why}. "
     if error.verify_code in _WRONG_NAME:
         text += "Name the receiver in the endpoint as its certificate does"
@@ -204,7 +204,7 @@ def _problem(path: str, load: Callable[[], None], what: str) -> str | None:
 
 
 def _shown(path: str) -> str:
-    return repr(masking.clean(path, _MAX_PATH))
+    return repr(redaction.clean(path, _MAX_PATH))
 
 
 def _is_hashed(path: str) -> bool:

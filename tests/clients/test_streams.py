@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from opentelemetry import trace
 
 import assisters_otel
+from assisters_otel.api.event_stream import Events
 from assisters_otel.bodies import Body
 from assisters_otel.progress import Answer
-from assisters_otel.streams import Events
 from assisters_otel.testing import FakeApi
 from memory import Memory
 

@@ -35,7 +35,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from urllib3.exceptions import HTTPError
 
-from assisters_otel import catalog, coding, endpoints, envelope, masking, spans, streams
+from assisters_otel import catalog, spans
+from assisters_otel.api import endpoints, error_body, event_stream, redaction
+from assisters_otel.api import headers as response_headers
+from assisters_otel.api.content_encoding import decompress
+from assisters_otel.api.limits import MAX_BYTES, MAX_MESSAGE, MAX_VALUE
 from assisters_otel.clients import httpx as adapter
 from assisters_otel.clients import wire
 from assisters_otel.config import Config, Host
@@ -50,7 +54,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import ReadableSpan
 
-MAX_INPUT: Final = 2 * coding.MAX_BYTES
+MAX_INPUT: Final = 2 * MAX_BYTES
 MAX_CPU_S: Final = 2.0
 """For one input. An ordinary one takes a thousandth; what is not linear takes far more."""
 
@@ -59,7 +63,7 @@ _HOST: Final = "api.assisters.dev"
 _HTTPX: Final = "opentelemetry.instrumentation.httpx"
 _KEY: Final = re.compile(r"(?<![A-Za-z0-9])(?:ask_|sk-|asst_sk_)[A-Za-z0-9_\-]{6,}")
 # A few bytes more than what is kept: a name and an event's own, which are bounded too.
-_MAX_KEPT: Final = streams.MAX_BYTES + streams.MAX_NAME
+_MAX_KEPT: Final = event_stream.MAX_BYTES + event_stream.MAX_NAME
 
 
 def run(target: Callable[[bytes], None], data: bytes) -> None:
@@ -84,35 +88,35 @@ def body(data: bytes) -> None:
     """The body of an error, as sent: the first byte says how it is encoded."""
     encodings = ("", "gzip", "deflate", "br", "zstd", "gzip, br", "br, zstd, deflate", "x")
     encoding = encodings[data[0] % len(encodings)] if data else ""
-    plain = coding.decompress(data[1:], encoding)
-    assert plain is None or len(plain) <= max(coding.MAX_BYTES, len(data))
-    for found in (envelope.parse(plain or b""), envelope.of_event(plain or b"")):
+    plain = decompress(data[1:], encoding)
+    assert plain is None or len(plain) <= max(MAX_BYTES, len(data))
+    for found in (error_body.parse(plain or b""), error_body.of_event(plain or b"")):
         if found is not None:
             for name in ("type", "code", "param"):
                 value = getattr(found, name)
                 if value is not None:
                     assert value
-                    _is_clean(value, masking.MAX_VALUE)
-            _is_clean(masking.clean(found.message or "", masking.MAX_MESSAGE), 256)
+                    _is_clean(value, MAX_VALUE)
+            _is_clean(redaction.clean(found.message or "", MAX_MESSAGE), 256)
             assert "message" not in repr(found)
 
 
 def headers(data: bytes) -> None:
     """A response's headers, one a line."""
-    picked = envelope.pick(_headers(data.split(b"\n")))
-    assert len(picked) <= len(envelope._PICKED)
-    envelope.is_event_stream(picked)
-    envelope.may_be_read(picked)
+    picked = response_headers.pick(_headers(data.split(b"\n")))
+    assert len(picked) <= len(response_headers._PICKED)
+    response_headers.is_event_stream(picked)
+    response_headers.may_be_read(picked)
     for value in (data, *picked.values()):
-        text = envelope.text(value)
+        text = response_headers.text(value)
         if text is not None:
-            _is_clean(text, masking.MAX_VALUE)
-        whole = envelope.integer(value)
+            _is_clean(text, MAX_VALUE)
+        whole = response_headers.integer(value)
         assert whole is None or 0 <= whole < 2**63
         for number in (
-            envelope.number(value),
-            envelope.seconds_to_wait(value, NOW),
-            envelope.seconds_to_reset(value, NOW),
+            response_headers.number(value),
+            response_headers.seconds_to_wait(value, NOW),
+            response_headers.seconds_to_reset(value, NOW),
         ):
             assert number is None or (number >= 0 and math.isfinite(number))
 
@@ -145,11 +149,11 @@ def secrets(data: bytes) -> None:
     if re.search(r"[A-Za-z0-9]\Z", before):
         before += " "  # within a word it is none: task_0123456789
     planted = before + _FORMS[first % len(_FORMS)] + after
-    for limit in (masking.MAX_VALUE, masking.MAX_MESSAGE, len(planted)):
-        cleaned = masking.clean(planted, limit)
+    for limit in (MAX_VALUE, MAX_MESSAGE, len(planted)):
+        cleaned = redaction.clean(planted, limit)
         _is_clean(cleaned, limit)
         assert SECRET not in cleaned
-    assert SECRET not in masking.mask(planted)
+    assert SECRET not in redaction.mask(planted)
 
 
 def events(data: bytes) -> None:
@@ -159,7 +163,7 @@ def events(data: bytes) -> None:
     encoding = encodings[head[0] % len(encodings)]
     told = []
     for size in (head[1] % 64 + 1, MAX_INPUT):
-        watched = streams.Events(encoding)
+        watched = event_stream.Events(encoding)
         for at in range(0, len(rest), size):
             chunk = rest[at : at + size]
             if not watched.is_ordinary(chunk):
@@ -167,16 +171,16 @@ def events(data: bytes) -> None:
             if at % 64 == 0:
                 assert kept(watched) <= _MAX_KEPT
         assert kept(watched) <= _MAX_KEPT
-        outcome = streams.outcome(watched, streams.ENDED, endpoints.CHAT)
+        outcome = event_stream.outcome(watched, event_stream.ENDED, endpoints.CHAT)
         assert outcome in names.STREAM_OUTCOMES
         told.append((watched.chunks, watched.done, watched.error, outcome))
         if watched.error is not None:
-            _is_clean(watched.error.code or "", masking.MAX_VALUE)
+            _is_clean(watched.error.code or "", MAX_VALUE)
     if not encoding:  # what is broken inside an encoding is broken where it was cut
         assert told[0] == told[1]
 
 
-def kept(watched: streams.Events) -> int:
+def kept(watched: event_stream.Events) -> int:
     """How many bytes of a stream are held."""
     return len(watched._line) + sum(map(len, watched._data)) + len(watched._event)
 
@@ -203,7 +207,7 @@ def _read(data: bytes, *, ahead: bool) -> object:
         )
         if ahead:
             body = wire.beginning(response, time.monotonic, 5.0, Guard(strict=True))
-            assert body is None or len(body) <= 2 * coding.MAX_BYTES
+            assert body is None or len(body) <= 2 * MAX_BYTES
         return response.status, b"".join(response.stream(decode_content=False))
     except (HTTPError, HTTPException, OSError, ValueError, MemoryError, OverflowError) as error:
         return type(error), str(error)
@@ -265,7 +269,7 @@ class Process:
         self._spans.clear()
         assert encode_spans(told).SerializeToString()
         for span in told:
-            assert len(span.name) <= 2 * masking.MAX_VALUE
+            assert len(span.name) <= 2 * MAX_VALUE
             for name, value in (span.attributes or {}).items():
                 self._check_attribute(name, value)
             assert not _KEY.search(_texts(span))
@@ -288,7 +292,7 @@ class Process:
         if name.startswith(("assisters.", "error.", "http.response.header.", "gen_ai.")):
             for text in values:
                 if isinstance(text, str):
-                    _is_clean(text, masking.MAX_MESSAGE)
+                    _is_clean(text, MAX_MESSAGE)
 
     def _check_labels(self, metric: str, labels: dict[str, Any]) -> None:
         documented = {m.name: m.attributes for m in metric_names.METRICS}[metric]
@@ -545,7 +549,7 @@ SEEDS_OF_ANY: Final = tuple(
 WORDS: Final = (
     *(row.code.encode() for row in catalog.ERRORS),
     *(row.type.encode() for row in catalog.TYPES),
-    *(name + b": " for name in envelope.RATELIMITS.values()),
+    *(name + b": " for name in response_headers.RATELIMITS.values()),
     *(b"retry-after: ", b"x-request-id: ", b"content-type: text/event-stream", b"location: "),
     *(b"content-encoding: gzip", b"content-encoding: br", b"content-encoding: zstd"),
     *(b'{"error":', b'"code":', b'"type":', b'"param":', b'"message":', b"\\ud800", b"\\u0000"),

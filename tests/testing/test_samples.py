@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from assisters_otel import endpoints
+from assisters_otel.api import endpoints
 from assisters_otel.testing import samples
 
 MESSAGES = [{"role": "user", "content": "Hello!"}]

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from assisters_otel import config
+from assisters_otel.api.redaction import shown
 from assisters_otel.cli import installed, process, way
 from assisters_otel.cli.finding import Finding
-from assisters_otel.masking import shown
 from assisters_otel.semconv import environment
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from collections import deque
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from assisters_otel import coding, foreign
+from assisters_otel import foreign
+from assisters_otel.api.limits import MAX_BYTES
 from assisters_otel.clients.classes import CLIENTS, GENERATIONS, is_a
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Ahead:
         self._error: Exception | None = None
 
     def _is_enough(self) -> bool:
-        if self._size > coding.MAX_BYTES or time.perf_counter() >= self._deadline:
+        if self._size > MAX_BYTES or time.perf_counter() >= self._deadline:
             return True
         if self._length is not None and self._size < self._length:
             return False

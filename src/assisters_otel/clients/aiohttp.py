@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
 
-    from assisters_otel.attempt import Request
+    from assisters_otel.api.request import Request
     from assisters_otel.observe import Observer
     from assisters_otel.progress import Attempt
 

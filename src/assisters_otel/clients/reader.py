@@ -12,7 +12,8 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from assisters_otel import coding, foreign
+from assisters_otel import foreign
+from assisters_otel.api.limits import MAX_BYTES
 from assisters_otel.clients.classes import GENERATIONS, is_of, named_as
 
 if TYPE_CHECKING:
@@ -100,13 +101,13 @@ def can_be_waited_for(reader: Any) -> bool:
 
 
 def beginning(reader: Any) -> bytes:
-    """Copy the beginning of what a reader holds, up to `coding.MAX_BYTES`."""
+    """Copy the beginning of what a reader holds, up to `limits.MAX_BYTES`."""
     found = bytearray()
     offset = getattr(reader, "_buffer_offset", 0)
     for part in getattr(reader, "_buffer", ()):
-        found += part[offset : offset + coding.MAX_BYTES - len(found)]
+        found += part[offset : offset + MAX_BYTES - len(found)]
         offset = 0
-        if len(found) >= coding.MAX_BYTES:
+        if len(found) >= MAX_BYTES:
             break
     return bytes(found)
 
@@ -115,7 +116,7 @@ def _may_wait(reader: Any) -> bool:
     return not (
         reader.is_eof()
         or reader.exception() is not None
-        or reader._size > coding.MAX_BYTES  # noqa: SLF001 - what is held, without taking it
+        or reader._size > MAX_BYTES  # noqa: SLF001 - what is held, without taking it
         or reader._protocol._reading_paused  # noqa: SLF001 - then nothing more comes
     )
 

@@ -10,7 +10,8 @@ import sys
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Final
 
-from assisters_otel import coding, foreign
+from assisters_otel import foreign
+from assisters_otel.api.limits import MAX_BYTES
 from assisters_otel.clients.ahead import cut, raise_late
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class _Tap:
         left = size
         while left:
             try:
-                part = self.read1(min(left, coding.MAX_BYTES) if left > 0 else coding.MAX_BYTES)
+                part = self.read1(min(left, MAX_BYTES) if left > 0 else MAX_BYTES)
             except Exception:
                 if parts:  # which the next reading raises again
                     break
@@ -141,7 +142,7 @@ def beginning(
         guard: Runs whatever of ours could fail.
 
     Returns:
-        The body without its framing, up to about `coding.MAX_BYTES`; None if there is none.
+        The body without its framing, up to about `limits.MAX_BYTES`; None if there is none.
 
     Raises:
         BaseException: What is not of the connection, as `foreign` knows it.
@@ -151,12 +152,12 @@ def beginning(
     if wire is None or response._fp is not original:  # noqa: SLF001 - what urllib3 reads from
         return None
     end_s = now() + limit_s
-    tap = _Tap(wire, lambda read: len(read) > coding.MAX_BYTES or now() >= end_s)
+    tap = _Tap(wire, lambda read: len(read) > MAX_BYTES or now() >= end_s)
     body, handled = bytearray(), sys.exc_info()[1]
     theirs: BaseException | None = None
     errors = sys.modules["urllib3.exceptions"].HTTPError, HTTPException, OSError, _EnoughError
     try:
-        for part in _twin(response, original, tap).stream(coding.MAX_BYTES, decode_content=False):
+        for part in _twin(response, original, tap).stream(MAX_BYTES, decode_content=False):
             body += part
     except errors as met:  # the caller's: its own reading raises it
         theirs = guard(foreign.of_client, tap.error or met, handled)

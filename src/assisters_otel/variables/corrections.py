@@ -24,7 +24,7 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from assisters_otel.masking import shown
+from assisters_otel.api.redaction import shown
 from assisters_otel.variables.rules import (
     _BATCH,
     _BATCH_DEFAULT,

@@ -5,16 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from assisters_otel.coding import MAX_BYTES
+from assisters_otel.api.limits import MAX_BYTES, MAX_VALUE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-MAX_VALUE: Final = 128
-"""Characters of a code, type, param or id that are kept. The longest documented one has 25."""
-
-MAX_MESSAGE: Final = 256
-"""Characters of a message that are kept, if it is asked for."""
 
 REDACTED: Final = "REDACTED"
 # "Bearer Bearer …" is what comes of a key that was configured with the word before it; a token

@@ -7,19 +7,19 @@ event is what the official `openai` client takes for one, and ``event: error``.
 
 from __future__ import annotations
 
-import zlib
-from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-from assisters_otel import coding, endpoints, envelope
+from assisters_otel.api import endpoints, error_body, limits
+from assisters_otel.api import headers as response_headers
+from assisters_otel.api.content_encoding import _hidden, _unpacker
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Mapping
 
-    from assisters_otel.envelope import Envelope
+    from assisters_otel.api.error_body import Envelope
 
-MAX_BYTES: Final = coding.MAX_BYTES
+MAX_BYTES: Final = limits.MAX_BYTES
 """What is kept of an unfinished event. A longer one is counted, and not looked into."""
 
 MAX_NAME: Final = 64
@@ -31,7 +31,6 @@ _DONE: Final = b"[DONE]"
 _ORDINARY: Final = (b"data: {", b"data:{")
 _ERROR: Final = b'"error"'
 _NAMED: Final = b"error"
-_ZSTD_STEP: Final = 16
 # What a chunk of a compressed stream may unpack to, in lines, which are what costs: a bomb of a
 # hundred bytes may hold millions. An ordinary chat was seen to have 2 lines a byte at most.
 _MAX_LINES: Final = 2 * MAX_BYTES
@@ -213,10 +212,10 @@ class Events:
             is_named = self._event == _NAMED
             told = None
             if self._is_too_long:
-                told = envelope.of_beginning(data)
+                told = error_body.of_beginning(data)
             elif is_named or _ERROR in data:
-                told = envelope.of_event(data, is_named=is_named)
-            self.error = envelope.Envelope() if told is None and is_named else told
+                told = error_body.of_event(data, is_named=is_named)
+            self.error = error_body.Envelope() if told is None and is_named else told
         return False
 
 
@@ -224,11 +223,11 @@ def events(headers: Mapping[bytes, bytes]) -> Events | None:
     """Watch an answer's body if it is an event stream.
 
     Args:
-        headers: What `envelope.pick` took.
+        headers: What `response_headers.pick` took.
     """
-    if not envelope.is_event_stream(headers):
+    if not response_headers.is_event_stream(headers):
         return None
-    return Events(headers.get(envelope.CONTENT_ENCODING, b""))
+    return Events(headers.get(response_headers.CONTENT_ENCODING, b""))
 
 
 ENDED: Final = "ended"
@@ -256,69 +255,3 @@ def outcome(events: Events, way: str, template: str | None) -> str:
         can_tell = template == endpoints.CHAT and not events.is_hidden
         return names.TRUNCATED if can_tell else names.COMPLETED
     return {BROKE: names.STREAM_ERROR, CLOSED: names.CANCELLED_STREAM}.get(way, names.ABANDONED)
-
-
-# -- content encodings ------------------------------------------------------------------------
-
-
-def _hidden(_: bytes) -> Iterable[bytes]:
-    return ()
-
-
-def _unpacker(
-    encoding: bytes,
-) -> tuple[Callable[[bytes], Iterable[bytes]] | None, tuple[type[Exception], ...]]:
-    """Give what undoes an encoding, `MAX_BYTES` or so at a time, and what it raises."""
-    if encoding in {b"", b"identity"}:
-        return None, ()
-    if encoding in {b"gzip", b"x-gzip", b"deflate"}:
-        return _Inflate().pieces, (zlib.error,)
-    if encoding == b"br" and (brotli := coding.first_of("brotli", "brotlicffi")):
-        # TypeError: a release that cannot bound its output.
-        return partial(_unbrotli, brotli.Decompressor()), (brotli.error, TypeError)
-    if encoding == b"zstd" and (zstd := coding.first_of("compression.zstd", "zstandard")):
-        new = zstd.ZstdDecompressor()
-        if not hasattr(zstd, "ZstdFile"):
-            new = new.decompressobj()
-        return partial(_unzstd, new), (zstd.ZstdError, EOFError)
-    return _hidden, ()
-
-
-class _Inflate:
-    def __init__(self) -> None:
-        # 32 + 15: gzip or zlib, by the header. A bare deflate stream has none.
-        self._object = zlib.decompressobj(47)
-        self._is_new = True
-
-    def pieces(self, chunk: bytes) -> Iterator[bytes]:
-        try:
-            yield self._object.decompress(chunk, MAX_BYTES)
-        except zlib.error:
-            if not self._is_new:
-                raise
-            self._object = zlib.decompressobj(-15)
-            yield self._object.decompress(chunk, MAX_BYTES)
-        self._is_new = False
-        while self._object.unconsumed_tail:
-            yield self._object.decompress(self._object.unconsumed_tail, MAX_BYTES)
-
-
-class _Brotli(Protocol):
-    def process(self, data: bytes, *, output_buffer_limit: int) -> bytes: ...
-
-
-class _Zstd(Protocol):
-    def decompress(self, data: bytes) -> bytes: ...
-
-
-def _unbrotli(decompressor: _Brotli, chunk: bytes) -> Iterator[bytes]:
-    # It says that it can take more while it still holds some of the output.
-    while piece := decompressor.process(chunk, output_buffer_limit=MAX_BYTES):
-        yield piece
-        chunk = b""
-
-
-def _unzstd(decompressor: _Zstd, chunk: bytes) -> Iterator[bytes]:
-    # What it unpacks to at once cannot be bounded everywhere, but a few bytes hold few blocks.
-    for at in range(0, len(chunk), _ZSTD_STEP):
-        yield decompressor.decompress(chunk[at : at + _ZSTD_STEP])

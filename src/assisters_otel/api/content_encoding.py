@@ -1,18 +1,18 @@
-"""The content encodings of a body, undone within a limit. Pure."""
+"""Content encodings: gzip, deflate, br and zstd, whole and as they arrive, within a limit."""
 
 from __future__ import annotations
 
 import importlib
 import zlib
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
+
+from assisters_otel.api.limits import MAX_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import ModuleType
-
-MAX_BYTES: Final = 64 * 1024
-"""A body is looked at up to here, raw and decompressed. An envelope has a few hundred bytes."""
 
 
 _GZIP: Final = b"\x1f\x8b"
@@ -107,3 +107,72 @@ def decompress(body: bytes, content_encoding: str) -> bytes | None:
             return None
         body = output
     return body
+
+
+_ZSTD_STEP: Final = 16
+
+
+# -- content encodings ------------------------------------------------------------------------
+
+
+def _hidden(_: bytes) -> Iterable[bytes]:
+    return ()
+
+
+def _unpacker(
+    encoding: bytes,
+) -> tuple[Callable[[bytes], Iterable[bytes]] | None, tuple[type[Exception], ...]]:
+    """Give what undoes an encoding, `MAX_BYTES` or so at a time, and what it raises."""
+    if encoding in {b"", b"identity"}:
+        return None, ()
+    if encoding in {b"gzip", b"x-gzip", b"deflate"}:
+        return _Inflate().pieces, (zlib.error,)
+    if encoding == b"br" and (brotli := first_of("brotli", "brotlicffi")):
+        # TypeError: a release that cannot bound its output.
+        return partial(_unbrotli, brotli.Decompressor()), (brotli.error, TypeError)
+    if encoding == b"zstd" and (zstd := first_of("compression.zstd", "zstandard")):
+        new = zstd.ZstdDecompressor()
+        if not hasattr(zstd, "ZstdFile"):
+            new = new.decompressobj()
+        return partial(_unzstd, new), (zstd.ZstdError, EOFError)
+    return _hidden, ()
+
+
+class _Inflate:
+    def __init__(self) -> None:
+        # 32 + 15: gzip or zlib, by the header. A bare deflate stream has none.
+        self._object = zlib.decompressobj(47)
+        self._is_new = True
+
+    def pieces(self, chunk: bytes) -> Iterator[bytes]:
+        try:
+            yield self._object.decompress(chunk, MAX_BYTES)
+        except zlib.error:
+            if not self._is_new:
+                raise
+            self._object = zlib.decompressobj(-15)
+            yield self._object.decompress(chunk, MAX_BYTES)
+        self._is_new = False
+        while self._object.unconsumed_tail:
+            yield self._object.decompress(self._object.unconsumed_tail, MAX_BYTES)
+
+
+class _Brotli(Protocol):
+    def process(self, data: bytes, *, output_buffer_limit: int) -> bytes: ...
+
+
+class _Zstd(Protocol):
+    def decompress(self, data: bytes) -> bytes: ...
+
+
+def _unbrotli(decompressor: _Brotli, chunk: bytes) -> Iterator[bytes]:
+    # It says that it can take more while it still holds some of the output.
+    while piece := decompressor.process(chunk, output_buffer_limit=MAX_BYTES):
+        yield piece
+        chunk = b""
+
+
+def _unzstd(decompressor: _Zstd, chunk: bytes) -> Iterator[bytes]:
+    # What it unpacks to at once cannot be bounded everywhere, but a few bytes hold few blocks.
+    for at in range(0, len(chunk), _ZSTD_STEP):
+        yield decompressor.decompress(chunk[at : at + _ZSTD_STEP])
