@@ -10,6 +10,8 @@ import assisters_otel
 ROOT = Path(assisters_otel.__file__).parent
 ORDER = [
     "api.endpoints",
+    "foreign_exceptions",
+    "own_export",
     "api.limits",
     "api.content_encoding",
     "api.redaction",
@@ -19,18 +21,18 @@ ORDER = [
     "variables.values",
     "variables.rules",
     "semconv.environment",
+    "hosts",
     "semconv.metrics",
     "version",
     "catalog",
+    "outcomes",
     "api.error_body",
     "api.event_stream",
     "variables.corrections",
     "causes",
-    "attempt",
     "config",
-    "foreign",
     "logger",
-    "guard",
+    "fail_safe",
     "weak_identity",
     "providers",
     "http_spans",
@@ -175,4 +177,4 @@ def test_exactly_one_place_swallows_exceptions():
                 if not raised and not texts & HANDED_ON:
                     swallowing.append(name)
 
-    assert swallowing == ["guard"]
+    assert swallowing == ["fail_safe"]

@@ -8,8 +8,8 @@ from opentelemetry.context import Context
 
 from assisters_otel.api.error_body import Envelope
 from assisters_otel.api.request import Request
-from assisters_otel.attempt import CallOutcome, Resend, StreamOutcome, judge
 from assisters_otel.metrics import FRESH_S, MAX_FURTHER, MAX_MODELS, ClosedSet, Metrics
+from assisters_otel.outcomes import CallOutcome, Resend, StreamOutcome, judge
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import metrics as metric_names
 from assisters_otel.version import __version__

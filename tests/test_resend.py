@@ -13,7 +13,7 @@ from opentelemetry import trace
 
 from assisters_otel import resend
 from assisters_otel.api.request import Request
-from assisters_otel.attempt import judge
+from assisters_otel.outcomes import judge
 from assisters_otel.resend import Resends
 from assisters_otel.sending import Chain, Sending
 from sizes import sized

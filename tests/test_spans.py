@@ -5,8 +5,8 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusC
 
 from assisters_otel import late, spans
 from assisters_otel.api.request import Request
-from assisters_otel.attempt import judge
-from assisters_otel.guard import Guard
+from assisters_otel.fail_safe import Guard
+from assisters_otel.outcomes import judge
 
 guard = Guard(strict=True)
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from assisters_otel.api import event_stream
-from assisters_otel.attempt import StreamOutcome
+from assisters_otel.outcomes import StreamOutcome
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:

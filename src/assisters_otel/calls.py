@@ -16,8 +16,8 @@ from urllib.parse import unquote
 
 from opentelemetry import context, trace
 
-from assisters_otel.attempt import CallOutcome
 from assisters_otel.bodies import Moment
+from assisters_otel.outcomes import CallOutcome
 from assisters_otel.semconv import attributes as names
 from assisters_otel.sending import Chain
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
 
     from assisters_otel.api.request import Message, Request
-    from assisters_otel.attempt import Outcome
     from assisters_otel.bodies import Body
+    from assisters_otel.outcomes import Outcome
 
 _KEY: Final = context.create_key("assisters_otel-call")
 _scope: Final[ContextVar[Call | None]] = ContextVar("assisters_otel-call", default=None)

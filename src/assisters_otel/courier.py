@@ -22,7 +22,8 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from assisters_otel.quiet import Destination, describe, here, listening
+from assisters_otel.own_export import here
+from assisters_otel.quiet import Destination, describe, listening
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

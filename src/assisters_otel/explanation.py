@@ -13,13 +13,13 @@ from assisters_otel import catalog, causes, seen
 from assisters_otel.api import error_body, redaction
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.error_body import Envelope
-from assisters_otel.attempt import FAILED
+from assisters_otel.outcomes import FAILED
 from assisters_otel.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from assisters_otel.attempt import Outcome
+    from assisters_otel.outcomes import Outcome
 
 YOUR_APP: Final = "your app"
 YOUR_ACCOUNT: Final = "your account"

@@ -19,7 +19,8 @@ from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
 from opentelemetry.sdk.trace.export import SpanExporter
 
 from assisters_otel.api.redaction import shown
-from assisters_otel.config import PROTOCOLS, WrongArgument, may_hold_password
+from assisters_otel.config import PROTOCOLS, WrongArgument
+from assisters_otel.hosts import may_hold_password
 from assisters_otel.quiet import Destination, Reach
 from assisters_otel.registered import load
 from assisters_otel.variables.corrections import corrected

@@ -21,7 +21,8 @@ from assisters_otel import hand, http_spans, logger, process, providers, runtime
 from assisters_otel.api import redaction
 from assisters_otel.clients import aiohttp, assisters, httpx, openai, requests, retries
 from assisters_otel.clients.patch import Patches
-from assisters_otel.guard import Guard
+from assisters_otel.fail_safe import Guard
+from assisters_otel.hosts import environment_hosts
 from assisters_otel.observe import Observer
 from assisters_otel.semconv import attributes as names
 from assisters_otel.variables import corrections
@@ -208,7 +209,7 @@ def with_environment(
     Raises:
         ValueError: A variable is wrong, and *config* is strict.
     """
-    hosts, wrong = configs.environment_hosts(environ)
+    hosts, wrong = environment_hosts(environ)
     config = replace(
         config,
         hosts=tuple(dict.fromkeys((*config.hosts, *hosts))),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
-    from assisters_otel.guard import Guard
+    from assisters_otel.fail_safe import Guard
 
 
 class _LateEnd:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
 
     from assisters_otel.api.request import Request
-    from assisters_otel.attempt import CallOutcome, Outcome
+    from assisters_otel.outcomes import CallOutcome, Outcome
 
     Fields = dict[str, str | int | bool]
     _Kind = tuple[str, str]  # what failed, where

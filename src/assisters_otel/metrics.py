@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from assisters_otel.api.request import Place, Request
-    from assisters_otel.attempt import CallOutcome, Outcome, Resend
+    from assisters_otel.outcomes import CallOutcome, Outcome, Resend
 
 MAX_FURTHER: Final = 20
 """Undocumented codes, types and exception names a process may add to the labels, each."""

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from opentelemetry import trace
 
-from assisters_otel import calls, enclosing, late, quiet, seen, spans
+from assisters_otel import calls, enclosing, late, own_export, seen, spans
 from assisters_otel.api import endpoints, redaction
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.request import Request
@@ -39,9 +39,10 @@ if TYPE_CHECKING:
 
     from assisters_otel import bodies
     from assisters_otel.api.request import Message
-    from assisters_otel.attempt import CallOutcome, Outcome, Resend
-    from assisters_otel.config import Config, Host
-    from assisters_otel.guard import Guard
+    from assisters_otel.config import Config
+    from assisters_otel.fail_safe import Guard
+    from assisters_otel.hosts import Host
+    from assisters_otel.outcomes import CallOutcome, Outcome, Resend
 
 # What clients leave as it is in a path: RFC 3986's reserved characters, and the sign of an escape.
 _UNQUOTED: Final = "%/:=&?~#+!$,;'@()*[]"
@@ -158,7 +159,7 @@ class Observer:
         Returns:
             The request, or None if it is none of ours.
         """
-        if quiet.here.get() is not None:  # an export of ours, to a collector on a watched host
+        if own_export.here.get() is not None:  # an export of ours, to a collector on a watched host
             return None
         path = target.partition(b"?")[0].decode("latin-1")
         for host in hosts:

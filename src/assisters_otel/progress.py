@@ -12,7 +12,7 @@ from assisters_otel import bodies, causes, enclosing, seen, spans
 from assisters_otel.api import error_body, event_stream, redaction
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.content_encoding import decompress
-from assisters_otel.attempt import FAILED, REDIRECTED, judge
+from assisters_otel.outcomes import FAILED, REDIRECTED, judge
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
-    from assisters_otel.attempt import Outcome, StreamOutcome
     from assisters_otel.calls import Call
     from assisters_otel.observe import Observer
+    from assisters_otel.outcomes import Outcome, StreamOutcome
     from assisters_otel.sending import Sending
 
 _SUCCESS: Final = 200

@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from contextlib import contextmanager
-from contextvars import ContextVar
 from enum import Enum
 from functools import partial
 from socket import gaierror
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from assisters_otel import logger
 from assisters_otel.api import redaction
+from assisters_otel.own_export import here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -256,13 +256,6 @@ def describe(error: BaseException) -> Hint:
         f"{type(error).__name__}: {reason}" if reason else type(error).__name__,
         answered=not isinstance(cause, (ConnectionError, TimeoutError, gaierror)),
     )
-
-
-# Of the context, not of the thread: greenlets share one, if gevent is switched on late.
-here: Final[ContextVar[Callable[[logging.LogRecord], None] | None]] = ContextVar(
-    "assisters_otel-here", default=None
-)
-"""Who hears what is logged here."""
 
 
 @contextmanager

@@ -31,13 +31,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from assisters_otel import flow
 from assisters_otel.api import headers as response_headers
-from assisters_otel.attempt import Resend
+from assisters_otel.outcomes import Resend
 from assisters_otel.sending import Before, Hop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from assisters_otel.attempt import Outcome
+    from assisters_otel.outcomes import Outcome
     from assisters_otel.sending import Chain, Key, Sending
 
 WINDOW_S: Final = 600.0

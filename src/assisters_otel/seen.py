@@ -13,7 +13,7 @@ from assisters_otel.weak_identity import WeakIdentityDict
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
 
-    from assisters_otel.attempt import Outcome
+    from assisters_otel.outcomes import Outcome
 
 
 class Seen(NamedTuple):

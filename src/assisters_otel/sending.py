@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
 
     from assisters_otel.api.request import Message, Request
-    from assisters_otel.attempt import Resend
+    from assisters_otel.outcomes import Resend
 
 _SECRET_HEADERS: Final = ("authorization", "x-api-key", "api-key")
 

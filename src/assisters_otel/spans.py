@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import Attributes, AttributeValue
 
     from assisters_otel.api.request import Request
-    from assisters_otel.attempt import Outcome, Resend
+    from assisters_otel.outcomes import Outcome, Resend
 
 HTTP_URL: Final = "http.url"
 HTTP_METHOD: Final = "http.method"

@@ -15,7 +15,7 @@ from opentelemetry.trace import NoOpTracerProvider
 from assisters_otel import config as configs
 from assisters_otel import export, exporters, hand, logger, process, providers
 from assisters_otel.api import redaction
-from assisters_otel.guard import Guard
+from assisters_otel.fail_safe import Guard
 from assisters_otel.instrumentor import (
     AssistersInstrumentor,
     Client,

@@ -42,8 +42,9 @@ from assisters_otel.api.content_encoding import decompress
 from assisters_otel.api.limits import MAX_BYTES, MAX_MESSAGE, MAX_VALUE
 from assisters_otel.clients import httpx as adapter
 from assisters_otel.clients import wire
-from assisters_otel.config import Config, Host
-from assisters_otel.guard import Guard
+from assisters_otel.config import Config
+from assisters_otel.fail_safe import Guard
+from assisters_otel.hosts import Host
 from assisters_otel.metrics import MAX_FURTHER, MAX_MODELS
 from assisters_otel.observe import Observer
 from assisters_otel.semconv import attributes as names

@@ -9,6 +9,7 @@ from assisters_otel import config
 from assisters_otel.api.redaction import shown
 from assisters_otel.cli import installed, process, way
 from assisters_otel.cli.finding import Finding
+from assisters_otel.hosts import environment_hosts, may_hold_password
 from assisters_otel.semconv import environment
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def every(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Finding]
 
 
 def _hosts(environ: Mapping[str, str]) -> Iterator[Finding]:
-    found, wrong = config.environment_hosts(environ)
+    found, wrong = environment_hosts(environ)
     for text in wrong:
         yield Finding("hosts", False, text, "Correct the variable.")
     watched = (*config.from_arguments().hosts, *found)
@@ -50,7 +51,7 @@ def _hosts(environ: Mapping[str, str]) -> Iterator[Finding]:
             port = parts.port or (443 if parts.scheme == "https" else 80)
         except ValueError:
             parts, port = urlsplit(""), 0
-        if not parts.hostname or config.may_hold_password(parts):
+        if not parts.hostname or may_hold_password(parts):
             yield Finding(variable, False, f"{shown(url)} is no URL", "Write https://host/v1.")
             continue
         path = parts.path or "/"

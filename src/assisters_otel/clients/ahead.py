@@ -13,14 +13,14 @@ from collections import deque
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from assisters_otel import foreign
+from assisters_otel import foreign_exceptions
 from assisters_otel.api.limits import MAX_BYTES
 from assisters_otel.clients.classes import CLIENTS, GENERATIONS, is_a
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from assisters_otel.guard import Guard
+    from assisters_otel.fail_safe import Guard
 
 _MORE_THAN_CHUNKS: Final = re.compile(
     rb"(?:\r\n)?0+(?:;[^\r\n]*)?\r\n(?:[^\r\n]+\r\n)*\r\n(?=.)", re.DOTALL
@@ -139,7 +139,7 @@ def replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one function
                     if self._guard(self._is_enough):
                         return
             except Exception as error:  # noqa: BLE001 - the caller's; its read raises it
-                theirs = self._guard(foreign.of_client, error, handled)
+                theirs = self._guard(foreign_exceptions.of_client, error, handled)
                 if theirs is not None:
                     raise theirs from None
                 self._guard(self._keep, error, handled)
@@ -189,7 +189,7 @@ def async_replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one fun
                     if self._guard(self._is_enough):
                         return
             except Exception as error:  # noqa: BLE001 - the caller's; its read raises it
-                theirs = self._guard(foreign.of_client, error, handled)
+                theirs = self._guard(foreign_exceptions.of_client, error, handled)
                 if theirs is not None:
                     raise theirs from None
                 self._guard(self._keep, error, handled)

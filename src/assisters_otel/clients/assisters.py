@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from assisters_otel.calls import Call
-    from assisters_otel.guard import Guard
+    from assisters_otel.fail_safe import Guard
     from assisters_otel.observe import Observer
 
 MODULE: Final = "assisters"

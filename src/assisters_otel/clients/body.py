@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from assisters_otel.bodies import Body
-    from assisters_otel.guard import Guard
+    from assisters_otel.fail_safe import Guard
 
 _SDKS: Final = frozenset({"openai", "assisters"})
 _HELPERS: Final = "openai.lib.streaming"

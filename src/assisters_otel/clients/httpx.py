@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from opentelemetry import baggage, trace
 
 from assisters_otel import spans
-from assisters_otel.attempt import is_of_dead_loop
+from assisters_otel.causes import is_of_dead_loop
 from assisters_otel.clients.adapter import BAGGAGE, Adapter
 from assisters_otel.clients.ahead import async_replay, replay
 from assisters_otel.clients.body import async_watched, watched

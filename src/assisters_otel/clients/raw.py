@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from assisters_otel.bodies import Body
-    from assisters_otel.guard import Guard
+    from assisters_otel.fail_safe import Guard
 
 _FETCHES: Final = ("_fp_read", "_handle_chunk", "_update_chunk_length", "_error_catcher")
 _WATCH: Final = "_assisters_otel_watch"

@@ -12,13 +12,13 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from assisters_otel import foreign
+from assisters_otel import foreign_exceptions
 from assisters_otel.api.limits import MAX_BYTES
 from assisters_otel.clients.classes import GENERATIONS, is_of, named_as
 
 if TYPE_CHECKING:
     from assisters_otel.bodies import Body
-    from assisters_otel.guard import Guard
+    from assisters_otel.fail_safe import Guard
 
 READ_AHEAD_S: Final = 5.0
 """How long the beginning of a failed body is waited for, if the caller has set no limit."""
@@ -86,7 +86,7 @@ async def wait_for_beginning(reader: Any, limit_s: float, guard: Guard) -> None:
         while _may_wait(reader) and loop.time() < end_s:
             await reader._wait("read")  # noqa: SLF001 - as above
     except Exception as error:  # noqa: BLE001 - the caller's; its read raises it
-        theirs = guard(foreign.of_client, error, handled)
+        theirs = guard(foreign_exceptions.of_client, error, handled)
         if theirs is not None:
             raise theirs from None
         guard(_put_behind, reader, error)

@@ -21,7 +21,7 @@ from weakref import ref as weakref
 from opentelemetry import context, trace
 
 from assisters_otel import flow, http_spans, late, spans
-from assisters_otel.attempt import OF_FILES
+from assisters_otel.causes import OF_FILES
 from assisters_otel.clients.adapter import Adapter
 from assisters_otel.clients.classes import is_a
 from assisters_otel.clients.patch import Patches, Target, unbound
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from assisters_otel.api.request import Request
     from assisters_otel.clients.routed import Wire
-    from assisters_otel.guard import Guard
+    from assisters_otel.fail_safe import Guard
     from assisters_otel.observe import Observer
     from assisters_otel.progress import Attempt
 

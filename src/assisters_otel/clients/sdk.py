@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from assisters_otel.calls import Call
-    from assisters_otel.guard import Guard
+    from assisters_otel.fail_safe import Guard
 
 
 def in_call(

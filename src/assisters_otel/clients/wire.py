@@ -10,14 +10,14 @@ import sys
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Final
 
-from assisters_otel import foreign
+from assisters_otel import foreign_exceptions
 from assisters_otel.api.limits import MAX_BYTES
 from assisters_otel.clients.ahead import cut, raise_late
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from assisters_otel.guard import Guard
+    from assisters_otel.fail_safe import Guard
 
 READ_AHEAD_S: Final = 5.0
 """How long reading ahead goes on with a peer that drips, if the caller has set no limit."""
@@ -145,7 +145,7 @@ def beginning(
         The body without its framing, up to about `limits.MAX_BYTES`; None if there is none.
 
     Raises:
-        BaseException: What is not of the connection, as `foreign` knows it.
+        BaseException: What is not of the connection, as `foreign_exceptions` knows it.
     """
     original = response._original_response  # noqa: SLF001 - as `http.client` has answered
     wire = original.fp
@@ -160,7 +160,7 @@ def beginning(
         for part in _twin(response, original, tap).stream(MAX_BYTES, decode_content=False):
             body += part
     except errors as met:  # the caller's: its own reading raises it
-        theirs = guard(foreign.of_client, tap.error or met, handled)
+        theirs = guard(foreign_exceptions.of_client, tap.error or met, handled)
     finally:  # whatever went wrong, the reader finds what was read
         error = tap.error if theirs is None else None
         if error is not None:

@@ -19,7 +19,7 @@ from assisters_otel.runtimes import celery, rq, uvicorn
 from assisters_otel.runtimes.receivers import Receivers
 
 if TYPE_CHECKING:
-    from assisters_otel.guard import Guard
+    from assisters_otel.fail_safe import Guard
 
 
 class Hooks:

@@ -6,7 +6,7 @@ import logging
 import traceback
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
-from assisters_otel import foreign, logger
+from assisters_otel import foreign_exceptions, logger
 from assisters_otel.api import redaction
 from assisters_otel.api.limits import MAX_MESSAGE
 
@@ -52,10 +52,10 @@ class Guard:
         """Keep and log a trouble of ours; the same one again is logged at DEBUG only.
 
         Raises:
-            BaseException: What is not ours, as `foreign` knows it.
+            BaseException: What is not ours, as `foreign_exceptions` knows it.
             Exception: *error*, if the guard is strict or lets it pass.
         """
-        theirs = foreign.of(error)
+        theirs = foreign_exceptions.of(error)
         if theirs is not None:
             raise theirs
         if self.strict or (self._passing is not None and isinstance(error, self._passing)):

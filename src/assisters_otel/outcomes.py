@@ -27,27 +27,7 @@ REDIRECTED: Final = 300
 FAILED: Final = 400
 """The first status that is a failure."""
 
-OF_FILES: Final = (
-    FileExistsError,
-    FileNotFoundError,
-    IsADirectoryError,
-    NotADirectoryError,
-    PermissionError,
-)
-"""What an OSError is that comes from the file which the app sends, and from no socket."""
-
-_DEAD_LOOP: Final = "Event loop is closed"
-
 _NONE: Final[Mapping[bytes, bytes]] = MappingProxyType({})
-
-
-def is_of_dead_loop(error: BaseException) -> bool:
-    """Return True if a pooled connection belongs to an event loop that has ended.
-
-    Nothing was sent by it; httpx drops it, and a retry takes another. Source: the message of
-    `asyncio.BaseEventLoop._check_closed`, and of uvloop's.
-    """
-    return isinstance(error, RuntimeError) and _DEAD_LOOP in str(error)
 
 
 class StreamOutcome(NamedTuple):
