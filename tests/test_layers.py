@@ -10,6 +10,8 @@ import assisters_otel
 ROOT = Path(assisters_otel.__file__).parent
 ORDER = [
     "api.endpoints",
+    "otel_api.providers",
+    "otel_api.http_spans",
     "foreign_exceptions",
     "own_export",
     "api.limits",
@@ -34,8 +36,6 @@ ORDER = [
     "logger",
     "fail_safe",
     "weak_identity",
-    "providers",
-    "http_spans",
     "flow",
     "sending",
     "resend",

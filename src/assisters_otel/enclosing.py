@@ -14,8 +14,9 @@ from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
 
-from assisters_otel import late, providers, spans
+from assisters_otel import late, spans
 from assisters_otel.api import headers as response_headers
+from assisters_otel.otel_api import providers
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:

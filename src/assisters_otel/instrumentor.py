@@ -17,13 +17,14 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 )
 
 from assisters_otel import config as configs
-from assisters_otel import hand, http_spans, logger, process, providers, runtimes
+from assisters_otel import hand, logger, process, runtimes
 from assisters_otel.api import redaction
 from assisters_otel.clients import aiohttp, assisters, httpx, openai, requests, retries
 from assisters_otel.clients.patch import Patches
 from assisters_otel.fail_safe import Guard
 from assisters_otel.hosts import environment_hosts
 from assisters_otel.observe import Observer
+from assisters_otel.otel_api import http_spans, providers
 from assisters_otel.semconv import attributes as names
 from assisters_otel.variables import corrections
 

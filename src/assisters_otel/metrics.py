@@ -19,8 +19,9 @@ from opentelemetry.semconv.attributes.http_attributes import (
 )
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 
-from assisters_otel import catalog, logger, providers
+from assisters_otel import catalog, logger
 from assisters_otel.api import headers as response_headers
+from assisters_otel.otel_api import providers
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import metrics as metric_names
 from assisters_otel.version import __version__

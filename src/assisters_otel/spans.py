@@ -21,10 +21,10 @@ from opentelemetry.semconv.attributes.http_attributes import (
 from opentelemetry.semconv.attributes.url_attributes import URL_FULL
 from opentelemetry.trace import SpanKind, StatusCode
 
-from assisters_otel import http_spans, providers
 from assisters_otel.api import endpoints, redaction
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.limits import MAX_MESSAGE
+from assisters_otel.otel_api import http_spans, providers
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider
 
 from assisters_otel import config as configs
-from assisters_otel import export, exporters, hand, logger, process, providers
+from assisters_otel import export, exporters, hand, logger, process
 from assisters_otel.api import redaction
 from assisters_otel.fail_safe import Guard
 from assisters_otel.instrumentor import (
@@ -23,6 +23,7 @@ from assisters_otel.instrumentor import (
     tell_of_wrong,
     with_environment,
 )
+from assisters_otel.otel_api import providers
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import environment
 from assisters_otel.variables import corrections, rules

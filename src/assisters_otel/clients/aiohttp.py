@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import context, trace
 
-from assisters_otel import flow, http_spans, providers, spans
+from assisters_otel import flow, spans
 from assisters_otel.causes import OF_FILES, is_of_dead_loop
 from assisters_otel.clients import reader
 from assisters_otel.clients.adapter import BAGGAGE, Adapter
 from assisters_otel.clients.classes import is_a
 from assisters_otel.clients.patch import Target, unbound
+from assisters_otel.otel_api import http_spans, providers
 from assisters_otel.outcomes import FAILED
 from assisters_otel.variables.corrections import corrected
 

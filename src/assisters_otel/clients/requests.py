@@ -20,7 +20,7 @@ from weakref import ref as weakref
 
 from opentelemetry import context, trace
 
-from assisters_otel import flow, http_spans, late, spans
+from assisters_otel import flow, late, spans
 from assisters_otel.causes import OF_FILES
 from assisters_otel.clients.adapter import Adapter
 from assisters_otel.clients.classes import is_a
@@ -28,6 +28,7 @@ from assisters_otel.clients.patch import Patches, Target, unbound
 from assisters_otel.clients.raw import watch
 from assisters_otel.clients.routed import Routed, routed_as
 from assisters_otel.clients.wire import READ_AHEAD_S, beginning
+from assisters_otel.otel_api import http_spans
 from assisters_otel.variables.corrections import corrected
 from assisters_otel.weak_identity import WeakIdentityDict
 

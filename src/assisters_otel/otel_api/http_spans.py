@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from assisters_otel import providers
+from assisters_otel.otel_api import providers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
