@@ -8,8 +8,8 @@ from opentelemetry.trace import INVALID_SPAN, INVALID_SPAN_CONTEXT
 from assisters_otel.api import endpoints
 from assisters_otel.api.event_stream import Events
 from assisters_otel.api.request import Request
+from assisters_otel.attempts.call import Asked, Call
 from assisters_otel.bodies import Body
-from assisters_otel.calls import Asked, Call
 
 DONE = b"data: [DONE]\n\n"
 

@@ -13,9 +13,10 @@ from opentelemetry import trace
 
 from assisters_otel import resend
 from assisters_otel.api.request import Request
+from assisters_otel.attempts.attempt import Sending
+from assisters_otel.attempts.retry_chain import Chain
 from assisters_otel.outcomes import judge
 from assisters_otel.resend import Resends
-from assisters_otel.sending import Chain, Sending
 from sizes import sized
 
 SECRET = "Bearer ask_0123456789abcdef"

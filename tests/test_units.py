@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from assisters_otel.flow import Units
+from assisters_otel.attempts.control_flow import Units
 
 
 @pytest.fixture

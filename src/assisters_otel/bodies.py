@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from assisters_otel.api import event_stream
+from assisters_otel.attempts.clock import Moment
 from assisters_otel.outcomes import StreamOutcome
 from assisters_otel.semconv import attributes as names
 
@@ -18,18 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from assisters_otel.api.event_stream import Events
-
-
-class Moment(NamedTuple):
-    """A moment by two clocks: `time.perf_counter` and Unix nanoseconds."""
-
-    steady_s: float
-    unix_ns: int
-
-    @staticmethod
-    def now() -> Moment:
-        """Read both."""
-        return Moment(time.perf_counter(), time.time_ns())
 
 
 class End(NamedTuple):

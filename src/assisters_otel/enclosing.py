@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
     from opentelemetry.util.types import AttributeValue
 
-    from assisters_otel.calls import Asked, Call
+    from assisters_otel.attempts.attempt import Sending
+    from assisters_otel.attempts.call import Asked, Call
     from assisters_otel.fail_safe import Guard
     from assisters_otel.outcomes import CallOutcome, Outcome, StreamOutcome
-    from assisters_otel.sending import Sending
 
 
 _GEN_AI_SCOPES: Final = (

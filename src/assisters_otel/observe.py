@@ -19,16 +19,17 @@ from urllib.parse import quote
 
 from opentelemetry import trace
 
-from assisters_otel import calls, enclosing, late, own_export, seen, spans
+from assisters_otel import enclosing, late, own_export, seen, spans
 from assisters_otel.api import endpoints, redaction
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.request import Request
+from assisters_otel.attempts import call as attempts_call
+from assisters_otel.attempts.attempt import Sending
 from assisters_otel.logs import Log
 from assisters_otel.metrics import Metrics
 from assisters_otel.progress import Answer, Attempt
 from assisters_otel.resend import Resends
 from assisters_otel.semconv import attributes as names
-from assisters_otel.sending import Sending
 from assisters_otel.version import __version__
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
 
-    from assisters_otel import bodies
     from assisters_otel.api.request import Message
+    from assisters_otel.attempts import clock
     from assisters_otel.config import Config
     from assisters_otel.fail_safe import Guard
     from assisters_otel.hosts import Host
@@ -83,7 +84,7 @@ class Observer:
         self._hosts = config.hosts_by_name()
         self._log = Log(time.monotonic)
         self._resends = Resends(time.monotonic)
-        self._waiting: set[calls.Call | Answer] = set()
+        self._waiting: set[attempts_call.Call | Answer] = set()
         self._put_off: deque[Callable[[], object]] = deque()
         self._collecting = 0
         self._is_begun = False
@@ -184,7 +185,7 @@ class Observer:
 
     # -- calls ------------------------------------------------------------------------------
 
-    def call(self, asked: calls.Asked) -> calls.Call:
+    def call(self, asked: attempts_call.Asked) -> attempts_call.Call:
         """Begin watching a call, in a span of ours or in the one around it.
 
         Args:
@@ -197,11 +198,11 @@ class Observer:
         context = above.get_span_context() if isinstance(above, trace.Span) else above
         if context is None:
             context = trace.INVALID_SPAN_CONTEXT
-        return calls.Call(asked, span, context, self, is_ours=is_ours)
+        return attempts_call.Call(asked, span, context, self, is_ours=is_ours)
 
     def call_of(  # noqa: PLR0913, PLR0917 - a URL has that many parts
         self, method: str, scheme: str, host: str, port: int | None, path: str, model: object = None
-    ) -> calls.Call | None:
+    ) -> attempts_call.Call | None:
         """Begin watching what an SDK is asked for, if it goes to a host that is watched.
 
         Args:
@@ -222,9 +223,9 @@ class Observer:
             return None
         operation = endpoints.OPERATIONS.get(request.template or "")
         name = redaction.clean(model) or None if isinstance(model, str) else None
-        return self.call(calls.Asked(request, operation, name))
+        return self.call(attempts_call.Asked(request, operation, name))
 
-    def raised(self, call: calls.Call, error: BaseException) -> None:
+    def raised(self, call: attempts_call.Call, error: BaseException) -> None:
         """Remember a call's last attempt by what the SDK has raised, for `explain`."""
         if call.last is not None:
             self.guard(seen.remember, error, call.last, call.span)
@@ -235,7 +236,7 @@ class Observer:
         if found is not None:
             self.guard(seen.keep, error, found)
 
-    def waits(self, one: calls.Call | Answer) -> None:
+    def waits(self, one: attempts_call.Call | Answer) -> None:
         """Take note of a call that has returned, or a stream outside one, with its body open."""
         self._waiting.add(one)
 
@@ -254,7 +255,7 @@ class Observer:
     def _collector(self, phase: str, _info: dict[str, int]) -> None:
         self._collecting = threading.get_ident() if phase == "start" else 0
 
-    def ended(self, call: calls.Call, outcome: CallOutcome, end_ns: int | None) -> None:
+    def ended(self, call: attempts_call.Call, outcome: CallOutcome, end_ns: int | None) -> None:
         """Hand a call's outcome to the sinks, each guarded for itself."""
         self._waiting.discard(call)
         self.guard(self._metrics.record_call, outcome, call.context)
@@ -282,7 +283,7 @@ class Observer:
             span: Its client span, open, or None: then there are metrics only.
             around: What was current before that span, if that is known.
         """
-        call = calls.current()
+        call = attempts_call.current()
         if call is not None and not self.guard(call.takes, request, message):
             call = None
         sending = Sending(
@@ -306,7 +307,7 @@ class Observer:
         if resend is not None:
             spans.describe_resend(span, resend)
 
-    def finish(self, outcome: Outcome, sending: Sending, call: calls.Call | None) -> None:
+    def finish(self, outcome: Outcome, sending: Sending, call: attempts_call.Call | None) -> None:
         """Hand an attempt's outcome to the sinks, each guarded for itself."""
         failed = outcome.failed
         span = sending.span
@@ -361,7 +362,7 @@ class Observer:
         """Take note of an answer's event stream that will have failed, before its end."""
         self.guard(self._resends.failed, answer.sending, outcome, time.time())
 
-    def body_ended(self, answer: Answer, outcome: Outcome, at: bodies.Moment | None) -> None:
+    def body_ended(self, answer: Answer, outcome: Outcome, at: clock.Moment | None) -> None:
         """Take the end of an answer's body, after its attempt and with all that it counts for.
 
         Args:

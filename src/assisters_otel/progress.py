@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
-    from assisters_otel.calls import Call
+    from assisters_otel.attempts.attempt import Sending
+    from assisters_otel.attempts.call import Call
     from assisters_otel.observe import Observer
     from assisters_otel.outcomes import Outcome, StreamOutcome
-    from assisters_otel.sending import Sending
 
 _SUCCESS: Final = 200
 _ID: Final = b"req_"

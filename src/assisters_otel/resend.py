@@ -29,16 +29,17 @@ from collections import Counter, OrderedDict
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from assisters_otel import flow
 from assisters_otel.api import headers as response_headers
+from assisters_otel.attempts import control_flow
+from assisters_otel.attempts.retry_chain import Before, Hop
 from assisters_otel.outcomes import Resend
-from assisters_otel.sending import Before, Hop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from assisters_otel.attempts.attempt import Sending
+    from assisters_otel.attempts.retry_chain import Chain, Key
     from assisters_otel.outcomes import Outcome
-    from assisters_otel.sending import Chain, Key, Sending
 
 WINDOW_S: Final = 600.0
 """How long a failed attempt is remembered."""
@@ -220,7 +221,7 @@ class Resends:
             under_parent: What is remembered of equal requests under the parent span, or None.
         """
         sending.has_company = entry.has_company
-        if entry.send is not None and entry.send is flow.current_send():
+        if entry.send is not None and entry.send is control_flow.current_send():
             return True
         if sending.is_bare and not self._is_same_asker(entry, sending, under_parent):
             return False
@@ -239,7 +240,7 @@ class Resends:
         """
         if entry.side_by_side or entry.has_company or entry.is_taken:
             return False
-        if not flow.is_over(entry.owner()):
+        if not control_flow.is_over(entry.owner()):
             return False
         if sending.is_bare and not self._is_same_asker(entry, sending, entry):
             return False
@@ -333,7 +334,7 @@ class Resends:
             origin.whole,
             parent.span_id if parent is not None else 0,
             sending.started_s,
-            flow.current_send(),
+            control_flow.current_send(),
             sending.has_company,
         )
         keys: list[Key] = []
@@ -352,7 +353,7 @@ class Resends:
     def redirected(self, sending: Sending, location: str) -> None:
         """Expect the hop that follows an answer with a redirect."""
         identity = self._identity(sending)
-        owner = flow.owner()
+        owner = control_flow.owner()
         hop = Hop(
             weakref.ref(owner),
             hash(sending.message.redirected(location)),
@@ -370,7 +371,7 @@ class Resends:
     # -- what the two have in common --------------------------------------------------------
 
     def _taken_hop(self) -> Hop | None:
-        owner = flow.owner()
+        owner = control_flow.owner()
         with self._lock:
             hop = self._hops.pop(id(owner), None)
         return hop if hop is not None and hop.owner() is owner else None

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import context, trace
 
-from assisters_otel import flow, spans
+from assisters_otel import spans
+from assisters_otel.attempts import control_flow
 from assisters_otel.causes import OF_FILES, is_of_dead_loop
 from assisters_otel.clients import reader
 from assisters_otel.clients.adapter import BAGGAGE, Adapter
@@ -331,7 +332,7 @@ class Aiohttp(Adapter):
             self._asked.set(asked)
         if asked.attempt is not None and asked.error is not None:
             # A connection that had gone stale: the session sends again by itself.
-            with flow.one_send():
+            with control_flow.one_send():
                 self._failed(asked, asked.error)
                 asked.error = None
                 self._start(asked, request, raw)

@@ -11,7 +11,7 @@ from assisters_otel.clients.sdk import in_call
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from assisters_otel.calls import Call
+    from assisters_otel.attempts.call import Call
     from assisters_otel.fail_safe import Guard
     from assisters_otel.observe import Observer
 

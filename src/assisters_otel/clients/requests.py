@@ -20,7 +20,8 @@ from weakref import ref as weakref
 
 from opentelemetry import context, trace
 
-from assisters_otel import flow, late, spans
+from assisters_otel import late, spans
+from assisters_otel.attempts import control_flow
 from assisters_otel.causes import OF_FILES
 from assisters_otel.clients.adapter import Adapter
 from assisters_otel.clients.classes import is_a
@@ -279,7 +280,7 @@ class Requests(Adapter):
             # An auth handler sends again inside one span: what was before has failed.
             pending = self._pending.get(sent.span)
             if pending is not None:
-                with flow.one_send():
+                with control_flow.one_send():
                     pending()
                     self._start(sent)
                 return
@@ -380,7 +381,7 @@ class Requests(Adapter):
                     sent.refused[:] = sent.attempts
                     sent.attempts.clear()
                 raise
-            with flow.one_send():
+            with control_flow.one_send():
                 guard(self._hidden, sent, response, error)
                 guard(self._begin, sent)
             return result

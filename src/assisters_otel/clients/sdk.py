@@ -9,7 +9,7 @@ from assisters_otel.clients.patch import unbound
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from assisters_otel.calls import Call
+    from assisters_otel.attempts.call import Call
     from assisters_otel.fail_safe import Guard
 
 

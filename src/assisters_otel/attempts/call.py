@@ -16,10 +16,10 @@ from urllib.parse import unquote
 
 from opentelemetry import context, trace
 
-from assisters_otel.bodies import Moment
+from assisters_otel.attempts.clock import Moment
+from assisters_otel.attempts.retry_chain import Chain
 from assisters_otel.outcomes import CallOutcome
 from assisters_otel.semconv import attributes as names
-from assisters_otel.sending import Chain
 
 if TYPE_CHECKING:
     from collections.abc import Callable

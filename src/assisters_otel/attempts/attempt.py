@@ -1,4 +1,4 @@
-"""An attempt on its way: what a resend of it will be known by, and the attempts before it."""
+"""An attempt in flight, and where it comes from."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry import trace
 
-from assisters_otel import flow
 from assisters_otel.api import error_body
+from assisters_otel.attempts import control_flow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,60 +16,10 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
 
     from assisters_otel.api.request import Message, Request
+    from assisters_otel.attempts.retry_chain import Chain
     from assisters_otel.outcomes import Resend
 
 _SECRET_HEADERS: Final = ("authorization", "x-api-key", "api-key")
-
-
-Key = tuple[int, int]
-"""By what a failed attempt is found: an id of its task, thread or parent, and its identity."""
-
-
-class CallBefore(NamedTuple):
-    """The call that a failed attempt belonged to: its span, and which repetition it was."""
-
-    span: SpanContext | None
-    number: int
-
-
-class Before(NamedTuple):
-    """An attempt that failed or was cancelled, as far as its resend will tell of it.
-
-    Attributes:
-        number: Its own number as a resend; 0 for a request's first attempt.
-        ended_s: When it ended, on a steady clock.
-        reason: `Outcome.reason`.
-        span: Its span.
-        wait_s: What its Retry-After asked for.
-        hopeless: Whether no retry helps.
-        authorization: A digest of the header, or None without one.
-        call: The call that it belonged to.
-    """
-
-    number: int
-    ended_s: float
-    reason: str | None
-    span: SpanContext | None
-    wait_s: float | None
-    hopeless: bool
-    authorization: bytes | None
-    call: CallBefore | None
-
-
-class Hop(NamedTuple):
-    """A redirect that has been answered, and not yet followed.
-
-    Attributes:
-        owner: Gives the task or thread that will follow it, or None if that is gone.
-        url: Of where it leads, the hash.
-        number: The number, as a resend, of the attempt that was answered so.
-        identities: Of that attempt, and of those that were redirected to it.
-    """
-
-    owner: Callable[[], object]
-    url: int
-    number: int
-    identities: tuple[int, ...]
 
 
 class Origin(NamedTuple):
@@ -80,7 +30,7 @@ class Origin(NamedTuple):
             all of one task or thread.
         owner_id: An id of that.
         parent: The span under which the attempt, or its call, was made; None if it is a root.
-        unit: The unit of work that it is part of, as `flow.Units` has it, or None.
+        unit: The unit of work that it is part of, as `control_flow.Units` has it, or None.
     """
 
     owner: Callable[[], object]
@@ -106,54 +56,6 @@ class Origin(NamedTuple):
         return None if self.parent is None else self.parent.span_id
 
 
-class Chain:
-    """The attempts of one call, one after the other.
-
-    Attributes:
-        call: What a later call will have to say of this one.
-        resend_of: The span of the failed call that this one repeats, or None.
-        sent: How many attempts there were.
-        number: The last one's, as a resend.
-        retries: How many of them were retries.
-        wait_s: What went by between an attempt and its retry, in all.
-        before: The last attempt, if it failed.
-        hop: The redirect that the last attempt was answered with.
-        keys: Under which the last attempt is remembered, if it failed.
-    """
-
-    __slots__ = (
-        "before",
-        "call",
-        "hop",
-        "keys",
-        "number",
-        "resend_of",
-        "retries",
-        "sent",
-        "wait_s",
-    )
-
-    def __init__(self, call: SpanContext | None) -> None:
-        """Begin with nothing sent.
-
-        Args:
-            call: The span of the call.
-        """
-        self.call = CallBefore(call, 0)
-        self.resend_of: SpanContext | None = None
-        self.sent = 0
-        self.number = 0
-        self.retries = 0
-        self.wait_s = 0.0
-        self.before: Before | None = None
-        self.hop: Hop | None = None
-        self.keys: tuple[Key, ...] = ()
-
-    def follows(self, message: Message) -> bool:
-        """Say whether a request goes where the last answer has redirected this call."""
-        return self.hop is not None and self.hop.url == hash(message.url())
-
-
 class Sending:
     """One attempt on its way.
 
@@ -169,7 +71,7 @@ class Sending:
         has_company: Whether equal requests of other tasks or threads were seen under way beside
             it, or beside one that it follows.
         origins: Those of the requests that were redirected to this one.
-        unit: The unit of work that sends it, as `flow.Units` has it, or None.
+        unit: The unit of work that sends it, as `control_flow.Units` has it, or None.
     """
 
     __slots__ = (
@@ -216,7 +118,7 @@ class Sending:
         self.identity: int | None = None
         self.is_bare = False
         self.has_company = False
-        self.unit = flow.units.current()
+        self.unit = control_flow.units.current()
         self._around = around
         self._origin: Origin | None = None
 
@@ -226,7 +128,7 @@ class Sending:
         Its body may be read, and its failure met, in another task or thread, or in none.
         """
         if self._origin is None:
-            owner = flow.owner()
+            owner = control_flow.owner()
             self._origin = Origin(weakref.ref(owner), id(owner), self._parent(), self.unit)
         return self._origin
 
