@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from opentelemetry import trace
 
-from assisters_otel import resend
 from assisters_otel.api.request import Request
 from assisters_otel.attempts.attempt import Sending
 from assisters_otel.attempts.retry_chain import Chain
 from assisters_otel.outcomes import judge
-from assisters_otel.resend import Resends
+from assisters_otel.resends import tracker
+from assisters_otel.resends.tracker import Resends
 from sizes import sized
 
 SECRET = "Bearer ask_0123456789abcdef"
@@ -148,7 +148,7 @@ def test_where_another_flow_has_failed_nothing_is_asked(resends):
 def test_many_failing_requests_leave_a_small_record(resends, clock):
     """All distinct, each under a span of its own."""
     many = sized(100_000)
-    assert many >= 4 * resend.MAX_ENTRIES
+    assert many >= 4 * tracker.MAX_ENTRIES
     for number in range(many // 2):
         fail(resends, Message(b"%d" % number), under(number + 1))
         clock.now += 0.001
@@ -160,10 +160,10 @@ def test_many_failing_requests_leave_a_small_record(resends, clock):
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
 
-    assert len(resends) == resend.MAX_ENTRIES
-    assert len(resends._places) <= resend.MAX_ENTRIES
+    assert len(resends) == tracker.MAX_ENTRIES
+    assert len(resends._places) <= tracker.MAX_ENTRIES
     # All that is remembered has been replaced, and what replaced it is all that was measured.
-    assert grown < resend.MAX_ENTRIES * 1024
+    assert grown < tracker.MAX_ENTRIES * 1024
 
 
 def test_redirects_that_nobody_follows_leave_a_small_record(resends):
@@ -175,7 +175,7 @@ def test_redirects_that_nobody_follows_leave_a_small_record(resends):
         thread.start()
         thread.join()
 
-    assert len(resends._hops) <= resend._MAX_HOPS
+    assert len(resends._hops) <= tracker._MAX_HOPS
 
 
 def test_no_body_and_no_key_is_held(resends):
@@ -239,13 +239,13 @@ def test_a_request_that_says_nothing_is_known_under_its_span_alone(resends, arou
 
 def test_what_leaves_no_trace_of_its_end_does_not_pile_up_and_is_not_held(resends):
     gone = []
-    for _ in range(resend._MAX_UNDER_WAY + 10):
+    for _ in range(tracker._MAX_UNDER_WAY + 10):
         message = Message()
         gone.append(weakref.ref(message))
         send(resends, message)
     del message
 
-    assert len(resends._under_way) <= resend._MAX_UNDER_WAY
+    assert len(resends._under_way) <= tracker._MAX_UNDER_WAY
     assert not [one for one in gone if one() is not None]
 
 

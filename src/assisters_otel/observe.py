@@ -28,7 +28,7 @@ from assisters_otel.attempts.attempt import Sending
 from assisters_otel.logs import Log
 from assisters_otel.metrics import Metrics
 from assisters_otel.progress import Answer, Attempt
-from assisters_otel.resend import Resends
+from assisters_otel.resends.tracker import Resends
 from assisters_otel.semconv import attributes as names
 from assisters_otel.version import __version__
 
