@@ -17,8 +17,9 @@ from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
 import assisters_otel
-from assisters_otel import catalog, explain, seen
+from assisters_otel import catalog, explain
 from assisters_otel.explanation import SIDES
+from assisters_otel.sinks import known_attempts
 from assisters_otel.testing import FakeApi
 
 CHAT = {"model": "assisters-chat-v1", "messages": [{"role": "user", "content": "planted"}]}
@@ -376,14 +377,14 @@ def test_what_is_seen_of_an_exception_is_found_though_it_has_no_hash_and_goes_wi
     error = raised(lambda: httpx.post(f"{api.url}/embeddings", content=Refusing()))
 
     assert error == _Unhashable("another")
-    assert seen.of(_Unhashable("another")) is None
-    assert seen.of(error).outcome.exception == "_Unhashable"
+    assert known_attempts.of(_Unhashable("another")) is None
+    assert known_attempts.of(error).outcome.exception == "_Unhashable"
     key = id(error)
-    assert key in seen._seen._kept
+    assert key in known_attempts._seen._kept
     error.__traceback__ = None
     del error
     gc.collect()
-    assert key not in seen._seen._kept
+    assert key not in known_attempts._seen._kept
 
 
 @pytest.mark.usefixtures("telemetry")

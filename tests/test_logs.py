@@ -13,8 +13,8 @@ from pythonjsonlogger.json import JsonFormatter
 
 from assisters_otel.api.error_body import Envelope
 from assisters_otel.api.request import Request
-from assisters_otel.logs import LINES, WINDOW_S, Log
 from assisters_otel.outcomes import CallOutcome, judge
+from assisters_otel.sinks.failure_log import LINES, WINDOW_S, Log
 
 REQUEST = Request("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
 

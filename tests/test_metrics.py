@@ -8,10 +8,11 @@ from opentelemetry.context import Context
 
 from assisters_otel.api.error_body import Envelope
 from assisters_otel.api.request import Request
-from assisters_otel.metrics import FRESH_S, MAX_FURTHER, MAX_MODELS, ClosedSet, Metrics
 from assisters_otel.outcomes import CallOutcome, Resend, StreamOutcome, judge
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import metrics as metric_names
+from assisters_otel.sinks.label_values import MAX_FURTHER, MAX_MODELS, ClosedSet
+from assisters_otel.sinks.metrics import FRESH_S, Metrics
 from assisters_otel.version import __version__
 from memory import Memory
 

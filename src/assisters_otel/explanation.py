@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry import trace
 
-from assisters_otel import catalog, causes, seen
+from assisters_otel import catalog, causes
 from assisters_otel.api import error_body, redaction
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.error_body import Envelope
 from assisters_otel.outcomes import FAILED
+from assisters_otel.sinks import known_attempts
 from assisters_otel.version import __version__
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def explain(thing: object) -> Explanation:
         status = None if row is None else row.status
         found = _Facts(status, Envelope(None if row is None else row.type, redaction.clean(thing)))
         return _explained(found)
-    met = next(filter(None, map(seen.of, _related(thing))), None)
+    met = next(filter(None, map(known_attempts.of, _related(thing))), None)
     if met is not None:
         found = _of_outcome(met.outcome, met.at_s, met.trace_id)
         if isinstance(thing, BaseException) and not met.outcome.failed:  # it failed afterwards

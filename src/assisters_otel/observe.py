@@ -19,17 +19,18 @@ from urllib.parse import quote
 
 from opentelemetry import trace
 
-from assisters_otel import enclosing, late, own_export, seen, spans
+from assisters_otel import own_export
 from assisters_otel.api import endpoints, redaction
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.request import Request
 from assisters_otel.attempts import call as attempts_call
 from assisters_otel.attempts.attempt import Sending
-from assisters_otel.logs import Log
-from assisters_otel.metrics import Metrics
 from assisters_otel.progress import Answer, Attempt
 from assisters_otel.resends.tracker import Resends
 from assisters_otel.semconv import attributes as names
+from assisters_otel.sinks import attempt_span, call_span, foreign_span, known_attempts, stream_span
+from assisters_otel.sinks.failure_log import Log
+from assisters_otel.sinks.metrics import Metrics
 from assisters_otel.version import __version__
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ class Observer:
         """
         around = trace.get_current_span()
         nothing = trace.INVALID_SPAN, False
-        span, is_ours = self.guard(enclosing.of_call, self._tracer, asked) or nothing
+        span, is_ours = self.guard(call_span.of_call, self._tracer, asked) or nothing
         above = around if span is not around else getattr(around, "parent", None)
         context = above.get_span_context() if isinstance(above, trace.Span) else above
         if context is None:
@@ -228,13 +229,13 @@ class Observer:
     def raised(self, call: attempts_call.Call, error: BaseException) -> None:
         """Remember a call's last attempt by what the SDK has raised, for `explain`."""
         if call.last is not None:
-            self.guard(seen.remember, error, call.last, call.span)
+            self.guard(known_attempts.remember, error, call.last, call.span)
 
     def raised_for(self, response: object, error: BaseException) -> None:
         """Remember the attempt of a response by what the client has raised for it."""
-        found = seen.of(response)
+        found = known_attempts.of(response)
         if found is not None:
-            self.guard(seen.keep, error, found)
+            self.guard(known_attempts.keep, error, found)
 
     def waits(self, one: attempts_call.Call | Answer) -> None:
         """Take note of a call that has returned, or a stream outside one, with its body open."""
@@ -262,7 +263,7 @@ class Observer:
         if outcome.failed:
             self.guard(self._log_call, outcome, call.span)
         self.guard(
-            enclosing.end_call,
+            call_span.end_call,
             call,
             outcome,
             self.guard,
@@ -302,10 +303,10 @@ class Observer:
 
     @staticmethod
     def _introduce(span: Span, request: Request, resend: Resend | None) -> None:
-        spans.redact(span, request)
-        spans.rename(span, request)
+        attempt_span.redact(span, request)
+        attempt_span.rename(span, request)
         if resend is not None:
-            spans.describe_resend(span, resend)
+            attempt_span.describe_resend(span, resend)
 
     def finish(self, outcome: Outcome, sending: Sending, call: attempts_call.Call | None) -> None:
         """Hand an attempt's outcome to the sinks, each guarded for itself."""
@@ -320,13 +321,13 @@ class Observer:
                 describe = partial(self._describe, now=time.time(), outcome=outcome)
                 if self._captures_headers:
                     describe = partial(self._describe_captured, describe, sending)
-                self.guard(late.write, span, describe, self.guard)
+                self.guard(foreign_span.write, span, describe, self.guard)
             else:
-                self.guard(late.forget, span)
+                self.guard(foreign_span.forget, span)
                 self.guard(self._describe, span, time.time(), outcome)
                 if self._captures_headers:
                     redact = partial(self._redact_answer, sending)
-                    self.guard(late.write, span, redact, self.guard)
+                    self.guard(foreign_span.write, span, redact, self.guard)
         self.guard(self._metrics.record, outcome)
         if call is not None:
             call.last = outcome
@@ -350,13 +351,13 @@ class Observer:
 
     @staticmethod
     def _redact_answer(sending: Sending, span: Span) -> None:
-        spans.redact_answer(span, sending.secrets())
+        attempt_span.redact_answer(span, sending.secrets())
 
     # -- bodies -----------------------------------------------------------------------------
 
     def open_stream(self, sending: Sending) -> Span | None:
         """Begin the span of an event stream outside a call, if its attempt has one."""
-        return None if sending.span is None else enclosing.of_stream(self._tracer, sending)
+        return None if sending.span is None else stream_span.of_stream(self._tracer, sending)
 
     def body_failed(self, answer: Answer, outcome: Outcome) -> None:
         """Take note of an answer's event stream that will have failed, before its end."""
@@ -399,14 +400,14 @@ class Observer:
             end_ns = None if at is None else at.unix_ns
             capture = self._capture_message
             self.guard(
-                enclosing.end_stream, answer.span, outcome, end_ns=end_ns, capture_message=capture
+                stream_span.end_stream, answer.span, outcome, end_ns=end_ns, capture_message=capture
             )
 
     def _log_call(self, outcome: CallOutcome, span: Span) -> None:
-        self._log.record_call(outcome, spans.context_of(span))
+        self._log.record_call(outcome, foreign_span.context_of(span))
 
     def _log_attempt(self, outcome: Outcome, span: Span | None) -> None:
-        self._log.record(outcome, spans.context_of(span))
+        self._log.record(outcome, foreign_span.context_of(span))
 
     def _describe(self, span: Span, now: float, outcome: Outcome) -> None:
-        spans.describe(span, outcome, now, capture_message=self._capture_message)
+        attempt_span.describe(span, outcome, now, capture_message=self._capture_message)

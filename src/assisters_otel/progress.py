@@ -8,12 +8,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 from weakref import ref as weakref
 
-from assisters_otel import bodies, causes, enclosing, seen, spans
+from assisters_otel import bodies, causes
 from assisters_otel.api import error_body, event_stream, redaction
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.content_encoding import decompress
 from assisters_otel.outcomes import FAILED, REDIRECTED, judge
 from assisters_otel.semconv import attributes as names
+from assisters_otel.sinks import call_span, foreign_span, known_attempts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -169,12 +170,14 @@ class Attempt:
         self.is_what_became_of(error)
         span = self._sending.span
         if span is not None and outcome.failed:
-            self._observer.guard(spans.mask_exceptions, span, error)
+            self._observer.guard(foreign_span.mask_exceptions, span, error)
 
     def is_what_became_of(self, response: object) -> None:
         """Remember a failed attempt by the response that the app gets of it, for `explain`."""
         if self._outcome is not None:
-            self._observer.guard(seen.remember, response, self._outcome, self._sending.span)
+            self._observer.guard(
+                known_attempts.remember, response, self._outcome, self._sending.span
+            )
 
     def _finish(self, outcome: Outcome) -> None:
         observer = self._observer
@@ -242,7 +245,7 @@ class Answer:
         Not before: there are those who end their span as the call returns.
         """
         if self.call is not None and not self.call.is_ours:
-            enclosing.foresee(self.call)
+            call_span.foresee(self.call)
 
     def body_failed(self, body: bodies.Body, stream: StreamOutcome) -> None:
         """Expect a resend from now on, whatever else comes: the end may be seen much later.
@@ -258,7 +261,7 @@ class Answer:
             shown = self.call.span if self.call is not None else self.span
             for thing in (self._sent(), end.error):
                 if thing is not None:
-                    self._observer.guard(seen.remember, thing, outcome, shown)
+                    self._observer.guard(known_attempts.remember, thing, outcome, shown)
         self._observer.body_ended(self, outcome, end.at)
 
     def _ended(self, body: bodies.Body, end: bodies.End) -> Outcome:

@@ -25,8 +25,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import SpanKind, StatusCode
 
 import assisters_otel
-from assisters_otel import logs
 from assisters_otel.semconv import metrics as metric_names
+from assisters_otel.sinks import failure_log
 from assisters_otel.testing import answer
 
 if TYPE_CHECKING:
@@ -338,7 +338,7 @@ class Bench:
             peer = importlib.import_module(case.peer).OpenAIInstrumentor()
             peer.instrument(tracer_provider=tracers, meter_provider=meters)
         if case.log is not None:
-            stack.enter_context(mock.patch.object(logs, "LINES", maxsize))
+            stack.enter_context(mock.patch.object(failure_log, "LINES", maxsize))
             logger = logging.getLogger("assisters_otel")
             stack.enter_context(mock.patch.object(logger, "handlers", [case.log]))
         if case.limited or case.sdk > 1:

@@ -32,8 +32,9 @@ from urllib3.util import Timeout
 from urllib3.util.retry import Retry
 
 import assisters_otel
-from assisters_otel import catalog, explain, late, quiet
-from assisters_otel.late import write
+from assisters_otel import catalog, explain, quiet
+from assisters_otel.sinks import foreign_span
+from assisters_otel.sinks.foreign_span import write
 from assisters_otel.testing import FakeApi
 from memory import Memory
 from otlp import Collector
@@ -687,7 +688,9 @@ def test_a_followed_redirect_leaves_its_span_in_no_reference_cycle(api, telemetr
     gc.disable()
     try:
         with mock.patch.object(
-            late, "write", lambda span, *more: (kept.append(weakref.ref(span)), write(span, *more))
+            foreign_span,
+            "write",
+            lambda span, *more: (kept.append(weakref.ref(span)), write(span, *more)),
         ):
             session.get(api.url + "/rate-limit")
         assert kept

@@ -35,7 +35,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from urllib3.exceptions import HTTPError
 
-from assisters_otel import catalog, spans
+from assisters_otel import catalog
 from assisters_otel.api import endpoints, error_body, event_stream, redaction
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.content_encoding import decompress
@@ -45,10 +45,11 @@ from assisters_otel.clients import wire
 from assisters_otel.config import Config
 from assisters_otel.fail_safe import Guard
 from assisters_otel.hosts import Host
-from assisters_otel.metrics import MAX_FURTHER, MAX_MODELS
 from assisters_otel.observe import Observer
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import metrics as metric_names
+from assisters_otel.sinks import attempt_span
+from assisters_otel.sinks.label_values import MAX_FURTHER, MAX_MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -434,7 +435,7 @@ def _attempt(
         suppress(Exception if not _HEAD.match(first) else ()),
         now.tracer.start_as_current_span(method, kind=SpanKind.CLIENT, attributes=said) as span,
     ):
-        found = spans.of_attempt(_HTTPX, method, _HOST, url)
+        found = attempt_span.of_attempt(_HTTPX, method, _HOST, url)
         request = now.observer.request(
             now.observer.hosts(_HOST) or (), method, 443, raw.url.raw_path
         )

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import context, trace
 
-from assisters_otel import spans
 from assisters_otel.attempts import control_flow
 from assisters_otel.causes import OF_FILES, is_of_dead_loop
 from assisters_otel.clients import reader
@@ -29,6 +28,7 @@ from assisters_otel.clients.classes import is_a
 from assisters_otel.clients.patch import Target, unbound
 from assisters_otel.otel_api import http_spans, providers
 from assisters_otel.outcomes import FAILED
+from assisters_otel.sinks import attempt_span, foreign_span
 from assisters_otel.variables.corrections import corrected
 
 if TYPE_CHECKING:
@@ -163,11 +163,11 @@ class Aiohttp(Adapter):
         url, session = raw.url, asked.session
         self.switch_on_again()
         if session is None or not self.is_on() or _has_theirs(session):
-            asked.span = spans.of_attempt(SCOPE, raw.method, url.raw_host, url)
+            asked.span = attempt_span.of_attempt(SCOPE, raw.method, url.raw_host, url)
             if asked.span is None:
                 self.tell_of_no_span()
             elif session is not None:
-                spans.tell_of_exception(asked.span, lambda error: self._failed(asked, error))
+                foreign_span.tell_of_exception(asked.span, lambda error: self._failed(asked, error))
             return
         headers = session._prepare_headers(asked.options.get("headers"))  # noqa: SLF001 - as the session
         before = headers.copy()  # no dict: a header may be there more than once
@@ -200,7 +200,7 @@ class Aiohttp(Adapter):
             _run(made.send_request_end(*told, response))
             return
         if asked.span is not None:
-            self._observer.guard(spans.mask_exceptions, asked.span, error)
+            self._observer.guard(foreign_span.mask_exceptions, asked.span, error)
         _run(made.send_request_exception(*told, error))
 
     # -- one request of the app's -----------------------------------------------------------------
@@ -269,7 +269,7 @@ class Aiohttp(Adapter):
     @staticmethod
     def _succeeded(asked: _Asked, response: Any) -> None:
         if asked.span is not None and asked.ours is None:
-            spans.tell_of_exception(asked.span, None)
+            foreign_span.tell_of_exception(asked.span, None)
         attempt, asked.attempt = asked.attempt, None
         if attempt is not None:  # of a request or response class that does it all itself
             attempt.answered(response.status, _headers_of(response))

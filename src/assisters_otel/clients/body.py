@@ -10,8 +10,8 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from assisters_otel import seen
 from assisters_otel.clients.classes import GENERATIONS
+from assisters_otel.sinks import known_attempts
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -44,7 +44,7 @@ def _closed(body: Body) -> None:
     """
     error = sys.exc_info()[1]
     # Known already it is that of another stream, which was read inside this one's `with`.
-    if isinstance(error, Exception) and seen.of(error) is None and _is_of_sdk(error):
+    if isinstance(error, Exception) and known_attempts.of(error) is None and _is_of_sdk(error):
         body.broke(error)
     else:
         body.closed()

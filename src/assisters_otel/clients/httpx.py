@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry import baggage, trace
 
-from assisters_otel import spans
 from assisters_otel.causes import is_of_dead_loop
 from assisters_otel.clients.adapter import BAGGAGE, Adapter
 from assisters_otel.clients.ahead import async_replay, replay
 from assisters_otel.clients.body import async_watched, watched
 from assisters_otel.clients.classes import CLIENTS, find_base, is_a
 from assisters_otel.clients.patch import Target, unbound
+from assisters_otel.sinks import attempt_span
 from assisters_otel.variables.corrections import corrected
 
 if TYPE_CHECKING:
@@ -333,7 +333,7 @@ class Httpx(Adapter):
     @staticmethod
     def _span(raw: Any) -> Span | None:
         url = raw.url
-        return spans.of_attempt(SCOPE, raw.method, url.raw_host.decode("ascii"), url)
+        return attempt_span.of_attempt(SCOPE, raw.method, url.raw_host.decode("ascii"), url)
 
     def _ours(self, raw: Any, transport: Any, method: str) -> tuple[Any, Any] | None:
         """Give the transports that make a request's span, or None if the app's would."""

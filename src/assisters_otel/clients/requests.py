@@ -20,7 +20,6 @@ from weakref import ref as weakref
 
 from opentelemetry import context, trace
 
-from assisters_otel import late, spans
 from assisters_otel.attempts import control_flow
 from assisters_otel.causes import OF_FILES
 from assisters_otel.clients.adapter import Adapter
@@ -30,6 +29,7 @@ from assisters_otel.clients.raw import watch
 from assisters_otel.clients.routed import Routed, routed_as
 from assisters_otel.clients.wire import READ_AHEAD_S, beginning
 from assisters_otel.otel_api import http_spans
+from assisters_otel.sinks import attempt_span, foreign_span
 from assisters_otel.variables.corrections import corrected
 from assisters_otel.weak_identity import WeakIdentityDict
 
@@ -313,8 +313,12 @@ class Requests(Adapter):
     def _mask_what_follows(self, span: Span) -> None:
         # Wherever it leads, what cannot be sent there is told to this span, URL and all.
         guard = self._observer.guard
-        spans.tell_of_exception(span, lambda _: late.write(span, spans.mask_status, guard))
-        late.write(span, lambda _: None, guard)  # which takes that away again at the span's end
+        foreign_span.tell_of_exception(
+            span, lambda _: foreign_span.write(span, foreign_span.mask_status, guard)
+        )
+        foreign_span.write(
+            span, lambda _: None, guard
+        )  # which takes that away again at the span's end
 
     def _watch(self, attempt: Attempt, response: Any) -> None:
         body = attempt.body(_is_transient, response)
@@ -342,7 +346,7 @@ class Requests(Adapter):
                 raise
 
         if self._pending.put(span, ended):
-            late.write(span, ended, self._observer.guard)
+            foreign_span.write(span, ended, self._observer.guard)
         else:
             ended()
 
@@ -429,7 +433,7 @@ class Requests(Adapter):
     @staticmethod
     def _span(raw: Any) -> Span | None:
         host = urlsplit(raw.url).hostname or ""
-        return spans.of_attempt(SCOPE, raw.method, host, raw.url, is_inside=True)
+        return attempt_span.of_attempt(SCOPE, raw.method, host, raw.url, is_inside=True)
 
 
 def _is_export(raw: Any) -> bool:

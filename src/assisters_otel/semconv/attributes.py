@@ -236,3 +236,7 @@ STREAM_ATTRIBUTES: Final = (
     Attribute(ERROR_MESSAGE, "string", "same, and `capture_message`", "masked"),
     Attribute(REQUEST_ID, "string", "the response has X-Request-ID", "its value"),
 )
+
+HTTP_URL: Final = "http.url"
+HTTP_METHOD: Final = "http.method"
+"""The names of the old conventions, which the HTTP instrumentation still writes by default."""

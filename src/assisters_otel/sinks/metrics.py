@@ -6,7 +6,6 @@ the wire is on a metric only if it is documented or one of the first few.
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 from weakref import ref as weakref
@@ -19,11 +18,20 @@ from opentelemetry.semconv.attributes.http_attributes import (
 )
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 
-from assisters_otel import catalog, logger
+from assisters_otel import catalog
 from assisters_otel.api import headers as response_headers
 from assisters_otel.otel_api import providers
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import metrics as metric_names
+from assisters_otel.sinks.label_values import (
+    _EXCEPTION_NAME,
+    _METHODS,
+    _MODEL,
+    _STATUSES,
+    _WELL_FORMED,
+    MAX_MODELS,
+    ClosedSet,
+)
 from assisters_otel.version import __version__
 from assisters_otel.weak_identity import WeakIdentityDict
 
@@ -37,23 +45,8 @@ if TYPE_CHECKING:
     from assisters_otel.api.request import Place, Request
     from assisters_otel.outcomes import CallOutcome, Outcome, Resend
 
-MAX_FURTHER: Final = 20
-"""Undocumented codes, types and exception names a process may add to the labels, each."""
-
-MAX_MODELS: Final = 50
-"""Models a process may add to the labels: there is no list of the known ones."""
-
 FRESH_S: Final = 120.0
 """How long a rate limit's last value is reported: an idle process must not say old headroom."""
-
-_WELL_FORMED: Final = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
-_EXCEPTION_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.<>]{0,99}\Z")
-_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}\Z")
-_STATUSES: Final = frozenset(map(str, range(100, 600)))
-# Source: semantic conventions, http.request.method.
-_METHODS: Final = frozenset(
-    "GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH QUERY".split()  # noqa: SIM905 - a list of words
-)
 # Gateways in one process. A further one takes the place of one that has fallen silent.
 _MAX_SERVERS: Final = 64
 # Sets of labels that are kept, since to make one costs more than to find it, and there are few.
@@ -78,45 +71,6 @@ _GAUGES: Final = (
     (metric_names.TOKENS_REMAINING, response_headers.RATELIMITS["tokens", "remaining"]),
 )
 _LIMIT_HEADERS: Final = frozenset(header for _, header in _GAUGES)
-
-
-class ClosedSet:
-    """Values that may be a label: the documented ones, and the first few further ones."""
-
-    def __init__(
-        self, what: str, known: Iterable[str], form: re.Pattern[str], further: int = MAX_FURTHER
-    ) -> None:
-        self._what = what
-        self._known = frozenset(known)
-        self._form = form
-        self._further: set[str] = set()
-        # Taken one by one, which needs no lock: a lock could be held while a process forks.
-        self._max = further
-        self._slots = iter(range(further))
-        self._told = False
-
-    def __call__(self, value: str) -> str:
-        """Return *value* if it may be a label, else ``_OTHER``."""
-        if value in self._known or value in self._further:
-            return value
-        if self._form.match(value) and next(self._slots, None) is not None:
-            self._further.add(value)
-            return value
-        if not self._told:
-            self._told = True
-            logger.warning(
-                "%s %r is on metrics as %s, and so will be others: "
-                "%d undocumented ones at most are labels of their own. Spans have them all.",
-                self._what,
-                value,
-                names.OTHER,
-                self._max,
-            )
-        return names.OTHER
-
-    def __contains__(self, value: str) -> bool:
-        """Say whether *value* is a label already."""
-        return value in self._known or value in self._further
 
 
 class _Latest:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry import trace
 
-from assisters_otel import spans
+from assisters_otel.sinks import foreign_span
 from assisters_otel.weak_identity import WeakIdentityDict
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def remember(thing: object, outcome: Outcome, span: Span | None) -> None:
         outcome: How the attempt ended.
         span: Where to find it; None for the current one.
     """
-    keep(thing, Seen(outcome, spans.context_of(span), time.time()))
+    keep(thing, Seen(outcome, foreign_span.context_of(span), time.time()))
 
 
 def keep(thing: object, what: Seen) -> None:

@@ -1,6 +1,6 @@
-"""Sinks: how a call or an event stream ended, onto the span around it.
+"""Sinks: how a call ended, onto the span around it.
 
-A call's span is ours, unless a GenAI instrumentation has one; a stream's outside a call is ours.
+That span is ours, unless a GenAI instrumentation has one.
 """
 
 from __future__ import annotations
@@ -8,26 +8,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
-from opentelemetry.context import Context
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
 
-from assisters_otel import late, spans
 from assisters_otel.api import headers as response_headers
 from assisters_otel.otel_api import providers
 from assisters_otel.semconv import attributes as names
+from assisters_otel.sinks import attempt_span, foreign_span
+from assisters_otel.sinks.stream_span import _stream
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
     from opentelemetry.util.types import AttributeValue
 
-    from assisters_otel.attempts.attempt import Sending
     from assisters_otel.attempts.call import Asked, Call
     from assisters_otel.fail_safe import Guard
-    from assisters_otel.outcomes import CallOutcome, Outcome, StreamOutcome
-
+    from assisters_otel.outcomes import CallOutcome
 
 _GEN_AI_SCOPES: Final = (
     "opentelemetry.instrumentation.openai",
@@ -55,7 +53,11 @@ def of_call(tracer: Tracer, asked: Asked) -> tuple[Span, bool]:
     scope = getattr(made_by, "name", None)
     is_gen_ai = isinstance(scope, str) and scope.startswith(_GEN_AI_SCOPES)
     # One that has been told of a call already is around several of them.
-    if is_gen_ai and current.is_recording() and names.CALL_OUTCOME not in spans.said(current):
+    if (
+        is_gen_ai
+        and current.is_recording()
+        and names.CALL_OUTCOME not in foreign_span.said(current)
+    ):
         return current, False
     request = asked.request
     attributes: dict[str, AttributeValue] = {
@@ -119,7 +121,7 @@ def _write_call(call: Call, outcome: CallOutcome, guard: Guard, *, capture_messa
     found = _call_attributes(outcome, capture_message=capture_message)
     if chain.call.number:
         found[names.CALL_RESEND_COUNT] = chain.call.number
-    spans.put_last(found)
+    attempt_span.put_last(found)
     span.set_attributes(found)
     if chain.resend_of is not None:
         providers.add_link(span, chain.resend_of)
@@ -128,9 +130,9 @@ def _write_call(call: Call, outcome: CallOutcome, guard: Guard, *, capture_messa
     elif outcome.failed:
         # The span's maker says the exception's class in ``error.type``, and says it later.
         error: dict[str, AttributeValue] = {
-            name: found[name] for name in spans.LAST if name in found
+            name: found[name] for name in attempt_span.LAST if name in found
         }
-        late.write(span, lambda span: span.set_attributes(error), guard)
+        foreign_span.write(span, lambda span: span.set_attributes(error), guard)
 
 
 def _call_attributes(outcome: CallOutcome, *, capture_message: bool) -> dict[str, AttributeValue]:
@@ -145,77 +147,9 @@ def _call_attributes(outcome: CallOutcome, *, capture_message: bool) -> dict[str
         if request_id:
             found[names.REQUEST_ID] = request_id
         if outcome.failed and last.failed:
-            found |= spans.error(last, capture_message=capture_message)
+            found |= attempt_span.error(last, capture_message=capture_message)
         if last.stream is not None:
             found |= _stream(last.stream)
     if outcome.error_type is not None:
         found[ERROR_TYPE] = outcome.error_type
-    return found
-
-
-def of_stream(tracer: Tracer, sending: Sending) -> Span | None:
-    """Begin the span of an event stream: beside its attempt's, or under it if that is a root.
-
-    Args:
-        tracer: Ours.
-        sending: The attempt, whose span is open.
-    """
-    attempt = sending.span
-    if attempt is None:
-        return None
-    above = getattr(attempt, "parent", None)
-    if above is None:
-        above = attempt.get_span_context()
-    request = sending.request
-    attributes: dict[str, AttributeValue] = {SERVER_ADDRESS: request.address}
-    if request.port is not None:
-        attributes[SERVER_PORT] = request.port
-    if request.template is not None:
-        attributes[names.URL_TEMPLATE] = request.template
-    return tracer.start_span(
-        names.STREAM_SPAN,
-        trace.set_span_in_context(trace.NonRecordingSpan(above), Context()),
-        SpanKind.INTERNAL,
-        attributes,
-        [trace.Link(attempt.get_span_context())],
-    )
-
-
-def end_stream(span: Span, outcome: Outcome, *, end_ns: int | None, capture_message: bool) -> None:
-    """Write how an event stream ended to its span, and end that.
-
-    Args:
-        span: Of `of_stream`.
-        outcome: What became of its attempt.
-        end_ns: When, in Unix nanoseconds, or None for now.
-        capture_message: Whether the envelope's message is wanted.
-    """
-    try:
-        _write_stream(span, outcome, capture_message=capture_message)
-    finally:  # whatever comes out of it
-        span.end(end_ns)
-
-
-def _write_stream(span: Span, outcome: Outcome, *, capture_message: bool) -> None:
-    found: dict[str, AttributeValue] = {}
-    if outcome.stream is not None:
-        found |= _stream(outcome.stream)
-    request_id = response_headers.text(outcome.headers.get(response_headers.REQUEST_ID))
-    if request_id:
-        found[names.REQUEST_ID] = request_id
-    if outcome.failed:
-        found |= spans.error(outcome, capture_message=capture_message)
-        spans.put_last(found)
-    span.set_attributes(found)
-    if outcome.failed:
-        span.set_status(StatusCode.ERROR, outcome.code or outcome.error_type)
-
-
-def _stream(stream: StreamOutcome) -> dict[str, AttributeValue]:
-    found: dict[str, AttributeValue] = {
-        names.STREAM_OUTCOME: stream.outcome,
-        names.STREAM_CHUNKS: stream.chunks,
-    }
-    if stream.first_chunk_s is not None:
-        found[names.STREAM_FIRST_CHUNK] = stream.first_chunk_s
     return found

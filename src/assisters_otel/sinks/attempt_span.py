@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import traceback
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry import trace
 from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
-from opentelemetry.semconv.attributes.exception_attributes import (
-    EXCEPTION_MESSAGE,
-    EXCEPTION_STACKTRACE,
-)
 from opentelemetry.semconv.attributes.http_attributes import (
     HTTP_REQUEST_HEADER_TEMPLATE,
     HTTP_REQUEST_METHOD,
@@ -26,19 +20,17 @@ from assisters_otel.api import headers as response_headers
 from assisters_otel.api.limits import MAX_MESSAGE
 from assisters_otel.otel_api import http_spans, providers
 from assisters_otel.semconv import attributes as names
+from assisters_otel.semconv.attributes import HTTP_METHOD, HTTP_URL
+from assisters_otel.sinks.foreign_span import mask_status, said
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from opentelemetry.trace import Span, SpanContext
-    from opentelemetry.util.types import Attributes, AttributeValue
+    from opentelemetry.trace import Span
+    from opentelemetry.util.types import AttributeValue
 
     from assisters_otel.api.request import Request
     from assisters_otel.outcomes import Outcome, Resend
-
-HTTP_URL: Final = "http.url"
-HTTP_METHOD: Final = "http.method"
-"""The names of the old conventions, which the HTTP instrumentation still writes by default."""
 
 LAST: Final = (names.REQUEST_ID, ERROR_TYPE, names.ERROR_CODE)
 """What of a failure is written last, the code last of all."""
@@ -48,7 +40,6 @@ _LIMITS: Final = tuple(
     (names.RATELIMIT.format(kind, what), header, what == "reset")
     for (kind, what), header in response_headers.RATELIMITS.items()
 )
-_MAX_TEXT: Final = 4096
 
 
 def of_attempt(
@@ -83,19 +74,6 @@ def of_attempt(
         return None
     sent = attributes.get(HTTP_REQUEST_METHOD) or attributes.get(HTTP_METHOD)
     return None if sent not in (None, names.OTHER, method.upper()) else span
-
-
-def context_of(span: Span | None) -> SpanContext:
-    """Give a span's context; the current one's for None."""
-    return (trace.get_current_span() if span is None else span).get_span_context()
-
-
-def said(span: Any) -> dict[str, Any]:
-    """Copy what a span says: none of its attributes, where it does not tell."""
-    # A plain dict: the SDK's mapping raises and catches for each name that it has not.
-    attributes = getattr(span, "attributes", None)
-    copy = getattr(attributes, "copy", None)
-    return copy() if attributes and copy is not None else dict(attributes or {})
 
 
 def redact(span: Span, request: Request) -> None:
@@ -219,66 +197,6 @@ def rename(span: Span, request: Request) -> None:
     is_ours = not before or (before != request.template and before in endpoints.TEMPLATES)
     if is_ours and method in {request.method, request.method.upper(), "HTTP"}:
         span.update_name(f"{method} {request.template}")
-
-
-def mask_exceptions(span: Span, error: BaseException) -> None:
-    """Keep keys and prompts out of the exception event that the span is about to get.
-
-    h11 quotes a header that it refuses: ``Illegal header value b'Bearer ask_…'``.
-
-    Args:
-        span: The attempt's client span, open, for which `late.write` has been called.
-        error: What is on its way through the HTTP instrumentation.
-    """
-    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    if redaction.mask(text) == text:
-        return
-
-    def record_exception(
-        exception: BaseException,
-        attributes: Attributes = None,
-        timestamp: int | None = None,
-        escaped: bool = False,  # noqa: FBT001, FBT002 - OpenTelemetry's signature
-    ) -> None:
-        stack = traceback.format_exception(type(exception), exception, exception.__traceback__)
-        masked = {
-            EXCEPTION_MESSAGE: redaction.mask(str(exception)),
-            EXCEPTION_STACKTRACE: redaction.mask("".join(stack)),
-            **(attributes or {}),
-        }
-        type(span).record_exception(span, exception, masked, timestamp, escaped)
-
-    own: dict[str, Any] = getattr(span, "__dict__", {})  # none: a foreign span with slots
-    own["record_exception"] = record_exception
-
-
-def tell_of_exception(span: Span, tell: Callable[[BaseException], object] | None) -> None:
-    """Have *tell* called with the exception that the span is about to record, and ends with.
-
-    Args:
-        span: The attempt's client span, open.
-        tell: Gets the exception; must not raise. None for: not any more.
-    """
-    own: dict[str, Any] = getattr(span, "__dict__", {})  # none: a foreign span with slots
-    own.pop("record_exception", None)
-    if tell is None:
-        return
-
-    def record_exception(exception: BaseException, *args: Any, **kwargs: Any) -> None:
-        own.pop("record_exception", None)
-        tell(exception)
-        mask_exceptions(span, exception)
-        span.record_exception(exception, *args, **kwargs)
-
-    own["record_exception"] = record_exception
-
-
-def mask_status(span: Span) -> None:
-    """Keep keys and prompts out of the description that an exception's text became."""
-    status = getattr(span, "status", None)
-    description = getattr(status, "description", None)
-    if description and redaction.mask(description) != description:
-        span.set_status(StatusCode.ERROR, redaction.clean(description, _MAX_TEXT))
 
 
 def describe_resend(span: Span, resend: Resend) -> None:
