@@ -9,7 +9,7 @@ from assisters_otel.api import endpoints
 from assisters_otel.api.event_stream import Events
 from assisters_otel.api.request import Request
 from assisters_otel.attempts.call import Asked, Call
-from assisters_otel.bodies import Body
+from assisters_otel.recording.response_body import Body
 
 DONE = b"data: [DONE]\n\n"
 

@@ -23,8 +23,8 @@ from assisters_otel.clients import aiohttp, assisters, httpx, openai, requests, 
 from assisters_otel.clients.patch import Patches
 from assisters_otel.fail_safe import Guard
 from assisters_otel.hosts import environment_hosts
-from assisters_otel.observe import Observer
 from assisters_otel.otel_api import http_spans, providers
+from assisters_otel.recording.recorder import Observer
 from assisters_otel.semconv import attributes as names
 from assisters_otel.variables import corrections
 

@@ -25,8 +25,7 @@ from opentelemetry import trace
 
 import assisters_otel
 from assisters_otel.api.event_stream import Events
-from assisters_otel.bodies import Body
-from assisters_otel.progress import Answer
+from assisters_otel.recording.response_body import Answer, Body
 from assisters_otel.testing import FakeApi
 from memory import Memory
 

@@ -45,7 +45,7 @@ from assisters_otel.clients import wire
 from assisters_otel.config import Config
 from assisters_otel.fail_safe import Guard
 from assisters_otel.hosts import Host
-from assisters_otel.observe import Observer
+from assisters_otel.recording.recorder import Observer
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import metrics as metric_names
 from assisters_otel.sinks import attempt_span

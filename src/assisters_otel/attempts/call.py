@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
 
     from assisters_otel.api.request import Message, Request
-    from assisters_otel.bodies import Body
     from assisters_otel.outcomes import Outcome
+    from assisters_otel.recording.response_body import Body
 
 _KEY: Final = context.create_key("assisters_otel-call")
 _scope: Final[ContextVar[Call | None]] = ContextVar("assisters_otel-call", default=None)

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
 
     from assisters_otel.api.request import Request
-    from assisters_otel.observe import Observer
-    from assisters_otel.progress import Attempt
+    from assisters_otel.recording.attempt import Attempt
+    from assisters_otel.recording.recorder import Observer
 
 MODULE: Final = "aiohttp"
 SCOPE: Final = "opentelemetry.instrumentation.aiohttp_client"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from assisters_otel.attempts.call import Call
     from assisters_otel.fail_safe import Guard
-    from assisters_otel.observe import Observer
+    from assisters_otel.recording.recorder import Observer
 
 MODULE: Final = "assisters"
 

@@ -16,8 +16,8 @@ from assisters_otel.sinks import known_attempts
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from assisters_otel.bodies import Body
     from assisters_otel.fail_safe import Guard
+    from assisters_otel.recording.response_body import Body
 
 _SDKS: Final = frozenset({"openai", "assisters"})
 _HELPERS: Final = "openai.lib.streaming"

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
     from assisters_otel.api.request import Request
     from assisters_otel.clients.ahead import Ahead
-    from assisters_otel.observe import Observer
-    from assisters_otel.progress import Attempt
+    from assisters_otel.recording.attempt import Attempt
+    from assisters_otel.recording.recorder import Observer
 
 SCOPE: Final = "opentelemetry.instrumentation.httpx"
 """The HTTP instrumentation's module, which is the scope of its spans."""

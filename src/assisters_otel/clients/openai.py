@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from assisters_otel.attempts.call import Call
-    from assisters_otel.observe import Observer
+    from assisters_otel.recording.recorder import Observer
 
 MODULE: Final = "openai"
 

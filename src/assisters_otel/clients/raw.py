@@ -15,8 +15,8 @@ from assisters_otel.clients.classes import GENERATIONS, is_of, named_as
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from assisters_otel.bodies import Body
     from assisters_otel.fail_safe import Guard
+    from assisters_otel.recording.response_body import Body
 
 _FETCHES: Final = ("_fp_read", "_handle_chunk", "_update_chunk_length", "_error_catcher")
 _WATCH: Final = "_assisters_otel_watch"

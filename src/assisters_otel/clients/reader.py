@@ -17,8 +17,8 @@ from assisters_otel.api.limits import MAX_BYTES
 from assisters_otel.clients.classes import GENERATIONS, is_of, named_as
 
 if TYPE_CHECKING:
-    from assisters_otel.bodies import Body
     from assisters_otel.fail_safe import Guard
+    from assisters_otel.recording.response_body import Body
 
 READ_AHEAD_S: Final = 5.0
 """How long the beginning of a failed body is waited for, if the caller has set no limit."""

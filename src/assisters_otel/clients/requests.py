@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from assisters_otel.api.request import Request
     from assisters_otel.clients.routed import Wire
     from assisters_otel.fail_safe import Guard
-    from assisters_otel.observe import Observer
-    from assisters_otel.progress import Attempt
+    from assisters_otel.recording.attempt import Attempt
+    from assisters_otel.recording.recorder import Observer
 
 MODULE: Final = "requests"
 SCOPE: Final = "opentelemetry.instrumentation.requests"

@@ -1,4 +1,4 @@
-"""An attempt on its way, and a successful answer whose body is."""
+"""An attempt on its way, until its response or its failure is reported."""
 
 from __future__ import annotations
 
@@ -6,25 +6,23 @@ import re
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
-from weakref import ref as weakref
 
-from assisters_otel import bodies, causes
+from assisters_otel import causes
 from assisters_otel.api import error_body, event_stream, redaction
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.content_encoding import decompress
 from assisters_otel.outcomes import FAILED, REDIRECTED, judge
-from assisters_otel.semconv import attributes as names
-from assisters_otel.sinks import call_span, foreign_span, known_attempts
+from assisters_otel.recording import response_body
+from assisters_otel.recording.response_body import Answer
+from assisters_otel.sinks import foreign_span, known_attempts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from opentelemetry.trace import Span
-
     from assisters_otel.attempts.attempt import Sending
     from assisters_otel.attempts.call import Call
-    from assisters_otel.observe import Observer
-    from assisters_otel.outcomes import Outcome, StreamOutcome
+    from assisters_otel.outcomes import Outcome
+    from assisters_otel.recording.recorder import Observer
 
 _SUCCESS: Final = 200
 _ID: Final = b"req_"
@@ -119,7 +117,7 @@ class Attempt:
 
     def body(
         self, is_transient: Callable[[BaseException], bool], sent: object
-    ) -> bodies.Body | None:
+    ) -> response_body.Body | None:
         """Begin watching the body of a successful answer, once `ended` has reported that.
 
         Args:
@@ -140,7 +138,7 @@ class Attempt:
         answer = Answer(self._observer, self._sending, call, outcome, is_transient, sent)
         self._sending.origin()  # now: whoever reads the body may be somebody else
         began_s = self._started if call is None else call.started_s
-        answer.body = bodies.Body(answer, events, self._sending.request.template, began_s)
+        answer.body = response_body.Body(answer, events, self._sending.request.template, began_s)
         if call is not None:
             call.answered(answer.body)
         else:
@@ -186,104 +184,6 @@ class Attempt:
             observer.put_off(partial(observer.finish, outcome, self._sending, self._call))
         else:
             observer.finish(outcome, self._sending, self._call)
-
-
-class Answer:
-    """A successful answer whose body is on its way to the caller.
-
-    Attributes:
-        sending: Its attempt.
-        call: The call of an SDK that it belongs to, or None.
-        span: Around its event stream, outside a call; or None.
-        body: Its body.
-    """
-
-    __slots__ = (
-        "_is_transient",
-        "_observer",
-        "_outcome",
-        "_sent",
-        "body",
-        "call",
-        "sending",
-        "span",
-    )
-
-    def __init__(  # noqa: PLR0913, PLR0917 - made in one place, `Attempt.body`
-        self,
-        observer: Observer,
-        sending: Sending,
-        call: Call | None,
-        outcome: Outcome,
-        is_transient: Callable[[BaseException], bool],
-        sent: object,
-    ) -> None:
-        self.sending = sending
-        self.call = call
-        self.span: Span | None = None
-        self.body: bodies.Body
-        self._observer = observer
-        self._outcome = outcome
-        self._is_transient = is_transient
-        self._sent = weakref(sent)
-
-    def is_collecting(self) -> bool:
-        """Say whether this is running inside the garbage collector."""
-        return self._observer.is_collecting()
-
-    def put_off(self, step: Callable[[], object]) -> None:
-        """Do something soon, outside the garbage collector."""
-        self._observer.put_off(step)
-
-    def abandon(self) -> None:
-        """End it: nobody else will."""
-        self.body.abandon()
-
-    def body_began(self) -> None:
-        """Write to somebody else's span what holds if the rest of the stream is dropped.
-
-        Not before: there are those who end their span as the call returns.
-        """
-        if self.call is not None and not self.call.is_ours:
-            call_span.foresee(self.call)
-
-    def body_failed(self, body: bodies.Body, stream: StreamOutcome) -> None:
-        """Expect a resend from now on, whatever else comes: the end may be seen much later.
-
-        Before its version 2.9 `openai` closes no stream that it raises an error event of.
-        """
-        self._observer.body_failed(self, self._ended(body, bodies.End(stream, None, None)))
-
-    def body_ended(self, body: bodies.Body, end: bodies.End) -> None:
-        """Report what became of the attempt with its body."""
-        outcome = self._ended(body, end)
-        if outcome.failed:
-            shown = self.call.span if self.call is not None else self.span
-            for thing in (self._sent(), end.error):
-                if thing is not None:
-                    self._observer.guard(known_attempts.remember, thing, outcome, shown)
-        self._observer.body_ended(self, outcome, end.at)
-
-    def _ended(self, body: bodies.Body, end: bodies.End) -> Outcome:
-        answered, error = self._outcome, end.error
-        if error is None and end.stream is None:
-            return answered
-        said = None if body.events is None else body.events.error
-        if said is not None:
-            said = self._observer.guard(self.sending.without_secrets, said)
-        broke = error is not None and said is None and body.made == names.FAILED
-        cancelled = error is not None and body.made == names.CANCELLED_CALL
-        return judge(
-            answered.request,
-            answered.duration_s,
-            status=answered.status,
-            headers=answered.headers,
-            envelope=said,
-            exception=type(error).__qualname__ if broke or cancelled else None,
-            cancelled=cancelled,
-            transient=broke and error is not None and self._is_transient(error),
-            stream=end.stream,
-        )
 
 
 def _envelope(body: bytes, headers: Mapping[bytes, bytes]) -> error_body.Envelope | None:

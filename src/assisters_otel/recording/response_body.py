@@ -9,16 +9,24 @@ from __future__ import annotations
 import time
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+from weakref import ref as weakref
 
 from assisters_otel.api import event_stream
 from assisters_otel.attempts.clock import Moment
-from assisters_otel.outcomes import StreamOutcome
+from assisters_otel.outcomes import StreamOutcome, judge
 from assisters_otel.semconv import attributes as names
+from assisters_otel.sinks import call_span, known_attempts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from opentelemetry.trace import Span
+
     from assisters_otel.api.event_stream import Events
+    from assisters_otel.attempts.attempt import Sending
+    from assisters_otel.attempts.call import Call
+    from assisters_otel.outcomes import Outcome
+    from assisters_otel.recording.recorder import Observer
 
 
 class End(NamedTuple):
@@ -161,3 +169,101 @@ class Body:
 
     def _stream(self, events: Events, outcome: str) -> StreamOutcome:
         return StreamOutcome(outcome, events.chunks, self._first_s)
+
+
+class Answer:
+    """A successful answer whose body is on its way to the caller.
+
+    Attributes:
+        sending: Its attempt.
+        call: The call of an SDK that it belongs to, or None.
+        span: Around its event stream, outside a call; or None.
+        body: Its body.
+    """
+
+    __slots__ = (
+        "_is_transient",
+        "_observer",
+        "_outcome",
+        "_sent",
+        "body",
+        "call",
+        "sending",
+        "span",
+    )
+
+    def __init__(  # noqa: PLR0913, PLR0917 - made in one place, `Attempt.body`
+        self,
+        observer: Observer,
+        sending: Sending,
+        call: Call | None,
+        outcome: Outcome,
+        is_transient: Callable[[BaseException], bool],
+        sent: object,
+    ) -> None:
+        self.sending = sending
+        self.call = call
+        self.span: Span | None = None
+        self.body: Body
+        self._observer = observer
+        self._outcome = outcome
+        self._is_transient = is_transient
+        self._sent = weakref(sent)
+
+    def is_collecting(self) -> bool:
+        """Say whether this is running inside the garbage collector."""
+        return self._observer.is_collecting()
+
+    def put_off(self, step: Callable[[], object]) -> None:
+        """Do something soon, outside the garbage collector."""
+        self._observer.put_off(step)
+
+    def abandon(self) -> None:
+        """End it: nobody else will."""
+        self.body.abandon()
+
+    def body_began(self) -> None:
+        """Write to somebody else's span what holds if the rest of the stream is dropped.
+
+        Not before: there are those who end their span as the call returns.
+        """
+        if self.call is not None and not self.call.is_ours:
+            call_span.foresee(self.call)
+
+    def body_failed(self, body: Body, stream: StreamOutcome) -> None:
+        """Expect a resend from now on, whatever else comes: the end may be seen much later.
+
+        Before its version 2.9 `openai` closes no stream that it raises an error event of.
+        """
+        self._observer.body_failed(self, self._ended(body, End(stream, None, None)))
+
+    def body_ended(self, body: Body, end: End) -> None:
+        """Report what became of the attempt with its body."""
+        outcome = self._ended(body, end)
+        if outcome.failed:
+            shown = self.call.span if self.call is not None else self.span
+            for thing in (self._sent(), end.error):
+                if thing is not None:
+                    self._observer.guard(known_attempts.remember, thing, outcome, shown)
+        self._observer.body_ended(self, outcome, end.at)
+
+    def _ended(self, body: Body, end: End) -> Outcome:
+        answered, error = self._outcome, end.error
+        if error is None and end.stream is None:
+            return answered
+        said = None if body.events is None else body.events.error
+        if said is not None:
+            said = self._observer.guard(self.sending.without_secrets, said)
+        broke = error is not None and said is None and body.made == names.FAILED
+        cancelled = error is not None and body.made == names.CANCELLED_CALL
+        return judge(
+            answered.request,
+            answered.duration_s,
+            status=answered.status,
+            headers=answered.headers,
+            envelope=said,
+            exception=type(error).__qualname__ if broke or cancelled else None,
+            cancelled=cancelled,
+            transient=broke and error is not None and self._is_transient(error),
+            stream=end.stream,
+        )

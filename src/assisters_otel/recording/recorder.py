@@ -25,7 +25,7 @@ from assisters_otel.api import headers as response_headers
 from assisters_otel.api.request import Request
 from assisters_otel.attempts import call as attempts_call
 from assisters_otel.attempts.attempt import Sending
-from assisters_otel.progress import Answer, Attempt
+from assisters_otel.recording.attempt import Attempt
 from assisters_otel.resends.tracker import Resends
 from assisters_otel.semconv import attributes as names
 from assisters_otel.sinks import attempt_span, call_span, foreign_span, known_attempts, stream_span
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from assisters_otel.fail_safe import Guard
     from assisters_otel.hosts import Host
     from assisters_otel.outcomes import CallOutcome, Outcome, Resend
+    from assisters_otel.recording.response_body import Answer
 
 # What clients leave as it is in a path: RFC 3986's reserved characters, and the sign of an escape.
 _UNQUOTED: Final = "%/:=&?~#+!$,;'@()*[]"
