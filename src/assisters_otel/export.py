@@ -24,7 +24,9 @@ from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 
-from assisters_otel.clients import aiohttp, httpx, requests
+from assisters_otel.clients.aiohttp import adapter as aiohttp_adapter
+from assisters_otel.clients.httpx import adapter as httpx_adapter
+from assisters_otel.clients.requests import adapter as requests_adapter
 from assisters_otel.courier import (
     Courier,
     QuietMetricExporter,
@@ -49,7 +51,12 @@ if TYPE_CHECKING:
     from assisters_otel.quiet import Reach
     from assisters_otel.registered import Tell
 
-OUR_SCOPES: Final = (names.SCOPE, httpx.SCOPE, requests.SCOPE, aiohttp.SCOPE)
+OUR_SCOPES: Final = (
+    names.SCOPE,
+    httpx_adapter.SCOPE,
+    requests_adapter.SCOPE,
+    aiohttp_adapter.SCOPE,
+)
 """The meters that get a provider of their own in a forked process. What they counted
 before the fork is the parent's, and the parent exports it."""
 

@@ -19,8 +19,11 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 from assisters_otel import config as configs
 from assisters_otel import hand, logger, process, runtimes
 from assisters_otel.api import redaction
-from assisters_otel.clients import aiohttp, assisters, httpx, openai, requests, retries
-from assisters_otel.clients.patch import Patches
+from assisters_otel.clients import assisters, openai, retries
+from assisters_otel.clients.aiohttp import adapter as aiohttp_adapter
+from assisters_otel.clients.httpx import adapter as httpx_adapter
+from assisters_otel.clients.patching import Patches
+from assisters_otel.clients.requests import adapter as requests_adapter
 from assisters_otel.fail_safe import Guard
 from assisters_otel.hosts import environment_hosts
 from assisters_otel.otel_api import http_spans, providers
@@ -65,9 +68,9 @@ class Instrumentation:
         )
         told = self.observer, http_spans.Tracers(tracer_provider), _meters(meter_provider)
         http: tuple[Adapter, ...] = (
-            *(httpx.Httpx(module, *told) for module in httpx.MODULES),
-            requests.Requests(*told),
-            aiohttp.Aiohttp(*told),
+            *(httpx_adapter.Httpx(module, *told) for module in httpx_adapter.MODULES),
+            requests_adapter.Requests(*told),
+            aiohttp_adapter.Aiohttp(*told),
         )
         self._tracer_provider, self._meter_provider = tracer_provider, meter_provider
         self._adapters = {adapter.module: adapter for adapter in http}

@@ -40,8 +40,8 @@ from assisters_otel.api import endpoints, error_body, event_stream, redaction
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.content_encoding import decompress
 from assisters_otel.api.limits import MAX_BYTES, MAX_MESSAGE, MAX_VALUE
-from assisters_otel.clients import httpx as adapter
-from assisters_otel.clients import wire
+from assisters_otel.clients.httpx import request_reader
+from assisters_otel.clients.requests import read_ahead as requests_read_ahead
 from assisters_otel.config import Config
 from assisters_otel.fail_safe import Guard
 from assisters_otel.hosts import Host
@@ -208,7 +208,7 @@ def _read(data: bytes, *, ahead: bool) -> object:
             preload_content=False,
         )
         if ahead:
-            body = wire.beginning(response, time.monotonic, 5.0, Guard(strict=True))
+            body = requests_read_ahead.beginning(response, time.monotonic, 5.0, Guard(strict=True))
             assert body is None or len(body) <= 2 * MAX_BYTES
         return response.status, b"".join(response.stream(decode_content=False))
     except (HTTPError, HTTPException, OSError, ValueError, MemoryError, OverflowError) as error:
@@ -441,7 +441,7 @@ def _attempt(
         )
         assert found is span
         assert request is not None
-        attempt = now.observer.start(request, adapter._Message(raw), found)
+        attempt = now.observer.start(request, request_reader._Message(raw), found)
         if not _HEAD.match(first):
             name = re.sub("[^A-Za-z]", "", first.decode("latin-1"))[:200] or "ReadTimeout"
             error = type(name, (Exception,), {})(body.decode("utf-8", "replace"))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
-    from assisters_otel.clients.patch import Target
+    from assisters_otel.clients.patching import Target
     from assisters_otel.recording.recorder import Observer
 
 BAGGAGE: Final = ("baggage", "uberctx-", "ot-baggage-")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from assisters_otel.clients.patch import Target, unbound
-from assisters_otel.clients.sdk import in_call
+from assisters_otel.clients.patching import Target, unbound
+from assisters_otel.clients.sdk_call import in_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from assisters_otel.attempts import call as attempts_call
-from assisters_otel.clients.httpx import message_of
-from assisters_otel.clients.patch import Target, unbound
-from assisters_otel.clients.sdk import in_call
+from assisters_otel.clients.httpx.adapter import message_of
+from assisters_otel.clients.patching import Target, unbound
+from assisters_otel.clients.sdk_call import in_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.attempts import control_flow
-from assisters_otel.clients.patch import Target, unbound
+from assisters_otel.clients.patching import Target, unbound
 
 if TYPE_CHECKING:
     from collections.abc import Callable

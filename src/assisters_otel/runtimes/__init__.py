@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from assisters_otel.clients.patch import Patches
+from assisters_otel.clients.patching import Patches
 from assisters_otel.runtimes import celery, rq, uvicorn
 from assisters_otel.runtimes.receivers import Receivers
 

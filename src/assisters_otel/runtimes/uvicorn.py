@@ -13,7 +13,7 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from assisters_otel.clients.patch import Target, unbound
+from assisters_otel.clients.patching import Target, unbound
 from assisters_otel.hand import Hand
 from assisters_otel.process import here
 

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import functools
-import gc
-import importlib
-import os
 import sys
-import threading
 import weakref
-from contextlib import suppress
-from importlib.abc import MetaPathFinder
 from operator import attrgetter
-from types import CellType, FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import wrapt
 
+from assisters_otel.clients.import_hooks import imports
+from assisters_otel.clients.rebinding import _REFERENCES, _rebind
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from importlib.machinery import ModuleSpec
+    from collections.abc import Callable
     from types import ModuleType
 
 
@@ -44,9 +40,6 @@ class Target(NamedTuple):
 # A function and no proxy of wrapt: it has the signature and the name of what was there, and
 # a request to another host pays half. With each of ours, the patches that put it in.
 _ours: Final[weakref.WeakKeyDictionary[Callable[..., Any], Patches]] = weakref.WeakKeyDictionary()
-
-# To a function that its class alone holds: from the class, from here, and from who counts.
-_REFERENCES: Final = 3
 
 
 def _layers(owner: type, name: str) -> list[Any]:
@@ -109,34 +102,6 @@ def take_out(owner: type, name: str) -> None:
         _set(owner, name, layers, inner.__wrapped__)
         if is_held:
             _rebind(inner, inner.__wrapped__)
-
-
-def _rebind(before: Any, now: Any) -> None:
-    """Put a function in place of another where one of the class's instances has it in a layer.
-
-    OpenTelemetry's `instrument_client` leaves such a layer on a client's transport, around what
-    the class had on that day; logfire's `instrument_openai` a function on the client that encloses
-    it. Nobody lists them; the garbage collector knows who holds what.
-    """
-    again = {
-        id(bound): (bound, MethodType(now, bound.__self__))
-        for bound in gc.get_referrers(before)
-        if type(bound) is MethodType and bound.__func__ is before
-    }
-    if not again:
-        return
-    # Once, however many there are. And not by who refers to them: wrapt before 2.2 does not say so.
-    for holder in gc.get_objects():
-        # By its type: a proxy's class is that of what it stands for.
-        if type(holder) is CellType:
-            with suppress(ValueError):  # it is empty
-                held = again.get(id(holder.cell_contents))
-                if held is not None:
-                    holder.cell_contents = held[1]
-        elif type(holder) is wrapt.FunctionWrapper:
-            held = again.get(id(holder.__wrapped__))
-            if held is not None:
-                holder.__wrapped__ = held[1]
 
 
 def _innermost(layers: list[Any], owner: type, name: str) -> Any:
@@ -232,94 +197,3 @@ class Patches:
 def _owner(module: ModuleType, path: str) -> tuple[type, str]:
     owner, _, name = path.rpartition(".")
     return attrgetter(owner)(module), name
-
-
-class Listener(Protocol):
-    """Who waits for a module's import."""
-
-    def imported(self, module: ModuleType, name: str) -> None:
-        """Take the module, which has just been imported as *name*. It may come again, anew."""
-
-
-class _Imports(MetaPathFinder):
-    """Tells the patches of the day of an import, and of each that follows it.
-
-    A client may be imported anew: by a reloader, a test suite, `importlib.reload`. A hook of
-    wrapt's is told of the first import alone, and cannot be taken back.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._waiting: dict[str, list[Listener]] = {}
-        self._finding: set[tuple[str, int]] = set()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forked)
-
-    def _forked(self) -> None:
-        self._lock = threading.RLock()
-        self._finding = set()
-
-    def watch(self, name: str, listener: Listener) -> None:
-        with self._lock:
-            self._waiting.setdefault(name, []).append(listener)
-            if self not in sys.meta_path:
-                sys.meta_path.insert(0, self)
-        if sys.modules.get(name) is not None:  # None keeps it from being imported
-            importlib.import_module(name)  # waits, if another thread is just importing it
-        module = sys.modules.get(name)
-        if module is not None:
-            listener.imported(module, name)
-
-    def forget(self, listener: Listener) -> None:
-        with self._lock:
-            for name, waiting in list(self._waiting.items()):
-                if listener in waiting:
-                    waiting.remove(listener)
-                if not waiting:
-                    del self._waiting[name]
-            if not self._waiting and self in sys.meta_path:
-                sys.meta_path.remove(self)
-
-    def tell(self, name: str, module: ModuleType) -> None:
-        for listener in list(self._waiting.get(name, ())):
-            listener.imported(module, name)
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Find what the others find, with a loader that tells of it."""
-        asked = name, threading.get_ident()
-        if name not in self._waiting or asked in self._finding:
-            return None
-        self._finding.add(asked)  # another's finder may ask all of them again, as wrapt's does
-        try:
-            found = (finder.find_spec(name, path, target) for finder in self._others())
-            spec = next((spec for spec in found if spec is not None), None)
-        finally:
-            self._finding.discard(asked)
-        if spec is not None and hasattr(spec.loader, "exec_module"):
-            spec.loader = _Loader(spec.loader)
-        return spec
-
-    def _others(self) -> Iterator[Any]:
-        for finder in list(sys.meta_path):
-            if finder is not self and hasattr(finder, "find_spec"):
-                yield finder
-
-
-class _Loader(wrapt.ObjectProxy):  # type: ignore[type-arg,unused-ignore] # in newer ones only
-    """A module's own loader, for as long as it takes to load it; then it is told of."""
-
-    def exec_module(self, module: ModuleType) -> None:
-        loader: Any = self.__wrapped__
-        spec: Any = module.__spec__
-        if getattr(module, "__loader__", None) is self:
-            module.__loader__ = loader
-        if getattr(spec, "loader", None) is self:
-            spec.loader = loader
-        loader.exec_module(module)
-        imports.tell(module.__name__, module)
-
-
-imports: Final = _Imports()
-"""Whose import is waited for, by whom."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from assisters_otel.clients.patch import unbound
+from assisters_otel.clients.patching import unbound
 
 if TYPE_CHECKING:
     from collections.abc import Callable

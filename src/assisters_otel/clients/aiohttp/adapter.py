@@ -22,10 +22,12 @@ from opentelemetry import context, trace
 
 from assisters_otel.attempts import control_flow
 from assisters_otel.causes import OF_FILES, is_of_dead_loop
-from assisters_otel.clients import reader
 from assisters_otel.clients.adapter import BAGGAGE, Adapter
+from assisters_otel.clients.aiohttp import stream_reader
+from assisters_otel.clients.aiohttp.request_reader import _Message
+from assisters_otel.clients.aiohttp.session_request import _Asked
 from assisters_otel.clients.classes import is_a
-from assisters_otel.clients.patch import Target, unbound
+from assisters_otel.clients.patching import Target, unbound
 from assisters_otel.otel_api import http_spans, providers
 from assisters_otel.outcomes import FAILED
 from assisters_otel.sinks import attempt_span, foreign_span
@@ -47,82 +49,6 @@ SCOPE: Final = "opentelemetry.instrumentation.aiohttp_client"
 """The HTTP instrumentation's module, which is the scope of its spans."""
 
 _ENCODING: Final = b"content-encoding"
-
-
-class _Message:
-    """What resends are known by. Not the request itself: that one knows its response."""
-
-    __slots__ = ("_body", "_headers", "_url")
-
-    def __init__(self, raw: Any) -> None:
-        self._url = raw.url
-        self._headers = raw.headers
-        self._body = raw.body
-
-    def url(self) -> str:
-        return str(self._url)
-
-    def header(self, name: str) -> str | None:
-        value: str | None = self._headers.get(name)
-        return value
-
-    def body(self) -> bytes | None:
-        # Of a payload; one that holds no bytes can be read once.
-        held = getattr(self._body, "_value", self._body)
-        return bytes(held) if isinstance(held, (bytes, bytearray)) else None
-
-    def redirected(self, location: str) -> str:
-        with suppress(ValueError):
-            return str(self._url.join(type(self._url)(location))).partition("#")[0]
-        return ""
-
-
-class _Asked:
-    """One request of the app's, with all the attempts that its session makes of it.
-
-    Attributes:
-        session: Whose it is; None for an attempt that was met without one.
-        options: What the session was called with.
-        url: Where to, as the app has it.
-        hop: The session's own form of the last attempt.
-        response: What it was answered with, as long as its headers are not there.
-        attempt: The last one, until it is reported.
-        last: The same, for ever.
-        error: What the last one has met, if that is not yet known to be the end.
-        span: The HTTP span around all of them, or None.
-        around: What was current before it, if it is ours.
-        ours: If it is ours, what makes it: a trace, its context, and what it was begun with.
-        injected: The headers to send with what is watched, if it is ours.
-    """
-
-    __slots__ = (
-        "around",
-        "attempt",
-        "error",
-        "hop",
-        "injected",
-        "last",
-        "options",
-        "ours",
-        "response",
-        "session",
-        "span",
-        "url",
-    )
-
-    def __init__(self, session: Any = None, url: Any = None, options: Any = None) -> None:
-        self.session = session
-        self.url = url
-        self.options = options or {}
-        self.hop: Any = None
-        self.response: Any = None
-        self.attempt: Attempt | None = None
-        self.last: Attempt | None = None
-        self.error: BaseException | None = None
-        self.span: Span | None = None
-        self.around: Span | None = None
-        self.ours: tuple[Any, Any, tuple[Any, ...]] | None = None
-        self.injected: dict[str, str] = {}
 
 
 class Aiohttp(Adapter):
@@ -376,7 +302,7 @@ class Aiohttp(Adapter):
         read_s = guard(self._read_limit, asked, attempt, response)
         try:
             if read_s is not None:
-                await reader.wait_for_beginning(response.content, read_s, guard)
+                await stream_reader.wait_for_beginning(response.content, read_s, guard)
         finally:
             guard(self._refused, attempt, response)
         return result
@@ -396,18 +322,22 @@ class Aiohttp(Adapter):
         attempt.ended()
         body = attempt.body(_is_transient, response) if attempt.is_to_be_watched else None
         if body is not None:
-            reader.watch(response.content, body, self._observer.guard)
+            stream_reader.watch(response.content, body, self._observer.guard)
 
     def _refused(self, attempt: Attempt, response: Any) -> None:
         """Report a failed answer, with what its reader holds of its body."""
         read = attempt.body_may_be_read()
-        attempt.ended(self._observer.guard(reader.beginning, response.content) if read else None)
+        attempt.ended(
+            self._observer.guard(stream_reader.beginning, response.content) if read else None
+        )
         attempt.is_what_became_of(response)
 
     @staticmethod
     def _read_limit(asked: _Asked, attempt: Attempt, response: Any) -> float | None:
         """Give for how long a failed body is waited for, or None if it may not be read ahead."""
-        may_be_read = attempt.body_may_be_read() and reader.can_be_waited_for(response.content)
+        may_be_read = attempt.body_may_be_read() and stream_reader.can_be_waited_for(
+            response.content
+        )
         return _read_limit(asked) if may_be_read else None
 
     def _wrap_raise(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -482,7 +412,7 @@ def _read_limit(asked: _Asked) -> float:
         timeout = getattr(asked.session, "timeout", None)
     read_s = getattr(timeout, "sock_read", None)
     if not isinstance(read_s, (int, float)) or read_s <= 0:  # 0 is no limit
-        return reader.READ_AHEAD_S
+        return stream_reader.READ_AHEAD_S
     return float(read_s)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel import foreign_exceptions
 from assisters_otel.api.limits import MAX_BYTES
-from assisters_otel.clients.ahead import cut, raise_late
+from assisters_otel.clients.read_ahead import cut, raise_late
 
 if TYPE_CHECKING:
     from collections.abc import Callable

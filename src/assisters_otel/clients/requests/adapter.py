@@ -10,12 +10,11 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 from weakref import ref as weakref
 
 from opentelemetry import context, trace
@@ -24,10 +23,11 @@ from assisters_otel.attempts import control_flow
 from assisters_otel.causes import OF_FILES
 from assisters_otel.clients.adapter import Adapter
 from assisters_otel.clients.classes import is_a
-from assisters_otel.clients.patch import Patches, Target, unbound
-from assisters_otel.clients.raw import watch
-from assisters_otel.clients.routed import Routed, routed_as
-from assisters_otel.clients.wire import READ_AHEAD_S, beginning
+from assisters_otel.clients.patching import Patches, Target, unbound
+from assisters_otel.clients.requests.read_ahead import READ_AHEAD_S, beginning
+from assisters_otel.clients.requests.request_copy import Routed, routed_as
+from assisters_otel.clients.requests.request_reader import _Message
+from assisters_otel.clients.requests.urllib3_response import watch
 from assisters_otel.otel_api import http_spans
 from assisters_otel.sinks import attempt_span, foreign_span
 from assisters_otel.variables.corrections import corrected
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
 
     from assisters_otel.api.request import Request
-    from assisters_otel.clients.routed import Wire
+    from assisters_otel.clients.requests.request_copy import Wire
     from assisters_otel.fail_safe import Guard
     from assisters_otel.recording.attempt import Attempt
     from assisters_otel.recording.recorder import Observer
@@ -57,35 +57,6 @@ _SAYS: Final = {
     "ReadTimeoutError": "ConnectionError",
     "SSLError": "SSLError",
 }
-
-
-class _Message:
-    """What resends are known by."""
-
-    __slots__ = ("_raw",)
-
-    def __init__(self, raw: Any) -> None:
-        self._raw = raw
-
-    def url(self) -> str:
-        return str(self._raw.url).partition("#")[0]
-
-    def header(self, name: str) -> str | None:
-        value = self._raw.headers.get(name)
-        return value.decode("latin-1") if isinstance(value, bytes) else value
-
-    def body(self) -> bytes | None:
-        body = self._raw.body
-        if body is None:
-            return b""
-        if isinstance(body, str):
-            return body.encode("utf-8", "surrogatepass")
-        return body if isinstance(body, bytes) else None
-
-    def redirected(self, location: str) -> str:
-        with suppress(ValueError):
-            return str(urljoin(self._raw.url, location)).partition("#")[0]
-        return ""
 
 
 class _Sent(NamedTuple):

@@ -20,10 +20,11 @@ from opentelemetry import baggage, trace
 
 from assisters_otel.causes import is_of_dead_loop
 from assisters_otel.clients.adapter import BAGGAGE, Adapter
-from assisters_otel.clients.ahead import async_replay, replay
-from assisters_otel.clients.body import async_watched, watched
 from assisters_otel.clients.classes import CLIENTS, find_base, is_a
-from assisters_otel.clients.patch import Target, unbound
+from assisters_otel.clients.httpx.request_reader import _Message
+from assisters_otel.clients.httpx.streams import async_replay, replay
+from assisters_otel.clients.httpx.watched_streams import async_watched, watched
+from assisters_otel.clients.patching import Target, unbound
 from assisters_otel.sinks import attempt_span
 from assisters_otel.variables.corrections import corrected
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
 
     from assisters_otel.api.request import Request
-    from assisters_otel.clients.ahead import Ahead
+    from assisters_otel.clients.httpx.streams import Ahead
     from assisters_otel.recording.attempt import Attempt
     from assisters_otel.recording.recorder import Observer
 
@@ -88,42 +89,6 @@ class _Inner:
     @staticmethod
     async def handle_async_request(raw: Any, send: Any) -> Any:
         return await send(raw)
-
-
-class _Message:
-    """What resends are known by."""
-
-    __slots__ = ("_headers", "_raw")
-
-    def __init__(self, raw: Any) -> None:
-        self._raw = raw
-        self._headers: dict[bytes, bytes] | None = None
-
-    def url(self) -> str:
-        return str(self._raw.url).partition("#")[0]
-
-    def header(self, name: str) -> str | None:
-        # Their own look-up finds out the encoding of all of them first.
-        headers = self._headers
-        if headers is None:
-            headers = {name.lower(): value for name, value in reversed(self._raw.headers.raw)}
-            self._headers = headers
-        value = headers.get(name.encode())
-        return None if value is None else value.decode("latin-1")
-
-    def body(self) -> bytes | None:
-        stream = self._raw.stream
-        # The only one that can be read again, and any number of times.
-        return b"".join(stream) if is_a(stream, CLIENTS, "ByteStream") else None
-
-    def redirected(self, location: str) -> str:
-        # What is no URL is no redirect; the client says so in its own way.
-        try:
-            return str(self._raw.url.join(location)).partition("#")[0]
-        except Exception as error:
-            if isinstance(error, ValueError) or is_a(error, CLIENTS, "InvalidURL"):
-                return ""
-            raise
 
 
 class Httpx(Adapter):
