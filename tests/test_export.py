@@ -23,9 +23,11 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.util import _importlib_metadata
 
 import warm
-from assisters_otel import export, hand
-from assisters_otel import registered as registration
-from assisters_otel.quiet import AGAIN_S, LOGGERS, Destination, Hint, Reach, describe, read
+from assisters_otel.providers import build as providers_build
+from assisters_otel.providers import entry_points as registration
+from assisters_otel.providers import owned_providers, workers
+from assisters_otel.providers.delivery import AGAIN_S, Destination, Reach
+from assisters_otel.providers.exporter_logs import LOGGERS, Hint, describe, read
 from otlp import Collector
 
 if TYPE_CHECKING:
@@ -43,10 +45,10 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def build() -> Iterator[Callable[..., export.Exports]]:
+def build() -> Iterator[Callable[..., owned_providers.Exports]]:
     built = []
 
-    def build(**arguments) -> export.Exports:
+    def build(**arguments) -> owned_providers.Exports:
         defaults = {
             "traces": True,
             "metrics": True,
@@ -55,7 +57,7 @@ def build() -> Iterator[Callable[..., export.Exports]]:
             "headers": None,
             "protocol": None,
         }
-        built.append(export.build(**{**defaults, **arguments}))
+        built.append(providers_build.build(**{**defaults, **arguments}))
         return built[-1]
 
     yield build
@@ -91,7 +93,7 @@ def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
     fresh()
 
 
-def record(exports: export.Exports, spans: int = 1, count: int = 1) -> None:
+def record(exports: owned_providers.Exports, spans: int = 1, count: int = 1) -> None:
     if exports.tracer_provider:
         tracer = exports.tracer_provider.get_tracer("app")
         for number in range(spans):
@@ -115,11 +117,11 @@ def run(script: str, *arguments: str, **variables: str) -> Run:
     head = """
         import atexit, os, sys, time, logging, multiprocessing
         from functools import partial
-        from assisters_otel import export
+        from assisters_otel.providers import build as building
         logging.basicConfig(level=logging.INFO)
         def build(endpoint, **more):
             asked = dict(traces=True, metrics=True, service_name="s", headers=None, protocol=None)
-            return export.build(**{**asked, **more}, endpoint=endpoint)
+            return building.build(**{**asked, **more}, endpoint=endpoint)
         def shut(exports):
             before = time.monotonic()
             done = exports.shutdown()
@@ -771,10 +773,10 @@ def test_calls_are_made_in_time_and_one_that_raises_is_told(caplog):
     def raising() -> None:
         raise KeyError
 
-    hands = hand.Hands(2)
-    assert hand.in_time(hands.begin([raising]), 60) is False
-    assert hand.in_time(hands.begin([lambda: True, lambda: None]), 60) is True
-    assert hand.in_time(hands.begin([lambda: time.sleep(1)]), 0.05) is False
+    hands = workers.Hands(2)
+    assert workers.in_time(hands.begin([raising]), 60) is False
+    assert workers.in_time(hands.begin([lambda: True, lambda: None]), 60) is True
+    assert workers.in_time(hands.begin([lambda: time.sleep(1)]), 0.05) is False
     hands.rest()
     assert said(caplog) == [("WARNING", "telemetry could not be exported (KeyError)")]
 

@@ -19,7 +19,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import assisters_otel
-from assisters_otel import export
+from assisters_otel.providers import build as providers_build
+from assisters_otel.providers import owned_providers
 from otlp import Collector
 from scripts import run
 
@@ -259,8 +260,8 @@ def broken_logging(request, monkeypatch) -> Iterator[str]:
     root.setLevel(level)
 
 
-def build(collector: Collector) -> export.Exports:
-    return export.build(
+def build(collector: Collector) -> owned_providers.Exports:
+    return providers_build.build(
         traces=True,
         metrics=True,
         service_name=None,

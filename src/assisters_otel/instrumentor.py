@@ -17,7 +17,7 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 )
 
 from assisters_otel import config as configs
-from assisters_otel import hand, logger, process, runtimes
+from assisters_otel import logger, process, runtimes
 from assisters_otel.api import redaction
 from assisters_otel.clients import assisters, openai, retries
 from assisters_otel.clients.aiohttp import adapter as aiohttp_adapter
@@ -27,6 +27,7 @@ from assisters_otel.clients.requests import adapter as requests_adapter
 from assisters_otel.fail_safe import Guard
 from assisters_otel.hosts import environment_hosts
 from assisters_otel.otel_api import http_spans, providers
+from assisters_otel.providers import workers
 from assisters_otel.recording.recorder import Observer
 from assisters_otel.semconv import attributes as names
 from assisters_otel.variables import corrections
@@ -116,8 +117,8 @@ class Instrumentation:
         tracers = trace.get_tracer_provider() if tracers is None else tracers
         meters = metrics.get_meter_provider() if meters is None else meters
         flushes = providers.flushes((tracers, meters))
-        hands = hand.Hands(len(flushes))
-        done = hand.in_time(hands.begin(flushes), timeout_s)
+        hands = workers.Hands(len(flushes))
+        done = workers.in_time(hands.begin(flushes), timeout_s)
         hands.rest()
         return done
 

@@ -13,7 +13,7 @@ from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider
 
 from assisters_otel import config as configs
-from assisters_otel import export, exporters, hand, logger, process
+from assisters_otel import logger, process
 from assisters_otel.api import redaction
 from assisters_otel.fail_safe import Guard
 from assisters_otel.instrumentor import (
@@ -24,6 +24,8 @@ from assisters_otel.instrumentor import (
     with_environment,
 )
 from assisters_otel.otel_api import providers
+from assisters_otel.providers import build as providers_build
+from assisters_otel.providers import exporter_specs, otlp_settings, owned_providers, workers
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import environment
 from assisters_otel.variables import corrections, rules
@@ -89,7 +91,7 @@ class Telemetry:
         arguments: _Arguments,
         guard: Guard,
         instrumentation: Instrumentation | None = None,
-        exports: export.Exports | None = None,
+        exports: owned_providers.Exports | None = None,
         reused: tuple[Any, ...] = (),
     ) -> None:
         """Made by `init`.
@@ -106,7 +108,7 @@ class Telemetry:
         self._instrumentation = instrumentation
         self._exports = exports
         self._reused = reused
-        self._hands = hand.Hands(len(providers.flushes(reused)))
+        self._hands = workers.Hands(len(providers.flushes(reused)))
 
     def is_over(self) -> bool:
         """Say whether what `init` patched has been taken out by somebody."""
@@ -168,10 +170,10 @@ class Telemetry:
     def _flush(self, timeout_s: float, *, at_end: bool = False) -> bool:
         if self._instrumentation is not None:
             self._guard(self._instrumentation.observer.collect)
-        until_s = time.monotonic() + hand.limited(timeout_s)
+        until_s = time.monotonic() + workers.limited(timeout_s)
         begun = self._hands.begin(providers.flushes(self._reused))
         done = self._exports is None or self._exports.flush(timeout_s, at_end=at_end)
-        return hand.in_time(begun, max(until_s - time.monotonic(), 0)) and done
+        return workers.in_time(begun, max(until_s - time.monotonic(), 0)) and done
 
     def shutdown(self) -> None:
         """Take every patch out, send the rest and end the providers that we built.
@@ -278,7 +280,10 @@ def init(  # noqa: PLR0913 - the contract's signature
         strict=strict,
     )
     guard = Guard(strict=config.strict, passing=configs.WrongArgument)
-    guard(exporters.check, exporters.Arguments(config.endpoint, config.headers, config.protocol))
+    guard(
+        exporter_specs.check,
+        otlp_settings.Arguments(config.endpoint, config.headers, config.protocol),
+    )
     configs.check_provider("tracer_provider", tracer_provider, "get_tracer")
     configs.check_provider("meter_provider", meter_provider, "get_meter")
     arguments = _Arguments(config, capture_message, tracer_provider, meter_provider)
@@ -368,10 +373,12 @@ def _instrument(config: configs.Config, guard: Guard, tracers: Any, meters: Any)
     return instrumentation
 
 
-def _build(config: configs.Config, *, traces: bool, metrics: bool) -> export.Exports | None:
+def _build(
+    config: configs.Config, *, traces: bool, metrics: bool
+) -> owned_providers.Exports | None:
     told: dict[str, None] = {}
     build = partial(
-        export.build,
+        providers_build.build,
         service_name=config.service_name,
         endpoint=config.endpoint,
         headers=config.headers,
@@ -393,12 +400,12 @@ def _build(config: configs.Config, *, traces: bool, metrics: bool) -> export.Exp
 
 
 def _build_one(
-    build: Callable[..., export.Exports], wrong: ValueError
-) -> tuple[export.Exports | None, str]:
+    build: Callable[..., owned_providers.Exports], wrong: ValueError
+) -> tuple[owned_providers.Exports | None, str]:
     """Build for one signal alone: what is wrong of the other does not cost this one.
 
     Args:
-        build: As `export.build`.
+        build: As `build.build`.
         wrong: Why there is nothing for both.
 
     Returns:
@@ -428,7 +435,7 @@ def _first(*found: Any) -> Any:
 _KINDS: Final = {"tracer": "TracerProvider", "meter": "MeterProvider"}
 
 
-def _make_global(exports: export.Exports) -> None:
+def _make_global(exports: owned_providers.Exports) -> None:
     replaced, made = [], []
     if exports.tracer_provider is not None:
         if process.here.has_ended(trace.get_tracer_provider()):

@@ -75,7 +75,7 @@ def test_the_extra_of_the_command_is_typer_and_rich_alone():
 
 
 def test_an_import_that_fails_for_another_reason_is_not_laid_to_the_extra():
-    done = main_without("assisters_otel.export", "demo")
+    done = main_without("assisters_otel.providers.build", "demo")
 
     assert done.returncode == 1
     assert "ModuleNotFoundError" in done.stderr

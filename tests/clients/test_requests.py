@@ -32,7 +32,8 @@ from urllib3.util import Timeout
 from urllib3.util.retry import Retry
 
 import assisters_otel
-from assisters_otel import catalog, explain, quiet
+from assisters_otel import catalog, explain
+from assisters_otel.providers import exporter_logs
 from assisters_otel.sinks import foreign_span
 from assisters_otel.sinks.foreign_span import write
 from assisters_otel.testing import FakeApi
@@ -566,7 +567,7 @@ def test_an_exporter_s_traffic_to_a_watched_host_is_nobody_s_request(api, memory
 
 
 def test_an_export_by_whatever_client_is_nobody_s_request(api, telemetry):
-    with quiet.listening(lambda _: None):
+    with exporter_logs.listening(lambda _: None):
         httpx.get(api.url + "/models", trust_env=False)
 
     assert telemetry.status().attempts == 0

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry.sdk.environment_variables import OTEL_EXPORTER_OTLP_ENDPOINT
 
-from assisters_otel import export
 from assisters_otel.cli import log
 from assisters_otel.cli.finding import Finding
-from assisters_otel.exporters import METRICS, TRACES
+from assisters_otel.providers import build
+from assisters_otel.providers.signals import METRICS, TRACES
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from assisters_otel.exporters import Signal
+    from assisters_otel.providers.signals import Signal
 
 SERVICE: Final = "assisters-otel-doctor"
 """The service's name of what is sent."""
@@ -80,7 +80,7 @@ def finding(signal: Signal, endpoint: str | None, environ: Mapping[str, str]) ->
         environ: The variables.
     """
     try:
-        built = export.build(
+        built = build.build(
             traces=signal is TRACES,
             metrics=signal is METRICS,
             service_name=SERVICE,

@@ -13,16 +13,16 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-from assisters_otel import export
 from assisters_otel.cli import arrival
-from assisters_otel.exporters import METRICS, TRACES
+from assisters_otel.providers import build
+from assisters_otel.providers.signals import METRICS, TRACES
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import Metric
     from opentelemetry.sdk.trace import ReadableSpan
 
-    from assisters_otel.exporters import Signal
+    from assisters_otel.providers.signals import Signal
 
 SERVICE: Final = "assisters-otel-demo"
 """The service's name in the backend."""
@@ -51,7 +51,7 @@ class Recording:
         traces, metrics = (_is_sent(signal, endpoint) for signal in (TRACES, METRICS))
         self._exports = None
         if traces or metrics:
-            self._exports = export.build(
+            self._exports = build.build(
                 traces=traces,
                 metrics=metrics,
                 service_name=SERVICE,

@@ -12,16 +12,19 @@ from opentelemetry.sdk.metrics.export import ConsoleMetricExporter
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 from opentelemetry.sdk.trace.sampling import Decision
 
-from assisters_otel import config, exporters, otlp_grpc, registered, tls_files
+from assisters_otel import config
 from assisters_otel.cli import arrival
 from assisters_otel.cli.finding import Finding
-from assisters_otel.exporters import METRICS, TRACES, Arguments
+from assisters_otel.providers import entry_points, exporter_specs, otlp_grpc, tls_files
+from assisters_otel.providers.otlp_settings import Arguments
+from assisters_otel.providers.signals import METRICS, TRACES
 from assisters_otel.semconv import environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from assisters_otel.exporters import Route, Signal
+    from assisters_otel.providers.exporter_specs import Route
+    from assisters_otel.providers.signals import Signal
 
 _SIGNALS: Final = (TRACES, METRICS)
 _TIMEOUT_S: Final = 3.0
@@ -45,7 +48,7 @@ def findings(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Findi
     untried: list[Signal] = []
     for signal in _SIGNALS:
         try:
-            routes = exporters.routes(signal, Arguments(endpoint))
+            routes = exporter_specs.routes(signal, Arguments(endpoint))
         except ValueError as error:
             yield Finding(signal.name, False, str(error), "Correct it.")
             continue
@@ -87,7 +90,7 @@ def _sdk(environ: Mapping[str, str]) -> Finding:
 
 def _sampler() -> Finding:
     try:
-        made = registered.sampler()
+        made = entry_points.sampler()
     except ValueError as error:
         return Finding("sampler", False, str(error), "Correct the variable.")
     # The first of all trace ids is kept by every ratio above 0.

@@ -14,8 +14,8 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.clients.patching import Target, unbound
-from assisters_otel.hand import Hand
 from assisters_otel.process import here
+from assisters_otel.providers.workers import Hand
 
 if TYPE_CHECKING:
     from collections.abc import Callable

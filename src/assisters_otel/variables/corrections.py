@@ -11,7 +11,7 @@ something, it reads what is right:
   processes that are started meanwhile, read what is set (test_other_threads_read_what_is_set).
 
 What is a registered name that somebody makes something of, a sampler or an exporter, is for
-`registered` and `exporters`, which find out by trying.
+`entry_points` and `exporter_specs`, which find out by trying.
 """
 
 from __future__ import annotations

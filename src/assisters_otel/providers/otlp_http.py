@@ -24,10 +24,10 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from requests.adapters import BaseAdapter
 
-from assisters_otel import tls_files
 from assisters_otel.api import redaction
-from assisters_otel.quiet import NotTaken, describe, raise_rejected
-from assisters_otel.registered import load
+from assisters_otel.providers import tls_files
+from assisters_otel.providers.entry_points import load
+from assisters_otel.providers.exporter_logs import NotTaken, describe, raise_rejected
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response, Session

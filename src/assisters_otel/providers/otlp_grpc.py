@@ -10,8 +10,8 @@ from __future__ import annotations
 from os import environ
 from typing import TYPE_CHECKING, Any
 
-from assisters_otel import tls_files
-from assisters_otel.quiet import raise_rejected
+from assisters_otel.providers import tls_files
+from assisters_otel.providers.exporter_logs import raise_rejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable

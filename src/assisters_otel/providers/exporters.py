@@ -23,12 +23,14 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from assisters_otel.own_export import here
-from assisters_otel.quiet import Destination, describe, listening
+from assisters_otel.providers.exporter_logs import describe, listening
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from opentelemetry.sdk.trace import ReadableSpan
+
+    from assisters_otel.providers.delivery import Destination
 
 # `netrc` is what requests imports with its first request. With ours that would be in a thread of
 # our own, beside the app's: a child that is forked meanwhile has the lock of that import and nobody
