@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from assisters_otel import catalog
     from assisters_otel.explanation import Explanation, explain
     from assisters_otel.instrumentor import AssistersInstrumentor
-    from assisters_otel.telemetry import Status, Telemetry, init
+    from assisters_otel.startup import init
+    from assisters_otel.telemetry import Status, Telemetry
     from assisters_otel.version import __version__
 
 __all__ = [
@@ -43,7 +44,7 @@ _HOMES: Final = {
     "Telemetry": "telemetry",
     "__version__": "version",
     "explain": "explanation",
-    "init": "telemetry",
+    "init": "startup",
 }
 
 

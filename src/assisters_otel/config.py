@@ -6,15 +6,21 @@ A wrong argument is an error at once; a wrong variable is a `ValueError` too, wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field, replace
+from operator import is_
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from assisters_otel import logger
+from assisters_otel.api import redaction
 from assisters_otel.api.redaction import shown
-from assisters_otel.hosts import DEFAULT_HOSTS, Host, _argument_host, _distinct
+from assisters_otel.hosts import DEFAULT_HOSTS, Host, _argument_host, _distinct, environment_hosts
 from assisters_otel.semconv import environment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
+
+    from assisters_otel.variables import corrections
 
 
 class WrongArgument(ValueError):  # noqa: N818 - it is raised as the ValueError that it is
@@ -155,3 +161,71 @@ def environment_captures_headers(environ: Mapping[str, str]) -> bool:
 def sdk_disabled(environ: Mapping[str, str]) -> bool:
     """Say whether ``OTEL_SDK_DISABLED`` switches everything off."""
     return environ.get(environment.OTEL_SDK_DISABLED, "").strip().lower() == "true"
+
+
+def with_environment(
+    config: Config, environ: Mapping[str, str], *, capture_message_given: bool
+) -> Config:
+    """Add what the environment says; arguments win.
+
+    A wrong variable costs one warning and is as if it were not set: a typo of a
+    deployment must not keep the app from starting.
+
+    Raises:
+        ValueError: A variable is wrong, and *config* is strict.
+    """
+    hosts, wrong = environment_hosts(environ)
+    config = replace(
+        config,
+        hosts=tuple(dict.fromkeys((*config.hosts, *hosts))),
+        captures_headers=environment_captures_headers(environ),
+    )
+    if not capture_message_given:
+        try:
+            wanted = environment_capture_message(environ)
+            config = replace(config, capture_message=wanted)
+        except ValueError as error:
+            wrong += (str(error),)
+    _tell(wrong, strict=config.strict)
+    return config
+
+
+def tell_of_wrong(
+    wrong: Iterable[corrections.Correction], signals: AbstractSet[str], *, strict: bool
+) -> None:
+    """Warn of each wrong variable of OpenTelemetry's that is read.
+
+    Args:
+        wrong: What `variables.corrections` has found.
+        signals: What we make providers for.
+        strict: Whether to raise in its place.
+
+    Raises:
+        ValueError: There is one, if *strict*.
+    """
+    read = (one for one in wrong if not one.signals or not signals.isdisjoint(one.signals))
+    _tell([redaction.mask(one.text) for one in read if one.text], strict=strict)
+
+
+def _tell(texts: Iterable[str], *, strict: bool) -> None:
+    for text in texts:
+        if strict:
+            raise ValueError(text)
+        logger.warning("%s", text)
+
+
+class _Arguments(NamedTuple):
+    """What `init` was called with, to compare a second call's."""
+
+    config: Config
+    capture_message: bool | None
+    tracer_provider: object
+    meter_provider: object
+
+    def are_those_of(self, other: _Arguments) -> bool:
+        """Return True if the same was asked for. A provider need not be comparable."""
+        ours, theirs = self._providers(), other._providers()
+        return self[:2] == other[:2] and all(map(is_, ours, theirs))
+
+    def _providers(self) -> tuple[object, object]:
+        return self.tracer_provider, self.meter_provider

@@ -20,7 +20,7 @@ from assisters_otel import logger
 from assisters_otel.weak_identity import WeakIdentityDict
 
 if TYPE_CHECKING:
-    from assisters_otel.instrumentor import Instrumentation
+    from assisters_otel.instrumentation import Instrumentation
     from assisters_otel.telemetry import Telemetry
 
 END_S: Final = 5.0

@@ -18,9 +18,6 @@ SCOPE: Final = "assisters_otel"
 SCHEMA_URL: Final = Schemas.V1_41_1.value
 """The semantic conventions that our names follow."""
 
-NOT_SEEN: Final = ("http.client", "urllib.request", "urllib3", "pycurl", "niquests")
-"""Clients of which no request is seen; urllib3's only under requests."""
-
 URL_TEMPLATE: Final = "url.template"
 """string. Source: semantic conventions, in development, so typed here."""
 
