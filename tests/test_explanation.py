@@ -18,7 +18,7 @@ from urllib3.util.retry import Retry
 
 import assisters_otel
 from assisters_otel import catalog, explain
-from assisters_otel.explanation import SIDES
+from assisters_otel.explanation.explain import SIDES
 from assisters_otel.sinks import known_attempts
 from assisters_otel.testing import FakeApi
 

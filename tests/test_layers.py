@@ -56,6 +56,7 @@ ORDER = [
     "api.event_stream",
     "variables.corrections",
     "causes",
+    "explanation.evidence",
     "logger",
     "config",
     "providers.entry_points",
@@ -69,6 +70,7 @@ ORDER = [
     "fail_safe",
     "weak_identity",
     "sinks.known_attempts",
+    "explanation.explain",
     "recording.response_body",
     "recording.attempt",
     "sinks.metrics",
@@ -99,7 +101,6 @@ ORDER = [
     "instrumentor",
     "telemetry",
     "startup",
-    "explanation",
 ]
 DOORS = {"testing", "cli", "__main__"}
 PURE = {

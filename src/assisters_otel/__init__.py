@@ -16,7 +16,7 @@ from assisters_otel.variables import corrections
 
 if TYPE_CHECKING:
     from assisters_otel import catalog
-    from assisters_otel.explanation import Explanation, explain
+    from assisters_otel.explanation.explain import Explanation, explain
     from assisters_otel.instrumentor import AssistersInstrumentor
     from assisters_otel.startup import init
     from assisters_otel.telemetry import Status, Telemetry
@@ -39,11 +39,11 @@ corrections.import_opentelemetry()
 # runs of everybody who has it, and they need not wait for OpenTelemetry's SDK.
 _HOMES: Final = {
     "AssistersInstrumentor": "instrumentor",
-    "Explanation": "explanation",
+    "Explanation": "explanation.explain",
     "Status": "telemetry",
     "Telemetry": "telemetry",
     "__version__": "version",
-    "explain": "explanation",
+    "explain": "explanation.explain",
     "init": "startup",
 }
 

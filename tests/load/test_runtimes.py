@@ -102,7 +102,7 @@ def test_under_a_tracer_everything_is_as_ever(api, by):
 # -- gevent -------------------------------------------------------------------------------------
 
 PATCH = "from gevent import monkey; monkey.patch_all()\n"
-IMPORT = "import assisters_otel.telemetry\n"
+IMPORT = "import assisters_otel.startup\n"
 INIT = "import assisters_otel; assisters_otel.init('greenlets', hosts=[URL])\n"
 GREENLETS = """
 import gevent

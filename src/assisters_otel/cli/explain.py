@@ -8,7 +8,8 @@ from typing import Annotated, Final
 
 import typer
 
-from assisters_otel import catalog, explanation
+from assisters_otel import catalog
+from assisters_otel.explanation import explain as explanation
 
 HELP: Final = (
     "Explain an error code: whose side it is on, whether a retry helps, what to do next, and "
