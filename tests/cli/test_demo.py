@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import pytest
 from opentelemetry.trace import SpanKind
 
-from assisters_otel.cli import performance, report
-from assisters_otel.cli.performance import Performance, Played
-from assisters_otel.cli.recording import Recording
-from assisters_otel.cli.scenes import SCENES
+from assisters_otel.cli.demo import playing, terminal
+from assisters_otel.cli.demo.playing import Performance, Played
+from assisters_otel.cli.demo.recording import Recording
+from assisters_otel.cli.demo.scenes import SCENES
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import metrics as metric_names
 from assisters_otel.version import __version__
@@ -63,14 +63,14 @@ class Performed(NamedTuple):
 @pytest.fixture(scope="module")
 def performed():
     before_s = time.monotonic() - time.process_time()
-    done = performance.perform(Recording(None))
+    done = playing.perform(Recording(None))
     return Performed(done, time.monotonic() - time.process_time() - before_s)
 
 
 @pytest.fixture
 def again(monkeypatch, performed):
     """Show in another way what was played once."""
-    monkeypatch.setattr(performance, "perform", lambda _: performed.performance)
+    monkeypatch.setattr(playing, "perform", lambda _: performed.performance)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def short(monkeypatch):
         ALONE.play(api)
 
     scene = ALONE._replace(title="short", play=play)
-    monkeypatch.setattr(performance, "SCENES", (scene,))
+    monkeypatch.setattr(playing, "SCENES", (scene,))
     return scene
 
 
@@ -195,7 +195,7 @@ def test_a_span_between_a_scene_and_an_attempt_is_a_branch_of_the_tree(memory, c
     attempt, call, scene = memory.spans()
     played = Played(SCENES[0], scene, (call, attempt))
 
-    report.show(Performance((played,), (), (), (), None, ()))
+    terminal.show(Performance((played,), (), (), (), None, ()))
 
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     at = lines.index("└── chat [model]")
@@ -336,22 +336,22 @@ def test_a_narrow_terminal_cuts_no_metric_and_no_command(call, monkeypatch, colu
     for name in ALONE.errors:
         assert f"  1  {name}" in out
     assert "…" not in out
-    assert f"  {report._command()} demo --endpoint http://localhost:4318\n" in out
+    assert f"  {terminal._command()} demo --endpoint http://localhost:4318\n" in out
 
 
 def test_the_last_line_is_a_command_that_works_wherever_the_script_is(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    by_module = shlex.split(report._command())
+    by_module = shlex.split(terminal._command())
     done = subprocess.run([*by_module, "--version"], capture_output=True, check=True, text=True)
     assert done.stdout == f"assisters-otel {__version__}\n"
 
     other = tmp_path / "assisters-otel"  # of another environment
     other.write_text("#!/bin/sh\n")
     other.chmod(0o755)
-    assert shlex.split(report._command()) == by_module
+    assert shlex.split(terminal._command()) == by_module
 
     monkeypatch.setenv("PATH", sysconfig.get_path("scripts"))
-    assert report._command() == "assisters-otel"
+    assert terminal._command() == "assisters-otel"
 
 
 def test_a_month_s_tokens_are_not_said_to_come_back_in_a_second(shown):
@@ -378,7 +378,7 @@ def test_an_endpoint_where_nobody_listens_is_said_and_fails(call, option):
 
 def test_a_scene_that_came_out_otherwise_is_said_and_fails(call, short, monkeypatch):
     wrong = short._replace(errors=("invalid_model", *short.errors[1:]))
-    monkeypatch.setattr(performance, "SCENES", (wrong,))
+    monkeypatch.setattr(playing, "SCENES", (wrong,))
 
     code, out, _ = call("demo")
 
@@ -401,7 +401,7 @@ def test_a_scene_that_came_out_otherwise_is_said_and_fails(call, short, monkeypa
 def test_a_resend_or_a_call_that_came_out_otherwise_fails(
     call, short, monkeypatch, field, value, said
 ):
-    monkeypatch.setattr(performance, "SCENES", (short._replace(**{field: value}),))
+    monkeypatch.setattr(playing, "SCENES", (short._replace(**{field: value}),))
 
     code, out, _ = call("demo")
 

@@ -13,8 +13,8 @@ from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 from opentelemetry.sdk.trace.sampling import Decision
 
 from assisters_otel import config
-from assisters_otel.cli import arrival
-from assisters_otel.cli.finding import Finding
+from assisters_otel.cli.doctor import delivery
+from assisters_otel.cli.doctor.finding import Finding
 from assisters_otel.providers import entry_points, exporter_specs, otlp_grpc, tls_files
 from assisters_otel.providers.otlp_settings import Arguments
 from assisters_otel.providers.signals import METRICS, TRACES
@@ -52,7 +52,7 @@ def findings(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Findi
         except ValueError as error:
             yield Finding(signal.name, False, str(error), "Correct it.")
             continue
-        is_asked_for = arrival.is_asked_for(signal, endpoint, environ)
+        is_asked_for = delivery.is_asked_for(signal, endpoint, environ)
         ways = [_way(signal, route, is_asked_for=is_asked_for) for route in routes]
         ways = ways or [_none(signal)]
         ways += [one for route in routes for one in _certificates(signal, route)]
@@ -75,7 +75,7 @@ def findings(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Findi
         )  # fmt: skip
     for signal in ready:
         if sdk.fine and (sampler.fine or signal is not TRACES):
-            yield arrival.finding(signal, endpoint, environ)
+            yield delivery.finding(signal, endpoint, environ)
 
 
 def _sdk(environ: Mapping[str, str]) -> Finding:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from assisters_otel.cli.finding import Finding
+from assisters_otel.cli.doctor.finding import Finding
 from assisters_otel.version import __version__
 
 if TYPE_CHECKING:

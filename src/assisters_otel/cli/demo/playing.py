@@ -11,8 +11,8 @@ from opentelemetry.semconv.attributes.http_attributes import HTTP_REQUEST_RESEND
 from opentelemetry.trace import SpanKind, format_trace_id
 
 from assisters_otel import init
-from assisters_otel.cli import log
-from assisters_otel.cli.scenes import SCENES, Scene
+from assisters_otel.cli import captured_log
+from assisters_otel.cli.demo.scenes import SCENES, Scene
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import metrics as metric_names
 from assisters_otel.testing import FakeApi
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import Metric
     from opentelemetry.sdk.trace import ReadableSpan
 
-    from assisters_otel.cli.recording import Recording
+    from assisters_otel.cli.demo.recording import Recording
 
 _SCOPE: Final = f"{names.SCOPE}.demo"
 
@@ -92,7 +92,7 @@ def perform(recording: Recording) -> Performance:
     """
     tracer = recording.tracer_provider.get_tracer(_SCOPE, __version__)
     with (
-        log.heard() as heard,
+        captured_log.heard() as heard,
         FakeApi() as api,
         init(
             hosts=[api.host],  # every port, so that the refused connection is one of ours

@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from assisters_otel.cli.finding import Finding
+    from assisters_otel.cli.doctor.finding import Finding
 
 HELP: Final = (
     "Answer why nothing is seen: look at the environment, the installed packages and the way "
@@ -36,15 +36,16 @@ def doctor(
     """
     from rich.console import Console  # noqa: PLC0415 - the extra's
 
-    from assisters_otel.cli import checks, log  # noqa: PLC0415
+    from assisters_otel.cli import captured_log  # noqa: PLC0415
+    from assisters_otel.cli.doctor import environment  # noqa: PLC0415
 
     with (
         Console(stderr=True).status(
             "Looking, and sending one span and one metric where an endpoint is named …"
         ),
-        log.heard(),
+        captured_log.heard(),
     ):
-        found = list(checks.every(endpoint, os.environ))  # they say what the library would
+        found = list(environment.every(endpoint, os.environ))  # they say what the library would
     if json:
         document = {"ok": all(one.fine for one in found), "findings": [o._asdict() for o in found]}
         typer.echo(json_.dumps(document, indent=2))
@@ -58,9 +59,9 @@ def _show(found: Sequence[Finding]) -> None:
     from rich.table import Table  # noqa: PLC0415 - the extra's
     from rich.text import Text  # noqa: PLC0415
 
-    from assisters_otel.cli import layout  # noqa: PLC0415
+    from assisters_otel.cli import output  # noqa: PLC0415
 
-    console = layout.console()
+    console = output.console()
     table = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(3):
         table.add_column(overflow="fold")  # what is to be copied is shown whole
@@ -69,12 +70,12 @@ def _show(found: Sequence[Finding]) -> None:
         check, told = Text(one.check, "dim"), Text(one.what)
         if one.to_do:
             told.append(f"\n{one.to_do}", "bold")
-        if console.width < layout.NARROW:
-            layout.show(console, layout.block(Text.assemble(mark, "  ", check), told, indent=4))
+        if console.width < output.NARROW:
+            output.show(console, output.block(Text.assemble(mark, "  ", check), told, indent=4))
         else:
             table.add_row(mark, check, told)
     if table.row_count:
-        layout.show(console, table)
+        output.show(console, table)
     wrong = sum(not one.fine for one in found)
     count = f"{wrong} thing{'' if wrong == 1 else 's'} to do"
-    layout.show(console, Text(f"\n{count if wrong else 'Nothing to do.'}", "bold"))
+    output.show(console, Text(f"\n{count if wrong else 'Nothing to do.'}", "bold"))

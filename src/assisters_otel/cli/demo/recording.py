@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-from assisters_otel.cli import arrival
+from assisters_otel.cli.doctor import delivery
 from assisters_otel.providers import build
 from assisters_otel.providers.signals import METRICS, TRACES
 from assisters_otel.semconv import attributes as names
@@ -100,7 +100,7 @@ class Recording:
 
 def _is_sent(signal: Signal, endpoint: str | None) -> bool:
     """Say whether a signal has an endpoint; a default one, such as localhost, does not count."""
-    if not arrival.is_asked_for(signal, endpoint, environ):
+    if not delivery.is_asked_for(signal, endpoint, environ):
         return False
     if "console" in environ.get(signal.exporter, ""):
         raise ValueError(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry.sdk.environment_variables import OTEL_EXPORTER_OTLP_ENDPOINT
 
-from assisters_otel.cli import log
-from assisters_otel.cli.finding import Finding
+from assisters_otel.cli import captured_log
+from assisters_otel.cli.doctor.finding import Finding
 from assisters_otel.providers import build
 from assisters_otel.providers.signals import METRICS, TRACES
 from assisters_otel.semconv import attributes as names
@@ -94,7 +94,7 @@ def finding(signal: Signal, endpoint: str | None, environ: Mapping[str, str]) ->
         built.tracer_provider.get_tracer(names.SCOPE).start_span("doctor").end()
     if built.meter_provider is not None:
         built.meter_provider.get_meter(names.SCOPE).create_counter("doctor").add(1)
-    with log.heard() as lines:
+    with captured_log.heard() as lines:
         accepted = built.shutdown(_ARRIVES_S)
     if accepted:
         what = f"a test of the {signal.what} was accepted, service {SERVICE}"

@@ -9,8 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from assisters_otel.cli.layout import block
-from assisters_otel.cli.performance import error, outcome
+from assisters_otel.cli.demo.playing import error, outcome
+from assisters_otel.cli.output import block
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:

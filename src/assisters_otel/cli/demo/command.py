@@ -43,8 +43,8 @@ def demo(
     """
     from rich.console import Console  # noqa: PLC0415 - the extra's
 
-    from assisters_otel.cli import document, performance, report  # noqa: PLC0415 - the extra's
-    from assisters_otel.cli.recording import Recording  # noqa: PLC0415
+    from assisters_otel.cli.demo import json_document, playing, terminal  # noqa: PLC0415 - the extra's
+    from assisters_otel.cli.demo.recording import Recording  # noqa: PLC0415
 
     if config.sdk_disabled(os.environ):
         raise typer.BadParameter(
@@ -55,14 +55,14 @@ def demo(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     with Console(stderr=True).status("Playing five scenes against a fake API …"):
-        played = performance.perform(recording)
+        played = playing.perform(recording)
     if json:
-        typer.echo(document.write(played))
+        typer.echo(json_document.write(played))
     else:
-        report.show(played)
+        terminal.show(played)
     if picture is not None:
         try:
-            picture.write_text(report.draw(played), "utf-8")
+            picture.write_text(terminal.draw(played), "utf-8")
         except OSError as error:
             raise typer.BadParameter(f"--picture cannot be written: {error}") from error
     if played.problems:

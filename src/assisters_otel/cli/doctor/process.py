@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry import metrics, trace
 from opentelemetry.environment_variables import OTEL_METRICS_EXPORTER, OTEL_TRACES_EXPORTER
 
-from assisters_otel.cli.finding import Finding
+from assisters_otel.cli.doctor.finding import Finding
 from assisters_otel.otel_api import providers
 
 if TYPE_CHECKING:

@@ -23,9 +23,10 @@ from rich.text import Text
 from rich.tree import Tree
 
 from assisters_otel import catalog
-from assisters_otel.cli import counts, layout
-from assisters_otel.cli.performance import error, is_attempt, outcome, stream
-from assisters_otel.cli.recording import SERVICE
+from assisters_otel.cli import output
+from assisters_otel.cli.demo import metrics_table
+from assisters_otel.cli.demo.playing import error, is_attempt, outcome, stream
+from assisters_otel.cli.demo.recording import SERVICE
 from assisters_otel.semconv import attributes as names
 from assisters_otel.version import __version__
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from rich.console import RenderableType
 
-    from assisters_otel.cli.performance import Performance, Played
+    from assisters_otel.cli.demo.playing import Performance, Played
 
     Attributes = Mapping[str, object]
 
@@ -61,9 +62,9 @@ _COLOURS: Final = {
 
 def show(performance: Performance) -> None:
     """Print the demo to the terminal, or as plain text where there is none."""
-    console = layout.console()
-    parts = _parts(performance, is_narrow=console.width < layout.NARROW)
-    layout.show(console, *parts, crop=False)  # a command to copy stays one line, however long
+    console = output.console()
+    parts = _parts(performance, is_narrow=console.width < output.NARROW)
+    output.show(console, *parts, crop=False)  # a command to copy stays one line, however long
 
 
 def draw(performance: Performance) -> str:
@@ -90,7 +91,11 @@ def _parts(performance: Performance, *, is_narrow: bool) -> Iterator[RenderableT
     for played in performance.played:
         yield _tree(played, advised)
         yield ""
-    yield counts.blocks(performance.metrics) if is_narrow else counts.table(performance.metrics)
+    yield (
+        metrics_table.blocks(performance.metrics)
+        if is_narrow
+        else metrics_table.table(performance.metrics)
+    )
     yield "\n[bold]What your log says[/]"
     yield Padding.indent(_log(performance.log), 2)
     yield "\n[bold]What you write in your app[/]"
@@ -173,7 +178,7 @@ def _resend(attributes: Attributes) -> Iterator[Text]:
         told.append(f" after {attributes[names.RETRY_REASON]}")
     if names.RETRY_DELAY in attributes:
         told.append(f", {attributes[names.RETRY_DELAY]:.2f} s later")
-    for text in counts.unwise(attributes):
+    for text in metrics_table.unwise(attributes):
         told.append(", ").append(text, "yellow")
     yield told
 

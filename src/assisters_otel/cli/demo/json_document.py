@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from opentelemetry.sdk.metrics.export import NumberDataPoint
 from opentelemetry.trace import format_span_id
 
-from assisters_otel.cli.recording import SERVICE
+from assisters_otel.cli.demo.recording import SERVICE
 from assisters_otel.version import __version__
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import DataPointT, Metric
     from opentelemetry.sdk.trace import ReadableSpan
 
-    from assisters_otel.cli.performance import Performance, Played
+    from assisters_otel.cli.demo.playing import Performance, Played
 
 
 def write(performance: Performance) -> str:

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from assisters_otel import config
 from assisters_otel.api.redaction import shown
-from assisters_otel.cli import installed, process, way
-from assisters_otel.cli.finding import Finding
+from assisters_otel.cli.doctor import collector, packages, process
+from assisters_otel.cli.doctor.finding import Finding
 from assisters_otel.hosts import environment_hosts, may_hold_password
 from assisters_otel.semconv import environment
 
@@ -27,13 +27,13 @@ def every(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Finding]
         endpoint: The base URL of an OTLP receiver; None for the variables'.
         environ: The variables.
     """
-    yield installed.interpreter()
+    yield packages.interpreter()
     yield from _hosts(environ)
     yield from _captures(environ)
     yield from _conventions(environ)
-    yield from installed.findings()
+    yield from packages.findings()
     yield from process.findings(environ)
-    yield from way.findings(endpoint, environ)
+    yield from collector.findings(endpoint, environ)
 
 
 def _hosts(environ: Mapping[str, str]) -> Iterator[Finding]:
