@@ -27,7 +27,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 import assisters_otel
 from assisters_otel.semconv import metrics as metric_names
 from assisters_otel.sinks import failure_log
-from assisters_otel.testing import answer
+from assisters_otel.testing import answers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ OTHER = "https://example.org/v1/chat/completions"
 _QUESTION = b'{"model": "assisters-chat-v1", "messages": [{"role": "user", "content": "Hi %05d"}]}'
 _OK = (200, b'{"id": "chatcmpl-1", "object": "chat.completion", "choices": []}')
 _MESSAGES = [{"role": "user", "content": "Hi"}]
-_LIMITED = (429, answer.envelope(429, "rate_limit_exceeded", param="requests"))
+_LIMITED = (429, answers.envelope(429, "rate_limit_exceeded", param="requests"))
 _HEADERS = [
     (b"Date", b"Mon, 06 Jul 2026 09:00:00 GMT"),
     (b"Content-Type", b"application/json"),

@@ -9,12 +9,12 @@ from gzip import compress
 from typing import TYPE_CHECKING, Final
 
 from assisters_otel import catalog
-from assisters_otel.testing.answer import BODILESS, EVENTS
+from assisters_otel.testing.answers import BODILESS, EVENTS
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from assisters_otel.testing.answer import Answer, Content
+    from assisters_otel.testing.answers import Answer, Content
 
 # The key in the ASGI scope's state where the server leaves the connection's protocol.
 CONNECTION: Final = "connection"

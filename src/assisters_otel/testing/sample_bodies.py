@@ -13,12 +13,12 @@ import json
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from assisters_otel.testing.answer import EVENTS, JSON, Content, envelope
+from assisters_otel.testing.answers import EVENTS, JSON, Content, envelope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from assisters_otel.testing.answer import Received
+    from assisters_otel.testing.answers import Received
 
 MODELS: Final = tuple(
     f"assisters-{kind}-v1" for kind in ("chat", "code", "vision", "embed", "moderation", "rerank")
