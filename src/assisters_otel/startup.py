@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from opentelemetry import metrics, trace
 from opentelemetry.metrics import NoOpMeterProvider
@@ -88,7 +88,7 @@ def init(  # noqa: PLR0913 - the contract's signature
     configs.check_provider("meter_provider", meter_provider, "get_meter")
     arguments = _Arguments(config, capture_message, tracer_provider, meter_provider)
     with process.here.lock:
-        first = process.here.current
+        first = cast("Telemetry | None", process.here.current)
         if first is not None and first.is_over():
             first.shutdown()  # somebody has uninstrumented it
             first = None

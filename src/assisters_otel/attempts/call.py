@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from assisters_otel.api.request import Message, Request
     from assisters_otel.outcomes import Outcome
-    from assisters_otel.recording.response_body import Body
 
 _KEY: Final = context.create_key("assisters_otel-call")
 _scope: Final[ContextVar[Call | None]] = ContextVar("assisters_otel-call", default=None)
@@ -51,6 +50,16 @@ class Asked(NamedTuple):
     request: Request
     operation: str | None
     model: str | None
+
+
+class Body(Protocol):
+    """What a call must know of the body of its answer."""
+
+    is_over: bool
+    made: str
+
+    def abandon(self) -> None:
+        """End it: nobody else will."""
 
 
 class Watcher(Protocol):
