@@ -15,9 +15,15 @@ from hypothesis import strategies as st
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from assisters_otel.api import error_body, redaction
-from assisters_otel.api import headers as response_headers
-from assisters_otel.api.content_encoding import decompress
+from assisters_otel.api.content_encoding import decode_body
 from assisters_otel.api.error_body import Envelope
+from assisters_otel.api.headers import (
+    header_integer,
+    header_text,
+    known_headers,
+    rate_limit_reset_s,
+    retry_after_s,
+)
 from assisters_otel.api.limits import MAX_BYTES, MAX_VALUE
 
 NOW = 1_800_000_000.0
@@ -30,7 +36,7 @@ ANY = st.recursive(
 def test_the_documented_envelope_is_read():
     body = {"error": {"message": "m", "type": "t", "code": "c", "param": "p"}}
 
-    assert error_body.parse(json.dumps(body).encode()) == Envelope("t", "c", "p", "m")
+    assert error_body.parse_error_body(json.dumps(body).encode()) == Envelope("t", "c", "p", "m")
 
 
 @pytest.mark.parametrize(
@@ -65,12 +71,12 @@ def test_the_documented_envelope_is_read():
 def test_what_is_no_envelope_is_a_value(body, expected):
     if sys.version_info < (3, 10, 7) and b"9" * 5000 in body:
         expected = Envelope(code="c")  # this Python reads integers of any length
-    assert error_body.parse(body) == expected
+    assert error_body.parse_error_body(body) == expected
 
 
 @given(st.binary() | ANY.map(lambda value: json.dumps({"error": value}).encode()))
 def test_no_body_raises(body):
-    error_body.parse(body)
+    error_body.parse_error_body(body)
 
 
 @given(
@@ -79,7 +85,7 @@ def test_no_body_raises(body):
     )
 )
 def test_every_field_can_be_encoded_and_is_short(fields):
-    parsed = error_body.parse(json.dumps({"error": fields}).encode())
+    parsed = error_body.parse_error_body(json.dumps({"error": fields}).encode())
 
     for name, value in parsed._asdict().items():
         if value is not None:
@@ -134,7 +140,7 @@ def test_a_key_is_masked_wherever_it_stands(secret, around):
 @pytest.mark.parametrize("end", ["", "'", " ", "+"])
 def test_what_looks_like_many_keys_is_masked_in_no_time(text, end):
     began_s = time.process_time()
-    redaction.mask("bearer " + text * 20_000 + end)
+    redaction.redact("bearer " + text * 20_000 + end)
 
     assert time.process_time() - began_s < 1
 
@@ -150,12 +156,12 @@ def test_what_is_no_key_is_not_masked(text):
 def test_the_agent_s_prompt_is_masked_in_any_text(path):
     text = f"cannot reach 'https://host{path}?prompt=a+secret&x=1' today"
 
-    assert redaction.mask(text) == f"cannot reach 'https://host{path}?REDACTED today"
+    assert redaction.redact(text) == f"cannot reach 'https://host{path}?REDACTED today"
 
 
 @pytest.mark.parametrize("header", ["Bearer \\nask_0123456789", "Basic 0123456789", "x"])
 def test_a_header_that_h11_refuses_is_masked_whatever_it_is(header):
-    masked = redaction.mask(f"LocalProtocolError: Illegal header value b'{header}\\n'")
+    masked = redaction.redact(f"LocalProtocolError: Illegal header value b'{header}\\n'")
 
     assert masked == "LocalProtocolError: Illegal header value REDACTED"
 
@@ -184,17 +190,17 @@ def test_a_key_that_the_cut_would_part_is_masked_first():
     ],
 )
 def test_an_encoding_is_undone(compress, encoding):
-    assert decompress(compress(b"{}"), encoding) == b"{}"
+    assert decode_body(compress(b"{}"), encoding) == b"{}"
 
 
 def test_brotli_and_zstd_are_undone_if_the_client_can_undo_them():
-    assert decompress(brotli.compress(b"{}"), "br") == b"{}"
-    assert decompress(zstandard.compress(b"{}"), "zstd") == b"{}"
-    assert decompress(b"no", "br") is None
-    assert decompress(b"no", "zstd") is None
+    assert decode_body(brotli.compress(b"{}"), "br") == b"{}"
+    assert decode_body(zstandard.compress(b"{}"), "zstd") == b"{}"
+    assert decode_body(b"no", "br") is None
+    assert decode_body(b"no", "zstd") is None
     bomb = b"x" * 9_000_000
-    assert decompress(brotli.compress(bomb), "br") is None
-    assert decompress(zstandard.compress(bomb), "zstd") is None
+    assert decode_body(brotli.compress(bomb), "br") is None
+    assert decode_body(zstandard.compress(bomb), "zstd") is None
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd"])
@@ -202,7 +208,7 @@ def test_an_encoding_that_the_client_cannot_undo_is_none(encoding, monkeypatch):
     for module in ("brotli", "brotlicffi", "compression.zstd", "zstandard"):
         monkeypatch.setitem(sys.modules, module, None)
 
-    assert decompress(b"{}", encoding) is None
+    assert decode_body(b"{}", encoding) is None
 
 
 @pytest.mark.parametrize(
@@ -214,18 +220,18 @@ def test_an_encoding_that_the_client_cannot_undo_is_none(encoding, monkeypatch):
     ],
 )
 def test_what_cannot_be_undone_is_none(body, encoding):
-    assert decompress(body, encoding) is None
+    assert decode_body(body, encoding) is None
 
 
 @given(st.binary(max_size=200), st.sampled_from(["gzip", "deflate", "br", "zstd", "gzip, br"]))
 def test_no_compressed_body_raises(body, encoding):
-    decompress(body, encoding)
+    decode_body(body, encoding)
 
 
 def test_headers_are_picked_in_any_case_and_the_first_counts():
     headers = [(b"X-Request-Id", b"1"), (b"x-request-id", b"2"), (b"Server", b"x")]
 
-    assert response_headers.pick(headers) == {b"x-request-id": b"1"}
+    assert known_headers(headers) == {b"x-request-id": b"1"}
 
 
 @pytest.mark.parametrize(
@@ -251,12 +257,12 @@ def test_headers_are_picked_in_any_case_and_the_first_counts():
     ],
 )
 def test_a_retry_after_is_seconds_or_none(value, expected):
-    assert response_headers.seconds_to_wait(value, NOW) == expected
+    assert retry_after_s(value, NOW) == expected
 
 
 @given(st.binary())
 def test_no_retry_after_raises(value):
-    seconds = response_headers.seconds_to_wait(value, NOW)
+    seconds = retry_after_s(value, NOW)
 
     assert seconds is None or 0 <= seconds < float("inf")
 
@@ -277,7 +283,7 @@ def test_no_retry_after_raises(value):
     ],
 )
 def test_an_integer_beyond_int64_is_none(value, expected):
-    assert response_headers.integer(value) == expected
+    assert header_integer(value) == expected
 
 
 @pytest.mark.parametrize(
@@ -285,7 +291,7 @@ def test_an_integer_beyond_int64_is_none(value, expected):
     [(b"1800000030", 30.0), (b"1799999999", 0.0), (b"30", None), (b"x", None), (None, None)],
 )
 def test_a_reset_is_seconds_from_now(value, expected):
-    assert response_headers.seconds_to_reset(value, NOW) == expected
+    assert rate_limit_reset_s(value, NOW) == expected
 
 
 @pytest.mark.parametrize(
@@ -293,4 +299,4 @@ def test_a_reset_is_seconds_from_now(value, expected):
     [(b"req_1", "req_1"), (b" req_1 ", "req_1"), (b"", None), (b" ", None), (None, None)],
 )
 def test_an_empty_header_is_none(value, expected):
-    assert response_headers.text(value) == expected
+    assert header_text(value) == expected

@@ -12,11 +12,11 @@ from opentelemetry.trace import SpanContext
 from pythonjsonlogger.json import JsonFormatter
 
 from assisters_otel.api.error_body import Envelope
-from assisters_otel.api.request import Request
+from assisters_otel.api.request import ApiRequest
 from assisters_otel.outcomes import CallOutcome, judge
 from assisters_otel.sinks.failure_log import LINES, WINDOW_S, Log
 
-REQUEST = Request("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
+REQUEST = ApiRequest("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
 
 
 FIELDS = {

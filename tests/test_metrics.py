@@ -7,7 +7,7 @@ import pytest
 from opentelemetry.context import Context
 
 from assisters_otel.api.error_body import Envelope
-from assisters_otel.api.request import Request
+from assisters_otel.api.request import ApiRequest
 from assisters_otel.outcomes import CallOutcome, Resend, StreamOutcome, judge
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import metrics as metric_names
@@ -16,7 +16,7 @@ from assisters_otel.sinks.metrics import FRESH_S, Metrics
 from assisters_otel.version import __version__
 from memory import Memory
 
-REQUEST = Request("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
+REQUEST = ApiRequest("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
 REMAINING = "assisters.client.ratelimit.requests.remaining"
 
 

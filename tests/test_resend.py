@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from opentelemetry import trace
 
-from assisters_otel.api.request import Request
+from assisters_otel.api.request import ApiRequest
 from assisters_otel.attempts.attempt import Sending
 from assisters_otel.attempts.retry_chain import Chain
 from assisters_otel.outcomes import judge
@@ -21,7 +21,7 @@ from sizes import sized
 
 SECRET = "Bearer ask_0123456789abcdef"
 PROMPT = b'{"input": "what the user typed"}'
-REQUEST = Request("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
+REQUEST = ApiRequest("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
 OK = judge(REQUEST, 0.1, status=200)
 FAILED = judge(REQUEST, 0.1, status=500)
 

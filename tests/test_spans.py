@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 
-from assisters_otel.api.request import Request
+from assisters_otel.api.request import ApiRequest
 from assisters_otel.fail_safe import Guard
 from assisters_otel.outcomes import judge
 from assisters_otel.sinks import attempt_span, foreign_span
@@ -12,7 +12,7 @@ guard = Guard(strict=True)
 
 SCOPE = "opentelemetry.instrumentation.httpx"
 URL = "https://api.assisters.dev/v1/models"
-REQUEST = Request("GET", "/v1/models", "/v1/models", "api.assisters.dev", None)
+REQUEST = ApiRequest("GET", "/v1/models", "/v1/models", "api.assisters.dev", None)
 
 
 @pytest.fixture

@@ -867,7 +867,7 @@ def test_a_trouble_of_ours_does_not_reach_the_app(api, memory, monkeypatch, capl
         "sinks.metrics.Metrics.record",
         "sinks.attempt_span.describe",
         "sinks.failure_log.Log.record",
-        "api.error_body.parse",
+        "api.error_body.parse_error_body",
     ):
         monkeypatch.setattr(f"assisters_otel.{step}", broken)
     api.answers("invalid_model", "internal_error")

@@ -204,7 +204,7 @@ def tell_of_wrong(
         ValueError: There is one, if *strict*.
     """
     read = (one for one in wrong if not one.signals or not signals.isdisjoint(one.signals))
-    _tell([redaction.mask(one.text) for one in read if one.text], strict=strict)
+    _tell([redaction.redact(one.text) for one in read if one.text], strict=strict)
 
 
 def _tell(texts: Iterable[str], *, strict: bool) -> None:

@@ -69,4 +69,4 @@ class Guard:
         tell("trouble of our own, the app is not touched: %s", failure)
         if logger.is_enabled_for(logging.DEBUG):
             trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-            logger.debug("where it came from:\n%s", redaction.mask(trace))
+            logger.debug("where it came from:\n%s", redaction.redact(trace))

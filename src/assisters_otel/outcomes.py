@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
 
     from assisters_otel.api.error_body import Envelope
-    from assisters_otel.api.request import Request
+    from assisters_otel.api.request import ApiRequest
     from assisters_otel.causes import Cause
 
 REDIRECTED: Final = 300
@@ -75,7 +75,7 @@ class Outcome(NamedTuple):
         retryable: Whether it failed, and the same request can succeed if it is sent again soon.
     """
 
-    request: Request
+    request: ApiRequest
     duration_s: float
     status: int | None
     headers: Mapping[bytes, bytes]
@@ -102,7 +102,7 @@ class Outcome(NamedTuple):
 
 
 def judge(  # noqa: PLR0913 - all that is known of an attempt
-    request: Request,
+    request: ApiRequest,
     duration_s: float,
     *,
     status: int | None = None,
@@ -195,7 +195,7 @@ class CallOutcome(NamedTuple):
         exception: The name of the exception that the call ended with, or None.
     """
 
-    request: Request
+    request: ApiRequest
     operation: str | None
     model: str | None
     outcome: str

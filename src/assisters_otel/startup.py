@@ -195,7 +195,7 @@ def _build(
         if traces and metrics:
             exports, lost = _build_one(build, error)
     for text in (*told, *filter(None, [lost])):
-        logger.warning("%s", redaction.mask(text))
+        logger.warning("%s", redaction.redact(text))
     return exports
 
 

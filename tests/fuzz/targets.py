@@ -38,7 +38,16 @@ from urllib3.exceptions import HTTPError
 from assisters_otel import catalog
 from assisters_otel.api import endpoints, error_body, event_stream, redaction
 from assisters_otel.api import headers as response_headers
-from assisters_otel.api.content_encoding import decompress
+from assisters_otel.api.content_encoding import decode_body
+from assisters_otel.api.headers import (
+    header_integer,
+    header_number,
+    header_text,
+    known_headers,
+    may_be_read_ahead,
+    rate_limit_reset_s,
+    retry_after_s,
+)
 from assisters_otel.api.limits import MAX_BYTES, MAX_MESSAGE, MAX_VALUE
 from assisters_otel.clients.httpx import request_reader
 from assisters_otel.clients.requests import read_ahead as requests_read_ahead
@@ -90,9 +99,12 @@ def body(data: bytes) -> None:
     """The body of an error, as sent: the first byte says how it is encoded."""
     encodings = ("", "gzip", "deflate", "br", "zstd", "gzip, br", "br, zstd, deflate", "x")
     encoding = encodings[data[0] % len(encodings)] if data else ""
-    plain = decompress(data[1:], encoding)
+    plain = decode_body(data[1:], encoding)
     assert plain is None or len(plain) <= max(MAX_BYTES, len(data))
-    for found in (error_body.parse(plain or b""), error_body.of_event(plain or b"")):
+    for found in (
+        error_body.parse_error_body(plain or b""),
+        error_body.parse_error_event(plain or b""),
+    ):
         if found is not None:
             for name in ("type", "code", "param"):
                 value = getattr(found, name)
@@ -105,20 +117,20 @@ def body(data: bytes) -> None:
 
 def headers(data: bytes) -> None:
     """A response's headers, one a line."""
-    picked = response_headers.pick(_headers(data.split(b"\n")))
+    picked = known_headers(_headers(data.split(b"\n")))
     assert len(picked) <= len(response_headers._PICKED)
     response_headers.is_event_stream(picked)
-    response_headers.may_be_read(picked)
+    may_be_read_ahead(picked)
     for value in (data, *picked.values()):
-        text = response_headers.text(value)
+        text = header_text(value)
         if text is not None:
             _is_clean(text, MAX_VALUE)
-        whole = response_headers.integer(value)
+        whole = header_integer(value)
         assert whole is None or 0 <= whole < 2**63
         for number in (
-            response_headers.number(value),
-            response_headers.seconds_to_wait(value, NOW),
-            response_headers.seconds_to_reset(value, NOW),
+            header_number(value),
+            retry_after_s(value, NOW),
+            rate_limit_reset_s(value, NOW),
         ):
             assert number is None or (number >= 0 and math.isfinite(number))
 
@@ -155,7 +167,7 @@ def secrets(data: bytes) -> None:
         cleaned = redaction.clean(planted, limit)
         _is_clean(cleaned, limit)
         assert SECRET not in cleaned
-    assert SECRET not in redaction.mask(planted)
+    assert SECRET not in redaction.redact(planted)
 
 
 def events(data: bytes) -> None:
@@ -165,7 +177,7 @@ def events(data: bytes) -> None:
     encoding = encodings[head[0] % len(encodings)]
     told = []
     for size in (head[1] % 64 + 1, MAX_INPUT):
-        watched = event_stream.Events(encoding)
+        watched = event_stream.EventStreamScanner(encoding)
         for at in range(0, len(rest), size):
             chunk = rest[at : at + size]
             if not watched.is_ordinary(chunk):
@@ -173,7 +185,7 @@ def events(data: bytes) -> None:
             if at % 64 == 0:
                 assert kept(watched) <= _MAX_KEPT
         assert kept(watched) <= _MAX_KEPT
-        outcome = event_stream.outcome(watched, event_stream.ENDED, endpoints.CHAT)
+        outcome = event_stream.stream_outcome(watched, event_stream.ENDED, endpoints.CHAT)
         assert outcome in names.STREAM_OUTCOMES
         told.append((watched.chunks, watched.done, watched.error, outcome))
         if watched.error is not None:
@@ -182,7 +194,7 @@ def events(data: bytes) -> None:
         assert told[0] == told[1]
 
 
-def kept(watched: event_stream.Events) -> int:
+def kept(watched: event_stream.EventStreamScanner) -> int:
     """How many bytes of a stream are held."""
     return len(watched._line) + sum(map(len, watched._data)) + len(watched._event)
 

@@ -105,7 +105,7 @@ def test_a_fuzzer_that_is_guided_by_coverage_finds_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("target", "data", "wrong"),
     [
-        ("secrets", SEEDS["secrets"][0], (redaction, "mask", str)),
+        ("secrets", SEEDS["secrets"][0], (redaction, "redact", str)),
         ("answers", SEEDS["answers"][0], (targets, "MAX_VALUE", 4)),
         ("headers", b"9223372036854775808", (response_headers, "_INT64", 2**64)),
         ("headers", b"9" * 400, (response_headers, "_NUMBER", re.compile(rb"(\d+)\Z"))),

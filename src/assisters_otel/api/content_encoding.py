@@ -34,7 +34,7 @@ def _inflate(body: bytes, limit: int) -> bytes | None:
 
 def _brotli(body: bytes, limit: int) -> bytes | None:
     # A client asks for brotli only if it has one of the two. Source: httpx, _decoders.
-    brotli = first_of("brotli", "brotlicffi")
+    brotli = import_first("brotli", "brotlicffi")
     if brotli is None:
         return None
     try:
@@ -45,7 +45,7 @@ def _brotli(body: bytes, limit: int) -> bytes | None:
 
 
 def _zstd(body: bytes, limit: int) -> bytes | None:
-    zstd = first_of("compression.zstd", "zstandard")
+    zstd = import_first("compression.zstd", "zstandard")
     if zstd is None:
         return None
     try:
@@ -63,7 +63,7 @@ def _zstd(body: bytes, limit: int) -> bytes | None:
     return output
 
 
-def first_of(*modules: str) -> ModuleType | None:
+def import_first(*modules: str) -> ModuleType | None:
     """Import the first of some modules that is installed."""
     for module in modules:
         with suppress(ImportError):
@@ -84,7 +84,7 @@ _DECOMPRESSORS: Final[Mapping[str, Callable[[bytes, int], bytes | None]]] = {
 _MAX_LAYERS: Final = 3
 
 
-def decompress(body: bytes, content_encoding: str) -> bytes | None:
+def decode_body(body: bytes, content_encoding: str) -> bytes | None:
     """Undo a Content-Encoding, without ever holding more than `MAX_BYTES` of output.
 
     Args:
@@ -119,18 +119,18 @@ def _hidden(_: bytes) -> Iterable[bytes]:
     return ()
 
 
-def _unpacker(
+def decoder_for(
     encoding: bytes,
 ) -> tuple[Callable[[bytes], Iterable[bytes]] | None, tuple[type[Exception], ...]]:
     """Give what undoes an encoding, `MAX_BYTES` or so at a time, and what it raises."""
     if encoding in {b"", b"identity"}:
         return None, ()
     if encoding in {b"gzip", b"x-gzip", b"deflate"}:
-        return _Inflate().pieces, (zlib.error,)
-    if encoding == b"br" and (brotli := first_of("brotli", "brotlicffi")):
+        return _GzipDecoder().pieces, (zlib.error,)
+    if encoding == b"br" and (brotli := import_first("brotli", "brotlicffi")):
         # TypeError: a release that cannot bound its output.
         return partial(_unbrotli, brotli.Decompressor()), (brotli.error, TypeError)
-    if encoding == b"zstd" and (zstd := first_of("compression.zstd", "zstandard")):
+    if encoding == b"zstd" and (zstd := import_first("compression.zstd", "zstandard")):
         new = zstd.ZstdDecompressor()
         if not hasattr(zstd, "ZstdFile"):
             new = new.decompressobj()
@@ -138,7 +138,7 @@ def _unpacker(
     return _hidden, ()
 
 
-class _Inflate:
+class _GzipDecoder:
     def __init__(self) -> None:
         # 32 + 15: gzip or zlib, by the header. A bare deflate stream has none.
         self._object = zlib.decompressobj(47)

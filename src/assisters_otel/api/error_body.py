@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _JSON: Final = json.JSONDecoder()
 _BEGINNING: Final = re.compile(rb'\s*\{\s*"error"\s*:\s*\{')
 # A quotation mark in a string has a backslash before it, so these are no part of one.
-_WORDS: Final = tuple(
+_ENVELOPE_FIELDS: Final = tuple(
     re.compile(rb'(?<!\\)"%s"\s*:\s*"([\w.\[\]-]{1,128})"' % name)
     for name in (b"type", b"code", b"param")
 )
@@ -46,7 +46,7 @@ class Envelope(NamedTuple):
         return f"Envelope(type={self.type!r}, code={self.code!r}, param={self.param!r})"
 
 
-def parse(body: bytes) -> Envelope | None:
+def parse_error_body(body: bytes) -> Envelope | None:
     """Parse the body of an error response.
 
     Args:
@@ -65,7 +65,7 @@ def without_keys(found: Envelope, secrets: Sequence[str]) -> Envelope:
     return Envelope(*(None if text is None else without(text, secrets) for text in found))
 
 
-def of_event(data: bytes, *, is_named: bool = False) -> Envelope | None:
+def parse_error_event(data: bytes, *, is_named: bool = False) -> Envelope | None:
     """Parse the data of an event of a stream, which may be anything.
 
     Args:
@@ -84,7 +84,7 @@ def of_event(data: bytes, *, is_named: bool = False) -> Envelope | None:
     return _envelope(document) if is_named else None
 
 
-def of_beginning(data: bytes) -> Envelope | None:
+def parse_truncated_event(data: bytes) -> Envelope | None:
     """Find the error in the beginning of an event that is too long to be read.
 
     Its message may quote what somebody typed, however long that was.
@@ -97,7 +97,7 @@ def of_beginning(data: bytes) -> Envelope | None:
     """
     if _BEGINNING.match(data) is None:
         return None
-    said = (pattern.search(data) for pattern in _WORDS)
+    said = (pattern.search(data) for pattern in _ENVELOPE_FIELDS)
     return Envelope(*(None if word is None else clean(word[1].decode()) for word in said))
 
 

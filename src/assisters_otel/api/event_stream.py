@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from assisters_otel.api import endpoints, error_body, limits
 from assisters_otel.api import headers as response_headers
-from assisters_otel.api.content_encoding import _hidden, _unpacker
+from assisters_otel.api.content_encoding import _hidden, decoder_for
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _LINES_A_BYTE: Final = 8
 _BYTES_A_LINE: Final = 1024
 
 
-class Events:
+class EventStreamScanner:
     """What has passed of one event stream.
 
     Attributes:
@@ -78,7 +78,7 @@ class Events:
         self.done = False
         self.error: Envelope | None = None
         encoding = content_encoding.strip().lower()
-        self._unpack, self._errors = _unpacker(encoding)
+        self._unpack, self._errors = decoder_for(encoding)
         self.is_hidden = self._unpack is _hidden
         self._line = bytearray()
         self._has_line = False
@@ -212,14 +212,14 @@ class Events:
             is_named = self._event == _NAMED
             told = None
             if self._is_too_long:
-                told = error_body.of_beginning(data)
+                told = error_body.parse_truncated_event(data)
             elif is_named or _ERROR in data:
-                told = error_body.of_event(data, is_named=is_named)
+                told = error_body.parse_error_event(data, is_named=is_named)
             self.error = error_body.Envelope() if told is None and is_named else told
         return False
 
 
-def events(headers: Mapping[bytes, bytes]) -> Events | None:
+def scanner_for(headers: Mapping[bytes, bytes]) -> EventStreamScanner | None:
     """Watch an answer's body if it is an event stream.
 
     Args:
@@ -227,7 +227,7 @@ def events(headers: Mapping[bytes, bytes]) -> Events | None:
     """
     if not response_headers.is_event_stream(headers):
         return None
-    return Events(headers.get(response_headers.CONTENT_ENCODING, b""))
+    return EventStreamScanner(headers.get(response_headers.CONTENT_ENCODING, b""))
 
 
 ENDED: Final = "ended"
@@ -236,7 +236,7 @@ CLOSED: Final = "closed"
 FORGOTTEN: Final = "forgotten"
 
 
-def outcome(events: Events, way: str, template: str | None) -> str:
+def stream_outcome(events: EventStreamScanner, way: str, template: str | None) -> str:
     """Say how a stream ended: the first of `names.STREAM_OUTCOMES` that applies.
 
     Args:

@@ -53,26 +53,26 @@ def is_event_stream(headers: Mapping[bytes, bytes]) -> bool:
     """Say whether an answer's body is an event stream.
 
     Args:
-        headers: What `pick` took.
+        headers: What `known_headers` took.
     """
     return headers.get(CONTENT_TYPE, b"").lstrip().lower().startswith(_EVENT_STREAM)
 
 
-def may_be_read(headers: Mapping[bytes, bytes]) -> bool:
+def may_be_read_ahead(headers: Mapping[bytes, bytes]) -> bool:
     """Say whether a failed answer's body may be read before its caller asks for it.
 
     Not an event stream's, which may go on for ever, and not one that is too long anyway.
 
     Args:
-        headers: What `pick` took.
+        headers: What `known_headers` took.
     """
     if is_event_stream(headers):
         return False
-    length = integer(headers.get(CONTENT_LENGTH))
+    length = header_integer(headers.get(CONTENT_LENGTH))
     return length is None or length <= MAX_BYTES
 
 
-def pick(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+def known_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """Take the headers that we know out of a response, in one pass.
 
     Args:
@@ -92,12 +92,12 @@ def pick(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return picked
 
 
-def text(value: bytes | None) -> str | None:
+def header_text(value: bytes | None) -> str | None:
     """Read a header as clean text, or None if it is absent or empty."""
     return (clean(value.decode("latin-1").strip()) or None) if value else None
 
 
-def number(value: bytes | None) -> float | None:
+def header_number(value: bytes | None) -> float | None:
     """Read a header as a finite number of 0 or more, or None if it is none."""
     if value is None:
         return None
@@ -105,7 +105,7 @@ def number(value: bytes | None) -> float | None:
     return None if found is None else float(found[1])
 
 
-def integer(value: bytes | None) -> int | None:
+def header_integer(value: bytes | None) -> int | None:
     """Read a header as an integer that fits an int64, or None if it is none.
 
     One integer beyond int64 would lose a whole batch in the OTLP encoder.
@@ -117,7 +117,7 @@ def integer(value: bytes | None) -> int | None:
     return parsed if parsed < _INT64 else None
 
 
-def seconds_to_wait(value: bytes | None, now: float) -> float | None:
+def retry_after_s(value: bytes | None, now: float) -> float | None:
     """Read a Retry-After: seconds, or an HTTP date.
 
     Args:
@@ -127,7 +127,7 @@ def seconds_to_wait(value: bytes | None, now: float) -> float | None:
     Returns:
         Seconds from *now*, 0 or more; None if it is neither.
     """
-    seconds = number(value)
+    seconds = header_number(value)
     if seconds is not None or value is None:
         return seconds
     try:
@@ -139,7 +139,7 @@ def seconds_to_wait(value: bytes | None, now: float) -> float | None:
         return None
 
 
-def seconds_to_reset(value: bytes | None, now: float) -> float | None:
+def rate_limit_reset_s(value: bytes | None, now: float) -> float | None:
     """Read a rate limit's reset, which is sent as Unix seconds.
 
     Args:
@@ -149,5 +149,5 @@ def seconds_to_reset(value: bytes | None, now: float) -> float | None:
     Returns:
         Seconds from *now*, 0 or more; None if it is no Unix time.
     """
-    unix = number(value)
+    unix = header_number(value)
     return None if unix is None or unix < _FIRST_UNIX_TIME else max(unix - now, 0.0)

@@ -17,17 +17,17 @@ _WORD: Final = r"(?i:bearer)(?:[\s+]|%20)+['\"]?"
 _CHARACTER: Final = r"[^\s'\",;\\]"
 _BEARER: Final = re.compile(rf"{_WORD}(?:{_CHARACTER}*?{_WORD})*{_CHARACTER}+")
 # What stands before a key is no part of a word: or it ends an escape, as in %3D, \n and \x00.
-_BEFORE: Final = (
+_KEY_BOUNDARY: Final = (
     r"(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f]{2})|(?<=%25[0-9A-Fa-f]{2})"
     r"|(?<=\\[abfnrtv0])|(?<=\\x[0-9A-Fa-f]{2})|(?<=\\u[0-9A-Fa-f]{4})"
 )
 # Most places are no beginning of one, which is asked first.
-_KEY: Final = re.compile(rf"(?=as|sk)(?:{_BEFORE})(?:asst_sk_|ask_|sk-)[A-Za-z0-9_\-]{{6,}}")
+_KEY: Final = re.compile(rf"(?=as|sk)(?:{_KEY_BOUNDARY})(?:asst_sk_|ask_|sk-)[A-Za-z0-9_\-]{{6,}}")
 _JWT: Final = re.compile(r"eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?")
 _PROMPT: Final = re.compile(r"(/agent/stream/?)\?[^\s\"<>]+")
 # h11 and http.client quote a header that they refuse, and the one that they refuse most is a key
 # with a line break at its end.
-_REFUSED: Final = re.compile(
+_H11_HEADER_ERROR: Final = re.compile(
     r"((?:Illegal|Invalid) header (?:value|name) |in header value: ?).*", re.IGNORECASE
 )
 # Of a URL; at the beginning of one, or without its scheme.
@@ -57,7 +57,7 @@ _MAX_SHOWN: Final = 80
 _MIN_SECRET: Final = 6
 
 
-def mask(text: str) -> str:
+def redact(text: str) -> str:
     """Take keys, tokens, passwords and the agent's prompt out of a text."""
     # Each key has "sk" in it; two searches for it cost a tenth of the patterns'.
     lower = text.lower()
@@ -70,7 +70,7 @@ def mask(text: str) -> str:
     if "/agent/stream" in text:
         text = _PROMPT.sub(rf"\1?{REDACTED}", text)
     if " header " in lower:
-        text = _REFUSED.sub(rf"\1{REDACTED}", text)
+        text = _H11_HEADER_ERROR.sub(rf"\1{REDACTED}", text)
     if "@" in text:
         text = _USERINFO.sub(f"{REDACTED}@", text)
     if any(mark in text for mark in _PAIRS):
@@ -99,7 +99,7 @@ def clean(text: str, limit: int = MAX_VALUE) -> str:
     """
     # Masked before it is cut, or the cut would hide a key's end from the pattern;
     # cut roughly before that, or a megabyte would be searched.
-    text = mask(text[: limit + MAX_BYTES])[:limit]
+    text = redact(text[: limit + MAX_BYTES])[:limit]
     return text if text.isprintable() else "".join(map(_printable, text))
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 Place = tuple[str, int | None, str | None]
 
 
-class Request(NamedTuple):
+class ApiRequest(NamedTuple):
     """What is sent, as far as telemetry may know it.
 
     Attributes:
@@ -30,7 +30,7 @@ class Request(NamedTuple):
         return self.address, self.port, self.template
 
 
-class Message(Protocol):
+class RequestReader(Protocol):
     """What an adapter can say of a request. Asked only where it matters."""
 
     def url(self) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span, SpanContext
 
-    from assisters_otel.api.request import Message, Request
+    from assisters_otel.api.request import ApiRequest, RequestReader
     from assisters_otel.attempts.retry_chain import Chain
     from assisters_otel.outcomes import Resend
 
@@ -93,8 +93,8 @@ class Sending:
 
     def __init__(
         self,
-        request: Request,
-        message: Message,
+        request: ApiRequest,
+        message: RequestReader,
         span: Span | None,
         around: Span | SpanContext | None,
         chain: Chain | None,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, SpanContext
 
-    from assisters_otel.api.request import Message, Request
+    from assisters_otel.api.request import ApiRequest, RequestReader
     from assisters_otel.outcomes import Outcome
 
 _KEY: Final = context.create_key("assisters_otel-call")
@@ -47,7 +47,7 @@ class Asked(NamedTuple):
         model: Clean, or None.
     """
 
-    request: Request
+    request: ApiRequest
     operation: str | None
     model: str | None
 
@@ -135,7 +135,7 @@ class Call:
         self.last: Outcome | None = None
         self._watcher = watcher
         self._body: Body | None = None
-        self._own: Message | None = None
+        self._own: RequestReader | None = None
         self._is_open = True
         self._is_returned = False
         self._tokens: tuple[Token[Context], Token[Call | None]] | None = None
@@ -166,11 +166,11 @@ class Call:
             return
         context.detach(tokens[0])
 
-    def builds(self, message: Message) -> None:
+    def builds(self, message: RequestReader) -> None:
         """Take the request that the SDK is about to send, for the first time or again."""
         self._own = message
 
-    def takes(self, request: Request, message: Message) -> bool:
+    def takes(self, request: ApiRequest, message: RequestReader) -> bool:
         """Return True if a request that is about to be sent is one of the call's attempts.
 
         A hook, or a task that was started meanwhile, may send something else to the same endpoint.
@@ -262,7 +262,7 @@ def _is_one(path: str, asked: str) -> bool:
     return path == asked or unquote(path) == unquote(asked)
 
 
-def _is_same(message: Message, own: Message) -> bool:
+def _is_same(message: RequestReader, own: RequestReader) -> bool:
     """Return True if what is sent is an SDK's own request, whatever was done to it on its way."""
     body = message.body()
     if body and body == own.body():

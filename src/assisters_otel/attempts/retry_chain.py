@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import SpanContext
 
-    from assisters_otel.api.request import Message
+    from assisters_otel.api.request import RequestReader
 
 Key = tuple[int, int]
 """By what a failed attempt is found: an id of its task, thread or parent, and its identity."""
@@ -105,6 +105,6 @@ class Chain:
         self.hop: Hop | None = None
         self.keys: tuple[Key, ...] = ()
 
-    def follows(self, message: Message) -> bool:
+    def follows(self, message: RequestReader) -> bool:
         """Say whether a request goes where the last answer has redirected this call."""
         return self.hop is not None and self.hop.url == hash(message.url())

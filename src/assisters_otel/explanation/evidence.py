@@ -13,6 +13,7 @@ from assisters_otel import causes
 from assisters_otel.api import error_body, redaction
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.error_body import Envelope
+from assisters_otel.api.headers import header_text, retry_after_s
 from assisters_otel.outcomes import FAILED
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ def _of_outcome(outcome: Outcome, at_s: float, trace_id: str | None) -> _Facts:
     return _Facts(
         outcome.status,
         outcome.envelope or Envelope(),
-        response_headers.text(headers.get(response_headers.REQUEST_ID)),
-        response_headers.seconds_to_wait(headers.get(response_headers.RETRY_AFTER), at_s),
+        header_text(headers.get(response_headers.REQUEST_ID)),
+        retry_after_s(headers.get(response_headers.RETRY_AFTER), at_s),
         outcome.error_type if outcome.exception or outcome.stream else None,
         outcome.retryable,
         trace_id,
@@ -119,12 +120,12 @@ def _given_up_on(error: BaseException) -> int | None:
 
 def _of_response(response: object, status: int) -> _Facts:
     body = getattr(response, "_content", None)  # what has been read; nothing is read here
-    found = error_body.parse(body) if isinstance(body, bytes) else None
+    found = error_body.parse_error_body(body) if isinstance(body, bytes) else None
     return _Facts(
         status,
         found or Envelope(),
-        response_headers.text(_header(response, "x-request-id")),
-        response_headers.seconds_to_wait(_header(response, "retry-after"), time.time()),
+        header_text(_header(response, "x-request-id")),
+        retry_after_s(_header(response, "retry-after"), time.time()),
         trace_id=_current_trace(),
     )
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 from assisters_otel import causes
 from assisters_otel.api import error_body, event_stream, redaction
 from assisters_otel.api import headers as response_headers
-from assisters_otel.api.content_encoding import decompress
+from assisters_otel.api.content_encoding import decode_body
+from assisters_otel.api.headers import header_integer, known_headers, may_be_read_ahead
 from assisters_otel.outcomes import FAILED, REDIRECTED, judge
 from assisters_otel.recording import response_body
 from assisters_otel.recording.response_body import Answer
@@ -65,16 +66,16 @@ class Attempt:
         """
         self._duration_s = time.perf_counter() - self._started
         self._status = status
-        self._headers = response_headers.pick(headers)
+        self._headers = known_headers(headers)
         return status >= FAILED
 
     def body_may_be_read(self) -> bool:
         """Say whether the body of what `answered` took may be read ahead."""
-        return response_headers.may_be_read(self._headers)
+        return may_be_read_ahead(self._headers)
 
     def length(self) -> int | None:
         """Say how long the peer says the body is, in bytes."""
-        return response_headers.integer(self._headers.get(response_headers.CONTENT_LENGTH))
+        return header_integer(self._headers.get(response_headers.CONTENT_LENGTH))
 
     def ended(self, body: bytes | None = None) -> None:
         """Report an answer.
@@ -131,7 +132,7 @@ class Attempt:
         """
         if not _SUCCESS <= self._status < REDIRECTED:
             return None
-        events = event_stream.events(self._headers)
+        events = event_stream.scanner_for(self._headers)
         call, outcome = self._call, self._outcome
         if outcome is None or (call is None and events is None):
             return None
@@ -187,9 +188,11 @@ class Attempt:
 
 
 def _envelope(body: bytes, headers: Mapping[bytes, bytes]) -> error_body.Envelope | None:
-    found = error_body.parse(body) if _BRACE.match(body) else None  # whatever the headers say
+    found = (
+        error_body.parse_error_body(body) if _BRACE.match(body) else None
+    )  # whatever the headers say
     if found is not None or response_headers.CONTENT_ENCODING not in headers:
         return found
     encoding = headers[response_headers.CONTENT_ENCODING].decode("latin-1")
-    plain = decompress(body, encoding)
-    return None if plain is None else error_body.parse(plain)
+    plain = decode_body(body, encoding)
+    return None if plain is None else error_body.parse_error_body(plain)

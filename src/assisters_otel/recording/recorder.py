@@ -22,7 +22,7 @@ from opentelemetry import trace
 from assisters_otel import own_export
 from assisters_otel.api import endpoints, redaction
 from assisters_otel.api import headers as response_headers
-from assisters_otel.api.request import Request
+from assisters_otel.api.request import ApiRequest
 from assisters_otel.attempts import call as attempts_call
 from assisters_otel.attempts.attempt import Sending
 from assisters_otel.recording.attempt import Attempt
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
 
-    from assisters_otel.api.request import Message
+    from assisters_otel.api.request import RequestReader
     from assisters_otel.attempts import clock
     from assisters_otel.config import Config
     from assisters_otel.fail_safe import Guard
@@ -150,7 +150,7 @@ class Observer:
 
     def request(
         self, hosts: tuple[Host, ...], method: str, port: int, target: bytes
-    ) -> Request | None:
+    ) -> ApiRequest | None:
         """Say what a request is, if it goes to a port and path that are watched.
 
         Args:
@@ -175,7 +175,7 @@ class Observer:
         if self._put_off:
             self.collect()
         at = None if port == _HTTPS else port
-        return Request(method, path, endpoints.template(path), host.name, at)
+        return ApiRequest(method, path, endpoints.template(path), host.name, at)
 
     def _begin(self) -> None:
         with self._lock:  # another thread's attempt waits until there is something to record in
@@ -275,7 +275,11 @@ class Observer:
     # -- attempts ---------------------------------------------------------------------------
 
     def start(
-        self, request: Request, message: Message, span: Span | None, around: Span | None = None
+        self,
+        request: ApiRequest,
+        message: RequestReader,
+        span: Span | None,
+        around: Span | None = None,
     ) -> Attempt:
         """Begin watching an attempt.
 
@@ -303,7 +307,7 @@ class Observer:
         return Attempt(self, sending, call)
 
     @staticmethod
-    def _introduce(span: Span, request: Request, resend: Resend | None) -> None:
+    def _introduce(span: Span, request: ApiRequest, resend: Resend | None) -> None:
         attempt_span.redact(span, request)
         attempt_span.rename(span, request)
         if resend is not None:

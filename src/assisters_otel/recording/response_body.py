@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
-    from assisters_otel.api.event_stream import Events
+    from assisters_otel.api.event_stream import EventStreamScanner
     from assisters_otel.attempts.attempt import Sending
     from assisters_otel.attempts.call import Call
     from assisters_otel.outcomes import Outcome
@@ -95,7 +95,11 @@ class Body:
     )
 
     def __init__(
-        self, watcher: Watcher, events: Events | None, template: str | None, began_s: float
+        self,
+        watcher: Watcher,
+        events: EventStreamScanner | None,
+        template: str | None,
+        began_s: float,
     ) -> None:
         """Begin.
 
@@ -116,7 +120,7 @@ class Body:
         self._once = iter((True,))  # two threads may close one body
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes of an event stream, of which `Events.is_ordinary` took none."""
+        """Take the next bytes of an event stream that `EventStreamScanner.is_ordinary` has not."""
         if self.events is not None:
             self.events.feed(chunk)
             if self._first_s is None and self.events.chunks:
@@ -161,13 +165,13 @@ class Body:
             return
         stream = None
         if self.events is not None:
-            way = event_stream.outcome(self.events, way, self._template)
+            way = event_stream.stream_outcome(self.events, way, self._template)
             stream = self._stream(self.events, way)
         self.made = _OF_CALL.get(way, names.CANCELLED_CALL)
         self.is_over = True
         self._watcher.body_ended(self, End(stream, error, at))
 
-    def _stream(self, events: Events, outcome: str) -> StreamOutcome:
+    def _stream(self, events: EventStreamScanner, outcome: str) -> StreamOutcome:
         return StreamOutcome(outcome, events.chunks, self._first_s)
 
 

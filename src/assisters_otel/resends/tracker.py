@@ -30,6 +30,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from assisters_otel.api import headers as response_headers
+from assisters_otel.api.headers import retry_after_s
 from assisters_otel.attempts import control_flow
 from assisters_otel.attempts.retry_chain import Before, Hop
 from assisters_otel.outcomes import Resend
@@ -314,9 +315,7 @@ class Resends:
             ended_s=now,
             reason=outcome.reason,
             span=sending.span.get_span_context() if sending.span is not None else None,
-            wait_s=response_headers.seconds_to_wait(
-                outcome.headers.get(response_headers.RETRY_AFTER), unix_s
-            ),
+            wait_s=retry_after_s(outcome.headers.get(response_headers.RETRY_AFTER), unix_s),
             hopeless=hopeless,
             authorization=self._authorization(sending),
             call=chain.call if chain is not None else None,

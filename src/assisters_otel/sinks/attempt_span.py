@@ -17,6 +17,13 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from assisters_otel.api import endpoints, redaction
 from assisters_otel.api import headers as response_headers
+from assisters_otel.api.headers import (
+    header_integer,
+    header_number,
+    header_text,
+    rate_limit_reset_s,
+    retry_after_s,
+)
 from assisters_otel.api.limits import MAX_MESSAGE
 from assisters_otel.otel_api import http_spans, providers
 from assisters_otel.semconv import attributes as names
@@ -29,7 +36,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
     from opentelemetry.util.types import AttributeValue
 
-    from assisters_otel.api.request import Request
+    from assisters_otel.api.request import ApiRequest
     from assisters_otel.outcomes import Outcome, Resend
 
 LAST: Final = (names.REQUEST_ID, ERROR_TYPE, names.ERROR_CODE)
@@ -76,7 +83,7 @@ def of_attempt(
     return None if sent not in (None, names.OTHER, method.upper()) else span
 
 
-def redact(span: Span, request: Request) -> None:
+def redact(span: Span, request: ApiRequest) -> None:
     """Take keys and the agent's prompt out of what the span says of the request."""
     for name, value in said(span).items():
         if name in (HTTP_URL, URL_FULL):
@@ -101,16 +108,16 @@ def redact_answer(span: Span, secrets: Sequence[str]) -> None:
                 span.set_attribute(name, masked)
 
 
-def _masked_url(url: str, request: Request) -> str:
+def _masked_url(url: str, request: ApiRequest) -> str:
     if request.template == endpoints.AGENT_STREAM and "?" in url:
         url = f"{url.partition('?')[0]}?{redaction.REDACTED}"
-    return redaction.mask(url)
+    return redaction.redact(url)
 
 
 def _masked_header(name: str, values: Any) -> list[str]:
     if redaction.is_secret(name.rpartition(".")[2]):
         return [redaction.REDACTED]
-    return [redaction.mask(str(value)) for value in values]
+    return [redaction.redact(str(value)) for value in values]
 
 
 def describe(span: Span, outcome: Outcome, now: float, *, capture_message: bool) -> None:
@@ -136,23 +143,19 @@ def _attributes(
     headers = outcome.headers
     if outcome.request.template:
         found[names.URL_TEMPLATE] = outcome.request.template
-    request_id = response_headers.text(headers.get(response_headers.REQUEST_ID))
+    request_id = header_text(headers.get(response_headers.REQUEST_ID))
     if request_id:
         found[names.RESPONSE_HEADER_REQUEST_ID] = (request_id,)
-    took_ms = response_headers.number(headers.get(response_headers.PROCESSING_TIME_MS))
+    took_ms = header_number(headers.get(response_headers.PROCESSING_TIME_MS))
     if took_ms is not None:
         found[names.SERVER_DURATION] = took_ms / 1000
-    wait_s = response_headers.seconds_to_wait(headers.get(response_headers.RETRY_AFTER), now)
+    wait_s = retry_after_s(headers.get(response_headers.RETRY_AFTER), now)
     if wait_s is not None:
         found[names.RETRY_AFTER] = wait_s
     if outcome.failed and outcome.status == _TOO_MANY_REQUESTS:
         for name, header, is_reset in _LIMITS:
             sent = headers.get(header)
-            limit = (
-                response_headers.seconds_to_reset(sent, now)
-                if is_reset
-                else response_headers.integer(sent)
-            )
+            limit = rate_limit_reset_s(sent, now) if is_reset else header_integer(sent)
             if limit is not None:
                 found[name] = limit
     if request_id:
@@ -187,7 +190,7 @@ def error(outcome: Outcome, *, capture_message: bool) -> dict[str, AttributeValu
     return found
 
 
-def rename(span: Span, request: Request) -> None:
+def rename(span: Span, request: ApiRequest) -> None:
     """Name the span ``{METHOD} {url.template}``, unless somebody has named it already."""
     name = getattr(span, "name", None)
     if not request.template or not isinstance(name, str):

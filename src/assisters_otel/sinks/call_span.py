@@ -14,6 +14,7 @@ from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, S
 from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
 
 from assisters_otel.api import headers as response_headers
+from assisters_otel.api.headers import header_text
 from assisters_otel.otel_api import providers
 from assisters_otel.semconv import attributes as names
 from assisters_otel.sinks import attempt_span, foreign_span
@@ -143,7 +144,7 @@ def _call_attributes(outcome: CallOutcome, *, capture_message: bool) -> dict[str
     }
     last = outcome.last
     if last is not None:
-        request_id = response_headers.text(last.headers.get(response_headers.REQUEST_ID))
+        request_id = header_text(last.headers.get(response_headers.REQUEST_ID))
         if request_id:
             found[names.REQUEST_ID] = request_id
         if outcome.failed and last.failed:

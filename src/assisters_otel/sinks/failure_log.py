@@ -16,6 +16,7 @@ from opentelemetry.semconv.attributes.http_attributes import (
 from assisters_otel import catalog, logger
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api import redaction
+from assisters_otel.api.headers import header_text
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import SpanContext
 
-    from assisters_otel.api.request import Request
+    from assisters_otel.api.request import ApiRequest
     from assisters_otel.outcomes import CallOutcome, Outcome
 
     Fields = dict[str, str | int | bool]
@@ -107,7 +108,7 @@ class Log:
     def _record(
         self,
         what: str,
-        request: Request,
+        request: ApiRequest,
         line: Callable[[str], str],
         fields: Callable[[], Fields],
     ) -> None:
@@ -167,7 +168,7 @@ def _fields(outcome: Outcome, attempts: int, span: SpanContext | None) -> Fields
         fields[names.ERROR_CODE] = outcome.code
     if outcome.status is not None:
         fields[HTTP_RESPONSE_STATUS_CODE] = outcome.status
-    request_id = response_headers.text(outcome.headers.get(response_headers.REQUEST_ID))
+    request_id = header_text(outcome.headers.get(response_headers.REQUEST_ID))
     if request_id:
         fields[names.REQUEST_ID] = request_id
     return fields
@@ -180,7 +181,7 @@ def _fields_of_call(outcome: CallOutcome, span: SpanContext | None) -> Fields:
     return fields | _found(outcome.request, span) | what
 
 
-def _found(request: Request, span: SpanContext | None) -> Fields:
+def _found(request: ApiRequest, span: SpanContext | None) -> Fields:
     fields: Fields = {HTTP_REQUEST_METHOD: request.method}
     if request.template is not None:
         fields[names.URL_TEMPLATE] = request.template
@@ -205,7 +206,7 @@ def _line(outcome: Outcome, attempts: int, where: str) -> str:
     else:
         met = f"answered {outcome.status}" + ("" if what == str(outcome.status) else f" {what}")
     tried = f", {attempts} attempts" if attempts > 1 else ""
-    request_id = response_headers.text(outcome.headers.get(response_headers.REQUEST_ID))
+    request_id = header_text(outcome.headers.get(response_headers.REQUEST_ID))
     quote = f" (request id {request_id})" if request_id else ""
     advice = "a retry can help" if outcome.retryable else "no retry helps"
     return f"Assisters API {met} on {where}{tried}{quote}: {advice}"
@@ -213,8 +214,6 @@ def _line(outcome: Outcome, attempts: int, where: str) -> str:
 
 def _line_of_call(outcome: CallOutcome, where: str) -> str:
     last = outcome.last
-    request_id = (
-        response_headers.text(last.headers.get(response_headers.REQUEST_ID)) if last else None
-    )
+    request_id = header_text(last.headers.get(response_headers.REQUEST_ID)) if last else None
     quote = f" (request id {request_id})" if request_id else ""
     return f"Assisters API: the client failed ({outcome.error_type}) on {where}{quote}"

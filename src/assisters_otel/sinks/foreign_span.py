@@ -106,7 +106,7 @@ def mask_exceptions(span: Span, error: BaseException) -> None:
         error: What is on its way through the HTTP instrumentation.
     """
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    if redaction.mask(text) == text:
+    if redaction.redact(text) == text:
         return
 
     def record_exception(
@@ -117,8 +117,8 @@ def mask_exceptions(span: Span, error: BaseException) -> None:
     ) -> None:
         stack = traceback.format_exception(type(exception), exception, exception.__traceback__)
         masked = {
-            EXCEPTION_MESSAGE: redaction.mask(str(exception)),
-            EXCEPTION_STACKTRACE: redaction.mask("".join(stack)),
+            EXCEPTION_MESSAGE: redaction.redact(str(exception)),
+            EXCEPTION_STACKTRACE: redaction.redact("".join(stack)),
             **(attributes or {}),
         }
         type(span).record_exception(span, exception, masked, timestamp, escaped)
@@ -152,5 +152,5 @@ def mask_status(span: Span) -> None:
     """Keep keys and prompts out of the description that an exception's text became."""
     status = getattr(span, "status", None)
     description = getattr(status, "description", None)
-    if description and redaction.mask(description) != description:
+    if description and redaction.redact(description) != description:
         span.set_status(StatusCode.ERROR, redaction.clean(description, _MAX_TEXT))

@@ -20,6 +20,7 @@ from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, S
 
 from assisters_otel import catalog
 from assisters_otel.api import headers as response_headers
+from assisters_otel.api.headers import header_integer
 from assisters_otel.otel_api import providers
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import metrics as metric_names
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider
     from opentelemetry.util.types import AttributeValue
 
-    from assisters_otel.api.request import Place, Request
+    from assisters_otel.api.request import ApiRequest, Place
     from assisters_otel.outcomes import CallOutcome, Outcome, Resend
 
 FRESH_S: Final = 120.0
@@ -206,7 +207,7 @@ class Metrics:
         shared = _labels(outcome.request.place, _OF_STREAM, model)
         self._first_chunk.record(stream.first_chunk_s, shared, context)
 
-    def record_retry(self, request: Request, resend: Resend) -> None:
+    def record_retry(self, request: ApiRequest, resend: Resend) -> None:
         """Count one retry, as it is sent. Call it while its span is current, for exemplars."""
         reason = None if resend.reason is None else self._reason(resend.reason)
         self._retries.add(1, _labels(request.place, _OF_RETRY, reason, resend.early, resend.futile))
@@ -241,7 +242,7 @@ class Metrics:
         known = (_STATUSES, self._code, self._type, self._exception)
         return value if any(value in labels for labels in known) else names.OTHER
 
-    def _keep_limits(self, request: Request, headers: Mapping[bytes, bytes]) -> None:
+    def _keep_limits(self, request: ApiRequest, headers: Mapping[bytes, bytes]) -> None:
         # Read when somebody asks: parsing four integers on each response would be waste.
         now = self._now()
         if len(self._limits) >= _MAX_SERVERS:
@@ -259,7 +260,7 @@ class Metrics:
         oldest = self._now() - FRESH_S
         observations = []
         for (address, port), (at, headers) in list(self._limits.items()):
-            value = response_headers.integer(headers.get(header))
+            value = header_integer(headers.get(header))
             if value is not None and at >= oldest:
                 observations.append(Observation(value, _server(address, port)))
         return observations

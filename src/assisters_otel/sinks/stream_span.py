@@ -13,6 +13,7 @@ from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, S
 from opentelemetry.trace import SpanKind, StatusCode
 
 from assisters_otel.api import headers as response_headers
+from assisters_otel.api.headers import header_text
 from assisters_otel.semconv import attributes as names
 from assisters_otel.sinks import attempt_span
 
@@ -71,7 +72,7 @@ def _write_stream(span: Span, outcome: Outcome, *, capture_message: bool) -> Non
     found: dict[str, AttributeValue] = {}
     if outcome.stream is not None:
         found |= _stream(outcome.stream)
-    request_id = response_headers.text(outcome.headers.get(response_headers.REQUEST_ID))
+    request_id = header_text(outcome.headers.get(response_headers.REQUEST_ID))
     if request_id:
         found[names.REQUEST_ID] = request_id
     if outcome.failed:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
 
-    from assisters_otel.api.request import Request
+    from assisters_otel.api.request import ApiRequest
     from assisters_otel.recording.attempt import Attempt
     from assisters_otel.recording.recorder import Observer
 
@@ -268,12 +268,12 @@ class Aiohttp(Adapter):
         self._start(asked, request, raw)
         return asked
 
-    def _start(self, asked: _Asked, request: Request, raw: Any) -> None:
+    def _start(self, asked: _Asked, request: ApiRequest, raw: Any) -> None:
         asked.hop, asked.response = raw, None
         attempt = self._observer.start(request, _Message(raw), asked.span, asked.around)
         asked.attempt = asked.last = attempt
 
-    def _watched(self, method: str, url: Any) -> Request | None:
+    def _watched(self, method: str, url: Any) -> ApiRequest | None:
         hosts = self._observer.hosts(url.raw_host or "")
         if hosts is None:
             return None

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
 
-    from assisters_otel.api.request import Request
+    from assisters_otel.api.request import ApiRequest
     from assisters_otel.clients.httpx.streams import Ahead
     from assisters_otel.recording.attempt import Attempt
     from assisters_otel.recording.recorder import Observer
@@ -221,7 +221,7 @@ class Httpx(Adapter):
     def _send(  # noqa: PLR0913, PLR0917 - all of it is of one request
         self,
         wrapped: Any,
-        request: Request,
+        request: ApiRequest,
         raw: Any,
         span: Span | None,
         around: Span | None = None,
@@ -254,7 +254,7 @@ class Httpx(Adapter):
     async def _send_async(  # noqa: PLR0913, PLR0917 - all of it is of one request
         self,
         wrapped: Any,
-        request: Request,
+        request: ApiRequest,
         raw: Any,
         span: Span | None,
         around: Span | None = None,
@@ -286,7 +286,7 @@ class Httpx(Adapter):
 
     # -- what the two have in common ----------------------------------------------------------
 
-    def _request(self, args: Any, kwargs: Any) -> Request | None:
+    def _request(self, args: Any, kwargs: Any) -> ApiRequest | None:
         raw = args[0] if args else kwargs["request"]
         url = raw.url
         hosts = self._observer.hosts(url.host)
@@ -339,7 +339,9 @@ class Httpx(Adapter):
             return not is_a(error, CLIENTS, "UnsupportedProtocol", "LocalProtocolError")
         return is_of_dead_loop(error)
 
-    def _start(self, request: Request, raw: Any, span: Span | None, around: Span | None) -> Attempt:
+    def _start(
+        self, request: ApiRequest, raw: Any, span: Span | None, around: Span | None
+    ) -> Attempt:
         return self._observer.start(request, _Message(raw), span, around)
 
     def _raised(self, attempt: Attempt, error: BaseException) -> None:

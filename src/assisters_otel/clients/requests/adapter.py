@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
 
-    from assisters_otel.api.request import Request
+    from assisters_otel.api.request import ApiRequest
     from assisters_otel.clients.requests.request_copy import Wire
     from assisters_otel.fail_safe import Guard
     from assisters_otel.recording.attempt import Attempt
@@ -71,7 +71,7 @@ class _Sent(NamedTuple):
         refused: The last one, reported, where urllib3 raises in place of its answer.
     """
 
-    request: Request
+    request: ApiRequest
     raw: Any
     span: Span | None
     read_limit: Callable[[], float | None]
@@ -382,7 +382,7 @@ class Requests(Adapter):
             return False
         return self._prepared(session, raw) is not None and not self.theirs_is_on()
 
-    def _prepared(self, session: Any, raw: Any) -> Request | None:
+    def _prepared(self, session: Any, raw: Any) -> ApiRequest | None:
         # What is not prepared is refused by the session, in its own words; headers of another
         # kind cannot be copied; and an adapter of the app's own would send what we add.
         if not is_a(raw, (MODULE,), "PreparedRequest") or not hasattr(raw.headers, "copy"):
@@ -393,7 +393,7 @@ class Requests(Adapter):
                 return self._request(raw) if is_a(adapter, (MODULE,), "HTTPAdapter") else None
         return None
 
-    def _request(self, raw: Any) -> Request | None:
+    def _request(self, raw: Any) -> ApiRequest | None:
         url = urlsplit(raw.url)
         hosts = self._observer.hosts(url.hostname or "")
         if hosts is None or _is_export(raw):
