@@ -338,7 +338,7 @@ class Bench:
             peer = importlib.import_module(case.peer).OpenAIInstrumentor()
             peer.instrument(tracer_provider=tracers, meter_provider=meters)
         if case.log is not None:
-            stack.enter_context(mock.patch.object(failure_log, "LINES", maxsize))
+            stack.enter_context(mock.patch.object(failure_log, "MAX_SINGLE_LINES", maxsize))
             logger = logging.getLogger("assisters_otel")
             stack.enter_context(mock.patch.object(logger, "handlers", [case.log]))
         if case.limited or case.sdk > 1:

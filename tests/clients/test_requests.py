@@ -35,7 +35,7 @@ import assisters_otel
 from assisters_otel import catalog, explain
 from assisters_otel.providers import exporter_logs
 from assisters_otel.sinks import foreign_span
-from assisters_otel.sinks.foreign_span import write
+from assisters_otel.sinks.foreign_span import before_end
 from assisters_otel.testing import FakeApi
 from memory import Memory
 from otlp import Collector
@@ -690,8 +690,8 @@ def test_a_followed_redirect_leaves_its_span_in_no_reference_cycle(api, telemetr
     try:
         with mock.patch.object(
             foreign_span,
-            "write",
-            lambda span, *more: (kept.append(weakref.ref(span)), write(span, *more)),
+            "before_end",
+            lambda span, *more: (kept.append(weakref.ref(span)), before_end(span, *more)),
         ):
             session.get(api.url + "/rate-limit")
         assert kept

@@ -58,7 +58,7 @@ from assisters_otel.recording.recorder import Observer
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import metrics as metric_names
 from assisters_otel.sinks import attempt_span
-from assisters_otel.sinks.label_values import MAX_FURTHER, MAX_MODELS
+from assisters_otel.sinks.label_values import MAX_EXTRA_VALUES, MAX_MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -355,10 +355,10 @@ _KNOWN: Final[dict[str, set[Any]]] = {
 }
 _WORD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.<>]{0,99}\Z")
 _FURTHER: Final = {
-    "error.code": ("code", re.compile(r"[a-z][a-z0-9_]{0,63}\Z"), MAX_FURTHER),
+    "error.code": ("code", re.compile(r"[a-z][a-z0-9_]{0,63}\Z"), MAX_EXTRA_VALUES),
     # Envelopes' types and exceptions' names, each a set of its own.
-    "error.type": ("type", _WORD, 2 * MAX_FURTHER),
-    "assisters.retry.reason": ("reason", _WORD, 3 * MAX_FURTHER),
+    "error.type": ("type", _WORD, 2 * MAX_EXTRA_VALUES),
+    "assisters.retry.reason": ("reason", _WORD, 3 * MAX_EXTRA_VALUES),
     "gen_ai.request.model": ("model", re.compile(r"[A-Za-z0-9][\x21-\x7e]{0,127}\Z"), MAX_MODELS),
 }
 # So many inputs have one process: enough that its sets of labels are full.
@@ -447,7 +447,7 @@ def _attempt(
         suppress(Exception if not _HEAD.match(first) else ()),
         now.tracer.start_as_current_span(method, kind=SpanKind.CLIENT, attributes=said) as span,
     ):
-        found = attempt_span.of_attempt(_HTTPX, method, _HOST, url)
+        found = attempt_span.find_app_span(_HTTPX, method, _HOST, url)
         request = now.observer.request(
             now.observer.hosts(_HOST) or (), method, 443, raw.url.raw_path
         )

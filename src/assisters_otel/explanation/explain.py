@@ -17,7 +17,7 @@ from assisters_otel.explanation.evidence import (
     _status,
 )
 from assisters_otel.outcomes import FAILED
-from assisters_otel.sinks import known_attempts
+from assisters_otel.sinks.known_attempts import find_attempt
 from assisters_otel.version import __version__
 
 YOUR_APP: Final = "your app"
@@ -146,7 +146,7 @@ def explain(thing: object) -> Explanation:
         status = None if row is None else row.status
         found = _Facts(status, Envelope(None if row is None else row.type, redaction.clean(thing)))
         return _explained(found)
-    met = next(filter(None, map(known_attempts.of, _related(thing))), None)
+    met = next(filter(None, map(find_attempt, _related(thing))), None)
     if met is not None:
         found = _of_outcome(met.outcome, met.at_s, met.trace_id)
         if isinstance(thing, BaseException) and not met.outcome.failed:  # it failed afterwards

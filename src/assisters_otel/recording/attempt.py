@@ -15,7 +15,8 @@ from assisters_otel.api.headers import header_integer, known_headers, may_be_rea
 from assisters_otel.outcomes import FAILED, REDIRECTED, judge
 from assisters_otel.recording import response_body
 from assisters_otel.recording.response_body import Answer
-from assisters_otel.sinks import foreign_span, known_attempts
+from assisters_otel.sinks import foreign_span
+from assisters_otel.sinks.known_attempts import remember_attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -169,14 +170,12 @@ class Attempt:
         self.is_what_became_of(error)
         span = self._sending.span
         if span is not None and outcome.failed:
-            self._observer.guard(foreign_span.mask_exceptions, span, error)
+            self._observer.guard(foreign_span.mask_recorded_exception, span, error)
 
     def is_what_became_of(self, response: object) -> None:
         """Remember a failed attempt by the response that the app gets of it, for `explain`."""
         if self._outcome is not None:
-            self._observer.guard(
-                known_attempts.remember, response, self._outcome, self._sending.span
-            )
+            self._observer.guard(remember_attempt, response, self._outcome, self._sending.span)
 
     def _finish(self, outcome: Outcome) -> None:
         observer = self._observer

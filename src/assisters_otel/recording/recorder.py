@@ -28,9 +28,11 @@ from assisters_otel.attempts.attempt import Sending
 from assisters_otel.recording.attempt import Attempt
 from assisters_otel.resends.tracker import Resends
 from assisters_otel.semconv import attributes as names
-from assisters_otel.sinks import attempt_span, call_span, foreign_span, known_attempts, stream_span
-from assisters_otel.sinks.failure_log import Log
-from assisters_otel.sinks.metrics import Metrics
+from assisters_otel.sinks import attempt_span, foreign_span, known_attempts, stream_span
+from assisters_otel.sinks.call_span import end_call_span, start_or_adopt_call_span
+from assisters_otel.sinks.failure_log import FailureLog
+from assisters_otel.sinks.known_attempts import find_attempt, remember_attempt
+from assisters_otel.sinks.metrics import AttemptMetrics
 from assisters_otel.version import __version__
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ class Observer:
         self._capture_message = config.capture_message
         self._captures_headers = config.captures_headers
         self._hosts = config.hosts_by_name()
-        self._log = Log(time.monotonic)
+        self._log = FailureLog(time.monotonic)
         self._resends = Resends(time.monotonic)
         self._waiting: set[attempts_call.Call | Answer] = set()
         self._put_off: deque[Callable[[], object]] = deque()
@@ -93,7 +95,7 @@ class Observer:
         self._before_first: Callable[[], object] | None = self._watch_collector
         self._tracer = trace.get_tracer(names.SCOPE, __version__, tracer_provider, names.SCHEMA_URL)
         # Last: from now on a reader may ask.
-        self._metrics = Metrics(meter_provider, time.monotonic, self.collect)
+        self._metrics = AttemptMetrics(meter_provider, time.monotonic, self.collect)
 
     def forked(self, before_next: Callable[[], object] | None) -> None:
         """Begin anew in a forked child, where another thread's locks are held for ever.
@@ -103,7 +105,7 @@ class Observer:
         """
         self._lock = threading.RLock()  # a signal handler may send a request meanwhile
         self.attempts = self.errors = 0
-        self._log = Log(time.monotonic)
+        self._log = FailureLog(time.monotonic)
         self._resends = Resends(time.monotonic)
         # The parent's calls, which it ends itself.
         self._waiting = set()
@@ -118,7 +120,7 @@ class Observer:
 
     def record_in(self, meter_provider: MeterProvider) -> None:
         """Record in other instruments from now on."""
-        self._metrics = Metrics(meter_provider, time.monotonic, self.collect)
+        self._metrics = AttemptMetrics(meter_provider, time.monotonic, self.collect)
 
     def collect(self) -> None:
         """Do what was put off inside the garbage collector."""
@@ -195,7 +197,7 @@ class Observer:
         """
         around = trace.get_current_span()
         nothing = trace.INVALID_SPAN, False
-        span, is_ours = self.guard(call_span.of_call, self._tracer, asked) or nothing
+        span, is_ours = self.guard(start_or_adopt_call_span, self._tracer, asked) or nothing
         above = around if span is not around else getattr(around, "parent", None)
         context = above.get_span_context() if isinstance(above, trace.Span) else above
         if context is None:
@@ -230,11 +232,11 @@ class Observer:
     def raised(self, call: attempts_call.Call, error: BaseException) -> None:
         """Remember a call's last attempt by what the SDK has raised, for `explain`."""
         if call.last is not None:
-            self.guard(known_attempts.remember, error, call.last, call.span)
+            self.guard(remember_attempt, error, call.last, call.span)
 
     def raised_for(self, response: object, error: BaseException) -> None:
         """Remember the attempt of a response by what the client has raised for it."""
-        found = known_attempts.of(response)
+        found = find_attempt(response)
         if found is not None:
             self.guard(known_attempts.keep, error, found)
 
@@ -264,7 +266,7 @@ class Observer:
         if outcome.failed:
             self.guard(self._log_call, outcome, call.span)
         self.guard(
-            call_span.end_call,
+            end_call_span,
             call,
             outcome,
             self.guard,
@@ -308,10 +310,10 @@ class Observer:
 
     @staticmethod
     def _introduce(span: Span, request: ApiRequest, resend: Resend | None) -> None:
-        attempt_span.redact(span, request)
-        attempt_span.rename(span, request)
+        attempt_span.redact_request(span, request)
+        attempt_span.set_span_name(span, request)
         if resend is not None:
-            attempt_span.describe_resend(span, resend)
+            attempt_span.write_resend(span, resend)
 
     def finish(self, outcome: Outcome, sending: Sending, call: attempts_call.Call | None) -> None:
         """Hand an attempt's outcome to the sinks, each guarded for itself."""
@@ -326,13 +328,13 @@ class Observer:
                 describe = partial(self._describe, now=time.time(), outcome=outcome)
                 if self._captures_headers:
                     describe = partial(self._describe_captured, describe, sending)
-                self.guard(foreign_span.write, span, describe, self.guard)
+                self.guard(foreign_span.before_end, span, describe, self.guard)
             else:
-                self.guard(foreign_span.forget, span)
+                self.guard(foreign_span.cancel_before_end, span)
                 self.guard(self._describe, span, time.time(), outcome)
                 if self._captures_headers:
                     redact = partial(self._redact_answer, sending)
-                    self.guard(foreign_span.write, span, redact, self.guard)
+                    self.guard(foreign_span.before_end, span, redact, self.guard)
         self.guard(self._metrics.record, outcome)
         if call is not None:
             call.last = outcome
@@ -362,7 +364,9 @@ class Observer:
 
     def open_stream(self, sending: Sending) -> Span | None:
         """Begin the span of an event stream outside a call, if its attempt has one."""
-        return None if sending.span is None else stream_span.of_stream(self._tracer, sending)
+        return (
+            None if sending.span is None else stream_span.start_stream_span(self._tracer, sending)
+        )
 
     def body_failed(self, answer: Answer, outcome: Outcome) -> None:
         """Take note of an answer's event stream that will have failed, before its end."""
@@ -405,14 +409,18 @@ class Observer:
             end_ns = None if at is None else at.unix_ns
             capture = self._capture_message
             self.guard(
-                stream_span.end_stream, answer.span, outcome, end_ns=end_ns, capture_message=capture
+                stream_span.end_stream_span,
+                answer.span,
+                outcome,
+                end_ns=end_ns,
+                capture_message=capture,
             )
 
     def _log_call(self, outcome: CallOutcome, span: Span) -> None:
-        self._log.record_call(outcome, foreign_span.context_of(span))
+        self._log.record_call(outcome, foreign_span.span_context_of(span))
 
     def _log_attempt(self, outcome: Outcome, span: Span | None) -> None:
-        self._log.record(outcome, foreign_span.context_of(span))
+        self._log.record(outcome, foreign_span.span_context_of(span))
 
     def _describe(self, span: Span, now: float, outcome: Outcome) -> None:
-        attempt_span.describe(span, outcome, now, capture_message=self._capture_message)
+        attempt_span.write_outcome(span, outcome, now, capture_message=self._capture_message)

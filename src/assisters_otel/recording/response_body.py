@@ -15,7 +15,8 @@ from assisters_otel.api import event_stream
 from assisters_otel.attempts.clock import Moment
 from assisters_otel.outcomes import StreamOutcome, judge
 from assisters_otel.semconv import attributes as names
-from assisters_otel.sinks import call_span, known_attempts
+from assisters_otel.sinks.call_span import write_abandoned_state
+from assisters_otel.sinks.known_attempts import remember_attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -232,7 +233,7 @@ class Answer:
         Not before: there are those who end their span as the call returns.
         """
         if self.call is not None and not self.call.is_ours:
-            call_span.foresee(self.call)
+            write_abandoned_state(self.call)
 
     def body_failed(self, body: Body, stream: StreamOutcome) -> None:
         """Expect a resend from now on, whatever else comes: the end may be seen much later.
@@ -248,7 +249,7 @@ class Answer:
             shown = self.call.span if self.call is not None else self.span
             for thing in (self._sent(), end.error):
                 if thing is not None:
-                    self._observer.guard(known_attempts.remember, thing, outcome, shown)
+                    self._observer.guard(remember_attempt, thing, outcome, shown)
         self._observer.body_ended(self, outcome, end.at)
 
     def _ended(self, body: Body, end: End) -> Outcome:

@@ -28,7 +28,7 @@ from assisters_otel.api.limits import MAX_MESSAGE
 from assisters_otel.otel_api import http_spans, providers
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv.attributes import HTTP_METHOD, HTTP_URL
-from assisters_otel.sinks.foreign_span import mask_status, said
+from assisters_otel.sinks.foreign_span import attributes_of, mask_status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +49,7 @@ _LIMITS: Final = tuple(
 )
 
 
-def of_attempt(
+def find_app_span(
     scope: str, method: str, host: str, url: object, *, is_inside: bool = False
 ) -> Span | None:
     """Find the client span of the attempt that is about to be sent.
@@ -75,7 +75,7 @@ def of_attempt(
         return None
     # A request inside another one's transport, whose span is current: it says another URL.
     # A hook may have taken the query or all of it away, a limit may have cut it.
-    attributes = said(span)
+    attributes = attributes_of(span)
     told = attributes.get(HTTP_URL) or attributes.get(URL_FULL)
     if isinstance(told, str) and host not in told and not str(url).startswith(told):
         return None
@@ -83,9 +83,9 @@ def of_attempt(
     return None if sent not in (None, names.OTHER, method.upper()) else span
 
 
-def redact(span: Span, request: ApiRequest) -> None:
+def redact_request(span: Span, request: ApiRequest) -> None:
     """Take keys and the agent's prompt out of what the span says of the request."""
-    for name, value in said(span).items():
+    for name, value in attributes_of(span).items():
         if name in (HTTP_URL, URL_FULL):
             masked = _masked_url(str(value), request)
             if masked != value:
@@ -101,7 +101,7 @@ def redact_answer(span: Span, secrets: Sequence[str]) -> None:
         span: About to end.
         secrets: What the request's own headers hold.
     """
-    for name, value in said(span).items():
+    for name, value in attributes_of(span).items():
         if name.startswith(HTTP_RESPONSE_HEADER_TEMPLATE):
             masked = [redaction.without(one, secrets) for one in _masked_header(name, value)]
             if masked != list(value):
@@ -120,7 +120,7 @@ def _masked_header(name: str, values: Any) -> list[str]:
     return [redaction.redact(str(value)) for value in values]
 
 
-def describe(span: Span, outcome: Outcome, now: float, *, capture_message: bool) -> None:
+def write_outcome(span: Span, outcome: Outcome, now: float, *, capture_message: bool) -> None:
     """Write what is known of an attempt to its span.
 
     Args:
@@ -129,14 +129,14 @@ def describe(span: Span, outcome: Outcome, now: float, *, capture_message: bool)
         now: Unix seconds, when it ended.
         capture_message: Whether the envelope's message is wanted.
     """
-    span.set_attributes(_attributes(outcome, now, capture_message=capture_message))
+    span.set_attributes(_outcome_attributes(outcome, now, capture_message=capture_message))
     if outcome.status is None:
         mask_status(span)
     elif outcome.failed:
         span.set_status(StatusCode.ERROR, outcome.code or outcome.error_type)
 
 
-def _attributes(
+def _outcome_attributes(
     outcome: Outcome, now: float, *, capture_message: bool
 ) -> dict[str, AttributeValue]:
     found: dict[str, AttributeValue] = {}
@@ -161,7 +161,7 @@ def _attributes(
     if request_id:
         found[names.REQUEST_ID] = request_id
     if outcome.failed:
-        found |= error(outcome, capture_message=capture_message)
+        found |= error_attributes(outcome, capture_message=capture_message)
         put_last(found)
     return found
 
@@ -173,7 +173,7 @@ def put_last(found: dict[str, AttributeValue]) -> None:
             found[name] = found.pop(name)
 
 
-def error(outcome: Outcome, *, capture_message: bool) -> dict[str, AttributeValue]:
+def error_attributes(outcome: Outcome, *, capture_message: bool) -> dict[str, AttributeValue]:
     """Say of a failed attempt which error it met, as attributes."""
     found: dict[str, AttributeValue] = {
         ERROR_TYPE: outcome.error_type or names.OTHER,
@@ -190,7 +190,7 @@ def error(outcome: Outcome, *, capture_message: bool) -> dict[str, AttributeValu
     return found
 
 
-def rename(span: Span, request: ApiRequest) -> None:
+def set_span_name(span: Span, request: ApiRequest) -> None:
     """Name the span ``{METHOD} {url.template}``, unless somebody has named it already."""
     name = getattr(span, "name", None)
     if not request.template or not isinstance(name, str):
@@ -202,7 +202,7 @@ def rename(span: Span, request: ApiRequest) -> None:
         span.update_name(f"{method} {request.template}")
 
 
-def describe_resend(span: Span, resend: Resend) -> None:
+def write_resend(span: Span, resend: Resend) -> None:
     """Write what is known of a resend to its span, and link it to the attempt before.
 
     Args:

@@ -18,7 +18,7 @@ from assisters_otel.api.headers import header_text
 from assisters_otel.otel_api import providers
 from assisters_otel.semconv import attributes as names
 from assisters_otel.sinks import attempt_span, foreign_span
-from assisters_otel.sinks.stream_span import _stream
+from assisters_otel.sinks.stream_span import stream_attributes
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
@@ -39,7 +39,7 @@ _GEN_AI_SCOPES: Final = (
 `opentelemetry-instrumentation-openai` and `-openai-v2`, `-genai-openai`, OpenInference, logfire."""
 
 
-def of_call(tracer: Tracer, asked: Asked) -> tuple[Span, bool]:
+def start_or_adopt_call_span(tracer: Tracer, asked: Asked) -> tuple[Span, bool]:
     """Give the span around an SDK's call.
 
     Returns:
@@ -57,7 +57,7 @@ def of_call(tracer: Tracer, asked: Asked) -> tuple[Span, bool]:
     if (
         is_gen_ai
         and current.is_recording()
-        and names.CALL_OUTCOME not in foreign_span.said(current)
+        and names.CALL_OUTCOME not in foreign_span.attributes_of(current)
     ):
         return current, False
     request = asked.request
@@ -80,7 +80,7 @@ def of_call(tracer: Tracer, asked: Asked) -> tuple[Span, bool]:
     return span, True
 
 
-def foresee(call: Call) -> None:
+def write_abandoned_state(call: Call) -> None:
     """Write to somebody else's span what is true of its call if nobody closes its stream.
 
     Its maker ends it as that is collected, where we may write to nothing any more.
@@ -97,7 +97,7 @@ def foresee(call: Call) -> None:
     )
 
 
-def end_call(
+def end_call_span(
     call: Call, outcome: CallOutcome, guard: Guard, end_ns: int | None, *, capture_message: bool
 ) -> None:
     """Write how a call ended to its span, and end that if it is ours.
@@ -133,7 +133,7 @@ def _write_call(call: Call, outcome: CallOutcome, guard: Guard, *, capture_messa
         error: dict[str, AttributeValue] = {
             name: found[name] for name in attempt_span.LAST if name in found
         }
-        foreign_span.write(span, lambda span: span.set_attributes(error), guard)
+        foreign_span.before_end(span, lambda span: span.set_attributes(error), guard)
 
 
 def _call_attributes(outcome: CallOutcome, *, capture_message: bool) -> dict[str, AttributeValue]:
@@ -148,9 +148,9 @@ def _call_attributes(outcome: CallOutcome, *, capture_message: bool) -> dict[str
         if request_id:
             found[names.REQUEST_ID] = request_id
         if outcome.failed and last.failed:
-            found |= attempt_span.error(last, capture_message=capture_message)
+            found |= attempt_span.error_attributes(last, capture_message=capture_message)
         if last.stream is not None:
-            found |= _stream(last.stream)
+            found |= stream_attributes(last.stream)
     if outcome.error_type is not None:
         found[ERROR_TYPE] = outcome.error_type
     return found

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 WINDOW_S: Final = 60.0
 """A storm is what fails alike within this time."""
 
-LINES: Final = 5
+MAX_SINGLE_LINES: Final = 5
 """Lines of a storm that are of one failure; then there is one whenever it has doubled."""
 
 _UNKNOWN_CODE: Final = "an undocumented code"
@@ -42,7 +42,7 @@ _UNKNOWN_PATH: Final = "an undocumented path"
 _MAX_KINDS: Final = 256
 
 
-class _Storm:
+class _Burst:
     """What fails alike.
 
     Attributes:
@@ -65,7 +65,7 @@ class _Storm:
         return more
 
 
-class Log:
+class FailureLog:
     """One WARNING for each failed call, or attempt outside one; storms are summed up."""
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -76,7 +76,7 @@ class Log:
         """
         self._now = now
         self._lock = threading.RLock()  # a signal handler may send a request meanwhile
-        self._storms: dict[_Kind, _Storm] = {}
+        self._storms: dict[_Kind, _Burst] = {}
 
     def record(self, outcome: Outcome, span: SpanContext | None = None, attempts: int = 1) -> None:
         """Write a failed attempt's line, or count one more of a storm.
@@ -92,8 +92,8 @@ class Log:
         if outcome.status is not None and outcome.code is None and outcome.exception is None:
             ours = what in {str(outcome.status), names.TRUNCATED, names.OTHER}
             known = ours or catalog.find_type(what) is not None
-        line = partial(_line, outcome, attempts)
-        fields = partial(_fields, outcome, attempts, span)
+        line = partial(_attempt_message, outcome, attempts)
+        fields = partial(_attempt_fields, outcome, attempts, span)
         self._record(what if known else _UNKNOWN_CODE, outcome.request, line, fields)
 
     def record_call(self, outcome: CallOutcome, span: SpanContext | None = None) -> None:
@@ -102,7 +102,7 @@ class Log:
         if last is not None and last.failed:
             self.record(last, span, outcome.retries + 1)
             return
-        line, fields = partial(_line_of_call, outcome), partial(_fields_of_call, outcome, span)
+        line, fields = partial(_call_message, outcome), partial(_call_fields, outcome, span)
         self._record(outcome.error_type or "", outcome.request, line, fields)
 
     def _record(
@@ -121,24 +121,24 @@ class Log:
                 over += self._take_all()
             storm = self._storms.get(kind)
             if storm is None:
-                storm = self._storms[kind] = _Storm(now)
+                storm = self._storms[kind] = _Burst(now)
             storm.seen += 1
             storm.fields = fields
-            is_first = storm.seen <= LINES
+            is_first = storm.seen <= MAX_SINGLE_LINES
             more = storm.take() if is_first or storm.seen >= 2 * storm.said else 0
         for ended in over:
-            _sum_up(*ended)
+            _log_summary(*ended)
         if is_first:
             logger.warning("%s", line(where), fields={**fields(), names.FAILURES: more})
         elif more:
-            _sum_up(kind, more, fields)
+            _log_summary(kind, more, fields)
 
     def sum_up(self) -> None:
         """Write what has been counted and not yet said; at the end, for example."""
         with self._lock:
             over = self._take_all()
         for ended in over:
-            _sum_up(*ended)
+            _log_summary(*ended)
 
     def _take_ended(self, now: float) -> list[_Sum]:
         ended = [k for k, storm in self._storms.items() if now - storm.since >= WINDOW_S]
@@ -152,15 +152,15 @@ class Log:
         return kind, storm.take(), storm.fields
 
 
-def _sum_up(kind: _Kind, more: int, fields: Callable[[], Fields]) -> None:
+def _log_summary(kind: _Kind, more: int, fields: Callable[[], Fields]) -> None:
     if more:
         told = {**fields(), names.FAILURES: more}
         logger.warning("Assisters API: %d more met %s on %s", more, *kind, fields=told)
 
 
-def _fields(outcome: Outcome, attempts: int, span: SpanContext | None) -> Fields:
+def _attempt_fields(outcome: Outcome, attempts: int, span: SpanContext | None) -> Fields:
     """Give what a machine reads in a line: names as on the span, where it has them."""
-    fields = _found(outcome.request, span)
+    fields = _location_fields(outcome.request, span)
     fields[names.ATTEMPTS] = attempts
     fields[ERROR_TYPE] = outcome.error_type or names.OTHER
     fields[names.ERROR_RETRYABLE] = outcome.retryable
@@ -174,14 +174,14 @@ def _fields(outcome: Outcome, attempts: int, span: SpanContext | None) -> Fields
     return fields
 
 
-def _fields_of_call(outcome: CallOutcome, span: SpanContext | None) -> Fields:
+def _call_fields(outcome: CallOutcome, span: SpanContext | None) -> Fields:
     last, attempts = outcome.last, outcome.retries + 1
-    fields = {} if last is None else _fields(last, attempts, span)
+    fields = {} if last is None else _attempt_fields(last, attempts, span)
     what: Fields = {ERROR_TYPE: outcome.error_type or names.OTHER, names.ATTEMPTS: attempts}
-    return fields | _found(outcome.request, span) | what
+    return fields | _location_fields(outcome.request, span) | what
 
 
-def _found(request: ApiRequest, span: SpanContext | None) -> Fields:
+def _location_fields(request: ApiRequest, span: SpanContext | None) -> Fields:
     fields: Fields = {HTTP_REQUEST_METHOD: request.method}
     if request.template is not None:
         fields[names.URL_TEMPLATE] = request.template
@@ -191,7 +191,7 @@ def _found(request: ApiRequest, span: SpanContext | None) -> Fields:
     return fields
 
 
-def _line(outcome: Outcome, attempts: int, where: str) -> str:
+def _attempt_message(outcome: Outcome, attempts: int, where: str) -> str:
     what = outcome.reason
     cause = outcome.cause
     if cause is not None:
@@ -212,7 +212,7 @@ def _line(outcome: Outcome, attempts: int, where: str) -> str:
     return f"Assisters API {met} on {where}{tried}{quote}: {advice}"
 
 
-def _line_of_call(outcome: CallOutcome, where: str) -> str:
+def _call_message(outcome: CallOutcome, where: str) -> str:
     last = outcome.last
     request_id = header_text(last.headers.get(response_headers.REQUEST_ID)) if last else None
     quote = f" (request id {request_id})" if request_id else ""

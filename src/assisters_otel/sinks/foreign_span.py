@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from assisters_otel.fail_safe import Guard
 
 
-class _LateEnd:
+class _EndHook:
     """An ``end`` for one span, which writes last and then calls the class's own."""
 
     def __init__(self, span: Span, write: Callable[[Span], object], guard: Guard) -> None:
@@ -48,7 +48,7 @@ class _LateEnd:
             self._span.end(end_time)
 
 
-def write(span: Span, write: Callable[[Span], object], guard: Guard) -> None:
+def before_end(span: Span, write: Callable[[Span], object], guard: Guard) -> None:
     """Have *write* called when the span ends, after everybody else's writing.
 
     A later call for the same span takes the place of an earlier one: of a transport
@@ -62,33 +62,33 @@ def write(span: Span, write: Callable[[Span], object], guard: Guard) -> None:
     # Of a proxy, as OpenInference has one, these are those of the span behind it.
     own: dict[str, object] = getattr(span, "__dict__", {})
     late = own.get("end")
-    if isinstance(late, _LateEnd):
+    if isinstance(late, _EndHook):
         late.write = write
         return
-    own["end"] = late = _LateEnd(span, write, guard)
+    own["end"] = late = _EndHook(span, write, guard)
     if getattr(span, "end", None) is not late:
         # A class with slots: what is written now is better than nothing.
         own.pop("end", None)
         guard(write, span)
 
 
-def forget(span: Span) -> None:
-    """Drop what `write` was to write: a later attempt on this span has succeeded."""
+def cancel_before_end(span: Span) -> None:
+    """Drop what `before_end` was to write: a later attempt on this span has succeeded."""
     # Not by `vars`: once it was asked for, each look into the span takes longer, also the SDK's.
     late = getattr(getattr(span, "__wrapped__", span), "end", None)
-    if isinstance(late, _LateEnd):
+    if isinstance(late, _EndHook):
         late.write = None
 
 
 _MAX_TEXT: Final = 4096
 
 
-def context_of(span: Span | None) -> SpanContext:
+def span_context_of(span: Span | None) -> SpanContext:
     """Give a span's context; the current one's for None."""
     return (trace.get_current_span() if span is None else span).get_span_context()
 
 
-def said(span: Any) -> dict[str, Any]:
+def attributes_of(span: Any) -> dict[str, Any]:
     """Copy what a span says: none of its attributes, where it does not tell."""
     # A plain dict: the SDK's mapping raises and catches for each name that it has not.
     attributes = getattr(span, "attributes", None)
@@ -96,13 +96,13 @@ def said(span: Any) -> dict[str, Any]:
     return copy() if attributes and copy is not None else dict(attributes or {})
 
 
-def mask_exceptions(span: Span, error: BaseException) -> None:
+def mask_recorded_exception(span: Span, error: BaseException) -> None:
     """Keep keys and prompts out of the exception event that the span is about to get.
 
     h11 quotes a header that it refuses: ``Illegal header value b'Bearer ask_…'``.
 
     Args:
-        span: The attempt's client span, open, for which `foreign_span.write` has been called.
+        span: The attempt's client span, open, for which `foreign_span.before_end` has been called.
         error: What is on its way through the HTTP instrumentation.
     """
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
@@ -127,7 +127,7 @@ def mask_exceptions(span: Span, error: BaseException) -> None:
     own["record_exception"] = record_exception
 
 
-def tell_of_exception(span: Span, tell: Callable[[BaseException], object] | None) -> None:
+def on_recorded_exception(span: Span, tell: Callable[[BaseException], object] | None) -> None:
     """Have *tell* called with the exception that the span is about to record, and ends with.
 
     Args:
@@ -142,7 +142,7 @@ def tell_of_exception(span: Span, tell: Callable[[BaseException], object] | None
     def record_exception(exception: BaseException, *args: Any, **kwargs: Any) -> None:
         own.pop("record_exception", None)
         tell(exception)
-        mask_exceptions(span, exception)
+        mask_recorded_exception(span, exception)
         span.record_exception(exception, *args, **kwargs)
 
     own["record_exception"] = record_exception

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from assisters_otel.outcomes import Outcome
 
 
-class Seen(NamedTuple):
+class KnownAttempt(NamedTuple):
     """What became of an attempt, for whoever has its response or its exception in hand.
 
     Attributes:
@@ -36,15 +36,15 @@ class Seen(NamedTuple):
 
 
 # By the app's own object, and gone with it: an attribute of ours on it would show.
-_seen: Final[WeakIdentityDict[Seen]] = WeakIdentityDict()
+_attempts_by_object_id: Final[WeakIdentityDict[KnownAttempt]] = WeakIdentityDict()
 
 
-def of(thing: object) -> Seen | None:
+def find_attempt(thing: object) -> KnownAttempt | None:
     """Give what became of the failed attempt that a response or an exception is from."""
-    return _seen.get(thing)
+    return _attempts_by_object_id.get(thing)
 
 
-def remember(thing: object, outcome: Outcome, span: Span | None) -> None:
+def remember_attempt(thing: object, outcome: Outcome, span: Span | None) -> None:
     """Remember a failed attempt by the response or the exception that the app gets of it.
 
     Args:
@@ -52,9 +52,9 @@ def remember(thing: object, outcome: Outcome, span: Span | None) -> None:
         outcome: How the attempt ended.
         span: Where to find it; None for the current one.
     """
-    keep(thing, Seen(outcome, foreign_span.context_of(span), time.time()))
+    keep(thing, KnownAttempt(outcome, foreign_span.span_context_of(span), time.time()))
 
 
-def keep(thing: object, what: Seen) -> None:
+def keep(thing: object, what: KnownAttempt) -> None:
     """Remember by another object, too, what is known of one."""
-    _seen.put(thing, what)
+    _attempts_by_object_id.put(thing, what)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-MAX_FURTHER: Final = 20
+MAX_EXTRA_VALUES: Final = 20
 """Undocumented codes, types and exception names a process may add to the labels, each."""
 
 MAX_MODELS: Final = 50
@@ -28,11 +28,15 @@ _METHODS: Final = frozenset(
 )
 
 
-class ClosedSet:
+class LabelValues:
     """Values that may be a label: the documented ones, and the first few further ones."""
 
     def __init__(
-        self, what: str, known: Iterable[str], form: re.Pattern[str], further: int = MAX_FURTHER
+        self,
+        what: str,
+        known: Iterable[str],
+        form: re.Pattern[str],
+        further: int = MAX_EXTRA_VALUES,
     ) -> None:
         self._what = what
         self._known = frozenset(known)

@@ -31,7 +31,7 @@ from assisters_otel.sinks.label_values import (
     _STATUSES,
     _WELL_FORMED,
     MAX_MODELS,
-    ClosedSet,
+    LabelValues,
 )
 from assisters_otel.version import __version__
 from assisters_otel.weak_identity import WeakIdentityDict
@@ -74,7 +74,7 @@ _GAUGES: Final = (
 _LIMIT_HEADERS: Final = frozenset(header for _, header in _GAUGES)
 
 
-class _Latest:
+class _GaugeCallbacks:
     """Whom the gauges of one provider ask.
 
     An instrument keeps the callbacks that it was made with first; what a second `init` gives is
@@ -84,7 +84,7 @@ class _Latest:
     __slots__ = ("metrics",)
 
     def __init__(self, meter: Meter) -> None:
-        self.metrics: Callable[[], Metrics | None] = _nobody
+        self.metrics: Callable[[], AttemptMetrics | None] = _nobody
         for metric, header in _GAUGES:
             ask = partial(self._ask, header)
             meter.create_observable_gauge(metric.name, [ask], metric.unit, metric.description)
@@ -98,18 +98,18 @@ def _nobody() -> None:
     """Say that nobody records yet."""
 
 
-_LATEST: Final[WeakIdentityDict[_Latest]] = WeakIdentityDict()
+_LATEST: Final[WeakIdentityDict[_GaugeCallbacks]] = WeakIdentityDict()
 
 
-def _latest(provider: MeterProvider, meter: Meter) -> _Latest:
+def _gauge_callbacks(provider: MeterProvider, meter: Meter) -> _GaugeCallbacks:
     latest = _LATEST.get(provider)
     if latest is None:
-        latest = _Latest(meter)
+        latest = _GaugeCallbacks(meter)
         _LATEST.put_for_ever(provider, latest)
     return latest
 
 
-class Metrics:
+class AttemptMetrics:
     """The instruments, made from one provider."""
 
     def __init__(
@@ -158,14 +158,14 @@ class Metrics:
             metric_names.FIRST_CHUNK.description,
             explicit_bucket_boundaries_advisory=metric_names.DURATION_BOUNDARIES,
         )
-        latest = _latest(provider, meter)
+        latest = _gauge_callbacks(provider, meter)
         latest.metrics = weakref(self)
         self._limits: dict[tuple[str, int | None], tuple[float, Mapping[bytes, bytes]]] = {}
-        self._code = ClosedSet(names.ERROR_CODE, (e.code for e in catalog.ERRORS), _WELL_FORMED)
+        self._code = LabelValues(names.ERROR_CODE, (e.code for e in catalog.ERRORS), _WELL_FORMED)
         types = (names.TRUNCATED, names.OTHER, *(t.type for t in catalog.TYPES))
-        self._type = ClosedSet(ERROR_TYPE, types, _WELL_FORMED)
-        self._exception = ClosedSet(ERROR_TYPE, (names.CANCELLED,), _EXCEPTION_NAME)
-        self._model = ClosedSet(names.GEN_AI_REQUEST_MODEL, (), _MODEL, MAX_MODELS)
+        self._type = LabelValues(ERROR_TYPE, types, _WELL_FORMED)
+        self._exception = LabelValues(ERROR_TYPE, (names.CANCELLED,), _EXCEPTION_NAME)
+        self._model = LabelValues(names.GEN_AI_REQUEST_MODEL, (), _MODEL, MAX_MODELS)
 
     def record(self, outcome: Outcome) -> None:
         """Count one attempt. Call it while the attempt's span is current, for exemplars."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from assisters_otel.outcomes import Outcome, StreamOutcome
 
 
-def of_stream(tracer: Tracer, sending: Sending) -> Span | None:
+def start_stream_span(tracer: Tracer, sending: Sending) -> Span | None:
     """Begin the span of an event stream: beside its attempt's, or under it if that is a root.
 
     Args:
@@ -53,11 +53,13 @@ def of_stream(tracer: Tracer, sending: Sending) -> Span | None:
     )
 
 
-def end_stream(span: Span, outcome: Outcome, *, end_ns: int | None, capture_message: bool) -> None:
+def end_stream_span(
+    span: Span, outcome: Outcome, *, end_ns: int | None, capture_message: bool
+) -> None:
     """Write how an event stream ended to its span, and end that.
 
     Args:
-        span: Of `of_stream`.
+        span: Of `start_stream_span`.
         outcome: What became of its attempt.
         end_ns: When, in Unix nanoseconds, or None for now.
         capture_message: Whether the envelope's message is wanted.
@@ -71,19 +73,20 @@ def end_stream(span: Span, outcome: Outcome, *, end_ns: int | None, capture_mess
 def _write_stream(span: Span, outcome: Outcome, *, capture_message: bool) -> None:
     found: dict[str, AttributeValue] = {}
     if outcome.stream is not None:
-        found |= _stream(outcome.stream)
+        found |= stream_attributes(outcome.stream)
     request_id = header_text(outcome.headers.get(response_headers.REQUEST_ID))
     if request_id:
         found[names.REQUEST_ID] = request_id
     if outcome.failed:
-        found |= attempt_span.error(outcome, capture_message=capture_message)
+        found |= attempt_span.error_attributes(outcome, capture_message=capture_message)
         attempt_span.put_last(found)
     span.set_attributes(found)
     if outcome.failed:
         span.set_status(StatusCode.ERROR, outcome.code or outcome.error_type)
 
 
-def _stream(stream: StreamOutcome) -> dict[str, AttributeValue]:
+def stream_attributes(stream: StreamOutcome) -> dict[str, AttributeValue]:
+    """Return how an event stream ended, as attributes."""
     found: dict[str, AttributeValue] = {
         names.STREAM_OUTCOME: stream.outcome,
         names.STREAM_CHUNKS: stream.chunks,

@@ -89,11 +89,13 @@ class Aiohttp(Adapter):
         url, session = raw.url, asked.session
         self.switch_on_again()
         if session is None or not self.is_on() or _has_theirs(session):
-            asked.span = attempt_span.of_attempt(SCOPE, raw.method, url.raw_host, url)
+            asked.span = attempt_span.find_app_span(SCOPE, raw.method, url.raw_host, url)
             if asked.span is None:
                 self.tell_of_no_span()
             elif session is not None:
-                foreign_span.tell_of_exception(asked.span, lambda error: self._failed(asked, error))
+                foreign_span.on_recorded_exception(
+                    asked.span, lambda error: self._failed(asked, error)
+                )
             return
         headers = session._prepare_headers(asked.options.get("headers"))  # noqa: SLF001 - as the session
         before = headers.copy()  # no dict: a header may be there more than once
@@ -126,7 +128,7 @@ class Aiohttp(Adapter):
             _run(made.send_request_end(*told, response))
             return
         if asked.span is not None:
-            self._observer.guard(foreign_span.mask_exceptions, asked.span, error)
+            self._observer.guard(foreign_span.mask_recorded_exception, asked.span, error)
         _run(made.send_request_exception(*told, error))
 
     # -- one request of the app's -----------------------------------------------------------------
@@ -195,7 +197,7 @@ class Aiohttp(Adapter):
     @staticmethod
     def _succeeded(asked: _Asked, response: Any) -> None:
         if asked.span is not None and asked.ours is None:
-            foreign_span.tell_of_exception(asked.span, None)
+            foreign_span.on_recorded_exception(asked.span, None)
         attempt, asked.attempt = asked.attempt, None
         if attempt is not None:  # of a request or response class that does it all itself
             attempt.answered(response.status, _headers_of(response))

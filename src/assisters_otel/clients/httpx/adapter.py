@@ -298,7 +298,7 @@ class Httpx(Adapter):
     @staticmethod
     def _span(raw: Any) -> Span | None:
         url = raw.url
-        return attempt_span.of_attempt(SCOPE, raw.method, url.raw_host.decode("ascii"), url)
+        return attempt_span.find_app_span(SCOPE, raw.method, url.raw_host.decode("ascii"), url)
 
     def _ours(self, raw: Any, transport: Any, method: str) -> tuple[Any, Any] | None:
         """Give the transports that make a request's span, or None if the app's would."""

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.clients.classes import GENERATIONS
-from assisters_otel.sinks import known_attempts
+from assisters_otel.sinks.known_attempts import find_attempt
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -44,7 +44,7 @@ def _closed(body: Body) -> None:
     """
     error = sys.exc_info()[1]
     # Known already it is that of another stream, which was read inside this one's `with`.
-    if isinstance(error, Exception) and known_attempts.of(error) is None and _is_of_sdk(error):
+    if isinstance(error, Exception) and find_attempt(error) is None and _is_of_sdk(error):
         body.broke(error)
     else:
         body.closed()

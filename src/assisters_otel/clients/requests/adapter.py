@@ -284,10 +284,10 @@ class Requests(Adapter):
     def _mask_what_follows(self, span: Span) -> None:
         # Wherever it leads, what cannot be sent there is told to this span, URL and all.
         guard = self._observer.guard
-        foreign_span.tell_of_exception(
-            span, lambda _: foreign_span.write(span, foreign_span.mask_status, guard)
+        foreign_span.on_recorded_exception(
+            span, lambda _: foreign_span.before_end(span, foreign_span.mask_status, guard)
         )
-        foreign_span.write(
+        foreign_span.before_end(
             span, lambda _: None, guard
         )  # which takes that away again at the span's end
 
@@ -317,7 +317,7 @@ class Requests(Adapter):
                 raise
 
         if self._pending.put(span, ended):
-            foreign_span.write(span, ended, self._observer.guard)
+            foreign_span.before_end(span, ended, self._observer.guard)
         else:
             ended()
 
@@ -404,7 +404,7 @@ class Requests(Adapter):
     @staticmethod
     def _span(raw: Any) -> Span | None:
         host = urlsplit(raw.url).hostname or ""
-        return attempt_span.of_attempt(SCOPE, raw.method, host, raw.url, is_inside=True)
+        return attempt_span.find_app_span(SCOPE, raw.method, host, raw.url, is_inside=True)
 
 
 def _is_export(raw: Any) -> bool:
