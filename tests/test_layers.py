@@ -75,7 +75,7 @@ STILL_LONG = {
 HANDED_ON = {
     "self._keep(error, handled)",
     "_put_behind(reader, error)",
-    "destination.failed(describe(error))",
+    "destination.failed(failure_of(error))",
     "future.set_exception(error)",
 }
 

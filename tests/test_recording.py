@@ -243,7 +243,7 @@ def test_a_url_without_a_port_has_its_scheme_s(memory, api, sdk, scheme, port, m
 
 
 def test_an_export_of_our_own_to_a_watched_host_is_none_of_ours(api, memory, telemetry, caller):
-    with exporter_logs.listening(lambda _: None):
+    with exporter_logs.capture_exporter_logs(lambda _: None):
         caller.send("GET", url_of(api, "models"))
 
     assert memory.spans() == []

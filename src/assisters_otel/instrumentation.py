@@ -107,7 +107,7 @@ class Instrumentation:
         meters = metrics.get_meter_provider() if meters is None else meters
         flushes = providers.flushes((tracers, meters))
         hands = workers.Hands(len(flushes))
-        done = workers.in_time(hands.begin(flushes), timeout_s)
+        done = workers.run_all(hands.begin(flushes), timeout_s)
         hands.rest()
         return done
 

@@ -18,8 +18,8 @@ from assisters_otel.fail_safe import Guard
 from assisters_otel.instrumentation import Instrumentation
 from assisters_otel.instrumentor import AssistersInstrumentor
 from assisters_otel.otel_api import providers
-from assisters_otel.providers import build as providers_build
 from assisters_otel.providers import exporter_specs, otlp_settings, owned_providers
+from assisters_otel.providers.build import build_providers
 from assisters_otel.semconv import environment
 from assisters_otel.telemetry import Telemetry
 from assisters_otel.variables import corrections, rules
@@ -82,7 +82,7 @@ def init(  # noqa: PLR0913 - the contract's signature
     guard = Guard(strict=config.strict, passing=configs.WrongArgument)
     guard(
         exporter_specs.check,
-        otlp_settings.Arguments(config.endpoint, config.headers, config.protocol),
+        otlp_settings.OtlpArguments(config.endpoint, config.headers, config.protocol),
     )
     configs.check_provider("tracer_provider", tracer_provider, "get_tracer")
     configs.check_provider("meter_provider", meter_provider, "get_meter")
@@ -175,10 +175,10 @@ def _instrument(config: configs.Config, guard: Guard, tracers: Any, meters: Any)
 
 def _build(
     config: configs.Config, *, traces: bool, metrics: bool
-) -> owned_providers.Exports | None:
+) -> owned_providers.OwnedProviders | None:
     told: dict[str, None] = {}
     build = partial(
-        providers_build.build,
+        build_providers,
         service_name=config.service_name,
         endpoint=config.endpoint,
         headers=config.headers,
@@ -200,12 +200,12 @@ def _build(
 
 
 def _build_one(
-    build: Callable[..., owned_providers.Exports], wrong: ValueError
-) -> tuple[owned_providers.Exports | None, str]:
+    build: Callable[..., owned_providers.OwnedProviders], wrong: ValueError
+) -> tuple[owned_providers.OwnedProviders | None, str]:
     """Build for one signal alone: what is wrong of the other does not cost this one.
 
     Args:
-        build: As `build.build`.
+        build: As `build.build_providers`.
         wrong: Why there is nothing for both.
 
     Returns:
@@ -235,7 +235,7 @@ def _first(*found: Any) -> Any:
 _KINDS: Final = {"tracer": "TracerProvider", "meter": "MeterProvider"}
 
 
-def _make_global(exports: owned_providers.Exports) -> None:
+def _make_global(exports: owned_providers.OwnedProviders) -> None:
     replaced, made = [], []
     if exports.tracer_provider is not None:
         if process.here.has_ended(trace.get_tracer_provider()):

@@ -57,7 +57,7 @@ class Telemetry:
         arguments: _Arguments,
         guard: Guard,
         instrumentation: Instrumentation | None = None,
-        exports: owned_providers.Exports | None = None,
+        exports: owned_providers.OwnedProviders | None = None,
         reused: tuple[Any, ...] = (),
     ) -> None:
         """Made by `init`.
@@ -139,7 +139,7 @@ class Telemetry:
         until_s = time.monotonic() + workers.limited(timeout_s)
         begun = self._hands.begin(providers.flushes(self._reused))
         done = self._exports is None or self._exports.flush(timeout_s, at_end=at_end)
-        return workers.in_time(begun, max(until_s - time.monotonic(), 0)) and done
+        return workers.run_all(begun, max(until_s - time.monotonic(), 0)) and done
 
     def shutdown(self) -> None:
         """Take every patch out, send the rest and end the providers that we built.

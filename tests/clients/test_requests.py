@@ -567,7 +567,7 @@ def test_an_exporter_s_traffic_to_a_watched_host_is_nobody_s_request(api, memory
 
 
 def test_an_export_by_whatever_client_is_nobody_s_request(api, telemetry):
-    with exporter_logs.listening(lambda _: None):
+    with exporter_logs.capture_exporter_logs(lambda _: None):
         httpx.get(api.url + "/models", trust_env=False)
 
     assert telemetry.status().attempts == 0

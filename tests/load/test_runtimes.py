@@ -158,14 +158,14 @@ class Slow(SpanExporter):
         return SpanExportResult.SUCCESS
 
 def export():
-    with exporter_logs.listening(lambda record: heard.append(record.getMessage())):
+    with exporter_logs.capture_exporter_logs(lambda record: heard.append(record.getMessage())):
         Slow().export([])
 
 def other():
     logging.getLogger("urllib3.connectionpool").warning("the application's")
 
 heard = []
-hush = exporter_logs.Hush(export.__code__)
+hush = exporter_logs.ExporterLogFilter(export.__code__)
 hush.install()
 gevent.joinall([gevent.spawn(export), gevent.spawn(other)], raise_error=True)
 print(heard)

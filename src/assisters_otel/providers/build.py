@@ -19,35 +19,35 @@ from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resou
 from opentelemetry.sdk.trace import TracerProvider
 
 from assisters_otel.providers.entry_points import configurator, id_generator, sampler
-from assisters_otel.providers.exporter_logs import Hush
-from assisters_otel.providers.exporter_specs import routes
+from assisters_otel.providers.exporter_logs import ExporterLogFilter
+from assisters_otel.providers.exporter_specs import exporter_specs
 from assisters_otel.providers.exporters import (
-    Courier,
-    QuietMetricExporter,
+    ForkSafeExporter,
+    ForkSafeMetricExporter,
+    QueueReportingSpanProcessor,
     QuietMetricReader,
-    QuietSpanProcessor,
 )
-from assisters_otel.providers.otlp_settings import Arguments
+from assisters_otel.providers.otlp_settings import OtlpArguments
 from assisters_otel.providers.owned_providers import (
     OUR_SCOPES,
-    Exports,
+    OwnedProviders,
     WatchedMeterProvider,
-    _Part,
+    _Pipeline,
 )
 from assisters_otel.providers.signals import METRICS, TRACES
-from assisters_otel.providers.workers import Hand
+from assisters_otel.providers.workers import DaemonWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from opentelemetry.util.types import AttributeValue
 
-    from assisters_otel.providers.delivery import Reach
+    from assisters_otel.providers.delivery import Receiver
     from assisters_otel.providers.entry_points import Tell
-    from assisters_otel.providers.exporter_specs import Route
+    from assisters_otel.providers.exporter_specs import ExporterSpec
 
 
-def build(  # noqa: PLR0913 - by name, as in `init`
+def build_providers(  # noqa: PLR0913 - by name, as in `init`
     *,
     traces: bool,
     metrics: bool,
@@ -56,7 +56,7 @@ def build(  # noqa: PLR0913 - by name, as in `init`
     headers: Mapping[str, str] | None,
     protocol: str | None,
     tell: Tell | None = None,
-) -> Exports:
+) -> OwnedProviders:
     """Build providers from the standard variables, through the SDK's exporter entry points.
 
     An argument wins over the variables. An endpoint, headers or a protocol mean OTLP,
@@ -77,15 +77,15 @@ def build(  # noqa: PLR0913 - by name, as in `init`
         ValueError: An argument or a variable cannot be used; the message says what to
             write. Nothing is left behind, no thread either.
     """
-    arguments = Arguments(endpoint, headers, protocol)
-    spans = routes(TRACES, arguments, tell) if traces else ()
-    points = routes(METRICS, arguments, tell) if metrics else ()
+    arguments = OtlpArguments(endpoint, headers, protocol)
+    spans = exporter_specs(TRACES, arguments, tell) if traces else ()
+    points = exporter_specs(METRICS, arguments, tell) if metrics else ()
     configured = configurator("meter", tell) if metrics else {}
-    reaches: dict[str, Reach] = {}
-    hush = Hush(Courier.send.__code__)
+    reaches: dict[str, Receiver] = {}
+    hush = ExporterLogFilter(ForkSafeExporter.send.__code__)
     resource = _resource(service_name)
 
-    def renewed(known: Resource | None) -> _Part[MeterProvider]:
+    def renewed(known: Resource | None) -> _Pipeline[MeterProvider]:
         pushed = tuple(route for route in points if not issubclass(route.kind, MetricReader))
         told = known or _resource(service_name, other_than=resource)
         return _meters(pushed, reaches, told, configured)
@@ -96,14 +96,14 @@ def build(  # noqa: PLR0913 - by name, as in `init`
         tracers = meters = None
         if traces:
             tracers = _tracers(spans, reaches, resource, tell)
-            undo.callback(_end, tracers)
+            undo.callback(_discard, tracers)
         if metrics:
             meters = _meters(points, reaches, resource, configured)
         undo.pop_all()
     texts = [route.text for route in (*spans, *points)]
     texts += ["traces: none"] if traces and not spans else []
     texts += ["metrics: none"] if metrics and not points else []
-    return Exports(
+    return OwnedProviders(
         tracers=tracers,
         meters=meters,
         renew=renewed,
@@ -153,8 +153,11 @@ def _encodable(resource: Resource) -> Resource:
 
 
 def _tracers(
-    spans: Sequence[Route], reaches: dict[str, Reach], resource: Resource, tell: Tell | None
-) -> _Part[TracerProvider]:
+    spans: Sequence[ExporterSpec],
+    reaches: dict[str, Receiver],
+    resource: Resource,
+    tell: Tell | None,
+) -> _Pipeline[TracerProvider]:
     chosen, ids = sampler(tell), id_generator(tell)
     make = partial(cast("Callable[..., TracerProvider]", TracerProvider), chosen, resource)
     configured = configurator("tracer", tell)
@@ -162,23 +165,23 @@ def _tracers(
         couriers = []
         for route in spans:
             destination = route.destination(TRACES, reaches)
-            couriers.append(Courier(route.span_exporter, destination))
+            couriers.append(ForkSafeExporter(route.span_exporter, destination))
             undo.callback(couriers[-1].end)
-        with _sdk_errors():
+        with _explain_sdk_errors():
             provider = make(shutdown_on_exit=False, id_generator=ids, **configured)
             for courier in couriers:
-                provider.add_span_processor(QuietSpanProcessor(courier))
+                provider.add_span_processor(QueueReportingSpanProcessor(courier))
         undo.pop_all()
-    return _Part(provider, couriers, Hand())
+    return _Pipeline(provider, couriers, DaemonWorker())
 
 
 def _meters(
-    points: Sequence[Route],
-    reaches: dict[str, Reach],
+    points: Sequence[ExporterSpec],
+    reaches: dict[str, Receiver],
     resource: Resource,
     configured: Mapping[str, Callable[..., object]],
-) -> _Part[MeterProvider]:
-    with _sdk_errors():
+) -> _Pipeline[MeterProvider]:
+    with _explain_sdk_errors():
         # It refuses a variable before a thread runs.
         MeterProvider(resource=resource, shutdown_on_exit=False)
     with ExitStack() as undo:
@@ -190,24 +193,25 @@ def _meters(
                 undo.callback(readers[-1].shutdown)
             else:
                 destination = route.destination(METRICS, reaches)
-                couriers.append(Courier(route.metric_exporter, destination))
+                couriers.append(ForkSafeExporter(route.metric_exporter, destination))
                 undo.callback(couriers[-1].end)
-        with _sdk_errors():
+        with _explain_sdk_errors():
             readers += [
-                QuietMetricReader(QuietMetricExporter(courier, OUR_SCOPES)) for courier in couriers
+                QuietMetricReader(ForkSafeMetricExporter(courier, OUR_SCOPES))
+                for courier in couriers
             ]
             provider = WatchedMeterProvider(readers, resource, configured)
         undo.pop_all()
-    return _Part(provider, couriers, Hand())
+    return _Pipeline(provider, couriers, DaemonWorker())
 
 
-def _end(part: _Part[TracerProvider]) -> None:
+def _discard(part: _Pipeline[TracerProvider]) -> None:
     part.provider.shutdown()
     part.hand.rest()
 
 
 @contextmanager
-def _sdk_errors() -> Iterator[None]:
+def _explain_sdk_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:

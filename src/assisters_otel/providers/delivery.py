@@ -12,16 +12,16 @@ import time
 from typing import Final
 
 from assisters_otel import logger
-from assisters_otel.providers.exporter_logs import Hint, read
+from assisters_otel.providers.exporter_logs import ExportFailure, failure_in_log_record
 
-AGAIN_S: Final = 300.0
+REPEAT_WARNING_S: Final = 300.0
 """How long a place that fails, recovers and fails again is not spoken of, in seconds."""
 
 
-_SILENCE: Final = Hint("no answer in time", answered=False)
+_SILENCE: Final = ExportFailure("no answer in time", answered=False)
 
 
-class Reach:
+class Receiver:
     """One place that telemetry goes to, and what has been said about it.
 
     Attributes:
@@ -35,11 +35,11 @@ class Reach:
         self.place = place
         self.whats: list[str] = []
         self.lock = threading.RLock()
-        self._failing: dict[str, Hint] = {}
+        self._failing: dict[str, ExportFailure] = {}
         self._said: set[str] = set()
         self._said_at_s: dict[str, float] = {}
 
-    def failed(self, what: str, hint: Hint, now_s: float) -> None:
+    def failed(self, what: str, hint: ExportFailure, now_s: float) -> None:
         """Warn that *what* does not get through, unless that has been said."""
         with self.lock:
             self._failing[what] = hint
@@ -47,7 +47,7 @@ class Reach:
             if not hint.answered:
                 lost = [one for one in self.whats if one == what or one not in self._said]
             last_s = self._said_at_s.get(what)
-            if what in self._said or (last_s is not None and now_s - last_s < AGAIN_S):
+            if what in self._said or (last_s is not None and now_s - last_s < REPEAT_WARNING_S):
                 return
             self._said.update(lost)
             self._said_at_s.update(dict.fromkeys(lost, now_s))
@@ -76,7 +76,7 @@ class Reach:
         logger.info("telemetry gets through to %s again", self.place)
 
 
-class Destination:
+class DeliveryState:
     """One signal on its way to one place, and how its last export went.
 
     Attributes:
@@ -88,14 +88,14 @@ class Destination:
         failures: How many exports have failed in this process.
     """
 
-    def __init__(self, what: str, text: str, reach: Reach) -> None:
+    def __init__(self, what: str, text: str, reach: Receiver) -> None:
         self.text = text
         self.reach = reach
         self.failing = False
         self.unreachable = False
         self.failures = 0
         self._what = what
-        self._hint: Hint | None = None
+        self._hint: ExportFailure | None = None
         if what not in reach.whats:
             reach.whats.append(what)
 
@@ -105,7 +105,7 @@ class Destination:
 
     def hear(self, record: logging.LogRecord) -> None:
         """Take what an exporter logs for the reason it will fail for."""
-        hint = read(record)
+        hint = failure_in_log_record(record)
         if hint is not None:
             self._hint = hint
             self.unreachable = not hint.answered
@@ -113,7 +113,7 @@ class Destination:
     def overflow(self, record: logging.LogRecord) -> None:
         """Take the processor's word that its queue is full, if need be for want of an answer."""
         if record.levelno >= logging.WARNING:
-            hint = self._hint or Hint("queue full", answered=True)
+            hint = self._hint or ExportFailure("queue full", answered=True)
             self.reach.failed(self._what, hint, time.monotonic())
 
     def arrived(self) -> None:
@@ -122,7 +122,7 @@ class Destination:
         self._hint = None
         self.reach.arrived(self._what)
 
-    def failed(self, hint: Hint | None = None) -> None:
+    def failed(self, hint: ExportFailure | None = None) -> None:
         """Note that an export failed, for *hint* or for what was heard."""
         hint = hint or self._hint or _SILENCE
         self.failing = True

@@ -34,7 +34,7 @@ _HOMES: Final = {
 }
 
 
-def _found(group: str, name: str) -> EntryPoint | None:
+def _find_entry_point(group: str, name: str) -> EntryPoint | None:
     # To look the two usual ones up where they are at home spares reading what every
     # installed distribution registers, which is half of the time that `init` takes.
     if name in _HOMES:
@@ -44,7 +44,7 @@ def _found(group: str, name: str) -> EntryPoint | None:
     return next(iter(entry_points(group=group, name=name)), None)
 
 
-def load(group: str, name: str, variable: str, also: Iterable[str] = ()) -> object:
+def load_entry_point(group: str, name: str, variable: str, also: Iterable[str] = ()) -> object:
     """Import what a name stands for.
 
     Args:
@@ -57,7 +57,7 @@ def load(group: str, name: str, variable: str, also: Iterable[str] = ()) -> obje
         ValueError: Nothing is called so, or it cannot be imported; the message says what to do.
     """
     extra = "pip install 'assisters-otel[grpc]'"
-    found = _found(group, name)
+    found = _find_entry_point(group, name)
     if found is None:
         if name == _GRPC:
             raise ValueError(f"OTLP over gRPC needs an extra: {extra}, or write 'http/protobuf'")
@@ -119,7 +119,8 @@ def _sampler() -> Sampler | None:
     if name.lower() in entry_points(group="opentelemetry_traces_sampler").names:
         name = name.lower()
     factory = cast(
-        "Callable[[object], object]", load("opentelemetry_traces_sampler", name, variable)
+        "Callable[[object], object]",
+        load_entry_point("opentelemetry_traces_sampler", name, variable),
     )
     text = environ.get(sdk_variables.OTEL_TRACES_SAMPLER_ARG)
     try:
@@ -154,7 +155,7 @@ def _id_generator() -> IdGenerator | None:
     name = environ.get(variable, "").strip()
     if not name:
         return None
-    kind = load("opentelemetry_id_generator", name, variable)
+    kind = load_entry_point("opentelemetry_id_generator", name, variable)
     if not (isinstance(kind, type) and issubclass(kind, IdGenerator)):
         raise ValueError(f"{variable}: {shown(name)} makes no ids. Write 'random'")
     try:
@@ -186,7 +187,7 @@ def configurator(what: str, tell: Tell | None = None) -> dict[str, Callable[...,
         return {}
 
     def load_it() -> dict[str, Callable[..., object]]:
-        found = load(f"_opentelemetry_{what}_configurator", name, variable)
+        found = load_entry_point(f"_opentelemetry_{what}_configurator", name, variable)
         if not callable(found):
             raise ValueError(f"{variable}: {shown(name)} cannot be called. Unset it")
         return {f"_{what}_configurator": found}

@@ -38,7 +38,7 @@ _NO_ANSWER: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
 """The gRPC codes for a collector that is not there, or that hangs."""
 
 
-class Hint(NamedTuple):
+class ExportFailure(NamedTuple):
     """Why an export failed.
 
     Attributes:
@@ -51,7 +51,7 @@ class Hint(NamedTuple):
     answered: bool
 
 
-_UNTRUSTED: Final = Hint(
+_UNTRUSTED: Final = ExportFailure(
     "the receiver's certificate is not trusted. Write the path of its CA's PEM file into "
     "OTEL_EXPORTER_OTLP_CERTIFICATE",
     answered=False,
@@ -64,7 +64,7 @@ class NotTaken(Exception):  # noqa: N818 - the fact, which is no error of ours
     Its text is for people, and is shown as it is: no key may be in it.
 
     Attributes:
-        answered: As a `Hint` has it.
+        answered: As a `ExportFailure` has it.
     """
 
     def __init__(self, text: str, *, answered: bool = True) -> None:
@@ -89,7 +89,7 @@ def raise_rejected(answer: object) -> None:
         raise NotTaken(f"{rejected} rejected{f': {message}' if message else ''}")
 
 
-def read(record: logging.LogRecord) -> Hint | None:
+def failure_in_log_record(record: logging.LogRecord) -> ExportFailure | None:
     """Read why an export fails from what an exporter logs.
 
     Args:
@@ -102,43 +102,43 @@ def read(record: logging.LogRecord) -> Hint | None:
     arguments = record.args if isinstance(record.args, tuple) else ()
     for value in arguments:
         if isinstance(value, Exception):
-            hint = describe(value)
+            hint = failure_of(value)
             # Below ERROR the exporter tries again, which it does for connections only.
             return hint if record.levelno >= logging.ERROR else hint._replace(answered=False)
         if isinstance(value, Enum):
             is_untrusted = any("CERTIFICATE_VERIFY_FAILED" in str(one) for one in arguments)
-            hint = Hint(value.name, answered=value.name not in _NO_ANSWER)
+            hint = ExportFailure(value.name, answered=value.name not in _NO_ANSWER)
             return _UNTRUSTED if is_untrusted else hint
         if isinstance(value, int) and 100 <= value < 600:  # noqa: PLR2004 - what an HTTP status is
-            return Hint(f"HTTP {value}", answered=True)
+            return ExportFailure(f"HTTP {value}", answered=True)
     if arguments and all(isinstance(value, int) for value in arguments):
-        return Hint(record.getMessage(), answered=True)  # a batch that is too large
+        return ExportFailure(record.getMessage(), answered=True)  # a batch that is too large
     if arguments and str(record.msg).startswith("Transient error"):
         reason = "".join(c for c in str(arguments[0]) if c.isprintable())
-        return Hint(reason[:80], answered=True)
+        return ExportFailure(reason[:80], answered=True)
     return None
 
 
-def describe(error: BaseException) -> Hint:
+def failure_of(error: BaseException) -> ExportFailure:
     """Name an exception and the system's reason for it, ``ConnectionError: Connection refused``.
 
     The exception's own text is left out: requests quotes URLs and headers in it.
     """
     for told in (error, error.__cause__):
         if isinstance(told, NotTaken):
-            return Hint(str(told), told.answered)
+            return ExportFailure(str(told), told.answered)
     cause = error
     for _ in range(10):  # a chain may be a ring
         cause = cause.__cause__ or cause.__context__ or cause
     reason = cause.strerror if isinstance(cause, OSError) else None
-    return Hint(
+    return ExportFailure(
         f"{type(error).__name__}: {reason}" if reason else type(error).__name__,
         answered=not isinstance(cause, (ConnectionError, TimeoutError, gaierror)),
     )
 
 
 @contextmanager
-def listening(hear: Callable[[logging.LogRecord], None]) -> Iterator[None]:
+def capture_exporter_logs(hear: Callable[[logging.LogRecord], None]) -> Iterator[None]:
     """Let *hear* have what is logged here, in place of the log."""
     token = here.set(hear)
     try:
@@ -147,7 +147,7 @@ def listening(hear: Callable[[logging.LogRecord], None]) -> Iterator[None]:
         here.reset(token)
 
 
-class Hush(logging.Filter):
+class ExporterLogFilter(logging.Filter):
     """Keeps what our exporters say from the log; what others say passes.
 
     Args:
@@ -186,7 +186,7 @@ class Hush(logging.Filter):
             logger = logging.getLogger(name)
             logger.removeFilter(self)
             is_ours = getattr(vars(logger).get("makeRecord"), "func", None) is _make_record
-            if is_ours and not any(isinstance(one, Hush) for one in logger.filters):
+            if is_ours and not any(isinstance(one, ExporterLogFilter) for one in logger.filters):
                 vars(logger).pop("makeRecord", None)
 
 

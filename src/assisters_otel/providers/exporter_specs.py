@@ -16,13 +16,13 @@ from opentelemetry.sdk.trace.export import SpanExporter
 
 from assisters_otel.api.redaction import shown
 from assisters_otel.config import WrongArgument
-from assisters_otel.providers.delivery import Destination, Reach
-from assisters_otel.providers.entry_points import load
+from assisters_otel.providers.delivery import DeliveryState, Receiver
+from assisters_otel.providers.entry_points import load_entry_point
 from assisters_otel.providers.otlp_settings import (
     _GRPC,
     _HTTP,
     _OTLP,
-    Arguments,
+    OtlpArguments,
     _by_protocol,
     _check_header,
     _check_url,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 
 
-class Route(NamedTuple):
+class ExporterSpec(NamedTuple):
     """One exporter that is asked for.
 
     Attributes:
@@ -60,10 +60,10 @@ class Route(NamedTuple):
     def __repr__(self) -> str:
         return f"Route({self.text!r})"
 
-    def destination(self, signal: Signal, reaches: dict[str, Reach]) -> Destination:
+    def destination(self, signal: Signal, reaches: dict[str, Receiver]) -> DeliveryState:
         """Make a destination, which shares its place with those in *reaches*."""
-        reach = reaches.setdefault(self.place, Reach(self.place))
-        return Destination(signal.what, self.text, reach)
+        reach = reaches.setdefault(self.place, Receiver(self.place))
+        return DeliveryState(signal.what, self.text, reach)
 
     def span_exporter(self) -> SpanExporter:
         """Make the exporter.
@@ -109,7 +109,7 @@ class Route(NamedTuple):
         return None, {}
 
 
-def check(arguments: Arguments) -> None:
+def check(arguments: OtlpArguments) -> None:
     """Check what the caller said, whether it is used or not.
 
     Raises:
@@ -124,7 +124,9 @@ def check(arguments: Arguments) -> None:
         )
 
 
-def routes(signal: Signal, arguments: Arguments, tell: Tell | None = None) -> tuple[Route, ...]:
+def exporter_specs(
+    signal: Signal, arguments: OtlpArguments, tell: Tell | None = None
+) -> tuple[ExporterSpec, ...]:
     """Read which exporters a signal is to have.
 
     An argument means OTLP: where the variable lists exporters without it, ``console``
@@ -157,7 +159,7 @@ def routes(signal: Signal, arguments: Arguments, tell: Tell | None = None) -> tu
     return tuple(made)
 
 
-def _exporters(signal: Signal, arguments: Arguments) -> Iterator[str]:
+def _exporters(signal: Signal, arguments: OtlpArguments) -> Iterator[str]:
     listed = [name.strip() for name in environ.get(signal.exporter, "").split(",")]
     asked = [name for name in dict.fromkeys(listed) if name] or ["otlp"]
     if asked == ["none"]:
@@ -176,10 +178,10 @@ def _exporters(signal: Signal, arguments: Arguments) -> Iterator[str]:
     )
 
 
-def _route(signal: Signal, name: str, arguments: Arguments, tell: Tell | None) -> Route:
+def _route(signal: Signal, name: str, arguments: OtlpArguments, tell: Tell | None) -> ExporterSpec:
     kinds = (SpanExporter,) if signal is TRACES else (MetricExporter, MetricReader)
     try:
-        kind = load(signal.group, name, signal.exporter, ("none", "otlp"))
+        kind = load_entry_point(signal.group, name, signal.exporter, ("none", "otlp"))
     except ValueError as error:
         if name == _GRPC and arguments.protocol == "grpc":
             raise WrongArgument(*error.args) from error
@@ -187,7 +189,7 @@ def _route(signal: Signal, name: str, arguments: Arguments, tell: Tell | None) -
     if not (isinstance(kind, type) and issubclass(kind, kinds)):
         raise ValueError(f"{signal.exporter}: {shown(name)} exports no {signal.name}. Write 'otlp'")
     if name not in _OTLP:
-        return Route(kind, f"{signal.name}: {name}", f"the exporter {name}", {})
+        return ExporterSpec(kind, f"{signal.name}: {name}", f"the exporter {name}", {})
     endpoint = _endpoint(signal, name, arguments.endpoint)
     made_with: dict[str, object] = {"endpoint": endpoint}
     if name == _GRPC:
@@ -198,4 +200,4 @@ def _route(signal: Signal, name: str, arguments: Arguments, tell: Tell | None) -
     parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
     host = parts.netloc.rpartition("@")[2]
     place = f"{parts.scheme}://{host}" if parts.scheme else host
-    return Route(kind, f"{signal.name}: {name} {place}{parts.path}", place, made_with, name)
+    return ExporterSpec(kind, f"{signal.name}: {name} {place}{parts.path}", place, made_with, name)

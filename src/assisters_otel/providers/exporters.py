@@ -23,14 +23,14 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from assisters_otel.own_export import here
-from assisters_otel.providers.exporter_logs import describe, listening
+from assisters_otel.providers.exporter_logs import capture_exporter_logs, failure_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from opentelemetry.sdk.trace import ReadableSpan
 
-    from assisters_otel.providers.delivery import Destination
+    from assisters_otel.providers.delivery import DeliveryState
 
 # `netrc` is what requests imports with its first request. With ours that would be in a thread of
 # our own, beside the app's: a child that is forked meanwhile has the lock of that import and nobody
@@ -40,7 +40,7 @@ Inner = TypeVar("Inner", SpanExporter, MetricExporter)
 Result = TypeVar("Result", SpanExportResult, MetricExportResult)
 
 
-class Courier(Generic[Inner]):
+class ForkSafeExporter(Generic[Inner]):
     """Holds one real exporter, and a new one in every forked process.
 
     An inherited exporter is never used: its kept-alive connection is the parent's, and
@@ -54,7 +54,7 @@ class Courier(Generic[Inner]):
         busy: Whether an export is under way.
     """
 
-    def __init__(self, make: Callable[[], Inner], destination: Destination) -> None:
+    def __init__(self, make: Callable[[], Inner], destination: DeliveryState) -> None:
         self._make: Callable[[], Inner] = make
         self.inner: Inner = make()
         self.destination = destination
@@ -77,10 +77,10 @@ class Courier(Generic[Inner]):
         destination.begin()
         self.busy = True
         try:
-            with listening(destination.hear):
+            with capture_exporter_logs(destination.hear):
                 result = export(self._mine())
         except Exception as error:  # noqa: BLE001 - handed over to who is told, not swallowed
-            destination.failed(describe(error))
+            destination.failed(failure_of(error))
             return failure
         finally:
             self.busy = False
@@ -95,7 +95,7 @@ class Courier(Generic[Inner]):
         if not self._ended:
             self._ended = True
             if self._owner == os.getpid():
-                with listening(self.destination.hear):
+                with capture_exporter_logs(self.destination.hear):
                     self.inner.shutdown()
 
     def forked(self) -> None:
@@ -129,10 +129,10 @@ def _release_pools() -> None:
                 queue.mutex.release()
 
 
-class QuietSpanExporter(SpanExporter):
+class ForkSafeSpanExporter(SpanExporter):
     """Exports spans by a courier."""
 
-    def __init__(self, courier: Courier[SpanExporter]) -> None:
+    def __init__(self, courier: ForkSafeExporter[SpanExporter]) -> None:
         self._courier = courier
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -152,16 +152,16 @@ class QuietSpanExporter(SpanExporter):
         return self._courier.inner.force_flush(timeout_millis)
 
 
-class QuietSpanProcessor(BatchSpanProcessor):
+class QueueReportingSpanProcessor(BatchSpanProcessor):
     """The SDK's batches, whose "Queue full" is ours to tell."""
 
-    def __init__(self, courier: Courier[SpanExporter]) -> None:
-        super().__init__(QuietSpanExporter(courier))
+    def __init__(self, courier: ForkSafeExporter[SpanExporter]) -> None:
+        super().__init__(ForkSafeSpanExporter(courier))
         self._overflow = courier.destination.overflow
 
     def on_end(self, span: ReadableSpan) -> None:
         """Put *span* in the queue."""
-        # By hand, not by `listening`: this is on the path of every span.
+        # By hand, not by `capture_exporter_logs`: this is on the path of every span.
         token = here.set(self._overflow)
         try:
             super().on_end(span)
@@ -169,7 +169,7 @@ class QuietSpanProcessor(BatchSpanProcessor):
             here.reset(token)
 
 
-class QuietMetricExporter(MetricExporter):
+class ForkSafeMetricExporter(MetricExporter):
     """Exports metrics by a courier.
 
     Args:
@@ -178,7 +178,7 @@ class QuietMetricExporter(MetricExporter):
             here: they are its parent's.
     """
 
-    def __init__(self, courier: Courier[MetricExporter], scopes: Sequence[str]) -> None:
+    def __init__(self, courier: ForkSafeExporter[MetricExporter], scopes: Sequence[str]) -> None:
         inner = courier.inner
         # The reader asks its exporter for these two; there is no public name for them.
         super().__init__(inner._preferred_temporality, inner._preferred_aggregation)  # noqa: SLF001
@@ -193,7 +193,7 @@ class QuietMetricExporter(MetricExporter):
     ) -> MetricExportResult:
         """Export *metrics_data*; the time is in milliseconds."""
         if self._courier.born != os.getpid():
-            metrics_data = without(metrics_data, self._scopes)
+            metrics_data = without_scopes(metrics_data, self._scopes)
             if not metrics_data.resource_metrics:
                 return MetricExportResult.SUCCESS
         return self._courier.send(
@@ -223,7 +223,7 @@ class QuietMetricReader(PeriodicExportingMetricReader):
         super()._at_fork_reinit()  # type: ignore[no-untyped-call] # it has no types
 
 
-def without(data: MetricsData, scopes: Sequence[str]) -> MetricsData:
+def without_scopes(data: MetricsData, scopes: Sequence[str]) -> MetricsData:
     """Leave out what the meters called *scopes* have measured."""
     kept = (
         replace(

@@ -26,8 +26,8 @@ from requests.adapters import BaseAdapter
 
 from assisters_otel.api import redaction
 from assisters_otel.providers import tls_files
-from assisters_otel.providers.entry_points import load
-from assisters_otel.providers.exporter_logs import NotTaken, describe, raise_rejected
+from assisters_otel.providers.entry_points import load_entry_point
+from assisters_otel.providers.exporter_logs import NotTaken, failure_of, raise_rejected
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response, Session
@@ -85,7 +85,7 @@ def _with_credentials(signal: str) -> Session | None:
     name = os.environ.get(variable)
     if not name:
         return None
-    provider: Any = load("opentelemetry_otlp_credential_provider", name, variable)
+    provider: Any = load_entry_point("opentelemetry_otlp_credential_provider", name, variable)
     made = provider()
     if not isinstance(made, requests.Session):
         raise ValueError(f"{variable}: {name!r} gives no session of requests")
@@ -179,7 +179,7 @@ class _Watching(BaseAdapter):
             by = self._owner.rebuild_proxies(request, proxies)
             return self._once(adapter, request, timeout, by, settings)
         except requests.RequestException as error:
-            hint = describe(error)
+            hint = failure_of(error)
             told = NotTaken(
                 f"HTTP {status} to {shown(str(request.url))}: {hint.reason}", answered=hint.answered
             )

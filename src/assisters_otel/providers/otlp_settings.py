@@ -27,7 +27,7 @@ _PLACE: Final = re.compile(r"(?P<host>[A-Za-z0-9._-]+)(?::(?P<port>\d+))?(?P<pat
 """A URL without its scheme."""
 
 
-class Arguments(NamedTuple):
+class OtlpArguments(NamedTuple):
     """What the caller said about OTLP; what is None is left to the variables."""
 
     endpoint: str | None = None

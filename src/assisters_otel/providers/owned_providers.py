@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from assisters_otel.clients.aiohttp import adapter as aiohttp_adapter
 from assisters_otel.clients.httpx import adapter as httpx_adapter
 from assisters_otel.clients.requests import adapter as requests_adapter
-from assisters_otel.providers.workers import Hand, in_time, limited, succeeded
+from assisters_otel.providers.workers import DaemonWorker, all_succeeded, limited, run_all
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.util.types import Attributes
 
-    from assisters_otel.providers.delivery import Reach
-    from assisters_otel.providers.exporter_logs import Hush
+    from assisters_otel.providers.delivery import Receiver
+    from assisters_otel.providers.exporter_logs import ExporterLogFilter
     from assisters_otel.providers.exporters import (
-        Courier,
+        ForkSafeExporter,
     )
 
 OUR_SCOPES: Final = (
@@ -44,23 +44,23 @@ OUR_SCOPES: Final = (
 """The meters that get a provider of their own in a forked process. What they counted
 before the fork is the parent's, and the parent exports it."""
 
-DEAD_S: Final = 1.0
+UNREACHABLE_WAIT_S: Final = 1.0
 """How long an end waits for a place that is known not to answer, in seconds: enough for
 one more attempt, should it just have come back."""
 
-GRACE_S: Final = 0.2
+STOP_WAIT_S: Final = 0.2
 """How long threads that were told to stop have for it, in seconds."""
 
 Provider = TypeVar("Provider", TracerProvider, MeterProvider)
 
 
 @dataclass(frozen=True)
-class _Part(Generic[Provider]):
+class _Pipeline(Generic[Provider]):
     """A provider with what carries its data away, and the thread that flushes and ends it."""
 
     provider: Provider
-    couriers: Sequence[Courier[SpanExporter] | Courier[MetricExporter]]
-    hand: Hand
+    couriers: Sequence[ForkSafeExporter[SpanExporter] | ForkSafeExporter[MetricExporter]]
+    hand: DaemonWorker
 
     @property
     def is_used(self) -> bool:
@@ -73,7 +73,7 @@ class _Part(Generic[Provider]):
         return bool(self.couriers) and all(c.destination.unreachable for c in self.couriers)
 
 
-_AnyPart: TypeAlias = "_Part[TracerProvider] | _Part[MeterProvider]"
+_AnyPart: TypeAlias = "_Pipeline[TracerProvider] | _Pipeline[MeterProvider]"
 
 
 class WatchedMeterProvider(MeterProvider):
@@ -111,7 +111,7 @@ class WatchedMeterProvider(MeterProvider):
         return super().get_meter(name, version, schema_url, attributes)
 
 
-class Exports:
+class OwnedProviders:
     """The providers that we built, and how to end them.
 
     Attributes:
@@ -126,11 +126,11 @@ class Exports:
     def __init__(  # noqa: PLR0913 - by name, and by `build` alone
         self,
         *,
-        tracers: _Part[TracerProvider] | None,
-        meters: _Part[MeterProvider] | None,
-        renew: Callable[[Resource | None], _Part[MeterProvider]],
-        hush: Hush,
-        reaches: Iterable[Reach],
+        tracers: _Pipeline[TracerProvider] | None,
+        meters: _Pipeline[MeterProvider] | None,
+        renew: Callable[[Resource | None], _Pipeline[MeterProvider]],
+        hush: ExporterLogFilter,
+        reaches: Iterable[Receiver],
         destinations: tuple[str, ...],
     ) -> None:
         self.tracer_provider = tracers.provider if tracers else None
@@ -161,7 +161,7 @@ class Exports:
         Args:
             timeout_s: After so many seconds the caller goes on, whatever is done by then.
             at_end: Whether the process ends: then a place that is known not to answer is given
-                `DEAD_S` only.
+                `UNREACHABLE_WAIT_S` only.
 
         Returns:
             Whether all of it was taken in time. False also if no collector answers.
@@ -178,15 +178,15 @@ class Exports:
         }
         if at_end and _pending(begun, timeout_s):
             timeout_s = 0
-        return in_time(list(begun), timeout_s) and self._taken(lost)
+        return run_all(list(begun), timeout_s) and self._taken(lost)
 
     def shutdown(self, timeout_s: float = 5.0) -> bool:
         """Export what is left and end both providers, side by side.
 
-        A place that is known not to answer is given `DEAD_S` only.
+        A place that is known not to answer is given `UNREACHABLE_WAIT_S` only.
 
         Args:
-            timeout_s: After so many seconds, and `GRACE_S`, the caller goes on; the
+            timeout_s: After so many seconds, and `STOP_WAIT_S`, the caller goes on; the
                 rest is dropped.
 
         Returns:
@@ -205,8 +205,8 @@ class Exports:
             courier.end()
         for courier in hung:
             courier.destination.failed()
-        _, late = wait(pending, GRACE_S)
-        self._complete = not pending and succeeded(ends) and self._taken(lost)
+        _, late = wait(pending, STOP_WAIT_S)
+        self._complete = not pending and all_succeeded(ends) and self._taken(lost)
         for part in self._parts:
             part.hand.rest()
         for future in late:
@@ -261,13 +261,14 @@ class Exports:
         for courier in [courier for part in self._parts for courier in part.couriers]:
             courier.forked()
         if not self._ended:
-            self._parts = [replace(part, hand=Hand()) for part in self._parts]
+            self._parts = [replace(part, hand=DaemonWorker()) for part in self._parts]
 
 
 def _pending(
-    begun: Mapping[Future[object], _Part[TracerProvider] | _Part[MeterProvider]], timeout_s: float
+    begun: Mapping[Future[object], _Pipeline[TracerProvider] | _Pipeline[MeterProvider]],
+    timeout_s: float,
 ) -> set[Future[object]]:
-    """Wait for what has begun, for `DEAD_S` only where nobody answers.
+    """Wait for what has begun, for `UNREACHABLE_WAIT_S` only where nobody answers.
 
     Returns:
         What is not done after that.
@@ -276,7 +277,7 @@ def _pending(
     pending = set(begun)
     while pending and (left_s := started_s + timeout_s - time.monotonic()) > 0:
         given_s = time.monotonic() - started_s
-        if given_s >= DEAD_S and all(begun[future].hopeless for future in pending):
+        if given_s >= UNREACHABLE_WAIT_S and all(begun[future].hopeless for future in pending):
             break
         _, pending = wait(pending, min(left_s, 0.05))
     return pending

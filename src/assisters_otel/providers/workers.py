@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _Job = tuple["Future[object]", "Callable[[], object]"]
 
 
-class Hand:
+class DaemonWorker:
     """A daemon thread that does one thing after another.
 
     It is started beforehand: an interpreter that exits may start no thread any more
@@ -66,8 +66,8 @@ def limited(timeout_s: float) -> float:
 class Hands:
     """Threads that call what is not ours, side by side and within a limit of time.
 
-    They are started beforehand, as each `Hand` is. A forked process starts others when it first
-    needs them.
+    They are started beforehand, as each `DaemonWorker` is. A forked process starts others when it
+    first needs them.
 
     Args:
         number: How many calls there will be at most.
@@ -75,7 +75,7 @@ class Hands:
 
     def __init__(self, number: int) -> None:
         self._owner = os.getpid()
-        self._hands: list[Hand] = []
+        self._hands: list[DaemonWorker] = []
         self._start(number)
 
     def begin(self, calls: Sequence[Callable[[], object]]) -> list[Future[object]]:
@@ -93,7 +93,7 @@ class Hands:
     def _start(self, number: int) -> None:
         with suppress(RuntimeError):  # an interpreter that exits starts none
             while len(self._hands) < number:
-                self._hands.append(Hand())
+                self._hands.append(DaemonWorker())
 
     def rest(self) -> None:
         """End the threads when all is done; what is begun after that has others."""
@@ -108,7 +108,7 @@ def _failed() -> Future[object]:
     return future
 
 
-def in_time(futures: Sequence[Future[object]], timeout_s: float) -> bool:
+def run_all(futures: Sequence[Future[object]], timeout_s: float) -> bool:
     """Wait for *futures* together.
 
     Args:
@@ -122,10 +122,10 @@ def in_time(futures: Sequence[Future[object]], timeout_s: float) -> bool:
     _, pending = wait(futures, timeout_s)
     for future in pending:
         future.cancel()  # one that has not begun would only be in the way of the next
-    return not pending and succeeded(futures)
+    return not pending and all_succeeded(futures)
 
 
-def succeeded(futures: Iterable[Future[object]]) -> bool:
+def all_succeeded(futures: Iterable[Future[object]]) -> bool:
     """Say whether none raised or gave False; log what was raised."""
     outcomes = []
     for future in futures:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.clients.patching import Target, unbound
 from assisters_otel.process import here
-from assisters_otel.providers.workers import Hand
+from assisters_otel.providers.workers import DaemonWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +54,7 @@ async def _flush(server: Any) -> None:
     """Send what is queued, beside what else runs in the loop. A second Ctrl-C ends the waiting."""
     if threading.current_thread() is not threading.main_thread():
         return
-    sender = Hand()
+    sender = DaemonWorker()
     flushed = asyncio.wrap_future(sender.do(here.flush_at_end))
     sender.rest()
     while not flushed.done() and not server.force_exit:

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from assisters_otel.cli.doctor import delivery
-from assisters_otel.providers import build
+from assisters_otel.providers.build import build_providers
 from assisters_otel.providers.signals import METRICS, TRACES
 from assisters_otel.semconv import attributes as names
 
@@ -51,7 +51,7 @@ class Recording:
         traces, metrics = (_is_sent(signal, endpoint) for signal in (TRACES, METRICS))
         self._exports = None
         if traces or metrics:
-            self._exports = build.build(
+            self._exports = build_providers(
                 traces=traces,
                 metrics=metrics,
                 service_name=SERVICE,

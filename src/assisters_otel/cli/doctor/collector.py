@@ -16,14 +16,14 @@ from assisters_otel import config
 from assisters_otel.cli.doctor import delivery
 from assisters_otel.cli.doctor.finding import Finding
 from assisters_otel.providers import entry_points, exporter_specs, otlp_grpc, tls_files
-from assisters_otel.providers.otlp_settings import Arguments
+from assisters_otel.providers.otlp_settings import OtlpArguments
 from assisters_otel.providers.signals import METRICS, TRACES
 from assisters_otel.semconv import environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from assisters_otel.providers.exporter_specs import Route
+    from assisters_otel.providers.exporter_specs import ExporterSpec
     from assisters_otel.providers.signals import Signal
 
 _SIGNALS: Final = (TRACES, METRICS)
@@ -48,7 +48,7 @@ def findings(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Findi
     untried: list[Signal] = []
     for signal in _SIGNALS:
         try:
-            routes = exporter_specs.routes(signal, Arguments(endpoint))
+            routes = exporter_specs.exporter_specs(signal, OtlpArguments(endpoint))
         except ValueError as error:
             yield Finding(signal.name, False, str(error), "Correct it.")
             continue
@@ -103,7 +103,7 @@ def _sampler() -> Finding:
     return Finding("sampler", True, f"{kept}; metrics have all of them")
 
 
-def _certificates(signal: Signal, route: Route) -> Iterator[Finding]:
+def _certificates(signal: Signal, route: ExporterSpec) -> Iterator[Finding]:
     """Look at the files that TLS needs, where it is used."""
     endpoint = str(route.arguments.get("endpoint"))
     texts: list[str] = []
@@ -129,16 +129,16 @@ def _none(signal: Signal) -> Finding:
     return Finding(signal.name, True, what)
 
 
-def _is_printed(route: Route) -> bool:
+def _is_printed(route: ExporterSpec) -> bool:
     return issubclass(route.kind, (ConsoleSpanExporter, ConsoleMetricExporter))
 
 
-def _is_default(route: Route) -> bool:
+def _is_default(route: ExporterSpec) -> bool:
     """Return True if a route leads to a receiver that nobody has named."""
     return isinstance(route.arguments.get("endpoint"), str)
 
 
-def _way(signal: Signal, route: Route, *, is_asked_for: bool) -> Finding:
+def _way(signal: Signal, route: ExporterSpec, *, is_asked_for: bool) -> Finding:
     by = route.text.removeprefix(f"{signal.name}: ")
     url = route.arguments.get("endpoint")
     if not isinstance(url, str):

@@ -9,7 +9,7 @@ from opentelemetry.sdk.environment_variables import OTEL_EXPORTER_OTLP_ENDPOINT
 
 from assisters_otel.cli import captured_log
 from assisters_otel.cli.doctor.finding import Finding
-from assisters_otel.providers import build
+from assisters_otel.providers.build import build_providers
 from assisters_otel.providers.signals import METRICS, TRACES
 from assisters_otel.semconv import attributes as names
 
@@ -80,7 +80,7 @@ def finding(signal: Signal, endpoint: str | None, environ: Mapping[str, str]) ->
         environ: The variables.
     """
     try:
-        built = build.build(
+        built = build_providers(
             traces=signal is TRACES,
             metrics=signal is METRICS,
             service_name=SERVICE,
