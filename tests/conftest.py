@@ -16,7 +16,7 @@ from opentelemetry.instrumentation._semconv import _OpenTelemetrySemanticConvent
 import assisters_otel
 import leaks
 import one_certificate  # noqa: F401 - before any client is imported
-from assisters_otel.testing import FakeApi, answer
+from assisters_otel.testing import FakeApi, answers
 from callers import ANYONE, CALLERS
 from leak_check import nothing_planted_leaves, pytest_configure
 from memory import Memory
@@ -153,7 +153,7 @@ def shared_api() -> Iterator[FakeApi]:
 @pytest.fixture
 def api(shared_api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
     """The one server of all tests, as new."""
-    monkeypatch.setattr(answer, "_words", lambda *_: leaks.MESSAGE)
+    monkeypatch.setattr(answers, "_words", lambda *_: leaks.MESSAGE)
     shared_api.reset()
     shared_api.connections = 0
     yield shared_api

@@ -28,7 +28,7 @@ SIDE_BY_SIDE = 2
 LIMIT_S = 60.0
 OURS = ("assisters_otel", "opentelemetry")
 READING = (
-    "assisters_otel.telemetry", "assisters_otel.explanation", "assisters_otel.cli.app",
+    "assisters_otel.startup", "assisters_otel.explanation.explain", "assisters_otel.cli.app",
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
     "opentelemetry.exporter.otlp.proto.http.metric_exporter",
 )  # fmt: skip

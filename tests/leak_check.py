@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import leaks
-from assisters_otel import names
+from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

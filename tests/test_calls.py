@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from opentelemetry.trace import INVALID_SPAN, INVALID_SPAN_CONTEXT
 
-from assisters_otel import endpoints
-from assisters_otel.attempt import Request
-from assisters_otel.bodies import Body
-from assisters_otel.calls import Asked, Call
-from assisters_otel.streams import Events
+from assisters_otel.api import endpoints
+from assisters_otel.api.event_stream import EventStreamScanner
+from assisters_otel.api.request import ApiRequest
+from assisters_otel.attempts.call import Asked, Call
+from assisters_otel.recording.response_body import Body
 
 DONE = b"data: [DONE]\n\n"
 
@@ -70,14 +70,14 @@ class Watched:
 )
 def test_a_call_ends_once_with_the_first_thing_that_ends_it(steps, told):
     watcher = Watched()
-    asked = Asked(Request("GET", "/v1/models", "/v1/models", "localhost", None), None, None)
+    asked = Asked(ApiRequest("GET", "/v1/models", "/v1/models", "localhost", None), None, None)
     call = Call(asked, INVALID_SPAN, INVALID_SPAN_CONTEXT, watcher, is_ours=False)
     watcher.call = call
     body = None
     for step in steps.split():
         if step in {"body", "chat"}:
             template = endpoints.CHAT if step == "chat" else "/v1/models"
-            body = Body(watcher, Events(), template, 0)
+            body = Body(watcher, EventStreamScanner(), template, 0)
             call.answered(body)
         elif step == "done":
             body.feed(DONE)

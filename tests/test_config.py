@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assisters_otel import config
-from assisters_otel.config import Host
+from assisters_otel import hosts as watched
+from assisters_otel.hosts import Host
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ from assisters_otel.config import Host
     ],
 )
 def test_a_host_is_read(text, expected):
-    assert config.host(text) == expected
+    assert watched.host(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_a_host_is_read(text, expected):
 )
 def test_a_typing_error_is_no_host_and_no_password_is_shown(text):
     with pytest.raises(ValueError, match=r"not a host: .* Write host") as raised:
-        config.host(text)
+        watched.host(text)
 
     assert "secret" not in str(raised.value)
 
@@ -75,10 +76,10 @@ def test_a_typing_error_is_no_host_and_no_password_is_shown(text):
 @given(st.text())
 def test_any_other_text_is_a_value_error_that_says_what_to_write(text):
     with contextlib.suppress(ValueError):
-        assert config.host(text).name
+        assert watched.host(text).name
         return
     with pytest.raises(ValueError, match="Write host"):
-        config.host(text)
+        watched.host(text)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_any_other_text_is_a_value_error_that_says_what_to_write(text):
     ["gateway.example", "gateway.example:8080", "gateway.example/v1", "[::1]:8080/v1"],
 )
 def test_a_host_is_shown_as_it_is_written(text):
-    assert str(config.host(text)) == text
+    assert str(watched.host(text)) == text
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_a_host_is_shown_as_it_is_written(text):
     ],
 )
 def test_a_host_covers_its_ports_and_paths_and_no_others(host, port, path, expected):
-    assert config.host(host).covers(port, path) is expected
+    assert watched.host(host).covers(port, path) is expected
 
 
 def test_the_api_is_watched_and_the_web_site_is_not():
@@ -126,7 +127,7 @@ def test_a_host_is_known_by_each_of_its_names(written, asked, dot):
 
 @pytest.mark.parametrize("name", ["bücher.example", "straße.example", "xn--bcher-kva.example"])
 def test_a_name_has_its_two_forms_where_the_clients_package_is_not_installed(monkeypatch, name):
-    monkeypatch.setattr(config, "_idna", lambda: None)
+    monkeypatch.setattr(watched, "_idna", lambda: None)
 
     (host,) = config.from_arguments(hosts=[name]).hosts[2:]
 

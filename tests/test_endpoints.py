@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assisters_otel import endpoints
+from assisters_otel.api import endpoints
 
 
 @pytest.mark.parametrize(

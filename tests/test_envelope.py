@@ -14,8 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
-from assisters_otel import coding, envelope, masking
-from assisters_otel.envelope import Envelope
+from assisters_otel.api import error_body, redaction
+from assisters_otel.api.content_encoding import decode_body
+from assisters_otel.api.error_body import Envelope
+from assisters_otel.api.headers import (
+    header_integer,
+    header_text,
+    known_headers,
+    rate_limit_reset_s,
+    retry_after_s,
+)
+from assisters_otel.api.limits import MAX_BYTES, MAX_VALUE
 
 NOW = 1_800_000_000.0
 ANY = st.recursive(
@@ -27,7 +36,7 @@ ANY = st.recursive(
 def test_the_documented_envelope_is_read():
     body = {"error": {"message": "m", "type": "t", "code": "c", "param": "p"}}
 
-    assert envelope.parse(json.dumps(body).encode()) == Envelope("t", "c", "p", "m")
+    assert error_body.parse_error_body(json.dumps(body).encode()) == Envelope("t", "c", "p", "m")
 
 
 @pytest.mark.parametrize(
@@ -56,18 +65,18 @@ def test_the_documented_envelope_is_read():
         (b'{"error": {"code": "c", "n": ' + b"9" * 5000 + b"}}", None),
         (b"[" * 60_000, None),
         (b'{"error":' * 7_000, None),
-        (b'{"error": "' + b"x" * coding.MAX_BYTES + b'"}', None),
+        (b'{"error": "' + b"x" * MAX_BYTES + b'"}', None),
     ],
 )
 def test_what_is_no_envelope_is_a_value(body, expected):
     if sys.version_info < (3, 10, 7) and b"9" * 5000 in body:
         expected = Envelope(code="c")  # this Python reads integers of any length
-    assert envelope.parse(body) == expected
+    assert error_body.parse_error_body(body) == expected
 
 
 @given(st.binary() | ANY.map(lambda value: json.dumps({"error": value}).encode()))
 def test_no_body_raises(body):
-    envelope.parse(body)
+    error_body.parse_error_body(body)
 
 
 @given(
@@ -76,14 +85,14 @@ def test_no_body_raises(body):
     )
 )
 def test_every_field_can_be_encoded_and_is_short(fields):
-    parsed = envelope.parse(json.dumps({"error": fields}).encode())
+    parsed = error_body.parse_error_body(json.dumps({"error": fields}).encode())
 
     for name, value in parsed._asdict().items():
         if value is not None:
-            clean = masking.clean(value) if name == "message" else value
+            clean = redaction.clean(value) if name == "message" else value
             AnyValue(string_value=clean)
             assert clean.isprintable()
-            assert len(clean) <= masking.MAX_VALUE
+            assert len(clean) <= MAX_VALUE
 
 
 @pytest.mark.parametrize(
@@ -121,9 +130,9 @@ def test_every_field_can_be_encoded_and_is_short(fields):
     ],
 )
 def test_a_key_is_masked_wherever_it_stands(secret, around):
-    masked = masking.clean(around.format(secret))
+    masked = redaction.clean(around.format(secret))
 
-    assert masking.REDACTED in masked
+    assert redaction.REDACTED in masked
     assert "0123456789" not in masked
 
 
@@ -131,7 +140,7 @@ def test_a_key_is_masked_wherever_it_stands(secret, around):
 @pytest.mark.parametrize("end", ["", "'", " ", "+"])
 def test_what_looks_like_many_keys_is_masked_in_no_time(text, end):
     began_s = time.process_time()
-    masking.mask("bearer " + text * 20_000 + end)
+    redaction.redact("bearer " + text * 20_000 + end)
 
     assert time.process_time() - began_s < 1
 
@@ -140,19 +149,19 @@ def test_what_looks_like_many_keys_is_masked_in_no_time(text, end):
     "text", ["task_1234567890", "risk-1234567890", "req_0123456789", "a ask b"]
 )
 def test_what_is_no_key_is_not_masked(text):
-    assert masking.clean(text) == text
+    assert redaction.clean(text) == text
 
 
 @pytest.mark.parametrize("path", ["/v1/agent/stream", "/gateway/v1/agent/stream/"])
 def test_the_agent_s_prompt_is_masked_in_any_text(path):
     text = f"cannot reach 'https://host{path}?prompt=a+secret&x=1' today"
 
-    assert masking.mask(text) == f"cannot reach 'https://host{path}?REDACTED today"
+    assert redaction.redact(text) == f"cannot reach 'https://host{path}?REDACTED today"
 
 
 @pytest.mark.parametrize("header", ["Bearer \\nask_0123456789", "Basic 0123456789", "x"])
 def test_a_header_that_h11_refuses_is_masked_whatever_it_is(header):
-    masked = masking.mask(f"LocalProtocolError: Illegal header value b'{header}\\n'")
+    masked = redaction.redact(f"LocalProtocolError: Illegal header value b'{header}\\n'")
 
     assert masked == "LocalProtocolError: Illegal header value REDACTED"
 
@@ -162,9 +171,9 @@ def test_an_envelope_s_message_is_in_no_repr():
 
 
 def test_a_key_that_the_cut_would_part_is_masked_first():
-    text = "x" * (masking.MAX_VALUE - 8) + " ask_0123456789abcdef"
+    text = "x" * (MAX_VALUE - 8) + " ask_0123456789abcdef"
 
-    assert "ask_" not in masking.clean(text)
+    assert "ask_" not in redaction.clean(text)
 
 
 @pytest.mark.parametrize(
@@ -181,17 +190,17 @@ def test_a_key_that_the_cut_would_part_is_masked_first():
     ],
 )
 def test_an_encoding_is_undone(compress, encoding):
-    assert coding.decompress(compress(b"{}"), encoding) == b"{}"
+    assert decode_body(compress(b"{}"), encoding) == b"{}"
 
 
 def test_brotli_and_zstd_are_undone_if_the_client_can_undo_them():
-    assert coding.decompress(brotli.compress(b"{}"), "br") == b"{}"
-    assert coding.decompress(zstandard.compress(b"{}"), "zstd") == b"{}"
-    assert coding.decompress(b"no", "br") is None
-    assert coding.decompress(b"no", "zstd") is None
+    assert decode_body(brotli.compress(b"{}"), "br") == b"{}"
+    assert decode_body(zstandard.compress(b"{}"), "zstd") == b"{}"
+    assert decode_body(b"no", "br") is None
+    assert decode_body(b"no", "zstd") is None
     bomb = b"x" * 9_000_000
-    assert coding.decompress(brotli.compress(bomb), "br") is None
-    assert coding.decompress(zstandard.compress(bomb), "zstd") is None
+    assert decode_body(brotli.compress(bomb), "br") is None
+    assert decode_body(zstandard.compress(bomb), "zstd") is None
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd"])
@@ -199,7 +208,7 @@ def test_an_encoding_that_the_client_cannot_undo_is_none(encoding, monkeypatch):
     for module in ("brotli", "brotlicffi", "compression.zstd", "zstandard"):
         monkeypatch.setitem(sys.modules, module, None)
 
-    assert coding.decompress(b"{}", encoding) is None
+    assert decode_body(b"{}", encoding) is None
 
 
 @pytest.mark.parametrize(
@@ -211,18 +220,18 @@ def test_an_encoding_that_the_client_cannot_undo_is_none(encoding, monkeypatch):
     ],
 )
 def test_what_cannot_be_undone_is_none(body, encoding):
-    assert coding.decompress(body, encoding) is None
+    assert decode_body(body, encoding) is None
 
 
 @given(st.binary(max_size=200), st.sampled_from(["gzip", "deflate", "br", "zstd", "gzip, br"]))
 def test_no_compressed_body_raises(body, encoding):
-    coding.decompress(body, encoding)
+    decode_body(body, encoding)
 
 
 def test_headers_are_picked_in_any_case_and_the_first_counts():
     headers = [(b"X-Request-Id", b"1"), (b"x-request-id", b"2"), (b"Server", b"x")]
 
-    assert envelope.pick(headers) == {b"x-request-id": b"1"}
+    assert known_headers(headers) == {b"x-request-id": b"1"}
 
 
 @pytest.mark.parametrize(
@@ -248,12 +257,12 @@ def test_headers_are_picked_in_any_case_and_the_first_counts():
     ],
 )
 def test_a_retry_after_is_seconds_or_none(value, expected):
-    assert envelope.seconds_to_wait(value, NOW) == expected
+    assert retry_after_s(value, NOW) == expected
 
 
 @given(st.binary())
 def test_no_retry_after_raises(value):
-    seconds = envelope.seconds_to_wait(value, NOW)
+    seconds = retry_after_s(value, NOW)
 
     assert seconds is None or 0 <= seconds < float("inf")
 
@@ -274,7 +283,7 @@ def test_no_retry_after_raises(value):
     ],
 )
 def test_an_integer_beyond_int64_is_none(value, expected):
-    assert envelope.integer(value) == expected
+    assert header_integer(value) == expected
 
 
 @pytest.mark.parametrize(
@@ -282,7 +291,7 @@ def test_an_integer_beyond_int64_is_none(value, expected):
     [(b"1800000030", 30.0), (b"1799999999", 0.0), (b"30", None), (b"x", None), (None, None)],
 )
 def test_a_reset_is_seconds_from_now(value, expected):
-    assert envelope.seconds_to_reset(value, NOW) == expected
+    assert rate_limit_reset_s(value, NOW) == expected
 
 
 @pytest.mark.parametrize(
@@ -290,4 +299,4 @@ def test_a_reset_is_seconds_from_now(value, expected):
     [(b"req_1", "req_1"), (b" req_1 ", "req_1"), (b"", None), (b" ", None), (None, None)],
 )
 def test_an_empty_header_is_none(value, expected):
-    assert envelope.text(value) == expected
+    assert header_text(value) == expected

@@ -17,8 +17,9 @@ from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
 import assisters_otel
-from assisters_otel import catalog, explain, seen
-from assisters_otel.explanation import SIDES
+from assisters_otel import catalog, explain
+from assisters_otel.explanation.explain import SIDES
+from assisters_otel.sinks.known_attempts import _attempts_by_object_id, find_attempt
 from assisters_otel.testing import FakeApi
 
 CHAT = {"model": "assisters-chat-v1", "messages": [{"role": "user", "content": "planted"}]}
@@ -376,14 +377,14 @@ def test_what_is_seen_of_an_exception_is_found_though_it_has_no_hash_and_goes_wi
     error = raised(lambda: httpx.post(f"{api.url}/embeddings", content=Refusing()))
 
     assert error == _Unhashable("another")
-    assert seen.of(_Unhashable("another")) is None
-    assert seen.of(error).outcome.exception == "_Unhashable"
+    assert find_attempt(_Unhashable("another")) is None
+    assert find_attempt(error).outcome.exception == "_Unhashable"
     key = id(error)
-    assert key in seen._seen._kept
+    assert key in _attempts_by_object_id._kept
     error.__traceback__ = None
     del error
     gc.collect()
-    assert key not in seen._seen._kept
+    assert key not in _attempts_by_object_id._kept
 
 
 @pytest.mark.usefixtures("telemetry")

@@ -23,9 +23,17 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.util import _importlib_metadata
 
 import warm
-from assisters_otel import export, hand
-from assisters_otel import registered as registration
-from assisters_otel.quiet import AGAIN_S, LOGGERS, Destination, Hint, Reach, describe, read
+from assisters_otel.providers import entry_points as registration
+from assisters_otel.providers import owned_providers, workers
+from assisters_otel.providers.build import build_providers
+from assisters_otel.providers.delivery import REPEAT_WARNING_S, DeliveryState
+from assisters_otel.providers.delivery import Receiver as Reach
+from assisters_otel.providers.exporter_logs import (
+    LOGGERS,
+    ExportFailure,
+    failure_in_log_record,
+    failure_of,
+)
 from otlp import Collector
 
 if TYPE_CHECKING:
@@ -43,10 +51,10 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def build() -> Iterator[Callable[..., export.Exports]]:
+def build() -> Iterator[Callable[..., owned_providers.OwnedProviders]]:
     built = []
 
-    def build(**arguments) -> export.Exports:
+    def build(**arguments) -> owned_providers.OwnedProviders:
         defaults = {
             "traces": True,
             "metrics": True,
@@ -55,7 +63,7 @@ def build() -> Iterator[Callable[..., export.Exports]]:
             "headers": None,
             "protocol": None,
         }
-        built.append(export.build(**{**defaults, **arguments}))
+        built.append(build_providers(**{**defaults, **arguments}))
         return built[-1]
 
     yield build
@@ -91,7 +99,7 @@ def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
     fresh()
 
 
-def record(exports: export.Exports, spans: int = 1, count: int = 1) -> None:
+def record(exports: owned_providers.OwnedProviders, spans: int = 1, count: int = 1) -> None:
     if exports.tracer_provider:
         tracer = exports.tracer_provider.get_tracer("app")
         for number in range(spans):
@@ -115,11 +123,11 @@ def run(script: str, *arguments: str, **variables: str) -> Run:
     head = """
         import atexit, os, sys, time, logging, multiprocessing
         from functools import partial
-        from assisters_otel import export
+        from assisters_otel.providers import build as building
         logging.basicConfig(level=logging.INFO)
         def build(endpoint, **more):
             asked = dict(traces=True, metrics=True, service_name="s", headers=None, protocol=None)
-            return export.build(**{**asked, **more}, endpoint=endpoint)
+            return building.build_providers(**{**asked, **more}, endpoint=endpoint)
         def shut(exports):
             before = time.monotonic()
             done = exports.shutdown()
@@ -434,7 +442,9 @@ def test_what_cannot_be_used_is_told_and_leaves_no_thread(
         time.sleep(0.01)
     assert not set(threading.enumerate()) - before
     assert not any(
-        type(f).__name__ == "Hush" for name in LOGGERS for f in logging.getLogger(name).filters
+        type(f).__name__ == "ExporterLogFilter"
+        for name in LOGGERS
+        for f in logging.getLogger(name).filters
     )
 
 
@@ -570,13 +580,13 @@ def test_a_full_queue_is_told_once(build, monkeypatch, caplog):
 
 def test_a_queue_that_is_full_because_nobody_answers_is_no_warning_of_its_own(caplog):
     reach = Reach("http://c")
-    spans, metrics = (Destination(what, what, reach) for what in ("spans", "metrics"))
+    spans, metrics = (DeliveryState(what, what, reach) for what in ("spans", "metrics"))
     refused = (ConnectionRefusedError(111, "Connection refused"),)
     spans.begin()
     spans.hear(logging.LogRecord("name", logging.WARNING, "", 0, "Transient %s", refused, None))
     spans.overflow(logging.LogRecord("name", logging.WARNING, "", 0, "Queue full", (), None))
     spans.failed()
-    metrics.failed(Hint("ConnectionError", answered=False))
+    metrics.failed(ExportFailure("ConnectionError", answered=False))
 
     ((_, text),) = said(caplog)
     assert "Connection refused): spans and metrics are dropped" in text
@@ -585,8 +595,8 @@ def test_a_queue_that_is_full_because_nobody_answers_is_no_warning_of_its_own(ca
 def test_a_signal_is_said_to_be_dropped_once(caplog):
     reach = Reach("http://c")
     reach.whats += ["spans", "metrics"]
-    reach.failed("spans", Hint("queue full", answered=True), 0.0)
-    reach.failed("metrics", Hint("no answer in time", answered=False), 1.0)
+    reach.failed("spans", ExportFailure("queue full", answered=True), 0.0)
+    reach.failed("metrics", ExportFailure("no answer in time", answered=False), 1.0)
 
     assert [text.partition("): ")[2].partition(" are")[0] for _, text in said(caplog)] == [
         "spans",
@@ -643,9 +653,9 @@ def test_a_place_that_fails_again_soon_is_not_spoken_of(caplog):
     caplog.set_level(logging.INFO)
     reach = Reach("http://c")
     reach.whats += ["spans", "metrics"]
-    gone = Hint("ConnectionError", answered=False)
+    gone = ExportFailure("ConnectionError", answered=False)
 
-    for now_s in (0.0, AGAIN_S - 1, AGAIN_S - 0.5, AGAIN_S + 1):
+    for now_s in (0.0, REPEAT_WARNING_S - 1, REPEAT_WARNING_S - 0.5, REPEAT_WARNING_S + 1):
         reach.failed("spans", gone, now_s)
         reach.failed("metrics", gone, now_s)
         reach.arrived("spans")
@@ -657,7 +667,7 @@ def test_a_place_that_fails_again_soon_is_not_spoken_of(caplog):
 def test_a_refusal_outlives_the_success_of_another_signal(caplog):
     caplog.set_level(logging.INFO)
     reach = Reach("http://c")
-    reach.failed("metrics", Hint("HTTP 404", answered=True), 0.0)
+    reach.failed("metrics", ExportFailure("HTTP 404", answered=True), 0.0)
 
     reach.arrived("spans")
     assert [level for level, _ in said(caplog)] == ["WARNING"]
@@ -668,28 +678,41 @@ def test_a_refusal_outlives_the_success_of_another_signal(caplog):
 @pytest.mark.parametrize(
     ("level", "text", "arguments", "hint"),
     [
-        (logging.WARNING, "Transient error %s", (TimeoutError(),), Hint("TimeoutError", False)),
-        (logging.ERROR, "Failed to encode: %s", (KeyError("k"),), Hint("KeyError", True)),
+        (
+            logging.WARNING,
+            "Transient error %s",
+            (TimeoutError(),),
+            ExportFailure("TimeoutError", False),
+        ),
+        (logging.ERROR, "Failed to encode: %s", (KeyError("k"),), ExportFailure("KeyError", True)),
         (
             logging.WARNING,
             "size %d exceeds %d",
             (70_000, 640),
-            Hint("size 70000 exceeds 640", True),
+            ExportFailure("size 70000 exceeds 640", True),
         ),
         (logging.ERROR, "Failed to export %s batch due to timeout", ("spans",), None),
         (logging.WARNING, "Shutdown in progress, aborting retry.", (), None),
-        (logging.WARNING, "Transient error %s", ("a\nb" + "c" * 99,), Hint("ab" + "c" * 78, True)),
+        (
+            logging.WARNING,
+            "Transient error %s",
+            ("a\nb" + "c" * 99,),
+            ExportFailure("ab" + "c" * 78, True),
+        ),
     ],
 )
 def test_the_reason_is_read_from_what_an_exporter_logs(level, text, arguments, hint):
-    assert read(logging.LogRecord("name", level, "", 0, text, arguments, None)) == hint
+    assert (
+        failure_in_log_record(logging.LogRecord("name", level, "", 0, text, arguments, None))
+        == hint
+    )
 
 
 def test_a_ring_of_causes_is_described():
     first, second = KeyError(), ValueError()
     first.__context__, second.__context__ = second, first
 
-    assert describe(first) == Hint("KeyError", answered=True)
+    assert failure_of(first) == ExportFailure("KeyError", answered=True)
 
 
 # -- exit ---------------------------------------------------------------------------------------
@@ -757,11 +780,17 @@ def test_the_filters_stay_until_the_last_thread_is_done(build, caplog):
         record(exports)
         assert exports.shutdown(0.2) is False
         assert any(
-            type(f).__name__ == "Hush" for n in LOGGERS for f in logging.getLogger(n).filters
+            type(f).__name__ == "ExporterLogFilter"
+            for n in LOGGERS
+            for f in logging.getLogger(n).filters
         )
 
     until_s = time.monotonic() + 60
-    while any(type(f).__name__ == "Hush" for n in LOGGERS for f in logging.getLogger(n).filters):
+    while any(
+        type(f).__name__ == "ExporterLogFilter"
+        for n in LOGGERS
+        for f in logging.getLogger(n).filters
+    ):
         assert time.monotonic() < until_s
         time.sleep(0.02)
     assert [r.name for r in caplog.records] == ["assisters_otel"]
@@ -771,10 +800,10 @@ def test_calls_are_made_in_time_and_one_that_raises_is_told(caplog):
     def raising() -> None:
         raise KeyError
 
-    hands = hand.Hands(2)
-    assert hand.in_time(hands.begin([raising]), 60) is False
-    assert hand.in_time(hands.begin([lambda: True, lambda: None]), 60) is True
-    assert hand.in_time(hands.begin([lambda: time.sleep(1)]), 0.05) is False
+    hands = workers.Hands(2)
+    assert workers.run_all(hands.begin([raising]), 60) is False
+    assert workers.run_all(hands.begin([lambda: True, lambda: None]), 60) is True
+    assert workers.run_all(hands.begin([lambda: time.sleep(1)]), 0.05) is False
     hands.rest()
     assert said(caplog) == [("WARNING", "telemetry could not be exported (KeyError)")]
 

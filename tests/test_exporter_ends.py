@@ -13,7 +13,8 @@ from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.util import _importlib_metadata
 
-from assisters_otel import export
+from assisters_otel.providers import owned_providers
+from assisters_otel.providers.build import build_providers
 from otlp import Collector
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def build(endpoint: str | None = None) -> export.Exports:
-    return export.build(
+def build(endpoint: str | None = None) -> owned_providers.OwnedProviders:
+    return build_providers(
         traces=True,
         metrics=True,
         service_name="ends",
@@ -39,7 +40,7 @@ def build(endpoint: str | None = None) -> export.Exports:
     )
 
 
-def record(exports: export.Exports) -> None:
+def record(exports: owned_providers.OwnedProviders) -> None:
     exports.tracer_provider.get_tracer("app").start_span("span").end()
     exports.meter_provider.get_meter("app").create_counter("count").add(1)
 
@@ -49,7 +50,7 @@ def record(exports: export.Exports) -> None:
 
 def test_the_end_waits_for_a_collector_that_has_just_come_back(monkeypatch):
     # On a busy machine a second may be over before anything has been sent.
-    monkeypatch.setattr(export, "DEAD_S", 30)
+    monkeypatch.setattr(owned_providers, "UNREACHABLE_WAIT_S", 30)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

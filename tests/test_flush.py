@@ -19,12 +19,14 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import assisters_otel
-from assisters_otel import export
+from assisters_otel.providers.build import build_providers
 from otlp import Collector
 from scripts import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from assisters_otel.providers import owned_providers
 
 SLACK_S = 3.0  # on a busy machine everything takes longer
 LONG_S = 30.0  # what hangs would hang for so long
@@ -259,8 +261,8 @@ def broken_logging(request, monkeypatch) -> Iterator[str]:
     root.setLevel(level)
 
 
-def build(collector: Collector) -> export.Exports:
-    return export.build(
+def build(collector: Collector) -> owned_providers.OwnedProviders:
+    return build_providers(
         traces=True,
         metrics=True,
         service_name=None,

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from assisters_otel.guard import MAX_TOLD, Guard
+from assisters_otel.fail_safe import MAX_TOLD, Guard
 
 
 def broken(why):

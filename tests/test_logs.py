@@ -11,11 +11,12 @@ from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogR
 from opentelemetry.trace import SpanContext
 from pythonjsonlogger.json import JsonFormatter
 
-from assisters_otel.attempt import CallOutcome, Request, judge
-from assisters_otel.envelope import Envelope
-from assisters_otel.logs import LINES, WINDOW_S, Log
+from assisters_otel.api.error_body import Envelope
+from assisters_otel.api.request import ApiRequest
+from assisters_otel.outcomes import CallOutcome, judge
+from assisters_otel.sinks.failure_log import MAX_SINGLE_LINES, WINDOW_S, FailureLog
 
-REQUEST = Request("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
+REQUEST = ApiRequest("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
 
 
 FIELDS = {
@@ -43,7 +44,7 @@ def clock():
 
 @pytest.fixture
 def log(clock):
-    return Log(clock)
+    return FailureLog(clock)
 
 
 def failed(code="invalid_model", request=REQUEST, status=400):
@@ -92,8 +93,14 @@ def test_a_storm_is_summed_up(log, clock, caplog):
     for _ in range(100):
         log.record(failed())
     log.record(failed("internal_error"))
-    assert [stands_for(record) for record in caplog.records] == [1] * LINES + [5, 10, 20, 40, 1]
-    assert caplog.messages[LINES] == (
+    assert [stands_for(record) for record in caplog.records] == [1] * MAX_SINGLE_LINES + [
+        5,
+        10,
+        20,
+        40,
+        1,
+    ]
+    assert caplog.messages[MAX_SINGLE_LINES] == (
         "Assisters API: 5 more met invalid_model on POST /v1/embeddings"
     )
 

@@ -6,13 +6,17 @@ import re
 import pytest
 from opentelemetry.context import Context
 
-from assisters_otel import names
-from assisters_otel.attempt import CallOutcome, Request, Resend, StreamOutcome, judge
-from assisters_otel.envelope import Envelope
-from assisters_otel.metrics import FRESH_S, MAX_FURTHER, MAX_MODELS, ClosedSet, Metrics
+from assisters_otel.api.error_body import Envelope
+from assisters_otel.api.request import ApiRequest
+from assisters_otel.outcomes import CallOutcome, Resend, StreamOutcome, judge
+from assisters_otel.semconv import attributes as names
+from assisters_otel.semconv import metrics as metric_names
+from assisters_otel.sinks.label_values import MAX_EXTRA_VALUES, MAX_MODELS, LabelValues
+from assisters_otel.sinks.metrics import FRESH_S, AttemptMetrics
+from assisters_otel.version import __version__
 from memory import Memory
 
-REQUEST = Request("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
+REQUEST = ApiRequest("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
 REMAINING = "assisters.client.ratelimit.requests.remaining"
 
 
@@ -30,7 +34,7 @@ class Clock:
 
 @pytest.fixture
 def metrics(memory, clock):
-    return Metrics(memory.meter_provider, clock, lambda: None)
+    return AttemptMetrics(memory.meter_provider, clock, lambda: None)
 
 
 def failed(status=400, request=REQUEST, **fields):
@@ -38,13 +42,15 @@ def failed(status=400, request=REQUEST, **fields):
 
 
 def test_twenty_undocumented_codes_are_labels_and_the_next_is_other(memory, metrics, caplog):
-    for n in range(MAX_FURTHER + 30):
+    for n in range(MAX_EXTRA_VALUES + 30):
         metrics.record(failed(code=f"code_{n}"))
     metrics.record(failed(code="code_3"))
     metrics.record(failed(code="invalid_model"))
 
-    points = {point["error.code"]: point["value"] for point in memory.points(names.ERRORS.name)}
-    assert len(points) == MAX_FURTHER + 2
+    points = {
+        point["error.code"]: point["value"] for point in memory.points(metric_names.ERRORS.name)
+    }
+    assert len(points) == MAX_EXTRA_VALUES + 2
     assert points["_OTHER"] == 30
     assert points["code_3"] == 2
     assert points["invalid_model"] == 1
@@ -57,8 +63,8 @@ def test_types_and_exceptions_are_closed_sets_too(memory, metrics):
         metrics.record(failed(type=f"type_{n}"))
         metrics.record(judge(REQUEST, 0.1, exception=f"Error{n}"))
 
-    types = {point["error.type"] for point in memory.points(names.ERRORS.name)}
-    assert len(types) == 2 * MAX_FURTHER + 1
+    types = {point["error.type"] for point in memory.points(metric_names.ERRORS.name)}
+    assert len(types) == 2 * MAX_EXTRA_VALUES + 1
     assert "_OTHER" in types
 
 
@@ -86,17 +92,19 @@ def test_a_label_that_has_overflowed_is_warned_of_once_by_its_name(
 
     (line,) = caplog.messages
     assert line.startswith(f"{label} {value} is on metrics as _OTHER, ")
-    assert f" {MAX_MODELS if 'model' in label else MAX_FURTHER} undocumented ones at most" in line
+    assert (
+        f" {MAX_MODELS if 'model' in label else MAX_EXTRA_VALUES} undocumented ones at most" in line
+    )
 
 
 def test_a_status_outside_http_is_other(memory, metrics):
     metrics.record(failed(status=999))
 
-    assert memory.point(names.ERRORS.name)["error.type"] == "_OTHER"
+    assert memory.point(metric_names.ERRORS.name)["error.type"] == "_OTHER"
 
 
 def test_a_closed_set_does_not_take_what_is_not_well_formed():
-    closed = ClosedSet("x", ["known"], re.compile("[a-z]+\\Z"))
+    closed = LabelValues("x", ["known"], re.compile("[a-z]+\\Z"))
 
     assert [closed(v) for v in ("known", "new", "No", "n" * 9)] == [
         "known",
@@ -118,9 +126,9 @@ def test_a_rate_limit_is_said_for_two_minutes_and_then_no_more(memory, metrics, 
 
 def test_who_records_later_in_one_provider_is_whom_its_gauges_ask(memory, clock):
     """The SDK keeps the callbacks that an instrument was made with first."""
-    first = Metrics(memory.meter_provider, clock, lambda: None)
+    first = AttemptMetrics(memory.meter_provider, clock, lambda: None)
     first.record(judge(REQUEST, 0.1, status=200, headers={b"x-ratelimit-remaining-rpm": b"41"}))
-    second = Metrics(memory.meter_provider, clock, lambda: None)
+    second = AttemptMetrics(memory.meter_provider, clock, lambda: None)
     second.record(judge(REQUEST, 0.1, status=200, headers={b"x-ratelimit-remaining-rpm": b"7"}))
 
     assert memory.point(REMAINING)["value"] == 7
@@ -165,12 +173,12 @@ def test_limits_of_many_servers_are_bounded(memory, metrics, clock):
 def test_port_443_is_not_said(memory, metrics):
     metrics.record(judge(REQUEST, 0.1, status=200))
 
-    assert "server.port" not in memory.point(names.REQUEST_DURATION.name)
+    assert "server.port" not in memory.point(metric_names.REQUEST_DURATION.name)
 
 
 def test_every_metric_is_as_names_describes_it(metrics, clock):
     memory = Memory()
-    metrics = Metrics(memory.meter_provider, clock, lambda: None)
+    metrics = AttemptMetrics(memory.meter_provider, clock, lambda: None)
     all_limits = {
         b"x-ratelimit-limit-rpm": b"1",
         b"x-ratelimit-remaining-rpm": b"1",
@@ -200,22 +208,22 @@ def test_every_metric_is_as_names_describes_it(metrics, clock):
     (scope,) = data.resource_metrics[0].scope_metrics
     found = {metric.name: metric for metric in scope.metrics}
 
-    assert (scope.scope.name, scope.scope.version) == ("assisters_otel", names.__version__)
+    assert (scope.scope.name, scope.scope.version) == ("assisters_otel", __version__)
     assert scope.schema_url == names.SCHEMA_URL
-    assert set(found) == {metric.name for metric in names.METRICS}
+    assert set(found) == {metric.name for metric in metric_names.METRICS}
     kinds = {"Histogram": "histogram", "Sum": "counter", "Gauge": "gauge"}
-    for described in names.METRICS:
+    for described in metric_names.METRICS:
         metric = found[described.name]
         assert metric.unit == described.unit
         assert metric.description == described.description
         assert kinds[type(metric.data).__name__] == described.instrument
         (point,) = metric.data.data_points
         assert set(point.attributes) == set(described.attributes)
-    (duration,) = found[names.REQUEST_DURATION.name].data.data_points
-    assert duration.explicit_bounds == names.DURATION_BOUNDARIES
-    (duration,) = found[names.CALL_DURATION.name].data.data_points
-    assert duration.explicit_bounds == names.DURATION_BOUNDARIES
-    (attempts,) = found[names.CALL_ATTEMPTS.name].data.data_points
-    assert attempts.explicit_bounds == names.ATTEMPTS_BOUNDARIES
+    (duration,) = found[metric_names.REQUEST_DURATION.name].data.data_points
+    assert duration.explicit_bounds == metric_names.DURATION_BOUNDARIES
+    (duration,) = found[metric_names.CALL_DURATION.name].data.data_points
+    assert duration.explicit_bounds == metric_names.DURATION_BOUNDARIES
+    (attempts,) = found[metric_names.CALL_ATTEMPTS.name].data.data_points
+    assert attempts.explicit_bounds == metric_names.ATTEMPTS_BOUNDARIES
     assert attempts.sum == 3
     memory.shutdown()

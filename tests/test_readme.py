@@ -13,7 +13,10 @@ import pytest
 import yaml
 
 import assisters_otel
-from assisters_otel import catalog, names
+from assisters_otel import catalog
+from assisters_otel.semconv import attributes as names
+from assisters_otel.semconv import environment
+from assisters_otel.semconv import metrics as metric_names
 
 ROOT = Path(__file__).parents[1]
 README = ROOT.joinpath("README.md").read_text()
@@ -55,7 +58,7 @@ def test_the_table_of_a_stream_s_attributes_is_names_own():
 def test_the_table_of_metrics_is_names_own():
     expected = [
         [f"`{m.name}`", m.instrument, f"`{m.unit}`", ", ".join(f"`{a}`" for a in m.attributes)]
-        for m in names.METRICS
+        for m in metric_names.METRICS
     ]
 
     assert rows("metric") == expected
@@ -92,10 +95,10 @@ def test_every_argument_of_init_is_in_the_readme():
 
 def test_every_variable_of_ours_is_in_the_readme():
     for variable in (
-        names.ASSISTERS_BASE_URL,
-        names.ASSISTERS_OTEL_HOSTS,
-        names.ASSISTERS_OTEL_CAPTURE_MESSAGE,
-        names.OTEL_SDK_DISABLED,
+        environment.ASSISTERS_BASE_URL,
+        environment.ASSISTERS_OTEL_HOSTS,
+        environment.ASSISTERS_OTEL_CAPTURE_MESSAGE,
+        environment.OTEL_SDK_DISABLED,
     ):
         assert f"`{variable}" in README
 

@@ -34,7 +34,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
 import assisters_otel
-from assisters_otel import quiet
+from assisters_otel.providers import exporter_logs
 from assisters_otel.testing import FakeApi
 from callers import CALLERS
 from leaks import KEY
@@ -243,7 +243,7 @@ def test_a_url_without_a_port_has_its_scheme_s(memory, api, sdk, scheme, port, m
 
 
 def test_an_export_of_our_own_to_a_watched_host_is_none_of_ours(api, memory, telemetry, caller):
-    with quiet.listening(lambda _: None):
+    with exporter_logs.capture_exporter_logs(lambda _: None):
         caller.send("GET", url_of(api, "models"))
 
     assert memory.spans() == []

@@ -13,16 +13,18 @@ from contextlib import contextmanager
 import pytest
 from opentelemetry import trace
 
-from assisters_otel import resend
-from assisters_otel.attempt import Request, judge
-from assisters_otel.flow import units
-from assisters_otel.resend import Resends
-from assisters_otel.sending import Chain, Sending
+from assisters_otel.api.request import ApiRequest
+from assisters_otel.attempts.attempt import Sending
+from assisters_otel.attempts.control_flow import units
+from assisters_otel.attempts.retry_chain import Chain
+from assisters_otel.outcomes import judge
+from assisters_otel.resends import tracker
+from assisters_otel.resends.tracker import Resends
 from sizes import sized
 
 SECRET = "Bearer ask_0123456789abcdef"
 PROMPT = b'{"input": "what the user typed"}'
-REQUEST = Request("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
+REQUEST = ApiRequest("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
 OK = judge(REQUEST, 0.1, status=200)
 FAILED = judge(REQUEST, 0.1, status=500)
 
@@ -149,7 +151,7 @@ def test_where_another_flow_has_failed_nothing_is_asked(resends):
 def test_many_failing_requests_leave_a_small_record(resends, clock):
     """All distinct, each under a span of its own."""
     many = sized(100_000)
-    assert many >= 4 * resend.MAX_ENTRIES
+    assert many >= 4 * tracker.MAX_ENTRIES
     for number in range(many // 2):
         fail(resends, Message(b"%d" % number), under(number + 1))
         clock.now += 0.001
@@ -161,10 +163,10 @@ def test_many_failing_requests_leave_a_small_record(resends, clock):
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
 
-    assert len(resends) == resend.MAX_ENTRIES
-    assert len(resends._places) <= resend.MAX_ENTRIES
+    assert len(resends) == tracker.MAX_ENTRIES
+    assert len(resends._places) <= tracker.MAX_ENTRIES
     # All that is remembered has been replaced, and what replaced it is all that was measured.
-    assert grown < resend.MAX_ENTRIES * 1024
+    assert grown < tracker.MAX_ENTRIES * 1024
 
 
 def test_redirects_that_nobody_follows_leave_a_small_record(resends):
@@ -176,7 +178,7 @@ def test_redirects_that_nobody_follows_leave_a_small_record(resends):
         thread.start()
         thread.join()
 
-    assert len(resends._hops) <= resend._MAX_HOPS
+    assert len(resends._hops) <= tracker._MAX_HOPS
 
 
 def test_no_body_and_no_key_is_held(resends):
@@ -240,13 +242,13 @@ def test_a_request_that_says_nothing_is_known_under_its_span_alone(resends, arou
 
 def test_what_leaves_no_trace_of_its_end_does_not_pile_up_and_is_not_held(resends):
     gone = []
-    for _ in range(resend._MAX_UNDER_WAY + 10):
+    for _ in range(tracker._MAX_UNDER_WAY + 10):
         message = Message()
         gone.append(weakref.ref(message))
         send(resends, message)
     del message
 
-    assert len(resends._under_way) <= resend._MAX_UNDER_WAY
+    assert len(resends._under_way) <= tracker._MAX_UNDER_WAY
     assert not [one for one in gone if one() is not None]
 
 

@@ -3,15 +3,16 @@ from __future__ import annotations
 import pytest
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 
-from assisters_otel import late, spans
-from assisters_otel.attempt import Request, judge
-from assisters_otel.guard import Guard
+from assisters_otel.api.request import ApiRequest
+from assisters_otel.fail_safe import Guard
+from assisters_otel.outcomes import judge
+from assisters_otel.sinks import attempt_span, foreign_span
 
 guard = Guard(strict=True)
 
 SCOPE = "opentelemetry.instrumentation.httpx"
 URL = "https://api.assisters.dev/v1/models"
-REQUEST = Request("GET", "/v1/models", "/v1/models", "api.assisters.dev", None)
+REQUEST = ApiRequest("GET", "/v1/models", "/v1/models", "api.assisters.dev", None)
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def tracer(memory):
 
 def test_what_is_written_last_wins_over_what_was_written_after(tracer, memory):
     span = tracer.start_span("GET", kind=SpanKind.CLIENT)
-    late.write(span, lambda span: span.set_attribute("error.type", "ours"), guard)
+    foreign_span.before_end(span, lambda span: span.set_attribute("error.type", "ours"), guard)
     span.set_attribute("error.type", "429")
     span.end()
 
@@ -31,8 +32,8 @@ def test_what_is_written_last_wins_over_what_was_written_after(tracer, memory):
 
 def test_the_last_of_several_attempts_on_one_span_counts(tracer, memory):
     span = tracer.start_span("GET", kind=SpanKind.CLIENT)
-    late.write(span, lambda span: span.set_attribute("first", 1), guard)
-    late.write(span, lambda span: span.set_attribute("second", 2), guard)
+    foreign_span.before_end(span, lambda span: span.set_attribute("first", 1), guard)
+    foreign_span.before_end(span, lambda span: span.set_attribute("second", 2), guard)
     span.end()
 
     assert dict(memory.attempt().attributes) == {"second": 2}
@@ -40,7 +41,7 @@ def test_the_last_of_several_attempts_on_one_span_counts(tracer, memory):
 
 def test_an_end_time_that_is_given_is_kept(tracer, memory):
     span = tracer.start_span("GET", kind=SpanKind.CLIENT)
-    late.write(span, lambda _: None, guard)
+    foreign_span.before_end(span, lambda _: None, guard)
     span.end(span.start_time + 5)
 
     assert memory.attempt().end_time == memory.attempt().start_time + 5
@@ -51,8 +52,8 @@ def test_a_span_without_room_for_an_end_of_its_own_is_written_at_once():
         __slots__ = ("written",)
 
     span = Slotted()
-    late.write(span, lambda span: setattr(span, "written", True), guard)
-    late.forget(span)
+    foreign_span.before_end(span, lambda span: setattr(span, "written", True), guard)
+    foreign_span.cancel_before_end(span)
 
     assert span.written
 
@@ -70,23 +71,23 @@ def test_a_span_that_others_made_is_not_the_attempt_s(memory, tracer):
         ),
     ):
         with span:
-            assert spans.of_attempt(SCOPE, "GET", "api.assisters.dev", URL) is None
+            assert attempt_span.find_app_span(SCOPE, "GET", "api.assisters.dev", URL) is None
 
 
 def test_a_span_whose_url_a_hook_has_taken_away_is_still_the_attempt_s(tracer):
     with tracer.start_as_current_span("GET", kind=SpanKind.CLIENT) as span:
-        assert spans.of_attempt(SCOPE, "GET", "api.assisters.dev", URL) is span
+        assert attempt_span.find_app_span(SCOPE, "GET", "api.assisters.dev", URL) is span
 
 
 def test_a_span_whose_url_a_limit_has_cut_is_still_the_attempt_s(tracer):
     told = {"url.full": URL[:12], "http.request.method": "GET"}
     with tracer.start_as_current_span("GET", kind=SpanKind.CLIENT, attributes=told) as span:
-        assert spans.of_attempt(SCOPE, "GET", "api.assisters.dev", URL) is span
+        assert attempt_span.find_app_span(SCOPE, "GET", "api.assisters.dev", URL) is span
 
 
 def test_a_name_that_somebody_gave_is_kept(tracer, memory):
     span = tracer.start_span("list the models", kind=SpanKind.CLIENT)
-    spans.rename(span, REQUEST)
+    attempt_span.set_span_name(span, REQUEST)
     span.end()
 
     assert memory.attempt().name == "list the models"
@@ -100,7 +101,7 @@ def test_a_key_in_a_header_that_was_captured_is_redacted(tracer, memory):
         "http.request.header.accept": ["*/*"],
     }
     span = tracer.start_span("GET", attributes=captured)
-    spans.redact(span, REQUEST)
+    attempt_span.redact_request(span, REQUEST)
     span.end()
 
     (span,) = memory.spans()
@@ -115,7 +116,7 @@ def test_a_status_that_the_app_s_hook_made_ok_stays_ok(tracer, memory):
     span = tracer.start_span("GET", kind=SpanKind.CLIENT)
     span.set_status(StatusCode.OK)
     outcome = judge(REQUEST, 0.1, status=404)
-    spans.describe(span, outcome, 0.0, capture_message=False)
+    attempt_span.write_outcome(span, outcome, 0.0, capture_message=False)
     span.end()
 
     assert memory.attempt().status.status_code is StatusCode.OK
@@ -127,7 +128,7 @@ def test_a_long_exception_s_description_is_masked_and_cut(tracer, memory):
     text = "ConnectError: /v1/agent/stream?prompt=secret " + "x" * 9999
     span.set_status(StatusCode.ERROR, text)
     outcome = judge(REQUEST, 0.1, exception="ConnectError")
-    spans.describe(span, outcome, 0.0, capture_message=False)
+    attempt_span.write_outcome(span, outcome, 0.0, capture_message=False)
     span.end()
 
     description = memory.attempt().status.description
@@ -140,4 +141,4 @@ def test_a_span_that_does_not_record_is_nobody_s():
 
     context = SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(0))
     with trace.use_span(NonRecordingSpan(context)):
-        assert spans.of_attempt(SCOPE, "GET", "api.assisters.dev", URL) is None
+        assert attempt_span.find_app_span(SCOPE, "GET", "api.assisters.dev", URL) is None

@@ -13,9 +13,18 @@ import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from assisters_otel import names, streams
-from assisters_otel.envelope import Envelope
-from assisters_otel.streams import BROKE, CLOSED, ENDED, FORGOTTEN, MAX_BYTES, Events, events
+from assisters_otel.api import event_stream
+from assisters_otel.api.error_body import Envelope
+from assisters_otel.api.event_stream import (
+    BROKE,
+    CLOSED,
+    ENDED,
+    FORGOTTEN,
+    MAX_BYTES,
+    EventStreamScanner,
+    scanner_for,
+)
+from assisters_otel.semconv import attributes as names
 
 CHAT = "/v1/chat/completions"
 TEXT = b'data: {"choices": []}\n\n'
@@ -40,7 +49,7 @@ class Said(NamedTuple):
 
 def said(*chunks, encoding=b""):
     """What a stream says that comes in these chunks, by the quick way where it may be."""
-    watched = Events(encoding)
+    watched = EventStreamScanner(encoding)
     for chunk in chunks:
         if not watched.is_ordinary(chunk):
             watched.feed(chunk)
@@ -234,7 +243,7 @@ def test_what_cannot_be_read_is_no_error(body):
 
 
 def test_the_quick_way_takes_one_whole_event_of_one_line_only():
-    watched = Events()
+    watched = EventStreamScanner()
     assert not watched.is_ordinary(TEXT), "the first may begin with a mark"
     watched.feed(TEXT)
 
@@ -259,7 +268,7 @@ def test_the_quick_way_takes_one_whole_event_of_one_line_only():
 @pytest.mark.parametrize("first", [b": keep-alive\n\n", b"retry: 3000\n\n", b"\n"])
 def test_the_first_event_of_data_is_not_taken_the_quick_way_whatever_came_before(first):
     """It is the one whose time is told."""
-    watched = Events()
+    watched = EventStreamScanner()
     watched.feed(first)
 
     assert not watched.is_ordinary(TEXT)
@@ -271,7 +280,7 @@ def test_the_first_event_of_data_is_not_taken_the_quick_way_whatever_came_before
 
 
 def test_a_megabyte_in_one_event_is_counted_and_not_kept():
-    watched = Events()
+    watched = EventStreamScanner()
     for chunk in (b"data: {", *[b"x" * 1000] * 1000):
         watched.feed(chunk)
         assert len(watched._line) <= MAX_BYTES
@@ -282,7 +291,7 @@ def test_a_megabyte_in_one_event_is_counted_and_not_kept():
 
 
 def test_a_megabyte_of_lines_in_one_event_is_not_kept():
-    watched = Events()
+    watched = EventStreamScanner()
     for _ in range(20_000):
         watched.feed(b"data: " + b"x" * 44 + b"\n")
 
@@ -345,7 +354,7 @@ def test_a_stream_that_unpacks_to_much_is_looked_through_piece_by_piece(encoding
 @pytest.mark.parametrize("line", [b"\n", b"\r", b"data: x\n\n"])
 def test_a_bomb_of_lines_takes_no_time(encoding, encode, line):
     bomb = encode(line * (20_000_000 // len(line)))
-    watched = Events(encoding)
+    watched = EventStreamScanner(encoding)
     began_s = time.process_time()
     for _ in range(3_000_000):
         pass
@@ -354,7 +363,7 @@ def test_a_bomb_of_lines_takes_no_time(encoding, encode, line):
     took_s = time.process_time() - ended_s
 
     assert watched.is_hidden
-    assert streams.outcome(watched, ENDED, CHAT) == names.COMPLETED
+    assert event_stream.stream_outcome(watched, ENDED, CHAT) == names.COMPLETED
     # A loop that takes as long where nothing measures coverage; it was twenty times that.
     assert took_s < 12 * (ended_s - began_s)
 
@@ -371,12 +380,12 @@ def test_a_long_chat_in_one_compressed_chunk_is_no_bomb(encoding, encode):
     "encoding", [b"gzip", b"deflate", b"br", b"zstd", b"compress", b"gzip, br"]
 )
 def test_what_cannot_be_unpacked_is_neither_done_nor_truncated(encoding):
-    watched = Events(encoding)
+    watched = EventStreamScanner(encoding)
     for _ in range(3):
         watched.feed(b"\xffnothing of the kind" + DONE)
 
     assert watched.is_hidden
-    assert streams.outcome(watched, ENDED, CHAT) == names.COMPLETED
+    assert event_stream.stream_outcome(watched, ENDED, CHAT) == names.COMPLETED
     assert not watched.done
 
 
@@ -403,21 +412,21 @@ def test_what_cannot_be_unpacked_is_neither_done_nor_truncated(encoding):
     ],
 )  # fmt: skip
 def test_the_first_outcome_that_applies_is_told(body, way, template, expected):
-    watched = Events()
+    watched = EventStreamScanner()
     watched.feed(body)
 
-    assert streams.outcome(watched, way, template) == expected
+    assert event_stream.stream_outcome(watched, way, template) == expected
 
 
 def test_only_an_event_stream_is_watched():
-    assert events({b"content-type": b"application/json"}) is None
-    assert events({b"content-type": b"audio/mpeg"}) is None
-    assert events({b"content-type": b"text/event-stream; charset=utf-8"}) is not None
+    assert scanner_for({b"content-type": b"application/json"}) is None
+    assert scanner_for({b"content-type": b"audio/mpeg"}) is None
+    assert scanner_for({b"content-type": b"text/event-stream; charset=utf-8"}) is not None
 
 
 def test_a_long_error_s_words_are_read_where_its_beginning_was_kept():
     """A message may quote what somebody typed, however long."""
-    watched = Events()
+    watched = EventStreamScanner()
     watched.feed(
         b'data: { "error": {"code": "internal_error", "type": "server_error", "message": "'
     )
@@ -427,14 +436,14 @@ def test_a_long_error_s_words_are_read_where_its_beginning_was_kept():
 
 
 def test_a_long_event_that_only_quotes_an_error_is_none():
-    watched = Events()
+    watched = EventStreamScanner()
     watched.feed(b'data: {"text": "{\\"error\\": {}} ' + b"x" * 2 * MAX_BYTES + b'"}\n\n')
 
     assert watched.error is None
 
 
 def test_the_fields_of_a_named_error_may_stand_without_an_envelope():
-    watched = Events()
+    watched = EventStreamScanner()
     watched.feed(b'event: error\ndata: {"type": "server_error", "code": "internal_error"}\n\n')
 
     assert watched.error == Envelope("server_error", "internal_error")

@@ -24,7 +24,8 @@ from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metric
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 import assisters_otel
-from assisters_otel import export, exporters
+from assisters_otel.providers import exporter_specs, otlp_settings, owned_providers, signals
+from assisters_otel.providers.build import build_providers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -148,9 +149,11 @@ def tls(tmp_path_factory) -> Tls:
     return Tls(context, *(str(folder / name) for name in names))
 
 
-def build(endpoint: str | None, signal: str | None = None, **arguments) -> export.Exports:
+def build(
+    endpoint: str | None, signal: str | None = None, **arguments
+) -> owned_providers.OwnedProviders:
     given = {"service_name": None, "headers": None, "protocol": None} | arguments
-    return export.build(
+    return build_providers(
         traces=signal in {None, "traces"},
         metrics=signal in {None, "metrics"},
         endpoint=endpoint,
@@ -158,7 +161,7 @@ def build(endpoint: str | None, signal: str | None = None, **arguments) -> expor
     )
 
 
-def record(exports: export.Exports) -> None:
+def record(exports: owned_providers.OwnedProviders) -> None:
     if exports.tracer_provider:
         exports.tracer_provider.get_tracer("app").start_span("one").end()
     if exports.meter_provider:
@@ -166,7 +169,7 @@ def record(exports: export.Exports) -> None:
 
 
 @contextmanager
-def built(*arguments, **more) -> Iterator[export.Exports]:
+def built(*arguments, **more) -> Iterator[owned_providers.OwnedProviders]:
     exports = build(*arguments, **more)
     try:
         yield exports
@@ -460,13 +463,13 @@ class Credentials:
 def test_a_session_of_a_credential_provider_is_looked_at_as_well(
     flushed, receive, monkeypatch, answer
 ):
-    from assisters_otel import otlp_http
+    from assisters_otel.providers import otlp_http
 
     receiver = receive(REFUSALS[answer][0]("traces"))
     Credentials.made = requests.Session()
     Credentials.made.headers["x-token"] = KEY
     monkeypatch.setenv("OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER", "mine")
-    monkeypatch.setattr(otlp_http, "load", lambda *_: Credentials().load())
+    monkeypatch.setattr(otlp_http, "load_entry_point", lambda *_: Credentials().load())
 
     done, told = flushed(receiver.url, "traces")
     by_the_app = Credentials.made.get(f"{receiver.url}/app", allow_redirects=False)
@@ -479,10 +482,10 @@ def test_a_session_of_a_credential_provider_is_looked_at_as_well(
 
 
 def test_a_credential_provider_that_gives_something_else_is_told(monkeypatch):
-    from assisters_otel import otlp_http
+    from assisters_otel.providers import otlp_http
 
     monkeypatch.setenv("OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER", "mine")
-    monkeypatch.setattr(otlp_http, "load", lambda *_: object)
+    monkeypatch.setattr(otlp_http, "load_entry_point", lambda *_: object)
 
     with pytest.raises(ValueError, match="CREDENTIAL_PROVIDER: 'mine' gives no session"):
         build("http://localhost:9", "traces")
@@ -539,7 +542,9 @@ def test_what_a_receiver_rejects_is_not_taken(flushed, by_grpc, signal, number, 
 
 def test_a_client_that_is_made_anew_is_looked_at_as_well(by_grpc):
     url = by_grpc({"traces": rejecting("traces", 1)})
-    route = exporters.routes(exporters.TRACES, exporters.Arguments(url, None, "grpc"))[0]
+    route = exporter_specs.exporter_specs(
+        signals.TRACES, otlp_settings.OtlpArguments(url, None, "grpc")
+    )[0]
     exporter = route.span_exporter()
     exporter._channel.close()
     exporter._initialize_channel_and_stub()  # as it does after a connection is lost

@@ -863,7 +863,12 @@ def test_a_trouble_of_ours_does_not_reach_the_app(api, memory, monkeypatch, capl
     def broken(*_args, **_kwargs):
         raise RuntimeError("ours, with Bearer ask_live_0123456789")
 
-    for step in ("metrics.Metrics.record", "spans.describe", "logs.Log.record", "envelope.parse"):
+    for step in (
+        "sinks.metrics.AttemptMetrics.record",
+        "sinks.attempt_span.write_outcome",
+        "sinks.failure_log.FailureLog.record",
+        "api.error_body.parse_error_body",
+    ):
         monkeypatch.setattr(f"assisters_otel.{step}", broken)
     api.answers("invalid_model", "internal_error")
     with (
@@ -892,7 +897,7 @@ def test_a_trouble_of_ours_is_raised_if_strict(api, telemetry, monkeypatch):
     def broken(*_args, **_kwargs):
         raise RuntimeError("ours")
 
-    monkeypatch.setattr("assisters_otel.metrics.Metrics.record", broken)
+    monkeypatch.setattr("assisters_otel.sinks.metrics.AttemptMetrics.record", broken)
     with pytest.raises(RuntimeError, match="ours"):
         httpx.get(api.url + "/models", trust_env=False)
     assert telemetry.status().active

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from assisters_otel.flow import UNKNOWN, Units
+from assisters_otel.attempts.control_flow import UNKNOWN, Units
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import pytest
 import assisters_otel
 import forked
 import scripts
-from assisters_otel import variables
+from assisters_otel.variables import corrections, rules
 from otlp import Collector, _Server
 from sizes import sized
 
@@ -285,7 +285,7 @@ def test_a_wrong_variable_costs_no_more_than_what_it_names(
 
 
 def test_every_rule_is_of_a_variable_that_somebody_defines():
-    assert set(variables.RULES) <= set(DEFINED)
+    assert set(rules.RULES) <= set(DEFINED)
 
 
 @pytest.mark.parametrize(
@@ -339,8 +339,8 @@ def test_what_the_grpc_exporter_refuses_does_not_cost_it(play, collector, url, s
 )  # fmt: skip
 def test_what_is_right_of_a_variable_is_kept(set_to, read, told):
     ((name, text),) = set_to.items()
-    found = {one.name: one for one in variables.corrections(set_to)}
-    one = found.get(name, variables.Correction(name, text, None, ()))
+    found = {one.name: one for one in corrections.corrections(set_to)}
+    one = found.get(name, corrections.Correction(name, text, None, ()))
 
     assert one.instead == read
     assert (one.text is None) is (told is None)
@@ -363,7 +363,7 @@ def test_what_is_right_of_a_variable_is_kept(set_to, read, told):
     ],
 )
 def test_a_batch_is_no_larger_than_the_queue(set_to, batch, told):
-    (one,) = variables.corrections(set_to)
+    (one,) = corrections.corrections(set_to)
 
     assert (one.name, one.instead) == ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", batch)
     assert one.text.startswith(told)
@@ -379,13 +379,13 @@ def test_other_threads_read_what_is_set(monkeypatch):
         elsewhere.append(dict(os.environ))
         elsewhere.append(json.loads(subprocess.check_output([sys.executable, "-c", ENVIRONMENT])))
 
-    with variables.corrected():
+    with corrections.corrected():
         assert "OTEL_PROPAGATORS" not in os.environ
         assert os.environ.get("OTEL_PROPAGATORS") is None
         assert dict(os.environ) == os.environ.copy()
         assert len(os.environ) == len(there) - 1
         assert os.environ["OTEL_TRACES_EXPORTER"] == "otlp"
-        with variables.corrected():
+        with corrections.corrected():
             assert "OTEL_PROPAGATORS" not in os.environ
         assert "OTEL_PROPAGATORS" not in os.environ
         thread = threading.Thread(target=read)
@@ -405,7 +405,7 @@ ENVIRONMENT = "import json, os; print(json.dumps(dict(os.environ)))"
 def test_a_process_that_is_forked_meanwhile_reads_as_its_thread_did(is_inside):
     script = f"""
         import os, threading
-        from assisters_otel import variables
+        from assisters_otel.variables import corrections
         os.environ["OTEL_PROPAGATORS"] = "nosuch"
         kind = type(os.environ)
         def forked():
@@ -415,7 +415,7 @@ def test_a_process_that_is_forked_meanwhile_reads_as_its_thread_did(is_inside):
                 fine = fine and (type(os.environ) is kind) is not {is_inside}
                 os._exit(not fine)
             assert os.waitpid(pid, 0)[1] == 0
-        with variables.corrected():
+        with corrections.corrected():
             if {is_inside}:
                 forked()
             else:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from assisters_otel import catalog, names
+from assisters_otel import catalog
+from assisters_otel.semconv import metrics as metric_names
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -23,7 +24,7 @@ def texts(source):
             yield node.value
 
 
-@pytest.mark.parametrize("metric", names.METRICS, ids=lambda metric: metric.name)
+@pytest.mark.parametrize("metric", metric_names.METRICS, ids=lambda metric: metric.name)
 def test_a_metric_s_description_is_one_sentence(metric):
     assert re.fullmatch(r"[A-Z][^.]*\.", metric.description)
 

@@ -12,14 +12,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Final
 
-from assisters_otel import variables
+from assisters_otel.variables import corrections
 
 if TYPE_CHECKING:
     from assisters_otel import catalog
-    from assisters_otel.explanation import Explanation, explain
+    from assisters_otel.explanation.explain import Explanation, explain
     from assisters_otel.instrumentor import AssistersInstrumentor
-    from assisters_otel.names import __version__
-    from assisters_otel.telemetry import Status, Telemetry, init
+    from assisters_otel.startup import init
+    from assisters_otel.telemetry import Status, Telemetry
+    from assisters_otel.version import __version__
 
 __all__ = [
     "AssistersInstrumentor",
@@ -32,18 +33,18 @@ __all__ = [
     "init",
 ]
 
-variables.import_opentelemetry()
+corrections.import_opentelemetry()
 
 # Loaded when they are asked for: pytest imports this package, for its plug-in, in the test
 # runs of everybody who has it, and they need not wait for OpenTelemetry's SDK.
 _HOMES: Final = {
     "AssistersInstrumentor": "instrumentor",
-    "Explanation": "explanation",
+    "Explanation": "explanation.explain",
     "Status": "telemetry",
     "Telemetry": "telemetry",
-    "__version__": "names",
-    "explain": "explanation",
-    "init": "telemetry",
+    "__version__": "version",
+    "explain": "explanation.explain",
+    "init": "startup",
 }
 
 

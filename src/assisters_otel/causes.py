@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from assisters_otel import masking
+from assisters_otel.api import redaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,7 @@ def of(error: BaseException) -> Cause | None:
             return CERTIFICATE
         found = _NOT_THERE.search(text)
         if found is not None:
-            told = f"a file for TLS is not there: {masking.clean(found[1])}"
+            told = f"a file for TLS is not there: {redaction.clean(found[1])}"
             return Cause(told, was_asked=False, is_transient=False)
     return None
 
@@ -74,3 +74,24 @@ def _within(error: BaseException) -> Iterator[BaseException]:
         met.add(id(one))
         yield one
         left += [one.__cause__, one.__context__, *one.args, getattr(one, "reason", None)]
+
+
+OF_FILES: Final = (
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
+"""What an OSError is that comes from the file which the app sends, and from no socket."""
+
+_DEAD_LOOP: Final = "Event loop is closed"
+
+
+def is_of_dead_loop(error: BaseException) -> bool:
+    """Return True if a pooled connection belongs to an event loop that has ended.
+
+    Nothing was sent by it; httpx drops it, and a retry takes another. Source: the message of
+    `asyncio.BaseEventLoop._check_closed`, and of uvloop's.
+    """
+    return isinstance(error, RuntimeError) and _DEAD_LOOP in str(error)

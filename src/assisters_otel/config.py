@@ -1,4 +1,4 @@
-"""What the user decided, from arguments and environment; and whose host it is.
+"""What the user decided, from arguments and environment.
 
 A wrong argument is an error at once; a wrong variable is a `ValueError` too, which
 `init` turns into a warning: a deployment's typo does not keep an app from starting.
@@ -6,70 +6,27 @@ A wrong argument is an error at once; a wrong variable is a `ValueError` too, wh
 
 from __future__ import annotations
 
-import importlib
-import re
-from contextlib import suppress
-from dataclasses import dataclass, field
-from ipaddress import ip_address
+from dataclasses import dataclass, field, replace
+from operator import is_
 from typing import TYPE_CHECKING, Final, NamedTuple
-from urllib.parse import SplitResult, urlsplit
 
-from assisters_otel import names
-from assisters_otel.masking import shown
+from assisters_otel import logger
+from assisters_otel.api import redaction
+from assisters_otel.api.redaction import shown
+from assisters_otel.hosts import DEFAULT_HOSTS, Host, _argument_host, _distinct, environment_hosts
+from assisters_otel.semconv import environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from types import ModuleType
+    from collections.abc import Set as AbstractSet
+
+    from assisters_otel.variables import corrections
 
 
 class WrongArgument(ValueError):  # noqa: N818 - it is raised as the ValueError that it is
     """An argument of `init` is wrong, and not a variable of the environment."""
 
 
-class Host(NamedTuple):
-    """A host whose requests we watch.
-
-    Attributes:
-        name: In one form, whichever was written: in lower case, as people read it and not
-            ``xn--…``, without a last dot; an IPv6 address without its brackets.
-        port: A port, or None for every port.
-        prefix: A path without its last slash, ``/api/v1``, or an empty string for
-            every path.
-    """
-
-    name: str
-    port: int | None = None
-    prefix: str = ""
-
-    def covers(self, port: int, path: str) -> bool:
-        """Say whether a request to this name, at *port* and *path*, is one we watch."""
-        if self.port is not None and self.port != port:
-            return False
-        if not self.prefix or path == self.prefix:
-            return True
-        return path.startswith(self.prefix + "/")
-
-    def __str__(self) -> str:
-        name = f"[{self.name}]" if ":" in self.name else self.name
-        port = "" if self.port is None else f":{self.port}"
-        return f"{name}{port}{self.prefix}"
-
-    def spellings(self) -> tuple[str, ...]:
-        """Return the names that clients have for this host: as it is read, as DNS has it."""
-        both = dict.fromkeys((self.name, _ascii(self.name)))
-        return *both, *(f"{name}." for name in both)
-
-
-DEFAULT_HOSTS: Final = (Host("api.assisters.dev"), Host("assisters.dev", prefix="/api/v1"))
-"""Where the API is. The rest of ``assisters.dev`` is a web site."""
-
-# In any script, combining marks and all: a name may be given as people read it. With an underscore,
-# as in Docker's.
-_LABEL: Final = r"(?:[A-Za-z0-9_-]|[^\x00-\x7f])+"
-_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
-# The start of a URL that has lost its colon or a slash, or all that follows.
-_SCHEME_CUT: Final = re.compile(r"https?(?::(?:/(?!/)|(?![/\d]))|/|$)", re.IGNORECASE)
-_IPV6: Final = 6
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 _FALSE: Final = frozenset({"false", "0", "no", "off", ""})
 PROTOCOLS: Final = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
@@ -113,80 +70,6 @@ class Config:
         return grouped
 
 
-def host(text: str) -> Host:
-    """Read ``host[:port][/path-prefix]`` or a base URL.
-
-    Args:
-        text: For example ``gateway.example:8080/assisters`` or ``http://127.0.0.1:8080/v1``.
-
-    Raises:
-        ValueError: It is neither; the message says what to write.
-    """
-    stripped = text.strip()
-    try:
-        parts = urlsplit(stripped if "://" in stripped else f"//{stripped}")
-        name, port = parts.hostname, parts.port
-        odd = parts.query or parts.fragment or parts.username is not None
-        odd = odd or parts.scheme not in {"", "http", "https"} or may_hold_password(parts)
-        odd = odd or "://" in parts.path or _SCHEME_CUT.match(stripped) is not None
-    except ValueError:
-        name = None
-    if not name or odd or any(map(str.isspace, stripped)) or not _is_name(name):
-        raise ValueError(
-            f"not a host: {shown(text)}. Write host[:port][/path-prefix], for example "
-            "'gateway.example:8080/assisters', or a base URL, 'http://127.0.0.1:8080/v1', "
-            "one to an entry"
-        )
-    return Host(_canonical(name), port, parts.path.rstrip("/"))
-
-
-def _is_name(name: str) -> bool:
-    if ":" in name:  # urlsplit takes anything between brackets, before Python 3.12
-        with suppress(ValueError):
-            return ip_address(name).version == _IPV6
-        return False
-    return _NAME.fullmatch(name) is not None
-
-
-def may_hold_password(parts: SplitResult) -> bool:
-    """Say whether what follows a URL's host may be the rest of a password.
-
-    One with a slash, a question mark or a number sign ends the host. ``/@org`` is a path indeed.
-    """
-    return "@" in parts.path.partition("/@")[0] + parts.query + parts.fragment
-
-
-def _canonical(name: str) -> str:
-    """Give the one form of a name, in lower case: ``xn--bcher-kva.example.`` is bücher.example."""
-    name = _ascii(name).rstrip(".")
-    if "xn--" not in name:
-        return name
-    idna = _idna()
-    with suppress(UnicodeError):
-        return str(idna.decode(name)) if idna else name.encode("ascii").decode("idna")
-    return name
-
-
-def _ascii(name: str) -> str:
-    """Return the form that goes over the wire, as requests and aiohttp write it."""
-    if name.isascii():
-        return name
-    idna = _idna()
-    with suppress(UnicodeError):
-        if idna:
-            return str(idna.encode(name, uts46=True).decode("ascii"))
-    with suppress(UnicodeError):  # what IDNA 2008 refuses, aiohttp sends in the older form
-        return name.encode("idna").decode("ascii")
-    return name
-
-
-def _idna() -> ModuleType | None:
-    """Return the package by which the clients convert names; all of them bring it."""
-    with suppress(ImportError):
-        return importlib.import_module("idna")  # takes 20 ms, and only such a name needs it
-    return None
-
-
 def from_arguments(  # noqa: PLR0913 - as many as `init` has
     *,
     service_name: str | None = None,
@@ -227,12 +110,6 @@ def from_arguments(  # noqa: PLR0913 - as many as `init` has
     )
 
 
-def _argument_host(text: object) -> Host:
-    if not isinstance(text, str):
-        raise ValueError(f"hosts holds text, not {type(text).__name__}. Write 'gateway.example'")
-    return host(text)
-
-
 def _check_text(name: str, value: object, example: str) -> None:
     if value is not None and not (isinstance(value, str) and value.strip()):
         raise ValueError(f"{name} must be text and not empty. Write {example}, or leave it out")
@@ -263,55 +140,92 @@ def _is_text_mapping(value: object) -> bool:
     return callable(items) and all(isinstance(k, str) and isinstance(v, str) for k, v in items())
 
 
-def _distinct(hosts: Iterable[Host]) -> tuple[Host, ...]:
-    return tuple(dict.fromkeys(hosts))
-
-
-def environment_hosts(environ: Mapping[str, str]) -> tuple[tuple[Host, ...], tuple[str, ...]]:
-    """Read the hosts that the environment adds.
-
-    Returns:
-        The hosts, and for each entry that is none what is wrong and what to write.
-    """
-    texts = [(names.ASSISTERS_BASE_URL, environ.get(names.ASSISTERS_BASE_URL, ""))]
-    listed = environ.get(names.ASSISTERS_OTEL_HOSTS, "").split(",")
-    texts += [(names.ASSISTERS_OTEL_HOSTS, text) for text in listed]
-    found, wrong = [], []
-    for variable, text in texts:
-        if text.strip():
-            read = _host_or_error(text)
-            if isinstance(read, Host):
-                found.append(read)
-            else:
-                wrong.append(f"{variable}: {read}")
-    return _distinct(found), tuple(wrong)
-
-
-def _host_or_error(text: str) -> Host | ValueError:
-    try:
-        return host(text)
-    except ValueError as error:
-        return error
-
-
 def environment_capture_message(environ: Mapping[str, str]) -> bool:
     """Read whether the environment wants messages captured.
 
     Raises:
         ValueError: It is neither true nor false; the message says what to write.
     """
-    text = environ.get(names.ASSISTERS_OTEL_CAPTURE_MESSAGE, "").strip().lower()
+    text = environ.get(environment.ASSISTERS_OTEL_CAPTURE_MESSAGE, "").strip().lower()
     if text not in _TRUE | _FALSE:
-        variable = names.ASSISTERS_OTEL_CAPTURE_MESSAGE
+        variable = environment.ASSISTERS_OTEL_CAPTURE_MESSAGE
         raise ValueError(f"{variable}: neither true nor false: {shown(text)}. Write true or false")
     return text in _TRUE
 
 
 def environment_captures_headers(environ: Mapping[str, str]) -> bool:
     """Return True if HTTP instrumentation is to put response headers on spans."""
-    return bool(environ.get(names.OTEL_CAPTURE_RESPONSE_HEADERS, "").strip())
+    return bool(environ.get(environment.OTEL_CAPTURE_RESPONSE_HEADERS, "").strip())
 
 
 def sdk_disabled(environ: Mapping[str, str]) -> bool:
     """Say whether ``OTEL_SDK_DISABLED`` switches everything off."""
-    return environ.get(names.OTEL_SDK_DISABLED, "").strip().lower() == "true"
+    return environ.get(environment.OTEL_SDK_DISABLED, "").strip().lower() == "true"
+
+
+def with_environment(
+    config: Config, environ: Mapping[str, str], *, capture_message_given: bool
+) -> Config:
+    """Add what the environment says; arguments win.
+
+    A wrong variable costs one warning and is as if it were not set: a typo of a
+    deployment must not keep the app from starting.
+
+    Raises:
+        ValueError: A variable is wrong, and *config* is strict.
+    """
+    hosts, wrong = environment_hosts(environ)
+    config = replace(
+        config,
+        hosts=tuple(dict.fromkeys((*config.hosts, *hosts))),
+        captures_headers=environment_captures_headers(environ),
+    )
+    if not capture_message_given:
+        try:
+            wanted = environment_capture_message(environ)
+            config = replace(config, capture_message=wanted)
+        except ValueError as error:
+            wrong += (str(error),)
+    _tell(wrong, strict=config.strict)
+    return config
+
+
+def tell_of_wrong(
+    wrong: Iterable[corrections.Correction], signals: AbstractSet[str], *, strict: bool
+) -> None:
+    """Warn of each wrong variable of OpenTelemetry's that is read.
+
+    Args:
+        wrong: What `variables.corrections` has found.
+        signals: What we make providers for.
+        strict: Whether to raise in its place.
+
+    Raises:
+        ValueError: There is one, if *strict*.
+    """
+    read = (one for one in wrong if not one.signals or not signals.isdisjoint(one.signals))
+    _tell([redaction.redact(one.text) for one in read if one.text], strict=strict)
+
+
+def _tell(texts: Iterable[str], *, strict: bool) -> None:
+    for text in texts:
+        if strict:
+            raise ValueError(text)
+        logger.warning("%s", text)
+
+
+class _Arguments(NamedTuple):
+    """What `init` was called with, to compare a second call's."""
+
+    config: Config
+    capture_message: bool | None
+    tracer_provider: object
+    meter_provider: object
+
+    def are_those_of(self, other: _Arguments) -> bool:
+        """Return True if the same was asked for. A provider need not be comparable."""
+        ours, theirs = self._providers(), other._providers()
+        return self[:2] == other[:2] and all(map(is_, ours, theirs))
+
+    def _providers(self) -> tuple[object, object]:
+        return self.tracer_provider, self.meter_provider

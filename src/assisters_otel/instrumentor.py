@@ -6,255 +6,20 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry import metrics, trace
 from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-defined]
     BaseInstrumentor,
 )
 
 from assisters_otel import config as configs
-from assisters_otel import (
-    hand,
-    http_spans,
-    logger,
-    masking,
-    names,
-    process,
-    providers,
-    runtimes,
-    variables,
-)
-from assisters_otel.clients import aiohttp, assisters, httpx, openai, requests, retries
-from assisters_otel.clients.patch import Patches
-from assisters_otel.guard import Guard
-from assisters_otel.observe import Observer
+from assisters_otel.config import tell_of_wrong, with_environment
+from assisters_otel.fail_safe import Guard
+from assisters_otel.instrumentation import Instrumentation
+from assisters_otel.variables import corrections
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
-    from collections.abc import Set as AbstractSet
-
-    from opentelemetry.metrics import MeterProvider
-    from opentelemetry.trace import TracerProvider
-
-    from assisters_otel.clients.adapter import Adapter
-
-
-class Instrumentation:
-    """What is switched on, from patching to taking out again.
-
-    Attributes:
-        config: What was decided, the environment's part included.
-        guard: Runs whatever of ours could fail.
-        observer: What the clients report to.
-    """
-
-    def __init__(
-        self,
-        config: configs.Config,
-        guard: Guard,
-        tracer_provider: TracerProvider | None,
-        meter_provider: MeterProvider | None,
-    ) -> None:
-        """Make the observer and the adapters; nothing is patched yet."""
-        self.config = config
-        self.guard = guard
-        self.observer = Observer(
-            config,
-            guard,
-            tracer_provider,
-            metrics.get_meter_provider() if meter_provider is None else meter_provider,
-        )
-        told = self.observer, http_spans.Tracers(tracer_provider), _meters(meter_provider)
-        http: tuple[Adapter, ...] = (
-            *(httpx.Httpx(module, *told) for module in httpx.MODULES),
-            requests.Requests(*told),
-            aiohttp.Aiohttp(*told),
-        )
-        self._tracer_provider, self._meter_provider = tracer_provider, meter_provider
-        self._adapters = {adapter.module: adapter for adapter in http}
-        sdks = (openai.OpenAI(self.observer), assisters.Assisters(self.observer))
-        adapters: tuple[Any, ...] = (*self._adapters.values(), *sdks)
-        targets = tuple(target for adapter in adapters for target in adapter.targets())
-        self._patches = Patches(targets, guard, self._switch_on)
-        self._retries = Patches(retries.TARGETS, guard, lambda _: None)
-        self._runtimes = runtimes.Hooks(guard)
-
-    def start(self) -> None:
-        """Patch what is imported, and the rest when it is."""
-        self._patches.put_in()
-        self._retries.put_in()
-        self._runtimes.put_in()
-        self.guard(process.here.start, self)
-
-    def stop(self) -> None:
-        """Put the very same functions back."""
-        self.guard(process.here.stop, self)
-        self.guard(self._runtimes.take_out)
-        self.guard(self._patches.take_out)
-        self.guard(self._retries.take_out)
-        for adapter in self._adapters.values():
-            self.guard(adapter.switch_off)
-        self.guard(self.observer.stop)
-
-    def flush(self, timeout_s: float, *, at_exit: bool = False) -> bool:
-        """Send what the app's providers hold, and what was put off.
-
-        Args:
-            timeout_s: Seconds to wait for it, at most.
-            at_exit: Whether those that end by themselves at the interpreter's exit are left out.
-
-        Returns:
-            True if it was done in time.
-        """
-        return bool(self.guard(self._flush, timeout_s, at_exit=at_exit))
-
-    def _flush(self, timeout_s: float, *, at_exit: bool) -> bool:
-        self.observer.collect()
-        # Asked for now: an app may set the global ones after it is instrumented.
-        tracers, meters = self._tracer_provider, self._meter_provider
-        tracers = trace.get_tracer_provider() if tracers is None else tracers
-        meters = metrics.get_meter_provider() if meters is None else meters
-        given: tuple[object, ...] = (tracers, meters)
-        flushes = providers.flushes(providers.end_by_nobody(given) if at_exit else given)
-        hands = hand.Hands(len(flushes))
-        done = hand.in_time(hands.begin(flushes), timeout_s)
-        hands.rest()
-        return done
-
-    def forked(self, before_next: Callable[[], object] | None) -> None:
-        """Begin anew in a forked child, where another thread's locks are held for ever.
-
-        Args:
-            before_next: Run once before the child's first attempt, or None.
-        """
-        self.observer.forked(before_next)
-        for adapter in self._adapters.values():
-            adapter.forked()
-
-    def record_in(self, meter_provider: MeterProvider) -> None:
-        """Record in another provider from now on: this is a forked child."""
-        self.observer.record_in(meter_provider)
-        for adapter in self._adapters.values():
-            adapter.record_in(providers.Meters(meter_provider))
-
-    def clients(self) -> tuple[Client, ...]:
-        """List the clients that are patched, and those that will be when they are imported."""
-        patched = self._patches.patched
-        found = ((name, patched.get(name) or _installed(name)) for name in self._patches.modules())
-        return tuple(
-            Client(name, version, self._http_spans_by(name), imported=name in patched)
-            for name, version in found
-            if version is not None
-        )
-
-    def _http_spans_by(self, module: str) -> str | None:
-        adapter = self._adapters.get(module)
-        if adapter is None:
-            return None
-        if adapter.theirs_is_on():
-            return "the application"
-        is_on = module not in self._patches.patched or adapter.is_on()
-        return names.SCOPE if is_on and _is_there(adapter.scope) else None
-
-    def _switch_on(self, module: str) -> None:
-        adapter = self._adapters.get(module)
-        if adapter is not None and not adapter.theirs_is_on():
-            with variables.corrected():  # which HTTP instrumentation reads
-                adapter.switch_on()
-
-
-def _installed(module: str) -> str | None:
-    """Return the version of a client that is not imported, or None if it is not installed."""
-    if not _is_there(module):
-        return None
-    try:
-        return version(module)
-    except PackageNotFoundError:
-        return "unknown"
-
-
-def _is_there(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except (ImportError, ValueError):  # somebody has put a stand-in into `sys.modules`
-        return False
-
-
-def _meters(provider: MeterProvider | None) -> providers.Meters | None:
-    return None if provider is None else providers.Meters(provider)
-
-
-class Client(NamedTuple):
-    """One client that is watched.
-
-    Attributes:
-        name: Its module.
-        version: As it says itself.
-        http_spans_by: Who switched its HTTP instrumentation on: ``the application``
-            or ``assisters_otel``; None for an SDK, which sends through another client, and
-            for a client whose HTTP instrumentation is not installed.
-        imported: Whether it is patched already. Otherwise it will be when it is imported.
-    """
-
-    name: str
-    version: str
-    http_spans_by: str | None
-    imported: bool = True
-
-
-def with_environment(
-    config: configs.Config, environ: Mapping[str, str], *, capture_message_given: bool
-) -> configs.Config:
-    """Add what the environment says; arguments win.
-
-    A wrong variable costs one warning and is as if it were not set: a typo of a
-    deployment must not keep the app from starting.
-
-    Raises:
-        ValueError: A variable is wrong, and *config* is strict.
-    """
-    hosts, wrong = configs.environment_hosts(environ)
-    config = replace(
-        config,
-        hosts=tuple(dict.fromkeys((*config.hosts, *hosts))),
-        captures_headers=configs.environment_captures_headers(environ),
-    )
-    if not capture_message_given:
-        try:
-            wanted = configs.environment_capture_message(environ)
-            config = replace(config, capture_message=wanted)
-        except ValueError as error:
-            wrong += (str(error),)
-    _tell(wrong, strict=config.strict)
-    return config
-
-
-def tell_of_wrong(
-    wrong: Iterable[variables.Correction], signals: AbstractSet[str], *, strict: bool
-) -> None:
-    """Warn of each wrong variable of OpenTelemetry's that is read.
-
-    Args:
-        wrong: What `variables.corrections` has found.
-        signals: What we make providers for.
-        strict: Whether to raise in its place.
-
-    Raises:
-        ValueError: There is one, if *strict*.
-    """
-    read = (one for one in wrong if not one.signals or not signals.isdisjoint(one.signals))
-    _tell([masking.mask(one.text) for one in read if one.text], strict=strict)
-
-
-def _tell(texts: Iterable[str], *, strict: bool) -> None:
-    for text in texts:
-        if strict:
-            raise ValueError(text)
-        logger.warning("%s", text)
+    from collections.abc import Collection
 
 
 _KEYWORDS: Final = frozenset(
@@ -303,8 +68,8 @@ class AssistersInstrumentor(BaseInstrumentor):  # type: ignore[misc] # it has no
                 os.environ,
                 capture_message_given=capture_message is not None,
             )
-            tell_of_wrong(variables.corrections(os.environ), set(), strict=config.strict)
-            with variables.corrected():
+            tell_of_wrong(corrections.corrections(os.environ), set(), strict=config.strict)
+            with corrections.corrected():
                 active = Instrumentation(
                     config,
                     Guard(strict=config.strict),

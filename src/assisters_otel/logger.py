@@ -6,7 +6,8 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Final
 
-from assisters_otel import foreign, names
+from assisters_otel import foreign_exceptions
+from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +57,6 @@ def _write(
             vars(record).setdefault(name, value)
         _logger.handle(record)
     except Exception as error:  # noqa: BLE001 - there is nobody left to tell
-        theirs = foreign.of(error)
+        theirs = foreign_exceptions.of(error)
         if theirs is not None:
             raise theirs from None

@@ -15,14 +15,13 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from assisters_otel import logger
 from assisters_otel.weak_identity import WeakIdentityDict
 
 if TYPE_CHECKING:
-    from assisters_otel.instrumentor import Instrumentation
-    from assisters_otel.telemetry import Telemetry
+    from collections.abc import Callable
 
 END_S: Final = 5.0
 """What sending the rest may hold a process's end up, in seconds."""
@@ -46,6 +45,33 @@ _THREADS: Final = ("Otel", "assisters-otel")
 """What the names of the SDK's threads and of ours start with. Source: the SDK, 1.44 and 1.45."""
 
 
+class Handle(Protocol):
+    """What a process must know of the handle that `init` returns."""
+
+    @property
+    def has_app_providers(self) -> bool:
+        """True if it records in a provider of the app's own."""
+
+    def flush_at_end(self, timeout_s: float) -> bool:
+        """Send what is queued; return True if all of it was taken."""
+
+    def end(self, timeout_s: float) -> None:
+        """Shut down, and wait *timeout_s* seconds for it at most."""
+
+    def forked(self) -> None:
+        """Begin anew in a forked child."""
+
+
+class Patched(Protocol):
+    """What a process must know of the clients that are patched in it."""
+
+    def flush(self, timeout_s: float, *, at_exit: bool = False) -> bool:
+        """Send what the app's providers hold; return True if all of it was taken."""
+
+    def forked(self, before_next: Callable[[], object] | None) -> None:
+        """Begin anew in a forked child."""
+
+
 class Process:
     """What there is once a process.
 
@@ -57,8 +83,8 @@ class Process:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.current: Telemetry | None = None
-        self.instrumentation: Instrumentation | None = None
+        self.current: Handle | None = None
+        self.instrumentation: Patched | None = None
         self._ended: WeakIdentityDict[bool] = WeakIdentityDict()
         self._is_watching = False
         self._has_warned = False
@@ -143,7 +169,7 @@ class Process:
 
     # -- multiprocessing ----------------------------------------------------------------------
 
-    def start(self, instrumentation: Instrumentation) -> None:
+    def start(self, instrumentation: Patched) -> None:
         """See to the end of the process that *instrumentation* is switched on in."""
         self.instrumentation = instrumentation
         self._left_s = END_S
@@ -152,7 +178,7 @@ class Process:
         if multiprocessing is not None and multiprocessing.parent_process() is not None:
             self._end_with_multiprocessing()
 
-    def stop(self, instrumentation: Instrumentation) -> None:
+    def stop(self, instrumentation: Patched) -> None:
         """Forget *instrumentation*, which is switched off."""
         if self.instrumentation is instrumentation:
             self.instrumentation = None

@@ -1,48 +1,28 @@
-"""`init` and the handle that it returns."""
+"""The handle that `init` returns."""
 
 from __future__ import annotations
 
-import os
 import time
-from functools import partial
-from operator import is_
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from opentelemetry import metrics, trace
-from opentelemetry.metrics import NoOpMeterProvider
-from opentelemetry.trace import NoOpTracerProvider
-
-from assisters_otel import config as configs
-from assisters_otel import (
-    export,
-    exporters,
-    hand,
-    logger,
-    masking,
-    names,
-    process,
-    providers,
-    variables,
-)
-from assisters_otel.guard import Guard
-from assisters_otel.instrumentor import (
-    AssistersInstrumentor,
-    Client,
-    Instrumentation,
-    tell_of_wrong,
-    with_environment,
-)
+from assisters_otel import process
+from assisters_otel.instrumentor import AssistersInstrumentor
+from assisters_otel.otel_api import providers
+from assisters_otel.providers import owned_providers, workers
+from assisters_otel.variables import corrections
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
     from types import TracebackType
 
-    from opentelemetry.metrics import MeterProvider
-    from opentelemetry.trace import TracerProvider
     from typing_extensions import Self
 
-P = TypeVar("P")
+    from assisters_otel.config import _Arguments
+    from assisters_otel.fail_safe import Guard
+    from assisters_otel.instrumentation import Client, Instrumentation
+
+NOT_SEEN: Final = ("http.client", "urllib.request", "urllib3", "pycurl", "niquests")
+"""Clients of which no request is seen; urllib3's only under requests."""
 
 
 class Status(NamedTuple):
@@ -70,23 +50,6 @@ class Status(NamedTuple):
     last_failure: str | None
 
 
-class _Arguments(NamedTuple):
-    """What `init` was called with, to compare a second call's."""
-
-    config: configs.Config
-    capture_message: bool | None
-    tracer_provider: object
-    meter_provider: object
-
-    def are_those_of(self, other: _Arguments) -> bool:
-        """Return True if the same was asked for. A provider need not be comparable."""
-        ours, theirs = self._providers(), other._providers()
-        return self[:2] == other[:2] and all(map(is_, ours, theirs))
-
-    def _providers(self) -> tuple[object, object]:
-        return self.tracer_provider, self.meter_provider
-
-
 class Telemetry:
     """What `init` switched on. A context manager: leaving it shuts down."""
 
@@ -95,7 +58,7 @@ class Telemetry:
         arguments: _Arguments,
         guard: Guard,
         instrumentation: Instrumentation | None = None,
-        exports: export.Exports | None = None,
+        exports: owned_providers.OwnedProviders | None = None,
         reused: tuple[Any, ...] = (),
     ) -> None:
         """Made by `init`.
@@ -112,7 +75,7 @@ class Telemetry:
         self._instrumentation = instrumentation
         self._exports = exports
         self._reused = reused
-        self._hands = hand.Hands(len(providers.flushes(reused)))
+        self._hands = workers.Hands(len(providers.flushes(reused)))
 
     def is_over(self) -> bool:
         """Say whether what `init` patched has been taken out by somebody."""
@@ -123,7 +86,7 @@ class Telemetry:
         """Say what is patched, watched, sent and seen, and what went wrong."""
         on = self._instrumentation
         if on is None:
-            return Status(False, (), names.NOT_SEEN, (), (), 0, 0, self._guard.last_failure)
+            return Status(False, (), NOT_SEEN, (), (), 0, 0, self._guard.last_failure)
         destinations = tuple(f"the application's {type(p).__name__}" for p in self._reused)
         if self._exports is not None:
             destinations += self._exports.destinations
@@ -131,7 +94,7 @@ class Telemetry:
         return Status(
             active=is_active,
             clients=on.clients() if is_active else (),
-            not_seen=names.NOT_SEEN,
+            not_seen=NOT_SEEN,
             hosts=tuple(map(str, on.config.hosts)),
             destinations=destinations,
             attempts=on.observer.attempts,
@@ -174,10 +137,10 @@ class Telemetry:
     def _flush(self, timeout_s: float, *, at_end: bool = False) -> bool:
         if self._instrumentation is not None:
             self._guard(self._instrumentation.observer.collect)
-        until_s = time.monotonic() + hand.limited(timeout_s)
+        until_s = time.monotonic() + workers.limited(timeout_s)
         begun = self._hands.begin(providers.flushes(self._reused))
         done = self._exports is None or self._exports.flush(timeout_s, at_end=at_end)
-        return hand.in_time(begun, max(until_s - time.monotonic(), 0)) and done
+        return workers.run_all(begun, max(until_s - time.monotonic(), 0)) and done
 
     def shutdown(self) -> None:
         """Take every patch out, send the rest and end the providers that we built.
@@ -196,7 +159,7 @@ class Telemetry:
             self._guard(self._uninstrument)
             flushed = self._guard(self._begin_last_flush)
             self._guard(self._end_exports, timeout_s)
-            self._guard(hand.in_time, flushed or (), max(until_s - time.monotonic(), 0))
+            self._guard(workers.run_all, flushed or (), max(until_s - time.monotonic(), 0))
             self._guard(self._hands.rest)
 
     def _begin_last_flush(self) -> list[Future[object]]:
@@ -224,7 +187,7 @@ class Telemetry:
 
     def _renew_metrics(self) -> None:
         if self._exports is not None and self._instrumentation is not None:
-            with variables.corrected():
+            with corrections.corrected():
                 self._instrumentation.record_in(self._exports.renew_metrics())
 
     def __repr__(self) -> str:
@@ -242,230 +205,3 @@ class Telemetry:
         traceback: TracebackType | None,
     ) -> None:
         self.shutdown()
-
-
-def init(  # noqa: PLR0913 - the contract's signature
-    service_name: str | None = None,
-    *,
-    endpoint: str | None = None,
-    headers: Mapping[str, str] | None = None,
-    protocol: str | None = None,
-    hosts: Sequence[str] | None = None,
-    capture_message: bool | None = None,
-    tracer_provider: TracerProvider | None = None,
-    meter_provider: MeterProvider | None = None,
-    strict: bool = False,
-) -> Telemetry:
-    """Put the API's documented errors on every attempt's span and on metrics.
-
-    Call it once, before or after clients exist, and before or after other
-    instrumentations. A second call returns the first handle.
-
-    Args:
-        service_name: For providers that we build; wins over ``OTEL_SERVICE_NAME``.
-        endpoint: The base URL of an OTLP receiver; wins over
-            ``OTEL_EXPORTER_OTLP_ENDPOINT``.
-        headers: For that receiver.
-        protocol: ``http/protobuf`` (the default) or ``grpc`` (extra ``grpc``).
-        hosts: Further hosts that are the API, such as a gateway: each
-            ``host[:port][/path-prefix]`` or a base URL.
-        capture_message: Whether the envelope's message, masked and cut, goes on the
-            span. It may quote what somebody typed. Off by default.
-        tracer_provider: The app's own, in place of the global one.
-        meter_provider: The app's own, in place of the global one.
-        strict: Raise our own trouble, which is otherwise logged. For tests.
-
-    Returns:
-        A handle with `Telemetry.status`, `Telemetry.flush`, `Telemetry.shutdown`.
-
-    Raises:
-        ValueError: An argument is wrong; the message says what to write instead.
-    """
-    config = configs.from_arguments(
-        service_name=service_name,
-        endpoint=endpoint,
-        headers=headers,
-        protocol=protocol,
-        hosts=hosts,
-        capture_message=capture_message,
-        strict=strict,
-    )
-    guard = Guard(strict=config.strict, passing=configs.WrongArgument)
-    guard(exporters.check, exporters.Arguments(config.endpoint, config.headers, config.protocol))
-    configs.check_provider("tracer_provider", tracer_provider, "get_tracer")
-    configs.check_provider("meter_provider", meter_provider, "get_meter")
-    arguments = _Arguments(config, capture_message, tracer_provider, meter_provider)
-    with process.here.lock:
-        first = process.here.current
-        if first is not None and first.is_over():
-            first.shutdown()  # somebody has uninstrumented it
-            first = None
-        if first is None:
-            first = guard(_start, arguments, guard) or Telemetry(arguments, guard)
-            process.here.current = first
-        elif not first.arguments.are_those_of(arguments):
-            logger.warning(
-                "init was called before with other arguments; those hold, these do not. "
-                "Call shutdown() on the first handle to start again"
-            )
-        return first
-
-
-def _start(arguments: _Arguments, guard: Guard) -> Telemetry:
-    if configs.sdk_disabled(os.environ):
-        logger.info("%s is true: nothing is watched", names.OTEL_SDK_DISABLED)
-        return Telemetry(arguments, guard)
-    wrong = variables.corrections(os.environ)
-    config = with_environment(
-        arguments.config,
-        os.environ,
-        capture_message_given=arguments.capture_message is not None,
-    )
-    with variables.corrected():
-        return _begin(arguments, config, guard, wrong)
-
-
-def _begin(
-    arguments: _Arguments,
-    config: configs.Config,
-    guard: Guard,
-    wrong: Sequence[variables.Correction],
-) -> Telemetry:
-    # Not by their truth, which a provider with a length says otherwise.
-    tracers: Any = arguments.tracer_provider
-    if tracers is None:
-        tracers = _usable(trace.get_tracer_provider())
-    meters: Any = arguments.meter_provider
-    if meters is None:
-        meters = _usable(metrics.get_meter_provider())
-    reused = tuple(provider for provider in (tracers, meters) if provider is not None)
-    if reused:
-        logger.info(
-            "recording in the application's %s; no exporter is added, and a service name or "
-            "endpoint given to init is not used for it",
-            " and ".join(type(provider).__name__ for provider in reused),
-        )
-    built = {variables.TRACES: tracers is None, variables.METRICS: meters is None}
-    tell_of_wrong(
-        wrong, {signal for signal, is_built in built.items() if is_built}, strict=config.strict
-    )
-    if os.environ.get(names.OTEL_PYTHON_LOGGER_CONFIGURATOR):
-        logger.info("%s is not used: init makes no loggers", names.OTEL_PYTHON_LOGGER_CONFIGURATOR)
-    exports = None
-    if tracers is None or meters is None:
-        exports = _build(config, traces=tracers is None, metrics=meters is None)
-    try:
-        instrumentation = _instrument(
-            config,
-            guard,
-            _first(tracers, exports and exports.tracer_provider, NoOpTracerProvider()),
-            _first(meters, exports and exports.meter_provider, NoOpMeterProvider()),
-        )
-        if exports is not None:
-            _make_global(exports)
-    except BaseException:
-        if exports is not None:
-            exports.shutdown(0)
-        raise
-    return Telemetry(arguments, guard, instrumentation, exports, reused)
-
-
-def _instrument(config: configs.Config, guard: Guard, tracers: Any, meters: Any) -> Instrumentation:
-    instrumentor = AssistersInstrumentor()
-    if instrumentor.is_instrumented_by_opentelemetry:
-        instrumentor.uninstrument()  # by opentelemetry-instrument, with fewer wishes than these
-    instrumentation = Instrumentation(config, guard, tracers, meters)
-    instrumentor.instrument(instrumentation=instrumentation)
-    return instrumentation
-
-
-def _build(config: configs.Config, *, traces: bool, metrics: bool) -> export.Exports | None:
-    told: dict[str, None] = {}
-    build = partial(
-        export.build,
-        service_name=config.service_name,
-        endpoint=config.endpoint,
-        headers=config.headers,
-        protocol=config.protocol,
-        tell=None if config.strict else told.setdefault,
-    )
-    exports, lost = None, ""
-    try:
-        exports = build(traces=traces, metrics=metrics)
-    except ValueError as error:
-        if config.strict or isinstance(error, configs.WrongArgument):
-            raise
-        lost = f"no telemetry is sent: {error}"
-        if traces and metrics:
-            exports, lost = _build_one(build, error)
-    for text in (*told, *filter(None, [lost])):
-        logger.warning("%s", masking.mask(text))
-    return exports
-
-
-def _build_one(
-    build: Callable[..., export.Exports], wrong: ValueError
-) -> tuple[export.Exports | None, str]:
-    """Build for one signal alone: what is wrong of the other does not cost this one.
-
-    Args:
-        build: As `export.build`.
-        wrong: Why there is nothing for both.
-
-    Returns:
-        What was built, if anything, and what is lost and why.
-    """
-    try:
-        return build(traces=True, metrics=False), f"no metrics are sent: {wrong}"
-    except ValueError as error:
-        wrong = error
-    try:
-        return build(traces=False, metrics=True), f"no spans are sent: {wrong}"
-    except ValueError as error:
-        reasons = dict.fromkeys((str(wrong), str(error)))
-        return None, f"no telemetry is sent: {'. '.join(reasons)}"
-
-
-def _usable(provider: P) -> P | None:
-    """Give the global provider, or None if it is a stand-in or one that we shut down."""
-    is_ended = process.here.has_ended(provider)
-    return None if is_ended or providers.is_stand_in(provider) else provider
-
-
-def _first(*found: Any) -> Any:
-    return next(provider for provider in found if provider is not None)
-
-
-_KINDS: Final = {"tracer": "TracerProvider", "meter": "MeterProvider"}
-
-
-def _make_global(exports: export.Exports) -> None:
-    replaced, made = [], []
-    if exports.tracer_provider is not None:
-        if process.here.has_ended(trace.get_tracer_provider()):
-            replaced.append("tracer")
-        else:
-            made.append("tracer")
-            trace.set_tracer_provider(exports.tracer_provider)
-    if exports.meter_provider is not None:
-        if process.here.has_ended(metrics.get_meter_provider()):
-            replaced.append("meter")
-        else:
-            made.append("meter")
-            metrics.set_meter_provider(exports.meter_provider)
-    if made:
-        # Said beforehand: OpenTelemetry's own lines, which these quote, name nobody.
-        logger.info(
-            "init has set the global %s provider, which can be set once. One that the application "
-            "sets later is refused (%s) and gets no spans or metrics of instrumentations. Set it "
-            "before init, or give init %s",
-            " and ".join(made),
-            ", ".join(f"Overriding of current {_KINDS[what]} is not allowed" for what in made),
-            " and ".join(f"{what}_provider=" for what in made),
-        )
-    if replaced:
-        logger.info(
-            "the global %s provider, which was shut down, cannot be replaced: "
-            "new ones serve what init watches, but not the app's own spans and metrics",
-            " and ".join(replaced),
-        )

@@ -25,8 +25,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import SpanKind, StatusCode
 
 import assisters_otel
-from assisters_otel import logs, names
-from assisters_otel.testing import answer
+from assisters_otel.semconv import metrics as metric_names
+from assisters_otel.sinks import failure_log
+from assisters_otel.testing import answers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +37,7 @@ OTHER = "https://example.org/v1/chat/completions"
 _QUESTION = b'{"model": "assisters-chat-v1", "messages": [{"role": "user", "content": "Hi %05d"}]}'
 _OK = (200, b'{"id": "chatcmpl-1", "object": "chat.completion", "choices": []}')
 _MESSAGES = [{"role": "user", "content": "Hi"}]
-_LIMITED = (429, answer.envelope(429, "rate_limit_exceeded", param="requests"))
+_LIMITED = (429, answers.envelope(429, "rate_limit_exceeded", param="requests"))
 _HEADERS = [
     (b"Date", b"Mon, 06 Jul 2026 09:00:00 GMT"),
     (b"Content-Type", b"application/json"),
@@ -225,7 +226,7 @@ class Floor:
 
     def __init__(self, tracers: TracerProvider, meters: MeterProvider) -> None:
         meter = meters.get_meter("floor")
-        bounds = {"explicit_bucket_boundaries_advisory": names.DURATION_BOUNDARIES}
+        bounds = {"explicit_bucket_boundaries_advisory": metric_names.DURATION_BOUNDARIES}
         self._tracer = tracers.get_tracer("floor")
         self._duration = meter.create_histogram("a", **bounds)
         self._call_duration = meter.create_histogram("b", **bounds)
@@ -337,7 +338,7 @@ class Bench:
             peer = importlib.import_module(case.peer).OpenAIInstrumentor()
             peer.instrument(tracer_provider=tracers, meter_provider=meters)
         if case.log is not None:
-            stack.enter_context(mock.patch.object(logs, "LINES", maxsize))
+            stack.enter_context(mock.patch.object(failure_log, "MAX_SINGLE_LINES", maxsize))
             logger = logging.getLogger("assisters_otel")
             stack.enter_context(mock.patch.object(logger, "handlers", [case.log]))
         if case.limited or case.sdk > 1:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import warm
-from assisters_otel import catalog, names
+from assisters_otel import catalog
+from assisters_otel.version import __version__
 from otlp import Collector
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
@@ -74,7 +75,7 @@ def test_the_extra_of_the_command_is_typer_and_rich_alone():
 
 
 def test_an_import_that_fails_for_another_reason_is_not_laid_to_the_extra():
-    done = main_without("assisters_otel.export", "demo")
+    done = main_without("assisters_otel.providers.build", "demo")
 
     assert done.returncode == 1
     assert "ModuleNotFoundError" in done.stderr
@@ -85,12 +86,12 @@ def test_an_import_that_fails_for_another_reason_is_not_laid_to_the_extra():
 def test_the_version_needs_no_extra(module):
     done = main_without(module, "--version")
 
-    assert (done.returncode, done.stdout) == (0, f"assisters-otel {names.__version__}\n")
+    assert (done.returncode, done.stdout) == (0, f"assisters-otel {__version__}\n")
 
 
 def test_the_version_is_told_to_machines_as_well(call):
     for arguments in (["--json", "--version"], ["--version", "--json"]):
-        assert json.loads(call(*arguments).out) == {"version": names.__version__}
+        assert json.loads(call(*arguments).out) == {"version": __version__}
 
 
 @pytest.mark.parametrize(
@@ -147,4 +148,4 @@ def test_it_says_what_it_can_do(call, argument, code):
     said = call(*([argument] if argument else []))
 
     assert said.code == code
-    assert names.__version__ in said.out or "demo" in said.out + said.err
+    assert __version__ in said.out or "demo" in said.out + said.err

@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 import pytest
 from opentelemetry.trace import SpanKind
 
-from assisters_otel import names
-from assisters_otel.cli import performance, report
-from assisters_otel.cli.performance import Performance, Played
-from assisters_otel.cli.recording import Recording
-from assisters_otel.cli.scenes import SCENES
+from assisters_otel.cli.demo import playing, terminal
+from assisters_otel.cli.demo.playing import Performance, Played
+from assisters_otel.cli.demo.recording import Recording
+from assisters_otel.cli.demo.scenes import SCENES
+from assisters_otel.semconv import attributes as names
+from assisters_otel.semconv import metrics as metric_names
+from assisters_otel.version import __version__
 from otlp import Collector
 
 CODES = [name for scene in SCENES for name in scene.errors if name]
@@ -61,14 +63,14 @@ class Performed(NamedTuple):
 @pytest.fixture(scope="module")
 def performed():
     before_s = time.monotonic() - time.process_time()
-    done = performance.perform(Recording(None))
+    done = playing.perform(Recording(None))
     return Performed(done, time.monotonic() - time.process_time() - before_s)
 
 
 @pytest.fixture
 def again(monkeypatch, performed):
     """Show in another way what was played once."""
-    monkeypatch.setattr(performance, "perform", lambda _: performed.performance)
+    monkeypatch.setattr(playing, "perform", lambda _: performed.performance)
 
 
 @pytest.fixture
@@ -79,7 +81,7 @@ def short(monkeypatch):
         ALONE.play(api)
 
     scene = ALONE._replace(title="short", play=play)
-    monkeypatch.setattr(performance, "SCENES", (scene,))
+    monkeypatch.setattr(playing, "SCENES", (scene,))
     return scene
 
 
@@ -122,7 +124,11 @@ def test_the_metrics_count_each_error_once(shown):
         assert f" {COUNTED.count(name)}  {name}" in table
     assert f"{sum(len(scene.errors) for scene in SCENES)}  " in table
     assert "mean 0." in table
-    for metric in (names.ERRORS, names.REQUEST_DURATION, names.REQUESTS_REMAINING):
+    for metric in (
+        metric_names.ERRORS,
+        metric_names.REQUEST_DURATION,
+        metric_names.REQUESTS_REMAINING,
+    ):
         assert metric.name in table
 
 
@@ -189,7 +195,7 @@ def test_a_span_between_a_scene_and_an_attempt_is_a_branch_of_the_tree(memory, c
     attempt, call, scene = memory.spans()
     played = Played(SCENES[0], scene, (call, attempt))
 
-    report.show(Performance((played,), (), (), (), None, ()))
+    terminal.show(Performance((played,), (), (), (), None, ()))
 
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     at = lines.index("└── chat [model]")
@@ -217,10 +223,10 @@ def test_json_is_one_document_and_nothing_else(printed):
     assert (document["sent"], document["destinations"]) == (None, [])
     assert len(document["log"]) == len(LOGGED)
     points = {metric["name"]: metric["points"] for metric in document["metrics"]}
-    assert points.keys() <= {metric.name for metric in names.METRICS}
-    assert points[names.REQUESTS_REMAINING.name][0]["value"] == 999
-    assert sum(point["value"] for point in points[names.ERRORS.name]) == len(COUNTED)
-    durations = points[names.REQUEST_DURATION.name]
+    assert points.keys() <= {metric.name for metric in metric_names.METRICS}
+    assert points[metric_names.REQUESTS_REMAINING.name][0]["value"] == 999
+    assert sum(point["value"] for point in points[metric_names.ERRORS.name]) == len(COUNTED)
+    durations = points[metric_names.REQUEST_DURATION.name]
     assert sum(point["count"] for point in durations) == sum(len(s.errors) for s in SCENES)
 
 
@@ -263,7 +269,7 @@ def test_the_same_telemetry_goes_to_an_otlp_endpoint(call, short, monkeypatch, h
             monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
             option = []
         code, out, err = call("demo", "--json", *option)
-        spans, points = collector.spans(), collector.points(names.ERRORS.name)
+        spans, points = collector.spans(), collector.points(metric_names.ERRORS.name)
 
     document = json.loads(out)
     (scene,) = document["scenes"]
@@ -321,27 +327,31 @@ def test_a_narrow_terminal_cuts_no_metric_and_no_command(call, monkeypatch, colu
     _, out, _ = call("demo")
 
     told = "".join(out.split())
-    for metric in (names.ERRORS, names.REQUEST_DURATION, names.REQUESTS_REMAINING):
+    for metric in (
+        metric_names.ERRORS,
+        metric_names.REQUEST_DURATION,
+        metric_names.REQUESTS_REMAINING,
+    ):
         assert metric.name in told
     for name in ALONE.errors:
         assert f"  1  {name}" in out
     assert "…" not in out
-    assert f"  {report._command()} demo --endpoint http://localhost:4318\n" in out
+    assert f"  {terminal._command()} demo --endpoint http://localhost:4318\n" in out
 
 
 def test_the_last_line_is_a_command_that_works_wherever_the_script_is(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    by_module = shlex.split(report._command())
+    by_module = shlex.split(terminal._command())
     done = subprocess.run([*by_module, "--version"], capture_output=True, check=True, text=True)
-    assert done.stdout == f"assisters-otel {names.__version__}\n"
+    assert done.stdout == f"assisters-otel {__version__}\n"
 
     other = tmp_path / "assisters-otel"  # of another environment
     other.write_text("#!/bin/sh\n")
     other.chmod(0o755)
-    assert shlex.split(report._command()) == by_module
+    assert shlex.split(terminal._command()) == by_module
 
     monkeypatch.setenv("PATH", sysconfig.get_path("scripts"))
-    assert report._command() == "assisters-otel"
+    assert terminal._command() == "assisters-otel"
 
 
 def test_a_month_s_tokens_are_not_said_to_come_back_in_a_second(shown):
@@ -368,7 +378,7 @@ def test_an_endpoint_where_nobody_listens_is_said_and_fails(call, option):
 
 def test_a_scene_that_came_out_otherwise_is_said_and_fails(call, short, monkeypatch):
     wrong = short._replace(errors=("invalid_model", *short.errors[1:]))
-    monkeypatch.setattr(performance, "SCENES", (wrong,))
+    monkeypatch.setattr(playing, "SCENES", (wrong,))
 
     code, out, _ = call("demo")
 
@@ -391,7 +401,7 @@ def test_a_scene_that_came_out_otherwise_is_said_and_fails(call, short, monkeypa
 def test_a_resend_or_a_call_that_came_out_otherwise_fails(
     call, short, monkeypatch, field, value, said
 ):
-    monkeypatch.setattr(performance, "SCENES", (short._replace(**{field: value}),))
+    monkeypatch.setattr(playing, "SCENES", (short._replace(**{field: value}),))
 
     code, out, _ = call("demo")
 
@@ -404,7 +414,7 @@ def test_trouble_of_the_library_s_own_fails(call, monkeypatch):
     def broken(*_, **__):
         raise ZeroDivisionError("on purpose")
 
-    monkeypatch.setattr("assisters_otel.metrics.Metrics.record", broken)
+    monkeypatch.setattr("assisters_otel.sinks.metrics.AttemptMetrics.record", broken)
 
     code, out, _ = call("demo", "--json")
 

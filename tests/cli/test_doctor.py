@@ -10,8 +10,9 @@ from concurrent import futures
 import grpc
 import pytest
 
-from assisters_otel.cli import doctor, installed, process
-from assisters_otel.cli.finding import Finding
+from assisters_otel.cli.doctor import command as doctor
+from assisters_otel.cli.doctor import packages, process
+from assisters_otel.cli.doctor.finding import Finding
 from otlp import Collector
 
 
@@ -88,9 +89,9 @@ def test_without_an_endpoint_nothing_is_sent_to_whoever_listens_at_the_default_o
 
 
 def test_the_clients_that_nobody_sees_are_named(monkeypatch):
-    monkeypatch.setattr(installed, "_installed", {"pycurl": "7.4", "niquests": "3.1"}.get)
+    monkeypatch.setattr(packages, "_installed", {"pycurl": "7.4", "niquests": "3.1"}.get)
 
-    found = installed._not_seen()
+    found = packages._not_seen()
 
     assert found.fine
     assert "http.client, urllib or urllib3 without requests" in found.what
@@ -98,9 +99,9 @@ def test_the_clients_that_nobody_sees_are_named(monkeypatch):
 
 
 def test_where_none_of_them_is_installed_none_is_named(monkeypatch):
-    monkeypatch.setattr(installed, "_installed", lambda _: None)
+    monkeypatch.setattr(packages, "_installed", lambda _: None)
 
-    assert "installed" not in installed._not_seen().what
+    assert "installed" not in packages._not_seen().what
 
 
 @pytest.mark.parametrize("version", ["1.40.0", "2.9.0", "3.0.0", "4.0"])
@@ -108,7 +109,7 @@ def test_a_client_of_the_app_s_is_no_version_to_upgrade(monkeypatch, version):
     """The demo wants openai 3; the app's own may be any that is watched."""
     versions = {"openai": version, "httpx": "0.20", "typer": "0.1", "opentelemetry-sdk": "1.45"}
     monkeypatch.setattr(
-        installed,
+        packages,
         "requires",
         lambda _: [
             "openai<4,>=3; extra == 'demo'", "httpx>=0.27; extra == 'demo'",
@@ -116,11 +117,11 @@ def test_a_client_of_the_app_s_is_no_version_to_upgrade(monkeypatch, version):
             "opentelemetry-distro>=0.65b0; extra == 'auto'",
         ],
     )  # fmt: skip
-    monkeypatch.setattr(installed, "_installed", versions.get)
-    assert [one.fine for one in installed._versions()] == [True]
+    monkeypatch.setattr(packages, "_installed", versions.get)
+    assert [one.fine for one in packages._versions()] == [True]
 
     versions["opentelemetry-distro"] = "0.1"
-    (found,) = installed._versions()
+    (found,) = packages._versions()
     assert found.what.startswith("opentelemetry-distro 0.1 is installed")
 
 
@@ -144,7 +145,7 @@ def test_what_an_ascii_terminal_cannot_show_is_a_question_mark(call_in_ascii):
 
 def test_nothing_wrong_is_exit_code_0(call, collector, monkeypatch):
     # What this project's own tests have installed side by side.
-    monkeypatch.setattr(installed, "_collisions", lambda: iter(()))
+    monkeypatch.setattr(packages, "_collisions", lambda: iter(()))
 
     done = call("doctor", OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
 
@@ -387,9 +388,9 @@ def test_the_interpreter_is_the_first_thing_that_is_said(run):
 
 def test_an_environment_without_a_client_is_found(monkeypatch):
     """As pipx makes one: there is requests alone, which our exporter wants."""
-    monkeypatch.setattr(installed, "_installed", {"requests": "2.0"}.get)
+    monkeypatch.setattr(packages, "_installed", {"requests": "2.0"}.get)
 
-    _, found = installed._clients()
+    _, found = packages._clients()
 
     assert found.what == "no client of the API is installed here"
     assert "your app's interpreter" in found.to_do
@@ -404,10 +405,10 @@ def test_an_environment_without_a_client_is_found(monkeypatch):
     ],
 )
 def test_an_environment_with_a_client_is_not_said_to_have_none(monkeypatch, versions):
-    monkeypatch.setattr(installed, "_installed", versions.get)
-    monkeypatch.setattr(installed, "_is_wanted_by_others", lambda _: False)
+    monkeypatch.setattr(packages, "_installed", versions.get)
+    monkeypatch.setattr(packages, "_is_wanted_by_others", lambda _: False)
 
-    assert "clients" not in [one.check for one in installed._clients()]
+    assert "clients" not in [one.check for one in packages._clients()]
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 120])
@@ -439,10 +440,10 @@ def test_two_packages_under_one_name_are_found(findings, collector):
 
 def test_a_client_without_its_instrumentation_is_found(monkeypatch):
     versions = {"aiohttp": "3.0", "requests": "2.0", "opentelemetry-instrumentation-httpx": "1"}
-    monkeypatch.setattr(installed, "_installed", versions.get)
-    monkeypatch.setattr(installed, "_is_wanted_by_others", lambda client: client == "requests")
+    monkeypatch.setattr(packages, "_installed", versions.get)
+    monkeypatch.setattr(packages, "_is_wanted_by_others", lambda client: client == "requests")
 
-    clients = list(installed._clients())
+    clients = list(packages._clients())
 
     (found,) = [one for one in clients if not one.fine]
     assert found.check == "aiohttp"
@@ -452,17 +453,17 @@ def test_a_client_without_its_instrumentation_is_found(monkeypatch):
 
 
 def test_our_own_exporter_s_client_is_there_for_others():
-    assert installed._is_wanted_by_others("requests")
-    assert not installed._is_wanted_by_others("a-client-of-nobody")
+    assert packages._is_wanted_by_others("requests")
+    assert not packages._is_wanted_by_others("a-client-of-nobody")
 
 
 def test_a_version_outside_its_range_is_found(monkeypatch):
     monkeypatch.setattr(
-        installed, "requires", lambda _: ["wrapt>=1,<2", "nonsense==", "not-there>1"]
+        packages, "requires", lambda _: ["wrapt>=1,<2", "nonsense==", "not-there>1"]
     )
-    monkeypatch.setattr(installed, "_installed", {"wrapt": "2.5"}.get)
+    monkeypatch.setattr(packages, "_installed", {"wrapt": "2.5"}.get)
 
-    (found,) = installed._versions()
+    (found,) = packages._versions()
 
     assert found.what == "wrapt 2.5 is installed, <2,>=1 is wanted"
     assert found.to_do.startswith("pip install --upgrade wrapt")
@@ -563,6 +564,6 @@ def test_two_instrumentations_of_one_client_are_found(monkeypatch):
     ],
 )
 def test_it_says_through_which_client_the_installed_sdk_goes(monkeypatch, wanted, through):
-    monkeypatch.setattr(installed, "requires", lambda _: wanted)
+    monkeypatch.setattr(packages, "requires", lambda _: wanted)
 
-    assert installed._through("openai") == through
+    assert packages._through("openai") == through

@@ -828,7 +828,7 @@ def test_a_large_failed_body_is_not_waited_for_and_streams_through(api, limit):
 
 @pytest.mark.usefixtures("telemetry")
 def test_a_failed_body_that_stalls_is_waited_for_five_seconds_at_most(api, memory, monkeypatch):
-    monkeypatch.setattr("assisters_otel.clients.reader.READ_AHEAD_S", 0.2)
+    monkeypatch.setattr("assisters_otel.clients.aiohttp.stream_reader.READ_AHEAD_S", 0.2)
     api.answers(status=500, fault="stall", size=1000)
 
     async def main():
@@ -874,7 +874,7 @@ def test_fifty_at_once_are_fifty_attempts(api, memory):
 
 @pytest.mark.usefixtures("telemetry")
 def test_nothing_of_ours_is_left_of_a_thousand_requests(api):
-    from assisters_otel.clients import reader
+    from assisters_otel.clients.aiohttp import stream_reader
 
     api.answers("internal_error", times=100)
     api.answers(fault="truncate", status=500, size=1000, times=100)
@@ -890,8 +890,8 @@ def test_nothing_of_ours_is_left_of_a_thousand_requests(api):
     asyncio.run(main())
     gc.collect()
 
-    assert not reader._watched
-    assert not reader._broken
+    assert not stream_reader._watched
+    assert not stream_reader._broken
     assert not [one for one in gc.get_objects() if type(one).__name__ == "_Asked"]
 
 

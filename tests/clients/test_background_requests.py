@@ -332,12 +332,12 @@ def test_a_token_that_a_hook_fetches_elsewhere_is_as_ever(api, memory, way):
 
 
 def test_a_call_holds_no_request_once_it_is_over(api):
-    from assisters_otel import calls
+    from assisters_otel.attempts import call
 
     held = []
 
     def hook(_):
-        held.append(calls.current())
+        held.append(call.current())
 
     way = WAYS[0]
     way.run(way.client(api, hook), embed)

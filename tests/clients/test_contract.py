@@ -111,7 +111,7 @@ def test_a_429_says_what_the_limits_are_and_how_long_to_wait(api, memory, anyone
 @pytest.fixture
 def frozen_time(monkeypatch):
     now = 1_800_000_000.25
-    monkeypatch.setattr("assisters_otel.observe.time.time", lambda: now)
+    monkeypatch.setattr("assisters_otel.recording.recorder.time.time", lambda: now)
     return now
 
 

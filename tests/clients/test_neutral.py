@@ -13,7 +13,7 @@ import weakref
 import pytest
 
 import assisters_otel
-from assisters_otel import resend
+from assisters_otel.resends import tracker
 from assisters_otel.testing import FakeApi
 from memory import Memory
 from sizes import sized
@@ -232,7 +232,9 @@ def test_an_event_stream_is_never_read_ahead_though_it_failed(api, memory, calle
 @pytest.mark.usefixtures("telemetry")
 def test_no_more_than_the_limit_is_held(api, caller, monkeypatch):
     held = []
-    monkeypatch.setattr("assisters_otel.progress._envelope", lambda body, _: held.append(len(body)))
+    monkeypatch.setattr(
+        "assisters_otel.recording.attempt._envelope", lambda body, _: held.append(len(body))
+    )
     api.answers(status=500, size=2000 * KIB, chunked=True)
 
     caller.send("GET", api.url + "/models")
@@ -321,7 +323,7 @@ def test_memory_is_flat_over_many_failures(api, monkeypatch):
     import httpx
 
     loops = sized(1000)
-    monkeypatch.setattr(resend, "MAX_ENTRIES", loops // 2)  # full before the measuring begins
+    monkeypatch.setattr(tracker, "MAX_ENTRIES", loops // 2)  # full before the measuring begins
     memory = Memory()
     transport = httpx.HTTPTransport()
     count = iter(range(10**9))

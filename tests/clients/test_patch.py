@@ -20,7 +20,7 @@ from aiohttp.connector import BaseConnector
 from requests.adapters import HTTPAdapter, Retry
 
 import assisters_otel
-from assisters_otel.clients import patch
+from assisters_otel.clients import import_hooks, patching
 
 ON = types.SimpleNamespace(patched={"a client": "1.0"})
 ENDED = types.SimpleNamespace(patched={})
@@ -53,29 +53,29 @@ def wrap(owner):
 def test_ours_lies_innermost_whoever_came_first(owner):
     wrap(owner)
     wrap(owner)
-    patch.put_in(owner, "method", ours, ON)
+    patching.put_in(owner, "method", ours, ON)
     wrap(owner)
 
     assert owner().method() == ["layer", "layer", "layer", "ours", "method"]
 
 
 def test_ours_is_put_in_once(owner):
-    patch.put_in(owner, "method", ours, ON)
-    patch.put_in(owner, "method", ours, ON)
+    patching.put_in(owner, "method", ours, ON)
+    patching.put_in(owner, "method", ours, ON)
 
     assert owner().method() == ["ours", "method"]
 
 
 def test_ours_looks_like_what_it_stands_for(owner):
     before = inspect.signature(owner.method), owner.method.__qualname__
-    patch.put_in(owner, "method", ours, ON)
+    patching.put_in(owner, "method", ours, ON)
 
     assert inspect.isfunction(vars(owner)["method"])
     assert (inspect.signature(owner.method), owner.method.__qualname__) == before
 
 
 def test_somebody_s_copy_of_our_attributes_is_not_ours(owner):
-    patch.put_in(owner, "method", ours, ON)
+    patching.put_in(owner, "method", ours, ON)
     inner = vars(owner)["method"]
 
     @functools.wraps(inner)
@@ -83,7 +83,7 @@ def test_somebody_s_copy_of_our_attributes_is_not_ours(owner):
         return ["theirs", *inner(self)]
 
     owner.method = theirs
-    patch.take_out(owner, "method")
+    patching.take_out(owner, "method")
 
     assert owner().method() == ["theirs", "ours", "method"]
 
@@ -94,28 +94,28 @@ def test_ours_is_put_below_a_layer_that_was_left_bound(owner):
     wrap(owner)
     wrap(owner)
     unwrap(owner, "method")
-    patch.put_in(owner, "method", ours, ON)
+    patching.put_in(owner, "method", ours, ON)
     assert owner().method() == ["layer", "ours", "method"]
-    patch.take_out(owner, "method")
+    patching.take_out(owner, "method")
     assert owner().method() == ["layer", "method"]
 
 
 def test_one_that_hung_on_beyond_its_end_is_replaced(owner):
     before = vars(owner)["method"]
-    patch.put_in(owner, "method", ours, ENDED)
-    patch.put_in(owner, "method", ours, ON)
+    patching.put_in(owner, "method", ours, ENDED)
+    patching.put_in(owner, "method", ours, ON)
 
     assert owner().method() == ["ours", "method"]
-    patch.take_out(owner, "method")
+    patching.take_out(owner, "method")
     assert vars(owner)["method"] is before
 
 
 def test_ours_is_taken_out_from_below_others(owner):
     before = vars(owner)["method"]
-    patch.put_in(owner, "method", ours, ON)
+    patching.put_in(owner, "method", ours, ON)
     wrap(owner)
     wrap(owner)
-    patch.take_out(owner, "method")
+    patching.take_out(owner, "method")
 
     assert owner().method() == ["layer", "layer", "method"]
     assert vars(owner)["method"].__wrapped__.__wrapped__ is before
@@ -124,7 +124,7 @@ def test_ours_is_taken_out_from_below_others(owner):
 def test_taking_out_what_is_not_in_changes_nothing(owner):
     wrap(owner)
     before = vars(owner)["method"]
-    patch.take_out(owner, "method")
+    patching.take_out(owner, "method")
 
     assert vars(owner)["method"] is before
 
@@ -134,12 +134,12 @@ def test_ours_is_taken_out_after_somebody_unwrapped_theirs(owner):
 
     before = vars(owner)["method"]
     wrap(owner)
-    patch.put_in(owner, "method", ours, ON)
+    patching.put_in(owner, "method", ours, ON)
     unwrap(owner, "method")
     assert owner().method() == ["ours", "method"]
-    patch.put_in(owner, "method", ours, ON)
+    patching.put_in(owner, "method", ours, ON)
     assert owner().method() == ["ours", "method"]
-    patch.take_out(owner, "method")
+    patching.take_out(owner, "method")
 
     assert vars(owner)["method"] is before
 
@@ -279,8 +279,8 @@ def module(monkeypatch):
 
 
 def patches(module, told, guard=lambda step, *args: step(*args)):
-    target = patch.Target(module.__name__, "Client.send", ours)
-    return patch.Patches((target,), guard, told.append)
+    target = patching.Target(module.__name__, "Client.send", ours)
+    return patching.Patches((target,), guard, told.append)
 
 
 def test_a_module_is_patched_again_and_again_and_told_of_each_time(module):
@@ -296,14 +296,14 @@ def test_a_module_is_patched_again_and_again_and_told_of_each_time(module):
         assert vars(module.Client)["send"] is first
 
     assert told == [module.__name__] * 3
-    assert module.__name__ not in patch.imports._waiting
+    assert module.__name__ not in import_hooks.imports._waiting
 
 
 def test_patches_may_be_taken_out_while_another_thread_puts_some_in(module):
     another = patches(types.SimpleNamespace(__name__="assisters_otel_test_another"), [])
     thread = threading.Thread(target=another.put_in)
 
-    class Slow(patch.Patches):
+    class Slow(patching.Patches):
         """Asked whether it is the one that is taken out, it lets another thread go first."""
 
         def __eq__(self, other):
@@ -314,7 +314,7 @@ def test_patches_may_be_taken_out_while_another_thread_puts_some_in(module):
 
         __hash__ = None
 
-    target = patch.Target(module.__name__, "Client.send", ours)
+    target = patching.Target(module.__name__, "Client.send", ours)
     slow = Slow((target,), lambda step, *args: step(*args), lambda _: None)
     installed = patches(module, [])
     slow.put_in()
@@ -323,8 +323,8 @@ def test_patches_may_be_taken_out_while_another_thread_puts_some_in(module):
     installed.take_out()
 
     thread.join()
-    assert patch.imports._waiting[module.__name__] == [slow]
-    assert patch.imports._waiting["assisters_otel_test_another"] == [another]
+    assert import_hooks.imports._waiting[module.__name__] == [slow]
+    assert import_hooks.imports._waiting["assisters_otel_test_another"] == [another]
     slow.take_out()
     another.take_out()
 

@@ -32,8 +32,10 @@ from urllib3.util import Timeout
 from urllib3.util.retry import Retry
 
 import assisters_otel
-from assisters_otel import catalog, explain, late, quiet
-from assisters_otel.late import write
+from assisters_otel import catalog, explain
+from assisters_otel.providers import exporter_logs
+from assisters_otel.sinks import foreign_span
+from assisters_otel.sinks.foreign_span import before_end
 from assisters_otel.testing import FakeApi
 from memory import Memory
 from otlp import Collector
@@ -565,7 +567,7 @@ def test_an_exporter_s_traffic_to_a_watched_host_is_nobody_s_request(api, memory
 
 
 def test_an_export_by_whatever_client_is_nobody_s_request(api, telemetry):
-    with quiet.listening(lambda _: None):
+    with exporter_logs.capture_exporter_logs(lambda _: None):
         httpx.get(api.url + "/models", trust_env=False)
 
     assert telemetry.status().attempts == 0
@@ -687,7 +689,9 @@ def test_a_followed_redirect_leaves_its_span_in_no_reference_cycle(api, telemetr
     gc.disable()
     try:
         with mock.patch.object(
-            late, "write", lambda span, *more: (kept.append(weakref.ref(span)), write(span, *more))
+            foreign_span,
+            "before_end",
+            lambda span, *more: (kept.append(weakref.ref(span)), before_end(span, *more)),
         ):
             session.get(api.url + "/rate-limit")
         assert kept

@@ -24,9 +24,8 @@ from hypothesis import strategies as st
 from opentelemetry import trace
 
 import assisters_otel
-from assisters_otel.bodies import Body
-from assisters_otel.progress import Answer
-from assisters_otel.streams import Events
+from assisters_otel.api.event_stream import EventStreamScanner
+from assisters_otel.recording.response_body import Answer, Body
 from assisters_otel.testing import FakeApi
 from memory import Memory
 
@@ -276,7 +275,7 @@ def test_a_stream_that_is_open_at_the_end_was_abandoned(api, memory, telemetry):
 def test_a_thousand_abandoned_streams_leave_nothing(api, memory):
     def held():
         gc.collect()
-        kinds = (Events, Body, Answer)
+        kinds = (EventStreamScanner, Body, Answer)
         return sum(isinstance(one, kinds) for one in gc.get_objects())
 
     before = held()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import promql_parser as promql
 import yaml
 
-from assisters_otel import names
+from assisters_otel.semconv import metrics as metric_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,9 +93,9 @@ _MATCHES = {
 
 
 def series() -> dict[str, set[str]]:
-    """Every series that can be asked for, with its labels: names.py under Prometheus' naming."""
+    """Every series that can be asked for, with its labels: semconv under Prometheus' naming."""
     known = dict(OTHERS)
-    for metric in names.METRICS:
+    for metric in metric_names.METRICS:
         labels = RESOURCE | {label(name) for name in metric.attributes}
         name = label(metric.name) + _UNITS.get(metric.unit, "")
         if metric.instrument == "counter":

@@ -1,4 +1,4 @@
-"""The alert rules say what the catalog says, of what names.py sends."""
+"""The alert rules say what the catalog says, of what semconv sends."""
 
 from __future__ import annotations
 

@@ -35,20 +35,37 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from urllib3.exceptions import HTTPError
 
-from assisters_otel import catalog, coding, endpoints, envelope, masking, names, spans, streams
-from assisters_otel.clients import httpx as adapter
-from assisters_otel.clients import wire
-from assisters_otel.config import Config, Host
-from assisters_otel.guard import Guard
-from assisters_otel.metrics import MAX_FURTHER, MAX_MODELS
-from assisters_otel.observe import Observer
+from assisters_otel import catalog
+from assisters_otel.api import endpoints, error_body, event_stream, redaction
+from assisters_otel.api import headers as response_headers
+from assisters_otel.api.content_encoding import decode_body
+from assisters_otel.api.headers import (
+    header_integer,
+    header_number,
+    header_text,
+    known_headers,
+    may_be_read_ahead,
+    rate_limit_reset_s,
+    retry_after_s,
+)
+from assisters_otel.api.limits import MAX_BYTES, MAX_MESSAGE, MAX_VALUE
+from assisters_otel.clients.httpx import request_reader
+from assisters_otel.clients.requests import read_ahead as requests_read_ahead
+from assisters_otel.config import Config
+from assisters_otel.fail_safe import Guard
+from assisters_otel.hosts import Host
+from assisters_otel.recording.recorder import Observer
+from assisters_otel.semconv import attributes as names
+from assisters_otel.semconv import metrics as metric_names
+from assisters_otel.sinks import attempt_span
+from assisters_otel.sinks.label_values import MAX_EXTRA_VALUES, MAX_MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from opentelemetry.sdk.trace import ReadableSpan
 
-MAX_INPUT: Final = 2 * coding.MAX_BYTES
+MAX_INPUT: Final = 2 * MAX_BYTES
 MAX_CPU_S: Final = 2.0
 """For one input. An ordinary one takes a thousandth; what is not linear takes far more."""
 
@@ -57,7 +74,7 @@ _HOST: Final = "api.assisters.dev"
 _HTTPX: Final = "opentelemetry.instrumentation.httpx"
 _KEY: Final = re.compile(r"(?<![A-Za-z0-9])(?:ask_|sk-|asst_sk_)[A-Za-z0-9_\-]{6,}")
 # A few bytes more than what is kept: a name and an event's own, which are bounded too.
-_MAX_KEPT: Final = streams.MAX_BYTES + streams.MAX_NAME
+_MAX_KEPT: Final = event_stream.MAX_BYTES + event_stream.MAX_NAME
 
 
 def run(target: Callable[[bytes], None], data: bytes) -> None:
@@ -82,35 +99,38 @@ def body(data: bytes) -> None:
     """The body of an error, as sent: the first byte says how it is encoded."""
     encodings = ("", "gzip", "deflate", "br", "zstd", "gzip, br", "br, zstd, deflate", "x")
     encoding = encodings[data[0] % len(encodings)] if data else ""
-    plain = coding.decompress(data[1:], encoding)
-    assert plain is None or len(plain) <= max(coding.MAX_BYTES, len(data))
-    for found in (envelope.parse(plain or b""), envelope.of_event(plain or b"")):
+    plain = decode_body(data[1:], encoding)
+    assert plain is None or len(plain) <= max(MAX_BYTES, len(data))
+    for found in (
+        error_body.parse_error_body(plain or b""),
+        error_body.parse_error_event(plain or b""),
+    ):
         if found is not None:
             for name in ("type", "code", "param"):
                 value = getattr(found, name)
                 if value is not None:
                     assert value
-                    _is_clean(value, masking.MAX_VALUE)
-            _is_clean(masking.clean(found.message or "", masking.MAX_MESSAGE), 256)
+                    _is_clean(value, MAX_VALUE)
+            _is_clean(redaction.clean(found.message or "", MAX_MESSAGE), 256)
             assert "message" not in repr(found)
 
 
 def headers(data: bytes) -> None:
     """A response's headers, one a line."""
-    picked = envelope.pick(_headers(data.split(b"\n")))
-    assert len(picked) <= len(envelope._PICKED)
-    envelope.is_event_stream(picked)
-    envelope.may_be_read(picked)
+    picked = known_headers(_headers(data.split(b"\n")))
+    assert len(picked) <= len(response_headers._PICKED)
+    response_headers.is_event_stream(picked)
+    may_be_read_ahead(picked)
     for value in (data, *picked.values()):
-        text = envelope.text(value)
+        text = header_text(value)
         if text is not None:
-            _is_clean(text, masking.MAX_VALUE)
-        whole = envelope.integer(value)
+            _is_clean(text, MAX_VALUE)
+        whole = header_integer(value)
         assert whole is None or 0 <= whole < 2**63
         for number in (
-            envelope.number(value),
-            envelope.seconds_to_wait(value, NOW),
-            envelope.seconds_to_reset(value, NOW),
+            header_number(value),
+            retry_after_s(value, NOW),
+            rate_limit_reset_s(value, NOW),
         ):
             assert number is None or (number >= 0 and math.isfinite(number))
 
@@ -143,11 +163,11 @@ def secrets(data: bytes) -> None:
     if re.search(r"[A-Za-z0-9]\Z", before):
         before += " "  # within a word it is none: task_0123456789
     planted = before + _FORMS[first % len(_FORMS)] + after
-    for limit in (masking.MAX_VALUE, masking.MAX_MESSAGE, len(planted)):
-        cleaned = masking.clean(planted, limit)
+    for limit in (MAX_VALUE, MAX_MESSAGE, len(planted)):
+        cleaned = redaction.clean(planted, limit)
         _is_clean(cleaned, limit)
         assert SECRET not in cleaned
-    assert SECRET not in masking.mask(planted)
+    assert SECRET not in redaction.redact(planted)
 
 
 def events(data: bytes) -> None:
@@ -157,7 +177,7 @@ def events(data: bytes) -> None:
     encoding = encodings[head[0] % len(encodings)]
     told = []
     for size in (head[1] % 64 + 1, MAX_INPUT):
-        watched = streams.Events(encoding)
+        watched = event_stream.EventStreamScanner(encoding)
         for at in range(0, len(rest), size):
             chunk = rest[at : at + size]
             if not watched.is_ordinary(chunk):
@@ -165,16 +185,16 @@ def events(data: bytes) -> None:
             if at % 64 == 0:
                 assert kept(watched) <= _MAX_KEPT
         assert kept(watched) <= _MAX_KEPT
-        outcome = streams.outcome(watched, streams.ENDED, endpoints.CHAT)
+        outcome = event_stream.stream_outcome(watched, event_stream.ENDED, endpoints.CHAT)
         assert outcome in names.STREAM_OUTCOMES
         told.append((watched.chunks, watched.done, watched.error, outcome))
         if watched.error is not None:
-            _is_clean(watched.error.code or "", masking.MAX_VALUE)
+            _is_clean(watched.error.code or "", MAX_VALUE)
     if not encoding:  # what is broken inside an encoding is broken where it was cut
         assert told[0] == told[1]
 
 
-def kept(watched: streams.Events) -> int:
+def kept(watched: event_stream.EventStreamScanner) -> int:
     """How many bytes of a stream are held."""
     return len(watched._line) + sum(map(len, watched._data)) + len(watched._event)
 
@@ -200,8 +220,8 @@ def _read(data: bytes, *, ahead: bool) -> object:
             preload_content=False,
         )
         if ahead:
-            body = wire.beginning(response, time.monotonic, 5.0, Guard(strict=True))
-            assert body is None or len(body) <= 2 * coding.MAX_BYTES
+            body = requests_read_ahead.beginning(response, time.monotonic, 5.0, Guard(strict=True))
+            assert body is None or len(body) <= 2 * MAX_BYTES
         return response.status, b"".join(response.stream(decode_content=False))
     except (HTTPError, HTTPException, OSError, ValueError, MemoryError, OverflowError) as error:
         return type(error), str(error)
@@ -263,7 +283,7 @@ class Process:
         self._spans.clear()
         assert encode_spans(told).SerializeToString()
         for span in told:
-            assert len(span.name) <= 2 * masking.MAX_VALUE
+            assert len(span.name) <= 2 * MAX_VALUE
             for name, value in (span.attributes or {}).items():
                 self._check_attribute(name, value)
             assert not _KEY.search(_texts(span))
@@ -286,10 +306,10 @@ class Process:
         if name.startswith(("assisters.", "error.", "http.response.header.", "gen_ai.")):
             for text in values:
                 if isinstance(text, str):
-                    _is_clean(text, masking.MAX_MESSAGE)
+                    _is_clean(text, MAX_MESSAGE)
 
     def _check_labels(self, metric: str, labels: dict[str, Any]) -> None:
-        documented = {m.name: m.attributes for m in names.METRICS}[metric]
+        documented = {m.name: m.attributes for m in metric_names.METRICS}[metric]
         assert set(labels) <= set(documented)
         for name, value in labels.items():
             known = _KNOWN.get(name)
@@ -335,10 +355,10 @@ _KNOWN: Final[dict[str, set[Any]]] = {
 }
 _WORD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.<>]{0,99}\Z")
 _FURTHER: Final = {
-    "error.code": ("code", re.compile(r"[a-z][a-z0-9_]{0,63}\Z"), MAX_FURTHER),
+    "error.code": ("code", re.compile(r"[a-z][a-z0-9_]{0,63}\Z"), MAX_EXTRA_VALUES),
     # Envelopes' types and exceptions' names, each a set of its own.
-    "error.type": ("type", _WORD, 2 * MAX_FURTHER),
-    "assisters.retry.reason": ("reason", _WORD, 3 * MAX_FURTHER),
+    "error.type": ("type", _WORD, 2 * MAX_EXTRA_VALUES),
+    "assisters.retry.reason": ("reason", _WORD, 3 * MAX_EXTRA_VALUES),
     "gen_ai.request.model": ("model", re.compile(r"[A-Za-z0-9][\x21-\x7e]{0,127}\Z"), MAX_MODELS),
 }
 # So many inputs have one process: enough that its sets of labels are full.
@@ -427,13 +447,13 @@ def _attempt(
         suppress(Exception if not _HEAD.match(first) else ()),
         now.tracer.start_as_current_span(method, kind=SpanKind.CLIENT, attributes=said) as span,
     ):
-        found = spans.of_attempt(_HTTPX, method, _HOST, url)
+        found = attempt_span.find_app_span(_HTTPX, method, _HOST, url)
         request = now.observer.request(
             now.observer.hosts(_HOST) or (), method, 443, raw.url.raw_path
         )
         assert found is span
         assert request is not None
-        attempt = now.observer.start(request, adapter._Message(raw), found)
+        attempt = now.observer.start(request, request_reader._Message(raw), found)
         if not _HEAD.match(first):
             name = re.sub("[^A-Za-z]", "", first.decode("latin-1"))[:200] or "ReadTimeout"
             error = type(name, (Exception,), {})(body.decode("utf-8", "replace"))
@@ -543,7 +563,7 @@ SEEDS_OF_ANY: Final = tuple(
 WORDS: Final = (
     *(row.code.encode() for row in catalog.ERRORS),
     *(row.type.encode() for row in catalog.TYPES),
-    *(name + b": " for name in envelope.RATELIMITS.values()),
+    *(name + b": " for name in response_headers.RATELIMITS.values()),
     *(b"retry-after: ", b"x-request-id: ", b"content-type: text/event-stream", b"location: "),
     *(b"content-encoding: gzip", b"content-encoding: br", b"content-encoding: zstd"),
     *(b'{"error":', b'"code":', b'"type":', b'"param":', b'"message":', b"\\ud800", b"\\u0000"),

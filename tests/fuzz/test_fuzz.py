@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from targets import SEEDS, TARGETS, WORDS, run
 
-from assisters_otel import envelope, masking, streams
+from assisters_otel.api import event_stream, redaction
+from assisters_otel.api import headers as response_headers
 from sizes import sized
 
 SCRIPT = Path(__file__).with_name("atheris_fuzz.py")
@@ -104,10 +105,10 @@ def test_a_fuzzer_that_is_guided_by_coverage_finds_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("target", "data", "wrong"),
     [
-        ("secrets", SEEDS["secrets"][0], (masking, "mask", str)),
-        ("answers", SEEDS["answers"][0], (masking, "MAX_VALUE", 4)),
-        ("headers", b"9223372036854775808", (envelope, "_INT64", 2**64)),
-        ("headers", b"9" * 400, (envelope, "_NUMBER", re.compile(rb"(\d+)\Z"))),
+        ("secrets", SEEDS["secrets"][0], (redaction, "redact", str)),
+        ("answers", SEEDS["answers"][0], (targets, "MAX_VALUE", 4)),
+        ("headers", b"9223372036854775808", (response_headers, "_INT64", 2**64)),
+        ("headers", b"9" * 400, (response_headers, "_NUMBER", re.compile(rb"(\d+)\Z"))),
     ],
 )
 def test_a_check_that_was_taken_out_is_missed(target, data, wrong, monkeypatch):
@@ -119,7 +120,7 @@ def test_a_check_that_was_taken_out_is_missed(target, data, wrong, monkeypatch):
 
 
 def test_a_stream_that_is_kept_is_found(monkeypatch):
-    monkeypatch.setattr(streams, "MAX_BYTES", 10 * streams.MAX_BYTES)
+    monkeypatch.setattr(event_stream, "MAX_BYTES", 10 * event_stream.MAX_BYTES)
 
     with pytest.raises(AssertionError):
         run(TARGETS["events"], b"\0\x3fdata: " + b"x" * targets.MAX_INPUT)
@@ -133,7 +134,9 @@ def test_an_input_that_takes_long_is_found(monkeypatch):
 
 
 def test_a_label_outside_its_closed_set_is_found(monkeypatch):
-    monkeypatch.setattr("assisters_otel.metrics.ClosedSet.__call__", lambda _, value: value)
+    monkeypatch.setattr(
+        "assisters_otel.sinks.label_values.LabelValues.__call__", lambda _, value: value
+    )
     code = b'one POST /v1/search\n429\n\n{"error": {"code": "no-%d"}}'
 
     with pytest.raises(AssertionError, match=r"error\.code"):

@@ -33,7 +33,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 import assisters_otel
-from assisters_otel.testing import answer
+from assisters_otel.testing import answers
 
 URL = "https://api.assisters.dev/v1/chat/completions"
 THREADS = 50
@@ -46,7 +46,7 @@ COUNTED = {
     "assisters.client.retries",
 }
 _OK = b'{"id": "chatcmpl-1", "object": "chat.completion", "choices": []}'
-_LIMITED = answer.envelope(429, "rate_limit_exceeded", param="requests")
+_LIMITED = answers.envelope(429, "rate_limit_exceeded", param="requests")
 _HEADERS = [
     (b"Content-Type", b"application/json"),
     (b"X-Request-ID", b"req_01JZK4T9V3M8Q2"),

@@ -102,7 +102,7 @@ def test_under_a_tracer_everything_is_as_ever(api, by):
 # -- gevent -------------------------------------------------------------------------------------
 
 PATCH = "from gevent import monkey; monkey.patch_all()\n"
-IMPORT = "import assisters_otel.telemetry\n"
+IMPORT = "import assisters_otel.startup\n"
 INIT = "import assisters_otel; assisters_otel.init('greenlets', hosts=[URL])\n"
 GREENLETS = """
 import gevent
@@ -158,14 +158,14 @@ class Slow(SpanExporter):
         return SpanExportResult.SUCCESS
 
 def export():
-    with quiet.listening(lambda record: heard.append(record.getMessage())):
+    with exporter_logs.capture_exporter_logs(lambda record: heard.append(record.getMessage())):
         Slow().export([])
 
 def other():
     logging.getLogger("urllib3.connectionpool").warning("the application's")
 
 heard = []
-hush = quiet.Hush(export.__code__)
+hush = exporter_logs.ExporterLogFilter(export.__code__)
 hush.install()
 gevent.joinall([gevent.spawn(export), gevent.spawn(other)], raise_error=True)
 print(heard)
@@ -173,7 +173,7 @@ print(heard)
 
 
 def test_a_greenlet_is_heard_of_though_another_one_exports_and_gevent_came_late():
-    done = passed(f"from assisters_otel import quiet\n{PATCH}{EXPORTING}")
+    done = passed(f"from assisters_otel.providers import exporter_logs\n{PATCH}{EXPORTING}")
 
     assert done.out == '["the exporter\'s"]\n'
     assert done.err == "the application's\n"

@@ -10,8 +10,8 @@ import httpx
 import openai
 import pytest
 
-from assisters_otel import endpoints
-from assisters_otel.testing import samples
+from assisters_otel.api import endpoints
+from assisters_otel.testing import sample_bodies
 
 MESSAGES = [{"role": "user", "content": "Hello!"}]
 CHAT = {"model": "assisters-chat-v1", "messages": MESSAGES}
@@ -29,7 +29,7 @@ def assisters_client(assisters_api):
         yield client
 
 
-@pytest.mark.parametrize("endpoint", samples.ENDPOINTS, ids=lambda e: f"{e.method} {e.path}")
+@pytest.mark.parametrize("endpoint", sample_bodies.ENDPOINTS, ids=lambda e: f"{e.method} {e.path}")
 def test_every_documented_endpoint_succeeds(assisters_api, endpoint):
     path = endpoint.path.replace("{id:path}", "assisters-chat-v1")
     response = httpx.request(endpoint.method, assisters_api.url + path)
@@ -40,7 +40,7 @@ def test_every_documented_endpoint_succeeds(assisters_api, endpoint):
 
 
 def test_each_documented_path_has_a_sample_and_no_other():
-    paths = {f"/v1{endpoint.path}".replace(":path", "") for endpoint in samples.ENDPOINTS}
+    paths = {f"/v1{endpoint.path}".replace(":path", "") for endpoint in sample_bodies.ENDPOINTS}
     assert paths == endpoints.TEMPLATES
 
 
@@ -105,7 +105,7 @@ def test_openai_reads_embeddings_in_both_encodings(openai_client):
 
 
 def test_openai_reads_models_moderations_images_and_audio(openai_client):
-    assert [model.id for model in openai_client.models.list()] == list(samples.MODELS)
+    assert [model.id for model in openai_client.models.list()] == list(sample_bodies.MODELS)
     assert openai_client.models.retrieve("assisters-chat-v1").owned_by == "assisters"
     assert openai_client.moderations.create(input="x").results[0].flagged is False
     assert openai_client.images.generate(prompt="x").data[0].url
@@ -138,7 +138,7 @@ def test_assisters_reads_chat_embeddings_and_models(assisters_client):
     assert chat["choices"][0]["message"]["content"] == "Hello from the fake API."
     rows = assisters_client.embeddings.create(model="m", input="a")["data"]
     assert rows[0]["embedding"] == [0.25, -0.5, 0.125]
-    assert len(assisters_client.models.list()["data"]) == len(samples.MODELS)
+    assert len(assisters_client.models.list()["data"]) == len(sample_bodies.MODELS)
     assert assisters_client.models.retrieve("assisters-chat-v1")["object"] == "model"
     with pytest.raises(assisters.NotFoundError):
         assisters_client.models.retrieve("gpt-9")

@@ -8,7 +8,7 @@ import sys
 from itertools import takewhile
 from typing import Final
 
-from assisters_otel import names
+from assisters_otel.version import __version__
 
 _EXTRAS: Final = {
     **dict.fromkeys(("rich", "typer"), "cli"),
@@ -25,8 +25,8 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # an ASCII terminal gets a question mark
     options = list(takewhile(lambda text: text.startswith("-"), sys.argv[1:]))
     if "--version" in options:  # what a report of a bug quotes needs no extra
-        told = json.dumps({"version": names.__version__})
-        print(told if "--json" in options else f"assisters-otel {names.__version__}")
+        told = json.dumps({"version": __version__})
+        print(told if "--json" in options else f"assisters-otel {__version__}")
         sys.exit(0)
     try:
         from assisters_otel.cli.app import app  # noqa: PLC0415 - an optional dependency

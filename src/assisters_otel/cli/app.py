@@ -7,7 +7,9 @@ from typing import Annotated, Final
 
 import typer
 
-from assisters_otel.cli import demo, doctor, errors, explain, fake_api
+from assisters_otel.cli import errors, explain, fake_api
+from assisters_otel.cli.demo import command as demo
+from assisters_otel.cli.doctor import command as doctor
 
 app: Final = typer.Typer(
     name="assisters-otel",

@@ -22,24 +22,24 @@ def errors(
     from rich.table import Table  # noqa: PLC0415 - the extra's
     from rich.text import Text  # noqa: PLC0415
 
-    from assisters_otel.cli import layout  # noqa: PLC0415
+    from assisters_otel.cli import output  # noqa: PLC0415
 
-    console = layout.console()
+    console = output.console()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     heads = ("Code", "Status", "Retry")
     for name in heads:
         table.add_column(name, no_wrap=True)
     table.add_column("What to do", overflow="fold")
-    is_narrow = console.width < layout.NARROW
+    is_narrow = console.width < output.NARROW
     if is_narrow:
-        layout.show(console, Text("  ".join(heads), "bold"))
+        output.show(console, Text("  ".join(heads), "bold"))
     for error in catalog.ERRORS:
         code, status = Text(error.code, "bold"), str(error.status)
         helps = Text("helps", "green") if error.retryable else Text("no use", "red")
         if is_narrow:
             head = Text("  ").join((code, Text(status), helps))
-            layout.show(console, layout.block(head, Text(error.advice)))
+            output.show(console, output.block(head, Text(error.advice)))
         else:
             table.add_row(code, status, helps, error.advice)
     if not is_narrow:
-        layout.show(console, table)
+        output.show(console, table)

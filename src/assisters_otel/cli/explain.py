@@ -8,7 +8,8 @@ from typing import Annotated, Final
 
 import typer
 
-from assisters_otel import catalog, explanation
+from assisters_otel import catalog
+from assisters_otel.explanation import explain as explanation
 
 HELP: Final = (
     "Explain an error code: whose side it is on, whether a retry helps, what to do next, and "
@@ -39,7 +40,7 @@ def explain(
     from rich.table import Table  # noqa: PLC0415 - the extra's
     from rich.text import Text  # noqa: PLC0415
 
-    from assisters_otel.cli import layout  # noqa: PLC0415
+    from assisters_otel.cli import output  # noqa: PLC0415
 
     helps = ("a retry helps", "bold green") if told.retryable else ("no retry helps", "bold red")
     head = Text.assemble((code, "bold"), f"  {told.status} {told.type}  ", helps)
@@ -52,7 +53,7 @@ def explain(
         ("For users", told.user_message),
     ):
         table.add_row(Text(name, "dim"), Text(value))
-    layout.show(layout.console(), head, table)
+    output.show(output.console(), head, table)
 
 
 def _hint(text: str) -> str:

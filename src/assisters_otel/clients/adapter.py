@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
-    from assisters_otel.clients.patch import Target
-    from assisters_otel.observe import Observer
+    from assisters_otel.clients.patching import Target
+    from assisters_otel.recording.recorder import Observer
 
 BAGGAGE: Final = ("baggage", "uberctx-", "ot-baggage-")
 """How the names of headers with an app's baggage begin: of W3C, Jaeger and OpenTracing. Source:

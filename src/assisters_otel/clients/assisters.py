@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from assisters_otel.clients.patch import Target, unbound
-from assisters_otel.clients.sdk import in_call
+from assisters_otel.clients.patching import Target, unbound
+from assisters_otel.clients.sdk_call import in_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from assisters_otel.calls import Call
-    from assisters_otel.guard import Guard
-    from assisters_otel.observe import Observer
+    from assisters_otel.attempts.call import Call
+    from assisters_otel.fail_safe import Guard
+    from assisters_otel.recording.recorder import Observer
 
 MODULE: Final = "assisters"
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from assisters_otel import calls
-from assisters_otel.clients.httpx import message_of
-from assisters_otel.clients.patch import Target, unbound
-from assisters_otel.clients.sdk import in_call
+from assisters_otel.attempts import call as attempts_call
+from assisters_otel.clients.httpx.adapter import message_of
+from assisters_otel.clients.patching import Target, unbound
+from assisters_otel.clients.sdk_call import in_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from assisters_otel.calls import Call
-    from assisters_otel.observe import Observer
+    from assisters_otel.attempts.call import Call
+    from assisters_otel.recording.recorder import Observer
 
 MODULE: Final = "openai"
 
@@ -110,6 +110,6 @@ class OpenAI:
 
 
 def _built(request: Any) -> None:
-    call = calls.current()
+    call = attempts_call.current()
     if call is not None:
         call.builds(message_of(request))

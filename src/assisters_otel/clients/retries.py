@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from assisters_otel import flow
-from assisters_otel.clients.patch import Target, unbound
+from assisters_otel.attempts import control_flow
+from assisters_otel.clients.patching import Target, unbound
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ def _in_one_send(original: Callable[..., Any]) -> Callable[..., Any]:
     send = unbound(original)
 
     def sent(sender: Any, *args: Any, **kwargs: Any) -> Any:
-        with flow.one_send():
+        with control_flow.one_send():
             return send(sender, *args, **kwargs)
 
     return sent
@@ -29,7 +29,7 @@ def _in_one_send_async(original: Callable[..., Any]) -> Callable[..., Any]:
     send = unbound(original)
 
     async def sent(sender: Any, *args: Any, **kwargs: Any) -> Any:
-        with flow.one_send():
+        with control_flow.one_send():
             return await send(sender, *args, **kwargs)
 
     return sent

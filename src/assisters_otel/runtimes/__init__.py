@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from assisters_otel.clients.patch import Patches
+from assisters_otel.clients.patching import Patches
 from assisters_otel.runtimes import celery, rq, uvicorn
 from assisters_otel.runtimes.receivers import Receivers
 
 if TYPE_CHECKING:
-    from assisters_otel.guard import Guard
+    from assisters_otel.fail_safe import Guard
 
 
 class Hooks:

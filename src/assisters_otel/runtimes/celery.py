@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from assisters_otel.flow import units
+from assisters_otel.attempts.control_flow import units
 from assisters_otel.process import here
 from assisters_otel.runtimes.receivers import Receiver
 

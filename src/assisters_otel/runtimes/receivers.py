@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from assisters_otel.clients.patch import imports
+from assisters_otel.clients.import_hooks import imports
 
 if TYPE_CHECKING:
     from collections.abc import Callable

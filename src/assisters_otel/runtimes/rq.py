@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from assisters_otel.clients.patch import Target, unbound
-from assisters_otel.flow import units
+from assisters_otel.attempts.control_flow import units
+from assisters_otel.clients.patching import Target, unbound
 from assisters_otel.process import here
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from assisters_otel.clients.patch import Target, unbound
-from assisters_otel.hand import Hands
+from assisters_otel.clients.patching import Target, unbound
 from assisters_otel.process import here
+from assisters_otel.providers.workers import Hands
 
 if TYPE_CHECKING:
     from collections.abc import Callable

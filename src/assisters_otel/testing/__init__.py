@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from assisters_otel.testing.answer import Received
+    from assisters_otel.testing.answers import Received
     from assisters_otel.testing.server import FakeApi
 
 __all__ = ["FakeApi", "Received"]
@@ -16,10 +16,10 @@ def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from assisters_otel.testing import answer, server  # noqa: PLC0415 - an optional dependency
+        from assisters_otel.testing import answers, server  # noqa: PLC0415 - an optional dependency
     except ModuleNotFoundError as missing:
         raise ImportError(
             f"assisters_otel.testing.{name} needs {missing.name}: "
             "pip install 'assisters-otel[testing]'"
         ) from missing
-    return {"FakeApi": server.FakeApi, "Received": answer.Received}[name]
+    return {"FakeApi": server.FakeApi, "Received": answers.Received}[name]

@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Final, get_args
 
 from assisters_otel import catalog
-from assisters_otel.testing.answer import Answer, Fault, Received, envelope
+from assisters_otel.testing.answers import Answer, Fault, Received, envelope
 
 _FAULTS: Final = get_args(Fault)
 _FIRST_FINAL, _FIRST_ERROR, _LAST = 200, 400, 599

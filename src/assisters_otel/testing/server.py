@@ -17,10 +17,10 @@ from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from assisters_otel.testing import samples
-from assisters_otel.testing.answer import Received
+from assisters_otel.testing import sample_bodies
+from assisters_otel.testing.answers import Received
+from assisters_otel.testing.response_writer import CONNECTION, Wire
 from assisters_otel.testing.script import Script
-from assisters_otel.testing.wire import CONNECTION, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
     from typing_extensions import Self
 
-    from assisters_otel.testing.answer import Content
+    from assisters_otel.testing.answers import Content
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -90,10 +90,10 @@ class FakeApi:
         self.app: Router = Router(
             [
                 Route(f"/v1{path}", _Endpoint(self._script, sample, method))
-                for method, path, sample in samples.ENDPOINTS
+                for method, path, sample in sample_bodies.ENDPOINTS
             ],
             redirect_slashes=False,
-            default=_Endpoint(self._script, samples.unknown_path),
+            default=_Endpoint(self._script, sample_bodies.unknown_path),
         )
         self._port = port
         self._running: tuple[Thread, Callable[[], object]] | None = None
@@ -273,5 +273,5 @@ class _Endpoint:
         )
         answer = self.script.take(received)
         documented = self.method in (None, received.method)
-        sample = self.sample if documented else samples.wrong_method
+        sample = self.sample if documented else sample_bodies.wrong_method
         await Wire(scope, receive, send).put(answer, answer.over(sample(received)), began_s)

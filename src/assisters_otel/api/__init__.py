@@ -1,0 +1,1 @@
+"""The API on the wire: bytes and headers in, clean values out. Pure."""

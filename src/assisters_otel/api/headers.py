@@ -1,0 +1,153 @@
+"""Response headers: bytes in, numbers and text out."""
+
+from __future__ import annotations
+
+import re
+from datetime import timezone
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Final
+
+from assisters_otel.api.limits import MAX_BYTES, MAX_VALUE
+from assisters_otel.api.redaction import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+REQUEST_ID: Final = b"x-request-id"
+PROCESSING_TIME_MS: Final = b"x-processing-time-ms"
+RETRY_AFTER: Final = b"retry-after"
+CONTENT_TYPE: Final = b"content-type"
+CONTENT_LENGTH: Final = b"content-length"
+CONTENT_ENCODING: Final = b"content-encoding"
+LOCATION: Final = b"location"
+RATELIMITS: Final[Mapping[tuple[str, str], bytes]] = {
+    ("requests", "limit"): b"x-ratelimit-limit-rpm",
+    ("requests", "remaining"): b"x-ratelimit-remaining-rpm",
+    ("requests", "reset"): b"x-ratelimit-reset-rpm",
+    ("tokens", "limit"): b"x-ratelimit-limit-tpm",
+    ("tokens", "remaining"): b"x-ratelimit-remaining-tpm",
+    ("tokens", "reset"): b"x-ratelimit-reset-tpm",
+}
+_PICKED: Final = frozenset(
+    {
+        REQUEST_ID,
+        PROCESSING_TIME_MS,
+        RETRY_AFTER,
+        CONTENT_TYPE,
+        CONTENT_LENGTH,
+        CONTENT_ENCODING,
+        LOCATION,
+        *RATELIMITS.values(),
+    }
+)
+_EVENT_STREAM: Final = b"text/event-stream"
+
+_NUMBER: Final = re.compile(rb"\s*(\d{1,15}(?:\.\d{1,15})?)\s*\Z")
+_INT64: Final = 2**63
+_INTEGER: Final = re.compile(rb"\s*(\d{1,19})\s*\Z")
+# The first second of 2001: a reset below it is no Unix time of ours. Source: docs, Unix seconds.
+_FIRST_UNIX_TIME: Final = 978_307_200
+
+
+def is_event_stream(headers: Mapping[bytes, bytes]) -> bool:
+    """Say whether an answer's body is an event stream.
+
+    Args:
+        headers: What `known_headers` took.
+    """
+    return headers.get(CONTENT_TYPE, b"").lstrip().lower().startswith(_EVENT_STREAM)
+
+
+def may_be_read_ahead(headers: Mapping[bytes, bytes]) -> bool:
+    """Say whether a failed answer's body may be read before its caller asks for it.
+
+    Not an event stream's, which may go on for ever, and not one that is too long anyway.
+
+    Args:
+        headers: What `known_headers` took.
+    """
+    if is_event_stream(headers):
+        return False
+    length = header_integer(headers.get(CONTENT_LENGTH))
+    return length is None or length <= MAX_BYTES
+
+
+def known_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Take the headers that we know out of a response, in one pass.
+
+    Args:
+        headers: Names and values as sent, in any case, repeated or not.
+
+    Returns:
+        Lower-case name to value; the first one, where a name is repeated. But of encodings all,
+        as they were applied.
+    """
+    picked: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if (lower := name.lower()) in _PICKED:
+            if lower == CONTENT_ENCODING and lower in picked:
+                picked[lower] += b"," + value
+            else:
+                picked.setdefault(lower, value)
+    return picked
+
+
+def header_text(value: bytes | None) -> str | None:
+    """Read a header as clean text, or None if it is absent or empty."""
+    return (clean(value.decode("latin-1").strip()) or None) if value else None
+
+
+def header_number(value: bytes | None) -> float | None:
+    """Read a header as a finite number of 0 or more, or None if it is none."""
+    if value is None:
+        return None
+    found = _NUMBER.match(value)
+    return None if found is None else float(found[1])
+
+
+def header_integer(value: bytes | None) -> int | None:
+    """Read a header as an integer that fits an int64, or None if it is none.
+
+    One integer beyond int64 would lose a whole batch in the OTLP encoder.
+    """
+    found = _INTEGER.match(value) if value else None
+    if found is None:
+        return None
+    parsed = int(found[1])
+    return parsed if parsed < _INT64 else None
+
+
+def retry_after_s(value: bytes | None, now: float) -> float | None:
+    """Read a Retry-After: seconds, or an HTTP date.
+
+    Args:
+        value: The header as sent, or None.
+        now: Unix seconds.
+
+    Returns:
+        Seconds from *now*, 0 or more; None if it is neither.
+    """
+    seconds = header_number(value)
+    if seconds is not None or value is None:
+        return seconds
+    try:
+        date = parsedate_to_datetime(value[:MAX_VALUE].decode("ascii"))
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=timezone.utc)
+        return max(date.timestamp() - now, 0.0)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def rate_limit_reset_s(value: bytes | None, now: float) -> float | None:
+    """Read a rate limit's reset, which is sent as Unix seconds.
+
+    Args:
+        value: The header as sent, or None.
+        now: Unix seconds.
+
+    Returns:
+        Seconds from *now*, 0 or more; None if it is no Unix time.
+    """
+    unix = header_number(value)
+    return None if unix is None or unix < _FIRST_UNIX_TIME else max(unix - now, 0.0)

@@ -1,0 +1,89 @@
+"""What `doctor` looks at: each check gives findings, and each finding says what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from assisters_otel import config
+from assisters_otel.api.redaction import shown
+from assisters_otel.cli.doctor import collector, packages, process
+from assisters_otel.cli.doctor.finding import Finding
+from assisters_otel.hosts import environment_hosts, may_hold_password
+from assisters_otel.semconv import environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_OPT_IN: Final = "OTEL_SEMCONV_STABILITY_OPT_IN"
+_MODES: Final = frozenset({"http", "http/dup"})
+_BASE_URLS: Final = ("OPENAI_BASE_URL", environment.ASSISTERS_BASE_URL)
+
+
+def every(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Look at everything, the quick things first.
+
+    Args:
+        endpoint: The base URL of an OTLP receiver; None for the variables'.
+        environ: The variables.
+    """
+    yield packages.interpreter()
+    yield from _hosts(environ)
+    yield from _captures(environ)
+    yield from _conventions(environ)
+    yield from packages.findings()
+    yield from process.findings(environ)
+    yield from collector.findings(endpoint, environ)
+
+
+def _hosts(environ: Mapping[str, str]) -> Iterator[Finding]:
+    found, wrong = environment_hosts(environ)
+    for text in wrong:
+        yield Finding("hosts", False, text, "Correct the variable.")
+    watched = (*config.from_arguments().hosts, *found)
+    by_name = config.Config(hosts=watched).hosts_by_name()
+    for variable in _BASE_URLS:
+        url = environ.get(variable, "").strip()
+        if not url:
+            continue
+        try:
+            parts = urlsplit(url)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError:
+            parts, port = urlsplit(""), 0
+        if not parts.hostname or may_hold_password(parts):
+            yield Finding(variable, False, f"{shown(url)} is no URL", "Write https://host/v1.")
+            continue
+        path = parts.path or "/"
+        if any(one.covers(port, path) for one in by_name.get(parts.hostname, ())):
+            yield Finding(variable, True, f"{parts.hostname} is watched")
+        else:
+            yield Finding(
+                variable,
+                False,
+                f"{parts.hostname} is not watched: its requests have no error on their spans",
+                f"Set {environment.ASSISTERS_OTEL_HOSTS}={parts.netloc.rpartition('@')[2]}, "
+                "or init(hosts=[…]), if it is the Assisters API.",
+            )
+    yield Finding("hosts", True, f"watched: {', '.join(map(str, watched))}")
+
+
+def _captures(environ: Mapping[str, str]) -> Iterator[Finding]:
+    try:
+        if config.environment_capture_message(environ):
+            yield Finding("messages", True, "the API's messages are on spans, masked")
+    except ValueError as error:
+        yield Finding("messages", False, str(error), "Correct the variable.")
+
+
+def _conventions(environ: Mapping[str, str]) -> Iterator[Finding]:
+    said = {one.strip() for one in environ.get(_OPT_IN, "").split(",")} - {""}
+    known = said & _MODES
+    if said and not known:
+        yield Finding(
+            "conventions", False, f"{_OPT_IN}={','.join(sorted(said))} says nothing of HTTP",
+            "Write http for the stable names, http/dup for both, or unset it for the old ones.",
+        )  # fmt: skip
+    else:
+        kept = "old names (http.status_code)" if not known else ", ".join(sorted(known))
+        yield Finding("conventions", True, f"HTTP spans under the {kept}")

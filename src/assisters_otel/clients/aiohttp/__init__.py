@@ -1,0 +1,1 @@
+"""aiohttp: where it sends, how a request is read, how a body is watched."""

@@ -1,0 +1,43 @@
+"""Reads a request of httpx's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from assisters_otel.clients.classes import CLIENTS, is_a
+
+
+class _Message:
+    """What resends are known by."""
+
+    __slots__ = ("_headers", "_raw")
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        self._headers: dict[bytes, bytes] | None = None
+
+    def url(self) -> str:
+        return str(self._raw.url).partition("#")[0]
+
+    def header(self, name: str) -> str | None:
+        # Their own look-up finds out the encoding of all of them first.
+        headers = self._headers
+        if headers is None:
+            headers = {name.lower(): value for name, value in reversed(self._raw.headers.raw)}
+            self._headers = headers
+        value = headers.get(name.encode())
+        return None if value is None else value.decode("latin-1")
+
+    def body(self) -> bytes | None:
+        stream = self._raw.stream
+        # The only one that can be read again, and any number of times.
+        return b"".join(stream) if is_a(stream, CLIENTS, "ByteStream") else None
+
+    def redirected(self, location: str) -> str:
+        # What is no URL is no redirect; the client says so in its own way.
+        try:
+            return str(self._raw.url.join(location)).partition("#")[0]
+        except Exception as error:
+            if isinstance(error, ValueError) or is_a(error, CLIENTS, "InvalidURL"):
+                return ""
+            raise

@@ -1,0 +1,199 @@
+"""Puts wrappers into the clients as they are imported, innermost, and takes them out again."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import weakref
+from operator import attrgetter
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import wrapt
+
+from assisters_otel.clients.import_hooks import imports
+from assisters_otel.clients.rebinding import _REFERENCES, _rebind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+
+class Target(NamedTuple):
+    """One method to wrap, for example ``("httpx2", "HTTPTransport.handle_request", ours)``.
+
+    Attributes:
+        module: The client's top module, whose import is waited for.
+        path: The method, from that module on.
+        wrap: Makes, of the function that is there, the one to put in its place.
+        wherever_defined: True if the method is wrapped in whichever class defines it, the named
+            one or a base of it, and is left alone where none does: versions differ. Otherwise a
+            class that only inherits the method is left alone.
+    """
+
+    module: str
+    path: str
+    wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
+    wherever_defined: bool = False
+
+
+# A function and no proxy of wrapt: it has the signature and the name of what was there, and
+# a request to another host pays half. With each of ours, the patches that put it in.
+_ours: Final[weakref.WeakKeyDictionary[Callable[..., Any], Patches]] = weakref.WeakKeyDictionary()
+
+
+def _layers(owner: type, name: str) -> list[Any]:
+    """List wrapt's layers around a method, from the outside; what is below is a function."""
+    layers: list[Any] = []
+    function = vars(owner)[name]
+    while True:
+        if isinstance(function, wrapt.BoundFunctionWrapper):
+            # OpenTelemetry's `unwrap` puts one where a plain layer was.
+            function = function._self_parent  # noqa: SLF001 - wrapt offers no other way
+        if not isinstance(function, wrapt.FunctionWrapper):
+            return layers
+        layers.append(function)
+        function = function.__wrapped__
+
+
+def put_in(
+    owner: type,
+    name: str,
+    wrap: Callable[[Callable[..., Any]], Callable[..., Any]],
+    patches: Patches,
+) -> None:
+    """Wrap a method innermost: below everything that others have put or will put around it.
+
+    A class that only inherits it is left alone.
+
+    Args:
+        owner: The class that defines it.
+        name: Its name.
+        wrap: Makes our function of the one that is there. Not called where one of ours
+            is already: `httpx2.alias_httpx` gives one class two module names.
+        patches: Whose it is. One that was taken out and hangs on, because somebody had
+            a mock in its place that day, is replaced.
+    """
+    if name not in vars(owner) and hasattr(owner, name):
+        return
+    layers = _layers(owner, name)
+    inner = _innermost(layers, owner, name)
+    before = _patches_of(inner)
+    if before is not None:
+        if before.patched:
+            return
+        inner = inner.__wrapped__
+    is_held = sys.getrefcount(inner) > _REFERENCES
+    ours = functools.update_wrapper(wrap(inner), inner)
+    _ours[ours] = patches
+    _set(owner, name, layers, ours)
+    if is_held:
+        _rebind(inner, ours)
+
+
+def take_out(owner: type, name: str) -> None:
+    """Take our function out of a method, wherever it is by now; others' layers stay."""
+    if name not in vars(owner):
+        return
+    layers = _layers(owner, name)
+    inner = _innermost(layers, owner, name)
+    if _patches_of(inner) is not None:
+        is_held = sys.getrefcount(inner) > _REFERENCES
+        _set(owner, name, layers, inner.__wrapped__)
+        if is_held:
+            _rebind(inner, inner.__wrapped__)
+
+
+def _innermost(layers: list[Any], owner: type, name: str) -> Any:
+    return layers[-1].__wrapped__ if layers else vars(owner)[name]
+
+
+def _patches_of(function: Any) -> Patches | None:
+    return _ours.get(function) if isinstance(function, FunctionType) else None
+
+
+def _set(owner: type, name: str, layers: list[Any], function: Callable[..., Any]) -> None:
+    if layers:
+        layers[-1].__wrapped__ = function
+    else:
+        setattr(owner, name, function)
+
+
+def unbound(original: Any) -> Callable[..., Any]:
+    """Make what stands in a class callable with the instance, as a function is.
+
+    A mock has no use for the instance; a descriptor asks for it in its own way.
+    """
+    if type(original) is FunctionType:  # a layer of wrapt's says that it is one, and binds
+        return original
+    bind = getattr(original, "__get__", None)
+    if bind is None:
+        return lambda _transport, *args, **kwargs: original(*args, **kwargs)
+    return lambda transport, *args, **kwargs: bind(transport, type(transport))(*args, **kwargs)
+
+
+class Patches:
+    """A set of targets, put in when their modules are imported, now or later."""
+
+    def __init__(
+        self,
+        targets: tuple[Target, ...],
+        guard: Callable[..., Any],
+        then: Callable[[str], object],
+    ) -> None:
+        """Remember the targets.
+
+        Args:
+            targets: What to wrap.
+            guard: Runs a step of ours so that it cannot break the app's import.
+            then: Called with a module's name once its methods are wrapped.
+        """
+        self._targets = targets
+        self._guard = guard
+        self._then = then
+        self.patched: dict[str, str] = {}
+        # Weakly: what was imported anew is in use no longer than the app wants it.
+        self._owners: list[tuple[weakref.ref[type], str]] = []
+
+    def put_in(self) -> None:
+        """Wrap what is imported, and the rest when it is. Imports nothing."""
+        for module in self.modules():
+            imports.watch(module, self)
+
+    def modules(self) -> tuple[str, ...]:
+        """List the modules, imported or not, in the order of the targets."""
+        return tuple(dict.fromkeys(target.module for target in self._targets))
+
+    def take_out(self) -> None:
+        """Put the very same functions back, and wait for no import any more."""
+        self._guard(imports.forget, self)
+        owners, self._owners = self._owners, []
+        for reference, name in owners:
+            owner = reference()
+            if owner is not None:
+                self._guard(take_out, owner, name)
+        self.patched.clear()
+
+    def imported(self, module: ModuleType, name: str) -> None:
+        """Wrap what is in *module*, which has just been imported as *name*."""
+        self._guard(self._put_in, module, name)
+        self._guard(self._then, name)
+
+    def _put_in(self, module: ModuleType, name: str) -> None:
+        self.patched[name] = str(getattr(module, "__version__", "unknown"))
+        for target in self._targets:
+            if target.module == name:
+                owner, attribute = _owner(module, target.path)
+                if target.wherever_defined:
+                    definers = (one for one in owner.__mro__ if attribute in vars(one))
+                    owner = next(definers, object)
+                    if owner is object:
+                        continue
+                put_in(owner, attribute, target.wrap, self)
+                if not any(known() is owner and of == attribute for known, of in self._owners):
+                    self._owners.append((weakref.ref(owner), attribute))
+
+
+def _owner(module: ModuleType, path: str) -> tuple[type, str]:
+    owner, _, name = path.rpartition(".")
+    return attrgetter(owner)(module), name

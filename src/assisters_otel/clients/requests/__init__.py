@@ -1,0 +1,1 @@
+"""requests: where it sends, how a request is read, how a body is watched."""

@@ -1,0 +1,194 @@
+"""All adapters, switched on and off together."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from opentelemetry import metrics, trace
+
+from assisters_otel import config as configs
+from assisters_otel import process, runtimes
+from assisters_otel.clients import assisters, openai, retries
+from assisters_otel.clients.aiohttp import adapter as aiohttp_adapter
+from assisters_otel.clients.httpx import adapter as httpx_adapter
+from assisters_otel.clients.patching import Patches
+from assisters_otel.clients.requests import adapter as requests_adapter
+from assisters_otel.otel_api import http_spans, providers
+from assisters_otel.providers import workers
+from assisters_otel.recording.recorder import Observer
+from assisters_otel.semconv import attributes as names
+from assisters_otel.variables import corrections
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
+    from assisters_otel.clients.adapter import Adapter
+    from assisters_otel.fail_safe import Guard
+
+
+class Instrumentation:
+    """What is switched on, from patching to taking out again.
+
+    Attributes:
+        config: What was decided, the environment's part included.
+        guard: Runs whatever of ours could fail.
+        observer: What the clients report to.
+    """
+
+    def __init__(
+        self,
+        config: configs.Config,
+        guard: Guard,
+        tracer_provider: TracerProvider | None,
+        meter_provider: MeterProvider | None,
+    ) -> None:
+        """Make the observer and the adapters; nothing is patched yet."""
+        self.config = config
+        self.guard = guard
+        self.observer = Observer(
+            config,
+            guard,
+            tracer_provider,
+            metrics.get_meter_provider() if meter_provider is None else meter_provider,
+        )
+        told = self.observer, http_spans.Tracers(tracer_provider), _meters(meter_provider)
+        http: tuple[Adapter, ...] = (
+            *(httpx_adapter.Httpx(module, *told) for module in httpx_adapter.MODULES),
+            requests_adapter.Requests(*told),
+            aiohttp_adapter.Aiohttp(*told),
+        )
+        self._tracer_provider, self._meter_provider = tracer_provider, meter_provider
+        self._adapters = {adapter.module: adapter for adapter in http}
+        sdks = (openai.OpenAI(self.observer), assisters.Assisters(self.observer))
+        adapters: tuple[Any, ...] = (*self._adapters.values(), *sdks)
+        targets = tuple(target for adapter in adapters for target in adapter.targets())
+        self._patches = Patches(targets, guard, self._switch_on)
+        self._retries = Patches(retries.TARGETS, guard, lambda _: None)
+        self._runtimes = runtimes.Hooks(guard)
+
+    def start(self) -> None:
+        """Patch what is imported, and the rest when it is."""
+        self._patches.put_in()
+        self._retries.put_in()
+        self._runtimes.put_in()
+        self.guard(process.here.start, self)
+
+    def stop(self) -> None:
+        """Put the very same functions back."""
+        self.guard(process.here.stop, self)
+        self.guard(self._runtimes.take_out)
+        self.guard(self._patches.take_out)
+        self.guard(self._retries.take_out)
+        for adapter in self._adapters.values():
+            self.guard(adapter.switch_off)
+        self.guard(self.observer.stop)
+
+    def flush(self, timeout_s: float, *, at_exit: bool = False) -> bool:
+        """Send what the app's providers hold, and what was put off.
+
+        Args:
+            timeout_s: Seconds to wait for it, at most.
+            at_exit: Whether those that end by themselves at the interpreter's exit are left out.
+
+        Returns:
+            True if it was done in time.
+        """
+        return bool(self.guard(self._flush, timeout_s, at_exit=at_exit))
+
+    def _flush(self, timeout_s: float, *, at_exit: bool) -> bool:
+        self.observer.collect()
+        # Asked for now: an app may set the global ones after it is instrumented.
+        tracers, meters = self._tracer_provider, self._meter_provider
+        tracers = trace.get_tracer_provider() if tracers is None else tracers
+        meters = metrics.get_meter_provider() if meters is None else meters
+        given: tuple[object, ...] = (tracers, meters)
+        flushes = providers.flushes(providers.end_by_nobody(given) if at_exit else given)
+        hands = workers.Hands(len(flushes))
+        done = workers.run_all(hands.begin(flushes), timeout_s)
+        hands.rest()
+        return done
+
+    def forked(self, before_next: Callable[[], object] | None) -> None:
+        """Begin anew in a forked child, where another thread's locks are held for ever.
+
+        Args:
+            before_next: Run once before the child's first attempt, or None.
+        """
+        self.observer.forked(before_next)
+        for adapter in self._adapters.values():
+            adapter.forked()
+
+    def record_in(self, meter_provider: MeterProvider) -> None:
+        """Record in another provider from now on: this is a forked child."""
+        self.observer.record_in(meter_provider)
+        for adapter in self._adapters.values():
+            adapter.record_in(providers.Meters(meter_provider))
+
+    def clients(self) -> tuple[Client, ...]:
+        """List the clients that are patched, and those that will be when they are imported."""
+        patched = self._patches.patched
+        found = ((name, patched.get(name) or _installed(name)) for name in self._patches.modules())
+        return tuple(
+            Client(name, version, self._http_spans_by(name), imported=name in patched)
+            for name, version in found
+            if version is not None
+        )
+
+    def _http_spans_by(self, module: str) -> str | None:
+        adapter = self._adapters.get(module)
+        if adapter is None:
+            return None
+        if adapter.theirs_is_on():
+            return "the application"
+        is_on = module not in self._patches.patched or adapter.is_on()
+        return names.SCOPE if is_on and _is_there(adapter.scope) else None
+
+    def _switch_on(self, module: str) -> None:
+        adapter = self._adapters.get(module)
+        if adapter is not None and not adapter.theirs_is_on():
+            with corrections.corrected():  # which HTTP instrumentation reads
+                adapter.switch_on()
+
+
+def _installed(module: str) -> str | None:
+    """Return the version of a client that is not imported, or None if it is not installed."""
+    if not _is_there(module):
+        return None
+    try:
+        return version(module)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # somebody has put a stand-in into `sys.modules`
+        return False
+
+
+def _meters(provider: MeterProvider | None) -> providers.Meters | None:
+    return None if provider is None else providers.Meters(provider)
+
+
+class Client(NamedTuple):
+    """One client that is watched.
+
+    Attributes:
+        name: Its module.
+        version: As it says itself.
+        http_spans_by: Who switched its HTTP instrumentation on: ``the application``
+            or ``assisters_otel``; None for an SDK, which sends through another client, and
+            for a client whose HTTP instrumentation is not installed.
+        imported: Whether it is patched already. Otherwise it will be when it is imported.
+    """
+
+    name: str
+    version: str
+    http_spans_by: str | None
+    imported: bool = True

@@ -1,0 +1,1 @@
+"""Providers from OpenTelemetry's variables: fork-safe, one warning, ended in time."""

@@ -1,0 +1,51 @@
+"""The two signals, and what differs between them."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from opentelemetry import environment_variables as api_variables
+from opentelemetry.sdk import environment_variables as sdk_variables
+
+
+class Signal(NamedTuple):
+    """What differs between traces and metrics.
+
+    Attributes:
+        name: ``traces``.
+        what: What is lost when nobody takes them: ``spans``.
+        path: What OTLP over HTTP appends to a base URL.
+        group: Where exporters are registered.
+        exporter, protocol, endpoint, compression: The variables.
+    """
+
+    name: str
+    what: str
+    path: str
+    group: str
+    exporter: str
+    protocol: str
+    endpoint: str
+    compression: str
+
+
+TRACES: Final = Signal(
+    "traces",
+    "spans",
+    "/v1/traces",
+    "opentelemetry_traces_exporter",
+    api_variables.OTEL_TRACES_EXPORTER,
+    sdk_variables.OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
+    sdk_variables.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
+    sdk_variables.OTEL_EXPORTER_OTLP_TRACES_COMPRESSION,
+)
+METRICS: Final = Signal(
+    "metrics",
+    "metrics",
+    "/v1/metrics",
+    "opentelemetry_metrics_exporter",
+    api_variables.OTEL_METRICS_EXPORTER,
+    sdk_variables.OTEL_EXPORTER_OTLP_METRICS_PROTOCOL,
+    sdk_variables.OTEL_EXPORTER_OTLP_METRICS_ENDPOINT,
+    sdk_variables.OTEL_EXPORTER_OTLP_METRICS_COMPRESSION,
+)

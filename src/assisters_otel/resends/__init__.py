@@ -1,0 +1,1 @@
+"""Whether an attempt is a resend, and of what."""

@@ -1,0 +1,1 @@
+"""Every name that leaves the library, with unit, signal and source."""

@@ -1,0 +1,174 @@
+"""Every instrument: its name, unit, description and labels."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_METHOD,
+    HTTP_RESPONSE_STATUS_CODE,
+)
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
+
+from assisters_otel.semconv.attributes import (
+    CALL_OUTCOME,
+    ERROR_CODE,
+    ERROR_RETRYABLE,
+    GEN_AI_OPERATION_NAME,
+    GEN_AI_REQUEST_MODEL,
+    RETRY_EARLY,
+    RETRY_FUTILE,
+    RETRY_REASON,
+    URL_TEMPLATE,
+)
+
+
+class Metric(NamedTuple):
+    """One instrument.
+
+    Attributes:
+        name: As it is sent.
+        instrument: ``histogram``, ``counter`` or ``gauge`` (observable).
+        unit: In UCUM, as OpenTelemetry wants it.
+        description: What a backend shows beside it.
+        attributes: The attributes that its points may have.
+    """
+
+    name: str
+    instrument: str
+    unit: str
+    description: str
+    attributes: tuple[str, ...]
+
+
+DURATION_BOUNDARIES: Final = (
+    0.01,
+    0.02,
+    0.04,
+    0.08,
+    0.16,
+    0.32,
+    0.64,
+    1.28,
+    2.56,
+    5.12,
+    10.24,
+    20.48,
+    40.96,
+    81.92,
+)
+"""Seconds. Source: semantic conventions, ``gen_ai.client.operation.duration``."""
+
+REQUEST_DURATION: Final = Metric(
+    "assisters.client.request.duration",
+    "histogram",
+    "s",
+    "Time from sending a request to its response headers, or to its failure.",
+    (
+        HTTP_REQUEST_METHOD,
+        URL_TEMPLATE,
+        SERVER_ADDRESS,
+        SERVER_PORT,
+        HTTP_RESPONSE_STATUS_CODE,
+        ERROR_TYPE,
+        ERROR_CODE,
+    ),
+)
+ERRORS: Final = Metric(
+    "assisters.client.errors",
+    "counter",
+    "{error}",
+    "Attempts that failed.",
+    (
+        ERROR_TYPE,
+        ERROR_CODE,
+        HTTP_RESPONSE_STATUS_CODE,
+        URL_TEMPLATE,
+        SERVER_ADDRESS,
+        SERVER_PORT,
+        ERROR_RETRYABLE,
+    ),
+)
+RETRIES: Final = Metric(
+    "assisters.client.retries",
+    "counter",
+    "{retry}",
+    "Attempts that were sent again after one that failed or was cancelled.",
+    (RETRY_REASON, RETRY_EARLY, RETRY_FUTILE, URL_TEMPLATE, SERVER_ADDRESS, SERVER_PORT),
+)
+_CALL: Final = (
+    GEN_AI_OPERATION_NAME,
+    GEN_AI_REQUEST_MODEL,
+    URL_TEMPLATE,
+    SERVER_ADDRESS,
+    SERVER_PORT,
+    CALL_OUTCOME,
+    ERROR_TYPE,
+    ERROR_CODE,
+)
+CALL_DURATION: Final = Metric(
+    "assisters.client.call.duration",
+    "histogram",
+    "s",
+    "Time from the start of an SDK's call, over its retries, to the end of its body.",
+    _CALL,
+)
+CALL_ATTEMPTS: Final = Metric(
+    "assisters.client.call.attempts",
+    "histogram",
+    "{attempt}",
+    "Attempts that an SDK's call took; a redirect's hop belongs to the attempt before it.",
+    _CALL,
+)
+ATTEMPTS_BOUNDARIES: Final = (1, 2, 3, 4, 5, 8)
+"""Attempts. Three is what `openai` and `assisters` make of themselves."""
+
+FIRST_CHUNK: Final = Metric(
+    "assisters.client.stream.time_to_first_chunk",
+    "histogram",
+    "s",
+    "Time from the start of a call, or of a request outside one, to the first event of its stream.",
+    (GEN_AI_REQUEST_MODEL, URL_TEMPLATE, SERVER_ADDRESS, SERVER_PORT),
+)
+_SERVER: Final = (SERVER_ADDRESS, SERVER_PORT)
+REQUESTS_LIMIT: Final = Metric(
+    "assisters.client.ratelimit.requests.limit",
+    "gauge",
+    "{request}",
+    "Requests a minute that the last response allowed.",
+    _SERVER,
+)
+REQUESTS_REMAINING: Final = Metric(
+    "assisters.client.ratelimit.requests.remaining",
+    "gauge",
+    "{request}",
+    "Requests of this minute that the last response left.",
+    _SERVER,
+)
+TOKENS_LIMIT: Final = Metric(
+    "assisters.client.ratelimit.tokens.limit",
+    "gauge",
+    "{token}",
+    "Tokens a minute that the last response allowed.",
+    _SERVER,
+)
+TOKENS_REMAINING: Final = Metric(
+    "assisters.client.ratelimit.tokens.remaining",
+    "gauge",
+    "{token}",
+    "Tokens of this minute that the last response left.",
+    _SERVER,
+)
+METRICS: Final = (
+    REQUEST_DURATION,
+    ERRORS,
+    RETRIES,
+    CALL_DURATION,
+    CALL_ATTEMPTS,
+    FIRST_CHUNK,
+    REQUESTS_LIMIT,
+    REQUESTS_REMAINING,
+    TOKENS_LIMIT,
+    TOKENS_REMAINING,
+)

@@ -1,0 +1,225 @@
+"""Sinks: an `Outcome` onto the attempt's client span, which is somebody else's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_HEADER_TEMPLATE,
+    HTTP_REQUEST_METHOD,
+    HTTP_REQUEST_RESEND_COUNT,
+    HTTP_RESPONSE_HEADER_TEMPLATE,
+)
+from opentelemetry.semconv.attributes.url_attributes import URL_FULL
+from opentelemetry.trace import SpanKind, StatusCode
+
+from assisters_otel.api import endpoints, redaction
+from assisters_otel.api import headers as response_headers
+from assisters_otel.api.headers import (
+    header_integer,
+    header_number,
+    header_text,
+    rate_limit_reset_s,
+    retry_after_s,
+)
+from assisters_otel.api.limits import MAX_MESSAGE
+from assisters_otel.otel_api import http_spans, providers
+from assisters_otel.semconv import attributes as names
+from assisters_otel.semconv.attributes import HTTP_METHOD, HTTP_URL
+from assisters_otel.sinks.foreign_span import attributes_of, mask_status
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from opentelemetry.trace import Span
+    from opentelemetry.util.types import AttributeValue
+
+    from assisters_otel.api.request import ApiRequest
+    from assisters_otel.outcomes import Outcome, Resend
+
+LAST: Final = (names.REQUEST_ID, ERROR_TYPE, names.ERROR_CODE)
+"""What of a failure is written last, the code last of all."""
+
+_TOO_MANY_REQUESTS: Final = 429
+_LIMITS: Final = tuple(
+    (names.RATELIMIT.format(kind, what), header, what == "reset")
+    for (kind, what), header in response_headers.RATELIMITS.items()
+)
+
+
+def find_app_span(
+    scope: str, method: str, host: str, url: object, *, is_inside: bool = False
+) -> Span | None:
+    """Find the client span of the attempt that is about to be sent.
+
+    Args:
+        scope: The name under which the HTTP instrumentation makes its spans.
+        method: The request's, as sent.
+        host: The request's host, as it stands in a URL.
+        url: The whole URL, whose `str` is asked for only if it is needed.
+        is_inside: Whether that instrumentation suppresses any other inside its span.
+
+    Returns:
+        The current span if it is that instrumentation's and this request's; None if
+        it is the app's own, or sampled out, or instrumentation is suppressed.
+    """
+    span: Any = http_spans.current()
+    if not span.is_recording() or getattr(span, "kind", None) is not SpanKind.CLIENT:
+        return None
+    made_by = getattr(span, "instrumentation_scope", None)
+    if getattr(made_by, "name", None) != scope:
+        return None
+    if not is_inside and not is_http_instrumentation_enabled():
+        return None
+    # A request inside another one's transport, whose span is current: it says another URL.
+    # A hook may have taken the query or all of it away, a limit may have cut it.
+    attributes = attributes_of(span)
+    told = attributes.get(HTTP_URL) or attributes.get(URL_FULL)
+    if isinstance(told, str) and host not in told and not str(url).startswith(told):
+        return None
+    sent = attributes.get(HTTP_REQUEST_METHOD) or attributes.get(HTTP_METHOD)
+    return None if sent not in (None, names.OTHER, method.upper()) else span
+
+
+def redact_request(span: Span, request: ApiRequest) -> None:
+    """Take keys and the agent's prompt out of what the span says of the request."""
+    for name, value in attributes_of(span).items():
+        if name in (HTTP_URL, URL_FULL):
+            masked = _masked_url(str(value), request)
+            if masked != value:
+                span.set_attribute(name, masked)
+        elif name.startswith(HTTP_REQUEST_HEADER_TEMPLATE):
+            span.set_attribute(name, _masked_header(name, value))
+
+
+def redact_answer(span: Span, secrets: Sequence[str]) -> None:
+    """Take keys out of what HTTP instrumentation has captured of the response's headers.
+
+    Args:
+        span: About to end.
+        secrets: What the request's own headers hold.
+    """
+    for name, value in attributes_of(span).items():
+        if name.startswith(HTTP_RESPONSE_HEADER_TEMPLATE):
+            masked = [redaction.without(one, secrets) for one in _masked_header(name, value)]
+            if masked != list(value):
+                span.set_attribute(name, masked)
+
+
+def _masked_url(url: str, request: ApiRequest) -> str:
+    if request.template == endpoints.AGENT_STREAM and "?" in url:
+        url = f"{url.partition('?')[0]}?{redaction.REDACTED}"
+    return redaction.redact(url)
+
+
+def _masked_header(name: str, values: Any) -> list[str]:
+    if redaction.is_secret(name.rpartition(".")[2]):
+        return [redaction.REDACTED]
+    return [redaction.redact(str(value)) for value in values]
+
+
+def write_outcome(span: Span, outcome: Outcome, now: float, *, capture_message: bool) -> None:
+    """Write what is known of an attempt to its span.
+
+    Args:
+        span: The attempt's client span, open.
+        outcome: How the attempt ended.
+        now: Unix seconds, when it ended.
+        capture_message: Whether the envelope's message is wanted.
+    """
+    span.set_attributes(_outcome_attributes(outcome, now, capture_message=capture_message))
+    if outcome.status is None:
+        mask_status(span)
+    elif outcome.failed:
+        span.set_status(StatusCode.ERROR, outcome.code or outcome.error_type)
+
+
+def _outcome_attributes(
+    outcome: Outcome, now: float, *, capture_message: bool
+) -> dict[str, AttributeValue]:
+    found: dict[str, AttributeValue] = {}
+    headers = outcome.headers
+    if outcome.request.template:
+        found[names.URL_TEMPLATE] = outcome.request.template
+    request_id = header_text(headers.get(response_headers.REQUEST_ID))
+    if request_id:
+        found[names.RESPONSE_HEADER_REQUEST_ID] = (request_id,)
+    took_ms = header_number(headers.get(response_headers.PROCESSING_TIME_MS))
+    if took_ms is not None:
+        found[names.SERVER_DURATION] = took_ms / 1000
+    wait_s = retry_after_s(headers.get(response_headers.RETRY_AFTER), now)
+    if wait_s is not None:
+        found[names.RETRY_AFTER] = wait_s
+    if outcome.failed and outcome.status == _TOO_MANY_REQUESTS:
+        for name, header, is_reset in _LIMITS:
+            sent = headers.get(header)
+            limit = rate_limit_reset_s(sent, now) if is_reset else header_integer(sent)
+            if limit is not None:
+                found[name] = limit
+    if request_id:
+        found[names.REQUEST_ID] = request_id
+    if outcome.failed:
+        found |= error_attributes(outcome, capture_message=capture_message)
+        put_last(found)
+    return found
+
+
+def put_last(found: dict[str, AttributeValue]) -> None:
+    """Put what is looked for first at the end: the SDK's limit drops what was written first."""
+    for name in LAST:
+        if name in found:
+            found[name] = found.pop(name)
+
+
+def error_attributes(outcome: Outcome, *, capture_message: bool) -> dict[str, AttributeValue]:
+    """Say of a failed attempt which error it met, as attributes."""
+    found: dict[str, AttributeValue] = {
+        ERROR_TYPE: outcome.error_type or names.OTHER,
+        names.ERROR_RETRYABLE: outcome.retryable,
+    }
+    sent = outcome.envelope
+    if sent is not None:
+        if sent.code:
+            found[names.ERROR_CODE] = sent.code
+        if sent.param:
+            found[names.ERROR_PARAM] = sent.param
+        if capture_message and sent.message:
+            found[names.ERROR_MESSAGE] = redaction.clean(sent.message, MAX_MESSAGE)
+    return found
+
+
+def set_span_name(span: Span, request: ApiRequest) -> None:
+    """Name the span ``{METHOD} {url.template}``, unless somebody has named it already."""
+    name = getattr(span, "name", None)
+    if not request.template or not isinstance(name, str):
+        return
+    # One span for all hops of a redirect has the name of the hop before.
+    method, _, before = name.partition(" ")
+    is_ours = not before or (before != request.template and before in endpoints.TEMPLATES)
+    if is_ours and method in {request.method, request.method.upper(), "HTTP"}:
+        span.update_name(f"{method} {request.template}")
+
+
+def write_resend(span: Span, resend: Resend) -> None:
+    """Write what is known of a resend to its span, and link it to the attempt before.
+
+    Args:
+        span: The resend's client span, open.
+        resend: What it is.
+    """
+    found: dict[str, AttributeValue] = {HTTP_REQUEST_RESEND_COUNT: resend.number}
+    if resend.reason is not None:
+        found[names.RETRY_REASON] = resend.reason
+    if resend.delay_s is not None:
+        found[names.RETRY_DELAY] = resend.delay_s
+    if resend.early is not None:
+        found[names.RETRY_EARLY] = resend.early
+    if resend.futile is not None:
+        found[names.RETRY_FUTILE] = resend.futile
+    span.set_attributes(found)
+    # A transport that sends again inside one span is its own predecessor.
+    before = resend.span
+    if before is not None and not providers.are_same(before, span.get_span_context()):
+        providers.add_link(span, before)

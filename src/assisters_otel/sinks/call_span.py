@@ -1,0 +1,156 @@
+"""Sinks: how a call ended, onto the span around it.
+
+That span is ours, unless a GenAI instrumentation has one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import trace
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
+from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
+
+from assisters_otel.api import headers as response_headers
+from assisters_otel.api.headers import header_text
+from assisters_otel.otel_api import providers
+from assisters_otel.semconv import attributes as names
+from assisters_otel.sinks import attempt_span, foreign_span
+from assisters_otel.sinks.stream_span import stream_attributes
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.util.types import AttributeValue
+
+    from assisters_otel.attempts.call import Asked, Call
+    from assisters_otel.fail_safe import Guard
+    from assisters_otel.outcomes import CallOutcome
+
+_GEN_AI_SCOPES: Final = (
+    "opentelemetry.instrumentation.openai",
+    "opentelemetry.instrumentation.genai.openai",
+    "opentelemetry.util.genai",
+    "openinference.instrumentation.openai",
+    "logfire.openai",
+)
+"""Under which the instrumentations of the `openai` SDK make the span around a call. Source:
+`opentelemetry-instrumentation-openai` and `-openai-v2`, `-genai-openai`, OpenInference, logfire."""
+
+
+def start_or_adopt_call_span(tracer: Tracer, asked: Asked) -> tuple[Span, bool]:
+    """Give the span around an SDK's call.
+
+    Returns:
+        The current span and False, if a GenAI instrumentation has made it for this call;
+        else a new one and True; one that records nothing and False, if instrumentation
+        is suppressed.
+    """
+    if not is_instrumentation_enabled():
+        return INVALID_SPAN, False
+    current: Any = trace.get_current_span()
+    made_by = getattr(current, "instrumentation_scope", None)
+    scope = getattr(made_by, "name", None)
+    is_gen_ai = isinstance(scope, str) and scope.startswith(_GEN_AI_SCOPES)
+    # One that has been told of a call already is around several of them.
+    if (
+        is_gen_ai
+        and current.is_recording()
+        and names.CALL_OUTCOME not in foreign_span.attributes_of(current)
+    ):
+        return current, False
+    request = asked.request
+    attributes: dict[str, AttributeValue] = {
+        names.GEN_AI_PROVIDER_NAME: names.PROVIDER,
+        SERVER_ADDRESS: request.address,
+    }
+    if asked.operation is not None:
+        attributes[names.GEN_AI_OPERATION_NAME] = asked.operation
+    if asked.model is not None:
+        attributes[names.GEN_AI_REQUEST_MODEL] = asked.model
+    if request.port is not None:
+        attributes[SERVER_PORT] = request.port
+    name = (asked.operation, asked.model)
+    if asked.operation is None:
+        name = (request.method, request.template)
+    span = tracer.start_span(
+        " ".join(filter(None, name)), kind=SpanKind.CLIENT, attributes=attributes
+    )
+    return span, True
+
+
+def write_abandoned_state(call: Call) -> None:
+    """Write to somebody else's span what is true of its call if nobody closes its stream.
+
+    Its maker ends it as that is collected, where we may write to nothing any more.
+    """
+    if not call.span.is_recording():
+        return
+    call.span.set_attributes(
+        {
+            names.CALL_OUTCOME: names.CANCELLED_CALL,
+            names.RETRY_COUNT: call.chain.retries,
+            names.RETRY_WAIT: call.chain.wait_s,
+            names.STREAM_OUTCOME: names.ABANDONED,
+        }
+    )
+
+
+def end_call_span(
+    call: Call, outcome: CallOutcome, guard: Guard, end_ns: int | None, *, capture_message: bool
+) -> None:
+    """Write how a call ended to its span, and end that if it is ours.
+
+    Args:
+        call: Which.
+        outcome: How it ended.
+        guard: Runs what is written to somebody else's span as that ends.
+        end_ns: When, in Unix nanoseconds, or None for now.
+        capture_message: Whether the envelope's message is wanted.
+    """
+    try:
+        if call.span.is_recording():
+            _write_call(call, outcome, guard, capture_message=capture_message)
+    finally:  # whatever comes out of it
+        if call.is_ours:
+            call.span.end(end_ns)
+
+
+def _write_call(call: Call, outcome: CallOutcome, guard: Guard, *, capture_message: bool) -> None:
+    span, chain = call.span, call.chain
+    found = _call_attributes(outcome, capture_message=capture_message)
+    if chain.call.number:
+        found[names.CALL_RESEND_COUNT] = chain.call.number
+    attempt_span.put_last(found)
+    span.set_attributes(found)
+    if chain.resend_of is not None:
+        providers.add_link(span, chain.resend_of)
+    if outcome.failed and call.is_ours:
+        span.set_status(StatusCode.ERROR, outcome.code or outcome.error_type)
+    elif outcome.failed:
+        # The span's maker says the exception's class in ``error.type``, and says it later.
+        error: dict[str, AttributeValue] = {
+            name: found[name] for name in attempt_span.LAST if name in found
+        }
+        foreign_span.before_end(span, lambda span: span.set_attributes(error), guard)
+
+
+def _call_attributes(outcome: CallOutcome, *, capture_message: bool) -> dict[str, AttributeValue]:
+    found: dict[str, AttributeValue] = {
+        names.CALL_OUTCOME: outcome.outcome,
+        names.RETRY_COUNT: outcome.retries,
+        names.RETRY_WAIT: outcome.wait_s,
+    }
+    last = outcome.last
+    if last is not None:
+        request_id = header_text(last.headers.get(response_headers.REQUEST_ID))
+        if request_id:
+            found[names.REQUEST_ID] = request_id
+        if outcome.failed and last.failed:
+            found |= attempt_span.error_attributes(last, capture_message=capture_message)
+        if last.stream is not None:
+            found |= stream_attributes(last.stream)
+    if outcome.error_type is not None:
+        found[ERROR_TYPE] = outcome.error_type
+    return found

@@ -1,0 +1,219 @@
+"""Sinks: failures into the log, so that the request id is kept where there is no backend."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry import trace
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_METHOD,
+    HTTP_RESPONSE_STATUS_CODE,
+)
+
+from assisters_otel import catalog, logger
+from assisters_otel.api import headers as response_headers
+from assisters_otel.api import redaction
+from assisters_otel.api.headers import header_text
+from assisters_otel.semconv import attributes as names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.trace import SpanContext
+
+    from assisters_otel.api.request import ApiRequest
+    from assisters_otel.outcomes import CallOutcome, Outcome
+
+    Fields = dict[str, str | int | bool]
+    _Kind = tuple[str, str]  # what failed, where
+    _Sum = tuple[_Kind, int, Callable[[], Fields]]
+
+WINDOW_S: Final = 60.0
+"""A storm is what fails alike within this time."""
+
+MAX_SINGLE_LINES: Final = 5
+"""Lines of a storm that are of one failure; then there is one whenever it has doubled."""
+
+_UNKNOWN_CODE: Final = "an undocumented code"
+_UNKNOWN_PATH: Final = "an undocumented path"
+_MAX_KINDS: Final = 256
+
+
+class _Burst:
+    """What fails alike.
+
+    Attributes:
+        since: When it began, on a steady clock.
+        seen: How often it was met.
+        said: How many of them the log has told of.
+        fields: Gives the fields of the last one, if they are wanted.
+    """
+
+    __slots__ = ("fields", "said", "seen", "since")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.seen = self.said = 0
+        self.fields: Callable[[], Fields] = dict
+
+    def take(self) -> int:
+        """Say how many have not been told of, and that they now have."""
+        more, self.said = self.seen - self.said, self.seen
+        return more
+
+
+class FailureLog:
+    """One WARNING for each failed call, or attempt outside one; storms are summed up."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        """Begin with no storm.
+
+        Args:
+            now: A steady clock, in seconds.
+        """
+        self._now = now
+        self._lock = threading.RLock()  # a signal handler may send a request meanwhile
+        self._storms: dict[_Kind, _Burst] = {}
+
+    def record(self, outcome: Outcome, span: SpanContext | None = None, attempts: int = 1) -> None:
+        """Write a failed attempt's line, or count one more of a storm.
+
+        Args:
+            outcome: How it, or the last of its call, ended.
+            span: Where to find it.
+            attempts: How many the call took.
+        """
+        what = outcome.reason or ""
+        # What is not documented may be another one each time, and is one storm all the same.
+        known = outcome.code is None or catalog.find(what) is not None
+        if outcome.status is not None and outcome.code is None and outcome.exception is None:
+            ours = what in {str(outcome.status), names.TRUNCATED, names.OTHER}
+            known = ours or catalog.find_type(what) is not None
+        line = partial(_attempt_message, outcome, attempts)
+        fields = partial(_attempt_fields, outcome, attempts, span)
+        self._record(what if known else _UNKNOWN_CODE, outcome.request, line, fields)
+
+    def record_call(self, outcome: CallOutcome, span: SpanContext | None = None) -> None:
+        """Write a failed call's line, or count one more of a storm."""
+        last = outcome.last
+        if last is not None and last.failed:
+            self.record(last, span, outcome.retries + 1)
+            return
+        line, fields = partial(_call_message, outcome), partial(_call_fields, outcome, span)
+        self._record(outcome.error_type or "", outcome.request, line, fields)
+
+    def _record(
+        self,
+        what: str,
+        request: ApiRequest,
+        line: Callable[[str], str],
+        fields: Callable[[], Fields],
+    ) -> None:
+        where = f"{request.method} {request.template or redaction.clean(request.path)}"
+        kind = (what, where if request.template else _UNKNOWN_PATH)
+        now = self._now()
+        with self._lock:
+            over = self._take_ended(now)
+            if kind not in self._storms and len(self._storms) >= _MAX_KINDS:
+                over += self._take_all()
+            storm = self._storms.get(kind)
+            if storm is None:
+                storm = self._storms[kind] = _Burst(now)
+            storm.seen += 1
+            storm.fields = fields
+            is_first = storm.seen <= MAX_SINGLE_LINES
+            more = storm.take() if is_first or storm.seen >= 2 * storm.said else 0
+        for ended in over:
+            _log_summary(*ended)
+        if is_first:
+            logger.warning("%s", line(where), fields={**fields(), names.FAILURES: more})
+        elif more:
+            _log_summary(kind, more, fields)
+
+    def sum_up(self) -> None:
+        """Write what has been counted and not yet said; at the end, for example."""
+        with self._lock:
+            over = self._take_all()
+        for ended in over:
+            _log_summary(*ended)
+
+    def _take_ended(self, now: float) -> list[_Sum]:
+        ended = [k for k, storm in self._storms.items() if now - storm.since >= WINDOW_S]
+        return [self._take(kind) for kind in ended]
+
+    def _take_all(self) -> list[_Sum]:
+        return [self._take(kind) for kind in list(self._storms)]
+
+    def _take(self, kind: _Kind) -> _Sum:
+        storm = self._storms.pop(kind)
+        return kind, storm.take(), storm.fields
+
+
+def _log_summary(kind: _Kind, more: int, fields: Callable[[], Fields]) -> None:
+    if more:
+        told = {**fields(), names.FAILURES: more}
+        logger.warning("Assisters API: %d more met %s on %s", more, *kind, fields=told)
+
+
+def _attempt_fields(outcome: Outcome, attempts: int, span: SpanContext | None) -> Fields:
+    """Give what a machine reads in a line: names as on the span, where it has them."""
+    fields = _location_fields(outcome.request, span)
+    fields[names.ATTEMPTS] = attempts
+    fields[ERROR_TYPE] = outcome.error_type or names.OTHER
+    fields[names.ERROR_RETRYABLE] = outcome.retryable
+    if outcome.code is not None:
+        fields[names.ERROR_CODE] = outcome.code
+    if outcome.status is not None:
+        fields[HTTP_RESPONSE_STATUS_CODE] = outcome.status
+    request_id = header_text(outcome.headers.get(response_headers.REQUEST_ID))
+    if request_id:
+        fields[names.REQUEST_ID] = request_id
+    return fields
+
+
+def _call_fields(outcome: CallOutcome, span: SpanContext | None) -> Fields:
+    last, attempts = outcome.last, outcome.retries + 1
+    fields = {} if last is None else _attempt_fields(last, attempts, span)
+    what: Fields = {ERROR_TYPE: outcome.error_type or names.OTHER, names.ATTEMPTS: attempts}
+    return fields | _location_fields(outcome.request, span) | what
+
+
+def _location_fields(request: ApiRequest, span: SpanContext | None) -> Fields:
+    fields: Fields = {HTTP_REQUEST_METHOD: request.method}
+    if request.template is not None:
+        fields[names.URL_TEMPLATE] = request.template
+    if span is not None and span.is_valid:
+        fields[names.TRACE_ID] = trace.format_trace_id(span.trace_id)
+        fields[names.SPAN_ID] = trace.format_span_id(span.span_id)
+    return fields
+
+
+def _attempt_message(outcome: Outcome, attempts: int, where: str) -> str:
+    what = outcome.reason
+    cause = outcome.cause
+    if cause is not None:
+        begin = "gave no answer" if cause.was_asked else "was not asked"
+        met = f"{begin} ({what}: {cause.told})"
+    elif outcome.status is None:
+        met = f"gave no answer ({what})"
+    elif outcome.exception is not None:
+        met = f"answered {outcome.status}, and broke off ({what}),"
+    elif outcome.stream is not None:
+        met = f"answered {outcome.status}, and its stream failed ({what}),"
+    else:
+        met = f"answered {outcome.status}" + ("" if what == str(outcome.status) else f" {what}")
+    tried = f", {attempts} attempts" if attempts > 1 else ""
+    request_id = header_text(outcome.headers.get(response_headers.REQUEST_ID))
+    quote = f" (request id {request_id})" if request_id else ""
+    advice = "a retry can help" if outcome.retryable else "no retry helps"
+    return f"Assisters API {met} on {where}{tried}{quote}: {advice}"
+
+
+def _call_message(outcome: CallOutcome, where: str) -> str:
+    last = outcome.last
+    request_id = header_text(last.headers.get(response_headers.REQUEST_ID)) if last else None
+    quote = f" (request id {request_id})" if request_id else ""
+    return f"Assisters API: the client failed ({outcome.error_type}) on {where}{quote}"

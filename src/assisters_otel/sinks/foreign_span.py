@@ -1,0 +1,156 @@
+"""What is written to somebody else's span as it ends, after everybody else's writing.
+
+The HTTP instrumentation opens an attempt's span and still writes to it after the transport
+has returned: ``error.type="429"`` and a status without a description. So what we
+know of a failure is written by an ``end`` of that span's own, which is the last
+to write; test_spans.py proves it in every mode and order.
+"""
+
+from __future__ import annotations
+
+import traceback
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import trace
+from opentelemetry.semconv.attributes.exception_attributes import (
+    EXCEPTION_MESSAGE,
+    EXCEPTION_STACKTRACE,
+)
+from opentelemetry.trace import StatusCode
+
+from assisters_otel.api import redaction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.trace import Span, SpanContext
+    from opentelemetry.util.types import Attributes
+
+    from assisters_otel.fail_safe import Guard
+
+
+class _EndHook:
+    """An ``end`` for one span, which writes last and then calls the class's own."""
+
+    def __init__(self, span: Span, write: Callable[[Span], object], guard: Guard) -> None:
+        self._span = span
+        self._guard = guard
+        self.write: Callable[[Span], object] | None = write
+
+    def __call__(self, end_time: int | None = None) -> None:
+        own = vars(self._span)
+        own.pop("end", None)
+        own.pop("record_exception", None)
+        try:
+            if self.write is not None:
+                self._guard(self.write, self._span)
+        finally:  # whatever comes out of it
+            self._span.end(end_time)
+
+
+def before_end(span: Span, write: Callable[[Span], object], guard: Guard) -> None:
+    """Have *write* called when the span ends, after everybody else's writing.
+
+    A later call for the same span takes the place of an earlier one: of a transport
+    that retries inside one HTTP span, the last attempt counts.
+
+    Args:
+        span: An open span.
+        write: Gets the span.
+        guard: Runs *write*, which then is nobody's trouble but ours.
+    """
+    # Of a proxy, as OpenInference has one, these are those of the span behind it.
+    own: dict[str, object] = getattr(span, "__dict__", {})
+    late = own.get("end")
+    if isinstance(late, _EndHook):
+        late.write = write
+        return
+    own["end"] = late = _EndHook(span, write, guard)
+    if getattr(span, "end", None) is not late:
+        # A class with slots: what is written now is better than nothing.
+        own.pop("end", None)
+        guard(write, span)
+
+
+def cancel_before_end(span: Span) -> None:
+    """Drop what `before_end` was to write: a later attempt on this span has succeeded."""
+    # Not by `vars`: once it was asked for, each look into the span takes longer, also the SDK's.
+    late = getattr(getattr(span, "__wrapped__", span), "end", None)
+    if isinstance(late, _EndHook):
+        late.write = None
+
+
+_MAX_TEXT: Final = 4096
+
+
+def span_context_of(span: Span | None) -> SpanContext:
+    """Give a span's context; the current one's for None."""
+    return (trace.get_current_span() if span is None else span).get_span_context()
+
+
+def attributes_of(span: Any) -> dict[str, Any]:
+    """Copy what a span says: none of its attributes, where it does not tell."""
+    # A plain dict: the SDK's mapping raises and catches for each name that it has not.
+    attributes = getattr(span, "attributes", None)
+    copy = getattr(attributes, "copy", None)
+    return copy() if attributes and copy is not None else dict(attributes or {})
+
+
+def mask_recorded_exception(span: Span, error: BaseException) -> None:
+    """Keep keys and prompts out of the exception event that the span is about to get.
+
+    h11 quotes a header that it refuses: ``Illegal header value b'Bearer ask_…'``.
+
+    Args:
+        span: The attempt's client span, open, for which `foreign_span.before_end` has been called.
+        error: What is on its way through the HTTP instrumentation.
+    """
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    if redaction.redact(text) == text:
+        return
+
+    def record_exception(
+        exception: BaseException,
+        attributes: Attributes = None,
+        timestamp: int | None = None,
+        escaped: bool = False,  # noqa: FBT001, FBT002 - OpenTelemetry's signature
+    ) -> None:
+        stack = traceback.format_exception(type(exception), exception, exception.__traceback__)
+        masked = {
+            EXCEPTION_MESSAGE: redaction.redact(str(exception)),
+            EXCEPTION_STACKTRACE: redaction.redact("".join(stack)),
+            **(attributes or {}),
+        }
+        type(span).record_exception(span, exception, masked, timestamp, escaped)
+
+    own: dict[str, Any] = getattr(span, "__dict__", {})  # none: a foreign span with slots
+    own["record_exception"] = record_exception
+
+
+def on_recorded_exception(span: Span, tell: Callable[[BaseException], object] | None) -> None:
+    """Have *tell* called with the exception that the span is about to record, and ends with.
+
+    Args:
+        span: The attempt's client span, open.
+        tell: Gets the exception; must not raise. None for: not any more.
+    """
+    own: dict[str, Any] = getattr(span, "__dict__", {})  # none: a foreign span with slots
+    own.pop("record_exception", None)
+    if tell is None:
+        return
+
+    def record_exception(exception: BaseException, *args: Any, **kwargs: Any) -> None:
+        own.pop("record_exception", None)
+        tell(exception)
+        mask_recorded_exception(span, exception)
+        span.record_exception(exception, *args, **kwargs)
+
+    own["record_exception"] = record_exception
+
+
+def mask_status(span: Span) -> None:
+    """Keep keys and prompts out of the description that an exception's text became."""
+    status = getattr(span, "status", None)
+    description = getattr(status, "description", None)
+    if description and redaction.redact(description) != description:
+        span.set_status(StatusCode.ERROR, redaction.clean(description, _MAX_TEXT))

@@ -1,0 +1,71 @@
+"""The values that a metric's label may have: documented ones, and a bounded number of others."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from assisters_otel import logger
+from assisters_otel.semconv import attributes as names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+MAX_EXTRA_VALUES: Final = 20
+"""Undocumented codes, types and exception names a process may add to the labels, each."""
+
+MAX_MODELS: Final = 50
+"""Models a process may add to the labels: there is no list of the known ones."""
+
+_WELL_FORMED: Final = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
+_EXCEPTION_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.<>]{0,99}\Z")
+_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}\Z")
+_STATUSES: Final = frozenset(map(str, range(100, 600)))
+# Source: semantic conventions, http.request.method.
+_METHODS: Final = frozenset(
+    "GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH QUERY".split()  # noqa: SIM905 - a list of words
+)
+
+
+class LabelValues:
+    """Values that may be a label: the documented ones, and the first few further ones."""
+
+    def __init__(
+        self,
+        what: str,
+        known: Iterable[str],
+        form: re.Pattern[str],
+        further: int = MAX_EXTRA_VALUES,
+    ) -> None:
+        self._what = what
+        self._known = frozenset(known)
+        self._form = form
+        self._further: set[str] = set()
+        # Taken one by one, which needs no lock: a lock could be held while a process forks.
+        self._max = further
+        self._slots = iter(range(further))
+        self._told = False
+
+    def __call__(self, value: str) -> str:
+        """Return *value* if it may be a label, else ``_OTHER``."""
+        if value in self._known or value in self._further:
+            return value
+        if self._form.match(value) and next(self._slots, None) is not None:
+            self._further.add(value)
+            return value
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "%s %r is on metrics as %s, and so will be others: "
+                "%d undocumented ones at most are labels of their own. Spans have them all.",
+                self._what,
+                value,
+                names.OTHER,
+                self._max,
+            )
+        return names.OTHER
+
+    def __contains__(self, value: str) -> bool:
+        """Say whether *value* is a label already."""
+        return value in self._known or value in self._further

@@ -1,0 +1,283 @@
+"""Sinks: an `Outcome`, a `Resend`, a `CallOutcome` into the instruments, under closed labels.
+
+A backend pays for each distinct set of labels, for ever. So whatever comes from
+the wire is on a metric only if it is documented or one of the first few.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Final
+from weakref import ref as weakref
+
+from opentelemetry.metrics import Observation
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_METHOD,
+    HTTP_RESPONSE_STATUS_CODE,
+)
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
+
+from assisters_otel import catalog
+from assisters_otel.api import headers as response_headers
+from assisters_otel.api.headers import header_integer
+from assisters_otel.otel_api import providers
+from assisters_otel.semconv import attributes as names
+from assisters_otel.semconv import metrics as metric_names
+from assisters_otel.sinks.label_values import (
+    _EXCEPTION_NAME,
+    _METHODS,
+    _MODEL,
+    _STATUSES,
+    _WELL_FORMED,
+    MAX_MODELS,
+    LabelValues,
+)
+from assisters_otel.version import __version__
+from assisters_otel.weak_identity import WeakIdentityDict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider
+    from opentelemetry.util.types import AttributeValue
+
+    from assisters_otel.api.request import ApiRequest, Place
+    from assisters_otel.outcomes import CallOutcome, Outcome, Resend
+
+FRESH_S: Final = 120.0
+"""How long a rate limit's last value is reported: an idle process must not say old headroom."""
+# Gateways in one process. A further one takes the place of one that has fallen silent.
+_MAX_SERVERS: Final = 64
+# Sets of labels that are kept, since to make one costs more than to find it, and there are few.
+_MAX_SETS: Final = 512
+_OF_END: Final = (ERROR_TYPE, names.ERROR_CODE, HTTP_RESPONSE_STATUS_CODE)
+_OF_ERROR: Final = (*_OF_END, names.ERROR_RETRYABLE)
+_OF_ATTEMPT: Final = (*_OF_END, HTTP_REQUEST_METHOD)
+_OF_RETRY: Final = (names.RETRY_REASON, names.RETRY_EARLY, names.RETRY_FUTILE)
+_OF_CALL: Final = (
+    ERROR_TYPE,
+    names.ERROR_CODE,
+    names.CALL_OUTCOME,
+    names.GEN_AI_OPERATION_NAME,
+    names.GEN_AI_REQUEST_MODEL,
+)
+_OF_STREAM: Final = (names.GEN_AI_REQUEST_MODEL,)
+
+_GAUGES: Final = (
+    (metric_names.REQUESTS_LIMIT, response_headers.RATELIMITS["requests", "limit"]),
+    (metric_names.REQUESTS_REMAINING, response_headers.RATELIMITS["requests", "remaining"]),
+    (metric_names.TOKENS_LIMIT, response_headers.RATELIMITS["tokens", "limit"]),
+    (metric_names.TOKENS_REMAINING, response_headers.RATELIMITS["tokens", "remaining"]),
+)
+_LIMIT_HEADERS: Final = frozenset(header for _, header in _GAUGES)
+
+
+class _GaugeCallbacks:
+    """Whom the gauges of one provider ask.
+
+    An instrument keeps the callbacks that it was made with first; what a second `init` gives is
+    not taken. And a provider of the app's outlives us.
+    """
+
+    __slots__ = ("metrics",)
+
+    def __init__(self, meter: Meter) -> None:
+        self.metrics: Callable[[], AttemptMetrics | None] = _nobody
+        for metric, header in _GAUGES:
+            ask = partial(self._ask, header)
+            meter.create_observable_gauge(metric.name, [ask], metric.unit, metric.description)
+
+    def _ask(self, header: bytes, _options: CallbackOptions) -> Iterable[Observation]:
+        metrics = self.metrics()
+        return () if metrics is None else metrics.limits(header)
+
+
+def _nobody() -> None:
+    """Say that nobody records yet."""
+
+
+_LATEST: Final[WeakIdentityDict[_GaugeCallbacks]] = WeakIdentityDict()
+
+
+def _gauge_callbacks(provider: MeterProvider, meter: Meter) -> _GaugeCallbacks:
+    latest = _LATEST.get(provider)
+    if latest is None:
+        latest = _GaugeCallbacks(meter)
+        _LATEST.put_for_ever(provider, latest)
+    return latest
+
+
+class AttemptMetrics:
+    """The instruments, made from one provider."""
+
+    def __init__(
+        self, provider: MeterProvider, now: Callable[[], float], collect: Callable[[], object]
+    ) -> None:
+        """Make the instruments.
+
+        Args:
+            provider: Whose instruments they are.
+            now: A steady clock, in seconds.
+            collect: Called whenever a reader asks, so that an idle process, too, ends what
+                nobody else would.
+        """
+        meter = providers.meter(
+            provider.get_meter(names.SCOPE, __version__, schema_url=names.SCHEMA_URL)
+        )
+        self._now = now
+        self._collect = collect
+        self._duration = meter.create_histogram(
+            metric_names.REQUEST_DURATION.name,
+            metric_names.REQUEST_DURATION.unit,
+            metric_names.REQUEST_DURATION.description,
+            explicit_bucket_boundaries_advisory=metric_names.DURATION_BOUNDARIES,
+        )
+        self._errors = meter.create_counter(
+            metric_names.ERRORS.name, metric_names.ERRORS.unit, metric_names.ERRORS.description
+        )
+        self._retries = meter.create_counter(
+            metric_names.RETRIES.name, metric_names.RETRIES.unit, metric_names.RETRIES.description
+        )
+        self._call_duration = meter.create_histogram(
+            metric_names.CALL_DURATION.name,
+            metric_names.CALL_DURATION.unit,
+            metric_names.CALL_DURATION.description,
+            explicit_bucket_boundaries_advisory=metric_names.DURATION_BOUNDARIES,
+        )
+        self._call_attempts = meter.create_histogram(
+            metric_names.CALL_ATTEMPTS.name,
+            metric_names.CALL_ATTEMPTS.unit,
+            metric_names.CALL_ATTEMPTS.description,
+            explicit_bucket_boundaries_advisory=metric_names.ATTEMPTS_BOUNDARIES,
+        )
+        self._first_chunk = meter.create_histogram(
+            metric_names.FIRST_CHUNK.name,
+            metric_names.FIRST_CHUNK.unit,
+            metric_names.FIRST_CHUNK.description,
+            explicit_bucket_boundaries_advisory=metric_names.DURATION_BOUNDARIES,
+        )
+        latest = _gauge_callbacks(provider, meter)
+        latest.metrics = weakref(self)
+        self._limits: dict[tuple[str, int | None], tuple[float, Mapping[bytes, bytes]]] = {}
+        self._code = LabelValues(names.ERROR_CODE, (e.code for e in catalog.ERRORS), _WELL_FORMED)
+        types = (names.TRUNCATED, names.OTHER, *(t.type for t in catalog.TYPES))
+        self._type = LabelValues(ERROR_TYPE, types, _WELL_FORMED)
+        self._exception = LabelValues(ERROR_TYPE, (names.CANCELLED,), _EXCEPTION_NAME)
+        self._model = LabelValues(names.GEN_AI_REQUEST_MODEL, (), _MODEL, MAX_MODELS)
+
+    def record(self, outcome: Outcome) -> None:
+        """Count one attempt. Call it while the attempt's span is current, for exemplars."""
+        request = outcome.request
+        error_type, code = outcome.error_type, None
+        if error_type is not None:
+            error_type, code = self._error_type(error_type, outcome), self._known_code(outcome)
+        end = error_type, code, outcome.status
+        if outcome.failed:
+            self._errors.add(1, _labels(request.place, _OF_ERROR, *end, outcome.retryable))
+        method = request.method if request.method in _METHODS else names.OTHER
+        self._duration.record(outcome.duration_s, _labels(request.place, _OF_ATTEMPT, *end, method))
+        if not _LIMIT_HEADERS.isdisjoint(outcome.headers):
+            self._keep_limits(request, outcome.headers)
+
+    def record_broken(self, outcome: Outcome, context: Context | None) -> None:
+        """Count one error more: an answer, counted as a success, has failed after its status.
+
+        Args:
+            outcome: What became of it.
+            context: Where its call's or stream's span is current, for exemplars.
+        """
+        error_type = self._error_type(outcome.error_type or names.OTHER, outcome)
+        said = error_type, self._known_code(outcome), outcome.status, outcome.retryable
+        self._errors.add(1, _labels(outcome.request.place, _OF_ERROR, *said), context)
+
+    def record_stream(self, outcome: Outcome, model: str | None, context: Context | None) -> None:
+        """Count one event stream, if anything came of it.
+
+        Args:
+            outcome: What became of it.
+            model: The call's, clean, or None.
+            context: Where its call's or stream's span is current, for exemplars.
+        """
+        stream = outcome.stream
+        if stream is None or stream.first_chunk_s is None:
+            return
+        model = None if model is None else self._model(model)
+        shared = _labels(outcome.request.place, _OF_STREAM, model)
+        self._first_chunk.record(stream.first_chunk_s, shared, context)
+
+    def record_retry(self, request: ApiRequest, resend: Resend) -> None:
+        """Count one retry, as it is sent. Call it while its span is current, for exemplars."""
+        reason = None if resend.reason is None else self._reason(resend.reason)
+        self._retries.add(1, _labels(request.place, _OF_RETRY, reason, resend.early, resend.futile))
+
+    def record_call(self, outcome: CallOutcome, context: Context) -> None:
+        """Count one call of an SDK.
+
+        Args:
+            outcome: How it ended.
+            context: Where its span is current, for exemplars.
+        """
+        model = None if outcome.model is None else self._model(outcome.model)
+        error_type = outcome.error_type
+        if error_type is not None:
+            error_type = self._error_type(error_type, outcome.last)
+        said = error_type, self._known_code(outcome), outcome.outcome, outcome.operation, model
+        shared = _labels(outcome.request.place, _OF_CALL, *said)
+        self._call_duration.record(outcome.duration_s, shared, context)
+        self._call_attempts.record(outcome.retries + 1, shared, context)
+
+    def _known_code(self, outcome: Outcome | CallOutcome) -> str | None:
+        code = outcome.code
+        return None if code is None else self._code(code)
+
+    def _error_type(self, value: str, outcome: Outcome | None) -> str:
+        if outcome is None or not outcome.failed or outcome.error_type == outcome.exception:
+            return self._exception(value)
+        return value if value in _STATUSES else self._type(value)
+
+    def _reason(self, value: str) -> str:
+        """Give the label that the attempt before was counted under."""
+        known = (_STATUSES, self._code, self._type, self._exception)
+        return value if any(value in labels for labels in known) else names.OTHER
+
+    def _keep_limits(self, request: ApiRequest, headers: Mapping[bytes, bytes]) -> None:
+        # Read when somebody asks: parsing four integers on each response would be waste.
+        now = self._now()
+        if len(self._limits) >= _MAX_SERVERS:
+            fresh = {k: kept for k, kept in self._limits.items() if kept[0] >= now - FRESH_S}
+            self._limits = fresh if len(fresh) < _MAX_SERVERS else {}
+        self._limits[request.address, request.port] = (now, headers)
+
+    def limits(self, header: bytes) -> Iterable[Observation]:
+        """Give what each server last said of a limit, if that was not long ago.
+
+        Args:
+            header: The one that says it.
+        """
+        self._collect()
+        oldest = self._now() - FRESH_S
+        observations = []
+        for (address, port), (at, headers) in list(self._limits.items()):
+            value = header_integer(headers.get(header))
+            if value is not None and at >= oldest:
+                observations.append(Observation(value, _server(address, port)))
+        return observations
+
+
+@lru_cache(_MAX_SETS)
+def _labels(
+    place: Place, others: tuple[str, ...], *values: AttributeValue | None
+) -> Mapping[str, AttributeValue]:
+    """Make a set of labels, once: the endpoint's, and of *others* those whose value is known."""
+    address, port, template = place
+    named = {names.URL_TEMPLATE: template, **dict(zip(others, values, strict=True))}
+    known = {name: value for name, value in named.items() if value is not None}
+    return _server(address, port) | known
+
+
+def _server(address: str, port: int | None) -> dict[str, AttributeValue]:
+    if port is None:
+        return {SERVER_ADDRESS: address}
+    return {SERVER_ADDRESS: address, SERVER_PORT: port}

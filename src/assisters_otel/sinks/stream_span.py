@@ -1,0 +1,96 @@
+"""Sinks: how an event stream ended, onto the span around it.
+
+Outside a call that span is ours.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
+from opentelemetry.trace import SpanKind, StatusCode
+
+from assisters_otel.api import headers as response_headers
+from assisters_otel.api.headers import header_text
+from assisters_otel.semconv import attributes as names
+from assisters_otel.sinks import attempt_span
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.util.types import AttributeValue
+
+    from assisters_otel.attempts.attempt import Sending
+    from assisters_otel.outcomes import Outcome, StreamOutcome
+
+
+def start_stream_span(tracer: Tracer, sending: Sending) -> Span | None:
+    """Begin the span of an event stream: beside its attempt's, or under it if that is a root.
+
+    Args:
+        tracer: Ours.
+        sending: The attempt, whose span is open.
+    """
+    attempt = sending.span
+    if attempt is None:
+        return None
+    above = getattr(attempt, "parent", None)
+    if above is None:
+        above = attempt.get_span_context()
+    request = sending.request
+    attributes: dict[str, AttributeValue] = {SERVER_ADDRESS: request.address}
+    if request.port is not None:
+        attributes[SERVER_PORT] = request.port
+    if request.template is not None:
+        attributes[names.URL_TEMPLATE] = request.template
+    return tracer.start_span(
+        names.STREAM_SPAN,
+        trace.set_span_in_context(trace.NonRecordingSpan(above), Context()),
+        SpanKind.INTERNAL,
+        attributes,
+        [trace.Link(attempt.get_span_context())],
+    )
+
+
+def end_stream_span(
+    span: Span, outcome: Outcome, *, end_ns: int | None, capture_message: bool
+) -> None:
+    """Write how an event stream ended to its span, and end that.
+
+    Args:
+        span: Of `start_stream_span`.
+        outcome: What became of its attempt.
+        end_ns: When, in Unix nanoseconds, or None for now.
+        capture_message: Whether the envelope's message is wanted.
+    """
+    try:
+        _write_stream(span, outcome, capture_message=capture_message)
+    finally:  # whatever comes out of it
+        span.end(end_ns)
+
+
+def _write_stream(span: Span, outcome: Outcome, *, capture_message: bool) -> None:
+    found: dict[str, AttributeValue] = {}
+    if outcome.stream is not None:
+        found |= stream_attributes(outcome.stream)
+    request_id = header_text(outcome.headers.get(response_headers.REQUEST_ID))
+    if request_id:
+        found[names.REQUEST_ID] = request_id
+    if outcome.failed:
+        found |= attempt_span.error_attributes(outcome, capture_message=capture_message)
+        attempt_span.put_last(found)
+    span.set_attributes(found)
+    if outcome.failed:
+        span.set_status(StatusCode.ERROR, outcome.code or outcome.error_type)
+
+
+def stream_attributes(stream: StreamOutcome) -> dict[str, AttributeValue]:
+    """Return how an event stream ended, as attributes."""
+    found: dict[str, AttributeValue] = {
+        names.STREAM_OUTCOME: stream.outcome,
+        names.STREAM_CHUNKS: stream.chunks,
+    }
+    if stream.first_chunk_s is not None:
+        found[names.STREAM_FIRST_CHUNK] = stream.first_chunk_s
+    return found

@@ -1,0 +1,267 @@
+"""`init`: from arguments and environment to a running handle."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+
+from opentelemetry import metrics, trace
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.trace import NoOpTracerProvider
+
+from assisters_otel import config as configs
+from assisters_otel import logger, process
+from assisters_otel.api import redaction
+from assisters_otel.config import _Arguments, tell_of_wrong, with_environment
+from assisters_otel.fail_safe import Guard
+from assisters_otel.instrumentation import Instrumentation
+from assisters_otel.instrumentor import AssistersInstrumentor
+from assisters_otel.otel_api import providers
+from assisters_otel.providers import exporter_specs, otlp_settings, owned_providers
+from assisters_otel.providers.build import build_providers
+from assisters_otel.semconv import environment
+from assisters_otel.telemetry import Telemetry
+from assisters_otel.variables import corrections, rules
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
+P = TypeVar("P")
+
+
+def init(  # noqa: PLR0913 - the contract's signature
+    service_name: str | None = None,
+    *,
+    endpoint: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    protocol: str | None = None,
+    hosts: Sequence[str] | None = None,
+    capture_message: bool | None = None,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+    strict: bool = False,
+) -> Telemetry:
+    """Put the API's documented errors on every attempt's span and on metrics.
+
+    Call it once, before or after clients exist, and before or after other
+    instrumentations. A second call returns the first handle.
+
+    Args:
+        service_name: For providers that we build; wins over ``OTEL_SERVICE_NAME``.
+        endpoint: The base URL of an OTLP receiver; wins over
+            ``OTEL_EXPORTER_OTLP_ENDPOINT``.
+        headers: For that receiver.
+        protocol: ``http/protobuf`` (the default) or ``grpc`` (extra ``grpc``).
+        hosts: Further hosts that are the API, such as a gateway: each
+            ``host[:port][/path-prefix]`` or a base URL.
+        capture_message: Whether the envelope's message, masked and cut, goes on the
+            span. It may quote what somebody typed. Off by default.
+        tracer_provider: The app's own, in place of the global one.
+        meter_provider: The app's own, in place of the global one.
+        strict: Raise our own trouble, which is otherwise logged. For tests.
+
+    Returns:
+        A handle with `Telemetry.status`, `Telemetry.flush`, `Telemetry.shutdown`.
+
+    Raises:
+        ValueError: An argument is wrong; the message says what to write instead.
+    """
+    config = configs.from_arguments(
+        service_name=service_name,
+        endpoint=endpoint,
+        headers=headers,
+        protocol=protocol,
+        hosts=hosts,
+        capture_message=capture_message,
+        strict=strict,
+    )
+    guard = Guard(strict=config.strict, passing=configs.WrongArgument)
+    guard(
+        exporter_specs.check,
+        otlp_settings.OtlpArguments(config.endpoint, config.headers, config.protocol),
+    )
+    configs.check_provider("tracer_provider", tracer_provider, "get_tracer")
+    configs.check_provider("meter_provider", meter_provider, "get_meter")
+    arguments = _Arguments(config, capture_message, tracer_provider, meter_provider)
+    with process.here.lock:
+        first = cast("Telemetry | None", process.here.current)
+        if first is not None and first.is_over():
+            first.shutdown()  # somebody has uninstrumented it
+            first = None
+        if first is None:
+            first = guard(_start, arguments, guard) or Telemetry(arguments, guard)
+            process.here.current = first
+        elif not first.arguments.are_those_of(arguments):
+            logger.warning(
+                "init was called before with other arguments; those hold, these do not. "
+                "Call shutdown() on the first handle to start again"
+            )
+        return first
+
+
+def _start(arguments: _Arguments, guard: Guard) -> Telemetry:
+    if configs.sdk_disabled(os.environ):
+        logger.info("%s is true: nothing is watched", environment.OTEL_SDK_DISABLED)
+        return Telemetry(arguments, guard)
+    wrong = corrections.corrections(os.environ)
+    config = with_environment(
+        arguments.config,
+        os.environ,
+        capture_message_given=arguments.capture_message is not None,
+    )
+    with corrections.corrected():
+        return _begin(arguments, config, guard, wrong)
+
+
+def _begin(
+    arguments: _Arguments,
+    config: configs.Config,
+    guard: Guard,
+    wrong: Sequence[corrections.Correction],
+) -> Telemetry:
+    # Not by their truth, which a provider with a length says otherwise.
+    tracers: Any = arguments.tracer_provider
+    if tracers is None:
+        tracers = _usable(trace.get_tracer_provider())
+    meters: Any = arguments.meter_provider
+    if meters is None:
+        meters = _usable(metrics.get_meter_provider())
+    reused = tuple(provider for provider in (tracers, meters) if provider is not None)
+    if reused:
+        logger.info(
+            "recording in the application's %s; no exporter is added, and a service name or "
+            "endpoint given to init is not used for it",
+            " and ".join(type(provider).__name__ for provider in reused),
+        )
+    built = {rules.TRACES: tracers is None, rules.METRICS: meters is None}
+    tell_of_wrong(
+        wrong, {signal for signal, is_built in built.items() if is_built}, strict=config.strict
+    )
+    if os.environ.get(environment.OTEL_PYTHON_LOGGER_CONFIGURATOR):
+        logger.info(
+            "%s is not used: init makes no loggers", environment.OTEL_PYTHON_LOGGER_CONFIGURATOR
+        )
+    exports = None
+    if tracers is None or meters is None:
+        exports = _build(config, traces=tracers is None, metrics=meters is None)
+    try:
+        instrumentation = _instrument(
+            config,
+            guard,
+            _first(tracers, exports and exports.tracer_provider, NoOpTracerProvider()),
+            _first(meters, exports and exports.meter_provider, NoOpMeterProvider()),
+        )
+        if exports is not None:
+            _make_global(exports)
+    except BaseException:
+        if exports is not None:
+            exports.shutdown(0)
+        raise
+    return Telemetry(arguments, guard, instrumentation, exports, reused)
+
+
+def _instrument(config: configs.Config, guard: Guard, tracers: Any, meters: Any) -> Instrumentation:
+    instrumentor = AssistersInstrumentor()
+    if instrumentor.is_instrumented_by_opentelemetry:
+        instrumentor.uninstrument()  # by opentelemetry-instrument, with fewer wishes than these
+    instrumentation = Instrumentation(config, guard, tracers, meters)
+    instrumentor.instrument(instrumentation=instrumentation)
+    return instrumentation
+
+
+def _build(
+    config: configs.Config, *, traces: bool, metrics: bool
+) -> owned_providers.OwnedProviders | None:
+    told: dict[str, None] = {}
+    build = partial(
+        build_providers,
+        service_name=config.service_name,
+        endpoint=config.endpoint,
+        headers=config.headers,
+        protocol=config.protocol,
+        tell=None if config.strict else told.setdefault,
+    )
+    exports, lost = None, ""
+    try:
+        exports = build(traces=traces, metrics=metrics)
+    except ValueError as error:
+        if config.strict or isinstance(error, configs.WrongArgument):
+            raise
+        lost = f"no telemetry is sent: {error}"
+        if traces and metrics:
+            exports, lost = _build_one(build, error)
+    for text in (*told, *filter(None, [lost])):
+        logger.warning("%s", redaction.redact(text))
+    return exports
+
+
+def _build_one(
+    build: Callable[..., owned_providers.OwnedProviders], wrong: ValueError
+) -> tuple[owned_providers.OwnedProviders | None, str]:
+    """Build for one signal alone: what is wrong of the other does not cost this one.
+
+    Args:
+        build: As `build.build_providers`.
+        wrong: Why there is nothing for both.
+
+    Returns:
+        What was built, if anything, and what is lost and why.
+    """
+    try:
+        return build(traces=True, metrics=False), f"no metrics are sent: {wrong}"
+    except ValueError as error:
+        wrong = error
+    try:
+        return build(traces=False, metrics=True), f"no spans are sent: {wrong}"
+    except ValueError as error:
+        reasons = dict.fromkeys((str(wrong), str(error)))
+        return None, f"no telemetry is sent: {'. '.join(reasons)}"
+
+
+def _usable(provider: P) -> P | None:
+    """Give the global provider, or None if it is a stand-in or one that we shut down."""
+    is_ended = process.here.has_ended(provider)
+    return None if is_ended or providers.is_stand_in(provider) else provider
+
+
+def _first(*found: Any) -> Any:
+    return next(provider for provider in found if provider is not None)
+
+
+_KINDS: Final = {"tracer": "TracerProvider", "meter": "MeterProvider"}
+
+
+def _make_global(exports: owned_providers.OwnedProviders) -> None:
+    replaced, made = [], []
+    if exports.tracer_provider is not None:
+        if process.here.has_ended(trace.get_tracer_provider()):
+            replaced.append("tracer")
+        else:
+            made.append("tracer")
+            trace.set_tracer_provider(exports.tracer_provider)
+    if exports.meter_provider is not None:
+        if process.here.has_ended(metrics.get_meter_provider()):
+            replaced.append("meter")
+        else:
+            made.append("meter")
+            metrics.set_meter_provider(exports.meter_provider)
+    if made:
+        # Said beforehand: OpenTelemetry's own lines, which these quote, name nobody.
+        logger.info(
+            "init has set the global %s provider, which can be set once. One that the application "
+            "sets later is refused (%s) and gets no spans or metrics of instrumentations. Set it "
+            "before init, or give init %s",
+            " and ".join(made),
+            ", ".join(f"Overriding of current {_KINDS[what]} is not allowed" for what in made),
+            " and ".join(f"{what}_provider=" for what in made),
+        )
+    if replaced:
+        logger.info(
+            "the global %s provider, which was shut down, cannot be replaced: "
+            "new ones serve what init watches, but not the app's own spans and metrics",
+            " and ".join(replaced),
+        )

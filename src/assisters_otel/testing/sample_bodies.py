@@ -1,0 +1,200 @@
+"""What each documented endpoint answers when all is well, as data.
+
+Source: the endpoint list and the client of the official `assisters` 0.1.0
+package; chat, embeddings, models, moderations and images have the shapes that the
+`openai` client parses. Where only the endpoint is documented the body is a small
+guess, and nothing should rest on it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from assisters_otel.testing.answers import EVENTS, JSON, Content, envelope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from assisters_otel.testing.answers import Received
+
+MODELS: Final = tuple(
+    f"assisters-{kind}-v1" for kind in ("chat", "code", "vision", "embed", "moderation", "rerank")
+)
+
+_CREATED: Final = 1_767_225_600  # 2026-01-01T00:00:00Z: any fixed moment will do
+_WORDS: Final = ("Hello", " from", " the", " fake", " API.")
+_VECTOR: Final = (0.25, -0.5, 0.125)  # exact as 32-bit floats, so base64 gives them back
+_AUDIO: Final = b"ID3\x04" + bytes(60)
+
+
+def _json(value: object, status: int = 200) -> Content:
+    return Content(status, JSON, json.dumps(value).encode())
+
+
+def _events(*values: object) -> bytes:
+    return b"".join(b"data: " + json.dumps(value).encode() + b"\n\n" for value in values)
+
+
+def _sent(received: Received) -> dict[str, object]:
+    """Read the JSON object that was sent; an empty one for anything else."""
+    try:
+        value = json.loads(received.body)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _usage(**tokens: int) -> dict[str, int]:
+    return {f"{kind}_tokens": count for kind, count in tokens.items()}
+
+
+def _chat(received: Received) -> Content:
+    sent = _sent(received)
+    head: dict[str, object] = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": _CREATED,
+        "model": sent.get("model", MODELS[0]),
+    }
+    if sent.get("stream") is True:
+        head["object"] = "chat.completion.chunk"
+        deltas: list[dict[str, object]] = [{"role": "assistant", "content": ""}]
+        deltas += [{"content": word} for word in _WORDS]
+        choices: list[dict[str, object]]
+        choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
+        choices.append({"index": 0, "delta": {}, "finish_reason": "stop"})
+        body = _events(*({**head, "choices": [choice]} for choice in choices))
+        return Content(200, EVENTS, body + b"data: [DONE]\n\n")
+    message = {"role": "assistant", "content": "".join(_WORDS)}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    usage = _usage(prompt=9, completion=5, total=14)
+    return _json({**head, "choices": [choice], "usage": usage})
+
+
+def _embeddings(received: Received) -> Content:
+    sent = _sent(received)
+    asked = sent.get("input", "")
+    vector: object = _VECTOR
+    if sent.get("encoding_format") == "base64":
+        vector = base64.b64encode(struct.pack(f"<{len(_VECTOR)}f", *_VECTOR)).decode()
+    count = len(asked) if isinstance(asked, list) else 1
+    rows = [{"object": "embedding", "index": index, "embedding": vector} for index in range(count)]
+    model = sent.get("model", "assisters-embed-v1")
+    usage = _usage(prompt=count, total=count)
+    return _json({"object": "list", "data": rows, "model": model, "usage": usage})
+
+
+def _moderate(received: Received) -> Content:
+    model = _sent(received).get("model", "assisters-moderation-v1")
+    result = {
+        "flagged": False,
+        "categories": {"harassment": False, "violence": False},
+        "category_scores": {"harassment": 0.01, "violence": 0.01},
+    }
+    return _json({"id": "modr-1", "model": model, "results": [result]})
+
+
+def _rerank(received: Received) -> Content:
+    sent = _sent(received)
+    documents = sent.get("documents")
+    count = len(documents) if isinstance(documents, list) else 1
+    results = [{"index": index, "relevance_score": 1 / (1 + index)} for index in range(count)]
+    return _json({"model": sent.get("model", "assisters-rerank-v1"), "results": results})
+
+
+def _search(received: Received) -> Content:
+    result = {
+        "title": "Example",
+        "url": "https://example.com/",
+        "snippet": "An example.",
+        "domain": "example.com",
+        "score": 0.9,
+    }
+    return _json(
+        {
+            "query": _sent(received).get("query", ""),
+            "results": [result],
+            "related_queries": [],
+            "usage": {"searches": 1},
+            "cost": 0.002,
+        }
+    )
+
+
+def _translate(received: Received) -> Content:
+    language = _sent(received).get("target_language", "de")
+    return _json({"translated_text": "Hallo.", "target_language": language})
+
+
+def _model(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": _CREATED, "owned_by": "assisters"}
+
+
+def _one_model(received: Received) -> Content:
+    name = received.path.partition("/models/")[2]
+    if name in MODELS:
+        return _json(_model(name))
+    return _error(404, f"There is no model {name}.")
+
+
+def _agent_stream(_: Received) -> Content:
+    # No [DONE]: how an agent's stream ends is not documented.
+    return Content(200, EVENTS, _events({"type": "step", "cycle": 1}, {"type": "answer"}))
+
+
+def _always(content: Content) -> Callable[[Received], Content]:
+    return lambda _: content
+
+
+def _error(status: int, message: str) -> Content:
+    return Content(status, JSON, envelope(status, message=message))
+
+
+def unknown_path(received: Received) -> Content:
+    """Answer a path that is not documented."""
+    return _error(404, f"There is no {received.path} here.")
+
+
+def wrong_method(received: Received) -> Content:
+    """Answer a documented path that was asked with another method."""
+    return _error(405, f"{received.path} does not take {received.method}.")
+
+
+class Endpoint(NamedTuple):
+    """One documented endpoint: ``path`` below ``/v1``, ``sample`` its answer to a request."""
+
+    method: str
+    path: str
+    sample: Callable[[Received], Content]
+
+
+_AUDIO_FILE: Final = _always(Content(200, "audio/mpeg", _AUDIO))
+_IMAGE: Final = {"created": _CREATED, "data": [{"url": "https://example.com/image.png"}]}
+_MODEL_LIST: Final = {"object": "list", "data": [_model(name) for name in MODELS]}
+_WINDOW: Final = {"rpm": {"limit": 1000, "remaining": 999}, "tpm": {"limit": 100_000}}
+_BALANCE: Final = {"balance": 12.5, "currency": "USD"}
+
+ENDPOINTS: Final = (
+    Endpoint("POST", "/chat/completions", _chat),
+    Endpoint("POST", "/embeddings", _embeddings),
+    Endpoint("POST", "/moderate", _moderate),
+    Endpoint("POST", "/moderations", _moderate),
+    Endpoint("POST", "/rerank", _rerank),
+    Endpoint("POST", "/audio/transcriptions", _always(_json({"text": "Hello."}))),
+    Endpoint("POST", "/audio/speech", _AUDIO_FILE),
+    Endpoint("POST", "/audio/enhance", _AUDIO_FILE),
+    Endpoint("POST", "/images/generations", _always(_json(_IMAGE))),
+    Endpoint("POST", "/search", _search),
+    Endpoint("POST", "/translate", _translate),
+    Endpoint("POST", "/agent/run", _always(_json({"answer": "Hello.", "cycles": 1}))),
+    Endpoint("GET", "/agent/stream", _agent_stream),
+    Endpoint("GET", "/models", _always(_json(_MODEL_LIST))),
+    Endpoint("GET", "/models/{id:path}", _one_model),
+    Endpoint("GET", "/rate-limit", _always(_json(_WINDOW))),
+    Endpoint("GET", "/wallet/balance", _always(_json(_BALANCE))),
+    Endpoint("GET", "/wallet/transactions", _always(_json({"data": []}))),
+    Endpoint("POST", "/wallet/top-up", _always(_json(_BALANCE))),
+)

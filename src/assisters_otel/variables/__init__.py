@@ -1,0 +1,1 @@
+"""OpenTelemetry's variables: which values are wrong, and what is read in their place."""
