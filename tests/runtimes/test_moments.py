@@ -164,6 +164,8 @@ def test_a_collector_that_is_back_takes_what_is_sent_at_the_exit(api: FakeApi, t
     with running([sys.executable, "back.py"], env, tmp_path, stdin=reader) as app:
         wait_until(lambda: "back" in app.said, app)
         with Collector(port=int(gone.endpoint.rpartition(":")[2])) as collector:
+            # The exporter pauses for seconds before it tries again, and nobody breaks that off.
+            collector.wait_for(lambda: len({r.path for r in collector.requests}) == 2, timeout_s=60)
             os.write(writer, b"\n")
             app.end()
             assert told(api, collector)[2] == 2, app.said
