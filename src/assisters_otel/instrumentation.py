@@ -107,7 +107,7 @@ class Instrumentation:
         tracers = trace.get_tracer_provider() if tracers is None else tracers
         meters = metrics.get_meter_provider() if meters is None else meters
         given: tuple[object, ...] = (tracers, meters)
-        flushes = providers.flushes(providers.end_by_nobody(given) if at_exit else given)
+        flushes = providers.flushes(providers.without_exit_hook(given) if at_exit else given)
         hands = workers.Hands(len(flushes))
         done = workers.run_all(hands.begin(flushes), timeout_s)
         hands.rest()

@@ -27,8 +27,8 @@ END_S: Final = 5.0
 """What sending the rest may hold a process's end up, in seconds."""
 
 RESERVE_S: Final = 1.0
-"""What is left of that for the interpreter's exit, in seconds: a collector that is back has taken
-everything by then."""
+"""What is left of that for the interpreter's exit, in seconds: enough for a collector that is back
+to take everything."""
 
 FORGET_S: Final = 30.0
 """How long after a moment the next one is no part of the same end, in seconds: the server of a test
@@ -36,7 +36,6 @@ or of a notebook has ended, and the process goes on."""
 
 _PROGRAMS: Final = frozenset({"subprocess", "gevent.subprocess"})
 """The modules that run programs."""
-
 
 _LOOK_S: Final = 0.01
 """How often to look whether the app's threads are done, in seconds."""
@@ -119,13 +118,15 @@ class Process:
             finally:
                 self._end_lock.release()
 
+    def _budget_s(self) -> float:
+        """Return what is left of `END_S` for the end that this moment is part of, in seconds."""
+        return self._left_s if time.monotonic() - self._last_s <= FORGET_S else END_S
+
     def _flush_at_end(self) -> None:
-        started_s = time.monotonic()
-        if started_s - self._last_s > FORGET_S:
-            self._left_s = END_S
+        started_s, budget_s = time.monotonic(), self._budget_s()
         is_taken = False
         try:
-            timeout_s = max(self._left_s - RESERVE_S, 0.0)
+            timeout_s = max(budget_s - RESERVE_S, 0.0)
             if self.current is not None:
                 is_taken = self.current.flush_at_end(timeout_s)
             elif self.instrumentation is not None:
@@ -133,16 +134,15 @@ class Process:
         finally:
             # What has taken everything is alive, and costs the next moment nothing.
             self._last_s = time.monotonic()
-            left_s = self._left_s - (self._last_s - started_s)
+            left_s = budget_s - (self._last_s - started_s)
             self._left_s = END_S if is_taken else max(left_s, RESERVE_S)
 
     def _exit(self) -> None:
         """End what `init` has made, and flush what does not end by itself, at the normal exit."""
-        timeout_s = self._left_s if time.monotonic() - self._last_s <= FORGET_S else END_S
         if self.current is not None:
-            self.current.end(timeout_s)
+            self.current.end(self._budget_s())
         elif self.instrumentation is not None:
-            self.instrumentation.flush(timeout_s, at_exit=True)
+            self.instrumentation.flush(self._budget_s(), at_exit=True)
 
     def _exit_child(self) -> None:
         """End a child of multiprocessing: it leaves by ``os._exit``, and nothing of `atexit` runs.

@@ -164,7 +164,7 @@ class Telemetry:
 
     def _begin_last_flush(self) -> list[Future[object]]:
         """Flush those of the app's providers that do not end by themselves."""
-        return self._hands.begin(providers.flushes(providers.end_by_nobody(self._reused)))
+        return self._hands.begin(providers.flushes(providers.without_exit_hook(self._reused)))
 
     def _uninstrument(self) -> None:
         if self._instrumentation is not None and not self.is_over():

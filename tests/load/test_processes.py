@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from assisters_otel.testing import FakeApi
 
-HERE = Path(__file__).parent
+APPS = Path(__file__).parent.parent / "runtimes"
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 SLACK_S = 10  # on a busy machine everything takes longer
 
@@ -38,8 +38,12 @@ def collector() -> Iterator[Collector]:
 
 def environment(api: FakeApi, collector: Collector, **more: str) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-    ours = {"API": api.url, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}
-    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ours = {
+        "API": api.url,
+        "MODE": "ours",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+    }
+    path = os.pathsep.join([str(APPS), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**clean, **ours, "PYTHONPATH": path, **more}
 
 

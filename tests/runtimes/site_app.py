@@ -1,4 +1,8 @@
-"""The web site that the servers run: each request to it is one attempt at the API."""
+"""The web site that the servers run: each request to it is one attempt at the API.
+
+``IN_MASTER`` is how many attempts are made where this is imported: in gunicorn's master if it
+preloads.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,9 @@ import httpx
 from switched_on import TLS
 
 API = os.environ["API"]
+
+for _ in range(int(os.environ.get("IN_MASTER", "0"))):
+    httpx.get(f"{API}/models", trust_env=False, verify=TLS)
 
 
 def wsgi(_environ: Any, start_response: Any) -> list[bytes]:

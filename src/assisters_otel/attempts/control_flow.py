@@ -37,7 +37,7 @@ def current_send() -> object | None:
 
 
 UNKNOWN: Final = ""
-"""The name of a unit of work that is one of several, nobody knows which."""
+"""What stands for a unit of work that may be any of those that are running."""
 
 
 class Units:

@@ -39,7 +39,7 @@ def flushes(given: Iterable[object]) -> list[Callable[[], object]]:
     return [flush for flush in found if flush is not None]
 
 
-def end_by_nobody(given: Iterable[object]) -> list[object]:
+def without_exit_hook(given: Iterable[object]) -> list[object]:
     """List those of the SDK's providers that do not end by themselves at the interpreter's exit.
 
     They were made with ``shutdown_on_exit=False``. Source: the SDK, 1.44 and 1.45, where

@@ -6,8 +6,8 @@ never by this library, and comes out again at `shutdown`. gunicorn and hypercorn
 processes end as Python's do, or run a server of uvicorn's. Neither does multiprocessing, whose
 children `process` sees to.
 
-At the end of a process a hook sends what is queued (`process.Process.flush_at_end`). It installs no
-signal handler, leaves ``os._exit`` alone and exports nothing while a request is served.
+At the end of a process a hook sends what is queued (`process.Process.flush_at_end`). No hook
+installs a signal handler, replaces ``os._exit``, or exports while a request is served.
 """
 
 from __future__ import annotations
