@@ -16,6 +16,7 @@ from opentelemetry.instrumentation._semconv import _OpenTelemetrySemanticConvent
 import assisters_otel
 import leaks
 import one_certificate  # noqa: F401 - before any client is imported
+from assisters_otel.fail_safe import own_errors
 from assisters_otel.testing import FakeApi, answers
 from callers import ANYONE, CALLERS
 from leak_check import nothing_planted_leaves, pytest_configure
@@ -136,6 +137,12 @@ def _test_is_measured_once(request: pytest.FixtureRequest) -> Iterator[None]:
     measuring.stop()
     yield
     measuring.start()
+
+
+@pytest.fixture(autouse=True)
+def _faults_are_forgotten() -> None:
+    """Leave no test what one before it has warned of, nor that it raises faults."""
+    own_errors.start(strict=False)
 
 
 @pytest.fixture(scope="module", autouse=True)

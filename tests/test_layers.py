@@ -15,7 +15,8 @@ ROOT = Path(assisters_otel.__file__).parent
 ORDER = (
     ("version", "semconv", "own_export", "weak_identity", "catalog", "foreign_exceptions"),
     ("otel_api", "logger", "api"),
-    ("causes", "hosts", "variables", "fail_safe"),
+    ("fail_safe",),
+    ("causes", "hosts", "variables"),
     ("outcomes", "config"),
     ("attempts",),
     ("resends", "sinks"),
