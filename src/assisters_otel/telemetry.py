@@ -13,6 +13,7 @@ from assisters_otel.providers import owned_providers, workers
 from assisters_otel.variables import corrections
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from concurrent.futures import Future
     from types import TracebackType
 
@@ -157,13 +158,17 @@ class Telemetry:
             self._uninstrument()
             flushed = self._begin_last_flush()
             self._end_exports(timeout_s)
-            workers.run_all(flushed or (), max(until_s - time.monotonic(), 0))
-            self._hands.rest()
+            self._end_flush(flushed or (), until_s)
 
     @fail_safe
     def _begin_last_flush(self) -> list[Future[object]]:
         """Flush those of the app's providers that do not end by themselves."""
         return self._hands.begin(providers.flushes(providers.without_exit_hook(self._reused)))
+
+    @fail_safe
+    def _end_flush(self, flushed: Sequence[Future[object]], until_s: float) -> None:
+        workers.run_all(flushed, max(until_s - time.monotonic(), 0))
+        self._hands.rest()
 
     @fail_safe
     def _uninstrument(self) -> None:

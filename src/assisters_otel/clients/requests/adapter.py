@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from assisters_otel.clients.requests.request_copy import Wire
     from assisters_otel.recording.attempt import Attempt
     from assisters_otel.recording.recorder import Observer
+    from assisters_otel.recording.response_body import Body
 
 MODULE: Final = "requests"
 SCOPE: Final = "opentelemetry.instrumentation.requests"
@@ -296,17 +297,15 @@ class Requests(Adapter):
         body = attempt.body(_is_transient, response)
         if body is None:
             return
+        watch(response.raw, body, partial(self._broke, body, weakref(response)))
+
+    @fail_safe
+    def _broke(self, body: Body, response: Callable[[], object], error: BaseException) -> None:
+        # In the words that requests finds for it.
+        kind = _SAYS.get(type(error).__name__)
         errors = sys.modules[MODULE].exceptions
-        observer, gone = self._observer, weakref(response)
-
-        @fail_safe
-        def broke(error: BaseException) -> None:
-            # In the words that requests finds for it.
-            kind = _SAYS.get(type(error).__name__)
-            body.broke(error if kind is None else getattr(errors, kind)(error))
-            observer.raised_for(gone(), error)
-
-        watch(response.raw, body, broke)
+        body.broke(error if kind is None else getattr(errors, kind)(error))
+        self._observer.raised_for(response(), error)
 
     def _put_off(self, span: Span, attempt: Attempt, response: Any, read_s: float | None) -> None:
         """Report a failed answer when its span ends: `elapsed` and the app's reading come first."""

@@ -84,8 +84,10 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
             body, broke = found
             if error is not None:
                 broke(error)
+            elif ended:
+                body.ended()
             else:
-                body.ended if ended else body.closed()
+                body.closed()
 
         def close(self) -> None:
             super().close()
