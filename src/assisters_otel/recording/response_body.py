@@ -230,7 +230,6 @@ class Answer:
         """Do something soon, outside the garbage collector."""
         self._observer.put_off(step)
 
-    @fail_safe
     def abandon(self) -> None:
         """End it: nobody else will."""
         self.body.abandon()
