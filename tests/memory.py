@@ -26,6 +26,17 @@ class _Spans(InMemorySpanExporter):
         return super().export(spans)
 
 
+def is_of_http(span: Any) -> bool:
+    """Return True if it is an HTTP client span, whoever has made it."""
+    is_theirs = span.instrumentation_scope.name.endswith(("httpx", "requests", "aiohttp_client"))
+    return is_theirs or "http.request.method" in (span.attributes or {})
+
+
+def url_of(span: Any) -> str:
+    """Return the URL of an HTTP client span, in whichever mode of the conventions it is made."""
+    return str(span.attributes.get("url.full") or span.attributes["http.url"])
+
+
 class Memory:
     def __init__(self, **tracing: Any) -> None:
         self._spans = _Spans()
@@ -38,17 +49,15 @@ class Memory:
         return list(self._spans.get_finished_spans())
 
     def attempts(self) -> list[Any]:
-        """The HTTP instrumentation's client spans, in the order in which they ended."""
-        return [
-            span
-            for span in self.spans()
-            if span.instrumentation_scope.name.endswith(("httpx", "requests", "aiohttp_client"))
-        ]
+        """The client spans of HTTP requests, in the order in which they ended."""
+        return [span for span in self.spans() if is_of_http(span)]
 
     def calls(self) -> list[Any]:
         """Our spans around SDKs' calls, in the order in which they ended."""
         return [
-            span for span in self.spans() if span.instrumentation_scope.name == "assisters_otel"
+            span
+            for span in self.spans()
+            if span.instrumentation_scope.name == "assisters_otel" and not is_of_http(span)
         ]
 
     def call(self) -> Any:

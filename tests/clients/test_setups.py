@@ -183,6 +183,9 @@ def under_somebody_else_s_wrapper(setup):
     setup.ours()
 
 
+OURS = {by_us, before_us_and_off, client_before_us, under_somebody_else_s_wrapper}
+"""Where the span is the library's, which follows the stable conventions in every mode."""
+
 HOOKED = {
     with_hooks_before_us,
     with_hooks_after_us,
@@ -210,6 +213,8 @@ HOOKED = {
 )
 def test_the_set_up_makes_no_difference(setup, mode, order):
     order(setup)
+    if order in OURS:
+        mode = "http"
     setup.api.answers(
         "rate_limit_exceeded",
         param="model",

@@ -9,6 +9,8 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote
 
+from assisters_otel.api import redaction
+
 CHAT: Final = "/v1/chat/completions"
 """The one endpoint of whose streams the end is documented: ``data: [DONE]``."""
 
@@ -75,3 +77,15 @@ def _template(path: str) -> str | None:
         if len(rest) == _MODEL_ID_SEGMENTS and rest[0] == "models":
             return "/v1/models/{id}"
     return None
+
+
+def masked_url(url: str, template: str | None) -> str:
+    """Return a URL without keys, and without what the user typed.
+
+    Args:
+        url: The whole URL.
+        template: Its documented path, or None.
+    """
+    if template == AGENT_STREAM and "?" in url:
+        url = f"{url.partition('?')[0]}?{redaction.REDACTED}"
+    return redaction.redact(url)

@@ -69,6 +69,7 @@ class Sending:
         request: What is sent.
         message: For more of it.
         span: Its client span, or None.
+        is_own: True if that span is the library's.
         chain: That of the call which it belongs to, or None.
         resend: What `Resends.begin` found it to be, or None for a first.
         started_s: When it was sent, on a steady clock.
@@ -88,6 +89,7 @@ class Sending:
         "has_company",
         "identity",
         "is_bare",
+        "is_own",
         "message",
         "origins",
         "request",
@@ -97,13 +99,15 @@ class Sending:
         "unit",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - made in one place, `Observer.start`
         self,
         request: ApiRequest,
         message: RequestReader,
         span: Span | None,
         around: Span | SpanContext | None,
         chain: Chain | None,
+        *,
+        is_own: bool = False,
     ) -> None:
         """Remember.
 
@@ -113,10 +117,12 @@ class Sending:
             span: Its client span, or None.
             around: What was current before that span, if that is known.
             chain: That of the call which it belongs to, or None.
+            is_own: True if the span is the library's.
         """
         self.request = request
         self.message = message
         self.span = span
+        self.is_own = is_own
         self.chain = chain
         self.resend: Resend | None = None
         self.started_s = 0.0

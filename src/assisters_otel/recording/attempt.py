@@ -71,6 +71,10 @@ class Attempt:
         self._headers = known_headers(headers)
         return status >= FAILED
 
+    def secrets(self) -> tuple[str, ...]:
+        """Return what the request's own headers hold that telemetry must not show."""
+        return self._sending.secrets()
+
     def body_may_be_read(self) -> bool:
         """Say whether the body of what `answered` took may be read ahead."""
         return may_be_read_ahead(self._headers)

@@ -279,6 +279,8 @@ class Observer:
         message: RequestReader,
         span: Span | None,
         around: Span | None = None,
+        *,
+        is_own: bool = False,
     ) -> Attempt:
         """Begin watching an attempt.
 
@@ -287,6 +289,8 @@ class Observer:
             message: For more of it.
             span: Its client span, open, or None: then there are metrics only.
             around: What was current before that span, if that is known.
+            is_own: True if the span is the library's. It has its name and its URL already, and
+                what is written to it last needs no hook.
         """
         call = attempts_call.current()
         if call is not None and not call.takes(request, message):
@@ -297,9 +301,13 @@ class Observer:
             span,
             around if call is None else call.around,
             None if call is None else call.chain,
+            is_own=is_own,
         )
         resend = self._resends.begin(sending)
-        if span is not None:
+        if span is not None and is_own:
+            if resend is not None:
+                _write_resend(span, resend)
+        elif span is not None:
             self._introduce(span, request, resend)
         if resend is not None and resend.is_retry:
             self._metrics.record_retry(request, resend)
@@ -320,7 +328,9 @@ class Observer:
         with self._lock:
             self.attempts += 1
             self.errors += failed
-        if span is not None:
+        if span is not None and sending.is_own:
+            self._describe(span, time.time(), outcome)
+        elif span is not None:
             if failed:
                 # Now is when the answer came, not when the span ends.
                 describe = partial(self._describe, now=time.time(), outcome=outcome)
@@ -430,3 +440,8 @@ class Observer:
 @fail_safe
 def _run(step: Callable[[], object]) -> None:
     step()
+
+
+@fail_safe
+def _write_resend(span: Span, resend: Resend) -> None:
+    attempt_span.write_resend(span, resend)

@@ -16,8 +16,26 @@ ASSISTERS_OTEL_CAPTURE_MESSAGE: Final = "ASSISTERS_OTEL_CAPTURE_MESSAGE"
 OTEL_SDK_DISABLED: Final = "OTEL_SDK_DISABLED"
 """``true`` switches everything off. Source: OpenTelemetry's environment variables."""
 
+OTEL_CAPTURE_REQUEST_HEADERS: Final = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST"
+"""Which request headers HTTP instrumentation puts on spans. Source: the same."""
+
 OTEL_CAPTURE_RESPONSE_HEADERS: Final = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE"
 """Which response headers HTTP instrumentation puts on spans. Source: the same."""
+
+OTEL_SANITIZE_FIELDS: Final = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS"
+"""Of which of these headers the values are not shown. Source: the same."""
+
+OTEL_KNOWN_METHODS: Final = "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS"
+"""All HTTP methods that are named as they are. Source: the HTTP conventions."""
+
+OTEL_CAPTURE_ALL_METHODS: Final = "OTEL_PYTHON_INSTRUMENTATION_HTTP_CAPTURE_ALL_METHODS"
+"""Any value: all methods are. Source: OpenTelemetry's HTTP instrumentations for Python."""
+
+OTEL_EXCLUDED_URLS: Final = "OTEL_PYTHON_EXCLUDED_URLS"
+"""Which URLs have no HTTP span: patterns, separated by commas. Source: the same."""
+
+OTEL_EXCLUDED_URLS_OF: Final = "OTEL_PYTHON_{}_EXCLUDED_URLS"
+"""The same for one client: ``HTTPX``, ``REQUESTS``, ``AIOHTTP_CLIENT``. Source: the same."""
 
 OTEL_PYTHON_LOGGER_CONFIGURATOR: Final = "OTEL_PYTHON_LOGGER_CONFIGURATOR"
 """Which loggers are on, for who makes loggers. Source: OpenTelemetry's SDK for Python."""

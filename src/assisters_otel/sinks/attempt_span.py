@@ -87,7 +87,7 @@ def redact_request(span: Span, request: ApiRequest) -> None:
     """Take keys and the agent's prompt out of what the span says of the request."""
     for name, value in attributes_of(span).items():
         if name in (HTTP_URL, URL_FULL):
-            masked = _masked_url(str(value), request)
+            masked = endpoints.masked_url(str(value), request.template)
             if masked != value:
                 span.set_attribute(name, masked)
         elif name.startswith(HTTP_REQUEST_HEADER_TEMPLATE):
@@ -106,12 +106,6 @@ def redact_answer(span: Span, secrets: Sequence[str]) -> None:
             masked = [redaction.without(one, secrets) for one in _masked_header(name, value)]
             if masked != list(value):
                 span.set_attribute(name, masked)
-
-
-def _masked_url(url: str, request: ApiRequest) -> str:
-    if request.template == endpoints.AGENT_STREAM and "?" in url:
-        url = f"{url.partition('?')[0]}?{redaction.REDACTED}"
-    return redaction.redact(url)
 
 
 def _masked_header(name: str, values: Any) -> list[str]:

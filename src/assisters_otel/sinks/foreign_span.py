@@ -120,16 +120,24 @@ def mask_recorded_exception(span: Span, error: BaseException) -> None:
         timestamp: int | None = None,
         escaped: bool = False,  # noqa: FBT001, FBT002 - OpenTelemetry's signature
     ) -> None:
-        stack = traceback.format_exception(type(exception), exception, exception.__traceback__)
-        masked = {
-            EXCEPTION_MESSAGE: redaction.redact(str(exception)),
-            EXCEPTION_STACKTRACE: redaction.redact("".join(stack)),
-            **(attributes or {}),
-        }
+        masked = {**_masked_exception(exception), **(attributes or {})}
         type(span).record_exception(span, exception, masked, timestamp, escaped)
 
     own: dict[str, Any] = getattr(span, "__dict__", {})  # none: a foreign span with slots
     own["record_exception"] = record_exception
+
+
+def record_masked_exception(span: Span, error: BaseException) -> None:
+    """Record an exception as an event of a span of the library's, without keys and prompts."""
+    span.record_exception(error, _masked_exception(error))
+
+
+def _masked_exception(error: BaseException) -> dict[str, str]:
+    stack = traceback.format_exception(type(error), error, error.__traceback__)
+    return {
+        EXCEPTION_MESSAGE: redaction.redact(str(error)),
+        EXCEPTION_STACKTRACE: redaction.redact("".join(stack)),
+    }
 
 
 def on_recorded_exception(span: Span, tell: Callable[[BaseException], object] | None) -> None:

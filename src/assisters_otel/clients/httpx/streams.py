@@ -105,6 +105,9 @@ def replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one function
                 if theirs is not None:
                     raise theirs from None
                 self._keep(error, handled)
+            except BaseException:
+                self.close()  # the caller does not have the response yet
+                raise
             finally:
                 del handled
             self._rest = None
@@ -155,6 +158,9 @@ def async_replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one fun
                 if theirs is not None:
                     raise theirs from None
                 self._keep(error, handled)
+            except BaseException:
+                await self.aclose()  # the caller does not have the response yet
+                raise
             finally:
                 del handled
             self._rest = None

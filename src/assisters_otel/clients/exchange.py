@@ -1,0 +1,198 @@
+"""One HTTP request and its answer: the way in and out of each client's own send.
+
+An adapter opens an exchange for a request that is watched, sends what `outgoing_headers` are
+added to inside its ``with`` block, and tells it of the answer. Whatever way the block is left
+(a response, an exception, a cancellation), `__exit__` reports the attempt once and ends the
+span, if that is the library's.
+
+Each step is fail-safe by itself: one that fails costs what it would have written, and the block
+still is left by the client's own response or exception.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from opentelemetry import context
+
+from assisters_otel.clients import http_span
+from assisters_otel.fail_safe import fail_safe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from types import TracebackType
+
+    from opentelemetry.trace import Span
+    from typing_extensions import Self
+
+    from assisters_otel.api.request import ApiRequest, RequestReader
+    from assisters_otel.clients.http_span import Entered, HttpSpans, OwnSpan
+    from assisters_otel.recording.attempt import Attempt
+    from assisters_otel.recording.recorder import Observer
+    from assisters_otel.recording.response_body import Body
+
+
+class Beginning(Protocol):
+    """What has been read ahead of a failed answer's body."""
+
+    @property
+    def parts(self) -> Iterable[bytes]:
+        """Its chunks as they came."""
+
+
+class Exchange:
+    """A ``with`` block around the client's own send.
+
+    Attributes:
+        attempt: What is reported, or None where that failed.
+    """
+
+    __slots__ = (
+        "_app_span",
+        "_entered",
+        "_is_transient",
+        "_observer",
+        "_own",
+        "_reader",
+        "_request",
+        "_response",
+        "_spans",
+        "ahead",
+        "attempt",
+    )
+
+    def __init__(  # noqa: PLR0913, PLR0917 - all of it is of one request
+        self,
+        observer: Observer,
+        spans: HttpSpans,
+        request: ApiRequest,
+        reader: RequestReader,
+        is_transient: Callable[[BaseException], bool | None],
+        app_span: Span | None,
+        own: OwnSpan | None,
+    ) -> None:
+        """Prepare; nothing is started but *own*.
+
+        Args:
+            observer: Gets the attempt.
+            spans: Which has made *own*.
+            request: What is about to be sent.
+            reader: Reads the client's own form of it.
+            is_transient: Returns True of an exception if the connection, the peer or the clock
+                failed.
+            app_span: The attempt's span if it is the app's, or None.
+            own: The attempt's span if it is the library's, or None.
+        """
+        self._observer = observer
+        self._spans = spans
+        self._request = request
+        self._reader = reader
+        self._is_transient = is_transient
+        self._app_span = app_span
+        self._own = own
+        self._entered: Entered | None = None
+        self._response: object = None
+        self.attempt: Attempt | None = None
+        self.ahead: Beginning | None = None
+
+    def __enter__(self) -> Self:
+        """Make the library's span current, and start the attempt."""
+        if self._own is not None:
+            self._entered = http_span.enter(self._own)
+        self._start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Report the attempt, once, and end the library's span."""
+        if self._response is not None:
+            self._report_failure()
+        elif error is not None:
+            self._report_exception(error)
+        own, self._own = self._own, None
+        if own is not None:
+            if isinstance(error, Exception) and self._response is None:
+                http_span.record_exception(own.span, error)
+            http_span.end(own.span)
+            self._leave(error)
+        self._response = None
+
+    @fail_safe
+    def _start(self) -> None:
+        own = self._own
+        span = self._app_span if own is None else own.span
+        if own is not None and not own.span.is_recording():
+            span = None
+        around = None if own is None else own.around
+        self.attempt = self._observer.start(
+            self._request, self._reader, span, around, is_own=own is not None
+        )
+
+    def answered(
+        self,
+        response: object,
+        status: int,
+        version: str | None,
+        headers: Sequence[tuple[bytes, bytes]],
+    ) -> bool:
+        """Take the response's headers, which end the attempt's duration.
+
+        Args:
+            response: The client's own, by which `explain` finds a failed attempt.
+            status: The HTTP status.
+            version: Of HTTP, ``1.1``, or None if that is not known.
+            headers: Names and values as sent.
+
+        Returns:
+            True if the attempt has failed, so that the body is wanted.
+        """
+        attempt = self.attempt
+        if attempt is None:
+            return False
+        has_failed = attempt.answered(status, headers)
+        if self._own is not None:
+            self._spans.answered(self._own.span, status, version, headers, attempt.secrets)
+        if has_failed:
+            self._response = response
+        else:
+            attempt.ended()
+        return has_failed
+
+    def body(self, sent: object) -> Body | None:
+        """Return the body of a successful answer, to be watched; None if none is wanted.
+
+        Args:
+            sent: The app's request or response, by which `explain` finds what became of it.
+        """
+        attempt = self.attempt
+        if attempt is None or not attempt.is_to_be_watched:
+            return None
+        return attempt.body(self._is_transient, sent)
+
+    @fail_safe
+    def _report_failure(self) -> None:
+        if self.attempt is not None:
+            ahead = self.ahead
+            self.attempt.ended(None if ahead is None else b"".join(ahead.parts))
+            self.attempt.is_what_became_of(self._response)
+
+    @fail_safe
+    def _report_exception(self, error: BaseException) -> None:
+        if self.attempt is not None:
+            transient = self._is_transient(error)
+            self.attempt.raised(error, transient=bool(transient))
+
+    @fail_safe
+    def _leave(self, error: BaseException | None) -> None:
+        entered, self._entered = self._entered, None
+        if entered is None:
+            return
+        if isinstance(error, GeneratorExit) and context.get_current() is not entered.context:
+            # A coroutine that is not awaited to its end is closed by the garbage collector, in
+            # another context. The one that was entered has gone with its task.
+            return
+        context.detach(entered.token)

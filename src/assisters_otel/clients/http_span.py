@@ -1,0 +1,287 @@
+"""The library's own HTTP client span, for an attempt of which the app makes none.
+
+It follows the stable HTTP conventions and says what the newest of OpenTelemetry's own HTTP
+instrumentations says under these; tests/clients/test_http_span.py compares the two and gives the
+reason for each difference.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from opentelemetry import baggage, context, trace
+from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
+from opentelemetry.propagate import get_global_textmap
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_HEADER_TEMPLATE,
+    HTTP_REQUEST_METHOD,
+    HTTP_REQUEST_METHOD_ORIGINAL,
+    HTTP_RESPONSE_HEADER_TEMPLATE,
+    HTTP_RESPONSE_STATUS_CODE,
+)
+from opentelemetry.semconv.attributes.network_attributes import (
+    NETWORK_PEER_ADDRESS,
+    NETWORK_PEER_PORT,
+    NETWORK_PROTOCOL_VERSION,
+)
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
+from opentelemetry.semconv.attributes.url_attributes import URL_FULL
+from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.util.http import redact_url
+
+from assisters_otel.api import redaction
+from assisters_otel.api.endpoints import masked_url
+from assisters_otel.fail_safe import fail_safe
+from assisters_otel.semconv import attributes as names
+from assisters_otel.semconv import environment
+from assisters_otel.sinks import foreign_span
+from assisters_otel.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from contextvars import Token
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span, TracerProvider
+    from opentelemetry.util.types import AttributeValue
+
+    from assisters_otel.api.request import ApiRequest
+
+BAGGAGE: Final = ("baggage", "uberctx-", "ot-baggage-")
+"""How the names of headers with an app's baggage begin: of W3C, Jaeger and OpenTracing. Source:
+the propagators' `inject`."""
+
+KNOWN_METHODS: Final = frozenset(
+    {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
+)
+"""Source: RFC 9110, RFC 5789, RFC 10008."""
+
+_UNKNOWN_NAME: Final = "HTTP"
+
+
+class OwnSpan(NamedTuple):
+    """A span of the library's, with what takes it out of the context again.
+
+    Attributes:
+        span: The span. It may be sampled out.
+        around: What was current before it.
+        headers: What the propagator adds to the request.
+    """
+
+    span: Span
+    around: Span
+    headers: dict[str, str]
+
+
+class HttpSpans:
+    """Makes the spans of one client's attempts.
+
+    What the environment says of HTTP spans is read as this is made.
+    """
+
+    def __init__(self, name: str, tracer_provider: TracerProvider | None) -> None:
+        """Read the environment.
+
+        Args:
+            name: The client's in ``OTEL_PYTHON_{NAME}_EXCLUDED_URLS``.
+            tracer_provider: None for the global one.
+        """
+        self._tracer = trace.get_tracer(names.SCOPE, __version__, tracer_provider, names.SCHEMA_URL)
+        excluded = os.environ.get(
+            environment.OTEL_EXCLUDED_URLS_OF.format(name),
+            os.environ.get(environment.OTEL_EXCLUDED_URLS, ""),
+        )
+        self._excluded = _pattern(excluded, 0)
+        self._request_headers = _read_pattern(environment.OTEL_CAPTURE_REQUEST_HEADERS)
+        self._response_headers = _read_pattern(environment.OTEL_CAPTURE_RESPONSE_HEADERS)
+        self._sanitized = _read_pattern(environment.OTEL_SANITIZE_FIELDS)
+        self._methods = _known_methods()
+
+    @fail_safe
+    def start(
+        self, request: ApiRequest, url: str, port: int, headers: Sequence[tuple[bytes, bytes]]
+    ) -> OwnSpan | None:
+        """Start the span of an attempt, not yet current.
+
+        Args:
+            request: What is about to be sent.
+            url: The whole URL.
+            port: The port that it goes to.
+            headers: The request's own; read only if some are captured.
+
+        Returns:
+            None if HTTP instrumentation is suppressed, or excluded for this URL.
+        """
+        if not is_http_instrumentation_enabled():
+            return None
+        if self._excluded is not None and self._excluded.search(url):
+            return None
+        method = self._method(request.method)
+        attributes: dict[str, AttributeValue] = {
+            HTTP_REQUEST_METHOD: method,
+            URL_FULL: masked_url(_redacted(url), request.template),
+            SERVER_ADDRESS: request.address,
+            SERVER_PORT: port,
+        }
+        if method != request.method:
+            attributes[HTTP_REQUEST_METHOD_ORIGINAL] = redaction.clean(request.method)
+        if request.template is not None:
+            attributes[names.URL_TEMPLATE] = request.template
+        if _is_address(request.address):
+            attributes[NETWORK_PEER_ADDRESS] = request.address
+            attributes[NETWORK_PEER_PORT] = port
+        if self._request_headers is not None:
+            attributes |= self._captured(
+                HTTP_REQUEST_HEADER_TEMPLATE, self._request_headers, headers, ()
+            )
+        name = _UNKNOWN_NAME if method == names.OTHER else method
+        if request.template is not None:
+            name = f"{name} {request.template}"
+        around = trace.get_current_span()
+        span = self._tracer.start_span(name, None, SpanKind.CLIENT, attributes)
+        return OwnSpan(span, around, _injected(span) or {})
+
+    @fail_safe
+    def answered(
+        self,
+        span: Span,
+        status: int,
+        version: str | None,
+        headers: Sequence[tuple[bytes, bytes]],
+        secrets: Callable[[], Iterable[str]],
+    ) -> None:
+        """Write what came.
+
+        Args:
+            span: Of `start`, open.
+            status: The HTTP status.
+            version: Of HTTP, ``1.1``, or None if that is not known.
+            headers: The response's; read only if some are captured.
+            secrets: Returns what the request's own headers hold, which a response may quote.
+        """
+        attributes: dict[str, AttributeValue] = {HTTP_RESPONSE_STATUS_CODE: status}
+        if version is not None:
+            attributes[NETWORK_PROTOCOL_VERSION] = version
+        if self._response_headers is not None:
+            attributes |= self._captured(
+                HTTP_RESPONSE_HEADER_TEMPLATE, self._response_headers, headers, secrets()
+            )
+        span.set_attributes(attributes)
+
+    def _method(self, sent: str) -> str:
+        method = sent.strip().upper()
+        return method if self._methods is None or method in self._methods else names.OTHER
+
+    def _captured(
+        self,
+        template: str,
+        pattern: re.Pattern[str],
+        headers: Iterable[tuple[bytes, bytes]],
+        secrets: Iterable[str],
+    ) -> dict[str, AttributeValue]:
+        found: dict[str, list[str]] = {}
+        for raw_name, raw_value in headers:
+            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+            if pattern.fullmatch(name):
+                found.setdefault(f"{template}.{name.lower()}", []).append(self._shown(name, value))
+        return {name: [redaction.without(one, secrets) for one in of] for name, of in found.items()}
+
+    def _shown(self, name: str, value: str) -> str:
+        if self._sanitized is not None and self._sanitized.search(name):
+            return "[REDACTED]"  # as the HTTP instrumentations write it
+        if redaction.is_secret(name.lower()):
+            return redaction.REDACTED
+        return redaction.redact(value)
+
+
+class Entered(NamedTuple):
+    """A context that has been entered.
+
+    Attributes:
+        context: The context.
+        token: What takes it out again.
+    """
+
+    context: Context
+    token: Token[Context]
+
+
+@fail_safe
+def enter(own: OwnSpan) -> Entered:
+    """Make a span current."""
+    within = trace.set_span_in_context(own.span)
+    return Entered(within, context.attach(within))
+
+
+@fail_safe
+def record_exception(span: Span, error: Exception) -> None:
+    """Write what came in place of an answer: an event, the status, and the type.
+
+    Args:
+        span: Of `HttpSpans.start`, open.
+        error: What the client raises.
+    """
+    if span.is_recording():
+        foreign_span.record_masked_exception(span, error)
+        text = redaction.redact(f"{type(error).__name__}: {error}")
+        span.set_status(StatusCode.ERROR, text)
+
+
+@fail_safe
+def end(span: Span) -> None:
+    """End a span."""
+    span.end()
+
+
+@fail_safe
+def _injected(span: Span) -> dict[str, str]:
+    """Return the headers which the propagator that is set adds for a span.
+
+    The app's baggage is the app's: it does not go to the API.
+    """
+    carrier: dict[str, str] = {}
+    bare = baggage.clear(trace.set_span_in_context(span))
+    get_global_textmap().inject(carrier, bare)
+    if baggage.get_all():  # a propagator may look for it elsewhere than in what it is given
+        return {
+            name: value for name, value in carrier.items() if not name.lower().startswith(BAGGAGE)
+        }
+    return carrier
+
+
+def _known_methods() -> frozenset[str] | None:
+    """Return the methods that are named as they are, or None for all of them."""
+    if os.environ.get(environment.OTEL_CAPTURE_ALL_METHODS):
+        return None
+    known = os.environ.get(environment.OTEL_KNOWN_METHODS, "")
+    given = frozenset(filter(None, map(str.strip, known.split(","))))
+    return given or KNOWN_METHODS
+
+
+def _read_pattern(variable: str) -> re.Pattern[str] | None:
+    return _pattern(os.environ.get(variable, ""), re.IGNORECASE)
+
+
+def _pattern(listed: str, flags: int) -> re.Pattern[str] | None:
+    """Return a pattern of those that are listed, separated by commas; None if there is none."""
+    listed = "|".join(filter(None, map(str.strip, listed.split(","))))
+    return re.compile(listed, flags) if listed else None
+
+
+def _redacted(url: str) -> str:
+    """Return a URL without what OpenTelemetry's own instrumentations take out of one."""
+    return redact_url(url) if "@" in url or "?" in url else url
+
+
+def _is_address(host: str) -> bool:
+    """Return True if a host is an IP address, and so the peer's."""
+    if not (host[:1].isdigit() or ":" in host):
+        return False
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
