@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Place = tuple[str, int | None, str | None]
 
@@ -38,6 +41,9 @@ class RequestReader(Protocol):
 
     def header(self, name: str) -> str | None:
         """Give a header by its name in lower case, or None."""
+
+    def headers(self) -> Iterable[tuple[str, str]]:
+        """Return all headers, in their order."""
 
     def body(self) -> bytes | None:
         """Give the body, or None if it cannot be read without consuming it."""

@@ -70,6 +70,7 @@ class Sending:
         message: For more of it.
         span: Its client span, or None.
         is_own: True if that span is the library's.
+        is_followed: True if another attempt is sent in that span, which then tells of that one.
         chain: That of the call which it belongs to, or None.
         resend: What `Resends.begin` found it to be, or None for a first.
         started_s: When it was sent, on a steady clock.
@@ -89,6 +90,7 @@ class Sending:
         "has_company",
         "identity",
         "is_bare",
+        "is_followed",
         "is_own",
         "message",
         "origins",
@@ -123,6 +125,7 @@ class Sending:
         self.message = message
         self.span = span
         self.is_own = is_own
+        self.is_followed = False
         self.chain = chain
         self.resend: Resend | None = None
         self.started_s = 0.0

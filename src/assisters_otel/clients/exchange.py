@@ -11,7 +11,8 @@ still is left by the client's own response or exception.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import time
+from typing import TYPE_CHECKING
 
 from opentelemetry import context
 
@@ -19,7 +20,7 @@ from assisters_otel.clients import http_span
 from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from opentelemetry.trace import Span
@@ -32,33 +33,30 @@ if TYPE_CHECKING:
     from assisters_otel.recording.response_body import Body
 
 
-class Beginning(Protocol):
-    """What has been read ahead of a failed answer's body."""
-
-    @property
-    def parts(self) -> Iterable[bytes]:
-        """Its chunks as they came."""
-
-
 class Exchange:
     """A ``with`` block around the client's own send.
 
     Attributes:
+        app_span: The attempt's span if it is the app's, or None.
         attempt: What is reported, or None where that failed.
+        read_beginning: Returns what was read ahead of a failed answer's body, as sent or as the
+            client has decoded it. Called as the attempt is reported; None if nothing is.
     """
 
     __slots__ = (
-        "_app_span",
         "_entered",
+        "_is_refused",
         "_is_transient",
+        "_left_ns",
         "_observer",
         "_own",
         "_reader",
         "_request",
         "_response",
         "_spans",
-        "ahead",
+        "app_span",
         "attempt",
+        "read_beginning",
     )
 
     def __init__(  # noqa: PLR0913, PLR0917 - all of it is of one request
@@ -88,19 +86,29 @@ class Exchange:
         self._request = request
         self._reader = reader
         self._is_transient = is_transient
-        self._app_span = app_span
+        self.app_span = app_span
         self._own = own
         self._entered: Entered | None = None
+        self._left_ns: int | None = None
+        self._is_refused = False
         self._response: object = None
         self.attempt: Attempt | None = None
-        self.ahead: Beginning | None = None
+        self.read_beginning: Callable[[], bytes | None] | None = None
 
     def __enter__(self) -> Self:
+        """Start it."""
+        self.start()
+        return self
+
+    def start(self) -> None:
         """Make the library's span current, and start the attempt."""
         if self._own is not None:
             self._entered = http_span.enter(self._own)
-        self._start()
-        return self
+        try:
+            self._start()
+        except BaseException as error:  # what is not the library's
+            self._end_span(error)
+            raise
 
     def __exit__(
         self,
@@ -108,23 +116,58 @@ class Exchange:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Report the attempt, once, and end the library's span."""
-        if self._response is not None:
-            self._report_failure()
-        elif error is not None:
-            self._report_exception(error)
+        """End it."""
+        self.end(error)
+
+    def end(self, error: BaseException | None) -> None:
+        """Report the attempt, once, and end the library's span.
+
+        Args:
+            error: What the client raises, or None.
+        """
+        try:
+            if self._response is not None:
+                if self._left_ns is not None and self._own is not None:
+                    self._entered = http_span.enter(self._own)  # for the exemplars of the metrics
+                self._report_failure()
+            elif error is not None and self._is_refused:
+                self.raised_for_status(error)
+            elif error is not None:
+                self._report_exception(error)
+        finally:
+            self._end_span(error)
+            self._response = self.read_beginning = None
+
+    def _end_span(self, error: BaseException | None) -> None:
         own, self._own = self._own, None
         if own is not None:
             if isinstance(error, Exception) and self._response is None:
-                http_span.record_exception(own.span, error)
-            http_span.end(own.span)
+                http_span.record_exception(own.span, error, is_outcome=not self._is_refused)
+            http_span.end(own.span, self._left_ns)
             self._leave(error)
-        self._response = None
+
+    def leave(self, error: BaseException | None) -> None:
+        """End the library's span now, and report the attempt later, with `end`."""
+        self._left_ns = time.time_ns()
+        self._leave(error)
+
+    def expect_another(self) -> None:
+        """Leave the span to the attempt that follows in it: `start_again`."""
+        if self.attempt is not None:
+            self.attempt.expect_another()
+
+    def start_again(self) -> None:
+        """Start another attempt in the same span, the one before having been reported."""
+        self._start()
+
+    def refuse(self) -> None:
+        """Take note that the client raises in place of the last answer, which is reported."""
+        self._is_refused = True
 
     @fail_safe
     def _start(self) -> None:
         own = self._own
-        span = self._app_span if own is None else own.span
+        span = self.app_span if own is None else own.span
         if own is not None and not own.span.is_recording():
             span = None
         around = None if own is None else own.around
@@ -173,11 +216,24 @@ class Exchange:
             return None
         return attempt.body(self._is_transient, sent)
 
+    def may_be_read_ahead(self) -> bool:
+        """Return True if the body of a failed answer may be read before its caller asks for it."""
+        return self.attempt is not None and self.attempt.body_may_be_read()
+
+    def length(self) -> int | None:
+        """Return how long the peer says the body is, in bytes, or None."""
+        return None if self.attempt is None else self.attempt.length()
+
+    def raised_for_status(self, error: BaseException) -> None:
+        """Let `explain` find a failed answer by the exception that the client raises for it."""
+        if self.attempt is not None:
+            self.attempt.is_what_became_of(error)
+
     @fail_safe
     def _report_failure(self) -> None:
         if self.attempt is not None:
-            ahead = self.ahead
-            self.attempt.ended(None if ahead is None else b"".join(ahead.parts))
+            read = self.read_beginning
+            self.attempt.ended(None if read is None else read())
             self.attempt.is_what_became_of(self._response)
 
     @fail_safe

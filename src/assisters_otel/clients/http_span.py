@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry import baggage, context, trace
+from opentelemetry.context import _SUPPRESS_HTTP_INSTRUMENTATION_KEY
 from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
 from opentelemetry.propagate import get_global_textmap
 from opentelemetry.semconv.attributes.http_attributes import (
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
     from opentelemetry.util.types import AttributeValue
 
-    from assisters_otel.api.request import ApiRequest
+    from assisters_otel.api.request import ApiRequest, RequestReader
 
 BAGGAGE: Final = ("baggage", "uberctx-", "ot-baggage-")
 """How the names of headers with an app's baggage begin: of W3C, Jaeger and OpenTracing. Source:
@@ -69,11 +70,13 @@ class OwnSpan(NamedTuple):
         span: The span. It may be sampled out.
         around: What was current before it.
         headers: What the propagator adds to the request.
+        suppresses_others: True if no other HTTP instrumentation makes spans inside it.
     """
 
     span: Span
     around: Span
     headers: dict[str, str]
+    suppresses_others: bool
 
 
 class HttpSpans:
@@ -82,13 +85,18 @@ class HttpSpans:
     What the environment says of HTTP spans is read as this is made.
     """
 
-    def __init__(self, name: str, tracer_provider: TracerProvider | None) -> None:
+    def __init__(
+        self, name: str, tracer_provider: TracerProvider | None, *, suppresses_others: bool = False
+    ) -> None:
         """Read the environment.
 
         Args:
             name: The client's in ``OTEL_PYTHON_{NAME}_EXCLUDED_URLS``.
             tracer_provider: None for the global one.
+            suppresses_others: True if no other HTTP instrumentation makes spans inside these: the
+                client sends through another one, as requests does through urllib3.
         """
+        self._suppresses_others = suppresses_others
         self._tracer = trace.get_tracer(names.SCOPE, __version__, tracer_provider, names.SCHEMA_URL)
         excluded = os.environ.get(
             environment.OTEL_EXCLUDED_URLS_OF.format(name),
@@ -102,7 +110,7 @@ class HttpSpans:
 
     @fail_safe
     def start(
-        self, request: ApiRequest, url: str, port: int, headers: Sequence[tuple[bytes, bytes]]
+        self, request: ApiRequest, url: str, port: int, reader: RequestReader
     ) -> OwnSpan | None:
         """Start the span of an attempt, not yet current.
 
@@ -110,7 +118,7 @@ class HttpSpans:
             request: What is about to be sent.
             url: The whole URL.
             port: The port that it goes to.
-            headers: The request's own; read only if some are captured.
+            reader: Reads its headers, if some are captured.
 
         Returns:
             None if HTTP instrumentation is suppressed, or excluded for this URL.
@@ -135,14 +143,18 @@ class HttpSpans:
             attributes[NETWORK_PEER_PORT] = port
         if self._request_headers is not None:
             attributes |= self._captured(
-                HTTP_REQUEST_HEADER_TEMPLATE, self._request_headers, headers, ()
+                HTTP_REQUEST_HEADER_TEMPLATE, self._request_headers, reader.headers(), ()
             )
         name = _UNKNOWN_NAME if method == names.OTHER else method
         if request.template is not None:
             name = f"{name} {request.template}"
         around = trace.get_current_span()
         span = self._tracer.start_span(name, None, SpanKind.CLIENT, attributes)
-        return OwnSpan(span, around, _injected(span) or {})
+        try:
+            return OwnSpan(span, around, _injected(span) or {}, self._suppresses_others)
+        except BaseException:  # what is not the library's
+            span.end()
+            raise
 
     @fail_safe
     def answered(
@@ -166,8 +178,10 @@ class HttpSpans:
         if version is not None:
             attributes[NETWORK_PROTOCOL_VERSION] = version
         if self._response_headers is not None:
+            how = "latin-1"
+            texts = [(name.decode(how), value.decode(how)) for name, value in headers]
             attributes |= self._captured(
-                HTTP_RESPONSE_HEADER_TEMPLATE, self._response_headers, headers, secrets()
+                HTTP_RESPONSE_HEADER_TEMPLATE, self._response_headers, texts, secrets()
             )
         span.set_attributes(attributes)
 
@@ -179,12 +193,11 @@ class HttpSpans:
         self,
         template: str,
         pattern: re.Pattern[str],
-        headers: Iterable[tuple[bytes, bytes]],
+        headers: Iterable[tuple[str, str]],
         secrets: Iterable[str],
     ) -> dict[str, AttributeValue]:
         found: dict[str, list[str]] = {}
-        for raw_name, raw_value in headers:
-            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        for name, value in headers:
             if pattern.fullmatch(name):
                 found.setdefault(f"{template}.{name.lower()}", []).append(self._shown(name, value))
         return {name: [redaction.without(one, secrets) for one in of] for name, of in found.items()}
@@ -213,27 +226,32 @@ class Entered(NamedTuple):
 def enter(own: OwnSpan) -> Entered:
     """Make a span current."""
     within = trace.set_span_in_context(own.span)
+    if own.suppresses_others:
+        within = context.set_value(_SUPPRESS_HTTP_INSTRUMENTATION_KEY, True, within)
     return Entered(within, context.attach(within))
 
 
 @fail_safe
-def record_exception(span: Span, error: Exception) -> None:
-    """Write what came in place of an answer: an event, the status, and the type.
+def record_exception(span: Span, error: Exception, *, is_outcome: bool) -> None:
+    """Write what the client raises: an event, and the status.
 
     Args:
         span: Of `HttpSpans.start`, open.
         error: What the client raises.
+        is_outcome: True if it came in place of an answer; otherwise the status is the answer's.
     """
-    if span.is_recording():
-        foreign_span.record_masked_exception(span, error)
+    if not span.is_recording():
+        return
+    foreign_span.record_masked_exception(span, error)
+    if is_outcome:
         text = redaction.redact(f"{type(error).__name__}: {error}")
         span.set_status(StatusCode.ERROR, text)
 
 
 @fail_safe
-def end(span: Span) -> None:
-    """End a span."""
-    span.end()
+def end(span: Span, end_ns: int | None) -> None:
+    """End a span, at a time that has passed or now."""
+    span.end(end_ns)
 
 
 @fail_safe

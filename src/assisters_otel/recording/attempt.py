@@ -71,6 +71,10 @@ class Attempt:
         self._headers = known_headers(headers)
         return status >= FAILED
 
+    def expect_another(self) -> None:
+        """Leave the span to another attempt that is sent in it."""
+        self._sending.is_followed = True
+
     def secrets(self) -> tuple[str, ...]:
         """Return what the request's own headers hold that telemetry must not show."""
         return self._sending.secrets()

@@ -328,21 +328,8 @@ class Observer:
         with self._lock:
             self.attempts += 1
             self.errors += failed
-        if span is not None and sending.is_own:
-            self._describe(span, time.time(), outcome)
-        elif span is not None:
-            if failed:
-                # Now is when the answer came, not when the span ends.
-                describe = partial(self._describe, now=time.time(), outcome=outcome)
-                if self._captures_headers:
-                    describe = partial(self._describe_captured, describe, sending)
-                foreign_span.before_end(span, describe)
-            else:
-                foreign_span.cancel_before_end(span)
-                self._describe(span, time.time(), outcome)
-                if self._captures_headers:
-                    redact = partial(self._redact_answer, sending)
-                    foreign_span.before_end(span, redact)
+        if span is not None:
+            self._write(span, outcome, sending)
         self._metrics.record(outcome)
         if call is not None:
             call.last = outcome
@@ -357,6 +344,22 @@ class Observer:
         if response_headers.LOCATION in outcome.headers and outcome.is_redirect:
             location = outcome.headers[response_headers.LOCATION].decode("latin-1")
             self._resends.redirected(sending, location)
+
+    def _write(self, span: Span, outcome: Outcome, sending: Sending) -> None:
+        now = time.time()  # when the answer came, not when the span ends
+        if sending.is_own:
+            if not sending.is_followed:
+                self._describe(span, now, outcome)
+        elif outcome.failed:
+            describe = partial(self._describe, now=now, outcome=outcome)
+            if self._captures_headers:
+                describe = partial(self._describe_captured, describe, sending)
+            foreign_span.before_end(span, describe)
+        else:
+            foreign_span.cancel_before_end(span)
+            self._describe(span, now, outcome)
+            if self._captures_headers:
+                foreign_span.before_end(span, partial(self._redact_answer, sending))
 
     def _describe_captured(
         self, describe: Callable[[Span], object], sending: Sending, span: Span

@@ -1,15 +1,14 @@
 """aiohttp: whatever goes through a `ClientSession`, and what it sends again by itself.
 
-An attempt begins where a connection is asked for and ends with the response's headers; what
-becomes of it without an answer, only the session says. The HTTP span is that of OpenTelemetry's
-trace configuration. A session that the app has not given one gets its callbacks from us, for
-what is watched alone.
+An attempt starts where a connection is asked for and ends with the response's headers. What
+becomes of it without an answer, only the session knows. The HTTP span of OpenTelemetry's trace
+configuration is around all attempts that a session makes of one request; the library's own, where
+the app has not given the session one, is around each.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import inspect
 import sys
 from contextlib import suppress
@@ -18,31 +17,29 @@ from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry import context, trace
-
 from assisters_otel.attempts import control_flow
 from assisters_otel.causes import OF_FILES, is_of_dead_loop
-from assisters_otel.clients.adapter import BAGGAGE, Adapter
+from assisters_otel.clients.adapter import Adapter
 from assisters_otel.clients.aiohttp import stream_reader
 from assisters_otel.clients.aiohttp.request_reader import _Message
 from assisters_otel.clients.aiohttp.session_request import _Asked
 from assisters_otel.clients.classes import is_a
+from assisters_otel.clients.exchange import Exchange
+from assisters_otel.clients.http_span import HttpSpans
 from assisters_otel.clients.patching import Target, unbound
 from assisters_otel.fail_safe import fail_safe
-from assisters_otel.otel_api import http_spans, providers
 from assisters_otel.outcomes import FAILED
 from assisters_otel.sinks import attempt_span, foreign_span
-from assisters_otel.variables.corrections import corrected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Sequence
     from contextvars import Token
 
     from opentelemetry.metrics import MeterProvider
-    from opentelemetry.trace import Span, TracerProvider
+    from opentelemetry.trace import TracerProvider
 
     from assisters_otel.api.request import ApiRequest
-    from assisters_otel.recording.attempt import Attempt
+    from assisters_otel.clients.http_span import OwnSpan
     from assisters_otel.recording.recorder import Observer
 
 MODULE: Final = "aiohttp"
@@ -66,6 +63,7 @@ class Aiohttp(Adapter):
         """Prepare, as `Adapter` does."""
         name = "AioHttpClientInstrumentor"
         super().__init__(MODULE, name, observer, tracer_provider, meter_provider)
+        self._spans = HttpSpans("AIOHTTP_CLIENT", tracer_provider)
         self._asked: ContextVar[_Asked | None] = ContextVar("assisters_otel-aiohttp", default=None)
 
     def targets(self) -> tuple[Target, ...]:
@@ -78,61 +76,15 @@ class Aiohttp(Adapter):
             Target(MODULE, "client_reqrep.ClientResponse.raise_for_status", self._wrap_raise),
         )
 
-    # -- the HTTP span ------------------------------------------------------------------------
+    def switch_on(self) -> None:
+        """Do nothing: a span is made for each attempt."""
 
-    @corrected()
-    def _make(self) -> Any:
-        """Make the trace configuration of OpenTelemetry's instrumentation."""
-        return _trace_config(self._tracer_provider, self._meter_provider)
+    def is_on(self) -> bool:
+        """Return True: what makes the spans comes with this library."""
+        return True
 
-    @fail_safe
-    def _open(self, asked: _Asked, raw: Any) -> None:
-        """Find the span around the app's request, or make it."""
-        url, session = raw.url, asked.session
-        self.switch_on_again()
-        if session is None or not self.is_on() or _has_theirs(session):
-            asked.span = attempt_span.find_app_span(SCOPE, raw.method, url.raw_host, url)
-            if asked.span is None:
-                self.tell_of_no_span()
-            elif session is not None:
-                foreign_span.on_recorded_exception(
-                    asked.span, lambda error: self._failed(asked, error)
-                )
-            return
-        headers = session._prepare_headers(asked.options.get("headers"))  # noqa: SLF001 - as the session
-        before = headers.copy()  # no dict: a header may be there more than once
-        config = self._maker
-        whole = asked.url.update_query(asked.options.get("params") or {})
-        kept = config.trace_config_ctx(trace_request_ctx=asked.options.get("trace_request_ctx"))
-        made = importlib.import_module("aiohttp.tracing").Trace(session, config, kept)
-        asked.around = trace.get_current_span()
-        told = raw.method, whole, headers
-        _run(made.send_request_start(*told))
-        asked.ours = made, kept, told
-        if kept.span is not None and kept.span.is_recording():
-            asked.span = kept.span
-            own = http_spans.made(kept.span)
-            if own is not kept.span:  # until the instrumentation detaches its own
-                context.attach(trace.set_span_in_context(own))
-        asked.injected = {
-            name: value
-            for name, value in headers.items()
-            if value not in before.getall(name, ()) and not name.lower().startswith(BAGGAGE)
-        }
-
-    @fail_safe
-    def _close(self, asked: _Asked, response: Any, error: BaseException | None) -> None:
-        if asked.ours is None:
-            return
-        (made, kept, told), asked.ours = asked.ours, None
-        if not _is_current(kept.span):
-            kept.token = None  # a coroutine that nobody awaits any more, closed somewhere else
-        if error is None:
-            _run(made.send_request_end(*told, response))
-            return
-        if asked.span is not None:
-            foreign_span.mask_recorded_exception(asked.span, error)
-        _run(made.send_request_exception(*told, error))
+    def _make(self) -> None:
+        """Make nothing beforehand."""
 
     # -- one request of the app's -----------------------------------------------------------------
 
@@ -165,13 +117,11 @@ class Aiohttp(Adapter):
             response = await send()
         except BaseException as error:
             self._failed(asked, error)
-            self._close(asked, None, error)
             asked.error = None  # its traceback knows this frame
             raise
         finally:
             self._leave(token)
         self._succeeded(asked, response)
-        self._close(asked, response, None)
         asked.error = None
         return response
 
@@ -192,21 +142,21 @@ class Aiohttp(Adapter):
     @fail_safe
     def _failed(self, asked: _Asked, error: BaseException) -> None:
         """Take what the app gets in place of an answer; told of it again, do nothing."""
-        attempt, asked.attempt = asked.attempt, None
-        if attempt is not None:
-            attempt.raised(error, transient=bool(_is_transient(error)))
+        exchange, asked.exchange = asked.exchange, None
+        if exchange is not None:
+            exchange.end(error)
         elif asked.last is not None and is_a(error, (MODULE,), "ClientResponseError"):
-            asked.last.is_what_became_of(error)  # of the session's own `raise_for_status`
+            asked.last.raised_for_status(error)  # by the session itself
 
     @staticmethod
     @fail_safe
     def _succeeded(asked: _Asked, response: Any) -> None:
-        if asked.span is not None and asked.ours is None:
+        if asked.span is not None:
             foreign_span.on_recorded_exception(asked.span, None)
-        attempt, asked.attempt = asked.attempt, None
-        if attempt is not None:  # of a request or response class that does it all itself
-            attempt.answered(response.status, _headers_of(response))
-            attempt.ended()
+        exchange, asked.exchange = asked.exchange, None
+        if exchange is not None:  # of a request or response class that does it all itself
+            exchange.answered(response, response.status, None, _headers_of(response))
+            exchange.end(None)
 
     # -- one attempt ------------------------------------------------------------------------------
 
@@ -262,7 +212,7 @@ class Aiohttp(Adapter):
             # What another host has redirected here. No session tells how it ends.
             asked = _Asked()
             self._asked.set(asked)
-        if asked.attempt is not None and asked.error is not None:
+        if asked.exchange is not None and asked.error is not None:
             # A connection that had gone stale: the session sends again by itself.
             with control_flow.one_send():
                 self._failed(asked, asked.error)
@@ -270,14 +220,29 @@ class Aiohttp(Adapter):
                 self._start(asked, request, raw)
             return asked
         if asked.last is None:
-            self._open(asked, raw)
+            self._find_app_span(asked, raw)
         self._start(asked, request, raw)
         return asked
 
+    @fail_safe
+    def _find_app_span(self, asked: _Asked, raw: Any) -> None:
+        url, session = raw.url, asked.session
+        asked.app_makes_spans = self.theirs_is_on() if session is None else _has_theirs(session)
+        asked.span = attempt_span.find_app_span(SCOPE, raw.method, url.raw_host, url)
+        if asked.span is not None and session is not None:
+            foreign_span.on_recorded_exception(asked.span, lambda error: self._failed(asked, error))
+
     def _start(self, asked: _Asked, request: ApiRequest, raw: Any) -> None:
         asked.hop, asked.response = raw, None
-        attempt = self._observer.start(request, _Message(raw), asked.span, asked.around)
-        asked.attempt = asked.last = attempt
+        reader = _Message(raw)
+        own: OwnSpan | None = None
+        if asked.span is None and not asked.app_makes_spans:
+            own = self._spans.start(request, str(raw.url), raw.url.port, reader)
+        asked.injected = {} if own is None else own.headers
+        asked.exchange = asked.last = exchange = Exchange(
+            self._observer, self._spans, request, reader, _is_transient, asked.span, own
+        )
+        exchange.start()
 
     def _watched(self, method: str, url: Any) -> ApiRequest | None:
         hosts = self._observer.hosts(url.raw_host or "")
@@ -297,52 +262,43 @@ class Aiohttp(Adapter):
 
     async def _started(self, starting: Any, asked: _Asked, response: Any) -> Any:
         result = await self._met(starting, asked)
-        attempt, asked.attempt = asked.attempt, None
+        exchange, asked.exchange = asked.exchange, None
         asked.hop = asked.response = None
-        if attempt is None:
+        if exchange is None:
             return result
-        if not self._answered(asked, attempt, response):
-            self._passed(attempt, response)
-            return result
-        read_s = self._read_limit(asked, attempt, response)
         try:
-            if read_s is not None:
-                await stream_reader.wait_for_beginning(response.content, read_s)
+            if self._answered(asked, exchange, response):
+                read_s = self._read_limit(asked, exchange, response)
+                if read_s is not None:
+                    await stream_reader.wait_for_beginning(response.content, read_s)
         finally:
-            self._refused(attempt, response)
+            exchange.end(None)
         return result
 
     @staticmethod
     @fail_safe
-    def _answered(asked: _Asked, attempt: Attempt, response: Any) -> bool:
+    def _answered(asked: _Asked, exchange: Exchange, response: Any) -> bool:
+        """Take an answer's headers; return True if it has failed."""
         headers = _headers_of(response)
         unpacks = asked.options.get("auto_decompress")
         if unpacks is None:
             unpacks = getattr(asked.session, "_auto_decompress", True)
         if unpacks and response.status < FAILED:  # a stream is fed as the client has decoded it
             headers = [header for header in headers if header[0].lower() != _ENCODING]
-        return attempt.answered(response.status, headers)
-
-    @fail_safe
-    def _passed(self, attempt: Attempt, response: Any) -> None:
-        """Report an answer that is no failure; how its body ends, the reader tells."""
-        attempt.ended()
-        body = attempt.body(_is_transient, response) if attempt.is_to_be_watched else None
+        if exchange.answered(response, response.status, _version_of(response), headers):
+            if exchange.may_be_read_ahead():
+                exchange.read_beginning = partial(stream_reader.beginning, response.content)
+            return True
+        body = exchange.body(response)
         if body is not None:
             stream_reader.watch(response.content, body)
-
-    @fail_safe
-    def _refused(self, attempt: Attempt, response: Any) -> None:
-        """Report a failed answer, with what its reader holds of its body."""
-        read = attempt.body_may_be_read()
-        attempt.ended(stream_reader.beginning(response.content) if read else None)
-        attempt.is_what_became_of(response)
+        return False
 
     @staticmethod
     @fail_safe
-    def _read_limit(asked: _Asked, attempt: Attempt, response: Any) -> float | None:
-        """Give for how long a failed body is waited for, or None if it may not be read ahead."""
-        may_be_read = attempt.body_may_be_read() and stream_reader.can_be_waited_for(
+    def _read_limit(asked: _Asked, exchange: Exchange, response: Any) -> float | None:
+        """Return for how long a failed body is waited for, or None if it may not be read ahead."""
+        may_be_read = exchange.may_be_read_ahead() and stream_reader.can_be_waited_for(
             response.content
         )
         return _read_limit(asked) if may_be_read else None
@@ -358,12 +314,6 @@ class Aiohttp(Adapter):
                 raise
 
         return raise_for_status
-
-
-def _is_current(span: Span | None) -> bool:
-    return span is not None and providers.are_same(
-        span.get_span_context(), trace.get_current_span().get_span_context()
-    )
 
 
 @fail_safe
@@ -388,30 +338,6 @@ def _has_theirs(session: Any) -> bool:
     )
 
 
-def _trace_config(
-    tracer_provider: TracerProvider | None, meter_provider: MeterProvider | None
-) -> Any:
-    """Make OpenTelemetry's trace configuration, as its instrumentor makes it for a session."""
-    otel: Any = importlib.import_module(SCOPE)
-    convention = otel._OpenTelemetrySemanticConventionStability  # noqa: SLF001 - as its instrumentor
-    convention._initialize()  # noqa: SLF001 - as above
-    kind = otel._OpenTelemetryStabilitySignalType.HTTP  # noqa: SLF001 - as above
-    options = {
-        "tracer_provider": tracer_provider,
-        "meter_provider": meter_provider,
-        "sem_conv_opt_in_mode": convention._get_opentelemetry_stability_opt_in_mode(kind),  # noqa: SLF001 - as above
-    }
-    for name, variable in (
-        ("captured_request_headers", "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST"),
-        ("captured_response_headers", "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE"),
-        ("sensitive_headers", "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS"),
-    ):
-        options[name] = otel.get_custom_headers(variable)
-    config = otel.create_trace_config(**options)
-    config.freeze()
-    return config
-
-
 def _read_limit(asked: _Asked) -> float:
     """Give for how long a failed body may be waited for: the caller's own limit for a read."""
     timeout = asked.options.get("timeout")
@@ -423,22 +349,18 @@ def _read_limit(asked: _Asked) -> float:
     return float(read_s)
 
 
-def _headers_of(response: Any) -> Iterable[tuple[bytes, bytes]]:
+def _headers_of(response: Any) -> Sequence[tuple[bytes, bytes]]:
     """Give the headers as they were sent, or what a class of the app's own has in their place."""
-    raw: Iterable[tuple[bytes, bytes]] | None = response.raw_headers
+    raw: Sequence[tuple[bytes, bytes]] | None = response.raw_headers
     if raw is not None:
         return raw
     how = "utf-8", "surrogateescape"  # as aiohttp has decoded them
     return [(name.encode(*how), value.encode(*how)) for name, value in response.headers.items()]
 
 
-def _run(told: Coroutine[Any, Any, object]) -> None:
-    """Run one of the instrumentation's callbacks, which wait for nothing."""
-    try:
-        told.send(None)
-    except StopIteration:
-        return
-    told.close()
+def _version_of(response: Any) -> str | None:
+    version = response.version
+    return None if version is None else f"{version.major}.{version.minor}"
 
 
 @fail_safe

@@ -23,6 +23,9 @@ class _Message:
         value: str | None = self._headers.get(name)
         return value
 
+    def headers(self) -> list[tuple[str, str]]:
+        return list(self._headers.items())
+
     def body(self) -> bytes | None:
         # Of a payload; one that holds no bytes can be read once.
         held = getattr(self._body, "_value", self._body)

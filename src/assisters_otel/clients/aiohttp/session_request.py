@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-    from assisters_otel.recording.attempt import Attempt
+    from assisters_otel.clients.exchange import Exchange
 
 
 class _Asked:
@@ -19,24 +19,23 @@ class _Asked:
         url: Where to, as the app has it.
         hop: The session's own form of the last attempt.
         response: What it was answered with, as long as its headers are not there.
-        attempt: The last one, until it is reported.
+        exchange: The last attempt's, until it has ended.
         last: The same, for ever.
         error: What the last one has met, if that is not yet known to be the end.
-        span: The HTTP span around all of them, or None.
-        around: What was current before it, if it is ours.
-        ours: If it is ours, what makes it: a trace, its context, and what it was begun with.
-        injected: The headers to send with what is watched, if it is ours.
+        span: The app's HTTP span around all of them, or None.
+        app_makes_spans: True if the app's HTTP instrumentation covers them, also where it has
+            sampled its span out.
+        injected: The headers to send with the last attempt, if its span is the library's.
     """
 
     __slots__ = (
-        "around",
-        "attempt",
+        "app_makes_spans",
         "error",
+        "exchange",
         "hop",
         "injected",
         "last",
         "options",
-        "ours",
         "response",
         "session",
         "span",
@@ -49,10 +48,9 @@ class _Asked:
         self.options = options or {}
         self.hop: Any = None
         self.response: Any = None
-        self.attempt: Attempt | None = None
-        self.last: Attempt | None = None
+        self.exchange: Exchange | None = None
+        self.last: Exchange | None = None
         self.error: BaseException | None = None
         self.span: Span | None = None
-        self.around: Span | None = None
-        self.ours: tuple[Any, Any, tuple[Any, ...]] | None = None
+        self.app_makes_spans = False
         self.injected: dict[str, str] = {}

@@ -68,12 +68,13 @@ class _Exchange(Exchange):
         observer: Observer,
         spans: HttpSpans,
         request: ApiRequest,
+        reader: _Message,
         raw: Any,
         is_transient: Callable[[BaseException], bool | None],
         app_span: Span | None,
         own: OwnSpan | None,
     ) -> None:
-        super().__init__(observer, spans, request, _Message(raw), is_transient, app_span, own)
+        super().__init__(observer, spans, request, reader, is_transient, app_span, own)
         self.raw = self.outgoing = raw
         if own is not None and own.headers:
             self.outgoing = _copy(raw, own.headers)
@@ -157,13 +158,11 @@ class Httpx(Adapter):
         request = self._observer.request(hosts, raw.method, port, url.raw_path)
         if request is None:
             return None
-        app_span = _find_app_span(raw)
-        own = None
+        reader, app_span, own = _Message(raw), _find_app_span(raw), None
         if app_span is None and not self._app_makes_spans(raw, transport, method):
-            own = self._spans.start(request, str(url), port, raw.headers.raw)
-        return _Exchange(
-            self._observer, self._spans, request, raw, self._is_transient, app_span, own
-        )
+            own = self._spans.start(request, str(url), port, reader)
+        told = self._is_transient, app_span, own
+        return _Exchange(self._observer, self._spans, request, reader, raw, *told)
 
     @fail_safe
     def _app_makes_spans(self, raw: Any, transport: Any, method: str) -> bool:
@@ -194,12 +193,12 @@ class Httpx(Adapter):
                 kind = watched(self._stream(response, is_async=watched is async_watched))
                 response.stream = kind(response.stream, body)
             return None
-        attempt = exchange.attempt
-        if attempt is None or not attempt.body_may_be_read() or exchange.raw.method == "HEAD":
+        if not exchange.may_be_read_ahead() or exchange.raw.method == "HEAD":
             return None
         stream = replay(self._stream(response, is_async=replay is async_replay))
-        ahead = stream(response.stream, attempt.length(), _deadline(exchange.raw))
-        exchange.ahead = response.stream = ahead
+        ahead = stream(response.stream, exchange.length(), _deadline(exchange.raw))
+        response.stream = ahead
+        exchange.read_beginning = ahead.beginning
         return ahead
 
     @staticmethod

@@ -28,6 +28,12 @@ class _Message:
         value = headers.get(name.encode())
         return None if value is None else value.decode("latin-1")
 
+    def headers(self) -> list[tuple[str, str]]:
+        return [
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in self._raw.headers.raw
+        ]
+
     def body(self) -> bytes | None:
         stream = self._raw.stream
         # The only one that can be read again, and any number of times.

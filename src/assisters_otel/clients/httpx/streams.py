@@ -55,6 +55,11 @@ class Ahead:
         self._error: Exception | None = None
 
     @fail_safe
+    def beginning(self) -> bytes:
+        """Return what has been read, all of which its reader is still to get."""
+        return b"".join(self.parts)
+
+    @fail_safe
     def _is_enough(self) -> bool:
         if self._size > MAX_BYTES or time.perf_counter() >= self._deadline:
             return True

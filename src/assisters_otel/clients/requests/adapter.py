@@ -1,38 +1,35 @@
 """requests: whatever goes through its `HTTPAdapter`, and what urllib3's `Retry` sends again in it.
 
-Our layer is on the adapter, below the app's sessions. The HTTP span is one level higher, around
-`Session.send`, where OpenTelemetry's instrumentation puts it; where the app has not switched
-that on, a router of ours sends what is watched, and only that, through the same function.
+An attempt starts and is answered in `HTTPAdapter.send`. What the app finds on a response
+(`elapsed`, and the body unless it has asked for a stream) is there only as `Session.send` returns.
+So a failed attempt is reported then: nothing is read ahead that requests reads by itself. The HTTP
+span of OpenTelemetry's instrumentation is around `Session.send`. The library's own is around the
+send of the adapter, once a hop of a redirect.
 """
 
 from __future__ import annotations
 
-import importlib
 import sys
 import time
 from contextvars import ContextVar
 from functools import partial
-from threading import RLock
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 from weakref import ref as weakref
-
-from opentelemetry import context, trace
 
 from assisters_otel.attempts import control_flow
 from assisters_otel.causes import OF_FILES
 from assisters_otel.clients.adapter import Adapter
 from assisters_otel.clients.classes import is_a
-from assisters_otel.clients.patching import Patches, Target, unbound
+from assisters_otel.clients.exchange import Exchange
+from assisters_otel.clients.http_span import HttpSpans
+from assisters_otel.clients.patching import Target, unbound
+from assisters_otel.clients.requests.outgoing import Outgoing
 from assisters_otel.clients.requests.read_ahead import READ_AHEAD_S, beginning
-from assisters_otel.clients.requests.request_copy import Routed, routed_as
 from assisters_otel.clients.requests.request_reader import _Message
 from assisters_otel.clients.requests.urllib3_response import watch
 from assisters_otel.fail_safe import fail_safe
-from assisters_otel.otel_api import http_spans
 from assisters_otel.sinks import attempt_span, foreign_span
-from assisters_otel.variables.corrections import corrected
-from assisters_otel.weak_identity import WeakIdentityDict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,14 +38,17 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
 
     from assisters_otel.api.request import ApiRequest
-    from assisters_otel.clients.requests.request_copy import Wire
-    from assisters_otel.recording.attempt import Attempt
+    from assisters_otel.clients.http_span import OwnSpan
     from assisters_otel.recording.recorder import Observer
     from assisters_otel.recording.response_body import Body
 
 MODULE: Final = "requests"
 SCOPE: Final = "opentelemetry.instrumentation.requests"
 """The HTTP instrumentation's module, which is the scope of its spans."""
+
+_HTTPS: Final = 443
+_VERSIONS: Final = {10: "1.0", 11: "1.1", 20: "2", 30: "3"}
+"""As urllib3 counts them, and as the conventions write them."""
 
 # Source: `Response.iter_content` of requests.
 _SAYS: Final = {
@@ -60,24 +60,57 @@ _SAYS: Final = {
 }
 
 
-class _Sent(NamedTuple):
-    """What the adapter was given, for the attempts that urllib3 makes of it.
+class _SessionSend:
+    """One `Session.send` under way.
 
     Attributes:
-        request: What is sent.
-        raw: The client's own form of it.
-        span: The HTTP span around all of them, or None.
-        read_limit: Gives the caller's own limit for a read, in seconds, or None.
-        attempts: Of them the last one is on its way; empty once that has been reported.
-        refused: The last one, reported, where urllib3 raises in place of its answer.
+        outer: The one that this was called in, by a hook of the app's or for a redirect; or None.
+        failed: The failed attempts which are reported as it returns, with their responses.
     """
 
-    request: ApiRequest
-    raw: Any
-    span: Span | None
-    read_limit: Callable[[], float | None]
-    attempts: list[Attempt]
-    refused: list[Attempt]
+    __slots__ = ("failed", "outer")
+
+    def __init__(self, outer: _SessionSend | None) -> None:
+        self.outer = outer
+        self.failed: list[tuple[Exchange, Any]] = []
+
+    def report(self) -> None:
+        """Report what has failed."""
+        while self.failed:
+            exchange, response = self.failed.pop(0)
+            try:
+                exchange.end(None)
+            except BaseException:  # what is not the library's, met while reading ahead
+                response.close()  # the caller will not get it
+                raise
+
+
+class _Exchange(Exchange):
+    """An exchange of an adapter's, with the attempts that urllib3 makes of it.
+
+    Attributes:
+        raw: What the adapter was given.
+        outgoing: What is sent in its place, with the propagator's headers; or None.
+        read_limit: Returns the caller's own limit for a read, in seconds, or None.
+    """
+
+    __slots__ = ("outgoing", "raw", "read_limit")
+
+    def __init__(  # noqa: PLR0913, PLR0917 - all of it is of one request
+        self,
+        observer: Observer,
+        spans: HttpSpans,
+        request: ApiRequest,
+        raw: Any,
+        app_span: Span | None,
+        own: OwnSpan | None,
+        read_limit: Callable[[], float | None],
+    ) -> None:
+        reader = _Message(raw)
+        super().__init__(observer, spans, request, reader, _is_transient, app_span, own)
+        self.raw = raw
+        self.outgoing = None if own is None else Outgoing.of(raw, own.headers)
+        self.read_limit = read_limit
 
 
 class Requests(Adapter):
@@ -93,211 +126,128 @@ class Requests(Adapter):
     ) -> None:
         """Prepare, as `Adapter` does."""
         super().__init__(MODULE, "RequestsInstrumentor", observer, tracer_provider, meter_provider)
-        self._sent: ContextVar[_Sent | None] = ContextVar("assisters_otel-requests", default=None)
-        self._routed: ContextVar[Routed | None] = ContextVar("assisters_otel-routed", default=None)
-        self._pending: WeakIdentityDict[Callable[[], object]] = WeakIdentityDict()
-        self._sender: Any = None
-        self._lock = RLock()  # a signal handler may send a request meanwhile
+        self._spans = HttpSpans("REQUESTS", tracer_provider, suppresses_others=True)
+        self._exchange: ContextVar[_Exchange | None] = ContextVar(
+            "assisters_otel-requests", default=None
+        )
+        self._sending: ContextVar[_SessionSend | None] = ContextVar(
+            "assisters_otel-session", default=None
+        )
 
     def targets(self) -> tuple[Target, ...]:
-        """Say what to wrap."""
+        """Return what to wrap."""
         return (
+            Target(MODULE, "Session.send", self._wrap_session),
             Target(MODULE, "adapters.HTTPAdapter.send", self._wrap),
             Target(MODULE, "adapters.Retry.increment", self._wrap_increment),
         )
 
-    # -- the HTTP span ------------------------------------------------------------------------
-
     def switch_on(self) -> None:
-        """Put the router in, and make what it sends with unless that is just being imported."""
-        if self._maker is not None:
-            return
-        spec = self._find()
-        if spec is None:
-            return
-        self._maker = self._make()
-        if not getattr(spec, "_initializing", False):
-            self._instrumented()
+        """Do nothing: a span is made for each request that is watched."""
 
-    def record_in(self, meter_provider: MeterProvider) -> None:
-        """Make the HTTP metrics in another provider; the router stays, whoever is around it."""
-        self._meter_provider = meter_provider
-        self._sender = None
+    def is_on(self) -> bool:
+        """Return True: what makes the spans comes with this library."""
+        return True
 
-    def forked(self) -> None:
-        """Take a new lock, in a forked child: a thread that is not there may hold the other."""
-        self._lock = RLock()
-
-    def _make(self) -> Patches:
-        """Put the router in, as all else is: below other people's layers, and once."""
-        targets = (Target(MODULE, "Session.send", self._route),)
-        router = Patches(targets, lambda _: None)
-        router.put_in()
-        return router
-
-    def _unmake(self, maker: Patches) -> None:
-        """Take the router out; inside somebody else's function it stays, and passes on."""
-        maker.take_out()
-        self._sender = None
-
-    @fail_safe
-    def _instrumented(self) -> Any:
-        """Give OpenTelemetry's `Session.send`, made once, around the one that was there."""
-        sender = self._sender
-        if sender is not None:
-            return sender
-        with self._lock, corrected():
-            if self._sender is None:
-                otel: Any = importlib.import_module(SCOPE)
-                # Its instrumentors are singletons; one of our own leaves theirs to the app. And
-                # it writes into the class that its module knows: sessions are in use meanwhile.
-                # Of it no more than a function: what binds would not know a session by it.
-                own = type("_Instrumentor", (otel.RequestsInstrumentor,), {"_instance": None})()
-                session, stand_in = otel.Session, type("Session", (), {"send": self._original})
-                otel.Session = stand_in
-                try:
-                    own.instrument(
-                        skip_dep_check=True,
-                        tracer_provider=self._tracer_provider,
-                        meter_provider=self._meter_provider,
-                    )
-                finally:
-                    otel.Session = session
-                self._sender = vars(stand_in)["send"]
-            return self._sender
-
-    def _route(self, original: Any) -> Any:
-        plain = unbound(original)
-
-        def send(session: Any, request: Any, **kwargs: Any) -> Any:
-            if not self._is_routed(session, request):
-                return plain(session, request, **kwargs)
-            instrumented = self._instrumented()
-            if instrumented is None:
-                return plain(session, request, **kwargs)
-            # OpenTelemetry adds headers to a request. Of the app's own, an adapter that answers
-            # by itself would show them, and a redirect carry them on.
-            routed = _routed(request, plain)
-            if routed is None:
-                return plain(session, request, **kwargs)
-            return instrumented(session, routed.copy, **kwargs)
-
-        return send
-
-    def _original(self, session: Any, copy: Any, **kwargs: Any) -> Any:
-        """Send the app's own request in place of the copy that has got the headers."""
-        routed = routed_as(copy)
-        routed.take_injected()
-        token = self._routed.set(routed)
-        try:
-            return routed.plain(session, routed.request, **kwargs)
-        finally:
-            self._routed.reset(token)
+    def _make(self) -> None:
+        """Make nothing beforehand."""
 
     # -- one request ------------------------------------------------------------------------
+
+    def _wrap_session(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        call = unbound(original)
+        sending = self._sending
+
+        def send(session: Any, *args: Any, **kwargs: Any) -> Any:
+            one = _SessionSend(sending.get())
+            token = sending.set(one)
+            try:
+                return call(session, *args, **kwargs)
+            finally:
+                sending.reset(token)
+                if one.failed:
+                    one.report()
+
+        return send
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
         call = unbound(original)
 
         def send(adapter: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-            asked = self._request(request)
-            if asked is None:
+            exchange = self._open(request, partial(_read_limit, *args, **kwargs))
+            if exchange is None:
                 return call(adapter, request, *args, **kwargs)
-            span = self._span(request)
-            if span is None:
-                self._without_span()
-            wire = self._wire(request)
-            sending = request if wire is None else wire.sent
-            sent = _Sent(asked, sending, span, partial(_read_limit, *args, **kwargs), [], [])
-            self._begin(sent)
-            token = self._sent.set(sent)
+            outgoing = exchange.outgoing
+            sent = request if outgoing is None else outgoing.copy
+            exchange.start()
+            token = self._exchange.set(exchange)
             try:
-                response = call(adapter, sending, *args, **kwargs)
+                response = call(adapter, sent, *args, **kwargs)
             except BaseException as error:
-                if wire is not None:
-                    wire.hand_back(error)
-                self._raised(sent, error)
+                if outgoing is not None:
+                    outgoing.hand_back(error)
+                exchange.end(error)
                 raise
             finally:
-                self._sent.reset(token)
-            if wire is not None:
-                wire.hand_back(response)
+                self._exchange.reset(token)
+            if outgoing is not None:
+                outgoing.hand_back(response)
             try:
-                self._answered(sent, response)
+                self._answered(exchange, response)
             except BaseException:
-                response.close()  # the caller has not got it
+                response.close()  # the caller does not have it
                 raise
             return response
 
         return send
 
     @fail_safe
-    def _wire(self, request: Any) -> Wire | None:
-        routed = self._routed.get()
-        return None if routed is None else routed.wire(request)
+    def _open(self, raw: Any, read_limit: Callable[[], float | None]) -> _Exchange | None:
+        """Return the exchange of a request that is watched, or None."""
+        request = self._request(raw)
+        if request is None:
+            return None
+        self._report_earlier()
+        url = raw.url
+        host = urlsplit(url).hostname or ""
+        app_span = attempt_span.find_app_span(SCOPE, raw.method, host, url, is_inside=True)
+        own = None
+        if app_span is None and not self.theirs_is_on():
+            port = request.port or _HTTPS
+            own = self._spans.start(request, url, port, _Message(raw))
+        return _Exchange(self._observer, self._spans, request, raw, app_span, own, read_limit)
+
+    def _report_earlier(self) -> None:
+        """Report what has failed, for a hook of the app's sends again: an auth handler."""
+        one = self._sending.get()
+        while one is not None:
+            if one.failed:
+                one.report()
+            one = one.outer
 
     @fail_safe
-    def _raised(self, sent: _Sent, error: BaseException) -> None:
-        for attempt in sent.attempts:
-            transient = _is_transient(error)
-            attempt.raised(error, transient=bool(transient))
-        for attempt in sent.refused:
-            attempt.is_what_became_of(error)
-
-    @fail_safe
-    def _without_span(self) -> None:
-        self.switch_on_again()  # for the next one
-        self.tell_of_no_span()
-
-    @fail_safe
-    def _begin(self, sent: _Sent) -> None:
-        if sent.span is not None:
-            # An auth handler sends again inside one span: what was before has failed.
-            pending = self._pending.get(sent.span)
-            if pending is not None:
-                with control_flow.one_send():
-                    pending()
-                    self._start(sent)
-                return
-        self._start(sent)
-
-    def _start(self, sent: _Sent) -> None:
-        routed = self._routed.get()
-        around = None if routed is None else routed.around
-        attempt = self._observer.start(sent.request, _Message(sent.raw), sent.span, around)
-        sent.attempts[:] = [attempt]
-
-    @fail_safe
-    def _answered(self, sent: _Sent, response: Any) -> None:
-        headers, span = _headers_of(response), sent.span
+    def _answered(self, exchange: _Exchange, response: Any) -> None:
+        span = exchange.app_span
         if span is not None and response.is_redirect:
-            self._mask_what_follows(span)
-        for attempt in sent.attempts:
-            if not attempt.answered(response.status_code, headers):
-                attempt.ended()
-                if attempt.is_to_be_watched:
-                    self._watch(attempt, response)
-            elif sent.span is None:
-                attempt.ended(_beginning(response.raw, attempt, sent.read_limit()))
-                attempt.is_what_became_of(response)
-            else:
-                self._put_off(sent.span, attempt, response, sent.read_limit())
-
-    @fail_safe
-    def _mask_what_follows(self, span: Span) -> None:
-        # Wherever it leads, what cannot be sent there is told to this span, URL and all.
-        foreign_span.on_recorded_exception(
-            span, lambda _: foreign_span.before_end(span, foreign_span.mask_status)
-        )
-        foreign_span.before_end(
-            span, lambda _: None
-        )  # which takes that away again at the span's end
-
-    def _watch(self, attempt: Attempt, response: Any) -> None:
-        body = attempt.body(_is_transient, response)
-        if body is None:
+            _mask_what_follows(span)
+        version = _VERSIONS.get(getattr(response.raw, "version", 0))
+        headers = _headers_of(response)
+        if not exchange.answered(response, response.status_code, version, headers):
+            self._watch(exchange, response)
+            exchange.end(None)
             return
-        watch(response.raw, body, partial(self._broke, body, weakref(response)))
+        exchange.read_beginning = partial(_beginning, response, exchange)
+        one = self._sending.get()
+        if one is None:  # the app's own call of an adapter
+            exchange.end(None)
+        else:
+            exchange.leave(None)
+            one.failed.append((exchange, response))
+
+    def _watch(self, exchange: Exchange, response: Any) -> None:
+        body = exchange.body(response)
+        if body is not None:
+            watch(response.raw, body, partial(self._broke, body, weakref(response)))
 
     @fail_safe
     def _broke(self, body: Body, response: Callable[[], object], error: BaseException) -> None:
@@ -307,44 +257,14 @@ class Requests(Adapter):
         body.broke(error if kind is None else getattr(errors, kind)(error))
         self._observer.raised_for(response(), error)
 
-    def _put_off(self, span: Span, attempt: Attempt, response: Any, read_s: float | None) -> None:
-        """Report a failed answer when its span ends: `elapsed` and the app's reading come first."""
-
-        def ended(_: object = None) -> None:
-            try:
-                self._ended(span, attempt, response, read_s)
-            except BaseException:
-                response.close()
-                raise
-
-        if self._pending.put(span, ended):
-            foreign_span.before_end(span, ended)
-        else:
-            ended()
-
-    @fail_safe
-    def _ended(self, span: Span, attempt: Attempt, response: Any, read_s: float | None) -> None:
-        if self._pending.pop(span) is None:
-            return
-        token = context.attach(trace.set_span_in_context(http_spans.made(span)))
-        try:
-            read = getattr(response, "_content", False)
-            if isinstance(read, bytes):
-                attempt.ended(read)
-            else:
-                attempt.ended(_beginning(response.raw, attempt, read_s))
-            attempt.is_what_became_of(response)
-        finally:
-            context.detach(token)
-
     # -- what urllib3 sends again ---------------------------------------------------------------
 
     def _wrap_increment(self, original: Callable[..., Any]) -> Callable[..., Any]:
         call = unbound(original)
 
         def increment(retry: Any, *args: Any, **kwargs: Any) -> Any:
-            sent = self._sent.get()
-            if sent is None:
+            exchange = self._exchange.get()
+            if exchange is None:
                 return call(retry, *args, **kwargs)
             told = dict(zip(("method", "url", "response", "error"), args, strict=False)) | kwargs
             response, error = told.get("response"), told.get("error")
@@ -353,48 +273,32 @@ class Requests(Adapter):
             except Exception:
                 # The last one. Its error is on its way out; its answer may be the app's.
                 if response is not None and retry.raise_on_status:
-                    self._hidden(sent, response, None)
-                    sent.refused[:] = sent.attempts
-                    sent.attempts.clear()
+                    self._hidden(exchange, response, None)
+                    exchange.refuse()
                 raise
             with control_flow.one_send():
-                self._hidden(sent, response, error)
-                self._begin(sent)
+                exchange.expect_another()
+                self._hidden(exchange, response, error)
+                exchange.start_again()
             return result
 
         return increment
 
     @fail_safe
-    def _hidden(self, sent: _Sent, response: Any, error: Any) -> None:
-        for attempt in sent.attempts:
-            if response is not None:
-                body = None
-                if attempt.answered(response.status, _headers_of(response)):
-                    read_s = sent.read_limit()
-                    body = _beginning(response, attempt, read_s)
-                attempt.ended(body)
-            elif error is not None:
-                attempt.raised(error, transient=True)
+    def _hidden(self, exchange: _Exchange, response: Any, error: Any) -> None:
+        """Report an attempt of which urllib3 keeps the answer or the exception to itself."""
+        attempt = exchange.attempt
+        if attempt is None:
+            return
+        if response is not None:
+            body = None
+            if attempt.answered(response.status, _headers_of(response)):
+                body = _read_ahead(response, exchange)
+            attempt.ended(body)
+        elif error is not None:
+            attempt.raised(error, transient=True)
 
     # -- what they have in common -----------------------------------------------------------------
-
-    @fail_safe
-    def _is_routed(self, session: Any, raw: Any) -> bool:
-        """Say whether a request goes through a span of ours."""
-        if not self.is_on():
-            return False
-        return self._prepared(session, raw) is not None and not self.theirs_is_on()
-
-    def _prepared(self, session: Any, raw: Any) -> ApiRequest | None:
-        # What is not prepared is refused by the session, in its own words; headers of another
-        # kind cannot be copied; and an adapter of the app's own would send what we add.
-        if not is_a(raw, (MODULE,), "PreparedRequest") or not hasattr(raw.headers, "copy"):
-            return None
-        url = raw.url.lower()
-        for prefix, adapter in session.adapters.items():  # as the session looks it up
-            if url.startswith(prefix.lower()):
-                return self._request(raw) if is_a(adapter, (MODULE,), "HTTPAdapter") else None
-        return None
 
     @fail_safe
     def _request(self, raw: Any) -> ApiRequest | None:
@@ -405,11 +309,15 @@ class Requests(Adapter):
         port = url.port or (443 if url.scheme == "https" else 80)
         return self._observer.request(hosts, raw.method, port, (url.path or "/").encode())
 
-    @staticmethod
-    @fail_safe
-    def _span(raw: Any) -> Span | None:
-        host = urlsplit(raw.url).hostname or ""
-        return attempt_span.find_app_span(SCOPE, raw.method, host, raw.url, is_inside=True)
+
+@fail_safe
+def _mask_what_follows(span: Span) -> None:
+    # If the target of the redirect cannot be reached, this span records the exception, which
+    # quotes the URL. It is masked then, and as the span ends the hook is taken away again.
+    foreign_span.on_recorded_exception(
+        span, lambda _: foreign_span.before_end(span, foreign_span.mask_status)
+    )
+    foreign_span.before_end(span, lambda _: None)
 
 
 def _is_export(raw: Any) -> bool:
@@ -445,15 +353,17 @@ def _read_limit(_stream: object = False, timeout: Any = None, *_: Any, **__: Any
     return float(timeout) if isinstance(timeout, (int, float)) else None
 
 
-@fail_safe
-def _routed(request: Any, plain: Callable[..., Any]) -> Routed:
-    return Routed(request, plain)
+def _beginning(response: Any, exchange: _Exchange) -> bytes | None:
+    """Return what the app has read of a failed answer's body, else what is read ahead of it."""
+    read = getattr(response, "_content", False)
+    return read if isinstance(read, bytes) else _read_ahead(response.raw, exchange)
 
 
-def _beginning(raw: Any, attempt: Attempt, read_s: float | None) -> bytes | None:
+def _read_ahead(raw: Any, exchange: _Exchange) -> bytes | None:
     """Read the beginning of an unread body, and put it back."""
-    if not attempt.body_may_be_read() or getattr(raw, "_fp_bytes_read", True):
+    if not exchange.may_be_read_ahead() or getattr(raw, "_fp_bytes_read", True):
         return None
     if getattr(raw, "_original_response", None) is None:
         return None
+    read_s = exchange.read_limit()
     return beginning(raw, time.perf_counter, READ_AHEAD_S if read_s is None else read_s)

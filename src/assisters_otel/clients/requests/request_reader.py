@@ -20,7 +20,10 @@ class _Message:
 
     def header(self, name: str) -> str | None:
         value = self._raw.headers.get(name)
-        return value.decode("latin-1") if isinstance(value, bytes) else value
+        return None if value is None else _text(value)
+
+    def headers(self) -> list[tuple[str, str]]:
+        return [(_text(name), _text(value)) for name, value in self._raw.headers.items()]
 
     def body(self) -> bytes | None:
         body = self._raw.body
@@ -34,3 +37,7 @@ class _Message:
         with suppress(ValueError):
             return str(urljoin(self._raw.url, location)).partition("#")[0]
         return ""
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
