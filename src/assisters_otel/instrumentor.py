@@ -13,7 +13,7 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 )
 
 from assisters_otel import config as configs
-from assisters_otel.config import tell_of_wrong, with_environment
+from assisters_otel.config import warn_of_wrong, with_environment
 from assisters_otel.fail_safe import Guard
 from assisters_otel.instrumentation import Instrumentation
 from assisters_otel.variables import corrections
@@ -68,7 +68,7 @@ class AssistersInstrumentor(BaseInstrumentor):  # type: ignore[misc] # it has no
                 os.environ,
                 capture_message_given=capture_message is not None,
             )
-            tell_of_wrong(corrections.corrections(os.environ), set(), strict=config.strict)
+            warn_of_wrong(corrections.corrections(os.environ), set(), strict=config.strict)
             with corrections.corrected():
                 active = Instrumentation(
                     config,

@@ -13,7 +13,7 @@ from opentelemetry.trace import NoOpTracerProvider
 from assisters_otel import config as configs
 from assisters_otel import logger, process
 from assisters_otel.api import redaction
-from assisters_otel.config import _Arguments, tell_of_wrong, with_environment
+from assisters_otel.config import InitArguments, warn_of_wrong, with_environment
 from assisters_otel.fail_safe import Guard
 from assisters_otel.instrumentation import Instrumentation
 from assisters_otel.instrumentor import AssistersInstrumentor
@@ -86,7 +86,7 @@ def init(  # noqa: PLR0913 - the contract's signature
     )
     configs.check_provider("tracer_provider", tracer_provider, "get_tracer")
     configs.check_provider("meter_provider", meter_provider, "get_meter")
-    arguments = _Arguments(config, capture_message, tracer_provider, meter_provider)
+    arguments = InitArguments(config, capture_message, tracer_provider, meter_provider)
     with process.here.lock:
         first = cast("Telemetry | None", process.here.current)
         if first is not None and first.is_over():
@@ -95,7 +95,7 @@ def init(  # noqa: PLR0913 - the contract's signature
         if first is None:
             first = guard(_start, arguments, guard) or Telemetry(arguments, guard)
             process.here.current = first
-        elif not first.arguments.are_those_of(arguments):
+        elif not first.arguments.is_same_as(arguments):
             logger.warning(
                 "init was called before with other arguments; those hold, these do not. "
                 "Call shutdown() on the first handle to start again"
@@ -103,7 +103,7 @@ def init(  # noqa: PLR0913 - the contract's signature
         return first
 
 
-def _start(arguments: _Arguments, guard: Guard) -> Telemetry:
+def _start(arguments: InitArguments, guard: Guard) -> Telemetry:
     if configs.sdk_disabled(os.environ):
         logger.info("%s is true: nothing is watched", environment.OTEL_SDK_DISABLED)
         return Telemetry(arguments, guard)
@@ -118,7 +118,7 @@ def _start(arguments: _Arguments, guard: Guard) -> Telemetry:
 
 
 def _begin(
-    arguments: _Arguments,
+    arguments: InitArguments,
     config: configs.Config,
     guard: Guard,
     wrong: Sequence[corrections.Correction],
@@ -138,7 +138,7 @@ def _begin(
             " and ".join(type(provider).__name__ for provider in reused),
         )
     built = {rules.TRACES: tracers is None, rules.METRICS: meters is None}
-    tell_of_wrong(
+    warn_of_wrong(
         wrong, {signal for signal, is_built in built.items() if is_built}, strict=config.strict
     )
     if os.environ.get(environment.OTEL_PYTHON_LOGGER_CONFIGURATOR):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from assisters_otel.config import _Arguments
+    from assisters_otel.config import InitArguments
     from assisters_otel.fail_safe import Guard
     from assisters_otel.instrumentation import Client, Instrumentation
 
@@ -55,7 +55,7 @@ class Telemetry:
 
     def __init__(
         self,
-        arguments: _Arguments,
+        arguments: InitArguments,
         guard: Guard,
         instrumentation: Instrumentation | None = None,
         exports: owned_providers.OwnedProviders | None = None,
