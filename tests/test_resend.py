@@ -17,7 +17,7 @@ from assisters_otel.api.request import ApiRequest
 from assisters_otel.attempts.attempt import Sending
 from assisters_otel.attempts.control_flow import units
 from assisters_otel.attempts.retry_chain import Chain
-from assisters_otel.outcomes import judge
+from assisters_otel.outcomes import AttemptOutcome
 from assisters_otel.resends import tracker
 from assisters_otel.resends.tracker import Resends
 from sizes import sized
@@ -25,8 +25,8 @@ from sizes import sized
 SECRET = "Bearer ask_0123456789abcdef"
 PROMPT = b'{"input": "what the user typed"}'
 REQUEST = ApiRequest("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
-OK = judge(REQUEST, 0.1, status=200)
-FAILED = judge(REQUEST, 0.1, status=500)
+OK = AttemptOutcome.of(REQUEST, 0.1, status=200)
+FAILED = AttemptOutcome.of(REQUEST, 0.1, status=500)
 
 
 class Message:
@@ -390,7 +390,7 @@ def test_a_unit_that_is_run_again_by_another_thread_sends_again(resends):
 
 def test_equal_requests_of_two_units_at_once_are_no_company(resends):
     """Each of them meets an error that no retry helps, and sends that again by itself."""
-    refused = judge(REQUEST, 0.1, status=401)
+    refused = AttemptOutcome.of(REQUEST, 0.1, status=401)
     with unit("a"):
         mine = send(resends)
         with unit("b"):

@@ -51,7 +51,7 @@ class Host(NamedTuple):
         return f"{name}{port}{self.prefix}"
 
     def spellings(self) -> tuple[str, ...]:
-        """Return the names by which clients know this host: in Unicode, as in DNS, with a last dot."""
+        """Return the names that clients use: in Unicode or as in DNS, with a last dot or not."""
         both = dict.fromkeys((self.name, _ascii(self.name)))
         return *both, *(f"{name}." for name in both)
 

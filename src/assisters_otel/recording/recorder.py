@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from assisters_otel.config import Config
     from assisters_otel.fail_safe import Guard
     from assisters_otel.hosts import Host
-    from assisters_otel.outcomes import CallOutcome, Outcome, Resend
+    from assisters_otel.outcomes import AttemptOutcome, CallOutcome, Resend
     from assisters_otel.recording.response_body import Answer
 
 # What clients leave as it is in a path: RFC 3986's reserved characters, and the sign of an escape.
@@ -315,7 +315,9 @@ class Observer:
         if resend is not None:
             attempt_span.write_resend(span, resend)
 
-    def finish(self, outcome: Outcome, sending: Sending, call: attempts_call.Call | None) -> None:
+    def finish(
+        self, outcome: AttemptOutcome, sending: Sending, call: attempts_call.Call | None
+    ) -> None:
         """Hand an attempt's outcome to the sinks, each guarded for itself."""
         failed = outcome.failed
         span = sending.span
@@ -368,11 +370,11 @@ class Observer:
             None if sending.span is None else stream_span.start_stream_span(self._tracer, sending)
         )
 
-    def body_failed(self, answer: Answer, outcome: Outcome) -> None:
+    def body_failed(self, answer: Answer, outcome: AttemptOutcome) -> None:
         """Take note of an answer's event stream that will have failed, before its end."""
         self.guard(self._resends.failed, answer.sending, outcome, time.time())
 
-    def body_ended(self, answer: Answer, outcome: Outcome, at: clock.Moment | None) -> None:
+    def body_ended(self, answer: Answer, outcome: AttemptOutcome, at: clock.Moment | None) -> None:
         """Take the end of an answer's body, after its attempt and with all that it counts for.
 
         Args:
@@ -419,8 +421,8 @@ class Observer:
     def _log_call(self, outcome: CallOutcome, span: Span) -> None:
         self._log.record_call(outcome, foreign_span.span_context_of(span))
 
-    def _log_attempt(self, outcome: Outcome, span: Span | None) -> None:
+    def _log_attempt(self, outcome: AttemptOutcome, span: Span | None) -> None:
         self._log.record(outcome, foreign_span.span_context_of(span))
 
-    def _describe(self, span: Span, now: float, outcome: Outcome) -> None:
+    def _describe(self, span: Span, now: float, outcome: AttemptOutcome) -> None:
         attempt_span.write_outcome(span, outcome, now, capture_message=self._capture_message)

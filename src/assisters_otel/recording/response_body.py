@@ -13,7 +13,7 @@ from weakref import ref as weakref
 
 from assisters_otel.api import event_stream
 from assisters_otel.attempts.clock import Moment
-from assisters_otel.outcomes import StreamOutcome, judge
+from assisters_otel.outcomes import AttemptOutcome, StreamOutcome
 from assisters_otel.semconv import attributes as names
 from assisters_otel.sinks.call_span import write_abandoned_state
 from assisters_otel.sinks.known_attempts import remember_attempt
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from assisters_otel.api.event_stream import EventStreamScanner
     from assisters_otel.attempts.attempt import Sending
     from assisters_otel.attempts.call import Call
-    from assisters_otel.outcomes import Outcome
     from assisters_otel.recording.recorder import Observer
 
 
@@ -202,7 +201,7 @@ class Answer:
         observer: Observer,
         sending: Sending,
         call: Call | None,
-        outcome: Outcome,
+        outcome: AttemptOutcome,
         is_transient: Callable[[BaseException], bool],
         sent: object,
     ) -> None:
@@ -252,7 +251,7 @@ class Answer:
                     self._observer.guard(remember_attempt, thing, outcome, shown)
         self._observer.body_ended(self, outcome, end.at)
 
-    def _ended(self, body: Body, end: End) -> Outcome:
+    def _ended(self, body: Body, end: End) -> AttemptOutcome:
         answered, error = self._outcome, end.error
         if error is None and end.stream is None:
             return answered
@@ -261,7 +260,7 @@ class Answer:
             said = self._observer.guard(self.sending.without_secrets, said)
         broke = error is not None and said is None and body.made == names.FAILED
         cancelled = error is not None and body.made == names.CANCELLED_CALL
-        return judge(
+        return AttemptOutcome.of(
             answered.request,
             answered.duration_s,
             status=answered.status,

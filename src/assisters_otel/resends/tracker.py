@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from assisters_otel.attempts.attempt import Sending
     from assisters_otel.attempts.retry_chain import Chain, Key
-    from assisters_otel.outcomes import Outcome
+    from assisters_otel.outcomes import AttemptOutcome
 
 WINDOW_S: Final = 600.0
 """How long a failed attempt is remembered."""
@@ -181,7 +181,7 @@ class Resends:
             delay_s=delay_s,
             early=None if wait_s is None else is_same_key and delay_s < wait_s - _EARLY_S,
             futile=before.hopeless and is_same_key,
-            span=before.span,
+            previous_span=before.span,
         )
 
     def _find(self, sending: Sending, now: float) -> Before | None:
@@ -300,7 +300,7 @@ class Resends:
             if entry is not None:
                 self._failed[key] = entry._replace(succeeded_s=self._now())
 
-    def failed(self, sending: Sending, outcome: Outcome, unix_s: float) -> None:
+    def failed(self, sending: Sending, outcome: AttemptOutcome, unix_s: float) -> None:
         """Remember an attempt that has failed or was cancelled.
 
         Args:
@@ -315,7 +315,7 @@ class Resends:
         before = Before(
             number=sending.resend.number if sending.resend is not None else 0,
             ended_s=now,
-            reason=outcome.reason,
+            reason=outcome.retry_reason,
             span=sending.span.get_span_context() if sending.span is not None else None,
             wait_s=retry_after_s(outcome.headers.get(response_headers.RETRY_AFTER), unix_s),
             hopeless=hopeless,

@@ -1,4 +1,4 @@
-"""Sinks: an `Outcome`, a `Resend`, a `CallOutcome` into the instruments, under closed labels.
+"""Sinks: `AttemptOutcome`, `Resend` and `CallOutcome` into the instruments, under closed labels.
 
 A backend pays for each distinct set of labels, for ever. So whatever comes from
 the wire is on a metric only if it is documented or one of the first few.
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from assisters_otel.api.request import ApiRequest, Place
-    from assisters_otel.outcomes import CallOutcome, Outcome, Resend
+    from assisters_otel.outcomes import AttemptOutcome, CallOutcome, Resend
 
 FRESH_S: Final = 120.0
 """How long a rate limit's last value is reported: an idle process must not say old headroom."""
@@ -167,7 +167,7 @@ class AttemptMetrics:
         self._exception = LabelValues(ERROR_TYPE, (names.CANCELLED,), _EXCEPTION_NAME)
         self._model = LabelValues(names.GEN_AI_REQUEST_MODEL, (), _MODEL, MAX_MODELS)
 
-    def record(self, outcome: Outcome) -> None:
+    def record(self, outcome: AttemptOutcome) -> None:
         """Count one attempt. Call it while the attempt's span is current, for exemplars."""
         request = outcome.request
         error_type, code = outcome.error_type, None
@@ -181,7 +181,7 @@ class AttemptMetrics:
         if not _LIMIT_HEADERS.isdisjoint(outcome.headers):
             self._keep_limits(request, outcome.headers)
 
-    def record_broken(self, outcome: Outcome, context: Context | None) -> None:
+    def record_broken(self, outcome: AttemptOutcome, context: Context | None) -> None:
         """Count one error more: an answer, counted as a success, has failed after its status.
 
         Args:
@@ -192,7 +192,9 @@ class AttemptMetrics:
         said = error_type, self._known_code(outcome), outcome.status, outcome.retryable
         self._errors.add(1, _labels(outcome.request.place, _OF_ERROR, *said), context)
 
-    def record_stream(self, outcome: Outcome, model: str | None, context: Context | None) -> None:
+    def record_stream(
+        self, outcome: AttemptOutcome, model: str | None, context: Context | None
+    ) -> None:
         """Count one event stream, if anything came of it.
 
         Args:
@@ -228,11 +230,11 @@ class AttemptMetrics:
         self._call_duration.record(outcome.duration_s, shared, context)
         self._call_attempts.record(outcome.retries + 1, shared, context)
 
-    def _known_code(self, outcome: Outcome | CallOutcome) -> str | None:
+    def _known_code(self, outcome: AttemptOutcome | CallOutcome) -> str | None:
         code = outcome.code
         return None if code is None else self._code(code)
 
-    def _error_type(self, value: str, outcome: Outcome | None) -> str:
+    def _error_type(self, value: str, outcome: AttemptOutcome | None) -> str:
         if outcome is None or not outcome.failed or outcome.error_type == outcome.exception:
             return self._exception(value)
         return value if value in _STATUSES else self._type(value)
