@@ -49,7 +49,7 @@ class Message:
         self.asked += 1
         return self._body
 
-    def redirected(self, location):
+    def redirect_target(self, location):
         self.asked += 1
         return location
 

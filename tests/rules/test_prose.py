@@ -43,12 +43,6 @@ PHRASES = (
 MAX_WORDS = 30
 
 DO_NOT_HOLD_YET = {
-    "api/content_encoding.py",
-    "api/error_body.py",
-    "api/event_stream.py",
-    "api/headers.py",
-    "api/redaction.py",
-    "api/request.py",
     "attempts/__init__.py",
     "attempts/attempt.py",
     "attempts/call.py",

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from weakref import ref as weakref
 
-from assisters_otel.api import event_stream
+from assisters_otel.api.event_stream import BodyEnd, stream_outcome
 from assisters_otel.attempts.clock import Moment
 from assisters_otel.outcomes import AttemptOutcome, StreamOutcome
 from assisters_otel.semconv import attributes as names
@@ -63,8 +63,8 @@ class Watcher(Protocol):
 
 
 _OF_CALL = {
-    event_stream.ENDED: names.OK,
-    event_stream.BROKE: names.FAILED,
+    BodyEnd.COMPLETE.value: names.OK,
+    BodyEnd.BROKEN.value: names.FAILED,
     names.COMPLETED: names.OK,
     names.STREAM_ERROR: names.FAILED,
     names.TRUNCATED: names.FAILED,
@@ -120,7 +120,7 @@ class Body:
         self._once = iter((True,))  # two threads may close one body
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes of an event stream that `EventStreamScanner.is_ordinary` has not."""
+        """Take the next bytes of an event stream, but what `skip_plain_event` has taken."""
         if self.events is not None:
             self.events.feed(chunk)
             if self._first_s is None and self.events.chunks:
@@ -132,28 +132,28 @@ class Body:
 
     def ended(self) -> None:
         """Take its regular end."""
-        self._end(event_stream.ENDED)
+        self._end(BodyEnd.COMPLETE)
 
     def broke(self, error: BaseException) -> None:
         """Take what was raised in place of more of it."""
-        self._end(
-            event_stream.BROKE if isinstance(error, Exception) else event_stream.CLOSED, error
-        )
+        self._end(BodyEnd.BROKEN if isinstance(error, Exception) else BodyEnd.CLOSED, error)
 
     def closed(self) -> None:
         """Take its close, before its end or after: an SDK closes a stream at its ``[DONE]``."""
-        self._end(event_stream.CLOSED)
+        self._end(BodyEnd.CLOSED)
 
     def dropped(self) -> None:
         """Take note that its stream was collected. May run inside anything."""
         if not self.is_over:
-            self._watcher.put_off(partial(self._end, event_stream.FORGOTTEN, None, Moment.now()))
+            self._watcher.put_off(partial(self._end, BodyEnd.COLLECTED, None, Moment.now()))
 
     def abandon(self) -> None:
         """End what nobody will end any more."""
-        self._end(event_stream.FORGOTTEN)
+        self._end(BodyEnd.COLLECTED)
 
-    def _end(self, way: str, error: BaseException | None = None, at: Moment | None = None) -> None:
+    def _end(
+        self, way: BodyEnd, error: BaseException | None = None, at: Moment | None = None
+    ) -> None:
         if self.is_over:
             return
         if at is None and self._watcher.is_collecting():
@@ -163,11 +163,11 @@ class Body:
             return
         if next(self._once, None) is None:
             return
-        stream = None
+        stream, ended = None, str(way.value)
         if self.events is not None:
-            way = event_stream.stream_outcome(self.events, way, self._template)
-            stream = self._stream(self.events, way)
-        self.made = _OF_CALL.get(way, names.CANCELLED_CALL)
+            ended = stream_outcome(self.events, way, self._template)
+            stream = self._stream(self.events, ended)
+        self.made = _OF_CALL.get(ended, names.CANCELLED_CALL)
         self.is_over = True
         self._watcher.body_ended(self, End(stream, error, at))
 

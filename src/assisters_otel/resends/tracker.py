@@ -357,7 +357,7 @@ class Resends:
         owner = control_flow.owner()
         hop = Hop(
             weakref.ref(owner),
-            hash(sending.message.redirected(location)),
+            hash(sending.message.redirect_target(location)),
             sending.resend.number if sending.resend is not None else 0,
             sending.origins if identity is None else (identity, *sending.origins),
         )

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider
     from opentelemetry.util.types import AttributeValue
 
-    from assisters_otel.api.request import ApiRequest, Place
+    from assisters_otel.api.request import ApiRequest, LabelsKey
     from assisters_otel.outcomes import AttemptOutcome, CallOutcome, Resend
 
 FRESH_S: Final = 120.0
@@ -175,9 +175,11 @@ class AttemptMetrics:
             error_type, code = self._error_type(error_type, outcome), self._known_code(outcome)
         end = error_type, code, outcome.status
         if outcome.failed:
-            self._errors.add(1, _labels(request.place, _OF_ERROR, *end, outcome.retryable))
+            self._errors.add(1, _labels(request.labels_key, _OF_ERROR, *end, outcome.retryable))
         method = request.method if request.method in _METHODS else names.OTHER
-        self._duration.record(outcome.duration_s, _labels(request.place, _OF_ATTEMPT, *end, method))
+        self._duration.record(
+            outcome.duration_s, _labels(request.labels_key, _OF_ATTEMPT, *end, method)
+        )
         if not _LIMIT_HEADERS.isdisjoint(outcome.headers):
             self._keep_limits(request, outcome.headers)
 
@@ -190,7 +192,7 @@ class AttemptMetrics:
         """
         error_type = self._error_type(outcome.error_type or names.OTHER, outcome)
         said = error_type, self._known_code(outcome), outcome.status, outcome.retryable
-        self._errors.add(1, _labels(outcome.request.place, _OF_ERROR, *said), context)
+        self._errors.add(1, _labels(outcome.request.labels_key, _OF_ERROR, *said), context)
 
     def record_stream(
         self, outcome: AttemptOutcome, model: str | None, context: Context | None
@@ -206,13 +208,15 @@ class AttemptMetrics:
         if stream is None or stream.first_chunk_s is None:
             return
         model = None if model is None else self._model(model)
-        shared = _labels(outcome.request.place, _OF_STREAM, model)
+        shared = _labels(outcome.request.labels_key, _OF_STREAM, model)
         self._first_chunk.record(stream.first_chunk_s, shared, context)
 
     def record_retry(self, request: ApiRequest, resend: Resend) -> None:
         """Count one retry, as it is sent. Call it while its span is current, for exemplars."""
         reason = None if resend.reason is None else self._reason(resend.reason)
-        self._retries.add(1, _labels(request.place, _OF_RETRY, reason, resend.early, resend.futile))
+        self._retries.add(
+            1, _labels(request.labels_key, _OF_RETRY, reason, resend.early, resend.futile)
+        )
 
     def record_call(self, outcome: CallOutcome, context: Context) -> None:
         """Count one call of an SDK.
@@ -226,7 +230,7 @@ class AttemptMetrics:
         if error_type is not None:
             error_type = self._error_type(error_type, outcome.last)
         said = error_type, self._known_code(outcome), outcome.outcome, outcome.operation, model
-        shared = _labels(outcome.request.place, _OF_CALL, *said)
+        shared = _labels(outcome.request.labels_key, _OF_CALL, *said)
         self._call_duration.record(outcome.duration_s, shared, context)
         self._call_attempts.record(outcome.retries + 1, shared, context)
 
@@ -270,10 +274,10 @@ class AttemptMetrics:
 
 @lru_cache(_MAX_SETS)
 def _labels(
-    place: Place, others: tuple[str, ...], *values: AttributeValue | None
+    labels_key: LabelsKey, others: tuple[str, ...], *values: AttributeValue | None
 ) -> Mapping[str, AttributeValue]:
     """Make a set of labels, once: the endpoint's, and of *others* those whose value is known."""
-    address, port, template = place
+    address, port, template = labels_key
     named = {names.URL_TEMPLATE: template, **dict(zip(others, values, strict=True))}
     known = {name: value for name, value in named.items() if value is not None}
     return _server(address, port) | known
