@@ -133,9 +133,6 @@ DO_NOT_HOLD_YET = {
     "testing/sample_bodies.py",
     "testing/script.py",
     "testing/server.py",
-    "variables/corrections.py",
-    "variables/rules.py",
-    "variables/values.py",
     "weak_identity.py",
 }
 

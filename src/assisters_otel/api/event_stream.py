@@ -57,7 +57,7 @@ _PLAIN_STARTS: Final = (b"data: {", b"data:{")
 _ERROR_KEY: Final = b'"error"'
 _ERROR_NAME: Final = b"error"
 _NOT_ENCODED: Final = frozenset({b"", b"identity"})
-# The budget of a compressed stream, in lines, because a line costs time and a hundred bytes may hold
+# The budget of a compressed stream, in lines: a line costs time, and a hundred bytes may hold
 # millions. A received byte adds `_LINES_A_BYTE`, up to `_MAX_LINES`; ordinary chats need 2 at most.
 # A long line counts as one for each `_BYTES_A_LINE`.
 _MAX_LINES: Final = 2 * MAX_BYTES
