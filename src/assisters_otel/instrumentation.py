@@ -69,7 +69,7 @@ class Instrumentation:
         targets = tuple(target for adapter in adapters for target in adapter.targets())
         self._patches = Patches(targets, guard, self._switch_on)
         self._retries = Patches(retries.TARGETS, guard, lambda _: None)
-        self._runtimes = runtimes.Hooks(guard)
+        self._runtimes = runtimes.RuntimeHooks(guard)
 
     def start(self) -> None:
         """Patch what is imported, and the rest when it is."""
