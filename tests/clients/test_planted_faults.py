@@ -68,7 +68,10 @@ SINKS = {
     },
     "metrics": {"sinks/label_values", "sinks/metrics"},
     "logs": {"sinks/failure_log"},
-    "resends": {"resends/tracker"},
+    "resends": {
+        *("resends/failed_attempts", "resends/flow_matcher"),
+        *("resends/request_identity", "resends/tracker"),
+    },
 }
 """The modules that write what was met, each to one place; or that know what it is a resend of."""
 

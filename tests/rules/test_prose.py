@@ -111,8 +111,6 @@ DO_NOT_HOLD_YET = {
     "recording/attempt.py",
     "recording/recorder.py",
     "recording/response_body.py",
-    "resends/__init__.py",
-    "resends/tracker.py",
     "sinks/attempt_span.py",
     "sinks/call_span.py",
     "sinks/failure_log.py",

@@ -26,7 +26,7 @@ from assisters_otel.api.request import ApiRequest
 from assisters_otel.attempts import call as attempts_call
 from assisters_otel.attempts.attempt import Sending
 from assisters_otel.recording.attempt import Attempt
-from assisters_otel.resends.tracker import Resends
+from assisters_otel.resends.tracker import ResendTracker
 from assisters_otel.semconv import attributes as names
 from assisters_otel.sinks import attempt_span, foreign_span, known_attempts, stream_span
 from assisters_otel.sinks.call_span import end_call_span, start_or_adopt_call_span
@@ -87,7 +87,7 @@ class Observer:
         self._captures_headers = config.captures_headers
         self._hosts = config.hosts_by_name()
         self._log = FailureLog(time.monotonic)
-        self._resends = Resends(time.monotonic)
+        self._resends = ResendTracker(time.monotonic)
         self._waiting: set[attempts_call.Call | Answer] = set()
         self._put_off: deque[Callable[[], object]] = deque()
         self._collecting = 0
@@ -106,7 +106,7 @@ class Observer:
         self._lock = threading.RLock()  # a signal handler may send a request meanwhile
         self.attempts = self.errors = 0
         self._log = FailureLog(time.monotonic)
-        self._resends = Resends(time.monotonic)
+        self._resends = ResendTracker(time.monotonic)
         # The parent's calls, which it ends itself.
         self._waiting = set()
         self._put_off = deque()
@@ -301,7 +301,7 @@ class Observer:
             around if call is None else call.around,
             None if call is None else call.chain,
         )
-        resend = self.guard(self._resends.begin, sending)
+        resend = self.guard(self._resends.started, sending)
         if span is not None:
             self.guard(self._introduce, span, request, resend)
         if resend is not None and resend.is_retry:
