@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from assisters_otel.variables import corrections
 
 
-class WrongArgument(ValueError):  # noqa: N818 - the contract says ValueError
+class WrongArgument(ValueError):  # noqa: N818 - `init` documents a ValueError
     """An argument of `init`, not a variable, is wrong. `Guard` lets it pass to the caller."""
 
 
@@ -241,8 +241,8 @@ class InitArguments(NamedTuple):
 
     def is_same_as(self, other: InitArguments) -> bool:
         """Return True if all arguments are the same. Providers are compared by identity."""
-        ours, theirs = self._providers(), other._providers()
-        return self[:2] == other[:2] and all(map(is_, ours, theirs))
+        providers, others = self._providers(), other._providers()
+        return self[:2] == other[:2] and all(map(is_, providers, others))
 
     def _providers(self) -> tuple[object, object]:
         return self.tracer_provider, self.meter_provider

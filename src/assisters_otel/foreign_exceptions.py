@@ -2,7 +2,7 @@
 
 `fail_safe` swallows what the library's own steps raise. But an exception in such a step may belong
 to the app. A job's time limit or a shutdown interrupts the code that happens to run, also the
-library's. Swallowed, the job would go on. So it has to be told apart:
+library's. If it were swallowed, the job would go on. It is recognised as follows:
 
 * An exception of a signal handler has a frame of that handler in its traceback. The handlers are
   those that `signal.getsignal` returns now.

@@ -62,6 +62,6 @@ def _write(
             vars(record).setdefault(name, value)
         _logger.handle(record)
     except Exception as error:  # noqa: BLE001 - a log line that fails cannot be logged
-        theirs = foreign_exceptions.of(error)
-        if theirs is not None:
-            raise theirs from None
+        foreign = foreign_exceptions.of(error)
+        if foreign is not None:
+            raise foreign from None

@@ -4,7 +4,7 @@ An *attempt* is one HTTP request, as in the semantic conventions. A *call* is on
 method: retried twice, it has three attempts. A *resend* is an attempt that sends the same request
 again, as a retry or as a redirect's hop.
 
-`AttemptOutcome` tells how an attempt ended, `StreamOutcome` how the event stream in its response
+`AttemptOutcome` records how an attempt ended, `StreamOutcome` how the event stream in its response
 body ended, `CallOutcome` how a call ended, and `Resend` what an attempt is a resend of.
 """
 
@@ -70,7 +70,7 @@ class AttemptOutcome(NamedTuple):
         cancelled: True if the caller gave up. That is no failure.
         transient: True if the exception came from the connection, the peer or a timeout, so that a
             retry can help. False for a mistake of the app or the client.
-        cause: The cause of the exception, if the exception's name does not tell it; or None.
+        cause: The cause of the exception, if the exception's name does not show it; or None.
         stream: How the body's event stream ended; None if there is none, or if it is still open.
         failed: True if the status is 400 or above, or if no complete response came. False if
             cancelled.

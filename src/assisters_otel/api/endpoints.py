@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import unquote
 
 CHAT: Final = "/v1/chat/completions"
-"""The only endpoint whose documentation tells how its streams end: with ``data: [DONE]``."""
+"""The only endpoint for which the end of a stream is documented: ``data: [DONE]``."""
 
 AGENT_STREAM: Final = "/v1/agent/stream"
 """The only endpoint whose query contains the user's input."""

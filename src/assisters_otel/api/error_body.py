@@ -79,7 +79,7 @@ def parse_error_event(data: bytes, *, is_named: bool = False) -> Envelope | None
             envelope.
 
     Returns:
-        The envelope. It is empty if *data* tells that there is an error, but not which. None if
+        The envelope. It is empty if *data* reports an error without any field. None if
         ``"error"`` is absent, null or empty, as in the events of a good stream.
     """
     document = _document(data)

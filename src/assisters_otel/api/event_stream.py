@@ -87,8 +87,8 @@ class EventStreamScanner:
     Attributes:
         chunks: The number of data events so far, without ``[DONE]``.
         done: True if ``data: [DONE]`` was among them.
-        error: The envelope of the first error event, or None. It is empty if the event does not
-            tell which error it is.
+        error: The envelope of the first error event, or None. It is empty if the event has no
+            field of one.
         is_undecodable: True if the events cannot be read: no decoder is installed, the data is
             broken, or it is a bomb.
     """

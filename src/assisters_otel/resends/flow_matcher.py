@@ -7,10 +7,10 @@ A flow of control is one of these two:
 * Another task or thread under the same parent span, or in the same unit of work, if the earlier one
   has ended. `asyncio.wait_for` and `to_thread` make a new one for each attempt.
 
-Only the content tells that two requests are the same. So this rule may take a first attempt for a
-resend, and a wrong mark of a futile retry sends its reader searching for a fault that does not
-exist. Two things are therefore held against a match. Neither holds between two attempts of one send
-of the client's own retry code, such as urllib3's `Retry`: they are resends by definition.
+Two requests count as the same if their contents are equal. So this rule may take a first attempt
+for a resend, and a wrong mark of a futile retry sends its reader searching for a fault that does
+not exist. Two things are therefore held against a match. Neither holds between two attempts of one
+send of the client's own retry code, such as urllib3's `Retry`: they are resends by definition.
 
 * *Bare requests.* A request without body and Idempotency-Key says little: a server's thread asks
   ``GET /v1/wallet/balance`` for each user. It is a resend only under the same parent span, with the

@@ -1,15 +1,14 @@
 """Decides whether an attempt is a resend, and of which earlier attempt.
 
 `ResendTracker.started` is called before each send and returns a `Resend`, or None for a first
-attempt. `answered`, `failed`, `redirected` and `closed` tell how the attempt went.
+attempt. `answered`, `failed`, `redirected` and `closed` record how the attempt went.
 
 Rules, in this order.
 
 1. Inside one call of an SDK, each attempt after the first is a resend of the one before it. For the
    first attempt the third rule decides. If that is a resend, the whole call repeats a failed one.
-2. Outside a call, an SDK may send the number of the resend in a header. That tells the number, not
-   the attempt before it. Inside a call the header is not read: `openai` copies it to a redirect's
-   hop.
+2. Outside a call, an SDK may send the number of the resend in a header. It does not identify the
+   previous attempt. Inside a call the header is not read: `openai` copies it to a redirect's hop.
 3. The same request was sent before from the same flow of control, failed or was cancelled, and
    ended less than ten minutes ago. See `flow_matcher`. Its number and the header's are compared,
    and the higher one counts: a loop around an SDK goes on counting, while the header starts at 0
@@ -109,6 +108,7 @@ class ResendTracker:
         return resend
 
     def _in_call(self, chain: Chain, sending: Sending, now: float) -> Resend | None:
+        """Apply the first rule, and count the attempt in its call."""
         hop, chain.hop = chain.hop, None
         before, chain.before = chain.before, None
         resend = _after_redirect(sending, hop) if hop is not None else None
@@ -136,6 +136,7 @@ class ResendTracker:
         return resend
 
     def _outside_calls(self, sending: Sending, now: float) -> Resend | None:
+        """Apply the second and the third rule. The higher number counts."""
         header = sending.message.header(_RETRY_COUNT)
         count = 0
         if header and header.isdecimal() and len(header) <= _MAX_DIGITS:
@@ -147,6 +148,7 @@ class ResendTracker:
         return resend if resend.number >= count else resend._replace(number=count)
 
     def _resend_of(self, before: Before, sending: Sending, now: float) -> Resend:
+        """Return the record of a resend whose previous attempt is known."""
         delay_s = max(now - before.ended_s, 0.0)
         wait_s = before.wait_s
         # The API has neither refused another key nor asked it to wait.
@@ -163,6 +165,7 @@ class ResendTracker:
         )
 
     def _take_redirect(self) -> Hop | None:
+        """Remove and return the redirect that the current task or thread was answered with."""
         owner = control_flow.owner()
         with self._failed.lock:
             hop = self._pending_redirects.pop(id(owner), None)
