@@ -73,7 +73,7 @@ STILL_IN_CIRCLES = {
 }
 STILL_LONG = {
     *("clients.aiohttp.adapter", "clients.httpx.adapter", "clients.requests.adapter"),
-    *("recording.recorder", "resends.tracker"),
+    "recording.recorder",
 }
 
 HANDED_ON = {

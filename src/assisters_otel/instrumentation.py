@@ -65,7 +65,7 @@ class Instrumentation:
         targets = tuple(target for adapter in adapters for target in adapter.targets())
         self._patches = Patches(targets, self._switch_on)
         self._retries = Patches(retries.TARGETS, lambda _: None)
-        self._runtimes = runtimes.Hooks()
+        self._runtimes = runtimes.RuntimeHooks()
 
     def start(self) -> None:
         """Patch what is imported, and the rest when it is."""

@@ -1,4 +1,9 @@
-"""The package's logger. What the app plugs into logging may raise: that costs the line alone."""
+"""The library's logger.
+
+The app can plug filters, handlers and a record factory into `logging`, and these may raise. Such an
+exception costs the line alone, so it does not reach the app's call. But an exception that only
+passed through, such as a job's time limit, is raised again (`foreign_exceptions`).
+"""
 
 from __future__ import annotations
 
@@ -16,12 +21,12 @@ _logger: Final = logging.getLogger(names.SCOPE)
 
 
 def is_enabled_for(level: int) -> bool:
-    """Return True if a line of a level would be written."""
+    """Return True if a line of *level* would be written."""
     return _logger.isEnabledFor(level)
 
 
 def debug(message: str, *args: object) -> None:
-    """Write a line at DEBUG: *message* with a place, ``%s``, for each of *args*."""
+    """Write a line at DEBUG: *message*, with a ``%s`` for each of *args*."""
     _write(logging.DEBUG, message, args, {})
 
 
@@ -34,10 +39,10 @@ def warning(message: str, *args: object, fields: Mapping[str, object] | None = N
     """Write a line at WARNING, as `debug` does.
 
     Args:
-        message: With a place, ``%s``, for each of *args*.
-        args: For those.
-        fields: For machines, as `extra` of `logging`. What the app's own factory of records has
-            set already stays as it is.
+        message: The text, with a ``%s`` for each of *args*.
+        args: The values for *message*.
+        fields: Attributes of the record, as `extra` of `logging`. An attribute that the app's own
+            record factory has set already keeps its value.
     """
     _write(logging.WARNING, message, args, fields or {})
 
@@ -47,7 +52,7 @@ def _write(
 ) -> None:
     if not _logger.isEnabledFor(level):
         return
-    caller = sys._getframe(2)  # noqa: SLF001 - as `logging` finds it
+    caller = sys._getframe(2)  # noqa: SLF001 - as `logging` finds the caller
     where = caller.f_code.co_filename, caller.f_lineno
     try:
         record = _logger.makeRecord(
@@ -56,7 +61,7 @@ def _write(
         for name, value in fields.items():
             vars(record).setdefault(name, value)
         _logger.handle(record)
-    except Exception as error:  # noqa: BLE001 - there is nobody left to tell
-        theirs = foreign_exceptions.of(error)
-        if theirs is not None:
-            raise theirs from None
+    except Exception as error:  # noqa: BLE001 - a log line that fails cannot be logged
+        foreign = foreign_exceptions.of(error)
+        if foreign is not None:
+            raise foreign from None

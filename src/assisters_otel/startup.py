@@ -13,7 +13,7 @@ from opentelemetry.trace import NoOpTracerProvider
 from assisters_otel import config as configs
 from assisters_otel import logger, process
 from assisters_otel.api import redaction
-from assisters_otel.config import _Arguments, tell_of_wrong, with_environment
+from assisters_otel.config import InitArguments, warn_of_wrong, with_environment
 from assisters_otel.fail_safe import fail_safe_but_for, own_errors
 from assisters_otel.instrumentation import Instrumentation
 from assisters_otel.instrumentor import AssistersInstrumentor
@@ -82,7 +82,7 @@ def init(  # noqa: PLR0913 - the contract's signature
     _check_exporters(config)
     configs.check_provider("tracer_provider", tracer_provider, "get_tracer")
     configs.check_provider("meter_provider", meter_provider, "get_meter")
-    arguments = _Arguments(config, capture_message, tracer_provider, meter_provider)
+    arguments = InitArguments(config, capture_message, tracer_provider, meter_provider)
     with process.here.lock:
         first = cast("Telemetry | None", process.here.current)
         if first is not None and first.is_over():
@@ -92,7 +92,7 @@ def init(  # noqa: PLR0913 - the contract's signature
             own_errors.start(strict=config.strict)
             first = _start(arguments) or Telemetry(arguments)
             process.here.current = first
-        elif not first.arguments.are_those_of(arguments):
+        elif not first.arguments.is_same_as(arguments):
             logger.warning(
                 "init was called before with other arguments; those hold, these do not. "
                 "Call shutdown() on the first handle to start again"
@@ -108,7 +108,7 @@ def _check_exporters(config: configs.Config) -> None:
 
 
 @fail_safe_but_for(configs.WrongArgument)
-def _start(arguments: _Arguments) -> Telemetry:
+def _start(arguments: InitArguments) -> Telemetry:
     if configs.sdk_disabled(os.environ):
         logger.info("%s is true: nothing is watched", environment.OTEL_SDK_DISABLED)
         return Telemetry(arguments)
@@ -123,7 +123,7 @@ def _start(arguments: _Arguments) -> Telemetry:
 
 
 def _begin(
-    arguments: _Arguments,
+    arguments: InitArguments,
     config: configs.Config,
     wrong: Sequence[corrections.Correction],
 ) -> Telemetry:
@@ -142,7 +142,7 @@ def _begin(
             " and ".join(type(provider).__name__ for provider in reused),
         )
     built = {rules.TRACES: tracers is None, rules.METRICS: meters is None}
-    tell_of_wrong(
+    warn_of_wrong(
         wrong, {signal for signal, is_built in built.items() if is_built}, strict=config.strict
     )
     if os.environ.get(environment.OTEL_PYTHON_LOGGER_CONFIGURATOR):

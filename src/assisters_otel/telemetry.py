@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from assisters_otel.config import _Arguments
+    from assisters_otel.config import InitArguments
     from assisters_otel.instrumentation import Client, Instrumentation
 
 NOT_SEEN: Final = ("http.client", "urllib.request", "urllib3", "pycurl", "niquests")
@@ -56,7 +56,7 @@ class Telemetry:
 
     def __init__(
         self,
-        arguments: _Arguments,
+        arguments: InitArguments,
         instrumentation: Instrumentation | None = None,
         exports: owned_providers.OwnedProviders | None = None,
         reused: tuple[Any, ...] = (),

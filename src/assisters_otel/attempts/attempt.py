@@ -72,7 +72,7 @@ class Sending:
         is_own: True if that span is the library's.
         is_followed: True if another attempt is sent in that span, which then tells of that one.
         chain: That of the call which it belongs to, or None.
-        resend: What `Resends.begin` found it to be, or None for a first.
+        resend: What `ResendTracker.started` found it to be, or None for a first.
         started_s: When it was sent, on a steady clock.
         identity: The digest by which the same request is known again, once it is made.
         is_bare: Whether it has neither a body nor an Idempotency-Key; known with the identity.

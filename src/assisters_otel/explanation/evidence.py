@@ -14,12 +14,12 @@ from assisters_otel.api import error_body, redaction
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.error_body import Envelope
 from assisters_otel.api.headers import header_text, retry_after_s
-from assisters_otel.outcomes import FAILED
+from assisters_otel.outcomes import FIRST_ERROR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from assisters_otel.outcomes import Outcome
+    from assisters_otel.outcomes import AttemptOutcome
 
 _NO_TYPE: Final = "api_error"
 _NO_ANSWER: Final = "network_error"
@@ -79,7 +79,7 @@ def _get(thing: object, name: str) -> object:
     return None
 
 
-def _of_outcome(outcome: Outcome, at_s: float, trace_id: str | None) -> _Facts:
+def _of_outcome(outcome: AttemptOutcome, at_s: float, trace_id: str | None) -> _Facts:
     headers = outcome.headers
     return _Facts(
         outcome.status,
@@ -103,7 +103,7 @@ def _of_exception(error: BaseException) -> _Facts:
     told = Envelope(*(_text(error, name) for name in ("type", "code", "param")))
     if any(told[:3]) and not any(found.envelope[:3]):
         found = found._replace(envelope=told)
-    if found.status is None or found.status < FAILED:
+    if found.status is None or found.status < FIRST_ERROR:
         name, transient = type(error).__qualname__, not any(told[:3]) and _is_of_network(error)
         cause = causes.of(error)
         transient = transient and (cause is None or cause.is_transient)

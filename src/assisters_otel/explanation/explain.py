@@ -16,7 +16,7 @@ from assisters_otel.explanation.evidence import (
     _related,
     _status,
 )
-from assisters_otel.outcomes import FAILED
+from assisters_otel.outcomes import FIRST_ERROR
 from assisters_otel.sinks.known_attempts import find_attempt
 from assisters_otel.version import __version__
 
@@ -165,7 +165,7 @@ def explain(thing: object) -> Explanation:
 def _explained(found: _Facts) -> Explanation:
     code, type_ = found.envelope.code, found.envelope.type
     row = catalog.find(code) if code else None
-    failed = found.status is None or found.status >= FAILED or found.is_stream
+    failed = found.status is None or found.status >= FIRST_ERROR or found.is_stream
     failed = failed or found.exception is not None
     if row is not None:
         retryable, advice, user_message = row.retryable, row.advice, row.user_message
@@ -176,12 +176,12 @@ def _explained(found: _Facts) -> Explanation:
         advice, user_message = (_NETWORK, catalog.BUSY) if retryable else (_CALLER, catalog.SORRY)
         if found.cause is not None:
             advice = _OF_CAUSES.get(found.cause, _OF_FILES)
-    elif found.status is not None and found.status < FAILED and not (code or type_):
+    elif found.status is not None and found.status < FIRST_ERROR and not (code or type_):
         retryable = found.transient
         helps = _UNKNOWN if found.is_stream else _NETWORK
         advice, user_message = (helps if retryable else _CLIENT), catalog.SORRY
     else:
-        retryable = catalog.retryable(code, type_, found.status or FAILED)
+        retryable = catalog.retryable(code, type_, found.status or FIRST_ERROR)
         advice, user_message = (
             (_UNKNOWN, catalog.SORRY) if retryable else _refused(found.status, type_)
         )

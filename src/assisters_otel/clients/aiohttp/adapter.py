@@ -28,7 +28,7 @@ from assisters_otel.clients.exchange import Exchange
 from assisters_otel.clients.http_span import HttpSpans
 from assisters_otel.clients.patching import Target, unbound
 from assisters_otel.fail_safe import fail_safe
-from assisters_otel.outcomes import FAILED
+from assisters_otel.outcomes import FIRST_ERROR
 from assisters_otel.sinks import attempt_span, foreign_span
 
 if TYPE_CHECKING:
@@ -283,7 +283,9 @@ class Aiohttp(Adapter):
         unpacks = asked.options.get("auto_decompress")
         if unpacks is None:
             unpacks = getattr(asked.session, "_auto_decompress", True)
-        if unpacks and response.status < FAILED:  # a stream is fed as the client has decoded it
+        if (
+            unpacks and response.status < FIRST_ERROR
+        ):  # a stream is fed as the client has decoded it
             headers = [header for header in headers if header[0].lower() != _ENCODING]
         if exchange.answered(response, response.status, _version_of(response), headers):
             if exchange.may_be_read_ahead():
