@@ -245,7 +245,7 @@ def test_a_401_that_an_auth_handler_answers_is_a_retry(api, memory, session):
     response = session.get(f"{api.url}/models", auth=Again())
 
     assert response.status_code == 200
-    span = memory.attempt()
+    span = memory.attempts()[-1]  # OpenTelemetry's instrumentation makes one for both
     assert span.attributes["http.request.resend_count"] == 1
     assert span.attributes["assisters.retry.reason"] == "invalid_api_key"
     assert span.attributes["assisters.retry.futile"] is False
@@ -259,7 +259,7 @@ def test_a_redirect_s_hop_is_no_retry(api, memory, session):
 
     session.get(f"{api.url}/agent/run")
 
-    span = memory.attempt()  # OpenTelemetry's instrumentation makes one for all hops
+    span = memory.attempts()[-1]  # OpenTelemetry's instrumentation makes one for all hops
     assert span.attributes["http.request.resend_count"] == 1
     assert "assisters.retry.reason" not in span.attributes
     assert memory.points(RETRIES) == []
@@ -605,7 +605,7 @@ def test_the_name_of_a_span_over_a_redirect_is_that_of_its_template(api, memory,
 
     session.get(api.url + "/models")
 
-    (span,) = memory.attempts()
+    span = memory.attempts()[-1]
     assert (span.name, span.attributes["url.template"]) == (
         "GET /v1/models/{id}",
         "/v1/models/{id}",
@@ -665,21 +665,6 @@ def test_a_child_s_requests_go_once_through_what_lies_around_ours():
 
     assert done.code == 0, done.err
     assert done.out.split() == ["200", "200", "2"]
-
-
-def test_a_signal_handler_may_send_while_another_request_is_made_ready(api, ours, session):
-    adapter = ours._instrumentation._adapters["requests"]
-    with adapter._lock:  # as if the signal came there
-        adapter._sender = None
-        assert session.get(api.url + "/models").status_code == 200
-
-
-def test_a_child_s_first_request_waits_for_no_lock_of_a_thread_that_is_not_there(ours):
-    adapter = ours._instrumentation._adapters["requests"]
-    held = adapter._lock
-    ours.forked()
-
-    assert adapter._lock is not held
 
 
 def test_a_followed_redirect_leaves_its_span_in_no_reference_cycle(api, telemetry, session):
@@ -843,11 +828,13 @@ def test_where_the_app_switches_its_own_off_ours_come_on(api, memory, session):
     with assisters_otel.init(hosts=[api.url], strict=True, **options) as telemetry:
         session.get(f"{api.url}/models")
         theirs.uninstrument()
-        session.get(f"{api.url}/models")  # by which we see it
         session.get(f"{api.url}/models")
-        assert telemetry.status().attempts == 3
+        assert telemetry.status().attempts == 2
 
-    assert len(memory.attempts()) == 2
+    assert [of.instrumentation_scope.name for of in memory.attempts()] == [
+        "opentelemetry.instrumentation.requests",
+        "assisters_otel",
+    ]
 
 
 @pytest.mark.usefixtures("ours")

@@ -14,10 +14,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from opentelemetry import context
+from opentelemetry import context, trace
 
 from assisters_otel.clients import http_span
 from assisters_otel.fail_safe import fail_safe
+from assisters_otel.otel_api import http_spans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -127,8 +128,6 @@ class Exchange:
         """
         try:
             if self._response is not None:
-                if self._left_ns is not None and self._own is not None:
-                    self._entered = http_span.enter(self._own)  # for the exemplars of the metrics
                 self._report_failure()
             elif error is not None and self._is_refused:
                 self.raised_for_status(error)
@@ -231,6 +230,21 @@ class Exchange:
 
     @fail_safe
     def _report_failure(self) -> None:
+        if self._left_ns is None:
+            self._report_answer()
+            return
+        # The exemplars of the metrics are taken from the current span.
+        span = self.app_span if self._own is None else self._own.span
+        token = None
+        if span is not None:
+            token = context.attach(trace.set_span_in_context(http_spans.made(span)))
+        try:
+            self._report_answer()
+        finally:
+            if token is not None:
+                context.detach(token)
+
+    def _report_answer(self) -> None:
         if self.attempt is not None:
             read = self.read_beginning
             self.attempt.ended(None if read is None else read())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 import weakref
 from operator import attrgetter
@@ -17,7 +18,7 @@ from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType
+    from types import CellType, ModuleType
 
 
 class Target(NamedTuple):
@@ -38,23 +39,43 @@ class Target(NamedTuple):
     wherever_defined: bool = False
 
 
+_MARKER: Final = re.compile("opentelemetry_instrumentation_[a-z_]+_applied")
+"""On the functions that OpenTelemetry's own instrumentations put in without wrapt."""
+
 # A function and no proxy of wrapt: it has the signature and the name of what was there, and
 # a request to another host pays half. With each of ours, the patches that put it in.
 _ours: Final[weakref.WeakKeyDictionary[Callable[..., Any], Patches]] = weakref.WeakKeyDictionary()
 
 
 def _layers(owner: type, name: str) -> list[Any]:
-    """List wrapt's layers around a method, from the outside; what is below is a function."""
+    """Return the layers around a method, from the outside; what is below is a function.
+
+    They are wrapt's, and the functions that OpenTelemetry's own instrumentations put in.
+    """
     layers: list[Any] = []
     function = vars(owner)[name]
     while True:
         if isinstance(function, wrapt.BoundFunctionWrapper):
             # OpenTelemetry's `unwrap` puts one where a plain layer was.
             function = function._self_parent  # noqa: SLF001 - wrapt offers no other way
-        if not isinstance(function, wrapt.FunctionWrapper):
+        if not isinstance(function, wrapt.FunctionWrapper) and _cell(function) is None:
             return layers
         layers.append(function)
         function = function.__wrapped__
+
+
+def _cell(function: Any) -> CellType | None:
+    """Return where a function of OpenTelemetry's holds what it wraps; None for any other.
+
+    Its `uninstrument` puts back the ``__wrapped__`` of what it finds on the class. A layer around
+    its function, with the marker that `functools.update_wrapper` copies, would make it put back
+    the very function that it is to take out. Source: `opentelemetry-instrumentation-requests`.
+    """
+    if not isinstance(function, FunctionType) or not any(map(_MARKER.fullmatch, vars(function))):
+        return None
+    wrapped = vars(function).get("__wrapped__")
+    cells = (cell for cell in function.__closure__ or () if cell.cell_contents is wrapped)
+    return next(cells, None)
 
 
 def put_in(
@@ -116,6 +137,9 @@ def _patches_of(function: Any) -> Patches | None:
 
 def _set(owner: type, name: str, layers: list[Any], function: Callable[..., Any]) -> None:
     if layers:
+        cell = _cell(layers[-1])
+        if cell is not None:
+            cell.cell_contents = function
         layers[-1].__wrapped__ = function
     else:
         setattr(owner, name, function)

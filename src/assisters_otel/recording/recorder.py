@@ -347,7 +347,7 @@ class Observer:
             location = outcome.headers[response_headers.LOCATION].decode("latin-1")
             self._resends.redirected(sending, location)
 
-    def _write(self, span: Span, outcome: Outcome, sending: Sending) -> None:
+    def _write(self, span: Span, outcome: AttemptOutcome, sending: Sending) -> None:
         now = time.time()  # when the answer came, not when the span ends
         if sending.is_own:
             if not sending.is_followed:

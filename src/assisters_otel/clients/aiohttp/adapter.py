@@ -283,9 +283,7 @@ class Aiohttp(Adapter):
         unpacks = asked.options.get("auto_decompress")
         if unpacks is None:
             unpacks = getattr(asked.session, "_auto_decompress", True)
-        if (
-            unpacks and response.status < FIRST_ERROR
-        ):  # a stream is fed as the client has decoded it
+        if unpacks and response.status < FIRST_ERROR:
             headers = [header for header in headers if header[0].lower() != _ENCODING]
         if exchange.answered(response, response.status, _version_of(response), headers):
             if exchange.may_be_read_ahead():

@@ -74,6 +74,15 @@ class _SessionSend:
         self.outer = outer
         self.failed: list[tuple[Exchange, Any]] = []
 
+    def with_failed(self) -> list[_SessionSend]:
+        """Return those of this and of the outer ones that have failed attempts to report."""
+        found, one = [], self if self.failed or self.outer is not None else None
+        while one is not None:
+            if one.failed:
+                found.append(one)
+            one = one.outer
+        return found
+
     def report(self) -> None:
         """Report what has failed."""
         while self.failed:
@@ -179,7 +188,7 @@ class Requests(Adapter):
                 return call(adapter, request, *args, **kwargs)
             outgoing = exchange.outgoing
             sent = request if outgoing is None else outgoing.copy
-            exchange.start()
+            self._start(exchange)
             token = self._exchange.set(exchange)
             try:
                 response = call(adapter, sent, *args, **kwargs)
@@ -207,7 +216,6 @@ class Requests(Adapter):
         request = self._request(raw)
         if request is None:
             return None
-        self._report_earlier()
         url = raw.url
         host = urlsplit(url).hostname or ""
         app_span = attempt_span.find_app_span(SCOPE, raw.method, host, url, is_inside=True)
@@ -217,13 +225,18 @@ class Requests(Adapter):
             own = self._spans.start(request, url, port, _Message(raw))
         return _Exchange(self._observer, self._spans, request, raw, app_span, own, read_limit)
 
-    def _report_earlier(self) -> None:
-        """Report what has failed, for a hook of the app's sends again: an auth handler."""
-        one = self._sending.get()
-        while one is not None:
-            if one.failed:
+    @fail_safe
+    def _start(self, exchange: _Exchange) -> None:
+        sending = self._sending.get()
+        failed = [] if sending is None else sending.with_failed()
+        if not failed:
+            exchange.start()
+            return
+        # A hook of the app's sends again, as an auth handler does: what was before has failed.
+        with control_flow.one_send():
+            for one in failed:
                 one.report()
-            one = one.outer
+            exchange.start()
 
     @fail_safe
     def _answered(self, exchange: _Exchange, response: Any) -> None:
