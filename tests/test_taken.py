@@ -271,7 +271,9 @@ REFUSALS = {
     ),
     "400": (lambda _: Answer(400), "HTTP 400"),
     "404": (lambda _: Answer(404, {"Content-Type": "text/html"}, b"<html>"), "HTTP 404"),
-    "500": (lambda _: Answer(500), "("),  # exporter 1.44 sends again, and quotes its reason
+    "429": (lambda _: Answer(429), "(HTTP 429)"),
+    "500": (lambda _: Answer(500), "(HTTP 500)"),
+    "503": (lambda _: Answer(503), "(HTTP 503)"),
 }
 
 
@@ -290,6 +292,43 @@ def test_what_a_collector_has_not_taken_is_lost_with_one_warning(flushed, receiv
     assert KEY not in told[0]
     assert told[0].isprintable()
     assert {request.method for request in receiver.requests} == {"POST"}
+
+
+@pytest.fixture
+def silenced() -> Iterator[None]:
+    """An app that wants to hear nothing of OpenTelemetry: its loggers then call no filter."""
+    logger = logging.getLogger("opentelemetry")
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("silenced")
+@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("status", [401, 404, 503])
+def test_an_app_that_silences_opentelemetry_reads_the_status_all_the_same(
+    flushed, receive, monkeypatch, signal, status
+):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1.5")
+
+    done, told = flushed(receive(Answer(status)).url, signal)
+
+    assert done is False
+    assert [f"(HTTP {status})" in one for one in told] == [True]
+
+
+@pytest.mark.usefixtures("silenced")
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_an_app_that_silences_opentelemetry_reads_that_nobody_is_there(
+    flushed, dead, monkeypatch, protocol
+):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1.5")
+
+    done, told = flushed(dead, "traces", protocol=protocol)
+
+    assert done is False
+    why = {"grpc": "UNAVAILABLE", "http/protobuf": "ConnectionError: Connection refused"}[protocol]
+    assert [f"({why})" in one for one in told] == [True]
 
 
 TAKEN = {
@@ -545,7 +584,8 @@ def test_a_client_that_is_made_anew_is_looked_at_as_well(by_grpc):
     route = exporter_specs.exporter_specs(
         signals.TRACES, otlp_settings.OtlpArguments(url, None, "grpc")
     )[0]
-    exporter = route.span_exporter()
+    delivery = route.delivery(signals.TRACES, {})
+    exporter = route.span_exporter(delivery)
     exporter._channel.close()
     exporter._initialize_channel_and_stub()  # as it does after a connection is lost
 

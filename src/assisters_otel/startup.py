@@ -186,7 +186,7 @@ def _build(
         endpoint=config.endpoint,
         headers=config.headers,
         protocol=config.protocol,
-        tell=None if config.strict else told.setdefault,
+        warn=None if config.strict else told.setdefault,
     )
     exports, lost = None, ""
     try:

@@ -73,7 +73,7 @@ class Telemetry:
         self._instrumentation = instrumentation
         self._exports = exports
         self._reused = reused
-        self._hands = workers.Hands(len(providers.flushes(reused)))
+        self._workers = workers.DaemonWorkers(len(providers.flushes(reused)))
 
     def is_over(self) -> bool:
         """Say whether what `init` patched has been taken out by somebody."""
@@ -137,7 +137,7 @@ class Telemetry:
         if self._instrumentation is not None:
             self._instrumentation.observer.collect()
         until_s = time.monotonic() + workers.limited(timeout_s)
-        begun = self._hands.begin(providers.flushes(self._reused))
+        begun = self._workers.submit(providers.flushes(self._reused))
         done = self._exports is None or self._exports.flush(timeout_s, at_end=at_end)
         return workers.run_all(begun, max(until_s - time.monotonic(), 0)) and done
 
@@ -163,12 +163,12 @@ class Telemetry:
     @fail_safe
     def _begin_last_flush(self) -> list[Future[object]]:
         """Flush those of the app's providers that do not end by themselves."""
-        return self._hands.begin(providers.flushes(providers.without_exit_hook(self._reused)))
+        return self._workers.submit(providers.flushes(providers.without_exit_hook(self._reused)))
 
     @fail_safe
     def _end_flush(self, flushed: Sequence[Future[object]], until_s: float) -> None:
         workers.run_all(flushed, max(until_s - time.monotonic(), 0))
-        self._hands.rest()
+        self._workers.stop()
 
     @fail_safe
     def _uninstrument(self) -> None:
@@ -194,7 +194,7 @@ class Telemetry:
     def _renew_metrics(self) -> None:
         if self._exports is not None and self._instrumentation is not None:
             with corrections.corrected():
-                self._instrumentation.record_in(self._exports.renew_metrics())
+                self._instrumentation.record_in(self._exports.renew_after_fork())
 
     def __repr__(self) -> str:
         told = self.status()

@@ -1,4 +1,4 @@
-"""The two signals, and what differs between them."""
+"""The two signals, traces and metrics, and what differs between them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class Signal(NamedTuple):
 
     Attributes:
         name: ``traces``.
-        what: What is lost when nobody takes them: ``spans``.
+        telemetry: What is lost if exports fail: ``spans``.
         path: What OTLP over HTTP appends to a base URL.
-        group: Where exporters are registered.
-        exporter, protocol, endpoint, compression: The variables.
+        group: The entry point group of the exporters.
+        exporter, protocol, endpoint, compression: The names of the variables.
     """
 
     name: str
-    what: str
+    telemetry: str
     path: str
     group: str
     exporter: str

@@ -67,7 +67,7 @@ def findings(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Findi
             f"Unset {' or '.join(signal.exporter for signal in off)}, or write otlp.",
         )  # fmt: skip
     if untried:
-        what = " and ".join(signal.what for signal in untried)
+        what = " and ".join(signal.telemetry for signal in untried)
         yield Finding(
             "arrival", True,
             f"no test of the {what} was sent, since no endpoint is named: whoever listens at the "
@@ -125,7 +125,7 @@ def _certificates(signal: Signal, route: ExporterSpec) -> Iterator[Finding]:
 
 
 def _none(signal: Signal) -> Finding:
-    what = f"none: no {signal.what} leave the process, as {signal.exporter} says"
+    what = f"none: no {signal.telemetry} leave the process, as {signal.exporter} says"
     return Finding(signal.name, True, what)
 
 
