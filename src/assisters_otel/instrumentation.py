@@ -72,11 +72,11 @@ class Instrumentation:
         self._patches.put_in()
         self._retries.put_in()
         self._runtimes.put_in()
-        process.here.start(self)
+        process.PROCESS.start(self)
 
     def stop(self) -> None:
         """Put the very same functions back."""
-        process.here.stop(self)
+        process.PROCESS.stop(self)
         self._runtimes.take_out()
         self._patches.take_out()
         self._retries.take_out()

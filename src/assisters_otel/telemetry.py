@@ -88,7 +88,7 @@ class Telemetry:
         destinations = tuple(f"the application's {type(p).__name__}" for p in self._reused)
         if self._exports is not None:
             destinations += self._exports.destinations
-        is_active = process.here.current is self and not self.is_over()
+        is_active = process.PROCESS.current is self and not self.is_over()
         return Status(
             active=is_active,
             clients=on.clients() if is_active else (),
@@ -150,10 +150,10 @@ class Telemetry:
 
     def end(self, timeout_s: float) -> None:
         """Do what `shutdown` does, and wait *timeout_s* seconds for it at most."""
-        with process.here.lock:
-            if process.here.current is not self:
+        with process.PROCESS.lock:
+            if process.PROCESS.current is not self:
                 return
-            process.here.current = None
+            process.PROCESS.current = None
             until_s = time.monotonic() + timeout_s
             self._uninstrument()
             flushed = self._begin_last_flush()
@@ -180,7 +180,7 @@ class Telemetry:
         if self._exports is not None:
             for provider in (self._exports.tracer_provider, self._exports.meter_provider):
                 if provider is not None:
-                    process.here.end(provider)
+                    process.PROCESS.note_shut_down(provider)
             self._exports.shutdown(timeout_s)
 
     def forked(self) -> None:

@@ -17,7 +17,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.clients.patching import Target, unbound
-from assisters_otel.process import here
+from assisters_otel.process import PROCESS
 from assisters_otel.providers.workers import DaemonWorkers
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ async def _flush(server: Any) -> None:
     if threading.current_thread() is not threading.main_thread():
         return
     senders = DaemonWorkers(1)
-    (sent,) = senders.submit([here.flush_at_end])
+    (sent,) = senders.submit([PROCESS.flush_at_end])
     senders.stop()
     flushed = asyncio.wrap_future(sent)
     while not flushed.done() and not server.force_exit:
