@@ -1,4 +1,8 @@
-"""The files that TLS to an OTLP receiver needs: which variable names one, and what is wrong.
+"""The files that TLS to an OTLP receiver needs: the variable that names one, and its fault.
+
+The files are a CA bundle, the client's certificate, and its private key. An exception of OpenSSL or
+requests does not name the variable. So the files are read once more here: by `faults` before they
+are used, by `explain` after a request has failed.
 
 Source: OpenTelemetry's variables for OTLP exporters, and those of requests, by which the HTTP
 exporter sends. From exporter 1.45 on requests' variables win over OpenTelemetry's
@@ -14,30 +18,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from assisters_otel.api import redaction
+from assisters_otel.providers.failures import MAX_CAUSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 OF_REQUESTS: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-"""The variables by which requests is told of a CA bundle, the first that is set."""
+"""The variables that name a CA bundle for requests. The first that is set counts."""
 
 _MAX_PATH: Final = 200
-"""Characters of a path that are shown."""
+"""How many characters of a path a warning shows. It shows the start."""
 
 _HASHED: Final = re.compile(r"[0-9a-f]{8}\.\d+")
-"""What OpenSSL calls a certificate in a directory that it can use."""
+"""The file name of a certificate in a directory that OpenSSL can use, ``2e5ac55d.0``."""
 
 _WRONG_NAME: Final = frozenset({62, 64})
 _EXPIRED: Final = 10
-"""OpenSSL's codes. Source: X509_V_ERR_* in its x509_vfy.h."""
+"""OpenSSL's codes of why a certificate is not trusted. Source: X509_V_ERR_* in x509_vfy.h."""
 
 
 class Fault(NamedTuple):
-    """Why TLS cannot be begun.
+    """Why a TLS connection cannot be made.
 
     Attributes:
-        text: For people. It names the variable and what to write; no key is in it.
-        is_shared: Whether the other signals have the same trouble.
+        text: For people. It names the variable and what to write. It holds no key.
+        is_shared: True if the other signal has the same trouble.
     """
 
     text: str
@@ -45,7 +50,7 @@ class Fault(NamedTuple):
 
 
 def variables(signal: str, what: str) -> tuple[str, str]:
-    """Return the names that a setting has: the signal's own first, then that of all signals.
+    """Return the two variables of a setting: the signal's own, and the one for all signals.
 
     Args:
         signal: ``traces``.
@@ -55,12 +60,12 @@ def variables(signal: str, what: str) -> tuple[str, str]:
 
 
 def faults(signal: str, *, by_grpc: bool) -> Iterator[Fault]:
-    """Look at each file that a variable names for a signal.
+    """Return what is wrong with the files that the variables name for a signal.
 
     Args:
         signal: ``traces``.
-        by_grpc: Whether the exporter is the one for gRPC, which takes no directory, reads no
-            variable of requests, and reads client files only beside a CA file.
+        by_grpc: True for the gRPC exporter. It takes no directory, reads no variable of requests,
+            and reads client files only beside a CA file.
     """
     bundle = _set(variables(signal, "CERTIFICATE"))
     if by_grpc and bundle is None:
@@ -94,16 +99,16 @@ def explain(
     bundle: str | None,
     client: str | tuple[str, str] | None,
 ) -> Fault | None:
-    """Explain by the files that were used why a request could not be sent.
+    """Return the fault of a file for which a request could not be sent.
 
     Args:
-        error: What the client raised.
+        error: What requests raised.
         signal: ``traces``.
-        bundle: The path of the CA bundle that was used, or None for the client's own.
-        client: The path of the client's certificate, with that of its key.
+        bundle: The path of the CA bundle that was used, or None for requests' own.
+        client: The path of the client's certificate, or the paths of it and of its key.
 
     Returns:
-        The fault, or None if it is no matter of these files.
+        The fault, or None if *error* has another cause.
     """
     causes = list(_causes(error))
     if any(isinstance(cause, (ConnectionError, TimeoutError)) for cause in causes):
@@ -166,7 +171,7 @@ def _client_faults(
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
 
     def load_key() -> None:
-        # The password is given, or OpenSSL would ask for it on the terminal.
+        # With a password given, OpenSSL does not ask for one on the terminal.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_cert_chain(path, key_path, password="")
 
@@ -220,7 +225,7 @@ def _set(names: tuple[str, ...]) -> str | None:
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
     found: BaseException | None = error
-    for _ in range(10):  # a chain may be a ring
+    for _ in range(MAX_CAUSES):
         if found is None:
             return
         yield found
