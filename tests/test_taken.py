@@ -511,13 +511,29 @@ def test_a_session_of_a_credential_provider_is_looked_at_as_well(
     monkeypatch.setattr(otlp_http, "load_entry_point", lambda *_: Credentials().load())
 
     done, told = flushed(receiver.url, "traces")
-    by_the_app = Credentials.made.get(f"{receiver.url}/app", allow_redirects=False)
+    by_the_app = Credentials.made.post(f"{receiver.url}/v1/traces", allow_redirects=False)
     Credentials.made.close()
 
     assert done is False
     assert len(told) == 1
     assert receiver.requests[0].headers["x-token"] == KEY
     assert by_the_app.status_code in {200, 302}
+
+
+def test_a_session_of_a_credential_provider_is_looked_at_once(flushed, receive, monkeypatch):
+    from assisters_otel.providers import otlp_http
+
+    receiver = receive(lambda _: Answer(307, {"Location": "/v1/traces"}))
+    Credentials.made = requests.Session()
+    monkeypatch.setenv("OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER", "mine")
+    monkeypatch.setattr(otlp_http, "load_entry_point", lambda *_: Credentials().load())
+
+    for _ in range(2):
+        assert flushed(receiver.url, "traces")[0] is False
+    Credentials.made.close()
+
+    (adapter,) = [a for p, a in Credentials.made.adapters.items() if p.endswith("traces")]
+    assert type(adapter.adapter) is requests.adapters.HTTPAdapter
 
 
 def test_a_credential_provider_that_gives_something_else_is_told(monkeypatch):
@@ -577,6 +593,19 @@ def test_what_a_receiver_rejects_is_not_taken(flushed, by_grpc, signal, number, 
 
     assert done is (says is None)
     assert [says in one for one in told] == ([] if says is None else [True])
+
+
+def test_by_grpc_an_end_that_is_not_waited_for_is_no_cancellation(caplog):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()  # and accepts nobody
+        exports = build(f"http://127.0.0.1:{silent.getsockname()[1]}", "traces", protocol="grpc")
+        record(exports)
+
+        assert exports.shutdown(0.3) is False
+
+    (told,) = [r.getMessage() for r in caplog.records]
+    assert "(no answer in time)" in told
 
 
 def test_a_client_that_is_made_anew_is_looked_at_as_well(by_grpc):

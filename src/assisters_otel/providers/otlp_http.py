@@ -12,7 +12,8 @@ whose adapter for the endpoint does three things with each request:
   redirect, for an HTML page (a login, a wrong port), for a partial success that rejects something.
 
 A response hook of the session would see the answers alone, not a connection that fails. A session
-of a credential provider may be the app's own, so its class stays, and one adapter is mounted in it.
+of a credential provider may be the app's own: so its class stays, one adapter is mounted in it, and
+the app's own requests pass that adapter unchanged.
 
 Source: the specification of OTLP, "OTLP/HTTP Response"; RFC 9110, section 15.4.
 """
@@ -81,7 +82,9 @@ def session(
     made = _with_credentials(signal) or requests.Session()
     with suppress(requests.RequestException, ValueError):  # what is no URL cannot be sent to
         prefix = str(requests.Request("POST", endpoint).prepare().url)
-        made.mount(prefix, _WatchedAdapter(made, made.get_adapter(prefix), signal, report))
+        # A credential provider may give one session to each exporter that is made.
+        adapter = _unwatched(made.get_adapter(prefix))
+        made.mount(prefix, _WatchedAdapter(made, adapter, signal, report))
     return made
 
 
@@ -139,29 +142,27 @@ class _WatchedAdapter(BaseAdapter):
             NotTakenError: Nothing was taken, or only a part, and the exporter would see a success.
             requests.RequestException: There is no response.
         """
+        settings = _Settings(stream, verify, cert)
+        if log_listener.get() is None:  # the app sends, by its credential provider's session
+            return self.adapter.send(
+                request, timeout=timeout, proxies=proxies, **settings._asdict()
+            )
         hops: list[Hop] = []
         try:
-            response = self._follow(
-                request, timeout, proxies, _Settings(stream, verify, cert), hops
-            )
+            response = self._follow(request, timeout, proxies, settings, hops)
             failure = self._failure(response, hops)
         except NotTakenError as error:
-            self._note(error.failure)
+            self._report(error.failure)
             raise
         except requests.RequestException as error:
-            self._note(_without_response(error, hops))
+            self._report(_without_response(error, hops))
             raise
-        self._note(failure)
+        self._report(failure)
         return response
 
     def close(self) -> None:
         """Close the connections."""
         self.adapter.close()
-
-    def _note(self, failure: ExportFailure | None) -> None:
-        # Outside an export it is the app that sends, by its credential provider's session.
-        if log_listener.get() is not None:
-            self._report(failure)
 
     def _follow(
         self,
@@ -180,10 +181,8 @@ class _WatchedAdapter(BaseAdapter):
             finally:
                 response.close()
             hops.append(Hop(response.status_code, str(request.url)))
-            found = self._owner.get_adapter(str(request.url))
-            adapter = found.adapter if isinstance(found, _WatchedAdapter) else found
             response = self._send(
-                adapter,
+                _unwatched(self._owner.get_adapter(str(request.url))),
                 request,
                 timeout if until_s is None else _left_s(until_s),
                 self._owner.rebuild_proxies(request, proxies),
@@ -260,6 +259,10 @@ class _WatchedAdapter(BaseAdapter):
             response.close()
             raise NotTakenError(failure)
         return failure
+
+
+def _unwatched(adapter: BaseAdapter) -> BaseAdapter:
+    return adapter.adapter if isinstance(adapter, _WatchedAdapter) else adapter
 
 
 def _without_response(error: requests.RequestException, hops: list[Hop]) -> ExportFailure:

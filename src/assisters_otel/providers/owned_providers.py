@@ -154,10 +154,10 @@ class OwnedProviders:
         pending = _wait(ends, timeout_s)
         exporters = [exporter for future in pending for exporter in ends[future].exporters]
         hanging = [exporter for exporter in exporters if exporter.is_busy]
+        for exporter in hanging:
+            exporter.delivery.timed_out()  # first: to gRPC a shutdown is a cancellation
         for exporter in exporters:
             exporter.shutdown()
-        for exporter in hanging:
-            exporter.delivery.timed_out()
         _, still_running = wait(pending, STOP_WAIT_S)
         self._is_complete = not pending and all_succeeded(ends) and self._all_delivered(failures)
         for one in self._pipelines:
