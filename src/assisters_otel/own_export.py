@@ -1,4 +1,4 @@
-"""Whether the code that runs is one of the library's own exports."""
+"""A context variable that is set inside the library's own exports."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ if TYPE_CHECKING:
 log_listener: Final[ContextVar[Callable[[logging.LogRecord], None] | None]] = ContextVar(
     "assisters_otel-log-listener", default=None
 )
-"""What gets the exporters' log records inside an export of the library; None outside of one.
+"""The function that gets the exporters' log records inside an export; None outside of one.
 
 `Recorder` records no request that is sent while it is set: that is the exporter's."""

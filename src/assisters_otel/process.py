@@ -1,4 +1,4 @@
-"""What exists once in a process: the handle that `init` returned, its forks, its end.
+"""The state that a process has once: the handle that `init` returned, its forks, its end.
 
 Python gives a process several moments to send what is queued, and a process may have more than one
 of them:
@@ -7,9 +7,9 @@ of them:
 * the end of a child of multiprocessing, which leaves by ``os._exit``, by a finalizer;
 * the normal exit of the interpreter, by `atexit`.
 
-Together they may delay the end by `END_S`. So each moment takes its time from what is left of that,
-unless the collector has taken everything before: then it is alive, and the next moment has all of
-it. `RESERVE_S` are kept for the exit, where the providers are shut down.
+Together they may delay the end by `END_S`, and each moment uses up a part of that. If the collector
+has taken everything in one, the next has all of it again: a collector that is alive delays nothing.
+`RESERVE_S` are kept for the exit, where the providers are shut down.
 
 A fork copies the handle, and none of the threads. The child starts anew: locks, limits of time, and
 then the handle (`Handle.forked`). Under gevent the child may be another program at once, and then
@@ -52,12 +52,12 @@ _LOOK_S: Final = 0.01
 """How often a child looks whether the app's threads have ended, in seconds."""
 
 _THREADS: Final = ("Otel", "assisters-otel")
-"""What the names of the SDK's threads and of the library's start with. Source: the SDK, 1.44 and
+"""The starts of the names of the SDK's threads and of the library's. Source: the SDK, 1.44 and
 1.45."""
 
 
 class Handle(Protocol):
-    """What this module calls of the handle that `init` returns."""
+    """The part of `init`'s handle that this module calls."""
 
     @property
     def has_app_providers(self) -> bool:
@@ -74,7 +74,7 @@ class Handle(Protocol):
 
 
 class Patched(Protocol):
-    """What this module calls of the instrumentation, which patches the clients."""
+    """The part of the instrumentation, which patches the clients, that this module calls."""
 
     def flush(self, timeout_s: float, *, at_exit: bool = False) -> bool:
         """Flush the app's providers; return True if all of it was taken."""
@@ -84,13 +84,13 @@ class Patched(Protocol):
 
 
 class ProcessState:
-    """What exists once in a process.
+    """The state of one process.
 
     Attributes:
         lock: Held while anything is switched on or off.
         current: The handle that is switched on, or None.
-        instrumentation: What patches the clients, for `init` or for ``opentelemetry-instrument``,
-            or None.
+        instrumentation: The object that patches the clients, for `init` or for
+            ``opentelemetry-instrument``, or None.
     """
 
     def __init__(self) -> None:
@@ -186,7 +186,7 @@ class ProcessState:
 
     @fail_safe
     def start(self, instrumentation: Patched) -> None:
-        """Let *instrumentation*, which is switched on, take part in the end of the process."""
+        """Flush by *instrumentation*, which is switched on, at the end of the process."""
         self.instrumentation = instrumentation
         self._left_s = END_S
         self._watch_multiprocessing()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import Attributes, AttributeValue
 
 _READ: Final = ("attributes", "instrumentation_scope", "name", "parent")
-"""What the library reads of an HTTP span, beside its kind."""
+"""The attributes of an HTTP span that the library reads, beside its kind."""
 
 
 class _Scope(NamedTuple):
@@ -241,7 +241,7 @@ class _Tracer(trace.Tracer):
 
 
 def enter(span: trace.Span) -> Token[HttpSpan | None]:
-    """Let `current` find *span* from now on; return the token for `leave`."""
+    """Set *span* as the one that `current` finds; return the token for `leave`."""
     return _current.set(span if isinstance(span, HttpSpan) else None)
 
 

@@ -1,4 +1,4 @@
-"""What a provider, meter or span may lack. The library uses the app's, of any implementation.
+"""Stand-ins for what a provider, meter or span of the app may lack.
 
 OpenTelemetry's API is all that they promise. logfire, ddtrace and others implement that alone, some
 of them an earlier version of it.

@@ -1,10 +1,12 @@
 """Builds providers from the standard ``OTEL_*`` variables, for an app that has none.
 
-The SDK's own auto-configuration sets the global providers and returns none, exports by gRPC unless
-a variable says otherwise, raises for a wrong value, and waits at exit for as long as its exporters
-do. What is built here has the SDK's exporters and readers, and fits the contract: one warning if
-exports fail, an end within a time, right counts in a forked process. It sets no global provider and
-registers nothing for the exit; that is up to the caller.
+The SDK has an auto-configuration of its own, which does not fit the contract of `init`. It sets the
+global providers and returns none. It exports by gRPC unless a variable says otherwise. It raises
+for a wrong value, and at exit it waits for as long as the exporters do.
+
+So the providers are built here, from the SDK's classes and entry points. They log one warning if
+exports fail, end within a time, and count right in a forked process. Setting them globally and
+ending them at exit is up to the caller.
 """
 
 from __future__ import annotations

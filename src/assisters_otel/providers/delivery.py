@@ -26,7 +26,7 @@ class Receiver:
 
     Attributes:
         place: ``http://localhost:4318``, without user, password, path and query.
-        telemetry: What is exported to it: ``spans``, ``metrics``, or both.
+        telemetry: The names of what is exported to it, ``spans``, ``metrics``, or both.
         lock: Guards the rest. A forked process puts a new one here. It is re-entrant: garbage
             collection may end a span inside, and a full queue is reported through here.
     """

@@ -1,4 +1,4 @@
-"""What a name in an ``OTEL_*`` variable stands for: entry points, and what they make."""
+"""Loads what a name in an ``OTEL_*`` variable stands for: exporters, samplers, id generators."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def load_entry_point(group: str, name: str, variable: str, also: Iterable[str] =
         group: The group of entry points.
         name: The name in it.
         variable: Where the name comes from. The message quotes it.
-        also: What else may be written there.
+        also: Further values of the variable, which are no entry points.
 
     Raises:
         ValueError: The name is not registered, or cannot be imported. The message says what to do.
@@ -98,10 +98,10 @@ def _or_default(
 def sampler(warn: Warn | None = None) -> Sampler | None:
     """Return the sampler that ``OTEL_TRACES_SAMPLER`` asks for.
 
-    `TracerProvider` would read the variable too, but no registered sampler. For a wrong name, an
-    empty one or one with blanks, and for a ratio without an argument, it logs a line that does not
-    say what to write; for a ratio of 2 version 1.44 raises. So the variable is read here, by the
-    entry points that the SDK registers its own samplers by.
+    `TracerProvider` reads the variable too, but knows no registered sampler. It logs a line of its
+    own for a wrong, an empty and a blank-padded name, and for a ratio without an argument. In 1.44
+    it raises for a ratio of 2. So the variable is read here, by the entry points under which the
+    SDK registers its own samplers.
 
     Args:
         warn: Gets what is wrong; then the SDK's default is returned. None: raise it.

@@ -54,7 +54,7 @@ def failure_in_log_record(record: logging.LogRecord) -> ExportFailure | None:
             numbers: any other argument may quote a URL or a header.
 
     Returns:
-        The failure, or None if the record does not tell.
+        The failure, or None if the record names none.
     """
     if record.levelno < logging.WARNING:
         return None
@@ -104,7 +104,7 @@ class ExporterLogFilter(logging.Filter):
         return all(frame.f_code is not self._code for frame, _ in walk_tb(trace))
 
     def install(self) -> None:
-        """Put this filter before the others of each logger, and replace the loggers' `makeRecord`.
+        """Add this filter before the others of each logger, and replace the loggers' `makeRecord`.
 
         The SDK has a filter that drops a record which is like the one before. It must not compare
         the app's records with the library's, so it comes later. The app's log record factory may

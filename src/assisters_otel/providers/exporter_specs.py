@@ -46,8 +46,8 @@ class ExporterSpec(NamedTuple):
     Attributes:
         kind: Its class.
         text: For people: ``traces: otlp_proto_http http://localhost:4318/v1/traces``.
-        place: What a warning calls its receiver: ``http://localhost:4318``.
-        arguments: What it is made with. They may hold a key.
+        place: The receiver as a warning names it, ``http://localhost:4318``.
+        arguments: The arguments of the class. They may hold a key.
         name: The name of its entry point. It is empty unless the exporter is one of OTLP.
     """
 
@@ -66,7 +66,7 @@ class ExporterSpec(NamedTuple):
         return DeliveryState(signal.telemetry, self.text, receiver)
 
     def span_exporter(self, delivery: DeliveryState) -> SpanExporter:
-        """Make the exporter.
+        """Return a new exporter.
 
         Args:
             delivery: Gets the answers that the exporter of OTLP gets.
@@ -77,11 +77,11 @@ class ExporterSpec(NamedTuple):
         return self._instantiate(cast("Callable[..., SpanExporter]", self.kind), delivery)
 
     def metric_exporter(self, delivery: DeliveryState) -> MetricExporter:
-        """Make the exporter, as `span_exporter` does."""
+        """Return a new exporter, as `span_exporter` does."""
         return self._instantiate(cast("Callable[..., MetricExporter]", self.kind), delivery)
 
     def metric_reader(self) -> MetricReader:
-        """Make the reader, of an exporter that is pulled, such as Prometheus'.
+        """Return a new reader, for an exporter that is pulled, such as Prometheus'.
 
         Raises:
             ValueError: The reader refuses its settings.

@@ -1,12 +1,11 @@
-"""What lies between the SDK's processors and the real exporters: fork-safe, and without own lines.
+"""The layers between the SDK's processors and the real exporters, which make them fork-safe.
 
-```
-BatchSpanProcessor                PeriodicExportingMetricReader          the SDK's
-  QueueReportingSpanProcessor       ForkSafeMetricReader                 subclasses of these two
-    ForkSafeSpanExporter              ForkSafeMetricExporter             the SDK's interface
-      ForkSafeExporter                  ForkSafeExporter                 the same for both signals
-        OTLPSpanExporter …                OTLPMetricExporter …           from an entry point
-```
+For spans, and in the same way for metrics:
+
+* `QueueReportingSpanProcessor`, `ForkSafeMetricReader`: subclasses of the SDK's.
+* `ForkSafeSpanExporter`, `ForkSafeMetricExporter`: the exporters that these know.
+* `ForkSafeExporter`: one class for both, which reports each export to the delivery.
+* The real exporter, from an entry point.
 
 A forked process inherits its parent's exporter, with a connection and locks, and its parent's sums.
 It uses none of the three:
@@ -179,7 +178,7 @@ class QueueReportingSpanProcessor(BatchSpanProcessor):
         self._note_full_queue = fork_safe.delivery.note_full_queue
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Put *span* in the queue."""
+        """Queue *span*."""
         # Not by `capture_exporter_logs`, which costs more: every span passes here.
         token = log_listener.set(self._note_full_queue)
         try:

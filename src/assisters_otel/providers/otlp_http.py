@@ -8,8 +8,8 @@ whose adapter for the endpoint does three things with each request:
   and 303 make a GET of the POST. To another host no header follows that may be a credential.
 * It reports the outcome to the delivery: taken, or why not. The exporter may send again, and then
   the next outcome counts.
-* It raises `NotTakenError` where the exporter would see a success and nothing was taken: for such a
-  redirect, for an HTML page (a login, a wrong port), for a partial success that rejects something.
+* It raises `NotTakenError` where the exporter would see a success. That is for such a redirect, for
+  an HTML page (a login, a wrong port), and for a partial success that rejects something.
 
 A response hook of the session would see the answers alone, not a connection that fails. A session
 of a credential provider may be the app's own: so its class stays, one adapter is mounted in it, and

@@ -1,4 +1,4 @@
-"""What the response to a request of OTLP over HTTP says: taken, or why not."""
+"""Reads the response to a request of OTLP over HTTP: taken, or why not."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def failure_in(response: Response, signal: str, hops: list[Hop]) -> ExportFailur
 
 
 def _refusal(response: Response, hops: list[Hop]) -> ExportFailure | None:
-    """Return what the status or a page says against a success, or None."""
+    """Return the failure that the status or the kind of body shows, or None."""
     status = response.status_code
     if not response.ok:
         reason = f"HTTP {status}"

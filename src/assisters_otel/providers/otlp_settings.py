@@ -30,7 +30,7 @@ _PLACE: Final = re.compile(r"(?P<host>[A-Za-z0-9._-]+)(?::(?P<port>\d+))?(?P<pat
 
 
 class OtlpArguments(NamedTuple):
-    """What the caller gave for OTLP. None leaves a setting to the variables."""
+    """The caller's settings for OTLP. None leaves a setting to the variables."""
 
     endpoint: str | None = None
     headers: Mapping[str, str] | None = None
@@ -124,7 +124,7 @@ def check_url(source: str, url: str, *, base: bool, port: int = 4318) -> None:
         source: ``endpoint``, or the name of the variable.
         url: Its value.
         base: True if a path is appended to it.
-        port: What a message proposes where the value has none.
+        port: The port that a message proposes where the value has none.
 
     Raises:
         WrongArgument: The caller's cannot be used; the message says what to write.

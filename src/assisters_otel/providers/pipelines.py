@@ -45,7 +45,7 @@ class Pipeline(Generic[Provider]):
 
     Attributes:
         provider: The SDK's.
-        exporters: What it exports by. An exporter that is pulled is not among them.
+        exporters: Those that it exports by. An exporter that is pulled is not among them.
         worker: Has one call at a time, so a flush and the shutdown do not overlap.
     """
 

@@ -9,12 +9,12 @@ from opentelemetry.sdk import environment_variables as sdk_variables
 
 
 class Signal(NamedTuple):
-    """What differs between traces and metrics.
+    """The names in which traces and metrics differ.
 
     Attributes:
         name: ``traces``.
-        telemetry: What is lost if exports fail: ``spans``.
-        path: What OTLP over HTTP appends to a base URL.
+        telemetry: The things that are exported, ``spans``.
+        path: The path that OTLP over HTTP appends to a base URL.
         group: The entry point group of the exporters.
         exporter, protocol, endpoint, compression: The names of the variables.
     """

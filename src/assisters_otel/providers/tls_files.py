@@ -102,7 +102,7 @@ def explain(
     """Return the fault of a file for which a request could not be sent.
 
     Args:
-        error: What requests raised.
+        error: The exception of requests.
         signal: ``traces``.
         bundle: The path of the CA bundle that was used, or None for requests' own.
         client: The path of the client's certificate, or the paths of it and of its key.

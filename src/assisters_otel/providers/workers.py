@@ -49,7 +49,7 @@ def _work(jobs: queue.SimpleQueue[_Job | None]) -> None:
         if future.set_running_or_notify_cancel():
             try:
                 future.set_result(call())
-            except BaseException as error:  # noqa: BLE001 - whoever waits for the future gets it
+            except BaseException as error:  # noqa: BLE001 - the future passes it on
                 future.set_exception(error)
 
 
