@@ -571,6 +571,18 @@ def test_the_status_of_a_collector_that_is_overloaded_is_told(build, monkeypatch
     assert "(HTTP 503): spans are dropped" in text
 
 
+@pytest.fixture(params=["nothing", "opentelemetry", "each logger"])
+def silenced(request) -> Iterator[None]:
+    """An app that wants to hear nothing of OpenTelemetry."""
+    names = {"nothing": (), "each logger": LOGGERS}.get(request.param, (request.param,))
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    yield
+    for name in names:
+        logging.getLogger(name).setLevel(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("silenced")
 def test_a_full_queue_is_told_once(build, monkeypatch, caplog):
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "4")
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4")
@@ -639,6 +651,35 @@ def test_an_exporter_that_fails_without_a_word_is_not_said_to_hang(
     assert "the exporter acme (no reason is given): spans are" in caplog.text
 
 
+class Chatty(SpanExporter):
+    def export(self, spans):  # noqa: ARG002 - the exporter's signature
+        logging.getLogger("urllib3.connectionpool").debug("%s:%s", "c", 443)
+        return SpanExportResult.FAILURE
+
+
+def test_what_is_logged_at_debug_is_no_reason(build, monkeypatch, caplog, registered):
+    registered(*ACME, "Chatty")
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "acme")
+    caplog.set_level(logging.DEBUG)
+    exports = build(metrics=False)
+    record(exports)
+
+    assert exports.flush(60) is False
+
+    assert [text for _, text in said(caplog) if "(no reason is given)" in text]
+
+
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.CRITICAL])
+def test_the_levels_of_the_loggers_are_the_app_s_outside_of_an_export(build, dead, level, caplog):
+    for name in LOGGERS:
+        caplog.set_level(level, name)
+    build(endpoint=dead)
+
+    for name in LOGGERS:
+        assert logging.getLogger(name).isEnabledFor(logging.ERROR) is (level == logging.DEBUG)
+        assert logging.getLogger(name).isEnabledFor(logging.DEBUG) is (level == logging.DEBUG)
+
+
 def test_the_applications_own_exporter_logs_as_ever(build, caplog, dead):
     build(endpoint=dead)
     own = TracerProvider(shutdown_on_exit=False)
@@ -654,7 +695,8 @@ def test_the_applications_own_exporter_logs_as_ever(build, caplog, dead):
 def test_the_filters_are_taken_out_again(build):
     def filters() -> list[list[object]]:
         loggers = [logging.getLogger(name) for name in LOGGERS]
-        return [[*logger.filters, "makeRecord" in vars(logger)] for logger in loggers]
+        mine = ("makeRecord", "isEnabledFor")
+        return [[*logger.filters, *(name in vars(logger) for name in mine)] for logger in loggers]
 
     before = filters()
     threads = set(threading.enumerate())
@@ -724,7 +766,6 @@ def test_a_refusal_outlives_the_success_of_another_signal(caplog):
         ),
         (logging.ERROR, "code: %s", (StatusCode.UNAVAILABLE,), ExportFailure("UNAVAILABLE", False)),
         (logging.ERROR, "code: %s, %s", (403, "Forbidden"), ExportFailure("HTTP 403", True)),
-        (logging.DEBUG, '%s://%s:%s "%s" %s', ("https", "c", 443, "POST", 200), None),
     ],
 )
 def test_the_reason_is_read_from_what_an_exporter_logs(level, text, arguments, hint):

@@ -49,15 +49,12 @@ def failure_in_log_record(record: logging.LogRecord) -> ExportFailure | None:
     """Read why an export fails from what an exporter logs.
 
     Args:
-        record: A record of one of `LOGGERS`. Below WARNING none is of a failure: urllib3 logs the
-            port and status of each request. Its text is used only if all its arguments are
-            numbers: any other argument may quote a URL or a header.
+        record: A record of one of `LOGGERS`, at WARNING or above. Its text is used only if all its
+            arguments are numbers: any other argument may quote a URL or a header.
 
     Returns:
         The failure, or None if the record names none.
     """
-    if record.levelno < logging.WARNING:
-        return None
     arguments = record.args if isinstance(record.args, tuple) else ()
     if arguments and all(isinstance(value, int) for value in arguments):
         return ExportFailure(record.getMessage(), was_answered=True)  # a batch that is too large
@@ -73,7 +70,10 @@ def failure_in_log_record(record: logging.LogRecord) -> ExportFailure | None:
 
 @contextmanager
 def capture_exporter_logs(listener: Callable[[logging.LogRecord], None]) -> Iterator[None]:
-    """Pass what the exporters' loggers get inside to *listener*, in place of the log."""
+    """Pass what the exporters' loggers get inside to *listener*, in place of the log.
+
+    It gets the records at WARNING and above, whatever levels the app has set.
+    """
     token = log_listener.set(listener)
     try:
         yield
@@ -104,25 +104,39 @@ class ExporterLogFilter(logging.Filter):
         return all(frame.f_code is not self._code for frame, _ in walk_tb(trace))
 
     def install(self) -> None:
-        """Add this filter before the others of each logger, and replace the loggers' `makeRecord`.
+        """Add this filter before the others of each logger, and replace two of its methods.
 
         The SDK has a filter that drops a record which is like the one before. It must not compare
-        the app's records with the library's, so it comes later. The app's log record factory may
-        raise, and would end the export that logs. So it makes no record that is dropped anyway.
+        the app's records with the library's, so it comes later.
+
+        The methods do their own only inside an export of the library. An app that sets a high level
+        has no filter called, and the library would not learn that the queue is full
+        (test_a_full_queue_is_told_once). The app's log record factory may raise, which would end
+        the export that logs. So it makes no record that is dropped anyway.
         """
         for name in LOGGERS:
             logger = logging.getLogger(name)
             logger.filters.insert(0, self)
-            vars(logger).setdefault("makeRecord", partial(_make_record, logger))
+            for method, function in _REPLACED.items():
+                vars(logger).setdefault(method, partial(function, logger))
 
     def remove(self) -> None:
         """Undo `install`. A second call does nothing."""
         for name in LOGGERS:
             logger = logging.getLogger(name)
             logger.removeFilter(self)
-            is_ours = getattr(vars(logger).get("makeRecord"), "func", None) is _make_record
-            if is_ours and not any(isinstance(one, ExporterLogFilter) for one in logger.filters):
-                vars(logger).pop("makeRecord", None)
+            if any(isinstance(one, ExporterLogFilter) for one in logger.filters):
+                continue
+            for method, function in _REPLACED.items():
+                if getattr(vars(logger).get(method), "func", None) is function:
+                    del vars(logger)[method]
+
+
+def _is_enabled_for(logger: logging.Logger, level: int) -> bool:
+    """Return True if a level is logged: by the app's settings, or WARNING inside an export."""
+    if log_listener.get() is None:
+        return type(logger).isEnabledFor(logger, level)
+    return level >= logging.WARNING
 
 
 def _make_record(  # noqa: PLR0913, PLR0917 - the signature of logging
@@ -143,3 +157,10 @@ def _make_record(  # noqa: PLR0913, PLR0917 - the signature of logging
         make_record = type(logger).makeRecord
         return make_record(logger, name, level, fn, lno, msg, args, exc_info, func, extra, sinfo)
     return logging.LogRecord(name, level, fn, lno, msg, args, exc_info, func, sinfo)
+
+
+_REPLACED: Final[Mapping[str, Callable[..., object]]] = {
+    "isEnabledFor": _is_enabled_for,
+    "makeRecord": _make_record,
+}
+"""The methods of `logging.Logger` that `ExporterLogFilter.install` replaces."""
