@@ -27,8 +27,7 @@ import warm
 from assisters_otel.providers import entry_points as registration
 from assisters_otel.providers import owned_providers, workers
 from assisters_otel.providers.build import build_providers
-from assisters_otel.providers.delivery import REPEAT_WARNING_S, DeliveryState
-from assisters_otel.providers.delivery import Receiver as Reach
+from assisters_otel.providers.delivery import REPEAT_WARNING_S, DeliveryState, Receiver
 from assisters_otel.providers.exporter_logs import LOGGERS, failure_in_log_record
 from assisters_otel.providers.failures import ExportFailure, failure_of
 from otlp import Collector
@@ -598,8 +597,8 @@ def test_a_full_queue_is_told_once(build, monkeypatch, caplog):
 
 
 def test_a_queue_that_is_full_because_nobody_answers_is_no_warning_of_its_own(caplog):
-    reach = Reach("http://c")
-    spans, metrics = (DeliveryState(what, what, reach) for what in ("spans", "metrics"))
+    receiver = Receiver("http://c")
+    spans, metrics = (DeliveryState(what, what, receiver) for what in ("spans", "metrics"))
     refused = (ConnectionRefusedError(111, "Connection refused"),)
     spans.start()
     spans.note_exporter_log(
@@ -614,10 +613,10 @@ def test_a_queue_that_is_full_because_nobody_answers_is_no_warning_of_its_own(ca
 
 
 def test_a_signal_is_said_to_be_dropped_once(caplog):
-    reach = Reach("http://c")
-    reach.telemetry += ["spans", "metrics"]
-    reach.failed("spans", ExportFailure("queue full", was_answered=True), 0.0)
-    reach.failed("metrics", ExportFailure("no answer in time", was_answered=False), 1.0)
+    receiver = Receiver("http://c")
+    receiver.telemetry += ["spans", "metrics"]
+    receiver.failed("spans", ExportFailure("queue full", was_answered=True), 0.0)
+    receiver.failed("metrics", ExportFailure("no answer in time", was_answered=False), 1.0)
 
     assert [text.partition("): ")[2].partition(" are")[0] for _, text in said(caplog)] == [
         "spans",
@@ -715,27 +714,27 @@ def test_the_filters_are_taken_out_again(build):
 
 def test_a_place_that_fails_again_soon_is_not_spoken_of(caplog):
     caplog.set_level(logging.INFO)
-    reach = Reach("http://c")
-    reach.telemetry += ["spans", "metrics"]
+    receiver = Receiver("http://c")
+    receiver.telemetry += ["spans", "metrics"]
     gone = ExportFailure("ConnectionError", was_answered=False)
 
     for now_s in (0.0, REPEAT_WARNING_S - 1, REPEAT_WARNING_S - 0.5, REPEAT_WARNING_S + 1):
-        reach.failed("spans", gone, now_s)
-        reach.failed("metrics", gone, now_s)
-        reach.succeeded("spans")
-        reach.succeeded("metrics")
+        receiver.failed("spans", gone, now_s)
+        receiver.failed("metrics", gone, now_s)
+        receiver.succeeded("spans")
+        receiver.succeeded("metrics")
 
     assert [level for level, _ in said(caplog)] == ["WARNING", "INFO", "WARNING", "INFO"]
 
 
 def test_a_refusal_outlives_the_success_of_another_signal(caplog):
     caplog.set_level(logging.INFO)
-    reach = Reach("http://c")
-    reach.failed("metrics", ExportFailure("HTTP 404", was_answered=True), 0.0)
+    receiver = Receiver("http://c")
+    receiver.failed("metrics", ExportFailure("HTTP 404", was_answered=True), 0.0)
 
-    reach.succeeded("spans")
+    receiver.succeeded("spans")
     assert [level for level, _ in said(caplog)] == ["WARNING"]
-    reach.succeeded("metrics")
+    receiver.succeeded("metrics")
     assert [level for level, _ in said(caplog)] == ["WARNING", "INFO"]
 
 

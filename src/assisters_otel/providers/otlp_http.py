@@ -208,7 +208,7 @@ class _WatchedAdapter(BaseAdapter):
             return adapter.send(request, timeout=timeout, proxies=proxies, **settings._asdict())
         except OSError as error:
             is_tls = str(request.url).lower().startswith("https:")
-            fault = tls_files.explain(
+            fault = tls_files.fault_of_request(
                 error,
                 self._signal,
                 bundle=settings.verify if is_tls and isinstance(settings.verify, str) else None,

@@ -2,7 +2,7 @@
 
 The files are a CA bundle, the client's certificate, and its private key. An exception of OpenSSL or
 requests does not name the variable. So the files are read once more here: by `faults` before they
-are used, by `explain` after a request has failed.
+are used, by `fault_of_request` after a request has failed.
 
 Source: OpenTelemetry's variables for OTLP exporters, and those of requests, by which the HTTP
 exporter sends. From exporter 1.45 on requests' variables win over OpenTelemetry's
@@ -23,7 +23,7 @@ from assisters_otel.providers.failures import MAX_CAUSES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-OF_REQUESTS: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+REQUESTS_BUNDLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 """The variables that name a CA bundle for requests. The first that is set counts."""
 
 _MAX_PATH: Final = 200
@@ -67,32 +67,35 @@ def faults(signal: str, *, by_grpc: bool) -> Iterator[Fault]:
         by_grpc: True for the gRPC exporter. It takes no directory, reads no variable of requests,
             and reads client files only beside a CA file.
     """
-    bundle = _set(variables(signal, "CERTIFICATE"))
+    bundle = _first_set(variables(signal, "CERTIFICATE"))
     if by_grpc and bundle is None:
         return
-    for variable in (bundle, None if by_grpc else _set(OF_REQUESTS)):
+    for variable in (bundle, None if by_grpc else _first_set(REQUESTS_BUNDLES)):
         if variable is not None:
             yield from _ca_faults(variable, os.environ[variable], may_be_directory=not by_grpc)
-    certificate = _set(variables(signal, "CLIENT_CERTIFICATE"))
-    key = _set(variables(signal, "CLIENT_KEY"))
+    certificate = _first_set(variables(signal, "CLIENT_CERTIFICATE"))
+    key = _first_set(variables(signal, "CLIENT_KEY"))
     if certificate is not None:
         yield from _client_faults(
             certificate, os.environ[certificate], key, os.environ[key] if key else None
         )
 
 
-def beside(signal: str) -> tuple[str, str] | None:
+def competing_bundles(signal: str) -> tuple[str, str] | None:
     """Return the two variables that name different CA bundles for a signal by HTTP, or None.
 
     The first is one of requests, the second one of OpenTelemetry.
     """
-    theirs, ours = _set(OF_REQUESTS), _set(variables(signal, "CERTIFICATE"))
-    if theirs is None or ours is None or os.environ[theirs] == os.environ[ours]:
+    of_requests, of_otlp = (
+        _first_set(REQUESTS_BUNDLES),
+        _first_set(variables(signal, "CERTIFICATE")),
+    )
+    if of_requests is None or of_otlp is None or os.environ[of_requests] == os.environ[of_otlp]:
         return None
-    return theirs, ours
+    return of_requests, of_otlp
 
 
-def explain(
+def fault_of_request(
     error: BaseException,
     signal: str,
     *,
@@ -113,7 +116,7 @@ def explain(
     causes = list(_causes(error))
     if any(isinstance(cause, (ConnectionError, TimeoutError)) for cause in causes):
         return None
-    names = (*variables(signal, "CERTIFICATE"), *OF_REQUESTS)
+    names = (*variables(signal, "CERTIFICATE"), *REQUESTS_BUNDLES)
     source = next((name for name in names if bundle and os.environ.get(name) == bundle), None)
     if bundle:
         found = next(_ca_faults(source or "verify", bundle, may_be_directory=True), None)
@@ -123,9 +126,9 @@ def explain(
         certificate, key = (client, None) if isinstance(client, str) else client
         found = next(
             _client_faults(
-                _set(variables(signal, "CLIENT_CERTIFICATE")) or "cert",
+                _first_set(variables(signal, "CLIENT_CERTIFICATE")) or "cert",
                 certificate,
-                _set(variables(signal, "CLIENT_KEY")) or "cert",
+                _first_set(variables(signal, "CLIENT_KEY")) or "cert",
                 key,
             ),
             None,
@@ -150,7 +153,7 @@ def _untrusted(
         text += f"Write the path of its CA's PEM file into {common}"
     else:
         text += f"The CA bundle is the one that {source} names, {_shown(bundle or '')}"
-        other = _set((own, common)) if source in OF_REQUESTS else None
+        other = _first_set((own, common)) if source in REQUESTS_BUNDLES else None
         if other is not None:
             text += f": requests takes it in place of the one that {other} names"
     return Fault(text, is_shared=source != own)
@@ -219,7 +222,7 @@ def _is_hashed(path: str) -> bool:
         return False
 
 
-def _set(names: tuple[str, ...]) -> str | None:
+def _first_set(names: tuple[str, ...]) -> str | None:
     return next((name for name in names if os.environ.get(name)), None)
 
 

@@ -114,7 +114,7 @@ def _certificates(signal: Signal, route: ExporterSpec) -> Iterator[Finding]:
             texts.append(str(error))
     elif endpoint.startswith("https:"):
         texts += [fault.text for fault in tls_files.faults(signal.name, by_grpc=False)]
-        two = tls_files.beside(signal.name)
+        two = tls_files.competing_bundles(signal.name)
         if two is not None:
             yield Finding(
                 "certificate", True,
