@@ -170,7 +170,7 @@ def _tracers(
     warn: Warn | None,
 ) -> Pipeline[TracerProvider]:
     chosen, ids = sampler(warn), id_generator(warn)
-    # What `configurator` gives is a private argument, and in the signature of some versions only.
+    # `configurator` gives a private argument, which a later version may drop. So it is not typed.
     create = partial(cast("Callable[..., TracerProvider]", TracerProvider), chosen, resource)
     configured = configurator("tracer", warn)
     with ExitStack() as undo:

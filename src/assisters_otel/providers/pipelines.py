@@ -82,7 +82,7 @@ class WatchedMeterProvider(MeterProvider):
     ) -> None:
         self._created_in_pid = os.getpid()
         self._is_shared = False
-        # `configured` is a private argument, and in the signature of some versions only.
+        # `configured` is a private argument, which a later version may drop. So it is not typed.
         init = cast("Callable[..., None]", super().__init__)
         init(readers, resource=resource, shutdown_on_exit=False, **configured)
 
