@@ -23,6 +23,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.util import _importlib_metadata
 
+import assisters_otel
 import warm
 from assisters_otel.providers import entry_points as registration
 from assisters_otel.providers import owned_providers, workers
@@ -386,6 +387,10 @@ class Raising(SpanExporter):
         raise ConnectionResetError(104, "Connection reset", "?key=secret")
 
 
+CREDENTIALS = (
+    "opentelemetry_otlp_credential_provider",
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
+)
 ACME = ("opentelemetry_traces_exporter", "acme")
 
 
@@ -462,6 +467,8 @@ def test_what_cannot_be_used_is_told_and_leaves_no_thread(
         (ACME[0], "OTEL_TRACES_EXPORTER", "no.such:X", r"cannot be imported .* install what"),
         ("opentelemetry_id_generator", "OTEL_PYTHON_ID_GENERATOR", "Broken", r"makes no ids"),
         ("opentelemetry_traces_sampler", "OTEL_TRACES_SAMPLER", "acme_sampler", r"no sampler"),
+        (CREDENTIALS[0], CREDENTIALS[1], "Broken", r"'acme' cannot be made \(KeyError\)"),
+        (CREDENTIALS[0], CREDENTIALS[1], "Ids", r"'acme' gives no session"),
     ],
 )
 def test_what_is_registered_wrongly_is_told(
@@ -472,6 +479,27 @@ def test_what_is_registered_wrongly_is_told(
 
     with pytest.raises(ValueError, match=message):
         build()
+
+
+# By gRPC the signal's own variable counts only beside a certificate.
+@pytest.mark.parametrize("way", ["HTTP_TRACES", "GRPC"])
+def test_a_credential_provider_that_raises_costs_its_signal_alone(
+    monkeypatch, caplog, registered, way
+):
+    registered(CREDENTIALS[0], "acme", "Broken")
+    monkeypatch.setenv(f"OTEL_PYTHON_EXPORTER_OTLP_{way}_CREDENTIAL_PROVIDER", "acme")
+    if way == "GRPC":
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://127.0.0.1:9")
+
+    with Collector() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
+        with assisters_otel.init("x") as telemetry:
+            destinations = telemetry.status().destinations
+
+    assert [text.partition(":")[0] for text in destinations] == ["metrics"]
+    ((_, text),) = [one for one in said(caplog) if "no spans are sent" in one[1]]
+    assert "KeyError" in text
 
 
 def test_a_sampler_that_raises_is_told(build, monkeypatch, registered):

@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 import requests
 from requests.adapters import BaseAdapter
 
+from assisters_otel.api import redaction
 from assisters_otel.own_export import log_listener
 from assisters_otel.providers import tls_files
 from assisters_otel.providers.entry_points import load_entry_point
@@ -77,7 +78,8 @@ def session(
         report: Gets why a request was not taken, or None if it was.
 
     Raises:
-        ValueError: A variable asks for a credential provider that does not exist.
+        ValueError: A variable asks for a credential provider that does not exist, that raises, or
+            that gives something else.
     """
     made = _with_credentials(signal) or requests.Session()
     with suppress(requests.RequestException, ValueError):  # what is no URL cannot be sent to
@@ -97,9 +99,15 @@ def _with_credentials(signal: str) -> Session | None:
     if not name:
         return None
     provider: Any = load_entry_point("opentelemetry_otlp_credential_provider", name, variable)
-    made = provider()
+    try:
+        made = provider()
+    except Exception as error:
+        raise ValueError(
+            f"{variable}: {redaction.shown(name)} cannot be made ({type(error).__name__}). "
+            f"Unset {variable}, or correct the provider"
+        ) from error
     if not isinstance(made, requests.Session):
-        raise ValueError(f"{variable}: {name!r} gives no session of requests")
+        raise ValueError(f"{variable}: {redaction.shown(name)} gives no session of requests")
     return made
 
 
