@@ -98,7 +98,8 @@ class ExporterLogFilter(logging.Filter):
         """Return True if a record is not of an export of the library."""
         listener = log_listener.get()
         if listener is not None:
-            listener(record)
+            if record.levelno >= logging.WARNING:
+                listener(record)
             return False
         trace = record.exc_info[2] if record.exc_info else None
         return all(frame.f_code is not self._code for frame, _ in walk_tb(trace))
@@ -117,7 +118,7 @@ class ExporterLogFilter(logging.Filter):
         for name in LOGGERS:
             logger = logging.getLogger(name)
             logger.filters.insert(0, self)
-            for method, function in _REPLACED.items():
+            for method, function in _replaced(name).items():
                 vars(logger).setdefault(method, partial(function, logger))
 
     def remove(self) -> None:
@@ -127,16 +128,15 @@ class ExporterLogFilter(logging.Filter):
             logger.removeFilter(self)
             if any(isinstance(one, ExporterLogFilter) for one in logger.filters):
                 continue
-            for method, function in _REPLACED.items():
+            for method, function in _replaced(name).items():
                 if getattr(vars(logger).get(method), "func", None) is function:
                     del vars(logger)[method]
 
 
 def _is_enabled_for(logger: logging.Logger, level: int) -> bool:
     """Return True if a level is logged: by the app's settings, or WARNING inside an export."""
-    if log_listener.get() is None:
-        return type(logger).isEnabledFor(logger, level)
-    return level >= logging.WARNING
+    is_export = level >= logging.WARNING and log_listener.get() is not None
+    return is_export or type(logger).isEnabledFor(logger, level)
 
 
 def _make_record(  # noqa: PLR0913, PLR0917 - the signature of logging
@@ -159,8 +159,13 @@ def _make_record(  # noqa: PLR0913, PLR0917 - the signature of logging
     return logging.LogRecord(name, level, fn, lno, msg, args, exc_info, func, sinfo)
 
 
-_REPLACED: Final[Mapping[str, Callable[..., object]]] = {
-    "isEnabledFor": _is_enabled_for,
-    "makeRecord": _make_record,
-}
-"""The methods of `logging.Logger` that `ExporterLogFilter.install` replaces."""
+def _replaced(name: str) -> dict[str, Callable[..., object]]:
+    """Return the methods that are replaced in the logger called *name*.
+
+    urllib3 asks its logger with each request of the app's, and warns of nothing that the exporters
+    do not report. So the app's requests do not pay for it.
+    """
+    replaced: dict[str, Callable[..., object]] = {"makeRecord": _make_record}
+    if name.startswith("opentelemetry."):
+        replaced["isEnabledFor"] = _is_enabled_for
+    return replaced
