@@ -67,7 +67,7 @@ def findings(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Findi
             f"Unset {' or '.join(signal.exporter for signal in off)}, or write otlp.",
         )  # fmt: skip
     if untried:
-        what = " and ".join(signal.what for signal in untried)
+        what = " and ".join(signal.telemetry for signal in untried)
         yield Finding(
             "arrival", True,
             f"no test of the {what} was sent, since no endpoint is named: whoever listens at the "
@@ -114,7 +114,7 @@ def _certificates(signal: Signal, route: ExporterSpec) -> Iterator[Finding]:
             texts.append(str(error))
     elif endpoint.startswith("https:"):
         texts += [fault.text for fault in tls_files.faults(signal.name, by_grpc=False)]
-        two = tls_files.beside(signal.name)
+        two = tls_files.competing_bundles(signal.name)
         if two is not None:
             yield Finding(
                 "certificate", True,
@@ -125,7 +125,7 @@ def _certificates(signal: Signal, route: ExporterSpec) -> Iterator[Finding]:
 
 
 def _none(signal: Signal) -> Finding:
-    what = f"none: no {signal.what} leave the process, as {signal.exporter} says"
+    what = f"none: no {signal.telemetry} leave the process, as {signal.exporter} says"
     return Finding(signal.name, True, what)
 
 

@@ -97,13 +97,13 @@ def finding(signal: Signal, endpoint: str | None, environ: Mapping[str, str]) ->
     with captured_log.heard() as lines:
         accepted = built.shutdown(_ARRIVES_S)
     if accepted:
-        what = f"a test of the {signal.what} was accepted, service {SERVICE}"
+        what = f"a test of the {signal.telemetry} was accepted, service {SERVICE}"
         return Finding("arrival", True, what)
     reasons = list(dict.fromkeys(match[1] for match in map(_REASON.search, lines) if match))
     why = f": {', '.join(reasons)}" if reasons else ""
     is_whole = endpoint is None and bool(environ.get(signal.endpoint, "").strip())
     return Finding(
-        "arrival", False, f"the {signal.what} were not accepted{why}",
+        "arrival", False, f"the {signal.telemetry} were not accepted{why}",
         _advice(signal, reasons, is_whole=is_whole),
     )  # fmt: skip
 
