@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json as json_
 from difflib import get_close_matches
 from typing import Annotated, Final
 
 import typer
+from rich.text import Text
 
 from assisters_otel import catalog
+from assisters_otel.cli import output
 from assisters_otel.explanation import explain as explanation
 
 HELP: Final = (
@@ -35,25 +36,18 @@ def explain(
         raise typer.BadParameter(f"{code!r} is no documented code. {_hint(code)}")
     told = explanation.explain(code)
     if json:
-        typer.echo(json_.dumps(told._asdict(), indent=2))
+        output.show_json(told._asdict())
         return
-    from rich.table import Table  # noqa: PLC0415 - the extra's
-    from rich.text import Text  # noqa: PLC0415
-
-    from assisters_otel.cli import output  # noqa: PLC0415
-
     helps = ("a retry helps", "bold green") if told.retryable else ("no retry helps", "bold red")
     head = Text.assemble((code, "bold"), f"  {told.status} {told.type}  ", helps)
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for _ in range(2):
-        table.add_column(overflow="fold")
+    facts = output.grid("", "")
     for name, value in (
         ("Whose side", told.side),
         ("What to do", told.advice),
         ("For users", told.user_message),
     ):
-        table.add_row(Text(name, "dim"), Text(value))
-    output.show(output.console(), head, table)
+        facts.add_row(Text(name, "dim"), Text(value))
+    output.show(head, facts)
 
 
 def _hint(text: str) -> str:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from assisters_otel.cli import output
+
 if TYPE_CHECKING:
     from assisters_otel.testing import FakeApi
 
@@ -49,7 +51,10 @@ def fake_api(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: over.set())
     try:
-        typer.echo(json_.dumps({"url": api.url}) if json else _greeting(api.url))
+        if json:
+            output.show_json({"url": api.url}, in_one_line=True)
+        else:
+            output.show(output.uncut(_greeting(api.url)))
         over.wait()
     finally:
         api.stop()

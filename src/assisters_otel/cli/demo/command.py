@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from assisters_otel import config
+from assisters_otel.cli import output
 from assisters_otel.semconv import environment
 
 HELP: Final = (
@@ -41,8 +42,6 @@ def demo(
         typer.BadParameter: The endpoint, the picture's file, or a variable, cannot be used.
         typer.Exit: Something did not come out as it should.
     """
-    from rich.console import Console  # noqa: PLC0415 - the extra's
-
     from assisters_otel.cli.demo import json_document, playing, terminal  # noqa: PLC0415 - the extra's
     from assisters_otel.cli.demo.recording import Recording  # noqa: PLC0415
 
@@ -54,10 +53,10 @@ def demo(
         recording = Recording(endpoint)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    with Console(stderr=True).status("Playing five scenes against a fake API …"):
+    with output.status("Playing five scenes against a fake API …"):
         played = playing.perform(recording)
     if json:
-        typer.echo(json_document.write(played))
+        output.show_json(json_document.document(played))
     else:
         terminal.show(played)
     if picture is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.metrics.export import NumberDataPoint
@@ -18,22 +17,19 @@ if TYPE_CHECKING:
     from assisters_otel.cli.demo.playing import Performance, Played
 
 
-def write(performance: Performance) -> str:
-    """Write the document: scenes with their calls and attempts, metrics with their points."""
-    return json.dumps(
-        {
-            "version": __version__,
-            "service": SERVICE,
-            "ok": not performance.problems,
-            "problems": performance.problems,
-            "destinations": performance.destinations,
-            "sent": performance.sent,
-            "scenes": [_scene(played) for played in performance.played],
-            "metrics": [_metric(metric) for metric in performance.metrics],
-            "log": performance.log,
-        },
-        indent=2,
-    )
+def document(performance: Performance) -> dict[str, object]:
+    """Return the document: scenes with their calls and attempts, metrics with their points."""
+    return {
+        "version": __version__,
+        "service": SERVICE,
+        "ok": not performance.problems,
+        "problems": performance.problems,
+        "destinations": performance.destinations,
+        "sent": performance.sent,
+        "scenes": [_scene(played) for played in performance.played],
+        "metrics": [_metric(metric) for metric in performance.metrics],
+        "log": performance.log,
+    }
 
 
 def _scene(played: Played) -> dict[str, object]:

@@ -62,9 +62,7 @@ _COLOURS: Final = {
 
 def show(performance: Performance) -> None:
     """Print the demo to the terminal, or as plain text where there is none."""
-    console = output.console()
-    parts = _parts(performance, is_narrow=console.width < output.NARROW)
-    output.show(console, *parts, crop=False)  # a command to copy stays one line, however long
+    output.show(*_parts(performance))
 
 
 def draw(performance: Performance) -> str:
@@ -85,17 +83,13 @@ def draw(performance: Performance) -> str:
     return re.sub(r"\s*@font-face \{.*?\}", "", drawn, flags=re.DOTALL)
 
 
-def _parts(performance: Performance, *, is_narrow: bool) -> Iterator[RenderableType]:
+def _parts(performance: Performance) -> Iterator[RenderableType]:
     yield _TITLE
     advised: set[str] = set()
     for played in performance.played:
         yield _tree(played, advised)
         yield ""
-    yield (
-        metrics_table.blocks(performance.metrics)
-        if is_narrow
-        else metrics_table.table(performance.metrics)
-    )
+    yield metrics_table.listing(performance.metrics)
     yield "\n[bold]What your log says[/]"
     yield Padding.indent(_log(performance.log), 2)
     yield "\n[bold]What you write in your app[/]"
@@ -230,9 +224,7 @@ def _whereabouts(performance: Performance) -> Iterator[RenderableType]:
     """Say where telemetry went."""
     if performance.sent is None:
         yield "Nothing was sent: no endpoint is set. To look at it in Jaeger:"
-        command = f"  {_command()} demo --endpoint http://localhost:4318"
-        # In a group, since a text by itself is joined with others and loses its settings.
-        yield Group(Text(command, no_wrap=True, overflow="ignore"))
+        yield output.uncut(f"  {_command()} demo --endpoint http://localhost:4318")
         return
     yield (
         f"Sent as service [bold]{SERVICE}[/], by the trace ids above:"
