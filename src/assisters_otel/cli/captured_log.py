@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class _Lines(logging.Handler):
+class _CapturedLines(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.lines: list[str] = []
@@ -22,10 +22,10 @@ class _Lines(logging.Handler):
 
 
 @contextmanager
-def heard() -> Iterator[list[str]]:
+def captured_log() -> Iterator[list[str]]:
     """Give the lines that the library logs meanwhile: warnings, and what is worse."""
     logger = logging.getLogger(names.SCOPE)
-    handler, before = _Lines(), logger.propagate
+    handler, before = _CapturedLines(), logger.propagate
     logger.addHandler(handler)
     logger.propagate = False
     try:

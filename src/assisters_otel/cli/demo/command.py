@@ -54,7 +54,7 @@ def demo(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     with output.status("Playing five scenes against a fake API …"):
-        played = playing.perform(recording)
+        played = playing.run_scenes(recording)
     if json:
         output.show_json(json_document.document(played))
     else:

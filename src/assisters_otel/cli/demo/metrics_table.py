@@ -52,10 +52,10 @@ def _line(number: float, what: str) -> tuple[Text, Text]:
 def _counted(attributes: Attributes) -> str:
     reason = attributes.get(names.RETRY_REASON)
     first = f"after {reason}" if reason else error(attributes) or ""
-    return ", ".join([first, *unwise(attributes)])
+    return ", ".join([first, *retry_faults(attributes)])
 
 
-def unwise(attributes: Attributes) -> Iterator[str]:
+def retry_faults(attributes: Attributes) -> Iterator[str]:
     """Say what is wrong with a retry, as its span or its metric point has it."""
     if attributes.get(names.RETRY_EARLY):
         yield "earlier than asked"

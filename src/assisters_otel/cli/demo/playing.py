@@ -11,7 +11,7 @@ from opentelemetry.semconv.attributes.http_attributes import HTTP_REQUEST_RESEND
 from opentelemetry.trace import SpanKind, format_trace_id
 
 from assisters_otel import init
-from assisters_otel.cli import captured_log
+from assisters_otel.cli.captured_log import captured_log
 from assisters_otel.cli.demo.scenes import SCENES, Scene
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import metrics as metric_names
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _SCOPE: Final = f"{names.SCOPE}.demo"
 
 
-class Played(NamedTuple):
+class PlayedScene(NamedTuple):
     """One scene that has been played.
 
     Attributes:
@@ -64,7 +64,7 @@ class Played(NamedTuple):
         return tuple(sorted(told, key=lambda span: span.end_time or 0))
 
 
-class Performance(NamedTuple):
+class DemoResult(NamedTuple):
     """What the demo has to show.
 
     Attributes:
@@ -76,7 +76,7 @@ class Performance(NamedTuple):
         problems: What did not come out as it should, for people.
     """
 
-    played: tuple[Played, ...]
+    played: tuple[PlayedScene, ...]
     metrics: tuple[Metric, ...]
     log: tuple[str, ...]
     destinations: tuple[str, ...]
@@ -84,7 +84,7 @@ class Performance(NamedTuple):
     problems: tuple[str, ...]
 
 
-def perform(recording: Recording) -> Performance:
+def run_scenes(recording: Recording) -> DemoResult:
     """Play all scenes against a fake API on loopback.
 
     Args:
@@ -92,7 +92,7 @@ def perform(recording: Recording) -> Performance:
     """
     tracer = recording.tracer_provider.get_tracer(_SCOPE, __version__)
     with (
-        captured_log.heard() as heard,
+        captured_log() as heard,
         FakeApi() as api,
         init(
             hosts=[api.host],  # every port, so that the refused connection is one of ours
@@ -112,7 +112,7 @@ def perform(recording: Recording) -> Performance:
     problems += [f"trouble of the library's own: {trouble}"] if trouble else []
     if sent is False:
         problems += heard[len(said) :] or ["the telemetry did not arrive in time"]
-    return Performance(played, metrics, said, recording.destinations, sent, tuple(problems))
+    return DemoResult(played, metrics, said, recording.destinations, sent, tuple(problems))
 
 
 def is_attempt(span: ReadableSpan) -> bool:
@@ -140,14 +140,14 @@ def stream(attributes: Mapping[str, object] | None) -> str | None:
     return None if found is None else str(found)
 
 
-def _played(scene: Scene, spans: list[ReadableSpan]) -> Played:
+def _played(scene: Scene, spans: list[ReadableSpan]) -> PlayedScene:
     around = next(span for span in spans if span.parent is None and span.name == scene.title)
     trace_id = around.context.trace_id
     others = [span for span in spans if span.context.trace_id == trace_id and span is not around]
-    return Played(scene, around, tuple(others))
+    return PlayedScene(scene, around, tuple(others))
 
 
-def _wrong_spans(played: tuple[Played, ...]) -> Iterator[str]:
+def _wrong_spans(played: tuple[PlayedScene, ...]) -> Iterator[str]:
     for one in played:
         scene, attempts = one.scene, [span.attributes or {} for span in one.attempts]
         resends = (attributes.get(HTTP_REQUEST_RESEND_COUNT, 0) for attributes in attempts)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SERVICE: Final = "assisters-otel-demo"
 """The service's name in the backend."""
 
-_END_S: Final = 5.0
+_SHUTDOWN_S: Final = 5.0
 """What sending may take at the end, in seconds."""
 
 
@@ -95,12 +95,12 @@ class Recording:
         Returns:
             Whether all of it was taken, or None if it was to go nowhere.
         """
-        return self._exports.shutdown(_END_S) if self._exports else None
+        return self._exports.shutdown(_SHUTDOWN_S) if self._exports else None
 
 
 def _is_sent(signal: Signal, endpoint: str | None) -> bool:
     """Say whether a signal has an endpoint; a default one, such as localhost, does not count."""
-    if not delivery.is_asked_for(signal, endpoint, environ):
+    if not delivery.has_endpoint(signal, endpoint, environ):
         return False
     if "console" in environ.get(signal.exporter, ""):
         raise ValueError(

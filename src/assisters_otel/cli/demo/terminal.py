@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from rich.console import RenderableType
 
-    from assisters_otel.cli.demo.playing import Performance, Played
+    from assisters_otel.cli.demo.playing import DemoResult, PlayedScene
 
     Attributes = Mapping[str, object]
 
@@ -60,12 +60,12 @@ _COLOURS: Final = {
 """Of a call's or a stream's outcome; all else is red."""
 
 
-def show(performance: Performance) -> None:
+def show(result: DemoResult) -> None:
     """Print the demo to the terminal, or as plain text where there is none."""
-    output.show(*_parts(performance))
+    output.show(*_parts(result))
 
 
-def draw(performance: Performance) -> str:
+def draw(result: DemoResult) -> str:
     """Give the first traces as a picture, in SVG, which fetches nothing from anywhere."""
     console = Console(
         highlight=False,
@@ -76,31 +76,31 @@ def draw(performance: Performance) -> str:
     )
     console.print(_TITLE)
     advised: set[str] = set()
-    for played in performance.played[:_PICTURE_TRACES]:
+    for played in result.played[:_PICTURE_TRACES]:
         console.print(_tree(played, advised))
         console.print()
     drawn = console.export_svg(title="assisters-otel demo")
     return re.sub(r"\s*@font-face \{.*?\}", "", drawn, flags=re.DOTALL)
 
 
-def _parts(performance: Performance) -> Iterator[RenderableType]:
+def _parts(result: DemoResult) -> Iterator[RenderableType]:
     yield _TITLE
     advised: set[str] = set()
-    for played in performance.played:
+    for played in result.played:
         yield _tree(played, advised)
         yield ""
-    yield metrics_table.listing(performance.metrics)
+    yield metrics_table.listing(result.metrics)
     yield "\n[bold]What your log says[/]"
-    yield Padding.indent(_log(performance.log), 2)
+    yield Padding.indent(_log(result.log), 2)
     yield "\n[bold]What you write in your app[/]"
     yield Padding.indent('import assisters_otel\nassisters_otel.init("checkout")', 2)
     yield ""
-    yield from _whereabouts(performance)
-    for problem in performance.problems:
+    yield from _destinations(result)
+    for problem in result.problems:
         yield f"[bold red]Not as it should be:[/] {escape(problem)}"
 
 
-def _tree(played: Played, advised: set[str]) -> Tree:
+def _tree(played: PlayedScene, advised: set[str]) -> Tree:
     title = f"[bold]{played.scene.title}[/]  [dim]trace {played.trace_id}[/]"
     tree = Tree(title, guide_style="dim")
     branches = {played.span.context.span_id: tree}
@@ -172,7 +172,7 @@ def _resend(attributes: Attributes) -> Iterator[Text]:
         told.append(f" after {attributes[names.RETRY_REASON]}")
     if names.RETRY_DELAY in attributes:
         told.append(f", {attributes[names.RETRY_DELAY]:.2f} s later")
-    for text in metrics_table.unwise(attributes):
+    for text in metrics_table.retry_faults(attributes):
         told.append(", ").append(text, "yellow")
     yield told
 
@@ -220,16 +220,16 @@ def _command() -> str:
     return f"{shlex.quote(str(python))} -m assisters_otel"
 
 
-def _whereabouts(performance: Performance) -> Iterator[RenderableType]:
+def _destinations(result: DemoResult) -> Iterator[RenderableType]:
     """Say where telemetry went."""
-    if performance.sent is None:
+    if result.sent is None:
         yield "Nothing was sent: no endpoint is set. To look at it in Jaeger:"
         yield output.uncut(f"  {_command()} demo --endpoint http://localhost:4318")
         return
     yield (
         f"Sent as service [bold]{SERVICE}[/], by the trace ids above:"
-        if performance.sent
+        if result.sent
         else f"Not all of it, service {SERVICE}, arrived at:"
     )
-    for destination in performance.destinations:
+    for destination in result.destinations:
         yield Text(f"  {destination}")

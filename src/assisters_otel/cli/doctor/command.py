@@ -36,14 +36,16 @@ def doctor(
     Raises:
         typer.Exit: There is something to do.
     """
-    from assisters_otel.cli import captured_log  # noqa: PLC0415
+    from assisters_otel.cli.captured_log import captured_log  # noqa: PLC0415
     from assisters_otel.cli.doctor import environment  # noqa: PLC0415
 
     with (
         output.status("Looking, and sending one span and one metric where an endpoint is named …"),
-        captured_log.heard(),
+        captured_log(),
     ):
-        found = list(environment.every(endpoint, os.environ))  # they say what the library would
+        found = list(
+            environment.run_checks(endpoint, os.environ)
+        )  # they say what the library would
     is_fine = all(one.fine for one in found)
     if json:
         output.show_json({"ok": is_fine, "findings": [one._asdict() for one in found]})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry.sdk.environment_variables import OTEL_EXPORTER_OTLP_ENDPOINT
 
-from assisters_otel.cli import captured_log
+from assisters_otel.cli.captured_log import captured_log
 from assisters_otel.cli.doctor.finding import Finding
 from assisters_otel.providers.build import build_providers
 from assisters_otel.providers.signals import METRICS, TRACES
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SERVICE: Final = "assisters-otel-doctor"
 """The service's name of what is sent."""
 
-_ARRIVES_S: Final = 10.0
+_DELIVERY_S: Final = 10.0
 _REASON: Final = re.compile(r"\((.*)\)")
 """Where a warning of the library's has the reason: between the first bracket and the last."""
 
@@ -59,10 +59,10 @@ _ADVICE: Final = (
 )
 """What to do, by why something was not accepted; the first that matches."""
 
-_OTHERWISE: Final = "Look at the collector's log: is it there, and is it an OTLP receiver?"
+_OTHER_ADVICE: Final = "Look at the collector's log: is it there, and is it an OTLP receiver?"
 
 
-def is_asked_for(signal: Signal, endpoint: str | None, environ: Mapping[str, str]) -> bool:
+def has_endpoint(signal: Signal, endpoint: str | None, environ: Mapping[str, str]) -> bool:
     """Return True if somebody has named an endpoint for a signal.
 
     What listens at the default one, on this machine, may be anything, and somebody else's.
@@ -71,7 +71,7 @@ def is_asked_for(signal: Signal, endpoint: str | None, environ: Mapping[str, str
     return bool(endpoint) or any(environ.get(variable, "").strip() for variable in variables)
 
 
-def finding(signal: Signal, endpoint: str | None, environ: Mapping[str, str]) -> Finding:
+def check_delivery(signal: Signal, endpoint: str | None, environ: Mapping[str, str]) -> Finding:
     """Send one span or one metric, and say whether it was accepted.
 
     Args:
@@ -94,8 +94,8 @@ def finding(signal: Signal, endpoint: str | None, environ: Mapping[str, str]) ->
         built.tracer_provider.get_tracer(names.SCOPE).start_span("doctor").end()
     if built.meter_provider is not None:
         built.meter_provider.get_meter(names.SCOPE).create_counter("doctor").add(1)
-    with captured_log.heard() as lines:
-        accepted = built.shutdown(_ARRIVES_S)
+    with captured_log() as lines:
+        accepted = built.shutdown(_DELIVERY_S)
     if accepted:
         what = f"a test of the {signal.what} was accepted, service {SERVICE}"
         return Finding("arrival", True, what)
@@ -120,4 +120,4 @@ def _advice(signal: Signal, reasons: list[str], *, is_whole: bool) -> str:
         advice for pattern, advice in _ADVICE if any(pattern.match(reason) for reason in reasons)
     )
     url, ends = ("URL", "in") if is_whole else ("base URL", "before")
-    return next(found, _OTHERWISE).format(url=url, ends=ends, path=signal.path)
+    return next(found, _OTHER_ADVICE).format(url=url, ends=ends, path=signal.path)

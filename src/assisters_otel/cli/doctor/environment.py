@@ -20,7 +20,7 @@ _MODES: Final = frozenset({"http", "http/dup"})
 _BASE_URLS: Final = ("OPENAI_BASE_URL", environment.ASSISTERS_BASE_URL)
 
 
-def every(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Finding]:
+def run_checks(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Finding]:
     """Look at everything, the quick things first.
 
     Args:
@@ -31,9 +31,9 @@ def every(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Finding]
     yield from _hosts(environ)
     yield from _captures(environ)
     yield from _conventions(environ)
-    yield from packages.findings()
-    yield from process.findings(environ)
-    yield from collector.findings(endpoint, environ)
+    yield from packages.check_packages()
+    yield from process.check_process(environ)
+    yield from collector.check_collector(endpoint, environ)
 
 
 def _hosts(environ: Mapping[str, str]) -> Iterator[Finding]:

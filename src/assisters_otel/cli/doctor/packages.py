@@ -38,7 +38,7 @@ def interpreter() -> Finding:
     return Finding("python", True, f"{sys.executable} {platform.python_version()}")
 
 
-def findings() -> Iterator[Finding]:
+def check_packages() -> Iterator[Finding]:
     """Look at the clients, at who else instruments them, and at the versions."""
     yield from _clients()
     yield _not_seen()

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 ZERO_CODE: Final = "zero-code"
 PATCHES: Final = "patches"
 _DISABLED: Final = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
-_OURS: Final = "assisters"
+_ENTRY_POINT: Final = "assisters"
 """Our name among the entry points."""
 
 _AUTO: Final = "opentelemetry.instrumentation.auto_instrumentation"
 _DISTRO: Final = "opentelemetry.distro"
-_SENDS: Final = {
+_SEND_METHODS: Final = {
     "httpx": ("HTTPTransport.handle_request", "AsyncHTTPTransport.handle_async_request"),
     "httpx2": ("HTTPTransport.handle_request", "AsyncHTTPTransport.handle_async_request"),
     "requests": ("Session.send",),
@@ -36,7 +36,7 @@ _SENDS: Final = {
 """Where instrumentations of HTTP clients wrap."""
 
 
-def findings(environ: Mapping[str, str]) -> Iterator[Finding]:
+def check_process(environ: Mapping[str, str]) -> Iterator[Finding]:
     """Look at how the process was switched on, and at who has patched its clients.
 
     Args:
@@ -48,10 +48,11 @@ def findings(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 def _zero_code(environ: Mapping[str, str]) -> Iterator[Finding]:
     disabled = {one.strip() for one in environ.get(_DISABLED, "").split(",")}
-    if disabled & {_OURS, "*"}:
+    if disabled & {_ENTRY_POINT, "*"}:
         yield Finding(
-            ZERO_CODE, False, f"{_DISABLED} names {_OURS}: opentelemetry-instrument leaves us out",
-            f"Take {_OURS} out of {_DISABLED}.",
+            ZERO_CODE, False,
+            f"{_DISABLED} names {_ENTRY_POINT}: opentelemetry-instrument leaves us out",
+            f"Take {_ENTRY_POINT} out of {_DISABLED}.",
         )  # fmt: skip
         return
     if _AUTO not in sys.modules:
@@ -83,10 +84,10 @@ def _is_missing(provider: object) -> bool:
 
 def _patches() -> Iterator[Finding]:
     doubled = False
-    for module, paths in _SENDS.items():
+    for module, paths in _SEND_METHODS.items():
         if find_spec(module) is None:
             continue
-        counts = Counter(name for path in paths for name in _around(module, path))
+        counts = Counter(name for path in paths for name in _patched_by(module, path))
         once = len(paths)
         for name, count in counts.items():
             if count > once:
@@ -105,7 +106,7 @@ def _patches() -> Iterator[Finding]:
         yield Finding(PATCHES, True, "no client is patched twice in this process")
 
 
-def _around(module: str, path: str) -> Iterator[str]:
+def _patched_by(module: str, path: str) -> Iterator[str]:
     """Give the module of each instrumentation around a method, from the outside, but ours."""
     owner, _, name = path.rpartition(".")
     function: Any = vars(attrgetter(owner)(importlib.import_module(module)))[name]
