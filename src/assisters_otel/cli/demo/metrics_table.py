@@ -8,7 +8,7 @@ from opentelemetry.sdk.metrics.export import HistogramDataPoint, NumberDataPoint
 from rich.text import Text
 
 from assisters_otel.cli import output
-from assisters_otel.cli.demo.playing import error, outcome
+from assisters_otel.cli.span_text import call_outcome, error_name, retry_faults
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 
 
 def listing(metrics: Iterable[Metric]) -> output.Listing:
-    """Return what the metrics count, each metric once."""
+    """Return what the metrics count, one row per metric."""
     rows = [output.Row((Text(metric.name),), tuple(_lines(metric))) for metric in metrics]
     return output.Listing(("Metric", "", ""), [row for row in rows if row.lines])
 
 
 def _lines(metric: Metric) -> Iterator[tuple[Text, Text]]:
-    """Give a number and what it counts, for each thing that a metric tells apart."""
+    """Yield a number and what it counts.
+
+    Counters and gauges are added up by error and retry reason, histograms by call outcome.
+    """
     numbers: dict[str, int | float] = {}
     histograms: dict[str, list[HistogramDataPoint]] = {}
     for point in metric.data.data_points:
@@ -35,14 +38,14 @@ def _lines(metric: Metric) -> Iterator[tuple[Text, Text]]:
             what = _counted(attributes)
             numbers[what] = numbers.get(what, 0) + point.value
         elif isinstance(point, HistogramDataPoint):
-            histograms.setdefault(outcome(attributes) or "", []).append(point)
+            histograms.setdefault(call_outcome(attributes) or "", []).append(point)
     for what, number in numbers.items():
         yield _line(number, what)
-    for ended, points in histograms.items():
+    for outcome, points in histograms.items():
         count = sum(point.count for point in points)
         mean = sum(point.sum for point in points) / count
         unit = (metric.unit or "").replace("{attempt}", "attempts")
-        yield _line(count, f"{ended}, mean {mean:.2g} {unit}".removeprefix(", "))
+        yield _line(count, f"{outcome}, mean {mean:.2g} {unit}".removeprefix(", "))
 
 
 def _line(number: float, what: str) -> tuple[Text, Text]:
@@ -51,13 +54,5 @@ def _line(number: float, what: str) -> tuple[Text, Text]:
 
 def _counted(attributes: Attributes) -> str:
     reason = attributes.get(names.RETRY_REASON)
-    first = f"after {reason}" if reason else error(attributes) or ""
+    first = f"after {reason}" if reason else error_name(attributes) or ""
     return ", ".join([first, *retry_faults(attributes)])
-
-
-def retry_faults(attributes: Attributes) -> Iterator[str]:
-    """Say what is wrong with a retry, as its span or its metric point has it."""
-    if attributes.get(names.RETRY_EARLY):
-        yield "earlier than asked"
-    if attributes.get(names.RETRY_FUTILE):
-        yield "no use"
