@@ -16,7 +16,7 @@ HELP: Final = "List the documented errors: status, type, whether a retry helps, 
 def errors(
     *, json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False
 ) -> None:
-    """Print the catalog."""
+    """Print every record of `catalog.ERRORS`."""
     if json:
         output.show_json([error._asdict() for error in catalog.ERRORS])
         return

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def document(result: DemoResult) -> dict[str, object]:
-    """Return the document: scenes with their calls and attempts, metrics with their points."""
+    """Return the scenes with their calls and attempts, and the metrics with their points."""
     return {
         "version": __version__,
         "service": SERVICE,

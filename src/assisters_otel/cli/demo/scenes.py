@@ -1,4 +1,4 @@
-"""The scenes of the demo: what a real client does, what the API answers, what must be seen."""
+"""The scenes of the demo: what the API answers, what a real client does, what is expected."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ _PROXY_PAGE: Final = "<html><h1>502 Bad Gateway</h1></html>"
 _NO_REQUEST_ID: Final = {"x-request-id": None}
 
 _TIMEOUT_S: Final = 0.25
-"""The timeout of the client that gets no answer: short, so that the demo is."""
+"""The timeout of the client that gets no answer. The demo waits for it."""
 
 
 class Scene(NamedTuple):
     """One scene.
 
     Attributes:
-        title: What happens, for people.
-        play: Tells the API what to answer, and calls it.
-        errors: What each attempt's span must say, in order: ``error.code``, else
-            ``error.type``, or None for a success.
-        resends: Which resend each attempt's span must say that it is; 0 for a first.
-        outcomes: How each call's span must say that it ended.
-        streams: How each event stream must be said to have ended, and what failed in it.
+        title: What happens, in words.
+        play: The function that scripts the API's answers, and calls the API.
+        errors: The expected ``error.code``, else ``error.type``, of each attempt's span;
+            None for a success.
+        resends: The expected ``http.request.resend_count`` of each attempt's span; 0 for
+            none.
+        outcomes: The expected ``assisters.call.outcome`` of each SDK call's span.
+        streams: The expected ``assisters.stream.outcome`` of each event stream, and its
+            error as in *errors*.
     """
 
     title: str
@@ -90,7 +92,7 @@ async def _call_through_trouble(url: str) -> None:
         with suppress(httpx.TimeoutException):
             await client.post("/rerank", json={"query": "hello", "documents": ["hi", "no"]})
         with socket.socket() as closed, suppress(httpx.ConnectError):
-            closed.bind(("127.0.0.1", 0))  # taken, and nobody listens
+            closed.bind(("127.0.0.1", 0))  # no other process can take the port and listen
             await client.get(f"http://127.0.0.1:{closed.getsockname()[1]}/v1/models")
         await client.get("/wallet/balance")
 

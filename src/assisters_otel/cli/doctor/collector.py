@@ -1,4 +1,4 @@
-"""What `doctor` sees of the way to the backend: is it open, who is there, what do they speak."""
+"""Checks the exporters and their receivers: settings, certificates, connection, protocol."""
 
 from __future__ import annotations
 
@@ -28,24 +28,32 @@ if TYPE_CHECKING:
 
 _SIGNALS: Final = (TRACES, METRICS)
 _TIMEOUT_S: Final = 3.0
-# What an HTTP/2 server sends first, unasked: SETTINGS. Source: RFC 9113, section 3.4.
+"""The limit of a connection, and of an answer: a collector is in the same network."""
+
+# An HTTP/2 server sends a SETTINGS frame first, unasked. Source: RFC 9113, section 3.4.
 _SETTINGS_FRAME: Final = 4
 _FRAME_TYPE_AT: Final = 3
 
 
 def check_collector(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Look along the way, and send a test of each signal whose way is open.
+    """Check the SDK, the sampler and each signal's exporters, and send a test of each signal.
+
+    A signal is tested if all its findings are fine, and an endpoint is named for it: what
+    listens at the default endpoint may be anything.
 
     Args:
-        endpoint: The base URL of an OTLP receiver; None for the variables'.
-        environ: The variables.
+        endpoint: The base URL of an OTLP receiver; None for the one in the variables.
+        environ: The environment variables.
+
+    Yields:
+        The findings.
     """
     sdk, sampler = _sdk(environ), _sampler()
     yield sdk
     yield sampler
     off: list[Signal] = []
-    ready: list[Signal] = []
-    untried: list[Signal] = []
+    tested: list[Signal] = []
+    untested: list[Signal] = []
     for signal in _SIGNALS:
         try:
             specs = exporter_specs.exporter_specs(signal, OtlpArguments(endpoint))
@@ -53,27 +61,27 @@ def check_collector(endpoint: str | None, environ: Mapping[str, str]) -> Iterato
             yield Finding(signal.name, False, str(error), "Correct it.")
             continue
         has_endpoint = delivery.has_endpoint(signal, endpoint, environ)
-        ways = [_check_endpoint(signal, spec, has_endpoint=has_endpoint) for spec in specs]
-        ways = ways or [_no_exporter(signal)]
-        ways += [one for spec in specs for one in _certificates(signal, spec)]
-        yield from ways
+        findings = [_check_endpoint(signal, spec, has_endpoint=has_endpoint) for spec in specs]
+        findings += [one for spec in specs for one in _certificates(signal, spec)]
+        yield from findings or [_no_exporter(signal)]
         if not specs:
             off.append(signal)
-        elif all(one.fine for one in ways) and not any(map(_is_printed, specs)):
-            (ready if has_endpoint or not any(map(_is_default, specs)) else untried).append(signal)
+        elif all(finding.fine for finding in findings) and not any(map(_is_printed, specs)):
+            is_default = not has_endpoint and any(map(_has_url, specs))
+            (untested if is_default else tested).append(signal)
     if len(off) == len(_SIGNALS):
         yield Finding(
             "exporters", False, "neither spans nor metrics leave the process",
             f"Unset {' or '.join(signal.exporter for signal in off)}, or write otlp.",
         )  # fmt: skip
-    if untried:
-        what = " and ".join(signal.what for signal in untried)
+    if untested:
+        what = " and ".join(signal.what for signal in untested)
         yield Finding(
             "arrival", True,
             f"no test of the {what} was sent, since no endpoint is named: whoever listens at the "
             "default one may be anybody. To try it: doctor --endpoint http://localhost:4318",
         )  # fmt: skip
-    for signal in ready:
+    for signal in tested:
         if sdk.fine and (sampler.fine or signal is not TRACES):
             yield delivery.check_delivery(signal, endpoint, environ)
 
@@ -104,7 +112,7 @@ def _sampler() -> Finding:
 
 
 def _certificates(signal: Signal, spec: ExporterSpec) -> Iterator[Finding]:
-    """Look at the files that TLS needs, where it is used."""
+    """Check the certificates that the exporter needs, if it uses TLS."""
     endpoint = str(spec.arguments.get("endpoint"))
     texts: list[str] = []
     if spec.name == config.PROTOCOLS["grpc"]:
@@ -130,20 +138,28 @@ def _no_exporter(signal: Signal) -> Finding:
 
 
 def _is_printed(spec: ExporterSpec) -> bool:
+    """Return True if the exporter prints, and a test would print between the findings."""
     return issubclass(spec.kind, (ConsoleSpanExporter, ConsoleMetricExporter))
 
 
-def _is_default(spec: ExporterSpec) -> bool:
-    """Return True if a spec leads to a receiver that nobody has named."""
+def _has_url(spec: ExporterSpec) -> bool:
+    """Return True if the exporter sends to a URL, as those of OTLP do."""
     return isinstance(spec.arguments.get("endpoint"), str)
 
 
 def _check_endpoint(signal: Signal, spec: ExporterSpec, *, has_endpoint: bool) -> Finding:
+    """Check that the receiver answers, and with the protocol that the exporter speaks.
+
+    Args:
+        signal: The signal.
+        spec: The exporter.
+        has_endpoint: True if the receiver is named, so that a request may be sent to it.
+    """
     by = spec.text.removeprefix(f"{signal.name}: ")
     url = spec.arguments.get("endpoint")
     if not isinstance(url, str):
-        told = "; not tried: it would print here" if _is_printed(spec) else ""
-        return Finding(signal.name, True, f"exported by {by}{told}")
+        untested = "; not tried: it would print here" if _is_printed(spec) else ""
+        return Finding(signal.name, True, f"exported by {by}{untested}")
     is_grpc = "grpc" in by.split()[0]
     try:
         parts = urlsplit(url if "://" in url else f"//{url}")
@@ -152,18 +168,18 @@ def _check_endpoint(signal: Signal, spec: ExporterSpec, *, has_endpoint: bool) -
         return Finding(signal.name, False, f"{spec.place}: {error}", "Correct the endpoint.")
     try:
         is_plain = has_endpoint and parts.scheme != "https"
-        speaks = _protocol_spoken(parts.hostname or "", port, is_plain=is_plain)
+        spoken = _protocol_spoken(parts.hostname or "", port, is_plain=is_plain)
     except OSError as error:
         return Finding(
             signal.name, False, f"nobody answers at {spec.place}: {error.strerror or error}",
             "Start the collector, or name another with OTEL_EXPORTER_OTLP_ENDPOINT.",
         )  # fmt: skip
-    if speaks == "http/2" and not is_grpc:
+    if spoken == "http/2" and not is_grpc:
         return Finding(
             signal.name, False, f"{spec.place} speaks gRPC, and is sent OTLP over HTTP",
             "Name the collector's HTTP port (4318), or set OTEL_EXPORTER_OTLP_PROTOCOL=grpc.",
         )  # fmt: skip
-    if speaks == "http/1" and is_grpc:
+    if spoken == "http/1" and is_grpc:
         return Finding(
             signal.name, False, f"{spec.place} speaks HTTP, and is sent OTLP over gRPC",
             "Name the collector's gRPC port (4317), or set "
@@ -173,15 +189,15 @@ def _check_endpoint(signal: Signal, spec: ExporterSpec, *, has_endpoint: bool) -
 
 
 def _protocol_spoken(host: str, port: int, *, is_plain: bool) -> str | None:
-    """Connect, and tell what answers: ``http/1``, ``http/2``, or None if that is not said.
+    """Connect, and return the protocol of the server: ``http/1``, ``http/2``, None if unknown.
 
     Args:
-        host: Where to.
-        port: The same.
-        is_plain: Whether to ask, in plain text. Otherwise nothing is sent.
+        host: The server's host.
+        port: The server's port.
+        is_plain: True to send a request in plain text. Otherwise nothing is sent.
 
     Raises:
-        OSError: Nobody is there.
+        OSError: No connection can be made.
     """
     with socket.create_connection((host, port), timeout=_TIMEOUT_S) as connection:
         if not is_plain:
@@ -189,10 +205,10 @@ def _protocol_spoken(host: str, port: int, *, is_plain: bool) -> str | None:
         connection.settimeout(_TIMEOUT_S)
         try:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: doctor\r\nConnection: close\r\n\r\n")
-            begin = connection.recv(16)
+            start = connection.recv(16)
         except OSError:
             return None
-    if begin.startswith(b"HTTP/"):
+    if start.startswith(b"HTTP/"):
         return "http/1"
-    is_frame = len(begin) > _FRAME_TYPE_AT and begin[_FRAME_TYPE_AT] == _SETTINGS_FRAME
+    is_frame = len(start) > _FRAME_TYPE_AT and start[_FRAME_TYPE_AT] == _SETTINGS_FRAME
     return "http/2" if is_frame else None

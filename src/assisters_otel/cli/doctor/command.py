@@ -1,4 +1,4 @@
-"""``assisters-otel doctor``: why do I see nothing?"""
+"""``assisters-otel doctor``: answers "why do I see nothing?"."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from assisters_otel.cli import output
+from assisters_otel.cli.captured_log import captured_log
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,42 +32,41 @@ def doctor(
         typer.Option(metavar="URL", help="An OTLP receiver in place of the variables'."),
     ] = None,
 ) -> None:
-    """Look, and print what was found.
+    """Run all checks, and print their findings.
 
     Raises:
-        typer.Exit: There is something to do.
+        typer.Exit: A finding has something to do.
     """
-    from assisters_otel.cli.captured_log import captured_log  # noqa: PLC0415
+    # Here, so that `--help` and the other commands need not wait for OpenTelemetry's SDK.
     from assisters_otel.cli.doctor import environment  # noqa: PLC0415
 
     with (
         output.status("Looking, and sending one span and one metric where an endpoint is named …"),
         captured_log(),
     ):
-        found = list(
-            environment.run_checks(endpoint, os.environ)
-        )  # they say what the library would
-    is_fine = all(one.fine for one in found)
+        # The log is dropped: what the library would warn of is among the findings.
+        findings = list(environment.run_checks(endpoint, os.environ))
+    is_fine = all(finding.fine for finding in findings)
     if json:
-        output.show_json({"ok": is_fine, "findings": [one._asdict() for one in found]})
+        output.show_json({"ok": is_fine, "findings": [finding._asdict() for finding in findings]})
     else:
-        _show(found)
+        _show(findings)
     if not is_fine:
         raise typer.Exit(1)
 
 
-def _show(found: Sequence[Finding]) -> None:
-    wrong = sum(not one.fine for one in found)
+def _show(findings: Sequence[Finding]) -> None:
+    wrong = sum(not finding.fine for finding in findings)
     count = f"{wrong} thing{'' if wrong == 1 else 's'} to do"
     output.show(
-        output.Listing(("", "", ""), list(map(_row, found)), indent=4),
+        output.Listing(("", "", ""), list(map(_row, findings)), indent=4),
         Text(f"\n{count if wrong else 'Nothing to do.'}", "bold"),
     )
 
 
-def _row(one: Finding) -> output.Row:
-    mark = Text("ok", "green") if one.fine else Text("!!", "bold red")
-    told = Text(one.what)
-    if one.to_do:
-        told.append(f"\n{one.to_do}", "bold")
-    return output.Row((mark, Text(one.check, "dim")), ((told,),))
+def _row(finding: Finding) -> output.Row:
+    mark = Text("ok", "green") if finding.fine else Text("!!", "bold red")
+    text = Text(finding.what)
+    if finding.to_do:
+        text.append(f"\n{finding.to_do}", "bold")
+    return output.Row((mark, Text(finding.check, "dim")), ((text,),))
