@@ -1,4 +1,4 @@
-"""What is known of an error, from the object that the app has of it.
+"""The facts of an error, found from the object that the app has of it.
 
 There are two sources:
 
@@ -62,7 +62,7 @@ refused to an async client of `openai`, has five."""
 
 
 class Evidence(NamedTuple):
-    """What is known of an error.
+    """The facts of an error, as far as they are known.
 
     Attributes:
         status: The HTTP status, or None without an answer.
@@ -94,7 +94,7 @@ class Evidence(NamedTuple):
 
 
 def find_evidence(thing: object) -> Evidence | None:
-    """Return what is known of an error.
+    """Return the facts of an error.
 
     Args:
         thing: An exception, a response, an error code or its record in the catalog.

@@ -73,15 +73,15 @@ _BODY_ERRORS: Final = frozenset(
 
 
 class Explanation(NamedTuple):
-    """What is known of one failure. It quotes nothing that a user typed.
+    """The meaning of one failure. It quotes nothing that a user typed.
 
     Attributes:
-        what: What happened, in one sentence.
+        what: The event in one sentence.
         side: Whose side the failure is on: one of `SIDES`.
         retryable: True if the same request can succeed if it is sent again soon.
         retry_after_s: The seconds to wait before that, or None if the API named none.
-        advice: What the developer does next.
-        user_message: What an end user may be shown.
+        advice: The developer's next step.
+        user_message: A message for an end user.
         code: The API's error code, as sent, or None.
         type: The API's error type, as sent, or None.
         param: The parameter at fault, or None.
@@ -128,7 +128,7 @@ def explain(thing: object) -> Explanation:
             its code and request id again.
 
     Returns:
-        What is known. That is little of an exception that is not the API's.
+        The explanation. It says little of an exception that is not the API's.
 
     Raises:
         ValueError: *thing* is neither an exception, a response nor a code.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _SIGNALS: Final = (TRACES, METRICS)
 _TIMEOUT_S: Final = 3.0
-"""The limit of a connection, and of an answer: a collector is in the same network."""
+"""The limit of a connection, and of an answer. A person waits for it, once per signal."""
 
 # An HTTP/2 server sends a SETTINGS frame first, unasked. Source: RFC 9113, section 3.4.
 _SETTINGS_FRAME: Final = 4

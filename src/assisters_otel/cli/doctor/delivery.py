@@ -59,7 +59,7 @@ _ADVICE: Final = (
         "That is no OTLP receiver: is it the collector's OTLP/gRPC port (4317)?",
     ),
 )
-"""What to do, by the reason why an export was not accepted. The first match is taken."""
+"""The advice by the reason why an export was not accepted. The first match is taken."""
 
 _OTHER_ADVICE: Final = "Look at the collector's log: is it there, and is it an OTLP receiver?"
 
