@@ -83,15 +83,15 @@ def init(  # noqa: PLR0913 - the contract's signature
     configs.check_provider("tracer_provider", tracer_provider, "get_tracer")
     configs.check_provider("meter_provider", meter_provider, "get_meter")
     arguments = InitArguments(config, capture_message, tracer_provider, meter_provider)
-    with process.here.lock:
-        first = cast("Telemetry | None", process.here.current)
+    with process.PROCESS.lock:
+        first = cast("Telemetry | None", process.PROCESS.current)
         if first is not None and first.is_over():
             first.shutdown()  # somebody has uninstrumented it
             first = None
         if first is None:
             own_errors.start(strict=config.strict)
             first = _start(arguments) or Telemetry(arguments)
-            process.here.current = first
+            process.PROCESS.current = first
         elif not first.arguments.is_same_as(arguments):
             logger.warning(
                 "init was called before with other arguments; those hold, these do not. "
@@ -186,7 +186,7 @@ def _build(
         endpoint=config.endpoint,
         headers=config.headers,
         protocol=config.protocol,
-        tell=None if config.strict else told.setdefault,
+        warn=None if config.strict else told.setdefault,
     )
     exports, lost = None, ""
     try:
@@ -227,7 +227,7 @@ def _build_one(
 
 def _usable(provider: P) -> P | None:
     """Give the global provider, or None if it is a stand-in or one that we shut down."""
-    is_ended = process.here.has_ended(provider)
+    is_ended = process.PROCESS.was_shut_down(provider)
     return None if is_ended or providers.is_stand_in(provider) else provider
 
 
@@ -241,13 +241,13 @@ _KINDS: Final = {"tracer": "TracerProvider", "meter": "MeterProvider"}
 def _make_global(exports: owned_providers.OwnedProviders) -> None:
     replaced, made = [], []
     if exports.tracer_provider is not None:
-        if process.here.has_ended(trace.get_tracer_provider()):
+        if process.PROCESS.was_shut_down(trace.get_tracer_provider()):
             replaced.append("tracer")
         else:
             made.append("tracer")
             trace.set_tracer_provider(exports.tracer_provider)
     if exports.meter_provider is not None:
-        if process.here.has_ended(metrics.get_meter_provider()):
+        if process.PROCESS.was_shut_down(metrics.get_meter_provider()):
             replaced.append("meter")
         else:
             made.append("meter")

@@ -162,8 +162,8 @@ class Observer:
         Returns:
             The request, or None if it is none of ours.
         """
-        if own_export.here.get() is not None:  # an export of ours, to a collector on a watched host
-            return None
+        if own_export.log_listener.get() is not None:
+            return None  # an export of ours, to a collector on a watched host
         path = target.partition(b"?")[0].decode("latin-1")
         for host in hosts:
             if host.covers(port, path):

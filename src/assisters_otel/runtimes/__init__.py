@@ -6,8 +6,8 @@ runtime and removed at `shutdown`. The library itself imports no runtime.
 
 A hook does one of two things:
 
-* At the end of a process it flushes the exporters (`process.Process.flush_at_end`). These runtimes
-  end a process in ways that run no `atexit` function, so what is queued would be lost.
+* At the end of a process it flushes the exporters (`process.ProcessState.flush_at_end`). These
+  runtimes end a process in ways that run no `atexit` function, so what is queued would be lost.
 * It marks the start and the end of a unit of work, such as a task of Celery. An attempt in one unit
   is no resend of an attempt in another (`control_flow.Units`).
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 from assisters_otel.attempts.control_flow import units
-from assisters_otel.process import here
+from assisters_otel.process import PROCESS
 from assisters_otel.runtimes.receivers import Receiver
 
 
@@ -26,7 +26,7 @@ def _task_ended(task_id: object = None, **_arguments: object) -> None:
 
 
 def _flush_child(**_arguments: object) -> None:
-    here.flush_at_end()
+    PROCESS.flush_at_end()
 
 
 _SIGNALS: Final = "celery.signals"

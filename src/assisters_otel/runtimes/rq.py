@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.attempts.control_flow import units
 from assisters_otel.clients.patching import Target, unbound
-from assisters_otel.process import here
+from assisters_otel.process import PROCESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,7 @@ def _flush_after(original: Callable[..., Any]) -> Callable[..., Any]:
             return handle(worker, *args, **kwargs)
         finally:
             if getattr(worker, "is_horse", False):
-                here.flush_at_end()
+                PROCESS.flush_at_end()
 
     return handled
 

@@ -17,8 +17,8 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.clients.patching import Target, unbound
-from assisters_otel.process import here
-from assisters_otel.providers.workers import Hands
+from assisters_otel.process import PROCESS
+from assisters_otel.providers.workers import DaemonWorkers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,9 +72,9 @@ async def _flush(server: Any) -> None:
     """Flush in another thread while the event loop goes on. A second Ctrl-C ends the wait."""
     if threading.current_thread() is not threading.main_thread():
         return
-    senders = Hands(1)
-    (sent,) = senders.begin([here.flush_at_end])
-    senders.rest()
+    senders = DaemonWorkers(1)
+    (sent,) = senders.submit([PROCESS.flush_at_end])
+    senders.stop()
     flushed = asyncio.wrap_future(sent)
     while not flushed.done() and not server.force_exit:
         await asyncio.wait([flushed], timeout=_POLL_INTERVAL_S)
