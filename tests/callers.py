@@ -23,7 +23,7 @@ class Caller(NamedTuple):
     name: str
     module: Any
     run: Any  # None for sync
-    hops_have_spans = True
+    hops_have_spans = True  # of the app's HTTP instrumentation; otherwise one for all
     wraps: tuple[type[Exception], ...] = ()  # what the app's own exceptions may become
 
     @property

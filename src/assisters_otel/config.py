@@ -171,6 +171,12 @@ def sdk_disabled(environ: Mapping[str, str]) -> bool:
     return environ.get(environment.OTEL_SDK_DISABLED, "").strip().lower() == "true"
 
 
+def disabled_instrumentations(environ: Mapping[str, str]) -> frozenset[str]:
+    """Return the names in ``OTEL_PYTHON_DISABLED_INSTRUMENTATIONS``."""
+    listed = environ.get(environment.OTEL_DISABLED_INSTRUMENTATIONS, "").split(",")
+    return frozenset(filter(None, map(str.strip, listed)))
+
+
 def with_environment(
     config: Config, environ: Mapping[str, str], *, capture_message_given: bool
 ) -> Config:

@@ -16,11 +16,10 @@ from assisters_otel.clients.httpx import adapter as httpx_adapter
 from assisters_otel.clients.patching import Patches
 from assisters_otel.clients.requests import adapter as requests_adapter
 from assisters_otel.fail_safe import fail_safe
-from assisters_otel.otel_api import http_spans, providers
+from assisters_otel.otel_api import providers
 from assisters_otel.providers import workers
 from assisters_otel.recording.recorder import Observer
 from assisters_otel.semconv import attributes as names
-from assisters_otel.variables import corrections
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,20 +51,36 @@ class Instrumentation:
             tracer_provider,
             metrics.get_meter_provider() if meter_provider is None else meter_provider,
         )
-        told = self.observer, http_spans.Tracers(tracer_provider), _meters(meter_provider)
         http: tuple[Adapter, ...] = (
-            *(httpx_adapter.Httpx(module, *told) for module in httpx_adapter.MODULES),
-            requests_adapter.Requests(*told),
-            aiohttp_adapter.Aiohttp(*told),
+            *(
+                httpx_adapter.Httpx(module, self.observer, tracer_provider)
+                for module in httpx_adapter.MODULES
+            ),
+            requests_adapter.Requests(self.observer, tracer_provider),
+            aiohttp_adapter.Aiohttp(self.observer, tracer_provider),
         )
         self._tracer_provider, self._meter_provider = tracer_provider, meter_provider
         self._adapters = {adapter.module: adapter for adapter in http}
         sdks = (openai.OpenAI(self.observer), assisters.Assisters(self.observer))
         adapters: tuple[Any, ...] = (*self._adapters.values(), *sdks)
         targets = tuple(target for adapter in adapters for target in adapter.targets())
-        self._patches = Patches(targets, self._switch_on)
-        self._retries = Patches(retries.TARGETS, lambda _: None)
+        self._patches = Patches(targets)
+        self._retries = Patches(retries.TARGETS)
         self._runtimes = runtimes.RuntimeHooks()
+
+    def make_no_spans(self, names: frozenset[str]) -> tuple[str, ...]:
+        """Make no HTTP spans for some clients. Metrics and call spans stay.
+
+        Args:
+            names: As ``OTEL_PYTHON_DISABLED_INSTRUMENTATIONS`` has them.
+
+        Returns:
+            Those of the names which are such a client's.
+        """
+        off = [one for one in self._adapters.values() if one.instrumentation in names]
+        for adapter in off:
+            adapter.make_no_spans()
+        return tuple(adapter.instrumentation for adapter in off)
 
     def start(self) -> None:
         """Patch what is imported, and the rest when it is."""
@@ -80,8 +95,6 @@ class Instrumentation:
         self._runtimes.take_out()
         self._patches.take_out()
         self._retries.take_out()
-        for adapter in self._adapters.values():
-            adapter.switch_off()
         self.observer.stop()
 
     def flush(self, timeout_s: float, *, at_exit: bool = False) -> bool:
@@ -117,14 +130,10 @@ class Instrumentation:
             before_next: Run once before the child's first attempt, or None.
         """
         self.observer.forked(before_next)
-        for adapter in self._adapters.values():
-            adapter.forked()
 
     def record_in(self, meter_provider: MeterProvider) -> None:
         """Record in another provider from now on: this is a forked child."""
         self.observer.record_in(meter_provider)
-        for adapter in self._adapters.values():
-            adapter.record_in(providers.Meters(meter_provider))
 
     def clients(self) -> tuple[Client, ...]:
         """List the clients that are patched, and those that will be when they are imported."""
@@ -142,15 +151,7 @@ class Instrumentation:
             return None
         if adapter.theirs_is_on():
             return "the application"
-        is_on = module not in self._patches.patched or adapter.is_on()
-        return names.SCOPE if is_on and _is_there(adapter.scope) else None
-
-    @fail_safe
-    def _switch_on(self, module: str) -> None:
-        adapter = self._adapters.get(module)
-        if adapter is not None and not adapter.theirs_is_on():
-            with corrections.corrected():  # which HTTP instrumentation reads
-                adapter.switch_on()
+        return names.SCOPE if adapter.makes_spans() else None
 
 
 def _installed(module: str) -> str | None:
@@ -170,19 +171,15 @@ def _is_there(module: str) -> bool:
         return False
 
 
-def _meters(provider: MeterProvider | None) -> providers.Meters | None:
-    return None if provider is None else providers.Meters(provider)
-
-
 class Client(NamedTuple):
     """One client that is watched.
 
     Attributes:
         name: Its module.
         version: As it says itself.
-        http_spans_by: Who switched its HTTP instrumentation on: ``the application``
-            or ``assisters_otel``; None for an SDK, which sends through another client, and
-            for a client whose HTTP instrumentation is not installed.
+        http_spans_by: Who makes its HTTP spans: ``the application``, whose own HTTP
+            instrumentation is on, or ``assisters_otel``; None for an SDK, which sends through
+            another client, and for a client of which the environment wants no spans.
         imported: Whether it is patched already. Otherwise it will be when it is imported.
     """
 

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 P = TypeVar("P")
 
+_ENTRY_POINT: Final = "assisters"
+"""The name of `AssistersInstrumentor` among the entry points. Source: pyproject.toml."""
+
 
 def init(  # noqa: PLR0913 - the contract's signature
     service_name: str | None = None,
@@ -112,6 +115,11 @@ def _start(arguments: InitArguments) -> Telemetry:
     if configs.sdk_disabled(os.environ):
         logger.info("%s is true: nothing is watched", environment.OTEL_SDK_DISABLED)
         return Telemetry(arguments)
+    off = configs.disabled_instrumentations(os.environ) & {_ENTRY_POINT, "*"}
+    if off:
+        variable = environment.OTEL_DISABLED_INSTRUMENTATIONS
+        logger.info("%s has %s: nothing is watched", variable, min(off))
+        return Telemetry(arguments)
     wrong = corrections.corrections(os.environ)
     config = with_environment(
         arguments.config,
@@ -169,9 +177,19 @@ def _begin(
 
 def _instrument(config: configs.Config, tracers: Any, meters: Any) -> Instrumentation:
     instrumentor = AssistersInstrumentor()
-    if instrumentor.is_instrumented_by_opentelemetry:
-        instrumentor.uninstrument()  # by opentelemetry-instrument, with fewer wishes than these
+    is_zero_code = instrumentor.is_instrumented_by_opentelemetry
+    if is_zero_code:
+        instrumentor.uninstrument()  # it was switched on with fewer arguments than these
     instrumentation = Instrumentation(config, tracers, meters)
+    if not is_zero_code:
+        # Otherwise the names mean OpenTelemetry's own instrumentations, and are read for these.
+        names = configs.disabled_instrumentations(os.environ)
+        for name in instrumentation.make_no_spans(names):
+            logger.info(
+                "%s has %s: its attempts have metrics and no HTTP spans of this library's",
+                environment.OTEL_DISABLED_INSTRUMENTATIONS,
+                name,
+            )
     instrumentor.instrument(instrumentation=instrumentation)
     return instrumentation
 

@@ -275,13 +275,10 @@ def test_a_redirect_s_hops_have_a_span_each(api, memory, anyone):
 
     anyone.send("GET", api.url + "/agent/run", follow_redirects=True)
 
-    if anyone.hops_have_spans:
-        first, second = memory.attempts()
-        assert first.name == "GET /v1/agent/run"
-        assert first.status.status_code is StatusCode.UNSET
-        assert second.name == "GET /v1/models"
-    else:  # the HTTP instrumentation makes one for all
-        second = memory.attempt()
+    first, second = memory.attempts()
+    assert first.name == "GET /v1/agent/run"
+    assert first.status.status_code is StatusCode.UNSET
+    assert second.name == "GET /v1/models"
     assert second.status.description == "model_overloaded"
     assert second.attributes["http.request.resend_count"] == 1
     assert "assisters.retry.reason" not in second.attributes

@@ -18,7 +18,6 @@ from opentelemetry import context, trace
 
 from assisters_otel.clients import http_span
 from assisters_otel.fail_safe import fail_safe
-from assisters_otel.otel_api import http_spans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -237,7 +236,7 @@ class Exchange:
         span = self.app_span if self._own is None else self._own.span
         token = None
         if span is not None:
-            token = context.attach(trace.set_span_in_context(http_spans.made(span)))
+            token = context.attach(trace.set_span_in_context(span))
         try:
             self._report_answer()
         finally:

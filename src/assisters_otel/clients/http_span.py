@@ -83,6 +83,9 @@ class HttpSpans:
     """Makes the spans of one client's attempts.
 
     What the environment says of HTTP spans is read as this is made.
+
+    Attributes:
+        is_off: True if none are made.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class HttpSpans:
             suppresses_others: True if no other HTTP instrumentation makes spans inside these: the
                 client sends through another one, as requests does through urllib3.
         """
+        self.is_off = False
         self._suppresses_others = suppresses_others
         self._tracer = trace.get_tracer(names.SCOPE, __version__, tracer_provider, names.SCHEMA_URL)
         excluded = os.environ.get(
@@ -121,9 +125,9 @@ class HttpSpans:
             reader: Reads its headers, if some are captured.
 
         Returns:
-            None if HTTP instrumentation is suppressed, or excluded for this URL.
+            None if no spans are made, or HTTP instrumentation is suppressed, or this URL excluded.
         """
-        if not is_http_instrumentation_enabled():
+        if self.is_off or not is_http_instrumentation_enabled():
             return None
         if self._excluded is not None and self._excluded.search(url):
             return None

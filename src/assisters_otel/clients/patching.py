@@ -164,16 +164,13 @@ class Patches:
     def __init__(
         self,
         targets: tuple[Target, ...],
-        then: Callable[[str], object],
     ) -> None:
         """Remember the targets.
 
         Args:
             targets: What to wrap.
-            then: Called with a module's name once its methods are wrapped.
         """
         self._targets = targets
-        self._then = then
         self.patched: dict[str, str] = {}
         # Weakly: what was imported anew is in use no longer than the app wants it.
         self._owners: list[tuple[weakref.ref[type], str]] = []
@@ -200,7 +197,6 @@ class Patches:
     def imported(self, module: ModuleType, name: str) -> None:
         """Wrap what is in *module*, which has just been imported as *name*."""
         self._put_in(module, name)
-        self._then(name)
 
     @fail_safe
     def _put_in(self, module: ModuleType, name: str) -> None:

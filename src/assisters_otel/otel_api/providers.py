@@ -10,14 +10,12 @@ import inspect
 from typing import TYPE_CHECKING, Final, cast
 
 from opentelemetry import trace
-from opentelemetry.metrics import MeterProvider
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from opentelemetry.metrics import Histogram, Meter
     from opentelemetry.trace import Span, SpanContext
-    from opentelemetry.util.types import Attributes
 
 _BOUNDARIES: Final = "explicit_bucket_boundaries_advisory"
 
@@ -102,22 +100,3 @@ class _Meter:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._made, name)
-
-
-class Meters(MeterProvider):
-    """A meter provider for OpenTelemetry's instrumentations, with meters of `meter`."""
-
-    def __init__(self, made: MeterProvider) -> None:
-        """Wrap *made*."""
-        self._made = made
-
-    def get_meter(
-        self,
-        name: str,
-        version: str | None = None,
-        schema_url: str | None = None,
-        attributes: Attributes | None = None,
-    ) -> Meter:
-        """Return a meter whose histograms accept boundaries."""
-        told = () if attributes is None else (attributes,)
-        return meter(self._made.get_meter(name, version, schema_url, *told))

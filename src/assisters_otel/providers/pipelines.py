@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar, cast
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 
-from assisters_otel.clients.aiohttp import adapter as aiohttp_adapter
-from assisters_otel.clients.httpx import adapter as httpx_adapter
-from assisters_otel.clients.requests import adapter as requests_adapter
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -26,15 +23,9 @@ if TYPE_CHECKING:
     from assisters_otel.providers.exporters import ForkSafeExporter
     from assisters_otel.providers.workers import DaemonWorker
 
-OUR_SCOPES: Final = (
-    names.SCOPE,
-    httpx_adapter.SCOPE,
-    requests_adapter.SCOPE,
-    aiohttp_adapter.SCOPE,
-)
-"""The meters of the library, and of the HTTP instrumentations that it switches on. In a forked
-process they get a provider of their own. What they counted before the fork is exported by the
-parent."""
+OUR_SCOPES: Final = (names.SCOPE,)
+"""The meter of the library. In a forked process it gets a provider of its own. What it counted
+before the fork is exported by the parent."""
 
 Provider = TypeVar("Provider", TracerProvider, MeterProvider)
 

@@ -29,7 +29,7 @@ class RuntimeHooks:
     def __init__(self) -> None:
         """Create the hooks without installing them."""
         targets = (*uvicorn.TARGETS, *rq.TARGETS)
-        self._methods = Patches(targets, lambda _: None)
+        self._methods = Patches(targets)
         self._signals = Receivers(celery.RECEIVERS)
 
     def put_in(self) -> None:

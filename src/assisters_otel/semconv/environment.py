@@ -16,6 +16,10 @@ ASSISTERS_OTEL_CAPTURE_MESSAGE: Final = "ASSISTERS_OTEL_CAPTURE_MESSAGE"
 OTEL_SDK_DISABLED: Final = "OTEL_SDK_DISABLED"
 """``true`` turns the library off. Source: OpenTelemetry's environment variables."""
 
+OTEL_DISABLED_INSTRUMENTATIONS: Final = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
+"""Which instrumentations are off, by the names of their entry points, or ``*``.
+Source: the same."""
+
 OTEL_CAPTURE_REQUEST_HEADERS: Final = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST"
 """Which request headers HTTP instrumentation puts on spans. Source: the same."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from opentelemetry import trace
 from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.http_attributes import (
@@ -25,7 +26,7 @@ from assisters_otel.api.headers import (
     retry_after_s,
 )
 from assisters_otel.api.limits import MAX_MESSAGE
-from assisters_otel.otel_api import http_spans, providers
+from assisters_otel.otel_api import providers
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv.attributes import HTTP_METHOD, HTTP_URL
 from assisters_otel.sinks.foreign_span import attributes_of, mask_status
@@ -65,7 +66,7 @@ def find_app_span(
         The current span if it is that instrumentation's and this request's; None if
         it is the app's own, or sampled out, or instrumentation is suppressed.
     """
-    span: Any = http_spans.current()
+    span: Any = trace.get_current_span()
     if not span.is_recording() or getattr(span, "kind", None) is not SpanKind.CLIENT:
         return None
     made_by = getattr(span, "instrumentation_scope", None)
@@ -81,6 +82,12 @@ def find_app_span(
         return None
     sent = attributes.get(HTTP_REQUEST_METHOD) or attributes.get(HTTP_METHOD)
     return None if sent not in (None, names.OTHER, method.upper()) else span
+
+
+def is_in_app_span(scope: str) -> bool:
+    """Return True if the current span is one of the app's HTTP instrumentation, of any request."""
+    made_by = getattr(trace.get_current_span(), "instrumentation_scope", None)
+    return getattr(made_by, "name", None) == scope
 
 
 def redact_request(span: Span, request: ApiRequest) -> None:

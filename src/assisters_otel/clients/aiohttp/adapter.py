@@ -25,7 +25,6 @@ from assisters_otel.clients.aiohttp.request_reader import _Message
 from assisters_otel.clients.aiohttp.session_request import _Asked
 from assisters_otel.clients.classes import is_a
 from assisters_otel.clients.exchange import Exchange
-from assisters_otel.clients.http_span import HttpSpans
 from assisters_otel.clients.patching import Target, unbound
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import FIRST_ERROR
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextvars import Token
 
-    from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
     from assisters_otel.api.request import ApiRequest
@@ -53,17 +51,13 @@ class Aiohttp(Adapter):
     """The adapter."""
 
     scope = SCOPE
+    instrumentation = "aiohttp-client"
+    variable = "AIOHTTP_CLIENT"
+    instrumentor = "AioHttpClientInstrumentor"
 
-    def __init__(
-        self,
-        observer: Observer,
-        tracer_provider: TracerProvider | None,
-        meter_provider: MeterProvider | None,
-    ) -> None:
+    def __init__(self, observer: Observer, tracer_provider: TracerProvider | None) -> None:
         """Prepare, as `Adapter` does."""
-        name = "AioHttpClientInstrumentor"
-        super().__init__(MODULE, name, observer, tracer_provider, meter_provider)
-        self._spans = HttpSpans("AIOHTTP_CLIENT", tracer_provider)
+        super().__init__(MODULE, observer, tracer_provider)
         self._asked: ContextVar[_Asked | None] = ContextVar("assisters_otel-aiohttp", default=None)
 
     def targets(self) -> tuple[Target, ...]:
@@ -75,16 +69,6 @@ class Aiohttp(Adapter):
             Target(MODULE, "client_reqrep.ClientResponse.start", self._wrap_start),
             Target(MODULE, "client_reqrep.ClientResponse.raise_for_status", self._wrap_raise),
         )
-
-    def switch_on(self) -> None:
-        """Do nothing: a span is made for each attempt."""
-
-    def is_on(self) -> bool:
-        """Return True: what makes the spans comes with this library."""
-        return True
-
-    def _make(self) -> None:
-        """Make nothing beforehand."""
 
     # -- one request of the app's -----------------------------------------------------------------
 
@@ -227,7 +211,10 @@ class Aiohttp(Adapter):
     @fail_safe
     def _find_app_span(self, asked: _Asked, raw: Any) -> None:
         url, session = raw.url, asked.session
-        asked.app_makes_spans = self.theirs_is_on() if session is None else _has_theirs(session)
+        if session is None:
+            asked.app_makes_spans = self.theirs_is_on() or attempt_span.is_in_app_span(SCOPE)
+        else:
+            asked.app_makes_spans = _has_theirs(session)
         asked.span = attempt_span.find_app_span(SCOPE, raw.method, url.raw_host, url)
         if asked.span is not None and session is not None:
             foreign_span.on_recorded_exception(asked.span, lambda error: self._failed(asked, error))

@@ -17,7 +17,6 @@ from assisters_otel.causes import is_of_dead_loop
 from assisters_otel.clients.adapter import Adapter
 from assisters_otel.clients.classes import CLIENTS, find_base, is_a
 from assisters_otel.clients.exchange import Exchange
-from assisters_otel.clients.http_span import HttpSpans
 from assisters_otel.clients.httpx.request_reader import _Message
 from assisters_otel.clients.httpx.streams import async_replay, replay
 from assisters_otel.clients.httpx.watched_streams import async_watched, watched
@@ -29,11 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-    from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
 
     from assisters_otel.api.request import ApiRequest
-    from assisters_otel.clients.http_span import OwnSpan
+    from assisters_otel.clients.http_span import HttpSpans, OwnSpan
     from assisters_otel.clients.httpx.streams import Ahead
     from assisters_otel.recording.recorder import Observer
 
@@ -84,18 +82,14 @@ class Httpx(Adapter):
     """The adapter for one of the two modules."""
 
     scope = SCOPE
+    variable = "HTTPX"
 
     def __init__(
-        self,
-        module: str,
-        observer: Observer,
-        tracer_provider: TracerProvider | None,
-        meter_provider: MeterProvider | None,
+        self, module: str, observer: Observer, tracer_provider: TracerProvider | None
     ) -> None:
         """Prepare for ``httpx`` or ``httpx2``, as `Adapter` does."""
-        instrumentor = INSTRUMENTORS[module]
-        super().__init__(module, instrumentor, observer, tracer_provider, meter_provider)
-        self._spans = HttpSpans("HTTPX", tracer_provider)
+        self.instrumentation, self.instrumentor = module, INSTRUMENTORS[module]
+        super().__init__(module, observer, tracer_provider)
 
     def targets(self) -> tuple[Target, ...]:
         """Return what to wrap."""
@@ -103,16 +97,6 @@ class Httpx(Adapter):
             Target(self.module, "HTTPTransport.handle_request", self._wrap),
             Target(self.module, "AsyncHTTPTransport.handle_async_request", self._wrap_async),
         )
-
-    def switch_on(self) -> None:
-        """Do nothing: a span is made for the first request that is watched."""
-
-    def is_on(self) -> bool:
-        """Return True: what makes the spans comes with this library."""
-        return True
-
-    def _make(self) -> None:
-        """Make nothing beforehand."""
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
         call = unbound(original)

@@ -22,7 +22,6 @@ from assisters_otel.causes import OF_FILES
 from assisters_otel.clients.adapter import Adapter
 from assisters_otel.clients.classes import is_a
 from assisters_otel.clients.exchange import Exchange
-from assisters_otel.clients.http_span import HttpSpans
 from assisters_otel.clients.patching import Target, unbound
 from assisters_otel.clients.requests.outgoing import Outgoing
 from assisters_otel.clients.requests.read_ahead import READ_AHEAD_S, beginning
@@ -34,11 +33,10 @@ from assisters_otel.sinks import attempt_span, foreign_span
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
 
     from assisters_otel.api.request import ApiRequest
-    from assisters_otel.clients.http_span import OwnSpan
+    from assisters_otel.clients.http_span import HttpSpans, OwnSpan
     from assisters_otel.recording.recorder import Observer
     from assisters_otel.recording.response_body import Body
 
@@ -126,16 +124,14 @@ class Requests(Adapter):
     """The adapter."""
 
     scope = SCOPE
+    instrumentation = "requests"
+    variable = "REQUESTS"
+    instrumentor = "RequestsInstrumentor"
+    suppresses_others = True  # it sends through urllib3
 
-    def __init__(
-        self,
-        observer: Observer,
-        tracer_provider: TracerProvider | None,
-        meter_provider: MeterProvider | None,
-    ) -> None:
+    def __init__(self, observer: Observer, tracer_provider: TracerProvider | None) -> None:
         """Prepare, as `Adapter` does."""
-        super().__init__(MODULE, "RequestsInstrumentor", observer, tracer_provider, meter_provider)
-        self._spans = HttpSpans("REQUESTS", tracer_provider, suppresses_others=True)
+        super().__init__(MODULE, observer, tracer_provider)
         self._exchange: ContextVar[_Exchange | None] = ContextVar(
             "assisters_otel-requests", default=None
         )
@@ -150,16 +146,6 @@ class Requests(Adapter):
             Target(MODULE, "adapters.HTTPAdapter.send", self._wrap),
             Target(MODULE, "adapters.Retry.increment", self._wrap_increment),
         )
-
-    def switch_on(self) -> None:
-        """Do nothing: a span is made for each request that is watched."""
-
-    def is_on(self) -> bool:
-        """Return True: what makes the spans comes with this library."""
-        return True
-
-    def _make(self) -> None:
-        """Make nothing beforehand."""
 
     # -- one request ------------------------------------------------------------------------
 
