@@ -21,13 +21,15 @@ from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextvars import Token
     from types import TracebackType
 
+    from opentelemetry.context import Context
     from opentelemetry.trace import Span
     from typing_extensions import Self
 
     from assisters_otel.api.request import ApiRequest, RequestReader
-    from assisters_otel.clients.http_span import Entered, HttpSpans, OwnSpan
+    from assisters_otel.clients.http_span import HttpSpans, OwnSpan
     from assisters_otel.recording.attempt import Attempt
     from assisters_otel.recording.recorder import Observer
     from assisters_otel.recording.response_body import Body
@@ -44,7 +46,6 @@ class Exchange:
     """
 
     __slots__ = (
-        "_entered",
         "_is_refused",
         "_is_transient",
         "_left_ns",
@@ -54,6 +55,8 @@ class Exchange:
         "_request",
         "_response",
         "_spans",
+        "_token",
+        "_within",
         "app_span",
         "attempt",
         "read_beginning",
@@ -88,7 +91,8 @@ class Exchange:
         self._is_transient = is_transient
         self.app_span = app_span
         self._own = own
-        self._entered: Entered | None = None
+        self._within: Context | None = None
+        self._token: Token[Context] | None = None
         self._left_ns: int | None = None
         self._is_refused = False
         self._response: object = None
@@ -103,7 +107,7 @@ class Exchange:
     def start(self) -> None:
         """Make the library's span current, and start the attempt."""
         if self._own is not None:
-            self._entered = http_span.enter(self._own)
+            self._enter(self._own)
         try:
             self._start()
         except BaseException as error:  # what is not the library's
@@ -149,6 +153,7 @@ class Exchange:
         self._left_ns = time.time_ns()
         self._leave(error)
 
+    @fail_safe
     def expect_another(self) -> None:
         """Leave the span to the attempt that follows in it: `start_again`."""
         if self.attempt is not None:
@@ -161,6 +166,12 @@ class Exchange:
     def refuse(self) -> None:
         """Take note that the client raises in place of the last answer, which is reported."""
         self._is_refused = True
+
+    @fail_safe
+    def _enter(self, own: OwnSpan) -> None:
+        # Kept at once: a fault that follows must not leave the context entered.
+        self._within = within = own.context()
+        self._token = context.attach(within)
 
     @fail_safe
     def _start(self) -> None:
@@ -257,11 +268,11 @@ class Exchange:
 
     @fail_safe
     def _leave(self, error: BaseException | None) -> None:
-        entered, self._entered = self._entered, None
-        if entered is None:
+        token, self._token = self._token, None
+        if token is None:
             return
-        if isinstance(error, GeneratorExit) and context.get_current() is not entered.context:
+        if isinstance(error, GeneratorExit) and context.get_current() is not self._within:
             # A coroutine that is not awaited to its end is closed by the garbage collector, in
             # another context. The one that was entered has gone with its task.
             return
-        context.detach(entered.token)
+        context.detach(token)

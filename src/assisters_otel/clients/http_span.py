@@ -43,7 +43,6 @@ from assisters_otel.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from contextvars import Token
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, TracerProvider
@@ -77,6 +76,13 @@ class OwnSpan(NamedTuple):
     around: Span
     headers: dict[str, str]
     suppresses_others: bool
+
+    def context(self) -> Context:
+        """Return the context in which the request is sent."""
+        within = trace.set_span_in_context(self.span)
+        if self.suppresses_others:
+            within = context.set_value(_SUPPRESS_HTTP_INSTRUMENTATION_KEY, True, within)
+        return within
 
 
 class HttpSpans:
@@ -212,27 +218,6 @@ class HttpSpans:
         if redaction.is_secret(name.lower()):
             return redaction.REDACTED
         return redaction.redact(value)
-
-
-class Entered(NamedTuple):
-    """A context that has been entered.
-
-    Attributes:
-        context: The context.
-        token: What takes it out again.
-    """
-
-    context: Context
-    token: Token[Context]
-
-
-@fail_safe
-def enter(own: OwnSpan) -> Entered:
-    """Make a span current."""
-    within = trace.set_span_in_context(own.span)
-    if own.suppresses_others:
-        within = context.set_value(_SUPPRESS_HTTP_INSTRUMENTATION_KEY, True, within)
-    return Entered(within, context.attach(within))
 
 
 @fail_safe
