@@ -127,7 +127,7 @@ def _no_client() -> Finding:
     what += f" but {_CLIENT_OF_EXPORTER}, which the OTLP exporter needs"
     if not _may_be_asked_for(_CLIENT_OF_EXPORTER):
         return Finding("clients", False, what, advice)
-    return Finding("clients", True, f"{what}. If your service sends with another: {advice}")
+    return Finding("clients", True, f"{what}. Does your service send with another one? {advice}")
 
 
 def _not_seen() -> Finding:
