@@ -154,6 +154,7 @@ class Attempt:
         else:
             answer.span = self._observer.open_stream(self._sending)
             self._observer.waits(answer)
+        answer.body.read_s = time.perf_counter()  # not before its span has started
         return answer.body
 
     def raised(self, error: BaseException, *, transient: bool) -> None:

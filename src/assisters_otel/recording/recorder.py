@@ -9,10 +9,8 @@ attempt.raised(error, transient=…)         or this: the clock stops, sinks
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
-from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -27,6 +25,7 @@ from assisters_otel.attempts import call as attempts_call
 from assisters_otel.attempts.attempt import Sending
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.recording.attempt import Attempt
+from assisters_otel.recording.deferred import Deferred
 from assisters_otel.resends.tracker import ResendTracker
 from assisters_otel.semconv import attributes as names
 from assisters_otel.sinks import attempt_span, foreign_span, known_attempts, stream_span
@@ -85,10 +84,9 @@ class Observer:
         self._log = FailureLog(time.monotonic)
         self._resends = ResendTracker(time.monotonic)
         self._waiting: set[attempts_call.Call | Answer] = set()
-        self._put_off: deque[Callable[[], object]] = deque()
-        self._collecting = 0
+        self._deferred = Deferred(self._has_open)
         self._is_begun = False
-        self._before_first: Callable[[], object] | None = self._watch_collector
+        self._before_first: Callable[[], object] | None = self._deferred.watch_collector
         self._tracer = trace.get_tracer(names.SCOPE, __version__, tracer_provider, names.SCHEMA_URL)
         # Last: from now on a reader may ask.
         self._metrics = AttemptMetrics(meter_provider, time.monotonic, self.collect)
@@ -105,10 +103,10 @@ class Observer:
         self._resends = ResendTracker(time.monotonic)
         # The parent's calls, which it ends itself.
         self._waiting = set()
-        self._put_off = deque()
+        self._deferred.forked()
 
         def first() -> None:
-            self._watch_collector()
+            self._deferred.watch_collector()
             if before_next is not None:
                 before_next()
 
@@ -118,24 +116,18 @@ class Observer:
         """Record in other instruments from now on."""
         self._metrics = AttemptMetrics(meter_provider, time.monotonic, self.collect)
 
-    @fail_safe
     def collect(self) -> None:
-        """Do what was put off inside the garbage collector."""
-        while True:
-            try:
-                step = self._put_off.popleft()
-            except IndexError:  # nothing left; another thread may have taken the last
-                return
-            _run(step)
+        """Run what was put off inside the garbage collector."""
+        self._deferred.run_all()
+
+    def _has_open(self) -> bool:
+        return bool(self._waiting)
 
     @fail_safe
     def stop(self) -> None:
         """Watch no host any more, end what is open, and say what is still to be said."""
         self._hosts = {}
-        if self._collector in gc.callbacks:
-            gc.callbacks.remove(self._collector)
-        self._collecting = 0
-        self.collect()
+        self._deferred.stop()
         for waiting in list(self._waiting):
             waiting.abandon()
         self._log.sum_up()
@@ -172,8 +164,8 @@ class Observer:
             return None
         if not self._is_begun:
             self._begin()
-        if self._put_off:
-            self.collect()
+        if self._deferred.has_steps:
+            self._deferred.run_all(wait=False)
         at = None if port == _HTTPS else port
         return ApiRequest(method, path, endpoints.template(path), host.name, at)
 
@@ -242,21 +234,15 @@ class Observer:
     def waits(self, one: attempts_call.Call | Answer) -> None:
         """Take note of a call that has returned, or a stream outside one, with its body open."""
         self._waiting.add(one)
+        self._deferred.expect()
 
     def is_collecting(self) -> bool:
         """Say whether this is running inside the garbage collector."""
-        return self._collecting == threading.get_ident()
+        return self._deferred.is_collecting()
 
     def put_off(self, step: Callable[[], object]) -> None:
         """Do something before the next attempt, at a flush, or when metrics are asked for."""
-        self._put_off.append(step)
-
-    def _watch_collector(self) -> None:
-        if self._collector not in gc.callbacks:
-            gc.callbacks.append(self._collector)
-
-    def _collector(self, phase: str, _info: dict[str, int]) -> None:
-        self._collecting = threading.get_ident() if phase == "start" else 0
+        self._deferred.put(step)
 
     def ended(self, call: attempts_call.Call, outcome: CallOutcome, end_ns: int | None) -> None:
         """Hand a call's outcome to the sinks, each guarded for itself."""

@@ -81,6 +81,7 @@ class Body:
         has_failed: Whether it has had an error event, and its watcher knows.
         is_over: Whether it has ended in one way or another.
         made: What its end makes of its call: one of `names.OUTCOMES`.
+        read_s: When the caller read of it last, by `time.perf_counter`; set by its stream.
     """
 
     __slots__ = (
@@ -93,6 +94,7 @@ class Body:
         "has_failed",
         "is_over",
         "made",
+        "read_s",
     )
 
     def __init__(
@@ -116,6 +118,7 @@ class Body:
         self._watcher = watcher
         self._template = template
         self._began_s = began_s
+        self.read_s = time.perf_counter()
         self._first_s: float | None = None
         self.has_failed = False
         self._once = iter((True,))  # two threads may close one body
@@ -148,25 +151,34 @@ class Body:
         self._end(BodyEnd.CLOSED)
 
     @fail_safe
+    def left(self) -> None:
+        """End: the reader has gone without a close, and what was read last is the end."""
+        self._end(BodyEnd.CLOSED, at=self._last_read())
+
+    @fail_safe
     def dropped(self) -> None:
         """Take note that its stream was collected. May run inside anything."""
         if not self.is_over:
-            self._watcher.put_off(partial(self._end, BodyEnd.COLLECTED, None, Moment.now()))
+            self._watcher.put_off(partial(self._end, BodyEnd.COLLECTED, None, self._last_read()))
 
     @fail_safe
     def abandon(self) -> None:
         """End what nobody will end any more."""
         self._end(BodyEnd.COLLECTED)
 
+    def _last_read(self) -> Moment:
+        """Return when the caller, which has gone since, read last; the collector comes later."""
+        return Moment.ago(time.perf_counter() - self.read_s)
+
     def _end(
         self, way: BodyEnd, error: BaseException | None = None, at: Moment | None = None
     ) -> None:
         if self.is_over:
             return
-        if at is None and self._watcher.is_collecting():
+        if self._watcher.is_collecting():
             # What is collected may close a stream, anywhere, also where a lock is held that
             # a metric needs: recording there has been seen to wait for ever.
-            self._watcher.put_off(partial(self._end, way, error, Moment.now()))
+            self._watcher.put_off(partial(self._end, way, error, at or self._last_read()))
             return
         if next(self._once, None) is None:
             return

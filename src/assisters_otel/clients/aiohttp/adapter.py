@@ -280,7 +280,7 @@ class Aiohttp(Adapter):
             return True
         body = exchange.body(response)
         if body is not None:
-            stream_reader.watch(response.content, body)
+            stream_reader.watch(response, body)
         return False
 
     @staticmethod

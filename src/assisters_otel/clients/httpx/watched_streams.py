@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from functools import lru_cache
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.clients.classes import GENERATIONS
@@ -47,6 +48,8 @@ def _closed(body: Body) -> None:
     # Known already it is that of another stream, which was read inside this one's `with`.
     if isinstance(error, Exception) and find_attempt(error) is None and _is_of_sdk(error):
         body.broke(error)
+    elif isinstance(error, GeneratorExit):  # of a generator that is dropped
+        body.left()
     else:
         body.closed()
 
@@ -95,6 +98,7 @@ class _Chunks:
         except BaseException as error:
             self._body.broke(error)
             raise
+        self._body.read_s = perf_counter()
         if not self._is_ordinary(chunk):
             self._body.feed(chunk)
         return chunk
@@ -126,6 +130,7 @@ class _AsyncChunks:
         except BaseException as error:
             self._body.broke(error)
             raise
+        self._body.read_s = perf_counter()
         if not self._is_ordinary(chunk):
             self._body.feed(chunk)
         return chunk
