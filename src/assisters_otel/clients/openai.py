@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from assisters_otel.attempts import call as attempts_call
+from assisters_otel.attempts.call import current_call
 from assisters_otel.clients.httpx.adapter import message_of
 from assisters_otel.clients.patching import Target, unbound
 from assisters_otel.clients.sdk_call import in_call
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from assisters_otel.attempts.call import Call
-    from assisters_otel.recording.recorder import Observer
+    from assisters_otel.recording.recorder import Recorder
 
 MODULE: Final = "openai"
 
@@ -29,13 +29,13 @@ class OpenAI:
 
     module = MODULE
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, recorder: Recorder) -> None:
         """Prepare; nothing is imported and nothing is wrapped yet.
 
         Args:
-            observer: Gets what is seen.
+            recorder: Gets what is seen.
         """
-        self._observer = observer
+        self._recorder = recorder
 
     def targets(self) -> tuple[Target, ...]:
         """Say what to wrap."""
@@ -87,19 +87,19 @@ class OpenAI:
     @fail_safe
     def _begin(self, client: Any, args: Any, kwargs: Any) -> Call | None:
         url = client.base_url
-        hosts = self._observer.hosts(url.host)
+        hosts = self._recorder.watched.named(url.host)
         options = args[1] if len(args) > 1 else kwargs["options"]
         path = options.url
         if "://" in path:  # a whole one, as a list's next page may be
             whole = urlsplit(path)
-            return self._observer.call_of(
+            return self._recorder.calls.start_for_url(
                 options.method, whole.scheme, whole.hostname or "", whole.port, whole.path
             )
         if hosts is None:
             return None
         base = url.raw_path.decode("ascii").partition("?")[0]
         body = options.json_data
-        return self._observer.call_of(
+        return self._recorder.calls.start_for_url(
             options.method,
             url.scheme,
             url.host,
@@ -111,6 +111,6 @@ class OpenAI:
 
 @fail_safe
 def _built(request: Any) -> None:
-    call = attempts_call.current()
+    call = current_call()
     if call is not None:
         call.builds(message_of(request))

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from assisters_otel.api.request import ApiRequest
     from assisters_otel.clients.http_span import OwnSpan
-    from assisters_otel.recording.recorder import Observer
+    from assisters_otel.recording.recorder import Recorder
 
 MODULE: Final = "aiohttp"
 SCOPE: Final = "opentelemetry.instrumentation.aiohttp_client"
@@ -55,9 +55,9 @@ class Aiohttp(Adapter):
     variable = "AIOHTTP_CLIENT"
     instrumentor = "AioHttpClientInstrumentor"
 
-    def __init__(self, observer: Observer, tracer_provider: TracerProvider | None) -> None:
+    def __init__(self, recorder: Recorder, tracer_provider: TracerProvider | None) -> None:
         """Prepare, as `Adapter` does."""
-        super().__init__(MODULE, observer, tracer_provider)
+        super().__init__(MODULE, recorder, tracer_provider)
         self._asked: ContextVar[_Asked | None] = ContextVar("assisters_otel-aiohttp", default=None)
 
     def targets(self) -> tuple[Target, ...]:
@@ -229,15 +229,15 @@ class Aiohttp(Adapter):
             own = self._spans.start(request, str(raw.url), raw.url.port, reader)
         asked.injected = {} if own is None else own.headers
         asked.exchange = asked.last = exchange = Exchange(
-            self._observer, self._spans, request, reader, _is_transient, asked.span, own
+            self._recorder, self._spans, request, reader, _is_transient, asked.span, own
         )
         exchange.start()
 
     def _watched(self, method: str, url: Any) -> ApiRequest | None:
-        hosts = self._observer.hosts(url.raw_host or "")
+        hosts = self._recorder.watched.named(url.raw_host or "")
         if hosts is None:
             return None
-        return self._observer.request(hosts, method, url.port, url.raw_path.encode())
+        return self._recorder.watched.request(hosts, method, url.port, url.raw_path.encode())
 
     async def _met(self, step: Any, asked: _Asked) -> Any:
         try:
@@ -299,7 +299,7 @@ class Aiohttp(Adapter):
             try:
                 return call(response, *args, **kwargs)
             except Exception as error:
-                self._observer.raised_for(response, error)
+                self._recorder.raised_for(response, error)
                 raise
 
         return raise_for_status

@@ -20,7 +20,7 @@ from assisters_otel.clients.read_ahead import find_foreign
 from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
-    from assisters_otel.recording.response_body import Body
+    from assisters_otel.recording.response_body import ResponseBody
 
 READ_AHEAD_S: Final = 5.0
 """How long the beginning of a failed body is waited for, if the caller has set no limit."""
@@ -38,7 +38,7 @@ class _Watch(NamedTuple):
         cancelled: What the last read was cancelled with, if no other has followed.
     """
 
-    body: Body
+    body: ResponseBody
     response: weakref.ref[Any]
     cancelled: BaseException | None = None
 
@@ -48,7 +48,7 @@ _watched: Final[dict[int, _Watch]] = {}
 _broken: Final[dict[int, Exception]] = {}
 
 
-def watch(response: Any, body: Body) -> None:
+def watch(response: Any, body: ResponseBody) -> None:
     """Have a body told of what is read.
 
     Args:

@@ -18,7 +18,7 @@ from assisters_otel.sinks.known_attempts import find_attempt
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from assisters_otel.recording.response_body import Body
+    from assisters_otel.recording.response_body import ResponseBody
 
 _SDKS: Final = frozenset({"openai", "assisters"})
 _HELPERS: Final = "openai.lib.streaming"
@@ -38,7 +38,7 @@ async def _nothing_async(*_: object) -> None:
 
 
 @fail_safe
-def _closed(body: Body) -> None:
+def _closed(body: ResponseBody) -> None:
     """Tell a body that its stream is closed: by the caller, or as an SDK's own error passes.
 
     An SDK that cannot read what came closes the stream and lets its exception go on: that is a
@@ -76,7 +76,7 @@ class _Chunks:
 
     __slots__ = ("_body", "_chunks", "_is_ordinary", "close", "send", "throw")
 
-    def __init__(self, chunks: Any, body: Body) -> None:
+    def __init__(self, chunks: Any, body: ResponseBody) -> None:
         self._chunks = chunks
         self._body = body
         events = body.events
@@ -109,7 +109,7 @@ class _AsyncChunks:
 
     __slots__ = ("_body", "_chunks", "_is_ordinary", "aclose", "asend", "athrow")
 
-    def __init__(self, chunks: Any, body: Body) -> None:
+    def __init__(self, chunks: Any, body: ResponseBody) -> None:
         self._chunks = chunks
         self._body = body
         events = body.events
@@ -139,7 +139,7 @@ class _AsyncChunks:
 class _Watched:
     """A stream whose end is told of."""
 
-    def __init__(self, stream: Any, body: Body) -> None:
+    def __init__(self, stream: Any, body: ResponseBody) -> None:
         self._stream = stream
         self._body = body
 

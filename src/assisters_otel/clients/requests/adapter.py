@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
     from assisters_otel.api.request import ApiRequest
     from assisters_otel.clients.http_span import HttpSpans, OwnSpan
-    from assisters_otel.recording.recorder import Observer
-    from assisters_otel.recording.response_body import Body
+    from assisters_otel.recording.recorder import Recorder
+    from assisters_otel.recording.response_body import ResponseBody
 
 MODULE: Final = "requests"
 SCOPE: Final = "opentelemetry.instrumentation.requests"
@@ -105,7 +105,7 @@ class _Exchange(Exchange):
 
     def __init__(  # noqa: PLR0913, PLR0917 - all of it is of one request
         self,
-        observer: Observer,
+        recorder: Recorder,
         spans: HttpSpans,
         request: ApiRequest,
         raw: Any,
@@ -114,7 +114,7 @@ class _Exchange(Exchange):
         read_limit: Callable[[], float | None],
     ) -> None:
         reader = _Message(raw)
-        super().__init__(observer, spans, request, reader, _is_transient, app_span, own)
+        super().__init__(recorder, spans, request, reader, _is_transient, app_span, own)
         self.raw = raw
         self.outgoing = None if own is None else Outgoing.of(raw, own.headers)
         self.read_limit = read_limit
@@ -129,9 +129,9 @@ class Requests(Adapter):
     instrumentor = "RequestsInstrumentor"
     suppresses_others = True  # it sends through urllib3
 
-    def __init__(self, observer: Observer, tracer_provider: TracerProvider | None) -> None:
+    def __init__(self, recorder: Recorder, tracer_provider: TracerProvider | None) -> None:
         """Prepare, as `Adapter` does."""
-        super().__init__(MODULE, observer, tracer_provider)
+        super().__init__(MODULE, recorder, tracer_provider)
         self._exchange: ContextVar[_Exchange | None] = ContextVar(
             "assisters_otel-requests", default=None
         )
@@ -209,7 +209,7 @@ class Requests(Adapter):
         if app_span is None and not self.theirs_is_on():
             port = request.port or _HTTPS
             own = self._spans.start(request, raw.url, port, _Message(raw))
-        return _Exchange(self._observer, self._spans, request, raw, app_span, own, read_limit)
+        return _Exchange(self._recorder, self._spans, request, raw, app_span, own, read_limit)
 
     @fail_safe
     def _start(self, exchange: _Exchange) -> None:
@@ -248,12 +248,14 @@ class Requests(Adapter):
             watch(response.raw, body, partial(self._broke, body, weakref(response)))
 
     @fail_safe
-    def _broke(self, body: Body, response: Callable[[], object], error: BaseException) -> None:
+    def _broke(
+        self, body: ResponseBody, response: Callable[[], object], error: BaseException
+    ) -> None:
         # In the words that requests finds for it.
         kind = _SAYS.get(type(error).__name__)
         errors = sys.modules[MODULE].exceptions
         body.broke(error if kind is None else getattr(errors, kind)(error))
-        self._observer.raised_for(response(), error)
+        self._recorder.raised_for(response(), error)
 
     # -- what urllib3 sends again ---------------------------------------------------------------
 
@@ -290,22 +292,22 @@ class Requests(Adapter):
             return
         if response is not None:
             body = None
-            if attempt.answered(response.status, _headers_of(response)):
+            if self._recorder.answered(attempt, response.status, _headers_of(response)):
                 body = _read_ahead(response, exchange)
-            attempt.ended(body)
+            self._recorder.report(attempt, body)
         elif error is not None:
-            attempt.raised(error, transient=True)
+            self._recorder.raised(attempt, error, transient=True)
 
     # -- what they have in common -----------------------------------------------------------------
 
     @fail_safe
     def _request(self, raw: Any) -> ApiRequest | None:
         url = urlsplit(raw.url)
-        hosts = self._observer.hosts(url.hostname or "")
+        hosts = self._recorder.watched.named(url.hostname or "")
         if hosts is None or _is_export(raw):
             return None
         port = url.port or (443 if url.scheme == "https" else 80)
-        return self._observer.request(hosts, raw.method, port, (url.path or "/").encode())
+        return self._recorder.watched.request(hosts, raw.method, port, (url.path or "/").encode())
 
 
 @fail_safe

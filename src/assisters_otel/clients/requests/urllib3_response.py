@@ -16,13 +16,13 @@ from assisters_otel.clients.classes import GENERATIONS, is_of, named_as
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from assisters_otel.recording.response_body import Body
+    from assisters_otel.recording.response_body import ResponseBody
 
 _FETCHES: Final = ("_fp_read", "_handle_chunk", "_update_chunk_length", "_error_catcher")
 _WATCH: Final = "_assisters_otel_watch"
 
 
-def watch(raw: Any, body: Body, broke: Callable[[BaseException], object]) -> None:
+def watch(raw: Any, body: ResponseBody, broke: Callable[[BaseException], object]) -> None:
     """Have a body told of what is read.
 
     Args:
