@@ -13,6 +13,7 @@ from assisters_otel import process, runtimes
 from assisters_otel.clients import assisters, openai, retries
 from assisters_otel.clients.aiohttp import adapter as aiohttp_adapter
 from assisters_otel.clients.httpx import adapter as httpx_adapter
+from assisters_otel.clients.httpx.request_reader import HttpxRequestReader
 from assisters_otel.clients.patching import Patches
 from assisters_otel.clients.requests import adapter as requests_adapter
 from assisters_otel.fail_safe import fail_safe
@@ -61,7 +62,10 @@ class Instrumentation:
         )
         self._tracer_provider, self._meter_provider = tracer_provider, meter_provider
         self._adapters = {adapter.module: adapter for adapter in http}
-        sdks = (openai.OpenAI(self.recorder), assisters.Assisters(self.recorder))
+        sdks = (
+            openai.OpenAI(self.recorder, HttpxRequestReader),
+            assisters.Assisters(self.recorder),
+        )
         adapters: tuple[Any, ...] = (*self._adapters.values(), *sdks)
         targets = tuple(target for adapter in adapters for target in adapter.targets())
         self._patches = Patches(targets)
@@ -133,7 +137,7 @@ class Instrumentation:
 
     def record_in(self, meter_provider: MeterProvider) -> None:
         """Record in another provider from now on: this is a forked child."""
-        self.recorder.record_in(meter_provider)
+        self.recorder.sinks.record_in(meter_provider)
 
     def clients(self) -> tuple[Client, ...]:
         """List the clients that are patched, and those that will be when they are imported."""

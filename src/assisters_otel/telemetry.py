@@ -95,8 +95,8 @@ class Telemetry:
             not_seen=NOT_SEEN,
             hosts=tuple(map(str, on.config.hosts)),
             destinations=destinations,
-            attempts=on.recorder.attempts,
-            errors=on.recorder.errors,
+            attempts=on.recorder.sinks.attempts,
+            errors=on.recorder.sinks.errors,
             last_failure=own_errors.last_failure,
         )
 

@@ -57,7 +57,7 @@ from assisters_otel.hosts import Host
 from assisters_otel.recording.recorder import Recorder
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import metrics as metric_names
-from assisters_otel.sinks import attempt_span
+from assisters_otel.sinks import foreign_span
 from assisters_otel.sinks.label_values import MAX_EXTRA_VALUES, MAX_MODELS
 
 if TYPE_CHECKING:
@@ -450,14 +450,14 @@ def _attempt(
         suppress(Exception if not _HEAD.match(first) else ()),
         now.tracer.start_as_current_span(method, kind=SpanKind.CLIENT, attributes=said) as span,
     ):
-        found = attempt_span.find_app_span(_HTTPX, method, _HOST, url)
+        found = foreign_span.find_app_span(_HTTPX, method, _HOST, url)
         recorder = now.recorder
         request = recorder.watched.request(
             recorder.watched.named(_HOST) or (), method, 443, raw.url.raw_path
         )
         assert found is span
         assert request is not None
-        attempt = recorder.start(request, request_reader._Message(raw), found)
+        attempt = recorder.start(request, request_reader.HttpxRequestReader(raw), found)
         if not _HEAD.match(first):
             name = re.sub("[^A-Za-z]", "", first.decode("latin-1"))[:200] or "ReadTimeout"
             error = type(name, (Exception,), {})(body.decode("utf-8", "replace"))
@@ -472,7 +472,7 @@ def _attempt(
             return RuntimeError("the SDK's own")
         recorder.report(attempt)
         sent = _Sent()
-        watched = recorder.watch_body(attempt, lambda _: True, sent)
+        watched = recorder.bodies.watch(attempt, lambda _: True, sent)
         if watched is not None:
             _pass(watched, body)
             way = (body[-1:] or b"\0")[0] % 4

@@ -223,7 +223,7 @@ class Exchange:
         """
         if self.attempt is None:
             return None
-        return self._recorder.watch_body(self.attempt, self._is_transient, sent)
+        return self._recorder.bodies.watch(self.attempt, self._is_transient, sent)
 
     def may_be_read_ahead(self) -> bool:
         """Return True if the body of a failed answer may be read before its caller asks for it."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from assisters_otel.attempts.call import current_call
-from assisters_otel.clients.httpx.adapter import message_of
 from assisters_otel.clients.patching import Target, unbound
 from assisters_otel.clients.sdk_call import in_call
 from assisters_otel.fail_safe import fail_safe
@@ -18,6 +17,7 @@ from assisters_otel.fail_safe import fail_safe
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from assisters_otel.api.request import RequestReader
     from assisters_otel.attempts.call import Call
     from assisters_otel.recording.recorder import Recorder
 
@@ -29,13 +29,15 @@ class OpenAI:
 
     module = MODULE
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, reader_of: Callable[[Any], RequestReader]) -> None:
         """Prepare; nothing is imported and nothing is wrapped yet.
 
         Args:
             recorder: Gets what is seen.
+            reader_of: Returns what reads a request of the client that the SDK sends through.
         """
         self._recorder = recorder
+        self._reader_of = reader_of
 
     def targets(self) -> tuple[Target, ...]:
         """Say what to wrap."""
@@ -79,10 +81,16 @@ class OpenAI:
 
         def build_request(client: Any, *args: Any, **kwargs: Any) -> Any:
             request = wrapped(client, *args, **kwargs)
-            _built(request)
+            self._built(request)
             return request
 
         return build_request
+
+    @fail_safe
+    def _built(self, request: Any) -> None:
+        call = current_call()
+        if call is not None:
+            call.builds(self._reader_of(request))
 
     @fail_safe
     def _begin(self, client: Any, args: Any, kwargs: Any) -> Call | None:
@@ -107,10 +115,3 @@ class OpenAI:
             f"{base.rstrip('/')}/{path.lstrip('/')}",
             body.get("model") if isinstance(body, dict) else None,
         )
-
-
-@fail_safe
-def _built(request: Any) -> None:
-    call = current_call()
-    if call is not None:
-        call.builds(message_of(request))

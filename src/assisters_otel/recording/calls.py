@@ -2,85 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from opentelemetry import trace
 
 from assisters_otel.api import endpoints, redaction
 from assisters_otel.attempts.call import Asked, Call
-from assisters_otel.fail_safe import fail_safe
 from assisters_otel.recording.watched_hosts import HTTP_PORT, HTTPS_PORT
-from assisters_otel.sinks import foreign_span
 from assisters_otel.sinks.call_span import end_call_span, start_or_adopt_call_span
 from assisters_otel.sinks.known_attempts import remember_attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.trace import Tracer
 
     from assisters_otel.outcomes import CallOutcome
+    from assisters_otel.recording.bodies import OpenBodies
     from assisters_otel.recording.deferred import Deferred
+    from assisters_otel.recording.process_sinks import ProcessSinks
     from assisters_otel.recording.watched_hosts import WatchedHosts
-    from assisters_otel.sinks.failure_log import FailureLog
-    from assisters_otel.sinks.metrics import AttemptMetrics
 
 # What clients leave as it is in a path: RFC 3986's reserved characters, and the sign of an escape.
 _UNQUOTED: Final = "%/:=&?~#+!$,;'@()*[]"
 
 
-class Abandonable(Protocol):
-    """A call or a body that is open."""
-
-    def abandon(self) -> None:
-        """End it, since its reader will not."""
-
-
-class OpenBodies:
-    """The calls that have returned, and the streams outside of calls, whose bodies are open."""
-
-    def __init__(self) -> None:
-        """Start with none."""
-        self._open: set[Abandonable] = set()
-
-    def __bool__(self) -> bool:
-        return bool(self._open)
-
-    def add(self, one: Abandonable) -> None:
-        """Add one that is open."""
-        self._open.add(one)
-
-    def discard(self, one: Abandonable) -> None:
-        """Take one out that has ended."""
-        self._open.discard(one)
-
-    def forked(self) -> None:
-        """Forget all of them in a forked child: the parent ends them."""
-        self._open = set()
-
-    def abandon_all(self) -> None:
-        """End all of them."""
-        for one in list(self._open):
-            one.abandon()
-
-
 class CallRecorder:
-    """Records calls: each outcome to the sinks, once.
+    """Records calls: each outcome to the sinks, once."""
 
-    Attributes:
-        metrics: The instruments.
-        log: The log of failures.
-    """
-
-    def __init__(  # noqa: PLR0913, PLR0917 - made in one place, by the recorder
+    def __init__(  # noqa: PLR0913 - made in one place, by the recorder
         self,
         tracer: Tracer,
         watched: WatchedHosts,
-        bodies: OpenBodies,
+        sinks: ProcessSinks,
+        open_bodies: OpenBodies,
         deferred: Deferred,
-        metrics: Callable[[], AttemptMetrics],
-        log: Callable[[], FailureLog],
         *,
         capture_message: bool,
     ) -> None:
@@ -89,18 +46,16 @@ class CallRecorder:
         Args:
             tracer: For the spans of calls.
             watched: The hosts that are watched.
-            bodies: Gets the calls whose bodies are open.
+            open_bodies: Gets the calls whose bodies are open.
             deferred: Gets what comes up inside the garbage collector.
-            metrics: Returns the instruments, which are others after a fork.
-            log: Returns the log of failures.
+            sinks: Get the outcomes.
             capture_message: True if the envelope's message is wanted on spans.
         """
         self._tracer = tracer
         self._watched = watched
-        self._bodies = bodies
+        self._open = open_bodies
         self._deferred = deferred
-        self._metrics = metrics
-        self._log = log
+        self._sinks = sinks
         self._capture_message = capture_message
 
     def start(self, asked: Asked) -> Call:
@@ -153,15 +108,15 @@ class CallRecorder:
 
     def waits(self, call: Call) -> None:
         """Expect the end of a body: the call has returned with it open."""
-        self._bodies.add(call)
+        self._open.add(call)
         self._deferred.expect()
 
     def ended(self, call: Call, outcome: CallOutcome, end_ns: int | None) -> None:
         """Report a call's outcome to each sink."""
-        self._bodies.discard(call)
-        self._metrics().record_call(outcome, call.context)
+        self._open.discard(call)
+        self._sinks.metrics.record_call(outcome, call.context)
         if outcome.failed:
-            self._log_call(outcome, call.span)
+            self._sinks.log_call(outcome, call.span)
         end_call_span(call, outcome, end_ns, capture_message=self._capture_message)
 
     def is_collecting(self) -> bool:
@@ -171,7 +126,3 @@ class CallRecorder:
     def put_off(self, step: Callable[[], object]) -> None:
         """Run a step soon, outside the garbage collector."""
         self._deferred.put(step)
-
-    @fail_safe
-    def _log_call(self, outcome: CallOutcome, span: Span) -> None:
-        self._log().record_call(outcome, foreign_span.span_context_of(span))

@@ -4,7 +4,7 @@ attempt = recorder.start(request, reader, …)       what is it a resend of? the
 recorder.answered(attempt, status, headers)        the clock stops; has it failed?
 recorder.report(attempt, body)                     each sink, once
 recorder.raised(attempt, error, transient=…)       or this: the clock stops, each sink, once
-recorder.watch_body(attempt, …)                    what becomes of a successful answer's body
+recorder.bodies.watch(attempt, …)                  what becomes of a successful answer's body
 
 Each sink is fail-safe by itself: one that fails costs what it would have written.
 """
@@ -20,24 +20,23 @@ from typing import TYPE_CHECKING, Final
 from opentelemetry import trace
 
 from assisters_otel import causes
-from assisters_otel.api import error_body, event_stream, redaction
+from assisters_otel.api import error_body, redaction
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.content_encoding import decode_body
 from assisters_otel.api.headers import known_headers
 from assisters_otel.attempts.attempt import Attempt
 from assisters_otel.attempts.call import current_call
 from assisters_otel.fail_safe import fail_safe
-from assisters_otel.outcomes import FIRST_ERROR, FIRST_REDIRECT, AttemptOutcome
-from assisters_otel.recording.calls import CallRecorder, OpenBodies
+from assisters_otel.outcomes import FIRST_ERROR, AttemptOutcome
+from assisters_otel.recording.attempt_spans import AttemptSpans
+from assisters_otel.recording.bodies import BodyRecorder, OpenBodies
+from assisters_otel.recording.calls import CallRecorder
 from assisters_otel.recording.deferred import Deferred
-from assisters_otel.recording.response_body import ResponseBody
+from assisters_otel.recording.process_sinks import ProcessSinks
 from assisters_otel.recording.watched_hosts import WatchedHosts
-from assisters_otel.resends.tracker import ResendTracker
 from assisters_otel.semconv import attributes as names
-from assisters_otel.sinks import attempt_span, foreign_span, known_attempts, stream_span
-from assisters_otel.sinks.failure_log import FailureLog
+from assisters_otel.sinks import foreign_span, known_attempts
 from assisters_otel.sinks.known_attempts import find_attempt, remember_attempt
-from assisters_otel.sinks.metrics import AttemptMetrics
 from assisters_otel.version import __version__
 
 if TYPE_CHECKING:
@@ -47,9 +46,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
 
     from assisters_otel.api.request import ApiRequest, RequestReader
-    from assisters_otel.attempts.clock import Moment
     from assisters_otel.config import Config
-    from assisters_otel.outcomes import Resend
 
 _SUCCESS: Final = 200
 _ID: Final = b"req_"
@@ -62,9 +59,9 @@ class Recorder:
     Attributes:
         watched: The hosts that are watched.
         calls: Records the calls of SDKs.
+        bodies: Records the bodies of successful answers.
+        sinks: Metrics, log and resends of this process.
         deferred: Runs what comes up inside the garbage collector.
-        attempts: How many attempts have ended.
-        errors: How many of them had failed.
     """
 
     def __init__(
@@ -80,29 +77,19 @@ class Recorder:
             tracer_provider: For the spans of calls and streams; None for the global one.
             meter_provider: For the library's metrics.
         """
-        self.attempts = self.errors = 0
         self._lock = threading.RLock()  # a signal handler may send a request meanwhile
-        self._capture_message = config.capture_message
-        self._captures_headers = config.captures_headers
-        self._log = FailureLog(time.monotonic)
-        self._resends = ResendTracker(time.monotonic)
-        self._bodies = OpenBodies()
-        self.deferred = Deferred(self._bodies.__bool__)
+        self._spans = AttemptSpans(config)
+        self._open = OpenBodies()
+        self.deferred = Deferred(self._open.__bool__)
         self._has_started = False
         self._before_first: Callable[[], object] | None = self.deferred.watch_collector
-        self._tracer = trace.get_tracer(names.SCOPE, __version__, tracer_provider, names.SCHEMA_URL)
         self.watched = WatchedHosts(config, self._before_request)
-        self.calls = CallRecorder(
-            self._tracer,
-            self.watched,
-            self._bodies,
-            self.deferred,
-            lambda: self._metrics,
-            lambda: self._log,
-            capture_message=config.capture_message,
-        )
-        # Last: from now on a metric reader may collect.
-        self._metrics = AttemptMetrics(meter_provider, time.monotonic, self.deferred.run_all)
+        tracer = trace.get_tracer(names.SCOPE, __version__, tracer_provider, names.SCHEMA_URL)
+        self.sinks = sinks = ProcessSinks(meter_provider, self.deferred.run_all)
+        around = sinks, self._open, self.deferred
+        capture = config.capture_message
+        self.bodies = BodyRecorder(tracer, *around, capture_message=capture)
+        self.calls = CallRecorder(tracer, self.watched, *around, capture_message=capture)
 
     def forked(self, before_next: Callable[[], object] | None) -> None:
         """Start anew in a forked child, where the locks of other threads are held for ever.
@@ -111,10 +98,8 @@ class Recorder:
             before_next: Called once before the child's first attempt, or None.
         """
         self._lock = threading.RLock()
-        self.attempts = self.errors = 0
-        self._log = FailureLog(time.monotonic)
-        self._resends = ResendTracker(time.monotonic)
-        self._bodies.forked()
+        self.sinks.forked()
+        self._open.forked()
         self.deferred.forked()
 
         def first() -> None:
@@ -124,17 +109,13 @@ class Recorder:
 
         self._before_first, self._has_started = first, False
 
-    def record_in(self, meter_provider: MeterProvider) -> None:
-        """Record in the instruments of another provider from now on."""
-        self._metrics = AttemptMetrics(meter_provider, time.monotonic, self.deferred.run_all)
-
     @fail_safe
     def stop(self) -> None:
         """Watch no host any more, end what is open, and log what is not logged yet."""
         self.watched.stop()
         self.deferred.stop()
-        self._bodies.abandon_all()
-        self._log.sum_up()
+        self._open.abandon_all()
+        self.sinks.stop()
 
     def _before_request(self) -> None:
         if not self._has_started:
@@ -176,14 +157,10 @@ class Recorder:
             call = None
         place = around if call is None else call.around
         attempt = Attempt(request, reader, span, place, call, is_own=is_own)
-        resend = self._resends.started(attempt)
-        if span is not None:
-            if not is_own:
-                _redact_and_name(span, request)
-            if resend is not None:
-                _write_resend(span, resend)
+        resend = self.sinks.resends.started(attempt)
+        self._spans.started(attempt)
         if resend is not None and resend.is_retry:
-            self._metrics.record_retry(request, resend)
+            self.sinks.metrics.record_retry(request, resend)
         attempt.sent_s = time.perf_counter()
         return attempt
 
@@ -273,161 +250,26 @@ class Recorder:
 
     def _to_sinks(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
         failed, span, call = outcome.failed, attempt.span, attempt.call
-        with self._lock:
-            self.attempts += 1
-            self.errors += failed
-        if span is not None:
-            self._write(span, attempt, outcome)
-        self._metrics.record(outcome)
+        self.sinks.count(attempts=1, errors=failed)
+        self._spans.ended(attempt, outcome)
+        self.sinks.metrics.record(outcome)
         if call is not None:
             call.last = outcome
         elif failed:
-            self._log_attempt(outcome, span)
+            self.sinks.log_attempt(outcome, span)
         if failed or outcome.cancelled:
-            self._resends.failed(attempt, outcome, time.time())
+            self.sinks.resends.failed(attempt, outcome, time.time())
             return
         is_watched = call is not None or response_headers.is_event_stream(outcome.headers)
-        self._resends.answered(attempt, is_open=is_watched and not outcome.is_redirect)
+        self.sinks.resends.answered(attempt, is_open=is_watched and not outcome.is_redirect)
         if response_headers.LOCATION in outcome.headers and outcome.is_redirect:
             location = outcome.headers[response_headers.LOCATION].decode("latin-1")
-            self._resends.redirected(attempt, location)
-
-    def _write(self, span: Span, attempt: Attempt, outcome: AttemptOutcome) -> None:
-        now = time.time()  # when the answer came, not when the span ends
-        if attempt.is_own:
-            if not attempt.is_followed:
-                self._describe(span, now, outcome)
-        elif outcome.failed:
-            describe = partial(self._describe, now=now, outcome=outcome)
-            if self._captures_headers:
-                describe = partial(self._describe_captured, describe, attempt)
-            foreign_span.before_end(span, describe)
-        else:
-            foreign_span.cancel_before_end(span)
-            self._describe(span, now, outcome)
-            if self._captures_headers:
-                foreign_span.before_end(span, partial(_redact_answer, attempt))
-
-    @fail_safe
-    def _describe(self, span: Span, now: float, outcome: AttemptOutcome) -> None:
-        attempt_span.write_outcome(span, outcome, now, capture_message=self._capture_message)
-
-    @staticmethod
-    def _describe_captured(
-        describe: Callable[[Span], object], attempt: Attempt, span: Span
-    ) -> None:
-        describe(span)
-        _redact_answer(attempt, span)
-
-    @fail_safe
-    def _log_attempt(self, outcome: AttemptOutcome, span: Span | None) -> None:
-        self._log.record(outcome, foreign_span.span_context_of(span))
-
-    # -- the body of an answer ------------------------------------------------------------------
-
-    def watch_body(
-        self, attempt: Attempt, is_transient: Callable[[BaseException], bool | None], sent: object
-    ) -> ResponseBody | None:
-        """Return the body of a successful answer, which `report` has reported.
-
-        Args:
-            attempt: The attempt.
-            is_transient: Returns True of an exception if the connection, the peer or the clock
-                failed.
-            sent: The app's request or response, by which `explain` finds what became of it.
-
-        Returns:
-            None if the end of the body makes no difference: it is no event stream, and belongs to
-            no call.
-        """
-        call = attempt.call
-        if call is None and not response_headers.is_event_stream(attempt.headers):
-            return None
-        if not _SUCCESS <= attempt.status < FIRST_REDIRECT or attempt.outcome is None:
-            return None
-        events = event_stream.scanner_for(attempt.headers)
-        if call is None and events is None:
-            return None
-        body = ResponseBody(self, attempt, events, is_transient, sent)
-        attempt.origin()  # now: another task or thread may read the body
-        if call is not None:
-            call.answered(body)
-        else:
-            body.span = self._start_stream_span(attempt)
-            self._bodies.add(body)
-            self.deferred.expect()
-        body.read_s = time.perf_counter()  # not before its span has started
-        return body
-
-    @fail_safe
-    def _start_stream_span(self, attempt: Attempt) -> Span | None:
-        return stream_span.start_stream_span(self._tracer, attempt)
-
-    def body_failed(self, body: ResponseBody, outcome: AttemptOutcome) -> None:
-        """Record that an event stream will have failed, before its end."""
-        self._resends.failed(body.attempt, outcome, time.time())
-
-    def body_ended(self, body: ResponseBody, outcome: AttemptOutcome, at: Moment | None) -> None:
-        """Record the end of a body, after its attempt.
-
-        Args:
-            body: The body.
-            outcome: The attempt's, with what became of the body.
-            at: When it ended, or None for now.
-        """
-        attempt, call = body.attempt, body.attempt.call
-        shown = attempt.span if body.span is None else body.span
-        context = None
-        if call is not None:
-            call.last = outcome
-            context = call.context
-        elif shown is not None:
-            context = trace.set_span_in_context(shown)
-        if outcome.failed:
-            with self._lock:
-                self.errors += 1
-            self._metrics.record_broken(outcome, context)
-        if (outcome.failed or outcome.cancelled) and not body.has_failed:
-            self._resends.failed(attempt, outcome, time.time())
-        else:
-            self._resends.closed(attempt)
-        if outcome.stream is not None:
-            model = None if call is None else call.asked.model
-            self._metrics.record_stream(outcome, model, context)
-        if call is not None:
-            call.body_ended(body, at)
-            return
-        self._bodies.discard(body)
-        if outcome.failed:
-            self._log_attempt(outcome, shown)
-        if body.span is not None:
-            stream_span.end_stream_span(
-                body.span,
-                outcome,
-                end_ns=None if at is None else at.unix_ns,
-                capture_message=self._capture_message,
-            )
+            self.sinks.resends.redirected(attempt, location)
 
 
 @fail_safe
 def _run(step: Callable[[], object]) -> None:
     step()
-
-
-@fail_safe
-def _redact_and_name(span: Span, request: ApiRequest) -> None:
-    attempt_span.redact_request(span, request)
-    attempt_span.set_span_name(span, request)
-
-
-@fail_safe
-def _write_resend(span: Span, resend: Resend) -> None:
-    attempt_span.write_resend(span, resend)
-
-
-@fail_safe
-def _redact_answer(attempt: Attempt, span: Span) -> None:
-    attempt_span.redact_answer(span, attempt.secrets())
 
 
 def _has_odd_id(attempt: Attempt) -> bool:

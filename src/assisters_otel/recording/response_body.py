@@ -20,7 +20,7 @@ from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import AttemptOutcome, StreamOutcome
 from assisters_otel.semconv import attributes as names
 from assisters_otel.sinks.call_span import write_abandoned_state
-from assisters_otel.sinks.known_attempts import remember_attempt
+from assisters_otel.sinks.known_attempts import find_attempt, remember_attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -164,6 +164,11 @@ class ResponseBody:
     def abandon(self) -> None:
         """End it, since its reader will not."""
         self._end(BodyEnd.COLLECTED)
+
+    @staticmethod
+    def is_known(error: BaseException) -> bool:
+        """Return True if an exception comes from an attempt that is reported already."""
+        return find_attempt(error) is not None
 
     def _last_read(self) -> Moment:
         """Return when the caller, which has gone since, read last; the collector comes later."""

@@ -17,12 +17,12 @@ from assisters_otel.causes import is_of_dead_loop
 from assisters_otel.clients.adapter import Adapter
 from assisters_otel.clients.classes import CLIENTS, find_base, is_a
 from assisters_otel.clients.exchange import Exchange
-from assisters_otel.clients.httpx.request_reader import _Message
+from assisters_otel.clients.httpx.request_reader import HttpxRequestReader
 from assisters_otel.clients.httpx.streams import async_replay, replay
 from assisters_otel.clients.httpx.watched_streams import async_watched, watched
 from assisters_otel.clients.patching import Target, unbound
 from assisters_otel.fail_safe import fail_safe
-from assisters_otel.sinks import attempt_span
+from assisters_otel.sinks import foreign_span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +66,7 @@ class _Exchange(Exchange):
         recorder: Recorder,
         spans: HttpSpans,
         request: ApiRequest,
-        reader: _Message,
+        reader: HttpxRequestReader,
         raw: Any,
         is_transient: Callable[[BaseException], bool | None],
         app_span: Span | None,
@@ -142,7 +142,7 @@ class Httpx(Adapter):
         request = self._recorder.watched.request(hosts, raw.method, port, url.raw_path)
         if request is None:
             return None
-        reader, app_span, own = _Message(raw), _find_app_span(raw), None
+        reader, app_span, own = HttpxRequestReader(raw), _find_app_span(raw), None
         if app_span is None and not self._app_makes_spans(raw, transport, method):
             own = self._spans.start(request, str(url), port, reader)
         told = self._is_transient, app_span, own
@@ -202,12 +202,7 @@ class Httpx(Adapter):
 @fail_safe
 def _find_app_span(raw: Any) -> Span | None:
     url = raw.url
-    return attempt_span.find_app_span(SCOPE, raw.method, url.raw_host.decode("ascii"), url)
-
-
-def message_of(raw: Any) -> _Message:
-    """Return what can be said of a request, of either module."""
-    return _Message(raw)
+    return foreign_span.find_app_span(SCOPE, raw.method, url.raw_host.decode("ascii"), url)
 
 
 def _is_instrumented(transport: Any, method: str) -> bool:

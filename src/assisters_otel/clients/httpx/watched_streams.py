@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.clients.classes import GENERATIONS
 from assisters_otel.fail_safe import fail_safe
-from assisters_otel.sinks.known_attempts import find_attempt
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -46,7 +45,7 @@ def _closed(body: ResponseBody) -> None:
     """
     error = sys.exc_info()[1]
     # Known already it is that of another stream, which was read inside this one's `with`.
-    if isinstance(error, Exception) and find_attempt(error) is None and _is_of_sdk(error):
+    if isinstance(error, Exception) and not body.is_known(error) and _is_of_sdk(error):
         body.broke(error)
     elif isinstance(error, GeneratorExit):  # of a generator that is dropped
         body.left()
