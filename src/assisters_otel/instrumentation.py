@@ -72,11 +72,17 @@ class Instrumentation:
         self._runtimes = runtimes.Hooks(guard)
 
     def start(self) -> None:
-        """Patch what is imported, and the rest when it is."""
+        """Patch what is imported, and the rest when it is. Also again, after `stop`."""
+        self.observer.watch(self.config)
         self._patches.put_in()
         self._retries.put_in()
         self._runtimes.put_in()
         self.guard(process.here.start, self)
+
+    def watch(self, config: configs.Config) -> None:
+        """Watch the hosts of *config* from now on."""
+        self.config = config
+        self.observer.watch(config)
 
     def stop(self) -> None:
         """Put the very same functions back."""

@@ -4,20 +4,42 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from assisters_otel import foreign_exceptions
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _logger: Final = logging.getLogger(names.SCOPE)
+_captures: Final[list[list[logging.LogRecord]]] = []
+
+
+@contextmanager
+def captured() -> Iterator[list[logging.LogRecord]]:
+    """Return the list that gets each warning meanwhile, and what is worse.
+
+    It gets them here and not from a handler: so a level, a filter or ``logging.disable`` of the app
+    keeps none away, and the app's handlers get what they would get without it.
+    """
+    lines: list[logging.LogRecord] = []
+    _captures.append(lines)
+    try:
+        yield lines
+    finally:
+        # By identity: two lists that hold the same lines are equal.
+        _captures[:] = [one for one in _captures if one is not lines]
 
 
 def is_enabled_for(level: int) -> bool:
     """Return True if a line of a level would be written."""
-    return _logger.isEnabledFor(level)
+    return _is_captured(level) or _logger.isEnabledFor(level)
+
+
+def _is_captured(level: int) -> bool:
+    return level >= logging.WARNING and bool(_captures)
 
 
 def debug(message: str, *args: object) -> None:
@@ -45,7 +67,8 @@ def warning(message: str, *args: object, fields: Mapping[str, object] | None = N
 def _write(
     level: int, message: str, args: tuple[object, ...], fields: Mapping[str, object]
 ) -> None:
-    if not _logger.isEnabledFor(level):
+    is_written = _logger.isEnabledFor(level)
+    if not is_written and not _is_captured(level):
         return
     caller = sys._getframe(2)  # noqa: SLF001 - as `logging` finds it
     where = caller.f_code.co_filename, caller.f_lineno
@@ -55,7 +78,11 @@ def _write(
         )
         for name, value in fields.items():
             vars(record).setdefault(name, value)
-        _logger.handle(record)
+        if _is_captured(level):
+            for lines in _captures:
+                lines.append(record)
+        if is_written:
+            _logger.handle(record)
     except Exception as error:  # noqa: BLE001 - there is nobody left to tell
         theirs = foreign_exceptions.of(error)
         if theirs is not None:

@@ -77,12 +77,14 @@ class Process:
     Attributes:
         lock: Held while anything is switched on or off.
         current: The handle that is switched on, or None.
+        suspended: The one that a recording of `testing` has taken the place of, or None.
         instrumentation: What is patched, by `init` or by ``opentelemetry-instrument``, or None.
     """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.current: Handle | None = None
+        self.suspended: Handle | None = None
         self.instrumentation: Patched | None = None
         self._ended: WeakIdentityDict[bool] = WeakIdentityDict()
         self._is_watching = False
@@ -139,10 +141,14 @@ class Process:
 
     def _exit(self) -> None:
         """End what `init` has made, and flush what does not end by itself, at the normal exit."""
-        if self.current is not None:
-            self.current.end(self._budget_s())
-        elif self.instrumentation is not None:
+        handles = self._handles()
+        for handle in handles:
+            handle.end(self._budget_s())
+        if not handles and self.instrumentation is not None:
             self.instrumentation.flush(self._budget_s(), at_exit=True)
+
+    def _handles(self) -> list[Handle]:
+        return [one for one in (self.current, self.suspended) if one is not None]
 
     def _exit_child(self) -> None:
         """End a child of multiprocessing: it leaves by ``os._exit``, and nothing of `atexit` runs.
@@ -226,9 +232,10 @@ class Process:
         self.lock = threading.RLock()
         self._end_lock, self._left_s = threading.Lock(), END_S
         self._watch_multiprocessing()
-        if self.current is not None:
-            self.current.forked()
-        elif self.instrumentation is not None:
+        handles = self._handles()
+        for handle in handles:
+            handle.forked()
+        if not handles and self.instrumentation is not None:
             self.instrumentation.forked(None)
 
 

@@ -51,7 +51,11 @@ class Status(NamedTuple):
 
 
 class Telemetry:
-    """What `init` switched on. A context manager: leaving it shuts down."""
+    """What `init` switched on. A context manager: leaving it shuts down.
+
+    Attributes:
+        is_recording: True if it is that of a recording of `testing`, which alone ends it.
+    """
 
     def __init__(
         self,
@@ -75,6 +79,7 @@ class Telemetry:
         self._instrumentation = instrumentation
         self._exports = exports
         self._reused = reused
+        self.is_recording = False
         self._hands = workers.Hands(len(providers.flushes(reused)))
 
     def is_over(self) -> bool:
@@ -145,13 +150,18 @@ class Telemetry:
     def shutdown(self) -> None:
         """Take every patch out, send the rest and end the providers that we built.
 
-        The app's own providers go on. Called again, it does nothing.
+        The app's own providers go on. Called again, it does nothing; neither does it inside a
+        recording of `testing`, which goes on until its own end.
         """
-        self.end(process.END_S)
+        if not self.is_recording:
+            self.end(process.END_S)
 
     def end(self, timeout_s: float) -> None:
         """Do what `shutdown` does, and wait *timeout_s* seconds for it at most."""
         with process.here.lock:
+            if process.here.suspended is self:
+                process.here.suspended = None
+                self._guard(self._end_exports, timeout_s)
             if process.here.current is not self:
                 return
             process.here.current = None

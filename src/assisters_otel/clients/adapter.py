@@ -66,7 +66,7 @@ class Adapter(ABC):
 
         If its module is what imports the client, it is not ready yet: then with the next request.
         """
-        self._is_put_off = False
+        self._is_put_off = self._is_off = False
         if self._maker is not None:
             return
         spec = self._find()

@@ -131,6 +131,12 @@ class Observer:
                 return
             self.guard(step)
 
+    def watch(self, config: Config) -> None:
+        """Watch the hosts of *config* from now on: other ones, or the same again after `stop`."""
+        self._hosts = config.hosts_by_name()
+        if self._is_begun:
+            self._watch_collector()
+
     def stop(self) -> None:
         """Watch no host any more, end what is open, and say what is still to be said."""
         self._hosts = {}

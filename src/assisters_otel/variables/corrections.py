@@ -187,7 +187,20 @@ _reading: Final = _Reading()
 @contextmanager
 def corrected() -> Iterator[None]:
     """Let the code inside read what is right in place of what is wrong. Also a decorator."""
-    instead = {one.name: one.instead for one in corrections(os.environ)}
+    with _reading_instead({one.name: one.instead for one in corrections(os.environ)}):
+        yield
+
+
+@contextmanager
+def without_opentelemetry_s() -> Iterator[None]:
+    """Let the code inside read none of OpenTelemetry's variables."""
+    names = [name for name in os.environ if name.startswith("OTEL_")]
+    with _reading_instead({**_instead.get(), **dict.fromkeys(names)}):
+        yield
+
+
+@contextmanager
+def _reading_instead(instead: Mapping[str, str | None]) -> Iterator[None]:
     if not instead:
         yield
         return
