@@ -15,22 +15,29 @@ if TYPE_CHECKING:
 
 _logger: Final = logging.getLogger(names.SCOPE)
 _captures: Final[list[list[logging.LogRecord]]] = []
+_only_captured: Final[list[list[logging.LogRecord]]] = []
 
 
 @contextmanager
-def captured() -> Iterator[list[logging.LogRecord]]:
+def captured(*, elsewhere: bool = True) -> Iterator[list[logging.LogRecord]]:
     """Return the list that gets each warning meanwhile, and what is worse.
 
     It gets them here and not from a handler: so a level, a filter or ``logging.disable`` of the app
-    keeps none away, and the app's handlers get what they would get without it.
+    keeps none away.
+
+    Args:
+        elsewhere: Whether the app's handlers get what they would get without it, or nothing.
     """
     lines: list[logging.LogRecord] = []
-    _captures.append(lines)
+    chosen = [_captures] if elsewhere else [_captures, _only_captured]
+    for captures in chosen:
+        captures.append(lines)
     try:
         yield lines
     finally:
-        # By identity: two lists that hold the same lines are equal.
-        _captures[:] = [one for one in _captures if one is not lines]
+        for captures in chosen:
+            # By identity: two lists that hold the same lines are equal.
+            captures[:] = [one for one in captures if one is not lines]
 
 
 def is_enabled_for(level: int) -> bool:
@@ -67,7 +74,7 @@ def warning(message: str, *args: object, fields: Mapping[str, object] | None = N
 def _write(
     level: int, message: str, args: tuple[object, ...], fields: Mapping[str, object]
 ) -> None:
-    is_written = _logger.isEnabledFor(level)
+    is_written = not _only_captured and _logger.isEnabledFor(level)
     if not is_written and not _is_captured(level):
         return
     caller = sys._getframe(2)  # noqa: SLF001 - as `logging` finds it

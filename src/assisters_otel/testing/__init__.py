@@ -12,9 +12,22 @@ if TYPE_CHECKING:
     from assisters_otel.testing.answers import Received
     from assisters_otel.testing.recorded_telemetry import Point, Recorded
     from assisters_otel.testing.recording import AssistersTelemetry, recorded
+    from assisters_otel.testing.retry_policy.check import check_retries
+    from assisters_otel.testing.retry_policy.report import RetryPolicyError, RetryReport, RetryRow
     from assisters_otel.testing.server import FakeApi
 
-__all__ = ["AssistersTelemetry", "FakeApi", "Point", "Received", "Recorded", "recorded"]
+__all__ = [
+    "AssistersTelemetry",
+    "FakeApi",
+    "Point",
+    "Received",
+    "Recorded",
+    "RetryPolicyError",
+    "RetryReport",
+    "RetryRow",
+    "check_retries",
+    "recorded",
+]
 
 # Imported on first use: the pytest plug-in stands in this package and must load without the extra.
 _HOMES: Final = {
@@ -23,6 +36,10 @@ _HOMES: Final = {
     "Point": "recorded_telemetry",
     "Received": "answers",
     "Recorded": "recorded_telemetry",
+    "RetryPolicyError": "retry_policy.report",
+    "RetryReport": "retry_policy.report",
+    "RetryRow": "retry_policy.report",
+    "check_retries": "retry_policy.check",
     "recorded": "recording",
 }
 

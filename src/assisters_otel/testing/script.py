@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from json import dumps
 from threading import Lock
-from typing import Final, get_args
+from typing import TYPE_CHECKING, Final, get_args
 
 from assisters_otel import catalog
 from assisters_otel.testing.answers import Answer, Fault, Received, envelope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _FAULTS: Final = get_args(Fault)
 _FIRST_FINAL, _FIRST_ERROR, _LAST = 200, 400, 599
@@ -31,6 +34,10 @@ class Script:
         self._lock = Lock()
         self._answers: deque[Answer] = deque()
         self._requests: list[Received] = []
+        self.before: Callable[[Received], object] = lambda _: None
+        """Called with each request before it takes its answer, so that it can still be given."""
+        self.left: Callable[[Received], object] = lambda _: None
+        """Called with each request whose client has gone away before it was answered."""
 
     def answers(  # noqa: C901, PLR0913 - one word for each thing an HTTP answer can do
         self,
@@ -206,6 +213,7 @@ class Script:
 
     def take(self, received: Received) -> Answer:
         """Note a request and give its answer: the script's next, or a plain success."""
+        self.before(received)
         with self._lock:
             self._requests.append(received)
             return self._answers.popleft() if self._answers else Answer()

@@ -117,6 +117,18 @@ class FakeApi:
         """The base URL, for example ``http://127.0.0.1:49152/v1``."""
         return f"http://{self.host}:{self.port}/v1"
 
+    def watch(
+        self, before: Callable[[Received], object], left: Callable[[Received], object]
+    ) -> None:
+        """Be told of requests, in the server's thread.
+
+        Args:
+            before: Called with each before it takes its answer. It may call `answers`: then an
+                answer can depend on what was asked, how often and when.
+            left: Called with each whose client has gone away before it was answered.
+        """
+        self._script.before, self._script.left = before, left
+
     @property
     def requests(self) -> list[Received]:
         """The requests so far, in the order in which they took their answers; a copy."""
@@ -270,8 +282,11 @@ class _Endpoint:
             query=scope["query_string"].decode("latin-1"),
             headers={name: ", ".join(request.headers.getlist(name)) for name in request.headers},
             body=body,
+            at_s=time.monotonic(),
         )
         answer = self.script.take(received)
         documented = self.method in (None, received.method)
         sample = self.sample if documented else sample_bodies.wrong_method
-        await Wire(scope, receive, send).put(answer, answer.over(sample(received)), began_s)
+        wire = Wire(scope, receive, send)
+        if not await wire.put(answer, answer.over(sample(received)), began_s):
+            self.script.left(received)
