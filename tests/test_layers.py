@@ -15,7 +15,8 @@ ROOT = Path(assisters_otel.__file__).parent
 ORDER = (
     ("version", "semconv", "own_export", "weak_identity", "catalog", "foreign_exceptions"),
     ("otel_api", "logger", "api"),
-    ("causes", "hosts", "variables", "fail_safe"),
+    ("fail_safe",),
+    ("causes", "hosts", "variables"),
     ("outcomes", "config"),
     ("attempts",),
     ("resends", "sinks"),
@@ -268,3 +269,20 @@ def test_exactly_one_place_swallows_exceptions():
                     swallowing.append(name)
 
     assert swallowing == ["fail_safe"]
+
+
+def test_no_function_that_is_made_at_each_request_is_decorated():
+    """The list of what is decorated would grow with each, and the request would pay for it."""
+    within = [
+        f"{name}: {inner.name}"
+        for name, tree in modules().items()
+        if name != "fail_safe"
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef)
+        for inner in ast.walk(outer)
+        if isinstance(inner, ast.FunctionDef)
+        and inner is not outer
+        and any("fail_safe" in ast.unparse(decorator) for decorator in inner.decorator_list)
+    ]
+
+    assert within == []

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from assisters_otel.api import redaction
+from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +44,7 @@ _MAX: Final = 20
 """How many exceptions are looked at."""
 
 
+@fail_safe
 def of(error: BaseException) -> Cause | None:
     """Find what an exception came of, in what it was raised from and holds, or None."""
     for one in _within(error):

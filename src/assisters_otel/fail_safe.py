@@ -1,7 +1,18 @@
-"""The one place that catches: our own trouble never reaches the app."""
+"""The one place that swallows exceptions: the library's own faults never reach the app.
+
+`fail_safe` decorates each function of the library that runs on the app's way to its answer. Such a
+function returns None in place of what it raises, and the fault is logged. A caller therefore treats
+None as "there is no telemetry of this", and goes on with the app's own call.
+
+Two kinds of exceptions pass. What is no `Exception` (a cancellation, an interrupt) ends what is
+under way. What `foreign_exceptions` knows was raised in the library's code and does not come from
+it: a signal handler's exception, a runtime's time limit.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import traceback
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
@@ -13,60 +24,114 @@ from assisters_otel.api.limits import MAX_MESSAGE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MAX_TOLD: Final = 20
-"""Kinds of trouble that are warned of, each once; what is new after that is logged at DEBUG."""
+MAX_WARNED: Final = 20
+"""How many different faults are warned of, each once. Further ones are logged at DEBUG: a fault
+whose text is never the same would fill the app's log."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Guard:
-    """Runs our own code.
+class OwnErrors:
+    """The faults of the library in this process.
 
     Attributes:
-        strict: Raise it all the same, which `init` offers for tests.
-        last_failure: The last trouble, as one line, or None.
+        strict: True if a fault is raised all the same, which `init` offers for tests.
+        last_failure: The last fault since `start`, as one line, or None.
     """
 
-    def __init__(self, *, strict: bool = False, passing: type[Exception] | None = None) -> None:
-        """Begin without trouble.
+    def __init__(self) -> None:
+        """Start without a fault."""
+        self.strict = False
+        self.last_failure: str | None = None
+        self._warned: set[str] = set()
+
+    def start(self, *, strict: bool) -> None:
+        """Forget all faults: an instrumentation starts.
 
         Args:
-            strict: Raise it.
-            passing: What is raised in any case: the user's own mistake.
+            strict: Raise faults from now on.
         """
         self.strict = strict
-        self._passing = passing
-        self.last_failure: str | None = None
-        self._told: set[str] = set()
+        self.last_failure = None
+        self._warned = set()
 
-    def __call__(self, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """Run *step*; return what it returns, or None if it raised."""
-        try:
-            return step(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - that is what it is for
-            self.note(error)
-            return None
-
-    def note(self, error: Exception) -> None:
-        """Keep and log a trouble of ours; the same one again is logged at DEBUG only.
+    def record(self, error: Exception) -> None:
+        """Keep and log a fault. An equal one is logged again at DEBUG only.
 
         Raises:
-            BaseException: What is not ours, as `foreign_exceptions` knows it.
-            Exception: *error*, if the guard is strict or lets it pass.
+            BaseException: What `foreign_exceptions` knows to come from elsewhere.
+            Exception: *error*, if faults are raised.
         """
-        theirs = foreign_exceptions.of(error)
-        if theirs is not None:
-            raise theirs
-        if self.strict or (self._passing is not None and isinstance(error, self._passing)):
+        foreign = foreign_exceptions.of(error)
+        if foreign is not None:
+            raise foreign
+        if self.strict:
             raise error
         failure = redaction.clean(f"{type(error).__name__}: {error}", MAX_MESSAGE)
-        is_new = failure not in self._told and len(self._told) < MAX_TOLD
+        is_new = failure not in self._warned and len(self._warned) < MAX_WARNED
         if is_new:
-            self._told.add(failure)
+            self._warned.add(failure)
         self.last_failure = failure
-        tell = logger.warning if is_new else logger.debug
-        tell("trouble of our own, the app is not touched: %s", failure)
+        log = logger.warning if is_new else logger.debug
+        log("trouble of our own, the app is not touched: %s", failure)
         if logger.is_enabled_for(logging.DEBUG):
             trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
             logger.debug("where it came from:\n%s", redaction.redact(trace))
+
+
+own_errors: Final = OwnErrors()
+"""Those of this process: the library is switched on once in it."""
+
+decorated: Final[list[Callable[..., object]]] = []
+"""Every function that `fail_safe` has decorated, in the order of the imports. A test makes each of
+them raise (test_planted_faults)."""
+
+
+def fail_safe(step: Callable[P, T]) -> Callable[P, T | None]:
+    """Decorate a function so that its exceptions do not reach its caller.
+
+    Args:
+        step: The function. No coroutine function and no generator function: those raise where they
+            are awaited or iterated over, which is outside.
+
+    Returns:
+        A function that returns what *step* returns, or None if *step* raises an `Exception`.
+
+    Raises:
+        TypeError: *step* is a coroutine function or a generator function.
+    """
+    return _decorate(step, ())
+
+
+def fail_safe_but_for(
+    *passing: type[Exception],
+) -> Callable[[Callable[P, T]], Callable[P, T | None]]:
+    """Return a decorator that does what `fail_safe` does, and lets some exceptions pass.
+
+    Args:
+        *passing: What the user is to get in any case: a mistake of the user's own.
+    """
+    return lambda step: _decorate(step, passing)
+
+
+def _decorate(step: Callable[P, T], passing: tuple[type[Exception], ...]) -> Callable[P, T | None]:
+    if (
+        inspect.iscoroutinefunction(step)
+        or inspect.isgeneratorfunction(step)
+        or inspect.isasyncgenfunction(step)
+    ):
+        raise TypeError(f"{step.__qualname__} raises where it is awaited or iterated over")
+
+    @functools.wraps(step)
+    def safe(*args: P.args, **kwargs: P.kwargs) -> T | None:
+        try:
+            return step(*args, **kwargs)
+        except passing:
+            raise
+        except Exception as error:  # noqa: BLE001 - that is what it is for
+            own_errors.record(error)
+            return None
+
+    decorated.append(safe)
+    return safe

@@ -15,6 +15,7 @@ from assisters_otel.clients.aiohttp import adapter as aiohttp_adapter
 from assisters_otel.clients.httpx import adapter as httpx_adapter
 from assisters_otel.clients.patching import Patches
 from assisters_otel.clients.requests import adapter as requests_adapter
+from assisters_otel.fail_safe import fail_safe
 from assisters_otel.otel_api import http_spans, providers
 from assisters_otel.providers import workers
 from assisters_otel.recording.recorder import Observer
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from assisters_otel.clients.adapter import Adapter
-    from assisters_otel.fail_safe import Guard
 
 
 class Instrumentation:
@@ -36,23 +36,19 @@ class Instrumentation:
 
     Attributes:
         config: What was decided, the environment's part included.
-        guard: Runs whatever of ours could fail.
         observer: What the clients report to.
     """
 
     def __init__(
         self,
         config: configs.Config,
-        guard: Guard,
         tracer_provider: TracerProvider | None,
         meter_provider: MeterProvider | None,
     ) -> None:
         """Make the observer and the adapters; nothing is patched yet."""
         self.config = config
-        self.guard = guard
         self.observer = Observer(
             config,
-            guard,
             tracer_provider,
             metrics.get_meter_provider() if meter_provider is None else meter_provider,
         )
@@ -67,9 +63,9 @@ class Instrumentation:
         sdks = (openai.OpenAI(self.observer), assisters.Assisters(self.observer))
         adapters: tuple[Any, ...] = (*self._adapters.values(), *sdks)
         targets = tuple(target for adapter in adapters for target in adapter.targets())
-        self._patches = Patches(targets, guard, self._switch_on)
-        self._retries = Patches(retries.TARGETS, guard, lambda _: None)
-        self._runtimes = runtimes.Hooks(guard)
+        self._patches = Patches(targets, self._switch_on)
+        self._retries = Patches(retries.TARGETS, lambda _: None)
+        self._runtimes = runtimes.Hooks()
 
     def start(self) -> None:
         """Patch what is imported, and the rest when it is. Also again, after `stop`."""
@@ -77,7 +73,7 @@ class Instrumentation:
         self._patches.put_in()
         self._retries.put_in()
         self._runtimes.put_in()
-        self.guard(process.here.start, self)
+        process.here.start(self)
 
     def watch(self, config: configs.Config) -> None:
         """Watch the hosts of *config* from now on."""
@@ -86,13 +82,13 @@ class Instrumentation:
 
     def stop(self) -> None:
         """Put the very same functions back."""
-        self.guard(process.here.stop, self)
-        self.guard(self._runtimes.take_out)
-        self.guard(self._patches.take_out)
-        self.guard(self._retries.take_out)
+        process.here.stop(self)
+        self._runtimes.take_out()
+        self._patches.take_out()
+        self._retries.take_out()
         for adapter in self._adapters.values():
-            self.guard(adapter.switch_off)
-        self.guard(self.observer.stop)
+            adapter.switch_off()
+        self.observer.stop()
 
     def flush(self, timeout_s: float, *, at_exit: bool = False) -> bool:
         """Send what the app's providers hold, and what was put off.
@@ -104,8 +100,9 @@ class Instrumentation:
         Returns:
             True if it was done in time.
         """
-        return bool(self.guard(self._flush, timeout_s, at_exit=at_exit))
+        return bool(self._flush(timeout_s, at_exit=at_exit))
 
+    @fail_safe
     def _flush(self, timeout_s: float, *, at_exit: bool) -> bool:
         self.observer.collect()
         # Asked for now: an app may set the global ones after it is instrumented.
@@ -154,6 +151,7 @@ class Instrumentation:
         is_on = module not in self._patches.patched or adapter.is_on()
         return names.SCOPE if is_on and _is_there(adapter.scope) else None
 
+    @fail_safe
     def _switch_on(self, module: str) -> None:
         adapter = self._adapters.get(module)
         if adapter is not None and not adapter.theirs_is_on():

@@ -14,7 +14,7 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 
 from assisters_otel import config as configs
 from assisters_otel.config import tell_of_wrong, with_environment
-from assisters_otel.fail_safe import Guard
+from assisters_otel.fail_safe import fail_safe, own_errors
 from assisters_otel.instrumentation import Instrumentation
 from assisters_otel.variables import corrections
 
@@ -58,24 +58,15 @@ class AssistersInstrumentor(BaseInstrumentor):  # type: ignore[misc] # it has no
         if active is None:
             configs.check_provider("tracer_provider", kwargs.get("tracer_provider"), "get_tracer")
             configs.check_provider("meter_provider", kwargs.get("meter_provider"), "get_meter")
-            capture_message = kwargs.get("capture_message")
-            config = with_environment(
-                configs.from_arguments(
-                    hosts=kwargs.get("hosts"),
-                    capture_message=capture_message,
-                    strict=kwargs.get("strict", False),
-                ),
-                os.environ,
-                capture_message_given=capture_message is not None,
+            config = configs.from_arguments(
+                hosts=kwargs.get("hosts"),
+                capture_message=kwargs.get("capture_message"),
+                strict=kwargs.get("strict", False),
             )
-            tell_of_wrong(corrections.corrections(os.environ), set(), strict=config.strict)
-            with corrections.corrected():
-                active = Instrumentation(
-                    config,
-                    Guard(strict=config.strict),
-                    kwargs.get("tracer_provider"),
-                    kwargs.get("meter_provider"),
-                )
+            own_errors.start(strict=config.strict)
+            active = _make(config, kwargs)
+            if active is None:  # a fault of the library's, which has been logged
+                return
         active.start()
         self.active = active
 
@@ -83,3 +74,17 @@ class AssistersInstrumentor(BaseInstrumentor):  # type: ignore[misc] # it has no
         active, self.active = self.active, None
         if active is not None:
             active.stop()
+
+
+@fail_safe
+def _make(config: configs.Config, arguments: dict[str, Any]) -> Instrumentation:
+    config = with_environment(
+        config,
+        os.environ,
+        capture_message_given=arguments.get("capture_message") is not None,
+    )
+    tell_of_wrong(corrections.corrections(os.environ), set(), strict=config.strict)
+    with corrections.corrected():
+        return Instrumentation(
+            config, arguments.get("tracer_provider"), arguments.get("meter_provider")
+        )

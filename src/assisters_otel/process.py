@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from assisters_otel import logger
+from assisters_otel.fail_safe import fail_safe
 from assisters_otel.weak_identity import WeakIdentityDict
 
 if TYPE_CHECKING:
@@ -175,6 +176,7 @@ class Process:
 
     # -- multiprocessing ----------------------------------------------------------------------
 
+    @fail_safe
     def start(self, instrumentation: Patched) -> None:
         """See to the end of the process that *instrumentation* is switched on in."""
         self.instrumentation = instrumentation
@@ -184,6 +186,7 @@ class Process:
         if multiprocessing is not None and multiprocessing.parent_process() is not None:
             self._end_with_multiprocessing()
 
+    @fail_safe
     def stop(self, instrumentation: Patched) -> None:
         """Forget *instrumentation*, which is switched off."""
         if self.instrumentation is instrumentation:

@@ -14,7 +14,7 @@ from assisters_otel import config as configs
 from assisters_otel import logger, process
 from assisters_otel.api import redaction
 from assisters_otel.config import _Arguments, tell_of_wrong, with_environment
-from assisters_otel.fail_safe import Guard
+from assisters_otel.fail_safe import fail_safe_but_for, own_errors
 from assisters_otel.instrumentation import Instrumentation
 from assisters_otel.instrumentor import AssistersInstrumentor
 from assisters_otel.otel_api import providers
@@ -79,11 +79,7 @@ def init(  # noqa: PLR0913 - the contract's signature
         capture_message=capture_message,
         strict=strict,
     )
-    guard = Guard(strict=config.strict, passing=configs.WrongArgument)
-    guard(
-        exporter_specs.check,
-        otlp_settings.OtlpArguments(config.endpoint, config.headers, config.protocol),
-    )
+    _check_exporters(config)
     configs.check_provider("tracer_provider", tracer_provider, "get_tracer")
     configs.check_provider("meter_provider", meter_provider, "get_meter")
     arguments = _Arguments(config, capture_message, tracer_provider, meter_provider)
@@ -95,7 +91,8 @@ def init(  # noqa: PLR0913 - the contract's signature
             first.shutdown()  # somebody has uninstrumented it
             first = None
         if first is None:
-            first = guard(_start, arguments, guard) or Telemetry(arguments, guard)
+            own_errors.start(strict=config.strict)
+            first = _start(arguments) or Telemetry(arguments)
             process.here.current = first
         elif not first.arguments.are_those_of(arguments):
             logger.warning(
@@ -105,10 +102,18 @@ def init(  # noqa: PLR0913 - the contract's signature
         return first
 
 
-def _start(arguments: _Arguments, guard: Guard) -> Telemetry:
+@fail_safe_but_for(configs.WrongArgument)
+def _check_exporters(config: configs.Config) -> None:
+    exporter_specs.check(
+        otlp_settings.OtlpArguments(config.endpoint, config.headers, config.protocol)
+    )
+
+
+@fail_safe_but_for(configs.WrongArgument)
+def _start(arguments: _Arguments) -> Telemetry:
     if configs.sdk_disabled(os.environ):
         logger.info("%s is true: nothing is watched", environment.OTEL_SDK_DISABLED)
-        return Telemetry(arguments, guard)
+        return Telemetry(arguments)
     wrong = corrections.corrections(os.environ)
     config = with_environment(
         arguments.config,
@@ -116,13 +121,12 @@ def _start(arguments: _Arguments, guard: Guard) -> Telemetry:
         capture_message_given=arguments.capture_message is not None,
     )
     with corrections.corrected():
-        return _begin(arguments, config, guard, wrong)
+        return _begin(arguments, config, wrong)
 
 
 def _begin(
     arguments: _Arguments,
     config: configs.Config,
-    guard: Guard,
     wrong: Sequence[corrections.Correction],
 ) -> Telemetry:
     # Not by their truth, which a provider with a length says otherwise.
@@ -153,7 +157,6 @@ def _begin(
     try:
         instrumentation = _instrument(
             config,
-            guard,
             _first(tracers, exports and exports.tracer_provider, NoOpTracerProvider()),
             _first(meters, exports and exports.meter_provider, NoOpMeterProvider()),
         )
@@ -163,14 +166,14 @@ def _begin(
         if exports is not None:
             exports.shutdown(0)
         raise
-    return Telemetry(arguments, guard, instrumentation, exports, reused)
+    return Telemetry(arguments, instrumentation, exports, reused)
 
 
-def _instrument(config: configs.Config, guard: Guard, tracers: Any, meters: Any) -> Instrumentation:
+def _instrument(config: configs.Config, tracers: Any, meters: Any) -> Instrumentation:
     instrumentor = AssistersInstrumentor()
     if instrumentor.is_instrumented_by_opentelemetry:
         instrumentor.uninstrument()  # by opentelemetry-instrument, with fewer wishes than these
-    instrumentation = Instrumentation(config, guard, tracers, meters)
+    instrumentation = Instrumentation(config, tracers, meters)
     instrumentor.instrument(instrumentation=instrumentation)
     return instrumentation
 

@@ -6,19 +6,20 @@ import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from assisters_otel import process
+from assisters_otel.fail_safe import fail_safe, own_errors
 from assisters_otel.instrumentor import AssistersInstrumentor
 from assisters_otel.otel_api import providers
 from assisters_otel.providers import owned_providers, workers
 from assisters_otel.variables import corrections
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from concurrent.futures import Future
     from types import TracebackType
 
     from typing_extensions import Self
 
     from assisters_otel.config import _Arguments
-    from assisters_otel.fail_safe import Guard
     from assisters_otel.instrumentation import Client, Instrumentation
 
 NOT_SEEN: Final = ("http.client", "urllib.request", "urllib3", "pycurl", "niquests")
@@ -60,7 +61,6 @@ class Telemetry:
     def __init__(
         self,
         arguments: _Arguments,
-        guard: Guard,
         instrumentation: Instrumentation | None = None,
         exports: owned_providers.OwnedProviders | None = None,
         reused: tuple[Any, ...] = (),
@@ -69,13 +69,11 @@ class Telemetry:
 
         Args:
             arguments: What `init` was called with, to compare a second call's.
-            guard: Ran `init`, and runs whatever of ours could fail.
             instrumentation: What is patched, or None: then this handle is inert.
             exports: The providers that we built, or None.
             reused: The app's own providers that we record in. Never shut down by us.
         """
         self.arguments = arguments
-        self._guard = guard
         self._instrumentation = instrumentation
         self._exports = exports
         self._reused = reused
@@ -91,7 +89,7 @@ class Telemetry:
         """Say what is patched, watched, sent and seen, and what went wrong."""
         on = self._instrumentation
         if on is None:
-            return Status(False, (), NOT_SEEN, (), (), 0, 0, self._guard.last_failure)
+            return Status(False, (), NOT_SEEN, (), (), 0, 0, own_errors.last_failure)
         destinations = tuple(f"the application's {type(p).__name__}" for p in self._reused)
         if self._exports is not None:
             destinations += self._exports.destinations
@@ -104,7 +102,7 @@ class Telemetry:
             destinations=destinations,
             attempts=on.observer.attempts,
             errors=on.observer.errors,
-            last_failure=self._guard.last_failure,
+            last_failure=own_errors.last_failure,
         )
 
     def flush(self, timeout_s: float = process.END_S) -> bool:
@@ -121,7 +119,7 @@ class Telemetry:
         """
         if not isinstance(timeout_s, (int, float)) or not timeout_s >= 0:
             raise ValueError(f"timeout_s is a number of seconds, not {timeout_s!r}. Write flush(5)")
-        return bool(self._guard(self._flush, timeout_s))
+        return bool(self._flush(timeout_s))
 
     def flush_at_end(self, timeout_s: float) -> bool:
         """Send what is queued, as `flush` does, and do not wait long for who is known to be dead.
@@ -132,16 +130,17 @@ class Telemetry:
         Returns:
             True if it was done in time, and the collector has taken all of it.
         """
-        return bool(self._guard(self._flush, timeout_s, at_end=True))
+        return bool(self._flush(timeout_s, at_end=True))
 
     @property
     def has_app_providers(self) -> bool:
         """True if this records in a provider of the app's own."""
         return bool(self._reused)
 
+    @fail_safe
     def _flush(self, timeout_s: float, *, at_end: bool = False) -> bool:
         if self._instrumentation is not None:
-            self._guard(self._instrumentation.observer.collect)
+            self._instrumentation.observer.collect()
         until_s = time.monotonic() + workers.limited(timeout_s)
         begun = self._hands.begin(providers.flushes(self._reused))
         done = self._exports is None or self._exports.flush(timeout_s, at_end=at_end)
@@ -161,25 +160,32 @@ class Telemetry:
         with process.here.lock:
             if process.here.suspended is self:
                 process.here.suspended = None
-                self._guard(self._end_exports, timeout_s)
+                self._end_exports(timeout_s)
             if process.here.current is not self:
                 return
             process.here.current = None
             until_s = time.monotonic() + timeout_s
-            self._guard(self._uninstrument)
-            flushed = self._guard(self._begin_last_flush)
-            self._guard(self._end_exports, timeout_s)
-            self._guard(workers.run_all, flushed or (), max(until_s - time.monotonic(), 0))
-            self._guard(self._hands.rest)
+            self._uninstrument()
+            flushed = self._begin_last_flush()
+            self._end_exports(timeout_s)
+            self._end_flush(flushed or (), until_s)
 
+    @fail_safe
     def _begin_last_flush(self) -> list[Future[object]]:
         """Flush those of the app's providers that do not end by themselves."""
         return self._hands.begin(providers.flushes(providers.without_exit_hook(self._reused)))
 
+    @fail_safe
+    def _end_flush(self, flushed: Sequence[Future[object]], until_s: float) -> None:
+        workers.run_all(flushed, max(until_s - time.monotonic(), 0))
+        self._hands.rest()
+
+    @fail_safe
     def _uninstrument(self) -> None:
         if self._instrumentation is not None and not self.is_over():
             AssistersInstrumentor().uninstrument()
 
+    @fail_safe
     def _end_exports(self, timeout_s: float) -> None:
         if self._exports is not None:
             for provider in (self._exports.tracer_provider, self._exports.meter_provider):

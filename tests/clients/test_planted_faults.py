@@ -8,6 +8,7 @@ and those that others call (clients, the SDK, the garbage collector): what *they
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import logging
 import socket
@@ -20,11 +21,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import openai
 import pytest
+import requests
 from opentelemetry import context
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
 import assisters_otel
+from assisters_otel import fail_safe
 from memory import Memory
 from sizes import SIZE
 from streamers import STREAMERS, UNSTREAMED
@@ -32,8 +36,6 @@ from streamers import STREAMERS, UNSTREAMED
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import CodeType, FrameType
-
-    import requests
 
 HOME = f"{Path(assisters_otel.__file__).parent}/"
 WAITS = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
@@ -356,6 +358,63 @@ def test_whatever_step_of_ours_raises_the_app_and_the_other_sinks_get_the_same(a
             missed.append(step)  # who holds a method, and what was collected, is not the same again
     assert not wrong, "\n".join(wrong)
     assert len(missed) < 20, missed
+
+
+def live_elsewhere(api, profiler=None) -> list[object]:
+    """Do what no client's life has: zero-code, a runtime, a stream that is open at the end."""
+    api.reset()
+    got, instrumentor = [], assisters_otel.AssistersInstrumentor()
+    sdk = openai.OpenAI(base_url=api.url, api_key="ask_test", max_retries=0)
+    sys.setprofile(profiler)
+    try:
+        instrumentor.instrument(hosts=[api.url])
+        importlib.import_module("celery.signals")
+        with suppress_instrumentation():
+            got.append(requests.get(f"{api.url}/models", timeout=5).status_code)
+        stream = sdk.chat.completions.create(model="m", messages=[], stream=True)
+        got.append(next(iter(stream)).object)
+        if instrumentor.active is not None:
+            instrumentor.active.flush(5)
+        instrumentor.uninstrument()
+        got += [chunk.object for chunk in stream]
+    except PlantedError as error:
+        got.append(error)
+    finally:
+        sys.setprofile(None)
+        sdk.close()
+        if instrumentor.is_instrumented_by_opentelemetry:
+            instrumentor.uninstrument()
+    return got
+
+
+@pytest.fixture(scope="module")
+def elsewhere(shared_api):
+    steps = Steps()
+    live_elsewhere(shared_api, steps)
+    return {step for step in steps.met if step.called not in steps.around}
+
+
+def test_whatever_step_raises_elsewhere_the_app_gets_the_same(api, survey, elsewhere):
+    met = {step for one in survey.met.values() for step in one}
+    wanted, wrong = live_elsewhere(api), []
+    for step in elsewhere - met:
+        planted = Planted(step)
+        got = live_elsewhere(api, planted)
+        if got != wanted and module_of(step.called) not in CHECKS and step.name not in EXEMPT:
+            wrong.append(f"{step}: {got}")
+    assert len(wanted) > 3
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_function_that_is_to_be_safe_is_made_to_raise(survey, elsewhere):
+    """So that a decorator stands nowhere without a reason, nor where no test comes by."""
+    reached = {step.called for met in (*survey.met.values(), elsewhere) for step in met}
+    idle = {
+        f"{step.__module__}: {step.__qualname__}"
+        for step in map(inspect.unwrap, fail_safe.decorated)
+        if step.__code__ not in reached
+    }
+    assert not idle, "\n".join(sorted(idle))
 
 
 def faults(step: Step, wanted: Life, got: Life) -> Iterator[str]:

@@ -52,7 +52,7 @@ from assisters_otel.api.limits import MAX_BYTES, MAX_MESSAGE, MAX_VALUE
 from assisters_otel.clients.httpx import request_reader
 from assisters_otel.clients.requests import read_ahead as requests_read_ahead
 from assisters_otel.config import Config
-from assisters_otel.fail_safe import Guard
+from assisters_otel.fail_safe import own_errors
 from assisters_otel.hosts import Host
 from assisters_otel.recording.recorder import Observer
 from assisters_otel.semconv import attributes as names
@@ -220,7 +220,7 @@ def _read(data: bytes, *, ahead: bool) -> object:
             preload_content=False,
         )
         if ahead:
-            body = requests_read_ahead.beginning(response, time.monotonic, 5.0, Guard(strict=True))
+            body = requests_read_ahead.beginning(response, time.monotonic, 5.0)
             assert body is None or len(body) <= 2 * MAX_BYTES
         return response.status, b"".join(response.stream(decode_content=False))
     except (HTTPError, HTTPException, OSError, ValueError, MemoryError, OverflowError) as error:
@@ -269,7 +269,8 @@ class Process:
         self._meters = MeterProvider([self._reader], shutdown_on_exit=False)
         self.tracer = tracers.get_tracer(_HTTPX)
         config = Config(hosts=(Host(_HOST),), capture_message=capture_message)
-        self.observer = Observer(config, Guard(strict=True), tracers, self._meters)
+        own_errors.start(strict=True)
+        self.observer = Observer(config, tracers, self._meters)
         self._further: dict[str, set[str]] = {}
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from opentelemetry import trace
 
 from assisters_otel.api import error_body
 from assisters_otel.attempts import control_flow
+from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,6 +143,7 @@ class Sending:
         values = (self.message.header(name) for name in _SECRET_HEADERS)
         return tuple(value.split()[-1] for value in values if value and value.strip())
 
+    @fail_safe
     def without_secrets(self, told: error_body.Envelope) -> error_body.Envelope:
         """Return an envelope without them, for an API may quote what it was sent."""
         return error_body.without_keys(told, self.secrets())

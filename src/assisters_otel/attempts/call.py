@@ -18,6 +18,7 @@ from opentelemetry import context, trace
 
 from assisters_otel.attempts.clock import Moment
 from assisters_otel.attempts.retry_chain import Chain
+from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import CallOutcome
 from assisters_otel.semconv import attributes as names
 
@@ -144,10 +145,12 @@ class Call:
         self.context: Context = context.set_value(_KEY, self, parent)
         self.started_s = time.perf_counter()
 
+    @fail_safe
     def enter(self) -> None:
         """Begin the call's scope, in which it sends."""
         self._tokens = context.attach(self.context), _scope.set(self)
 
+    @fail_safe
     def leave(self, error: BaseException | None = None) -> None:
         """End the call's scope, in the task that entered it.
 
@@ -170,6 +173,7 @@ class Call:
         """Take the request that the SDK is about to send, for the first time or again."""
         self._own = message
 
+    @fail_safe
     def takes(self, request: ApiRequest, message: RequestReader) -> bool:
         """Return True if a request that is about to be sent is one of the call's attempts.
 
@@ -188,6 +192,7 @@ class Call:
         """Take the body of a successful answer, which ends the call if nothing else does."""
         self._body = body
 
+    @fail_safe
     def returned(self) -> None:
         """Take note that the SDK has given its caller something: now, or with its body, it ends."""
         self._is_returned = True
@@ -199,6 +204,7 @@ class Call:
         else:
             self._watcher.waits(self)
 
+    @fail_safe
     def raised(self, error: BaseException) -> None:
         """Take note that the SDK has raised. What is no `Exception` is the caller giving up."""
         self._watcher.raised(self, error)
@@ -212,6 +218,7 @@ class Call:
         if self._is_returned and body is self._body:
             self.end(body.made, at=at)
 
+    @fail_safe
     def abandon(self) -> None:
         """End what nobody will end any more, and its stream with it."""
         if self._body is not None:

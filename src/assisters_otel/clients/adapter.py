@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from assisters_otel import logger
+from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
@@ -99,6 +100,7 @@ class Adapter(ABC):
                 self.module,
             )
 
+    @fail_safe
     def switch_off(self) -> None:
         """Make none any more."""
         self._is_off = True

@@ -7,12 +7,12 @@ from urllib.parse import urlsplit
 
 from assisters_otel.clients.patching import Target, unbound
 from assisters_otel.clients.sdk_call import in_call
+from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from assisters_otel.attempts.call import Call
-    from assisters_otel.fail_safe import Guard
     from assisters_otel.recording.recorder import Observer
 
 MODULE: Final = "assisters"
@@ -24,12 +24,11 @@ class _Scoped:
     All is sent before the first chunk is there. The others may be asked for in another task.
     """
 
-    __slots__ = ("_call", "_chunks", "_guard", "close", "send", "throw")
+    __slots__ = ("_call", "_chunks", "close", "send", "throw")
 
-    def __init__(self, chunks: Any, call: Call, guard: Guard) -> None:
+    def __init__(self, chunks: Any, call: Call) -> None:
         self._chunks = chunks
         self._call: Call | None = call
-        self._guard = guard
         self.close = chunks.close
         self.send = chunks.send  # of the first step, which can send nothing, `yield from` asks next
         self.throw = chunks.throw
@@ -41,18 +40,18 @@ class _Scoped:
         call, self._call = self._call, None
         if call is None:
             return next(self._chunks)
-        self._guard(call.enter)
+        call.enter()
         try:
             chunk = next(self._chunks)
-            self._guard(call.returned)
+            call.returned()
         except StopIteration:
-            self._guard(call.returned)
+            call.returned()
             raise
         except BaseException as error:
-            self._guard(call.raised, error)
+            call.raised(error)
             raise
         finally:
-            self._guard(call.leave)
+            call.leave()
         return chunk
 
 
@@ -78,24 +77,25 @@ class Assisters:
         )
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        return in_call(original, self._begin, self._observer.guard)
+        return in_call(original, self._begin)
 
     def _wrap_stream(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        guard = self._observer.guard
         wrapped = unbound(original)
 
         def stream(client: Any, *args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
             chunks = wrapped(client, *args, **kwargs)
-            call = guard(self._begin_stream, client, args, kwargs)
-            return (yield from (chunks if call is None else _Scoped(chunks, call, guard)))
+            call = self._begin_stream(client, args, kwargs)
+            return (yield from (chunks if call is None else _Scoped(chunks, call)))
 
         return stream
 
+    @fail_safe
     def _begin(self, client: Any, args: Any, kwargs: Any) -> Call | None:
         named = dict(zip(("method", "path"), args, strict=False)) | kwargs
         body = named.get("json_body") or named.get("data") or {}
         return self._call(client, named["method"], named, body)
 
+    @fail_safe
     def _begin_stream(self, client: Any, args: Any, kwargs: Any) -> Call | None:
         named = dict(zip(("path", "json_body"), args, strict=False)) | kwargs
         return self._call(client, named.get("method", "POST"), named, named["json_body"] or {})

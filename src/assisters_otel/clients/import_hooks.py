@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import wrapt
 
+from assisters_otel.fail_safe import fail_safe
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from importlib.machinery import ModuleSpec
@@ -53,6 +55,7 @@ class _Imports(MetaPathFinder):
         if module is not None:
             listener.imported(module, name)
 
+    @fail_safe
     def forget(self, listener: Listener) -> None:
         with self._lock:
             for name, waiting in list(self._waiting.items()):

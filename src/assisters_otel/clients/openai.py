@@ -13,6 +13,7 @@ from assisters_otel.attempts import call as attempts_call
 from assisters_otel.clients.httpx.adapter import message_of
 from assisters_otel.clients.patching import Target, unbound
 from assisters_otel.clients.sdk_call import in_call
+from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,43 +49,42 @@ class OpenAI:
         )
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        return in_call(original, self._begin, self._observer.guard)
+        return in_call(original, self._begin)
 
     def _wrap_async(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        guard = self._observer.guard
         wrapped = unbound(original)
 
         async def request(client: Any, *args: Any, **kwargs: Any) -> Any:
-            call = guard(self._begin, client, args, kwargs)
+            call = self._begin(client, args, kwargs)
             if call is None:
                 return await wrapped(client, *args, **kwargs)
-            guard(call.enter)
+            call.enter()
             raised = None
             try:
                 result = await wrapped(client, *args, **kwargs)
-                guard(call.returned)
+                call.returned()
             except BaseException as error:
                 raised = error
-                guard(call.raised, error)
+                call.raised(error)
                 raise
             finally:
-                guard(call.leave, raised)
+                call.leave(raised)
                 del raised  # its traceback knows this frame
             return result
 
         return request
 
     def _wrap_build(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        guard = self._observer.guard
         wrapped = unbound(original)
 
         def build_request(client: Any, *args: Any, **kwargs: Any) -> Any:
             request = wrapped(client, *args, **kwargs)
-            guard(_built, request)
+            _built(request)
             return request
 
         return build_request
 
+    @fail_safe
     def _begin(self, client: Any, args: Any, kwargs: Any) -> Call | None:
         url = client.base_url
         hosts = self._observer.hosts(url.host)
@@ -109,6 +109,7 @@ class OpenAI:
         )
 
 
+@fail_safe
 def _built(request: Any) -> None:
     call = attempts_call.current()
     if call is not None:

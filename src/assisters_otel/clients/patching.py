@@ -13,6 +13,7 @@ import wrapt
 
 from assisters_otel.clients.import_hooks import imports
 from assisters_otel.clients.rebinding import _REFERENCES, _rebind
+from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,6 +92,7 @@ def put_in(
         _rebind(inner, ours)
 
 
+@fail_safe
 def take_out(owner: type, name: str) -> None:
     """Take our function out of a method, wherever it is by now; others' layers stay."""
     if name not in vars(owner):
@@ -138,18 +140,15 @@ class Patches:
     def __init__(
         self,
         targets: tuple[Target, ...],
-        guard: Callable[..., Any],
         then: Callable[[str], object],
     ) -> None:
         """Remember the targets.
 
         Args:
             targets: What to wrap.
-            guard: Runs a step of ours so that it cannot break the app's import.
             then: Called with a module's name once its methods are wrapped.
         """
         self._targets = targets
-        self._guard = guard
         self._then = then
         self.patched: dict[str, str] = {}
         # Weakly: what was imported anew is in use no longer than the app wants it.
@@ -166,19 +165,20 @@ class Patches:
 
     def take_out(self) -> None:
         """Put the very same functions back, and wait for no import any more."""
-        self._guard(imports.forget, self)
+        imports.forget(self)
         owners, self._owners = self._owners, []
         for reference, name in owners:
             owner = reference()
             if owner is not None:
-                self._guard(take_out, owner, name)
+                take_out(owner, name)
         self.patched.clear()
 
     def imported(self, module: ModuleType, name: str) -> None:
         """Wrap what is in *module*, which has just been imported as *name*."""
-        self._guard(self._put_in, module, name)
-        self._guard(self._then, name)
+        self._put_in(module, name)
+        self._then(name)
 
+    @fail_safe
     def _put_in(self, module: ModuleType, name: str) -> None:
         self.patched[name] = str(getattr(module, "__version__", "unknown"))
         for target in self._targets:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
+from assisters_otel import foreign_exceptions
+from assisters_otel.fail_safe import fail_safe
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -17,6 +20,13 @@ def _contexts(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__context__
 
 
+@fail_safe
+def find_foreign(error: BaseException, handled: BaseException | None) -> BaseException | None:
+    """Return the exception that is not the client's, of one met while reading ahead, or None."""
+    return foreign_exceptions.of_client(error, handled)
+
+
+@fail_safe
 def cut(error: Exception, handled: BaseException | None) -> None:
     """Take out of the context of what was met what was being handled as the read began."""
     for one in _contexts(error):

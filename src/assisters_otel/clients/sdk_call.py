@@ -10,11 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from assisters_otel.attempts.call import Call
-    from assisters_otel.fail_safe import Guard
 
 
 def in_call(
-    original: Callable[..., Any], begin: Callable[[Any, Any, Any], Call | None], guard: Guard
+    original: Callable[..., Any], begin: Callable[[Any, Any, Any], Call | None]
 ) -> Callable[..., Any]:
     """Wrap a method that returns when its call has been answered, or has failed.
 
@@ -22,23 +21,22 @@ def in_call(
         original: The method, as it stands in its class.
         begin: Gets the client, the arguments and the keyword arguments; gives the call, or None
             if it is not watched.
-        guard: Runs whatever of ours could fail.
     """
     wrapped = unbound(original)
 
     def request(client: Any, *args: Any, **kwargs: Any) -> Any:
-        call = guard(begin, client, args, kwargs)
+        call = begin(client, args, kwargs)
         if call is None:
             return wrapped(client, *args, **kwargs)
-        guard(call.enter)
+        call.enter()
         try:
             result = wrapped(client, *args, **kwargs)
-            guard(call.returned)
+            call.returned()
         except BaseException as error:
-            guard(call.raised, error)
+            call.raised(error)
             raise
         finally:
-            guard(call.leave)
+            call.leave()
         return result
 
     return request

@@ -12,6 +12,7 @@ from assisters_otel.api import error_body, event_stream, redaction
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.content_encoding import decode_body
 from assisters_otel.api.headers import header_integer, known_headers, may_be_read_ahead
+from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import FAILED, REDIRECTED, judge
 from assisters_otel.recording import response_body
 from assisters_otel.recording.response_body import Answer
@@ -85,12 +86,11 @@ class Attempt:
             body: What was read of a failed answer's body, as sent or as its client has decoded
                 it; None if nothing was.
         """
-        guard = self._observer.guard
-        error = guard(_envelope, body, self._headers) if body else None
+        error = _envelope(body, self._headers) if body else None
         if error is not None:
-            error = guard(self._sending.without_secrets, error)
+            error = self._sending.without_secrets(error)
         if self._status >= FAILED or self._is_odd():
-            guard(self._hide_secrets)
+            self._hide_secrets()
         self._finish(
             judge(
                 self._sending.request,
@@ -105,6 +105,7 @@ class Attempt:
         """Return True if the request id is none as the API makes them."""
         return not self._headers.get(response_headers.REQUEST_ID, _ID).startswith(_ID)
 
+    @fail_safe
     def _hide_secrets(self) -> None:
         """Take what the request's own headers hold out of a request id that quotes it."""
         quoted = self._headers.get(response_headers.REQUEST_ID)
@@ -118,7 +119,7 @@ class Attempt:
         return self._call is not None or response_headers.is_event_stream(self._headers)
 
     def body(
-        self, is_transient: Callable[[BaseException], bool], sent: object
+        self, is_transient: Callable[[BaseException], bool | None], sent: object
     ) -> response_body.Body | None:
         """Begin watching the body of a successful answer, once `ended` has reported that.
 
@@ -144,7 +145,7 @@ class Attempt:
         if call is not None:
             call.answered(answer.body)
         else:
-            answer.span = self._observer.guard(self._observer.open_stream, self._sending)
+            answer.span = self._observer.open_stream(self._sending)
             self._observer.waits(answer)
         return answer.body
 
@@ -157,7 +158,7 @@ class Attempt:
         """
         duration_s = time.perf_counter() - self._started
         cancelled = not isinstance(error, Exception)
-        cause = None if cancelled else self._observer.guard(causes.of, error)
+        cause = None if cancelled else causes.of(error)
         outcome = judge(
             self._sending.request,
             duration_s,
@@ -170,12 +171,12 @@ class Attempt:
         self.is_what_became_of(error)
         span = self._sending.span
         if span is not None and outcome.failed:
-            self._observer.guard(foreign_span.mask_recorded_exception, span, error)
+            foreign_span.mask_recorded_exception(span, error)
 
     def is_what_became_of(self, response: object) -> None:
         """Remember a failed attempt by the response that the app gets of it, for `explain`."""
         if self._outcome is not None:
-            self._observer.guard(remember_attempt, response, self._outcome, self._sending.span)
+            remember_attempt(response, self._outcome, self._sending.span)
 
     def _finish(self, outcome: Outcome) -> None:
         observer = self._observer
@@ -186,6 +187,7 @@ class Attempt:
             observer.finish(outcome, self._sending, self._call)
 
 
+@fail_safe
 def _envelope(body: bytes, headers: Mapping[bytes, bytes]) -> error_body.Envelope | None:
     found = (
         error_body.parse_error_body(body) if _BRACE.match(body) else None

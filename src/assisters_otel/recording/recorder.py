@@ -25,6 +25,7 @@ from assisters_otel.api import headers as response_headers
 from assisters_otel.api.request import ApiRequest
 from assisters_otel.attempts import call as attempts_call
 from assisters_otel.attempts.attempt import Sending
+from assisters_otel.fail_safe import fail_safe
 from assisters_otel.recording.attempt import Attempt
 from assisters_otel.resends.tracker import Resends
 from assisters_otel.semconv import attributes as names
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from assisters_otel.api.request import RequestReader
     from assisters_otel.attempts import clock
     from assisters_otel.config import Config
-    from assisters_otel.fail_safe import Guard
     from assisters_otel.hosts import Host
     from assisters_otel.outcomes import CallOutcome, Outcome, Resend
     from assisters_otel.recording.response_body import Answer
@@ -59,7 +59,6 @@ class Observer:
     """What all clients report to.
 
     Attributes:
-        guard: Runs whatever of ours could fail.
         attempts: How many have ended.
         errors: How many of them had failed.
     """
@@ -67,7 +66,6 @@ class Observer:
     def __init__(
         self,
         config: Config,
-        guard: Guard,
         tracer_provider: TracerProvider | None,
         meter_provider: MeterProvider,
     ) -> None:
@@ -75,11 +73,9 @@ class Observer:
 
         Args:
             config: What was decided.
-            guard: Runs whatever of ours could fail.
             tracer_provider: For the spans of calls; None for the global one.
             meter_provider: For our metrics.
         """
-        self.guard = guard
         self.attempts = 0
         self.errors = 0
         self._lock = threading.RLock()  # a signal handler may send a request meanwhile
@@ -122,6 +118,7 @@ class Observer:
         """Record in other instruments from now on."""
         self._metrics = AttemptMetrics(meter_provider, time.monotonic, self.collect)
 
+    @fail_safe
     def collect(self) -> None:
         """Do what was put off inside the garbage collector."""
         while True:
@@ -129,7 +126,7 @@ class Observer:
                 step = self._put_off.popleft()
             except IndexError:  # nothing left; another thread may have taken the last
                 return
-            self.guard(step)
+            _run(step)
 
     def watch(self, config: Config) -> None:
         """Watch the hosts of *config* from now on: other ones, or the same again after `stop`."""
@@ -137,6 +134,7 @@ class Observer:
         if self._is_begun:
             self._watch_collector()
 
+    @fail_safe
     def stop(self) -> None:
         """Watch no host any more, end what is open, and say what is still to be said."""
         self._hosts = {}
@@ -145,7 +143,7 @@ class Observer:
         self._collecting = 0
         self.collect()
         for waiting in list(self._waiting):
-            self.guard(waiting.abandon)
+            waiting.abandon()
         self._log.sum_up()
 
     def hosts(self, name: str) -> tuple[Host, ...] | None:
@@ -190,7 +188,7 @@ class Observer:
             # Taken away first: a signal handler may send a request meanwhile.
             step, self._before_first = self._before_first, None
             if step is not None:
-                self.guard(step)
+                _run(step)
                 self._is_begun = True
 
     # -- calls ------------------------------------------------------------------------------
@@ -203,7 +201,7 @@ class Observer:
         """
         around = trace.get_current_span()
         nothing = trace.INVALID_SPAN, False
-        span, is_ours = self.guard(start_or_adopt_call_span, self._tracer, asked) or nothing
+        span, is_ours = start_or_adopt_call_span(self._tracer, asked) or nothing
         above = around if span is not around else getattr(around, "parent", None)
         context = above.get_span_context() if isinstance(above, trace.Span) else above
         if context is None:
@@ -238,13 +236,14 @@ class Observer:
     def raised(self, call: attempts_call.Call, error: BaseException) -> None:
         """Remember a call's last attempt by what the SDK has raised, for `explain`."""
         if call.last is not None:
-            self.guard(remember_attempt, error, call.last, call.span)
+            remember_attempt(error, call.last, call.span)
 
+    @fail_safe
     def raised_for(self, response: object, error: BaseException) -> None:
         """Remember the attempt of a response by what the client has raised for it."""
         found = find_attempt(response)
         if found is not None:
-            self.guard(known_attempts.keep, error, found)
+            known_attempts.keep(error, found)
 
     def waits(self, one: attempts_call.Call | Answer) -> None:
         """Take note of a call that has returned, or a stream outside one, with its body open."""
@@ -268,14 +267,12 @@ class Observer:
     def ended(self, call: attempts_call.Call, outcome: CallOutcome, end_ns: int | None) -> None:
         """Hand a call's outcome to the sinks, each guarded for itself."""
         self._waiting.discard(call)
-        self.guard(self._metrics.record_call, outcome, call.context)
+        self._metrics.record_call(outcome, call.context)
         if outcome.failed:
-            self.guard(self._log_call, outcome, call.span)
-        self.guard(
-            end_call_span,
+            self._log_call(outcome, call.span)
+        end_call_span(
             call,
             outcome,
-            self.guard,
             end_ns,
             capture_message=self._capture_message,
         )
@@ -298,7 +295,7 @@ class Observer:
             around: What was current before that span, if that is known.
         """
         call = attempts_call.current()
-        if call is not None and not self.guard(call.takes, request, message):
+        if call is not None and not call.takes(request, message):
             call = None
         sending = Sending(
             request,
@@ -307,14 +304,15 @@ class Observer:
             around if call is None else call.around,
             None if call is None else call.chain,
         )
-        resend = self.guard(self._resends.begin, sending)
+        resend = self._resends.begin(sending)
         if span is not None:
-            self.guard(self._introduce, span, request, resend)
+            self._introduce(span, request, resend)
         if resend is not None and resend.is_retry:
-            self.guard(self._metrics.record_retry, request, resend)
+            self._metrics.record_retry(request, resend)
         return Attempt(self, sending, call)
 
     @staticmethod
+    @fail_safe
     def _introduce(span: Span, request: ApiRequest, resend: Resend | None) -> None:
         attempt_span.redact_request(span, request)
         attempt_span.set_span_name(span, request)
@@ -334,32 +332,32 @@ class Observer:
                 describe = partial(self._describe, now=time.time(), outcome=outcome)
                 if self._captures_headers:
                     describe = partial(self._describe_captured, describe, sending)
-                self.guard(foreign_span.before_end, span, describe, self.guard)
+                foreign_span.before_end(span, describe)
             else:
-                self.guard(foreign_span.cancel_before_end, span)
-                self.guard(self._describe, span, time.time(), outcome)
+                foreign_span.cancel_before_end(span)
+                self._describe(span, time.time(), outcome)
                 if self._captures_headers:
                     redact = partial(self._redact_answer, sending)
-                    self.guard(foreign_span.before_end, span, redact, self.guard)
-        self.guard(self._metrics.record, outcome)
+                    foreign_span.before_end(span, redact)
+        self._metrics.record(outcome)
         if call is not None:
             call.last = outcome
         elif failed:
-            self.guard(self._log_attempt, outcome, span)
+            self._log_attempt(outcome, span)
         if failed or outcome.cancelled:
-            self.guard(self._resends.failed, sending, outcome, time.time())
+            self._resends.failed(sending, outcome, time.time())
             return
         is_watched = call is not None or response_headers.is_event_stream(outcome.headers)
         is_open = is_watched and not outcome.is_redirect
-        self.guard(self._resends.answered, sending, is_open=is_open)
+        self._resends.answered(sending, is_open=is_open)
         if response_headers.LOCATION in outcome.headers and outcome.is_redirect:
             location = outcome.headers[response_headers.LOCATION].decode("latin-1")
-            self.guard(self._resends.redirected, sending, location)
+            self._resends.redirected(sending, location)
 
     def _describe_captured(
         self, describe: Callable[[Span], object], sending: Sending, span: Span
     ) -> None:
-        self.guard(describe, span)
+        describe(span)
         self._redact_answer(sending, span)
 
     @staticmethod
@@ -368,6 +366,7 @@ class Observer:
 
     # -- bodies -----------------------------------------------------------------------------
 
+    @fail_safe
     def open_stream(self, sending: Sending) -> Span | None:
         """Begin the span of an event stream outside a call, if its attempt has one."""
         return (
@@ -376,7 +375,7 @@ class Observer:
 
     def body_failed(self, answer: Answer, outcome: Outcome) -> None:
         """Take note of an answer's event stream that will have failed, before its end."""
-        self.guard(self._resends.failed, answer.sending, outcome, time.time())
+        self._resends.failed(answer.sending, outcome, time.time())
 
     def body_ended(self, answer: Answer, outcome: Outcome, at: clock.Moment | None) -> None:
         """Take the end of an answer's body, after its attempt and with all that it counts for.
@@ -397,36 +396,43 @@ class Observer:
         if outcome.failed:
             with self._lock:
                 self.errors += 1
-            self.guard(self._metrics.record_broken, outcome, context)
+            self._metrics.record_broken(outcome, context)
         if (outcome.failed or outcome.cancelled) and not answer.body.has_failed:
-            self.guard(self._resends.failed, answer.sending, outcome, time.time())
+            self._resends.failed(answer.sending, outcome, time.time())
         else:
-            self.guard(self._resends.closed, answer.sending)
+            self._resends.closed(answer.sending)
         if outcome.stream is not None:
             model = None if call is None else call.asked.model
-            self.guard(self._metrics.record_stream, outcome, model, context)
+            self._metrics.record_stream(outcome, model, context)
         if call is not None:
             call.body_ended(answer.body, at)
             return
         self._waiting.discard(answer)
         if outcome.failed:
-            self.guard(self._log_attempt, outcome, shown)
+            self._log_attempt(outcome, shown)
         if answer.span is not None:
             end_ns = None if at is None else at.unix_ns
             capture = self._capture_message
-            self.guard(
-                stream_span.end_stream_span,
+            stream_span.end_stream_span(
                 answer.span,
                 outcome,
                 end_ns=end_ns,
                 capture_message=capture,
             )
 
+    @fail_safe
     def _log_call(self, outcome: CallOutcome, span: Span) -> None:
         self._log.record_call(outcome, foreign_span.span_context_of(span))
 
+    @fail_safe
     def _log_attempt(self, outcome: Outcome, span: Span | None) -> None:
         self._log.record(outcome, foreign_span.span_context_of(span))
 
+    @fail_safe
     def _describe(self, span: Span, now: float, outcome: Outcome) -> None:
         attempt_span.write_outcome(span, outcome, now, capture_message=self._capture_message)
+
+
+@fail_safe
+def _run(step: Callable[[], object]) -> None:
+    step()

@@ -13,6 +13,7 @@ from weakref import ref as weakref
 
 from assisters_otel.api import event_stream
 from assisters_otel.attempts.clock import Moment
+from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import StreamOutcome, judge
 from assisters_otel.semconv import attributes as names
 from assisters_otel.sinks.call_span import write_abandoned_state
@@ -120,6 +121,7 @@ class Body:
         self.has_failed = False
         self._once = iter((True,))  # two threads may close one body
 
+    @fail_safe
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of an event stream that `EventStreamScanner.is_ordinary` has not."""
         if self.events is not None:
@@ -131,25 +133,30 @@ class Body:
                 self.has_failed = True
                 self._watcher.body_failed(self, self._stream(self.events, names.STREAM_ERROR))
 
+    @fail_safe
     def ended(self) -> None:
         """Take its regular end."""
         self._end(event_stream.ENDED)
 
+    @fail_safe
     def broke(self, error: BaseException) -> None:
         """Take what was raised in place of more of it."""
         self._end(
             event_stream.BROKE if isinstance(error, Exception) else event_stream.CLOSED, error
         )
 
+    @fail_safe
     def closed(self) -> None:
         """Take its close, before its end or after: an SDK closes a stream at its ``[DONE]``."""
         self._end(event_stream.CLOSED)
 
+    @fail_safe
     def dropped(self) -> None:
         """Take note that its stream was collected. May run inside anything."""
         if not self.is_over:
             self._watcher.put_off(partial(self._end, event_stream.FORGOTTEN, None, Moment.now()))
 
+    @fail_safe
     def abandon(self) -> None:
         """End what nobody will end any more."""
         self._end(event_stream.FORGOTTEN)
@@ -203,7 +210,7 @@ class Answer:
         sending: Sending,
         call: Call | None,
         outcome: Outcome,
-        is_transient: Callable[[BaseException], bool],
+        is_transient: Callable[[BaseException], bool | None],
         sent: object,
     ) -> None:
         self.sending = sending
@@ -249,7 +256,7 @@ class Answer:
             shown = self.call.span if self.call is not None else self.span
             for thing in (self._sent(), end.error):
                 if thing is not None:
-                    self._observer.guard(remember_attempt, thing, outcome, shown)
+                    remember_attempt(thing, outcome, shown)
         self._observer.body_ended(self, outcome, end.at)
 
     def _ended(self, body: Body, end: End) -> Outcome:
@@ -258,7 +265,7 @@ class Answer:
             return answered
         said = None if body.events is None else body.events.error
         if said is not None:
-            said = self._observer.guard(self.sending.without_secrets, said)
+            said = self.sending.without_secrets(said)
         broke = error is not None and said is None and body.made == names.FAILED
         cancelled = error is not None and body.made == names.CANCELLED_CALL
         return judge(
@@ -269,6 +276,6 @@ class Answer:
             envelope=said,
             exception=type(error).__qualname__ if broke or cancelled else None,
             cancelled=cancelled,
-            transient=broke and error is not None and self._is_transient(error),
+            transient=broke and error is not None and bool(self._is_transient(error)),
             stream=end.stream,
         )

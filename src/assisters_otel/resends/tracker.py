@@ -33,6 +33,7 @@ from assisters_otel.api import headers as response_headers
 from assisters_otel.api.headers import retry_after_s
 from assisters_otel.attempts import control_flow
 from assisters_otel.attempts.retry_chain import Before, Hop
+from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import Resend
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ class Resends:
 
     # -- an attempt begins ------------------------------------------------------------------
 
+    @fail_safe
     def begin(self, sending: Sending) -> Resend | None:
         """Say what an attempt that is about to be sent is a resend of.
 
@@ -273,6 +275,7 @@ class Resends:
 
     # -- an attempt has ended ---------------------------------------------------------------
 
+    @fail_safe
     def answered(self, sending: Sending, *, is_open: bool) -> None:
         """Take note of an attempt that has not failed.
 
@@ -285,6 +288,7 @@ class Resends:
         if self._failed:
             self._succeeded(sending)
 
+    @fail_safe
     def closed(self, sending: Sending) -> None:
         """Take note of an attempt that is under way no more."""
         self._under_way.discard(weakref.ref(sending))
@@ -300,6 +304,7 @@ class Resends:
             if entry is not None:
                 self._failed[key] = entry._replace(succeeded_s=self._now())
 
+    @fail_safe
     def failed(self, sending: Sending, outcome: Outcome, unix_s: float) -> None:
         """Remember an attempt that has failed or was cancelled.
 
@@ -351,6 +356,7 @@ class Resends:
             chain.before = before
             chain.keys = tuple(keys)
 
+    @fail_safe
     def redirected(self, sending: Sending, location: str) -> None:
         """Expect the hop that follows an answer with a redirect."""
         identity = self._identity(sending)

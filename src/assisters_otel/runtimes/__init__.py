@@ -12,28 +12,19 @@ installs a signal handler, replaces ``os._exit``, or exports while a request is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from assisters_otel.clients.patching import Patches
 from assisters_otel.runtimes import celery, rq, uvicorn
 from assisters_otel.runtimes.receivers import Receivers
-
-if TYPE_CHECKING:
-    from assisters_otel.fail_safe import Guard
 
 
 class Hooks:
     """What is hooked into the runtimes, as long as something is switched on."""
 
-    def __init__(self, guard: Guard) -> None:
-        """Remember what to hook.
-
-        Args:
-            guard: Runs a step of ours so that it cannot break the app's import.
-        """
+    def __init__(self) -> None:
+        """Remember what to hook."""
         targets = (*uvicorn.TARGETS, *rq.TARGETS)
-        self._methods = Patches(targets, guard, lambda _: None)
-        self._signals = Receivers(celery.RECEIVERS, guard)
+        self._methods = Patches(targets, lambda _: None)
+        self._signals = Receivers(celery.RECEIVERS)
 
     def put_in(self) -> None:
         """Hook what is imported, and the rest when it is. Imports nothing."""

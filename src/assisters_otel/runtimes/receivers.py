@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from assisters_otel.clients.import_hooks import imports
+from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,15 +29,13 @@ class Receiver(NamedTuple):
 class Receivers:
     """A set of receivers, connected when their modules are imported, now or later."""
 
-    def __init__(self, receivers: tuple[Receiver, ...], guard: Callable[..., Any]) -> None:
+    def __init__(self, receivers: tuple[Receiver, ...]) -> None:
         """Remember them.
 
         Args:
             receivers: What to connect.
-            guard: Runs a step of ours so that it cannot break the app's import.
         """
         self._receivers = receivers
-        self._guard = guard
         self._connected: list[tuple[Any, Callable[..., None]]] = []
 
     def put_in(self) -> None:
@@ -46,17 +45,23 @@ class Receivers:
 
     def take_out(self) -> None:
         """Disconnect all of them, and wait for no import any more."""
-        self._guard(imports.forget, self)
+        imports.forget(self)
         connected, self._connected = self._connected, []
         for signal, receive in connected:
-            self._guard(signal.disconnect, receive)
+            _disconnect(signal, receive)
 
     def imported(self, module: ModuleType, name: str) -> None:
         """Connect to the signals of *module*, which has just been imported as *name*."""
         for receiver in self._receivers:
             if receiver.module == name and hasattr(module, receiver.signal):
-                self._guard(self._connect, getattr(module, receiver.signal), receiver.receive)
+                self._connect(getattr(module, receiver.signal), receiver.receive)
 
+    @fail_safe
     def _connect(self, signal: Any, receive: Callable[..., None]) -> None:
         signal.connect(receive, weak=False)
         self._connected.append((signal, receive))
+
+
+@fail_safe
+def _disconnect(signal: Any, receive: Callable[..., None]) -> None:
+    signal.disconnect(receive)

@@ -15,6 +15,7 @@ from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
 
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.headers import header_text
+from assisters_otel.fail_safe import fail_safe
 from assisters_otel.otel_api import providers
 from assisters_otel.semconv import attributes as names
 from assisters_otel.sinks import attempt_span, foreign_span
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from assisters_otel.attempts.call import Asked, Call
-    from assisters_otel.fail_safe import Guard
     from assisters_otel.outcomes import CallOutcome
 
 _GEN_AI_SCOPES: Final = (
@@ -39,6 +39,7 @@ _GEN_AI_SCOPES: Final = (
 `opentelemetry-instrumentation-openai` and `-openai-v2`, `-genai-openai`, OpenInference, logfire."""
 
 
+@fail_safe
 def start_or_adopt_call_span(tracer: Tracer, asked: Asked) -> tuple[Span, bool]:
     """Give the span around an SDK's call.
 
@@ -97,27 +98,27 @@ def write_abandoned_state(call: Call) -> None:
     )
 
 
+@fail_safe
 def end_call_span(
-    call: Call, outcome: CallOutcome, guard: Guard, end_ns: int | None, *, capture_message: bool
+    call: Call, outcome: CallOutcome, end_ns: int | None, *, capture_message: bool
 ) -> None:
     """Write how a call ended to its span, and end that if it is ours.
 
     Args:
         call: Which.
         outcome: How it ended.
-        guard: Runs what is written to somebody else's span as that ends.
         end_ns: When, in Unix nanoseconds, or None for now.
         capture_message: Whether the envelope's message is wanted.
     """
     try:
         if call.span.is_recording():
-            _write_call(call, outcome, guard, capture_message=capture_message)
+            _write_call(call, outcome, capture_message=capture_message)
     finally:  # whatever comes out of it
         if call.is_ours:
             call.span.end(end_ns)
 
 
-def _write_call(call: Call, outcome: CallOutcome, guard: Guard, *, capture_message: bool) -> None:
+def _write_call(call: Call, outcome: CallOutcome, *, capture_message: bool) -> None:
     span, chain = call.span, call.chain
     found = _call_attributes(outcome, capture_message=capture_message)
     if chain.call.number:
@@ -133,7 +134,7 @@ def _write_call(call: Call, outcome: CallOutcome, guard: Guard, *, capture_messa
         error: dict[str, AttributeValue] = {
             name: found[name] for name in attempt_span.LAST if name in found
         }
-        foreign_span.before_end(span, lambda span: span.set_attributes(error), guard)
+        foreign_span.before_end(span, lambda span: span.set_attributes(error))
 
 
 def _call_attributes(outcome: CallOutcome, *, capture_message: bool) -> dict[str, AttributeValue]:

@@ -19,6 +19,7 @@ from opentelemetry.semconv.attributes.exception_attributes import (
 from opentelemetry.trace import StatusCode
 
 from assisters_otel.api import redaction
+from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,15 +27,12 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
     from opentelemetry.util.types import Attributes
 
-    from assisters_otel.fail_safe import Guard
-
 
 class _EndHook:
     """An ``end`` for one span, which writes last and then calls the class's own."""
 
-    def __init__(self, span: Span, write: Callable[[Span], object], guard: Guard) -> None:
+    def __init__(self, span: Span, write: Callable[[Span], object]) -> None:
         self._span = span
-        self._guard = guard
         self.write: Callable[[Span], object] | None = write
 
     def __call__(self, end_time: int | None = None) -> None:
@@ -43,12 +41,13 @@ class _EndHook:
         own.pop("record_exception", None)
         try:
             if self.write is not None:
-                self._guard(self.write, self._span)
+                _write(self.write, self._span)
         finally:  # whatever comes out of it
             self._span.end(end_time)
 
 
-def before_end(span: Span, write: Callable[[Span], object], guard: Guard) -> None:
+@fail_safe
+def before_end(span: Span, write: Callable[[Span], object]) -> None:
     """Have *write* called when the span ends, after everybody else's writing.
 
     A later call for the same span takes the place of an earlier one: of a transport
@@ -57,7 +56,6 @@ def before_end(span: Span, write: Callable[[Span], object], guard: Guard) -> Non
     Args:
         span: An open span.
         write: Gets the span.
-        guard: Runs *write*, which then is nobody's trouble but ours.
     """
     # Of a proxy, as OpenInference has one, these are those of the span behind it.
     own: dict[str, object] = getattr(span, "__dict__", {})
@@ -65,13 +63,19 @@ def before_end(span: Span, write: Callable[[Span], object], guard: Guard) -> Non
     if isinstance(late, _EndHook):
         late.write = write
         return
-    own["end"] = late = _EndHook(span, write, guard)
+    own["end"] = late = _EndHook(span, write)
     if getattr(span, "end", None) is not late:
         # A class with slots: what is written now is better than nothing.
         own.pop("end", None)
-        guard(write, span)
+        _write(write, span)
 
 
+@fail_safe
+def _write(write: Callable[[Span], object], span: Span) -> None:
+    write(span)
+
+
+@fail_safe
 def cancel_before_end(span: Span) -> None:
     """Drop what `before_end` was to write: a later attempt on this span has succeeded."""
     # Not by `vars`: once it was asked for, each look into the span takes longer, also the SDK's.
@@ -96,6 +100,7 @@ def attributes_of(span: Any) -> dict[str, Any]:
     return copy() if attributes and copy is not None else dict(attributes or {})
 
 
+@fail_safe
 def mask_recorded_exception(span: Span, error: BaseException) -> None:
     """Keep keys and prompts out of the exception event that the span is about to get.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry import trace
 
+from assisters_otel.fail_safe import fail_safe
 from assisters_otel.sinks import foreign_span
 from assisters_otel.weak_identity import WeakIdentityDict
 
@@ -44,6 +45,7 @@ def find_attempt(thing: object) -> KnownAttempt | None:
     return _attempts_by_object_id.get(thing)
 
 
+@fail_safe
 def remember_attempt(thing: object, outcome: Outcome, span: Span | None) -> None:
     """Remember a failed attempt by the response or the exception that the app gets of it.
 
@@ -55,6 +57,7 @@ def remember_attempt(thing: object, outcome: Outcome, span: Span | None) -> None
     keep(thing, KnownAttempt(outcome, foreign_span.span_context_of(span), time.time()))
 
 
+@fail_safe
 def keep(thing: object, what: KnownAttempt) -> None:
     """Remember by another object, too, what is known of one."""
     _attempts_by_object_id.put(thing, what)

@@ -21,6 +21,7 @@ from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, S
 from assisters_otel import catalog
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.headers import header_integer
+from assisters_otel.fail_safe import fail_safe
 from assisters_otel.otel_api import providers
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import metrics as metric_names
@@ -167,6 +168,7 @@ class AttemptMetrics:
         self._exception = LabelValues(ERROR_TYPE, (names.CANCELLED,), _EXCEPTION_NAME)
         self._model = LabelValues(names.GEN_AI_REQUEST_MODEL, (), _MODEL, MAX_MODELS)
 
+    @fail_safe
     def record(self, outcome: Outcome) -> None:
         """Count one attempt. Call it while the attempt's span is current, for exemplars."""
         request = outcome.request
@@ -181,6 +183,7 @@ class AttemptMetrics:
         if not _LIMIT_HEADERS.isdisjoint(outcome.headers):
             self._keep_limits(request, outcome.headers)
 
+    @fail_safe
     def record_broken(self, outcome: Outcome, context: Context | None) -> None:
         """Count one error more: an answer, counted as a success, has failed after its status.
 
@@ -192,6 +195,7 @@ class AttemptMetrics:
         said = error_type, self._known_code(outcome), outcome.status, outcome.retryable
         self._errors.add(1, _labels(outcome.request.place, _OF_ERROR, *said), context)
 
+    @fail_safe
     def record_stream(self, outcome: Outcome, model: str | None, context: Context | None) -> None:
         """Count one event stream, if anything came of it.
 
@@ -207,11 +211,13 @@ class AttemptMetrics:
         shared = _labels(outcome.request.place, _OF_STREAM, model)
         self._first_chunk.record(stream.first_chunk_s, shared, context)
 
+    @fail_safe
     def record_retry(self, request: ApiRequest, resend: Resend) -> None:
         """Count one retry, as it is sent. Call it while its span is current, for exemplars."""
         reason = None if resend.reason is None else self._reason(resend.reason)
         self._retries.add(1, _labels(request.place, _OF_RETRY, reason, resend.early, resend.futile))
 
+    @fail_safe
     def record_call(self, outcome: CallOutcome, context: Context) -> None:
         """Count one call of an SDK.
 

@@ -14,6 +14,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.headers import header_text
+from assisters_otel.fail_safe import fail_safe
 from assisters_otel.semconv import attributes as names
 from assisters_otel.sinks import attempt_span
 
@@ -53,6 +54,7 @@ def start_stream_span(tracer: Tracer, sending: Sending) -> Span | None:
     )
 
 
+@fail_safe
 def end_stream_span(
     span: Span, outcome: Outcome, *, end_ns: int | None, capture_message: bool
 ) -> None:

@@ -28,7 +28,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from assisters_otel import config as configs
 from assisters_otel import process
 from assisters_otel.config import Config
-from assisters_otel.fail_safe import Guard
+from assisters_otel.fail_safe import own_errors
 from assisters_otel.hosts import environment_hosts
 from assisters_otel.instrumentation import Instrumentation
 from assisters_otel.instrumentor import AssistersInstrumentor
@@ -98,7 +98,7 @@ class _Recording:
         self._base = Config()
         self._instrumentation: Instrumentation | None = None
         self._before: Instrumentation | None = None
-        self._was_init = False
+        self._was_init = self._was_strict = False
         self._meters: MeterProvider | None = None
         self._handed_on: WeakIdentityDict[bool] = WeakIdentityDict()
 
@@ -153,13 +153,15 @@ class _Recording:
         instrumentor = AssistersInstrumentor()
         self._before = instrumentor.active
         self._base = _config(self._before)
-        guard = Guard()
-        made = Instrumentation(self._base, guard, tracers, meters)
+        made = Instrumentation(self._base, tracers, meters)
+        self._was_strict = own_errors.strict
         if self._before is not None:
             instrumentor.uninstrument()
+        else:
+            own_errors.strict = False  # what a handle that is shut down has left
         instrumentor.instrument(instrumentation=made)
         arguments = configs._Arguments(self._base, None, None, None)  # noqa: SLF001 - none is compared
-        handle = Telemetry(arguments, guard, made)
+        handle = Telemetry(arguments, made)
         handle.is_recording = True
         process.here.suspended = process.here.current
         self._was_init = process.here.current is not None
@@ -175,6 +177,7 @@ class _Recording:
         before, self._before = self._before, None
         handle, process.here.suspended = process.here.suspended, None
         self._instrumentation = self._meters = None
+        own_errors.strict = self._was_strict
         process.here.current = handle
         if before is not None and (handle is not None or not self._was_init):
             AssistersInstrumentor().instrument(instrumentation=before)

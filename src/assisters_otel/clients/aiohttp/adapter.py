@@ -28,6 +28,7 @@ from assisters_otel.clients.aiohttp.request_reader import _Message
 from assisters_otel.clients.aiohttp.session_request import _Asked
 from assisters_otel.clients.classes import is_a
 from assisters_otel.clients.patching import Target, unbound
+from assisters_otel.fail_safe import fail_safe
 from assisters_otel.otel_api import http_spans, providers
 from assisters_otel.outcomes import FAILED
 from assisters_otel.sinks import attempt_span, foreign_span
@@ -84,6 +85,7 @@ class Aiohttp(Adapter):
         """Make the trace configuration of OpenTelemetry's instrumentation."""
         return _trace_config(self._tracer_provider, self._meter_provider)
 
+    @fail_safe
     def _open(self, asked: _Asked, raw: Any) -> None:
         """Find the span around the app's request, or make it."""
         url, session = raw.url, asked.session
@@ -118,6 +120,7 @@ class Aiohttp(Adapter):
             if value not in before.getall(name, ()) and not name.lower().startswith(BAGGAGE)
         }
 
+    @fail_safe
     def _close(self, asked: _Asked, response: Any, error: BaseException | None) -> None:
         if asked.ours is None:
             return
@@ -128,13 +131,12 @@ class Aiohttp(Adapter):
             _run(made.send_request_end(*told, response))
             return
         if asked.span is not None:
-            self._observer.guard(foreign_span.mask_recorded_exception, asked.span, error)
+            foreign_span.mask_recorded_exception(asked.span, error)
         _run(made.send_request_exception(*told, error))
 
     # -- one request of the app's -----------------------------------------------------------------
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        guard = self._observer.guard
         call = unbound(original)
         is_plain = type(original) is FunctionType and bool(
             original.__code__.co_flags & inspect.CO_COROUTINE
@@ -143,7 +145,7 @@ class Aiohttp(Adapter):
         # No coroutine function: what is not watched has no frame of ours in it.
         def request(session: Any, *args: Any, **kwargs: Any) -> Any:
             sent = call(session, *args, **kwargs)
-            asked = guard(self._begin, session, args, kwargs)
+            asked = self._begin(session, args, kwargs)
             if asked is None:
                 return sent
             if not is_plain:  # a mock, which has taken note of the call
@@ -158,22 +160,22 @@ class Aiohttp(Adapter):
         return _marked(request)
 
     async def _request(self, send: Callable[[], Any], asked: _Asked) -> Any:
-        guard = self._observer.guard
         token = self._asked.set(asked)
         try:
             response = await send()
         except BaseException as error:
-            guard(self._failed, asked, error)
-            guard(self._close, asked, None, error)
+            self._failed(asked, error)
+            self._close(asked, None, error)
             asked.error = None  # its traceback knows this frame
             raise
         finally:
-            guard(self._leave, token)
-        guard(self._succeeded, asked, response)
-        guard(self._close, asked, response, None)
+            self._leave(token)
+        self._succeeded(asked, response)
+        self._close(asked, response, None)
         asked.error = None
         return response
 
+    @fail_safe
     def _begin(self, session: Any, args: Any, kwargs: Any) -> _Asked | None:
         url = args[1] if len(args) > 1 else kwargs.get("str_or_url")
         try:
@@ -182,19 +184,22 @@ class Aiohttp(Adapter):
             return None
         return None if self._watched("", url) is None else _Asked(session, url, kwargs)
 
+    @fail_safe
     def _leave(self, token: Token[_Asked | None]) -> None:
         with suppress(ValueError):  # closed in another context, by whoever found the coroutine
             self._asked.reset(token)
 
+    @fail_safe
     def _failed(self, asked: _Asked, error: BaseException) -> None:
         """Take what the app gets in place of an answer; told of it again, do nothing."""
         attempt, asked.attempt = asked.attempt, None
         if attempt is not None:
-            attempt.raised(error, transient=bool(self._observer.guard(_is_transient, error)))
+            attempt.raised(error, transient=bool(_is_transient(error)))
         elif asked.last is not None and is_a(error, (MODULE,), "ClientResponseError"):
             asked.last.is_what_became_of(error)  # of the session's own `raise_for_status`
 
     @staticmethod
+    @fail_safe
     def _succeeded(asked: _Asked, response: Any) -> None:
         if asked.span is not None and asked.ours is None:
             foreign_span.on_recorded_exception(asked.span, None)
@@ -206,26 +211,24 @@ class Aiohttp(Adapter):
     # -- one attempt ------------------------------------------------------------------------------
 
     def _wrap_connect(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        guard = self._observer.guard
         call = unbound(original)
 
         def connect(connector: Any, *args: Any, **kwargs: Any) -> Any:
             connecting = call(connector, *args, **kwargs)
-            asked = guard(self._attempt, args[0] if args else kwargs["req"])
+            asked = self._attempt(args[0] if args else kwargs["req"])
             return connecting if asked is None else self._met(connecting, asked)
 
         return _marked(connect)
 
     def _wrap_send(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        guard = self._observer.guard
         call = unbound(original)
 
         async def sent(sending: Any, asked: _Asked, raw: Any) -> Any:
-            own = guard(_put, raw.headers, asked.injected)
+            own = _put(raw.headers, asked.injected)
             try:
                 asked.response = response = await self._met(sending, asked)
             finally:
-                guard(_put_back, raw.headers, own)
+                _put_back(raw.headers, own)
             return response
 
         def send(raw: Any, *args: Any, **kwargs: Any) -> Any:
@@ -249,6 +252,7 @@ class Aiohttp(Adapter):
 
         return _marked(start)
 
+    @fail_safe
     def _attempt(self, raw: Any) -> _Asked | None:
         request = self._watched(raw.method, raw.url)
         if request is None:
@@ -266,7 +270,7 @@ class Aiohttp(Adapter):
                 self._start(asked, request, raw)
             return asked
         if asked.last is None:
-            self._observer.guard(self._open, asked, raw)
+            self._open(asked, raw)
         self._start(asked, request, raw)
         return asked
 
@@ -286,30 +290,30 @@ class Aiohttp(Adapter):
             return await step
         except BaseException as error:
             if asked.session is None:
-                self._observer.guard(self._failed, asked, error)
+                self._failed(asked, error)
             else:
                 asked.error = error
             raise
 
     async def _started(self, starting: Any, asked: _Asked, response: Any) -> Any:
-        guard = self._observer.guard
         result = await self._met(starting, asked)
         attempt, asked.attempt = asked.attempt, None
         asked.hop = asked.response = None
         if attempt is None:
             return result
-        if not guard(self._answered, asked, attempt, response):
-            guard(self._passed, attempt, response)
+        if not self._answered(asked, attempt, response):
+            self._passed(attempt, response)
             return result
-        read_s = guard(self._read_limit, asked, attempt, response)
+        read_s = self._read_limit(asked, attempt, response)
         try:
             if read_s is not None:
-                await stream_reader.wait_for_beginning(response.content, read_s, guard)
+                await stream_reader.wait_for_beginning(response.content, read_s)
         finally:
-            guard(self._refused, attempt, response)
+            self._refused(attempt, response)
         return result
 
     @staticmethod
+    @fail_safe
     def _answered(asked: _Asked, attempt: Attempt, response: Any) -> bool:
         headers = _headers_of(response)
         unpacks = asked.options.get("auto_decompress")
@@ -319,22 +323,23 @@ class Aiohttp(Adapter):
             headers = [header for header in headers if header[0].lower() != _ENCODING]
         return attempt.answered(response.status, headers)
 
+    @fail_safe
     def _passed(self, attempt: Attempt, response: Any) -> None:
         """Report an answer that is no failure; how its body ends, the reader tells."""
         attempt.ended()
         body = attempt.body(_is_transient, response) if attempt.is_to_be_watched else None
         if body is not None:
-            stream_reader.watch(response.content, body, self._observer.guard)
+            stream_reader.watch(response.content, body)
 
+    @fail_safe
     def _refused(self, attempt: Attempt, response: Any) -> None:
         """Report a failed answer, with what its reader holds of its body."""
         read = attempt.body_may_be_read()
-        attempt.ended(
-            self._observer.guard(stream_reader.beginning, response.content) if read else None
-        )
+        attempt.ended(stream_reader.beginning(response.content) if read else None)
         attempt.is_what_became_of(response)
 
     @staticmethod
+    @fail_safe
     def _read_limit(asked: _Asked, attempt: Attempt, response: Any) -> float | None:
         """Give for how long a failed body is waited for, or None if it may not be read ahead."""
         may_be_read = attempt.body_may_be_read() and stream_reader.can_be_waited_for(
@@ -343,14 +348,13 @@ class Aiohttp(Adapter):
         return _read_limit(asked) if may_be_read else None
 
     def _wrap_raise(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        guard = self._observer.guard
         call = unbound(original)
 
         def raise_for_status(response: Any, *args: Any, **kwargs: Any) -> Any:
             try:
                 return call(response, *args, **kwargs)
             except Exception as error:
-                guard(self._observer.raised_for, response, error)
+                self._observer.raised_for(response, error)
                 raise
 
         return raise_for_status
@@ -362,6 +366,7 @@ def _is_current(span: Span | None) -> bool:
     )
 
 
+@fail_safe
 def _is_transient(error: BaseException) -> bool:
     # Not a bad URL, and not what the app's own body has raised.
     cause = error.__cause__
@@ -436,6 +441,7 @@ def _run(told: Coroutine[Any, Any, object]) -> None:
     told.close()
 
 
+@fail_safe
 def _put(headers: Any, injected: dict[str, str]) -> dict[str, str | None]:
     """Add headers for the moment in which they are written; give what was there before."""
     own = {name: headers.get(name) for name in injected}
@@ -443,6 +449,7 @@ def _put(headers: Any, injected: dict[str, str]) -> dict[str, str | None]:
     return own
 
 
+@fail_safe
 def _put_back(headers: Any, own: dict[str, str | None] | None) -> None:
     """Take them away again: the app finds its own in the response's `request_info`."""
     for name, value in (own or {}).items():

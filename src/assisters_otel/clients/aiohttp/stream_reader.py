@@ -12,12 +12,12 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from assisters_otel import foreign_exceptions
 from assisters_otel.api.limits import MAX_BYTES
 from assisters_otel.clients.classes import GENERATIONS, is_of, named_as
+from assisters_otel.clients.read_ahead import find_foreign
+from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
-    from assisters_otel.fail_safe import Guard
     from assisters_otel.recording.response_body import Body
 
 READ_AHEAD_S: Final = 5.0
@@ -32,12 +32,10 @@ class _Watch(NamedTuple):
 
     Attributes:
         body: Gets the bytes as they are read, and the end.
-        guard: Runs what of ours could fail.
         cancelled: What the last read was cancelled with, if no other has followed.
     """
 
     body: Body
-    guard: Guard
     cancelled: BaseException | None = None
 
 
@@ -46,23 +44,22 @@ _watched: Final[dict[int, _Watch]] = {}
 _broken: Final[dict[int, Exception]] = {}
 
 
-def watch(reader: Any, body: Body, guard: Guard) -> None:
+def watch(reader: Any, body: Body) -> None:
     """Have a body told of what is read.
 
     Args:
         reader: A response's content, of which nothing has been read.
         body: Gets the bytes as they are read, and the end.
-        guard: Runs what of ours could fail.
     """
     if not can_be_waited_for(reader) or reader.at_eof():
         body.ended()  # nothing will come
         return
-    _watched[id(reader)] = _Watch(body, guard)
+    _watched[id(reader)] = _Watch(body)
     kind: Any = type(reader)
     reader.__class__ = _telling(kind)
 
 
-async def wait_for_beginning(reader: Any, limit_s: float, guard: Guard) -> None:
+async def wait_for_beginning(reader: Any, limit_s: float) -> None:
     """Wait until the beginning of a body is there, its end, or a time has passed.
 
     What goes wrong meanwhile belongs to the caller's read, and is raised there, behind the
@@ -71,7 +68,6 @@ async def wait_for_beginning(reader: Any, limit_s: float, guard: Guard) -> None:
     Args:
         reader: A response's content, of which nothing has been read, and which can be waited for.
         limit_s: That time.
-        guard: Runs whatever of ours could fail.
     """
     loop = asyncio.get_running_loop()
     end_s = loop.time() + limit_s
@@ -86,10 +82,10 @@ async def wait_for_beginning(reader: Any, limit_s: float, guard: Guard) -> None:
         while _may_wait(reader) and loop.time() < end_s:
             await reader._wait("read")  # noqa: SLF001 - as above
     except Exception as error:  # noqa: BLE001 - the caller's; its read raises it
-        theirs = guard(foreign_exceptions.of_client, error, handled)
+        theirs = find_foreign(error, handled)
         if theirs is not None:
             raise theirs from None
-        guard(_put_behind, reader, error)
+        _put_behind(reader, error)
     finally:
         timer.cancel()
         del handled
@@ -100,6 +96,7 @@ def can_be_waited_for(reader: Any) -> bool:
     return is_of(type(reader), "aiohttp.streams", "StreamReader")
 
 
+@fail_safe
 def beginning(reader: Any) -> bytes:
     """Copy the beginning of what a reader holds, up to `limits.MAX_BYTES`."""
     found = bytearray()
@@ -121,6 +118,7 @@ def _may_wait(reader: Any) -> bool:
     )
 
 
+@fail_safe
 def _put_behind(reader: Any, error: Exception) -> None:
     """Have what has been raised raised again, once what was there before it is read."""
     error.__traceback__ = None  # it knows frames of ours
@@ -140,13 +138,13 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
             chunk: bytes = super()._read_nowait_chunk(n)
             watch = _watched.get(id(self))
             if watch is not None:
-                body, guard, cancelled = watch
+                body, cancelled = watch
                 if cancelled is not None:
                     _watched[id(self)] = watch._replace(cancelled=None)
                 if body.events is not None and not body.events.is_ordinary(chunk):
-                    guard(body.feed, chunk)
+                    body.feed(chunk)
                 if self.at_eof():
-                    guard(body.ended)
+                    body.ended()
                     self._tell_no_more()
             return chunk
 
@@ -154,7 +152,7 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
             super().feed_eof()
             watch = _watched.get(id(self))
             if watch is not None and self.at_eof():
-                watch.guard(watch.body.ended)
+                watch.body.ended()
                 self._tell_no_more()
 
         def set_exception(self, exc: BaseException, *cause: Any) -> None:
@@ -164,11 +162,11 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
                 self._tell_no_more()
                 if type(exc).__name__ == "ClientConnectionError" and exc.args == _CLOSED:
                     if watch.cancelled is None:
-                        watch.guard(watch.body.closed)
+                        watch.body.closed()
                     else:
-                        watch.guard(watch.body.broke, watch.cancelled)
+                        watch.body.broke(watch.cancelled)
                 else:
-                    watch.guard(watch.body.broke, exc)
+                    watch.body.broke(exc)
 
         async def _wait(self, func_name: str) -> None:
             try:
@@ -177,7 +175,7 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
                 watch = _watched.get(id(self))
                 if watch is not None and isinstance(error, Exception):
                     self._tell_no_more()
-                    watch.guard(watch.body.broke, error)
+                    watch.body.broke(error)
                 elif watch is not None:
                     # A cancelled read is no end: the next one goes on, unless none comes. Not the
                     # very exception, whose traceback knows the reader.
@@ -191,7 +189,7 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
         def __del__(self) -> None:
             watch = _watched.pop(id(self), None)
             if watch is not None:
-                watch.guard(watch.body.dropped)
+                watch.body.dropped()
 
     return named_as(base, StreamReader)
 

@@ -25,6 +25,7 @@ from assisters_otel.clients.httpx.request_reader import _Message
 from assisters_otel.clients.httpx.streams import async_replay, replay
 from assisters_otel.clients.httpx.watched_streams import async_watched, watched
 from assisters_otel.clients.patching import Target, unbound
+from assisters_otel.fail_safe import fail_safe, own_errors
 from assisters_otel.sinks import attempt_span
 from assisters_otel.variables.corrections import corrected
 
@@ -132,26 +133,25 @@ class Httpx(Adapter):
     # -- one request ------------------------------------------------------------------------
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        guard = self._observer.guard
         call = unbound(original)
 
         def handle_request(transport: Any, *args: Any, **kwargs: Any) -> Any:
-            request = guard(self._request, args, kwargs)
+            request = self._request(args, kwargs)
             if request is None:
                 return call(transport, *args, **kwargs)
             raw = args[0] if args else kwargs["request"]
             wrapped = partial(call, transport)
-            span = guard(self._span, raw)
+            span = self._span(raw)
             method = "handle_request"
-            ours = None if span is not None else guard(self._ours, raw, transport, method)
+            ours = None if span is not None else self._ours(raw, transport, method)
             if ours is None:
                 return self._send(wrapped, request, raw, span)
             progress = _Progress()
             around = trace.get_current_span()
 
             def send(copy: Any) -> Any:
-                guard(_keep_baggage, copy, raw)
-                span = guard(self._span, copy)
+                _keep_baggage(copy, raw)
+                span = self._span(copy)
                 try:
                     progress.response = self._send(wrapped, request, copy, span, around, raw)
                 except Exception as error:
@@ -165,7 +165,7 @@ class Httpx(Adapter):
                 if error is progress.error:
                     progress.error = None  # its traceback knows this frame
                     raise
-                guard.note(error)
+                own_errors.record(error)
             if progress.error is not None:
                 raise progress.error
             if progress.response is not None:
@@ -175,26 +175,25 @@ class Httpx(Adapter):
         return handle_request
 
     def _wrap_async(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        guard = self._observer.guard
         call = unbound(original)
 
         async def handle_async_request(transport: Any, *args: Any, **kwargs: Any) -> Any:
-            request = guard(self._request, args, kwargs)
+            request = self._request(args, kwargs)
             if request is None:
                 return await call(transport, *args, **kwargs)
             raw = args[0] if args else kwargs["request"]
             wrapped = partial(call, transport)
-            span = guard(self._span, raw)
+            span = self._span(raw)
             method = "handle_async_request"
-            ours = None if span is not None else guard(self._ours, raw, transport, method)
+            ours = None if span is not None else self._ours(raw, transport, method)
             if ours is None:
                 return await self._send_async(wrapped, request, raw, span)
             progress = _Progress()
             around = trace.get_current_span()
 
             async def send(copy: Any) -> Any:
-                guard(_keep_baggage, copy, raw)
-                span = guard(self._span, copy)
+                _keep_baggage(copy, raw)
+                span = self._span(copy)
                 try:
                     sent = self._send_async(wrapped, request, copy, span, around, raw)
                     progress.response = await sent
@@ -209,7 +208,7 @@ class Httpx(Adapter):
                 if error is progress.error:
                     progress.error = None  # its traceback knows this frame
                     raise
-                guard.note(error)
+                own_errors.record(error)
             if progress.error is not None:
                 raise progress.error
             if progress.response is not None:
@@ -227,19 +226,18 @@ class Httpx(Adapter):
         around: Span | None = None,
         own: Any = None,
     ) -> Any:
-        guard = self._observer.guard
-        attempt = guard(self._start, request, raw, span, around)
+        attempt = self._start(request, raw, span, around)
         if attempt is None:
             return wrapped(raw)
         try:
             response = wrapped(raw)
         except BaseException as error:
-            guard(self._raised, attempt, error)
+            self._raised(attempt, error)
             raise
-        if not guard(_answered, attempt, response):
-            guard(self._succeeded, attempt, response, watched, own or raw)
+        if not _answered(attempt, response):
+            self._succeeded(attempt, response, watched, own or raw)
             return response
-        ahead = guard(self._ahead, response, attempt, replay, raw)
+        ahead = self._ahead(response, attempt, replay, raw)
         try:
             if ahead is not None:
                 response.stream = ahead
@@ -248,7 +246,7 @@ class Httpx(Adapter):
             response.close()  # as the client does, which has not got it yet
             raise
         finally:
-            guard(_failed, attempt, response, ahead)
+            _failed(attempt, response, ahead)
         return response
 
     async def _send_async(  # noqa: PLR0913, PLR0917 - all of it is of one request
@@ -260,19 +258,18 @@ class Httpx(Adapter):
         around: Span | None = None,
         own: Any = None,
     ) -> Any:
-        guard = self._observer.guard
-        attempt = guard(self._start, request, raw, span, around)
+        attempt = self._start(request, raw, span, around)
         if attempt is None:
             return await wrapped(raw)
         try:
             response = await wrapped(raw)
         except BaseException as error:
-            guard(self._raised, attempt, error)
+            self._raised(attempt, error)
             raise
-        if not guard(_answered, attempt, response):
-            guard(self._succeeded, attempt, response, async_watched, own or raw)
+        if not _answered(attempt, response):
+            self._succeeded(attempt, response, async_watched, own or raw)
             return response
-        ahead = guard(self._ahead, response, attempt, async_replay, raw)
+        ahead = self._ahead(response, attempt, async_replay, raw)
         try:
             if ahead is not None:
                 response.stream = ahead
@@ -281,11 +278,12 @@ class Httpx(Adapter):
             await response.aclose()  # as the client does, which has not got it yet
             raise
         finally:
-            guard(_failed, attempt, response, ahead)
+            _failed(attempt, response, ahead)
         return response
 
     # -- what the two have in common ----------------------------------------------------------
 
+    @fail_safe
     def _request(self, args: Any, kwargs: Any) -> ApiRequest | None:
         raw = args[0] if args else kwargs["request"]
         url = raw.url
@@ -296,10 +294,12 @@ class Httpx(Adapter):
         return self._observer.request(hosts, raw.method, port, url.raw_path)
 
     @staticmethod
+    @fail_safe
     def _span(raw: Any) -> Span | None:
         url = raw.url
         return attempt_span.find_app_span(SCOPE, raw.method, url.raw_host.decode("ascii"), url)
 
+    @fail_safe
     def _ours(self, raw: Any, transport: Any, method: str) -> tuple[Any, Any] | None:
         """Give the transports that make a request's span, or None if the app's would."""
         if self.theirs_is_on() or _is_instrumented(transport, method) or _is_injected(raw):
@@ -333,21 +333,25 @@ class Httpx(Adapter):
         return transports
 
     @staticmethod
+    @fail_safe
     def _is_transient(error: BaseException) -> bool:
         # An OSError as such is the app's own body's: httpx maps those of the network.
         if is_a(error, CLIENTS, "TransportError"):
             return not is_a(error, CLIENTS, "UnsupportedProtocol", "LocalProtocolError")
         return is_of_dead_loop(error)
 
+    @fail_safe
     def _start(
         self, request: ApiRequest, raw: Any, span: Span | None, around: Span | None
     ) -> Attempt:
         return self._observer.start(request, _Message(raw), span, around)
 
+    @fail_safe
     def _raised(self, attempt: Attempt, error: BaseException) -> None:
-        transient = self._observer.guard(self._is_transient, error)
+        transient = self._is_transient(error)
         attempt.raised(error, transient=bool(transient))
 
+    @fail_safe
     def _succeeded(
         self, attempt: Attempt, response: Any, watched: Callable[[Any], Any], raw: Any
     ) -> None:
@@ -357,17 +361,18 @@ class Httpx(Adapter):
             body = attempt.body(self._is_transient, raw)
             if body is not None:
                 kind = watched(self._stream(response, is_async=watched is async_watched))
-                response.stream = kind(response.stream, body, self._observer.guard)
+                response.stream = kind(response.stream, body)
 
+    @fail_safe
     def _ahead(
         self, response: Any, attempt: Attempt, replay: Callable[[Any], type[Ahead]], raw: Any
     ) -> Any:
         """Make a stream that can be read ahead, to be put in the response, if it may be."""
         if not attempt.body_may_be_read() or raw.method == "HEAD":
             return None
-        length, guard = attempt.length(), self._observer.guard
+        length = attempt.length()
         kind = replay(self._stream(response, is_async=replay is async_replay))
-        return kind(response.stream, length, _deadline(raw), guard)
+        return kind(response.stream, length, _deadline(raw))
 
     def _stream(self, response: Any, *, is_async: bool) -> Any:
         """Return the client's class of which a response's stream must be."""
@@ -425,6 +430,7 @@ def _copy(raw: Any) -> Any:
     return copy
 
 
+@fail_safe
 def _keep_baggage(copy: Any, raw: Any) -> None:
     """Take the app's baggage out of the headers that are about to be sent."""
     if not baggage.get_all():
@@ -437,10 +443,12 @@ def _keep_baggage(copy: Any, raw: Any) -> None:
             del headers[name]
 
 
+@fail_safe
 def _answered(attempt: Attempt, response: Any) -> bool:
     return attempt.answered(response.status_code, response.headers.raw)
 
 
+@fail_safe
 def _failed(attempt: Attempt, response: Any, ahead: Ahead | None) -> None:
     attempt.ended(None if ahead is None else b"".join(ahead.parts))
     attempt.is_what_became_of(response)

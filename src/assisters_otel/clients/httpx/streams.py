@@ -13,15 +13,14 @@ from collections import deque
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from assisters_otel import foreign_exceptions
 from assisters_otel.api.limits import MAX_BYTES
 from assisters_otel.clients.classes import CLIENTS, GENERATIONS, is_a
-from assisters_otel.clients.read_ahead import cut, raise_late
+from assisters_otel.clients.read_ahead import cut, find_foreign, raise_late
+from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from assisters_otel.fail_safe import Guard
 
 _MORE_THAN_CHUNKS: Final = re.compile(
     rb"(?:\r\n)?0+(?:;[^\r\n]*)?\r\n(?:[^\r\n]+\r\n)*\r\n(?=.)", re.DOTALL
@@ -38,7 +37,7 @@ class Ahead:
         parts: The chunks as they came, not yet asked for.
     """
 
-    def __init__(self, stream: Any, length: int | None, deadline: float, guard: Guard) -> None:
+    def __init__(self, stream: Any, length: int | None, deadline: float) -> None:
         """Begin with nothing read.
 
         Args:
@@ -46,32 +45,33 @@ class Ahead:
             length: How long the peer says the body is, in bytes. Where more than that has come,
                 reading ahead ends with it: who closes the answer unread closes that connection.
             deadline: When reading ahead is to end, by `time.perf_counter`.
-            guard: Runs whatever of ours could fail.
         """
         self.parts: deque[bytes] = deque()
         self._stream = stream
         self._length = length
         self._deadline = deadline
-        self._guard = guard
         self._rest: Any = None
         self._size = 0
         self._error: Exception | None = None
 
+    @fail_safe
     def _is_enough(self) -> bool:
         if self._size > MAX_BYTES or time.perf_counter() >= self._deadline:
             return True
         if self._length is not None and self._size < self._length:
             return False
-        return bool(self._guard(_has_more, self._stream, is_chunked=self._length is None))
+        return bool(_has_more(self._stream, is_chunked=self._length is None))
 
+    @fail_safe
     def _keep(self, error: Exception, handled: BaseException | None) -> None:
         self._error = error
-        self._guard(cut, error, handled)
+        cut(error, handled)
         # Without the frame of ours, which would make it part of a reference cycle.
         if error.__traceback__ is not None:
             error.__traceback__ = error.__traceback__.tb_next
 
 
+@fail_safe
 def _has_more(stream: Any, *, is_chunked: bool) -> bool:
     """Return True if more has come on an HTTP/1.1 connection than the body that is its answer.
 
@@ -98,13 +98,13 @@ def replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one function
                 for part in self._rest:
                     self.parts.append(part)
                     self._size += len(part)
-                    if self._guard(self._is_enough):
+                    if self._is_enough():
                         return
             except Exception as error:  # noqa: BLE001 - the caller's; its read raises it
-                theirs = self._guard(foreign_exceptions.of_client, error, handled)
+                theirs = find_foreign(error, handled)
                 if theirs is not None:
                     raise theirs from None
-                self._guard(self._keep, error, handled)
+                self._keep(error, handled)
             finally:
                 del handled
             self._rest = None
@@ -148,13 +148,13 @@ def async_replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one fun
                 async for part in self._rest:
                     self.parts.append(part)
                     self._size += len(part)
-                    if self._guard(self._is_enough):
+                    if self._is_enough():
                         return
             except Exception as error:  # noqa: BLE001 - the caller's; its read raises it
-                theirs = self._guard(foreign_exceptions.of_client, error, handled)
+                theirs = find_foreign(error, handled)
                 if theirs is not None:
                     raise theirs from None
-                self._guard(self._keep, error, handled)
+                self._keep(error, handled)
             finally:
                 del handled
             self._rest = None

@@ -11,12 +11,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.clients.classes import GENERATIONS
+from assisters_otel.fail_safe import fail_safe
 from assisters_otel.sinks.known_attempts import find_attempt
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from assisters_otel.fail_safe import Guard
     from assisters_otel.recording.response_body import Body
 
 _SDKS: Final = frozenset({"openai", "assisters"})
@@ -36,6 +36,7 @@ async def _nothing_async(*_: object) -> None:
     """The same, async."""
 
 
+@fail_safe
 def _closed(body: Body) -> None:
     """Tell a body that its stream is closed: by the caller, or as an SDK's own error passes.
 
@@ -70,12 +71,11 @@ def _module(trace: TracebackType) -> str:
 class _Chunks:
     """The chunks of a stream; whoever asks for a generator gets the other one's ways."""
 
-    __slots__ = ("_body", "_chunks", "_guard", "_is_ordinary", "close", "send", "throw")
+    __slots__ = ("_body", "_chunks", "_is_ordinary", "close", "send", "throw")
 
-    def __init__(self, chunks: Any, body: Body, guard: Guard) -> None:
+    def __init__(self, chunks: Any, body: Body) -> None:
         self._chunks = chunks
         self._body = body
-        self._guard = guard
         events = body.events
         # What is no event stream is fed to nobody.
         self._is_ordinary = _always if events is None else events.is_ordinary
@@ -90,25 +90,24 @@ class _Chunks:
         try:
             chunk: bytes = next(self._chunks)
         except StopIteration:
-            self._guard(self._body.ended)
+            self._body.ended()
             raise
         except BaseException as error:
-            self._guard(self._body.broke, error)
+            self._body.broke(error)
             raise
         if not self._is_ordinary(chunk):
-            self._guard(self._body.feed, chunk)
+            self._body.feed(chunk)
         return chunk
 
 
 class _AsyncChunks:
     """The same, async."""
 
-    __slots__ = ("_body", "_chunks", "_guard", "_is_ordinary", "aclose", "asend", "athrow")
+    __slots__ = ("_body", "_chunks", "_is_ordinary", "aclose", "asend", "athrow")
 
-    def __init__(self, chunks: Any, body: Body, guard: Guard) -> None:
+    def __init__(self, chunks: Any, body: Body) -> None:
         self._chunks = chunks
         self._body = body
-        self._guard = guard
         events = body.events
         self._is_ordinary = _always if events is None else events.is_ordinary
         self.aclose = getattr(chunks, "aclose", _nothing_async)
@@ -122,26 +121,25 @@ class _AsyncChunks:
         try:
             chunk: bytes = await anext(self._chunks)
         except StopAsyncIteration:
-            self._guard(self._body.ended)
+            self._body.ended()
             raise
         except BaseException as error:
-            self._guard(self._body.broke, error)
+            self._body.broke(error)
             raise
         if not self._is_ordinary(chunk):
-            self._guard(self._body.feed, chunk)
+            self._body.feed(chunk)
         return chunk
 
 
 class _Watched:
     """A stream whose end is told of."""
 
-    def __init__(self, stream: Any, body: Body, guard: Guard) -> None:
+    def __init__(self, stream: Any, body: Body) -> None:
         self._stream = stream
         self._body = body
-        self._guard = guard
 
     def __del__(self) -> None:
-        self._guard(self._body.dropped)
+        self._body.dropped()
 
 
 @lru_cache(GENERATIONS)
@@ -150,13 +148,13 @@ def watched(base: Any) -> type[_Watched]:
 
     class Watched(_Watched, base):  # type: ignore[misc]
         def __iter__(self) -> _Chunks:
-            return _Chunks(iter(self._stream), self._body, self._guard)
+            return _Chunks(iter(self._stream), self._body)
 
         def close(self) -> None:
             try:
                 self._stream.close()
             finally:
-                self._guard(_closed, self._body)
+                _closed(self._body)
 
     return Watched
 
@@ -167,12 +165,12 @@ def async_watched(base: Any) -> type[_Watched]:
 
     class AsyncWatched(_Watched, base):  # type: ignore[misc]
         def __aiter__(self) -> _AsyncChunks:
-            return _AsyncChunks(aiter(self._stream), self._body, self._guard)
+            return _AsyncChunks(aiter(self._stream), self._body)
 
         async def aclose(self) -> None:
             try:
                 await self._stream.aclose()
             finally:
-                self._guard(_closed, self._body)
+                _closed(self._body)
 
     return AsyncWatched

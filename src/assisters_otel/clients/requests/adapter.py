@@ -28,6 +28,7 @@ from assisters_otel.clients.requests.read_ahead import READ_AHEAD_S, beginning
 from assisters_otel.clients.requests.request_copy import Routed, routed_as
 from assisters_otel.clients.requests.request_reader import _Message
 from assisters_otel.clients.requests.urllib3_response import watch
+from assisters_otel.fail_safe import fail_safe
 from assisters_otel.otel_api import http_spans
 from assisters_otel.sinks import attempt_span, foreign_span
 from assisters_otel.variables.corrections import corrected
@@ -41,9 +42,9 @@ if TYPE_CHECKING:
 
     from assisters_otel.api.request import ApiRequest
     from assisters_otel.clients.requests.request_copy import Wire
-    from assisters_otel.fail_safe import Guard
     from assisters_otel.recording.attempt import Attempt
     from assisters_otel.recording.recorder import Observer
+    from assisters_otel.recording.response_body import Body
 
 MODULE: Final = "requests"
 SCOPE: Final = "opentelemetry.instrumentation.requests"
@@ -130,7 +131,7 @@ class Requests(Adapter):
     def _make(self) -> Patches:
         """Put the router in, as all else is: below other people's layers, and once."""
         targets = (Target(MODULE, "Session.send", self._route),)
-        router = Patches(targets, self._observer.guard, lambda _: None)
+        router = Patches(targets, lambda _: None)
         router.put_in()
         return router
 
@@ -139,6 +140,7 @@ class Requests(Adapter):
         maker.take_out()
         self._sender = None
 
+    @fail_safe
     def _instrumented(self) -> Any:
         """Give OpenTelemetry's `Session.send`, made once, around the one that was there."""
         sender = self._sender
@@ -165,18 +167,17 @@ class Requests(Adapter):
             return self._sender
 
     def _route(self, original: Any) -> Any:
-        guard = self._observer.guard
         plain = unbound(original)
 
         def send(session: Any, request: Any, **kwargs: Any) -> Any:
-            if not guard(self._is_routed, session, request):
+            if not self._is_routed(session, request):
                 return plain(session, request, **kwargs)
-            instrumented = guard(self._instrumented)
+            instrumented = self._instrumented()
             if instrumented is None:
                 return plain(session, request, **kwargs)
             # OpenTelemetry adds headers to a request. Of the app's own, an adapter that answers
             # by itself would show them, and a redirect carry them on.
-            routed = guard(Routed, request, plain)
+            routed = _routed(request, plain)
             if routed is None:
                 return plain(session, request, **kwargs)
             return instrumented(session, routed.copy, **kwargs)
@@ -186,7 +187,7 @@ class Requests(Adapter):
     def _original(self, session: Any, copy: Any, **kwargs: Any) -> Any:
         """Send the app's own request in place of the copy that has got the headers."""
         routed = routed_as(copy)
-        self._observer.guard(routed.take_injected)
+        routed.take_injected()
         token = self._routed.set(routed)
         try:
             return routed.plain(session, routed.request, **kwargs)
@@ -196,34 +197,33 @@ class Requests(Adapter):
     # -- one request ------------------------------------------------------------------------
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        guard = self._observer.guard
         call = unbound(original)
 
         def send(adapter: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-            asked = guard(self._request, request)
+            asked = self._request(request)
             if asked is None:
                 return call(adapter, request, *args, **kwargs)
-            span = guard(self._span, request)
+            span = self._span(request)
             if span is None:
-                guard(self._without_span)
-            wire = guard(self._wire, request)
+                self._without_span()
+            wire = self._wire(request)
             sending = request if wire is None else wire.sent
             sent = _Sent(asked, sending, span, partial(_read_limit, *args, **kwargs), [], [])
-            guard(self._begin, sent)
+            self._begin(sent)
             token = self._sent.set(sent)
             try:
                 response = call(adapter, sending, *args, **kwargs)
             except BaseException as error:
                 if wire is not None:
-                    guard(wire.hand_back, error)
-                guard(self._raised, sent, error)
+                    wire.hand_back(error)
+                self._raised(sent, error)
                 raise
             finally:
                 self._sent.reset(token)
             if wire is not None:
-                guard(wire.hand_back, response)
+                wire.hand_back(response)
             try:
-                guard(self._answered, sent, response)
+                self._answered(sent, response)
             except BaseException:
                 response.close()  # the caller has not got it
                 raise
@@ -231,21 +231,25 @@ class Requests(Adapter):
 
         return send
 
+    @fail_safe
     def _wire(self, request: Any) -> Wire | None:
         routed = self._routed.get()
         return None if routed is None else routed.wire(request)
 
+    @fail_safe
     def _raised(self, sent: _Sent, error: BaseException) -> None:
         for attempt in sent.attempts:
-            transient = self._observer.guard(_is_transient, error)
+            transient = _is_transient(error)
             attempt.raised(error, transient=bool(transient))
         for attempt in sent.refused:
             attempt.is_what_became_of(error)
 
+    @fail_safe
     def _without_span(self) -> None:
         self.switch_on_again()  # for the next one
         self.tell_of_no_span()
 
+    @fail_safe
     def _begin(self, sent: _Sent) -> None:
         if sent.span is not None:
             # An auth handler sends again inside one span: what was before has failed.
@@ -263,64 +267,62 @@ class Requests(Adapter):
         attempt = self._observer.start(sent.request, _Message(sent.raw), sent.span, around)
         sent.attempts[:] = [attempt]
 
+    @fail_safe
     def _answered(self, sent: _Sent, response: Any) -> None:
         headers, span = _headers_of(response), sent.span
-        guard = self._observer.guard
         if span is not None and response.is_redirect:
-            guard(self._mask_what_follows, span)
+            self._mask_what_follows(span)
         for attempt in sent.attempts:
             if not attempt.answered(response.status_code, headers):
                 attempt.ended()
                 if attempt.is_to_be_watched:
                     self._watch(attempt, response)
             elif sent.span is None:
-                attempt.ended(
-                    _beginning(response.raw, attempt, sent.read_limit(), self._observer.guard)
-                )
+                attempt.ended(_beginning(response.raw, attempt, sent.read_limit()))
                 attempt.is_what_became_of(response)
             else:
                 self._put_off(sent.span, attempt, response, sent.read_limit())
 
+    @fail_safe
     def _mask_what_follows(self, span: Span) -> None:
         # Wherever it leads, what cannot be sent there is told to this span, URL and all.
-        guard = self._observer.guard
         foreign_span.on_recorded_exception(
-            span, lambda _: foreign_span.before_end(span, foreign_span.mask_status, guard)
+            span, lambda _: foreign_span.before_end(span, foreign_span.mask_status)
         )
         foreign_span.before_end(
-            span, lambda _: None, guard
+            span, lambda _: None
         )  # which takes that away again at the span's end
 
     def _watch(self, attempt: Attempt, response: Any) -> None:
         body = attempt.body(_is_transient, response)
         if body is None:
             return
+        watch(response.raw, body, partial(self._broke, body, weakref(response)))
+
+    @fail_safe
+    def _broke(self, body: Body, response: Callable[[], object], error: BaseException) -> None:
+        # In the words that requests finds for it.
+        kind = _SAYS.get(type(error).__name__)
         errors = sys.modules[MODULE].exceptions
-        observer, gone = self._observer, weakref(response)
-
-        def broke(error: BaseException) -> None:
-            # In the words that requests finds for it.
-            kind = _SAYS.get(type(error).__name__)
-            body.broke(error if kind is None else getattr(errors, kind)(error))
-            observer.raised_for(gone(), error)
-
-        watch(response.raw, body, observer.guard, broke)
+        body.broke(error if kind is None else getattr(errors, kind)(error))
+        self._observer.raised_for(response(), error)
 
     def _put_off(self, span: Span, attempt: Attempt, response: Any, read_s: float | None) -> None:
         """Report a failed answer when its span ends: `elapsed` and the app's reading come first."""
 
         def ended(_: object = None) -> None:
             try:
-                self._observer.guard(self._ended, span, attempt, response, read_s)
+                self._ended(span, attempt, response, read_s)
             except BaseException:
                 response.close()
                 raise
 
         if self._pending.put(span, ended):
-            foreign_span.before_end(span, ended, self._observer.guard)
+            foreign_span.before_end(span, ended)
         else:
             ended()
 
+    @fail_safe
     def _ended(self, span: Span, attempt: Attempt, response: Any, read_s: float | None) -> None:
         if self._pending.pop(span) is None:
             return
@@ -330,7 +332,7 @@ class Requests(Adapter):
             if isinstance(read, bytes):
                 attempt.ended(read)
             else:
-                attempt.ended(_beginning(response.raw, attempt, read_s, self._observer.guard))
+                attempt.ended(_beginning(response.raw, attempt, read_s))
             attempt.is_what_became_of(response)
         finally:
             context.detach(token)
@@ -338,7 +340,6 @@ class Requests(Adapter):
     # -- what urllib3 sends again ---------------------------------------------------------------
 
     def _wrap_increment(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        guard = self._observer.guard
         call = unbound(original)
 
         def increment(retry: Any, *args: Any, **kwargs: Any) -> Any:
@@ -352,30 +353,32 @@ class Requests(Adapter):
             except Exception:
                 # The last one. Its error is on its way out; its answer may be the app's.
                 if response is not None and retry.raise_on_status:
-                    guard(self._hidden, sent, response, None)
+                    self._hidden(sent, response, None)
                     sent.refused[:] = sent.attempts
                     sent.attempts.clear()
                 raise
             with control_flow.one_send():
-                guard(self._hidden, sent, response, error)
-                guard(self._begin, sent)
+                self._hidden(sent, response, error)
+                self._begin(sent)
             return result
 
         return increment
 
+    @fail_safe
     def _hidden(self, sent: _Sent, response: Any, error: Any) -> None:
         for attempt in sent.attempts:
             if response is not None:
                 body = None
                 if attempt.answered(response.status, _headers_of(response)):
                     read_s = sent.read_limit()
-                    body = _beginning(response, attempt, read_s, self._observer.guard)
+                    body = _beginning(response, attempt, read_s)
                 attempt.ended(body)
             elif error is not None:
                 attempt.raised(error, transient=True)
 
     # -- what they have in common -----------------------------------------------------------------
 
+    @fail_safe
     def _is_routed(self, session: Any, raw: Any) -> bool:
         """Say whether a request goes through a span of ours."""
         if not self.is_on():
@@ -393,6 +396,7 @@ class Requests(Adapter):
                 return self._request(raw) if is_a(adapter, (MODULE,), "HTTPAdapter") else None
         return None
 
+    @fail_safe
     def _request(self, raw: Any) -> ApiRequest | None:
         url = urlsplit(raw.url)
         hosts = self._observer.hosts(url.hostname or "")
@@ -402,6 +406,7 @@ class Requests(Adapter):
         return self._observer.request(hosts, raw.method, port, (url.path or "/").encode())
 
     @staticmethod
+    @fail_safe
     def _span(raw: Any) -> Span | None:
         host = urlsplit(raw.url).hostname or ""
         return attempt_span.find_app_span(SCOPE, raw.method, host, raw.url, is_inside=True)
@@ -420,6 +425,7 @@ def _headers_of(response: Any) -> list[tuple[bytes, bytes]]:
     return [(name.encode(*how), value.encode(*how)) for name, value in pairs]
 
 
+@fail_safe
 def _is_transient(error: BaseException) -> bool:
     # Not a bad URL, scheme or header, and not what the app's own body has raised.
     met = error.args[0] if error.args else None
@@ -439,10 +445,15 @@ def _read_limit(_stream: object = False, timeout: Any = None, *_: Any, **__: Any
     return float(timeout) if isinstance(timeout, (int, float)) else None
 
 
-def _beginning(raw: Any, attempt: Attempt, read_s: float | None, guard: Guard) -> bytes | None:
+@fail_safe
+def _routed(request: Any, plain: Callable[..., Any]) -> Routed:
+    return Routed(request, plain)
+
+
+def _beginning(raw: Any, attempt: Attempt, read_s: float | None) -> bytes | None:
     """Read the beginning of an unread body, and put it back."""
     if not attempt.body_may_be_read() or getattr(raw, "_fp_bytes_read", True):
         return None
     if getattr(raw, "_original_response", None) is None:
         return None
-    return beginning(raw, time.perf_counter, READ_AHEAD_S if read_s is None else read_s, guard)
+    return beginning(raw, time.perf_counter, READ_AHEAD_S if read_s is None else read_s)

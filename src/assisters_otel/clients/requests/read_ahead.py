@@ -10,14 +10,12 @@ import sys
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Final
 
-from assisters_otel import foreign_exceptions
 from assisters_otel.api.limits import MAX_BYTES
-from assisters_otel.clients.read_ahead import cut, raise_late
+from assisters_otel.clients.read_ahead import cut, find_foreign, raise_late
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from assisters_otel.fail_safe import Guard
 
 READ_AHEAD_S: Final = 5.0
 """How long reading ahead goes on with a peer that drips, if the caller has set no limit."""
@@ -127,9 +125,7 @@ class _Tap:
         """Leave the connection open: it is the response's own."""
 
 
-def beginning(
-    response: Any, now: Callable[[], float], limit_s: float, guard: Guard
-) -> bytes | None:
+def beginning(response: Any, now: Callable[[], float], limit_s: float) -> bytes | None:
     """Read the beginning of a body of which nothing has been read.
 
     The reader finds the same bytes and, where the peer failed, the same exception at the same
@@ -139,7 +135,6 @@ def beginning(
         response: urllib3's.
         now: A steady clock, in seconds.
         limit_s: For how long, with a peer that drips.
-        guard: Runs whatever of ours could fail.
 
     Returns:
         The body without its framing, up to about `limits.MAX_BYTES`; None if there is none.
@@ -160,11 +155,11 @@ def beginning(
         for part in _twin(response, original, tap).stream(MAX_BYTES, decode_content=False):
             body += part
     except errors as met:  # the caller's: its own reading raises it
-        theirs = guard(foreign_exceptions.of_client, tap.error or met, handled)
+        theirs = find_foreign(tap.error or met, handled)
     finally:  # whatever went wrong, the reader finds what was read
         error = tap.error if theirs is None else None
         if error is not None:
-            guard(cut, error, handled)
+            cut(error, handled)
             error.__traceback__ = None  # its frames know the response
         original.fp = io.BufferedReader(_Replay(bytes(tap.read_already), wire, error))
         del handled, error

@@ -13,6 +13,7 @@ from opentelemetry import trace
 
 from assisters_otel.clients.adapter import BAGGAGE
 from assisters_otel.clients.classes import find_base
+from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +60,7 @@ class Routed:
         own, is_first, self.is_sent = self.request, not self.is_sent, True
         return raw is own or (is_first and (raw.method, raw.url) == (own.method, own.url))
 
+    @fail_safe
     def take_injected(self) -> None:
         """See what OpenTelemetry's instrumentation has added to its copy."""
         own = list(self.request.headers.items())  # by pairs: a name may be there more than once
@@ -94,6 +96,7 @@ class Wire(NamedTuple):
     sent: Any
     injected: dict[str, str]
 
+    @fail_safe
     def hand_back(self, made: Any) -> None:
         """Leave the app with its own request, and with what its adapter has written on the copy.
 

@@ -15,27 +15,25 @@ from assisters_otel.clients.classes import GENERATIONS, is_of, named_as
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from assisters_otel.fail_safe import Guard
     from assisters_otel.recording.response_body import Body
 
 _FETCHES: Final = ("_fp_read", "_handle_chunk", "_update_chunk_length", "_error_catcher")
 _WATCH: Final = "_assisters_otel_watch"
 
 
-def watch(raw: Any, body: Body, guard: Guard, broke: Callable[[BaseException], object]) -> None:
+def watch(raw: Any, body: Body, broke: Callable[[BaseException], object]) -> None:
     """Have a body told of what is read.
 
     Args:
         raw: The response, of which nothing has been read.
         body: Gets the bytes as they came over the wire, still encoded, and the end.
-        guard: Runs what of ours could fail.
         broke: Gets what is raised in place of more, in urllib3's words.
     """
     kind: Any = type(raw)
     if is_of(kind, "urllib3.response", "HTTPResponse") and all(
         hasattr(kind, name) for name in _FETCHES
     ):
-        vars(raw)[_WATCH] = body, guard, broke
+        vars(raw)[_WATCH] = body, broke
         raw.__class__ = _telling(kind)
 
 
@@ -59,9 +57,9 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
         def _tell(self, chunk: Any) -> Any:
             found = vars(self).get(_WATCH)
             if found is not None and chunk:
-                body, guard, _ = found
+                body, _ = found
                 if body.events is not None and not body.events.is_ordinary(chunk):
-                    guard(body.feed, chunk)
+                    body.feed(chunk)
             return chunk
 
         @contextmanager
@@ -83,11 +81,13 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
             found = self.__dict__.pop(_WATCH, None)
             if found is None:
                 return
-            body, guard, broke = found
+            body, broke = found
             if error is not None:
-                guard(broke, error)
+                broke(error)
+            elif ended:
+                body.ended()
             else:
-                guard(body.ended if ended else body.closed)
+                body.closed()
 
         def close(self) -> None:
             super().close()
@@ -97,8 +97,8 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
             # What is collected closes itself; that is nobody's wish.
             found = self.__dict__.pop(_WATCH, None)
             if found is not None:
-                body, guard, _ = found
-                guard(body.dropped)
+                body, _ = found
+                body.dropped()
             super().__del__()
 
     return named_as(base, HTTPResponse)

@@ -1,0 +1,106 @@
+"""The one place that swallows: what it logs of the library's own faults, and what it lets pass."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from assisters_otel.fail_safe import MAX_WARNED, fail_safe, fail_safe_but_for, own_errors
+
+
+def broken(why):
+    raise RuntimeError(why)
+
+
+@pytest.fixture
+def broken_step(monkeypatch):
+    monkeypatch.setattr("assisters_otel.fail_safe.decorated", [])
+    return fail_safe(broken)
+
+
+@pytest.fixture
+def strict():
+    own_errors.start(strict=True)
+    yield
+    own_errors.start(strict=False)
+
+
+def warnings(caplog):
+    return [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_fault_is_none_and_is_kept(broken_step):
+    assert fail_safe(lambda a, *, b: a + b)(1, b=2) == 3
+    assert broken_step("ours") is None
+    assert own_errors.last_failure == "RuntimeError: ours"
+
+
+def test_a_new_start_forgets_the_faults_before_it(broken_step, caplog):
+    broken_step("ours")
+    own_errors.start(strict=False)
+    assert own_errors.last_failure is None
+
+    broken_step("ours")
+    assert len(warnings(caplog)) == 2
+
+
+def test_two_faults_that_take_turns_are_two_warnings(broken_step, caplog):
+    with caplog.at_level(logging.DEBUG, "assisters_otel"):
+        for _ in range(5):
+            broken_step("of the metrics")
+            broken_step("of the log")
+
+    assert len(warnings(caplog)) == 2
+    assert own_errors.last_failure == "RuntimeError: of the log"
+
+
+def test_a_fault_that_is_another_each_time_is_not_warned_of_for_ever(broken_step, caplog):
+    for number in range(5 * MAX_WARNED):
+        broken_step(f"number {number}")
+
+    assert len(warnings(caplog)) == MAX_WARNED
+
+
+def test_a_key_in_a_fault_is_masked(broken_step, caplog):
+    with caplog.at_level(logging.DEBUG, "assisters_otel"):
+        broken_step("Bearer ask_live_0123456789")
+
+    assert "ask_live" not in caplog.text
+    assert own_errors.last_failure == "RuntimeError: REDACTED"
+
+
+def test_a_cancellation_passes():
+    @fail_safe
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
+
+
+@pytest.mark.usefixtures("strict")
+def test_a_fault_is_raised_if_that_is_asked_for(broken_step):
+    with pytest.raises(RuntimeError, match="ours"):
+        broken_step("ours")
+
+
+def test_the_user_s_own_mistake_passes_where_that_is_asked_for():
+    with pytest.raises(RuntimeError, match="theirs"):
+        fail_safe_but_for(RuntimeError)(broken)("theirs")
+    assert fail_safe_but_for(ValueError)(broken)("ours") is None
+
+
+def test_what_raises_only_later_cannot_be_decorated():
+    async def coroutine():
+        """Raise where it is awaited."""
+
+    def generator():
+        yield
+
+    async def async_generator():
+        yield
+
+    for step in (coroutine, generator, async_generator):
+        with pytest.raises(TypeError, match="is awaited or iterated over"):
+            fail_safe(step)
