@@ -17,7 +17,7 @@ import pytest
 from opentelemetry.trace import SpanKind
 
 from assisters_otel.cli.demo import playing, terminal
-from assisters_otel.cli.demo.playing import Performance, Played
+from assisters_otel.cli.demo.playing import DemoResult, PlayedScene
 from assisters_otel.cli.demo.recording import Recording
 from assisters_otel.cli.demo.scenes import SCENES
 from assisters_otel.semconv import attributes as names
@@ -56,21 +56,21 @@ def _children_worked_s():
 
 
 class Performed(NamedTuple):
-    performance: Performance
+    result: DemoResult
     waited_s: float
 
 
 @pytest.fixture(scope="module")
 def performed():
     before_s = time.monotonic() - time.process_time()
-    done = playing.perform(Recording(None))
+    done = playing.run_scenes(Recording(None))
     return Performed(done, time.monotonic() - time.process_time() - before_s)
 
 
 @pytest.fixture
 def again(monkeypatch, performed):
     """Show in another way what was played once."""
-    monkeypatch.setattr(playing, "perform", lambda _: performed.performance)
+    monkeypatch.setattr(playing, "run_scenes", lambda _: performed.result)
 
 
 @pytest.fixture
@@ -193,9 +193,9 @@ def test_a_span_between_a_scene_and_an_attempt_is_a_branch_of_the_tree(memory, c
     ):
         attempt.set_attribute("http.response.status_code", 200)
     attempt, call, scene = memory.spans()
-    played = Played(SCENES[0], scene, (call, attempt))
+    played = PlayedScene(SCENES[0], scene, (call, attempt))
 
-    terminal.show(Performance((played,), (), (), (), None, ()))
+    terminal.show(DemoResult((played,), (), (), (), None, ()))
 
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     at = lines.index("└── chat [model]")

@@ -523,7 +523,7 @@ def test_a_client_that_is_patched_twice_is_found():
         _is_instrumented_by_opentelemetry = False
 
     def wrong():
-        return [one.what for one in process.findings({}) if not one.fine]
+        return [one.what for one in process.check_process({}) if not one.fine]
 
     before = vars(httpx.HTTPTransport)["handle_request"]
     first, second = HTTPXClientInstrumentor(), Another()
@@ -550,7 +550,7 @@ def test_two_instrumentations_of_one_client_are_found(monkeypatch):
     original = requests.Session.send
     monkeypatch.setattr(requests.Session, "send", patched("one.apm", patched("two.apm", original)))
 
-    (found,) = [one for one in process.findings({}) if not one.fine]
+    (found,) = [one for one in process.check_process({}) if not one.fine]
 
     assert found.what == "requests is patched by one.apm and two.apm"
 

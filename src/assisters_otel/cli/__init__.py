@@ -1,4 +1,8 @@
-"""The command ``assisters-otel``; needs the extra ``cli``, some of it more. One file each."""
+"""The command line ``assisters-otel``: one module or package per command.
+
+It needs the extra ``cli``, `fake-api` also ``testing``, `demo` the extra ``demo``. Without the
+extra a command ends with one line that says what to install.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +19,20 @@ _EXTRAS: Final = {
     **dict.fromkeys(("httpx", "openai"), "demo"),
     **dict.fromkeys(("starlette", "uvicorn"), "testing"),
 }
-"""Which extra brings what is imported; `demo` brings all of it."""
+"""The extra that installs each optional import. The extra ``demo`` installs all of them."""
 
 
 def main() -> None:
-    """Run the command line; exits with 2 if it was called wrongly or the extra is missing."""
+    """Run the command line. Exit with 2 if a command is called wrongly or an extra is missing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # an ASCII terminal gets a question mark
+            stream.reconfigure(errors="replace")  # "?" for what ASCII lacks
     options = list(takewhile(lambda text: text.startswith("-"), sys.argv[1:]))
-    if "--version" in options:  # what a report of a bug quotes needs no extra
-        told = json.dumps({"version": __version__})
-        print(told if "--json" in options else f"assisters-otel {__version__}")
+    # Read here, not by typer: a bug report quotes the version, and needs no extra for that
+    # (test_the_version_needs_no_extra).
+    if "--version" in options:
+        document = json.dumps({"version": __version__})
+        print(document if "--json" in options else f"assisters-otel {__version__}")
         sys.exit(0)
     try:
         from assisters_otel.cli.app import app  # noqa: PLC0415 - an optional dependency
@@ -47,7 +53,10 @@ def main() -> None:
 
 
 def _missing(error: ImportError) -> str:
-    """Name the package that could not be imported; `FakeApi` wraps that error in its own."""
+    """Return the name of the package that could not be imported, or "".
+
+    `FakeApi` raises an ImportError of its own from the one that has the name.
+    """
     cause = error.__cause__
     name = error.name or (cause.name if isinstance(cause, ImportError) else None)
     return (name or "").partition(".")[0]

@@ -1,4 +1,4 @@
-"""The command line: its options, and its commands by name."""
+"""The `typer` application: the command line's options, and its commands by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ app: Final = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    # A box cuts its lines at 80 columns where there is no terminal.
+    # Without a terminal rich cuts the lines of its boxes at 80 columns.
     rich_markup_mode="rich" if sys.stderr.isatty() else None,
 )
 app.command(name="demo", help=demo.HELP)(demo.demo)
@@ -31,12 +31,12 @@ app.command(name="fake-api", help=fake_api.HELP)(fake_api.fake_api)
 def options(
     context: typer.Context,
     *,
-    version: Annotated[bool, typer.Option("--version", help="Say which this is.")] = False,  # noqa: ARG001 - `main` has answered it
+    version: Annotated[bool, typer.Option("--version", help="Say which this is.")] = False,  # noqa: ARG001 - `main` answers it, here it is for --help
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document, as the command's own --json.")
     ] = False,
 ) -> None:
-    """Take the options that stand before a command."""
+    """Apply the options that stand before a command to the command."""
     if json:
         context.default_map = {
             str(command.name): {"json": True} for command in app.registered_commands

@@ -1,4 +1,4 @@
-"""What the library logs, heard in place of being printed between a command's own lines."""
+"""Keeps the library's log lines from the terminal while a command runs, for the command to show."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class _Lines(logging.Handler):
+class _CapturedLines(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.lines: list[str] = []
@@ -22,14 +22,18 @@ class _Lines(logging.Handler):
 
 
 @contextmanager
-def heard() -> Iterator[list[str]]:
-    """Give the lines that the library logs meanwhile: warnings, and what is worse."""
+def captured_log() -> Iterator[list[str]]:
+    """Capture what the library logs at WARNING or above.
+
+    Yields:
+        The lines. Each is appended when it is logged.
+    """
     logger = logging.getLogger(names.SCOPE)
-    handler, before = _Lines(), logger.propagate
+    handler, propagate = _CapturedLines(), logger.propagate
     logger.addHandler(handler)
-    logger.propagate = False
+    logger.propagate = False  # else logging prints each line to stderr as well
     try:
         yield handler.lines
     finally:
-        logger.propagate = before
+        logger.propagate = propagate
         logger.removeHandler(handler)

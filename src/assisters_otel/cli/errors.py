@@ -1,13 +1,14 @@
-"""``assisters-otel errors``: the documented errors as a table, or one below the other."""
+"""``assisters-otel errors``: the documented errors, one row each."""
 
 from __future__ import annotations
 
-import json as json_
 from typing import Annotated, Final
 
 import typer
+from rich.text import Text
 
 from assisters_otel import catalog
+from assisters_otel.cli import output
 
 HELP: Final = "List the documented errors: status, type, whether a retry helps, what to do."
 
@@ -15,31 +16,15 @@ HELP: Final = "List the documented errors: status, type, whether a retry helps, 
 def errors(
     *, json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False
 ) -> None:
-    """Print the catalog."""
+    """Print every record of `catalog.ERRORS`."""
     if json:
-        typer.echo(json_.dumps([error._asdict() for error in catalog.ERRORS], indent=2))
+        output.show_json([error._asdict() for error in catalog.ERRORS])
         return
-    from rich.table import Table  # noqa: PLC0415 - the extra's
-    from rich.text import Text  # noqa: PLC0415
+    titles = ("Code", "Status", "Retry", "What to do")
+    output.show(output.Listing(titles, [_row(error) for error in catalog.ERRORS]))
 
-    from assisters_otel.cli import output  # noqa: PLC0415
 
-    console = output.console()
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    heads = ("Code", "Status", "Retry")
-    for name in heads:
-        table.add_column(name, no_wrap=True)
-    table.add_column("What to do", overflow="fold")
-    is_narrow = console.width < output.NARROW
-    if is_narrow:
-        output.show(console, Text("  ".join(heads), "bold"))
-    for error in catalog.ERRORS:
-        code, status = Text(error.code, "bold"), str(error.status)
-        helps = Text("helps", "green") if error.retryable else Text("no use", "red")
-        if is_narrow:
-            head = Text("  ").join((code, Text(status), helps))
-            output.show(console, output.block(head, Text(error.advice)))
-        else:
-            table.add_row(code, status, helps, error.advice)
-    if not is_narrow:
-        output.show(console, table)
+def _row(error: catalog.Error) -> output.Row:
+    retry = Text("helps", "green") if error.retryable else Text("no use", "red")
+    head = (Text(error.code, "bold"), Text(str(error.status)), retry)
+    return output.Row(head, ((Text(error.advice),),))

@@ -1,14 +1,15 @@
-"""``assisters-otel explain CODE``: what one error means, and what to do about it."""
+"""``assisters-otel explain CODE``: what one error code means, and what to do about it."""
 
 from __future__ import annotations
 
-import json as json_
 from difflib import get_close_matches
 from typing import Annotated, Final
 
 import typer
+from rich.text import Text
 
 from assisters_otel import catalog
+from assisters_otel.cli import output
 from assisters_otel.explanation import explain as explanation
 
 HELP: Final = (
@@ -25,42 +26,38 @@ def explain(
     *,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Print the explanation.
+    """Print the explanation of a code.
 
     Raises:
-        typer.BadParameter: The code is not documented.
+        typer.BadParameter: The API does not document the code.
     """
     code = code.strip().lower()
     if catalog.find(code) is None:
         raise typer.BadParameter(f"{code!r} is no documented code. {_hint(code)}")
-    told = explanation.explain(code)
+    explained = explanation.explain(code)
     if json:
-        typer.echo(json_.dumps(told._asdict(), indent=2))
+        output.show_json(explained._asdict())
         return
-    from rich.table import Table  # noqa: PLC0415 - the extra's
-    from rich.text import Text  # noqa: PLC0415
-
-    from assisters_otel.cli import output  # noqa: PLC0415
-
-    helps = ("a retry helps", "bold green") if told.retryable else ("no retry helps", "bold red")
-    head = Text.assemble((code, "bold"), f"  {told.status} {told.type}  ", helps)
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for _ in range(2):
-        table.add_column(overflow="fold")
+    retry = ("no retry helps", "bold red")
+    if explained.retryable:
+        retry = ("a retry helps", "bold green")
+    head = Text.assemble((code, "bold"), f"  {explained.status} {explained.type}  ", retry)
+    facts = output.grid("", "")
     for name, value in (
-        ("Whose side", told.side),
-        ("What to do", told.advice),
-        ("For users", told.user_message),
+        ("Whose side", explained.side),
+        ("What to do", explained.advice),
+        ("For users", explained.user_message),
     ):
-        table.add_row(Text(name, "dim"), Text(value))
-    output.show(output.console(), head, table)
+        facts.add_row(Text(name, "dim"), Text(value))
+    output.show(head, facts)
 
 
 def _hint(text: str) -> str:
-    alike = [row.code for row in catalog.ERRORS if text in {row.type, str(row.status)}]
-    if alike:
+    """Return what to write in place of *text*, which is a status, a type or a misspelt code."""
+    codes = [error.code for error in catalog.ERRORS if text in {error.type, str(error.status)}]
+    if codes:
         what = "status" if text.isdecimal() else "type"
-        return f"It is the {what} of {', '.join(alike)}."
-    known = [row.code for row in catalog.ERRORS]
+        return f"It is the {what} of {', '.join(codes)}."
+    known = [error.code for error in catalog.ERRORS]
     near = get_close_matches(text, known, n=1)
     return f"Did you mean {near[0]}?" if near else f"Write one of {', '.join(known)}."

@@ -1,15 +1,17 @@
-"""``assisters-otel fake-api``: the fake API on this machine, until it is interrupted."""
+"""``assisters-otel fake-api``: a `FakeApi` in a process of its own, for apps in any language."""
 
 from __future__ import annotations
 
 import inspect
-import json as json_
 import signal
 import threading
+from json import loads
 from pathlib import Path  # noqa: TC003 - typer reads the annotation
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+
+from assisters_otel.cli import output
 
 if TYPE_CHECKING:
     from assisters_otel.testing import FakeApi
@@ -31,26 +33,29 @@ def fake_api(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Serve.
+    """Serve until SIGINT or SIGTERM.
 
     Raises:
         typer.BadParameter: The script cannot be used, or the port is taken.
     """
-    from assisters_otel.testing import FakeApi  # noqa: PLC0415 - the extra's
+    from assisters_otel.testing import FakeApi  # noqa: PLC0415 - of another extra
 
     api = FakeApi(port=port)
     if script is not None:
-        _read(script, api)
+        _add_answers(script, api)
     try:
         api.start()
     except OSError as error:
         raise typer.BadParameter(f"port {port} cannot be used: {error.strerror}") from error
-    over = threading.Event()
+    interrupted = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: over.set())
+        signal.signal(number, lambda *_: interrupted.set())
     try:
-        typer.echo(json_.dumps({"url": api.url}) if json else _greeting(api.url))
-        over.wait()
+        if json:
+            output.show_json({"url": api.url}, in_one_line=True)
+        else:
+            output.show(output.uncut(_greeting(api.url)))
+        interrupted.wait()
     finally:
         api.stop()
 
@@ -62,24 +67,26 @@ def _greeting(url: str) -> str:
     )
 
 
-def _read(script: Path, api: FakeApi) -> None:
+def _add_answers(script: Path, api: FakeApi) -> None:
+    """Append the answers of a script file to the fake API's script."""
     try:
-        answers = json_.loads(script.read_text(encoding="utf-8"))
+        answers = loads(script.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise typer.BadParameter(f"{script} is no JSON: {error}") from error
-    if not isinstance(answers, list) or not all(isinstance(one, dict) for one in answers):
+    if not isinstance(answers, list) or not all(isinstance(answer, dict) for answer in answers):
         raise typer.BadParameter(f'{script}: write a list of objects, [{{"codes": ["ok"]}}]')
-    for number, one in enumerate(answers, 1):
-        _add(api, one, f"{script}, answer {number}")
+    for number, answer in enumerate(answers, 1):
+        _add(api, answer, f"{script}, answer {number}")
 
 
 def _add(api: FakeApi, answer: dict[str, Any], where: str) -> None:
+    """Append one answer, which has the arguments of `FakeApi.answers`, or say what is wrong."""
     codes = answer.pop("codes", [])
     known = inspect.signature(api.answers).parameters
-    odd = next((name for name in answer if name not in known), None)
-    if odd is not None:
-        words = ", ".join(sorted(known))
-        raise typer.BadParameter(f"{where}: no answer has {odd!r}. Write some of {words}")
+    unknown = next((name for name in answer if name not in known), None)
+    if unknown is not None:
+        names = ", ".join(sorted(known))
+        raise typer.BadParameter(f"{where}: no answer has {unknown!r}. Write some of {names}")
     if not isinstance(codes, list) or not all(isinstance(code, str) for code in codes):
         raise typer.BadParameter(f'{where}: codes is a list. Write "codes": ["ok"]')
     try:

@@ -1,1 +1,1 @@
-"""What an error means, and what to do about it."""
+"""What an error means, and what to do about it: `evidence` finds the facts, `explain` judges."""

@@ -1,4 +1,15 @@
-"""What a response or an exception tells of an error."""
+"""What is known of an error, from the object that the app has of it.
+
+There are two sources:
+
+1. The attempt that the library recorded for the object, or for one of its causes. It comes
+   first: it has the code and the request id also where the client's exception has lost
+   them, as those of `assisters` have.
+2. The object itself: an exception with its response and its causes, or a response.
+
+Nothing is consumed: a body that the app has not read stays unread. Classes are compared by
+name, so that no client is imported.
+"""
 
 from __future__ import annotations
 
@@ -9,58 +20,109 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry import trace
 
-from assisters_otel import causes
+from assisters_otel import catalog, causes
 from assisters_otel.api import error_body, redaction
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.error_body import Envelope
 from assisters_otel.api.headers import header_text, retry_after_s
 from assisters_otel.outcomes import FAILED
+from assisters_otel.sinks.known_attempts import find_attempt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from assisters_otel.outcomes import Outcome
+    from assisters_otel.sinks.known_attempts import KnownAttempt
 
 _NO_TYPE: Final = "api_error"
 _NO_ANSWER: Final = "network_error"
-"""The two types that the `assisters` SDK has invented."""
+"""Two types that the `assisters` SDK invents: for an error without a type, and for no answer."""
 
-_OF_NETWORK: Final = frozenset(
+_NETWORK_ERRORS: Final = frozenset(
     {
         *("OSError", "TimeoutError", "TransportError", "APIConnectionError"),
         *("ConnectionError", "Timeout", "ChunkedEncodingError"),
         *("ClientConnectionError", "ClientPayloadError"),
     }
 )
-_OF_MISTAKES: Final = frozenset({"UnsupportedProtocol", "LocalProtocolError"})
-"""Names of the classes of what the way there, or the app itself, is to blame for; in the middle of
-a body, too, those of bodies. Source: the
-standard library's, httpx's, the SDKs', requests' and aiohttp's exceptions."""
+"""Class names of exceptions for which the network is to blame, also in the middle of a body.
 
-# What urllib3's `Retry` gave up on, which requests makes a RetryError of. Source: `ResponseError`.
-_GAVE_UP: Final = re.compile(r"too many (\d{3}) error responses")
+Source: the exceptions of the standard library, httpx, the SDKs, requests and aiohttp.
+"""
 
-_CHAIN: Final = 5
-"""How many causes of an exception are looked at."""
+_CALLER_ERRORS: Final = frozenset({"UnsupportedProtocol", "LocalProtocolError"})
+"""Class names of httpx's transport errors for which the app is to blame."""
+
+# The text of urllib3's ResponseError when its `Retry` gives up. requests raises a RetryError
+# from it, which has no response.
+_STATUS_IN_TEXT: Final = re.compile(r"too many (\d{3}) error responses")
+
+_MAX_CAUSES: Final = 5
+"""The number of exceptions in a chain that are read. The longest chain, of a connection that is
+refused to an async client of `openai`, has five."""
 
 
-class _Facts(NamedTuple):
-    """What was found, from what we saw of the attempt or from the thing itself."""
+class Evidence(NamedTuple):
+    """What is known of an error.
+
+    Attributes:
+        status: The HTTP status, or None without an answer.
+        envelope: The error in the body, as far as it is known.
+        request_id: The API's id of the request, or None.
+        retry_after_s: The seconds that the API asked the caller to wait, or None.
+        exception: The name of the exception in place of an answer or after it, or None.
+        is_transient: True if *exception* is the network's, so that a retry can help.
+        trace_id: The trace of the attempt in hex, else the current one, or None.
+        is_stream: True if an event stream failed after its status.
+        cause: Why there is no answer, where the exception's name does not say it.
+    """
 
     status: int | None = None
     envelope: Envelope = Envelope()
     request_id: str | None = None
-    wait_s: float | None = None
+    retry_after_s: float | None = None
     exception: str | None = None
-    transient: bool = False
+    is_transient: bool = False
     trace_id: str | None = None
     is_stream: bool = False
     cause: causes.Cause | None = None
 
+    @property
+    def has_failed(self) -> bool:
+        """True unless there was a whole answer with a status below 400."""
+        has_no_success = self.status is None or self.status >= FAILED
+        return has_no_success or self.is_stream or self.exception is not None
 
-def _related(thing: object) -> Iterator[object]:
-    """Give the thing, its response and request, and the same of its causes."""
-    for _ in range(_CHAIN):
+
+def find_evidence(thing: object) -> Evidence | None:
+    """Return what is known of an error.
+
+    Args:
+        thing: An exception, a response, an error code or its record in the catalog.
+
+    Returns:
+        The evidence, or None if *thing* is nothing of these.
+    """
+    if isinstance(thing, catalog.Error):
+        thing = thing.code
+    if isinstance(thing, str) and thing.strip():
+        return _of_code(thing)
+    known = next(filter(None, map(find_attempt, _causes_and_responses(thing))), None)
+    if known is not None:
+        evidence = _of_attempt(known)
+        if isinstance(thing, BaseException) and not known.outcome.failed:
+            # The attempt succeeded, and then the client raised, for example on invalid JSON.
+            name = type(thing).__qualname__
+            evidence = evidence._replace(exception=name, is_transient=_is_network_error(thing))
+        return evidence
+    if isinstance(thing, BaseException):
+        return _of_exception(thing)
+    status = _status(thing)
+    return None if status is None else _of_response(thing, status)
+
+
+def _causes_and_responses(thing: object) -> Iterator[object]:
+    """Yield *thing*, its response and request, and the same of each of its causes."""
+    for _ in range(_MAX_CAUSES):
         yield thing
         yield _get(thing, "response")
         if isinstance(thing, BaseException):  # a response's request may have been sent again
@@ -72,61 +134,82 @@ def _related(thing: object) -> Iterator[object]:
 
 
 def _get(thing: object, name: str) -> object:
-    # httpx raises where nobody has set it.
+    # httpx raises RuntimeError for a request or response that was not set.
     with suppress(AttributeError, RuntimeError):
         value: object = getattr(thing, name)
         return value
     return None
 
 
-def _of_outcome(outcome: Outcome, at_s: float, trace_id: str | None) -> _Facts:
+def _of_code(code: str) -> Evidence:
+    row = catalog.find(code)
+    if row is None:
+        return Evidence(None, Envelope(None, redaction.clean(code)))
+    return Evidence(row.status, Envelope(row.type, redaction.clean(code)))
+
+
+def _of_attempt(known: KnownAttempt) -> Evidence:
+    outcome = known.outcome
     headers = outcome.headers
-    return _Facts(
+    return Evidence(
         outcome.status,
         outcome.envelope or Envelope(),
         header_text(headers.get(response_headers.REQUEST_ID)),
-        retry_after_s(headers.get(response_headers.RETRY_AFTER), at_s),
+        retry_after_s(headers.get(response_headers.RETRY_AFTER), known.at_s),
         outcome.error_type if outcome.exception or outcome.stream else None,
         outcome.retryable,
-        trace_id,
+        known.trace_id,
         outcome.stream is not None,
         outcome.cause,
     )
 
 
-def _of_exception(error: BaseException) -> _Facts:
+def _of_exception(error: BaseException) -> Evidence:
     response = _get(error, "response")
     if response is None:
-        response = error  # aiohttp's has the headers itself
+        response = error  # aiohttp's ClientResponseError has status and headers itself
     status = _status(response)
-    found = _Facts(_given_up_on(error)) if status is None else _of_response(response, status)
-    told = Envelope(*(_text(error, name) for name in ("type", "code", "param")))
-    if any(told[:3]) and not any(found.envelope[:3]):
-        found = found._replace(envelope=told)
-    if found.status is None or found.status < FAILED:
-        name, transient = type(error).__qualname__, not any(told[:3]) and _is_of_network(error)
+    if status is None:
+        evidence = Evidence(_status_retry_gave_up_on(error))
+    else:
+        evidence = _of_response(response, status)
+    # The SDKs put the envelope's fields on the exception.
+    fields = Envelope(*(_text(error, name) for name in ("type", "code", "param")))
+    has_fields = any(fields[:3])
+    if has_fields and not any(evidence.envelope[:3]):
+        evidence = evidence._replace(envelope=fields)
+    if evidence.status is None or evidence.status < FAILED:
         cause = causes.of(error)
-        transient = transient and (cause is None or cause.is_transient)
-        found = found._replace(exception=name, transient=transient, cause=cause)
-    request_id = found.request_id or _text(error, "request_id")
-    return found._replace(request_id=request_id, trace_id=_current_trace())
+        is_transient = not has_fields and _is_network_error(error)
+        evidence = evidence._replace(
+            exception=type(error).__qualname__,
+            is_transient=is_transient and (cause is None or cause.is_transient),
+            cause=cause,
+        )
+    request_id = evidence.request_id or _text(error, "request_id")
+    return evidence._replace(request_id=request_id, trace_id=_current_trace_id())
 
 
-def _given_up_on(error: BaseException) -> int | None:
-    texts = (str(one) for one in _related(error) if type(one).__name__ == "ResponseError")
-    found = next(filter(None, map(_GAVE_UP.search, texts)), None)
+def _status_retry_gave_up_on(error: BaseException) -> int | None:
+    """Return the status of the last answer that urllib3's `Retry` hides, or None."""
+    texts = (
+        str(cause)
+        for cause in _causes_and_responses(error)
+        if type(cause).__name__ == "ResponseError"
+    )
+    found = next(filter(None, map(_STATUS_IN_TEXT.search, texts)), None)
     return None if found is None else int(found[1])
 
 
-def _of_response(response: object, status: int) -> _Facts:
-    body = getattr(response, "_content", None)  # what has been read; nothing is read here
-    found = error_body.parse_error_body(body) if isinstance(body, bytes) else None
-    return _Facts(
+def _of_response(response: object, status: int) -> Evidence:
+    body = getattr(response, "_content", None)  # of httpx and requests: what the app has read
+    envelope = error_body.parse_error_body(body) if isinstance(body, bytes) else None
+    return Evidence(
         status,
-        found or Envelope(),
+        envelope or Envelope(),
         header_text(_header(response, "x-request-id")),
         retry_after_s(_header(response, "retry-after"), time.time()),
-        trace_id=_current_trace(),
+        trace_id=_current_trace_id(),
     )
 
 
@@ -139,30 +222,35 @@ def _header(response: object, name: str) -> bytes | None:
 def _status(thing: object) -> int | None:
     for name in ("status_code", "status"):
         status = getattr(thing, name, None)
-        if isinstance(status, int) and status > 0:  # assisters says 0 where there was no answer
+        if isinstance(status, int) and status > 0:  # assisters has 0 where there was no answer
             return status
     return None
 
 
-def _text(thing: object, name: str) -> str | None:
-    value = getattr(thing, "__dict__", {}).get(name)  # a property may warn, as aiohttp's ``code``
+def _text(error: BaseException, name: str) -> str | None:
+    """Return an attribute of the exception if it is a text from the API, or None.
+
+    It is read from ``__dict__``: a property may warn, as ``code`` of aiohttp's does.
+    """
+    value = getattr(error, "__dict__", {}).get(name)
     if not isinstance(value, str) or value in {_NO_TYPE, _NO_ANSWER}:
         return None
     return redaction.clean(value) or None
 
 
-def _is_of_network(error: BaseException) -> bool:
+def _is_network_error(error: BaseException) -> bool:
+    """Return True if the network is to blame for the exception or one of its causes."""
     if getattr(error, "type", None) == _NO_ANSWER:
         return True
-    kinds: set[str] = set()
-    for cause in _related(error):
-        names_of = {kind.__name__ for kind in type(cause).__mro__}
-        if "RequestException" in names_of:  # each of requests' is an OSError
-            names_of.discard("OSError")
-        kinds |= names_of
-    return kinds.isdisjoint(_OF_MISTAKES) and not kinds.isdisjoint(_OF_NETWORK)
+    found: set[str] = set()
+    for cause in _causes_and_responses(error):
+        classes = {kind.__name__ for kind in type(cause).__mro__}
+        if "RequestException" in classes:  # each exception of requests is an OSError
+            classes.discard("OSError")
+        found |= classes
+    return found.isdisjoint(_CALLER_ERRORS) and not found.isdisjoint(_NETWORK_ERRORS)
 
 
-def _current_trace() -> str | None:
+def _current_trace_id() -> str | None:
     context = trace.get_current_span().get_span_context()
     return trace.format_trace_id(context.trace_id) if context.is_valid else None

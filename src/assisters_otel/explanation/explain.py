@@ -5,19 +5,8 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from assisters_otel import catalog, causes
-from assisters_otel.api import redaction
-from assisters_otel.api.error_body import Envelope
-from assisters_otel.explanation.evidence import (
-    _Facts,
-    _is_of_network,
-    _of_exception,
-    _of_outcome,
-    _of_response,
-    _related,
-    _status,
-)
+from assisters_otel.explanation.evidence import Evidence, find_evidence
 from assisters_otel.outcomes import FAILED
-from assisters_otel.sinks.known_attempts import find_attempt
 from assisters_otel.version import __version__
 
 YOUR_APP: Final = "your app"
@@ -27,9 +16,9 @@ THE_API: Final = "the API"
 THE_WAY: Final = "the way there"
 NOBODY: Final = "nobody: it succeeded"
 SIDES: Final = (YOUR_APP, YOUR_ACCOUNT, THE_INPUT, THE_API, THE_WAY, NOBODY)
-"""Whose side it is on."""
+"""Every value of `Explanation.side`."""
 
-_BY_TYPE: Final = {
+_SIDE_BY_TYPE: Final = {
     "invalid_request_error": YOUR_APP,
     "authentication_error": YOUR_ACCOUNT,
     "rate_limit_error": YOUR_ACCOUNT,
@@ -38,25 +27,32 @@ _BY_TYPE: Final = {
     "content_policy_error": THE_INPUT,
     "server_error": THE_API,
 }
+# Statuses without a code or type, for example a proxy's own.
 _OF_ACCOUNT: Final = frozenset({401, 402, 403})
-_NO_SUCH_PLACE: Final = frozenset({404, 405})
+_OF_URL: Final = frozenset({404, 405})
 _FIRST_SERVER_ERROR: Final = 500
-_FINE: Final = "Nothing to do."
-_UNKNOWN: Final = "Look at the API's status page; if it stays, give support the request id."
-_REFUSED: Final = (
+
+_DO_NOTHING: Final = "Nothing to do."
+_ASK_SUPPORT: Final = "Look at the API's status page; if it stays, give support the request id."
+_CHECK_REQUEST: Final = (
     "The request was refused, and sent again it will be: look at it, at the parameter if one is "
     "named, and at what stands between you and the API; then ask support with the request id."
 )
-_NOT_FOUND: Final = (
+_CHECK_URL: Final = (
     "Compare base URL, path and ids with the documentation: the base URL ends in /v1, and the path "
     "follows it."
 )
-_NETWORK: Final = (
+_CHECK_NETWORK: Final = (
     "Look at name resolution, proxy, outgoing network and time-outs of your service, "
     "then at the API's status page."
 )
-_CALLER: Final = "The request did not leave: check the base URL, the headers and the body."
-_OF_CAUSES: Final = {
+_CHECK_UNSENT: Final = "The request did not leave: check the base URL, the headers and the body."
+_CHECK_CLIENT: Final = "The client itself failed: compare its version with what the API answers."
+_CHECK_TLS_FILES: Final = (
+    "Look at the path of the CA bundle or certificate: REQUESTS_CA_BUNDLE, SSL_CERT_FILE, or the "
+    "client's own option."
+)
+_ADVICE_BY_CAUSE: Final = {
     causes.POOL: (
         "All connections of the client's own pool were in use: close what is streamed and not "
         "read to its end, share one client, or raise its limit of connections or its time-out "
@@ -68,32 +64,30 @@ _OF_CAUSES: Final = {
         "the host's name."
     ),
 }
-_OF_FILES: Final = (
-    "Look at the path of the CA bundle or certificate: REQUESTS_CA_BUNDLE, SSL_CERT_FILE, or the "
-    "client's own option."
-)
-_CLIENT: Final = "The client itself failed: compare its version with what the API answers."
-_OF_BODIES: Final = frozenset(
+"""The advice for a cause. All other causes are files for TLS that are not there."""
+
+_BODY_ERRORS: Final = frozenset(
     {"ChunkedEncodingError", "ClientPayloadError", "IncompleteRead", "RemoteProtocolError"}
 )
+"""Class names of exceptions that clients also raise in the middle of a body."""
 
 
 class Explanation(NamedTuple):
-    """What is known of one failure. Nothing in it quotes what somebody typed.
+    """What is known of one failure. It quotes nothing that a user typed.
 
     Attributes:
-        what: What happened, in a sentence.
-        side: Whose side it is on: one of `SIDES`.
-        retryable: Whether the same request can succeed if it is sent again soon.
-        retry_after_s: Seconds to wait before that, if the API said so.
+        what: What happened, in one sentence.
+        side: Whose side the failure is on: one of `SIDES`.
+        retryable: True if the same request can succeed if it is sent again soon.
+        retry_after_s: The seconds to wait before that, or None if the API named none.
         advice: What the developer does next.
         user_message: What an end user may be shown.
         code: The API's error code, as sent, or None.
-        type: Its type, or None.
+        type: The API's error type, as sent, or None.
         param: The parameter at fault, or None.
-        status: The HTTP status, or None if there was no answer.
-        request_id: What to quote to support, or None.
-        trace_id: Where to find it in your backend, in hex, or None.
+        status: The HTTP status, or None without an answer.
+        request_id: The id to quote to support, or None.
+        trace_id: The trace in your backend, in hex, or None.
         ticket: All of that on one line, for a support ticket.
     """
 
@@ -129,141 +123,132 @@ def explain(thing: object) -> Explanation:
 
     Args:
         thing: An exception of openai, assisters, httpx, httpx2, requests or aiohttp; a
-            response of one of them; or an error code. What we have seen of the attempt or
-            call that it is from is used as well, so an `assisters` exception has its code
-            and request id again.
+            response of one of them; or an error code. What the library has recorded of
+            the attempt or the call is used as well. So an exception of `assisters` has
+            its code and request id again.
 
     Returns:
-        What is known. Of something that has nothing to do with the API that is little.
+        What is known. That is little of an exception that is not the API's.
 
     Raises:
         ValueError: *thing* is neither an exception, a response nor a code.
     """
-    if isinstance(thing, catalog.Error):
-        thing = thing.code
-    if isinstance(thing, str) and thing.strip():
-        row = catalog.find(thing)
-        status = None if row is None else row.status
-        found = _Facts(status, Envelope(None if row is None else row.type, redaction.clean(thing)))
-        return _explained(found)
-    met = next(filter(None, map(find_attempt, _related(thing))), None)
-    if met is not None:
-        found = _of_outcome(met.outcome, met.at_s, met.trace_id)
-        if isinstance(thing, BaseException) and not met.outcome.failed:  # it failed afterwards
-            name = type(thing).__qualname__
-            found = found._replace(exception=name, transient=_is_of_network(thing))
-        return _explained(found)
-    if isinstance(thing, BaseException):
-        return _explained(_of_exception(thing))
-    status = _status(thing)
-    if status is None:
+    evidence = find_evidence(thing)
+    if evidence is None:
         what = type(thing).__name__ if thing != "" else "an empty text"
         raise ValueError(f"explain() takes an exception, a response or an error code, not {what}")
-    return _explained(_of_response(thing, status))
+    return explain_evidence(evidence)
 
 
-def _explained(found: _Facts) -> Explanation:
-    code, type_ = found.envelope.code, found.envelope.type
-    row = catalog.find(code) if code else None
-    failed = found.status is None or found.status >= FAILED or found.is_stream
-    failed = failed or found.exception is not None
-    if row is not None:
-        retryable, advice, user_message = row.retryable, row.advice, row.user_message
-    elif not failed:
-        retryable, advice, user_message = False, _FINE, ""
-    elif found.status is None and not (code or type_):
-        retryable = found.transient
-        advice, user_message = (_NETWORK, catalog.BUSY) if retryable else (_CALLER, catalog.SORRY)
-        if found.cause is not None:
-            advice = _OF_CAUSES.get(found.cause, _OF_FILES)
-    elif found.status is not None and found.status < FAILED and not (code or type_):
-        retryable = found.transient
-        helps = _UNKNOWN if found.is_stream else _NETWORK
-        advice, user_message = (helps if retryable else _CLIENT), catalog.SORRY
-    else:
-        retryable = catalog.retryable(code, type_, found.status or FAILED)
-        advice, user_message = (
-            (_UNKNOWN, catalog.SORRY) if retryable else _refused(found.status, type_)
-        )
+def explain_evidence(evidence: Evidence) -> Explanation:
+    """Return what the evidence means."""
+    retryable, advice, user_message = _advise(evidence)
     return Explanation(
-        _what(found, failed=failed),
-        _side(found, failed=failed),
+        _what(evidence),
+        _side(evidence),
         retryable,
-        found.wait_s if retryable else None,
+        evidence.retry_after_s if retryable else None,
         advice,
         user_message,
-        code,
-        type_,
-        found.envelope.param,
-        found.status,
-        found.request_id,
-        found.trace_id,
-        _ticket(found),
+        evidence.envelope.code,
+        evidence.envelope.type,
+        evidence.envelope.param,
+        evidence.status,
+        evidence.request_id,
+        evidence.trace_id,
+        _ticket(evidence),
     )
 
 
-def _refused(status: int | None, type_: str | None) -> tuple[str, str]:
-    """Give advice and user message for what no retry helps, and the catalog has no code of."""
-    alike = [row for row in catalog.ERRORS if row.type == type_]
-    user_message = alike[0].user_message if alike else catalog.IN_VAIN
-    if len(alike) == 1:
-        return alike[0].advice, user_message
-    return _NOT_FOUND if status in _NO_SUCH_PLACE else _REFUSED, user_message
+def _advise(evidence: Evidence) -> tuple[bool, str, str]:
+    """Return whether a retry helps, what the developer does, what a user may be shown."""
+    code, type_, status = evidence.envelope.code, evidence.envelope.type, evidence.status
+    row = catalog.find(code) if code else None
+    if row is not None:
+        return row.retryable, row.advice, row.user_message
+    if not evidence.has_failed:
+        return False, _DO_NOTHING, ""
+    if code or type_ or (status is not None and status >= FAILED):
+        if catalog.retryable(code, type_, status or FAILED):
+            return True, _ASK_SUPPORT, catalog.SORRY
+        return False, *_advise_against_retry(status, type_)
+    if status is not None:  # a status below 400, and then the body or the stream failed
+        advice = _ASK_SUPPORT if evidence.is_stream else _CHECK_NETWORK
+        advice = advice if evidence.is_transient else _CHECK_CLIENT
+        return evidence.is_transient, advice, catalog.SORRY
+    advice = _CHECK_NETWORK if evidence.is_transient else _CHECK_UNSENT
+    if evidence.cause is not None:
+        advice = _ADVICE_BY_CAUSE.get(evidence.cause, _CHECK_TLS_FILES)
+    user_message = catalog.BUSY if evidence.is_transient else catalog.SORRY
+    return evidence.is_transient, advice, user_message
 
 
-def _what(found: _Facts, *, failed: bool) -> str:
-    name = found.envelope.code or found.envelope.type
-    about = f", about the parameter {found.envelope.param}" if found.envelope.param else ""
-    if not failed:
-        return f"The API answered {found.status}."
-    if found.is_stream:
-        return f"The API answered {found.status}, and its stream failed: {name or found.exception}."
-    if found.status is not None and found.exception is not None:
-        end = "its body broke off" if found.transient else "the client could not use it"
-        return f"The API answered {found.status}, and {end}: {found.exception}."
-    if found.status is not None:
-        return f"The API answered {found.status}{f' {name}' if name else ''}{about}."
+def _advise_against_retry(status: int | None, type_: str | None) -> tuple[str, str]:
+    """Return advice and user message for a code that is not documented, where no retry helps."""
+    rows = [row for row in catalog.ERRORS if row.type == type_]
+    user_message = rows[0].user_message if rows else catalog.IN_VAIN
+    if len(rows) == 1:  # the type's only documented code has the advice of the type
+        return rows[0].advice, user_message
+    return _CHECK_URL if status in _OF_URL else _CHECK_REQUEST, user_message
+
+
+def _what(evidence: Evidence) -> str:
+    status, exception = evidence.status, evidence.exception
+    name = evidence.envelope.code or evidence.envelope.type
+    param = evidence.envelope.param
+    about = f", about the parameter {param}" if param else ""
+    if not evidence.has_failed:
+        return f"The API answered {status}."
+    if evidence.is_stream:
+        return f"The API answered {status}, and its stream failed: {name or exception}."
+    if status is not None and exception is not None:
+        end = "its body broke off" if evidence.is_transient else "the client could not use it"
+        return f"The API answered {status}, and {end}: {exception}."
+    if status is not None:
+        return f"The API answered {status}{f' {name}' if name else ''}{about}."
     if name:
         return f"The API refuses with {name}{about}."
-    return _why_no_answer(found)
+    return _why_no_answer(evidence)
 
 
-def _why_no_answer(found: _Facts) -> str:
-    cause = found.cause
+def _why_no_answer(evidence: Evidence) -> str:
+    cause = evidence.cause
     if cause is not None:
-        begin = "There was no answer" if cause.was_asked else "The API was not asked"
-        return f"{begin}: {found.exception}, {cause.told}."
-    part = ", or not a whole one" if found.exception in _OF_BODIES else ""
-    return f"There was no answer{part}: {found.exception}."
+        start = "There was no answer" if cause.was_asked else "The API was not asked"
+        return f"{start}: {evidence.exception}, {cause.told}."
+    part = ", or not a whole one" if evidence.exception in _BODY_ERRORS else ""
+    return f"There was no answer{part}: {evidence.exception}."
 
 
-def _side(found: _Facts, *, failed: bool) -> str:
-    if not failed:
+def _side(evidence: Evidence) -> str:
+    if not evidence.has_failed:
         return NOBODY
-    row = catalog.find(found.envelope.code) if found.envelope.code else None
-    type_ = row.type if row is not None else found.envelope.type
-    if type_ in _BY_TYPE:
-        return _BY_TYPE[type_]
-    if found.status is None:
-        is_ours = found.cause is not None and not found.cause.was_asked
-        is_of_way = found.transient or found.cause == causes.CERTIFICATE
-        return THE_WAY if is_of_way and not is_ours else YOUR_APP
-    if found.is_stream or (found.exception is not None and found.transient):
+    status, cause = evidence.status, evidence.cause
+    row = catalog.find(evidence.envelope.code) if evidence.envelope.code else None
+    type_ = row.type if row is not None else evidence.envelope.type
+    if type_ in _SIDE_BY_TYPE:
+        return _SIDE_BY_TYPE[type_]
+    if status is None:
+        is_of_app = cause is not None and not cause.was_asked
+        is_of_network = evidence.is_transient or cause == causes.CERTIFICATE
+        return THE_WAY if is_of_network and not is_of_app else YOUR_APP
+    if evidence.is_stream or (evidence.exception is not None and evidence.is_transient):
         return THE_WAY
-    if found.status in _OF_ACCOUNT:
+    if status in _OF_ACCOUNT:
         return YOUR_ACCOUNT
-    return THE_API if found.status >= _FIRST_SERVER_ERROR else YOUR_APP
+    return THE_API if status >= _FIRST_SERVER_ERROR else YOUR_APP
 
 
-def _ticket(found: _Facts) -> str:
-    name = found.envelope.code or found.envelope.type or found.exception
+def _ticket(evidence: Evidence) -> str:
+    name = evidence.envelope.code or evidence.envelope.type or evidence.exception
+    param, trace_id = evidence.envelope.param, evidence.trace_id
     parts = [
         "Assisters API",
-        str(found.status or "no answer"),
-        name if name and name != str(found.status) else None,
-        f"param {found.envelope.param}" if found.envelope.param else None,
-        f"request id {found.request_id or 'unknown'}",
-        f"trace id {found.trace_id}" if found.trace_id else None,
+        str(evidence.status or "no answer"),
+        name if name and name != str(evidence.status) else None,
+        f"param {param}" if param else None,
+        f"request id {evidence.request_id or 'unknown'}",
+        f"trace id {trace_id}" if trace_id else None,
         f"assisters-otel {__version__}",
     ]
     return ", ".join(part for part in parts if part)

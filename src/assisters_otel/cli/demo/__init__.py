@@ -1,1 +1,1 @@
-"""The command `demo`."""
+"""The command `demo`: scenes, the providers that record them, and three ways to show them."""

@@ -1,4 +1,4 @@
-"""``assisters-otel demo``: real clients meet the documented errors, and what was seen of it."""
+"""``assisters-otel demo``: real clients get documented errors from a fake API, recorded live."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from assisters_otel import config
+from assisters_otel.cli import output
 from assisters_otel.semconv import environment
 
 HELP: Final = (
@@ -35,15 +36,13 @@ def demo(
         ),
     ] = None,
 ) -> None:
-    """Play the scenes and show them.
+    """Play the scenes, and show what was recorded.
 
     Raises:
-        typer.BadParameter: The endpoint, the picture's file, or a variable, cannot be used.
-        typer.Exit: Something did not come out as it should.
+        typer.BadParameter: The endpoint, the picture's file or a variable cannot be used.
+        typer.Exit: What was recorded is not what the scenes expect.
     """
-    from rich.console import Console  # noqa: PLC0415 - the extra's
-
-    from assisters_otel.cli.demo import json_document, playing, terminal  # noqa: PLC0415 - the extra's
+    from assisters_otel.cli.demo import json_document, playing, terminal  # noqa: PLC0415 - of another extra
     from assisters_otel.cli.demo.recording import Recording  # noqa: PLC0415
 
     if config.sdk_disabled(os.environ):
@@ -54,16 +53,16 @@ def demo(
         recording = Recording(endpoint)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    with Console(stderr=True).status("Playing five scenes against a fake API …"):
-        played = playing.perform(recording)
+    with output.status("Playing five scenes against a fake API …"):
+        result = playing.run_scenes(recording)
     if json:
-        typer.echo(json_document.write(played))
+        output.show_json(json_document.document(result))
     else:
-        terminal.show(played)
+        terminal.show(result)
     if picture is not None:
         try:
-            picture.write_text(terminal.draw(played), "utf-8")
+            picture.write_text(terminal.draw(result), "utf-8")
         except OSError as error:
             raise typer.BadParameter(f"--picture cannot be written: {error}") from error
-    if played.problems:
+    if result.problems:
         raise typer.Exit(1)

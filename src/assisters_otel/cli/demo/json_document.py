@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.metrics.export import NumberDataPoint
@@ -15,28 +14,25 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import DataPointT, Metric
     from opentelemetry.sdk.trace import ReadableSpan
 
-    from assisters_otel.cli.demo.playing import Performance, Played
+    from assisters_otel.cli.demo.playing import DemoResult, PlayedScene
 
 
-def write(performance: Performance) -> str:
-    """Write the document: scenes with their calls and attempts, metrics with their points."""
-    return json.dumps(
-        {
-            "version": __version__,
-            "service": SERVICE,
-            "ok": not performance.problems,
-            "problems": performance.problems,
-            "destinations": performance.destinations,
-            "sent": performance.sent,
-            "scenes": [_scene(played) for played in performance.played],
-            "metrics": [_metric(metric) for metric in performance.metrics],
-            "log": performance.log,
-        },
-        indent=2,
-    )
+def document(result: DemoResult) -> dict[str, object]:
+    """Return the scenes with their calls and attempts, and the metrics with their points."""
+    return {
+        "version": __version__,
+        "service": SERVICE,
+        "ok": not result.problems,
+        "problems": result.problems,
+        "destinations": result.destinations,
+        "sent": result.sent,
+        "scenes": [_scene(played) for played in result.played],
+        "metrics": [_metric(metric) for metric in result.metrics],
+        "log": result.log,
+    }
 
 
-def _scene(played: Played) -> dict[str, object]:
+def _scene(played: PlayedScene) -> dict[str, object]:
     return {
         "title": played.scene.title,
         "trace_id": played.trace_id,

@@ -1,4 +1,4 @@
-"""Keeps the telemetry of the demo in memory, and sends it to a collector if one is configured."""
+"""Records the demo's telemetry in memory, and exports it if an endpoint is configured."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
     from assisters_otel.providers.signals import Signal
 
 SERVICE: Final = "assisters-otel-demo"
-"""The service's name in the backend."""
+"""The name of the demo's service in the backend."""
 
-_END_S: Final = 5.0
-"""What sending may take at the end, in seconds."""
+_SHUTDOWN_S: Final = 5.0
+"""The limit of the last export, as long as an app's exit may take."""
 
 
 class Recording:
     """Providers that record in memory; a signal with an endpoint is exported as well.
 
     Args:
-        endpoint: The base URL of an OTLP receiver. None means the variables' endpoint,
-            and if there is none, nothing is sent.
+        endpoint: The base URL of an OTLP receiver. None means the endpoint in the
+            variables ``OTEL_EXPORTER_OTLP_*``. Without that one nothing is sent.
 
     Attributes:
-        tracer_provider: For the clients' spans.
-        meter_provider: For their metrics.
-        destinations: Where telemetry goes, for people; empty if it goes nowhere.
+        tracer_provider: The provider of the clients' spans.
+        meter_provider: The provider of the library's metrics.
+        destinations: Where telemetry is sent, in words; empty if nowhere.
 
     Raises:
-        ValueError: The endpoint, or a variable, cannot be used.
+        ValueError: The endpoint or a variable cannot be used.
     """
 
     def __init__(self, endpoint: str | None) -> None:
@@ -68,18 +68,19 @@ class Recording:
             resource=resource, shutdown_on_exit=False
         )
         self.destinations = built.destinations if built else ()
-        self.tracer_provider.sampler = ALWAYS_ON  # whatever share of an app's traces is kept
+        # OTEL_TRACES_SAMPLER is for an app's traces. The demo shows all of its own.
+        self.tracer_provider.sampler = ALWAYS_ON
         self._spans = InMemorySpanExporter()
         self.tracer_provider.add_span_processor(SimpleSpanProcessor(self._spans))
         self._reader = InMemoryMetricReader()
         self.meter_provider.add_metric_reader(self._reader)
 
     def spans(self) -> list[ReadableSpan]:
-        """Give every span that has ended, the earliest start first."""
+        """Return every span that has ended, the earliest start first."""
         return sorted(self._spans.get_finished_spans(), key=lambda span: span.start_time or 0)
 
     def metrics(self) -> tuple[Metric, ...]:
-        """Give our own metrics as they stand now."""
+        """Return the current points of the library's own metrics."""
         data = self._reader.get_metrics_data()
         return tuple(
             metric
@@ -90,17 +91,21 @@ class Recording:
         )
 
     def end(self) -> bool | None:
-        """Send what is left.
+        """Export what is left, and shut the exporting providers down.
 
         Returns:
-            Whether all of it was taken, or None if it was to go nowhere.
+            True if all of it was accepted, None if nothing was to be sent.
         """
-        return self._exports.shutdown(_END_S) if self._exports else None
+        return self._exports.shutdown(_SHUTDOWN_S) if self._exports else None
 
 
 def _is_sent(signal: Signal, endpoint: str | None) -> bool:
-    """Say whether a signal has an endpoint; a default one, such as localhost, does not count."""
-    if not delivery.is_asked_for(signal, endpoint, environ):
+    """Return True if the user has named an endpoint for the signal.
+
+    Raises:
+        ValueError: The signal's exporter is ``console``, which prints.
+    """
+    if not delivery.has_endpoint(signal, endpoint, environ):
         return False
     if "console" in environ.get(signal.exporter, ""):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The scenes of the demo: what a real client does, what the API answers, what must be seen."""
+"""The scenes of the demo: what the API answers, what a real client does, what is expected."""
 
 from __future__ import annotations
 
@@ -17,25 +17,27 @@ if TYPE_CHECKING:
 
 _KEY: Final = "ask_demo"
 _HEADERS: Final = {"authorization": f"Bearer {_KEY}"}
-_CHAT: Final = "assisters-chat-v1"
-_PROXYS_PAGE: Final = "<html><h1>502 Bad Gateway</h1></html>"
-_NO_ID: Final = {"x-request-id": None}
+_CHAT_MODEL: Final = "assisters-chat-v1"
+_PROXY_PAGE: Final = "<html><h1>502 Bad Gateway</h1></html>"
+_NO_REQUEST_ID: Final = {"x-request-id": None}
 
-_PATIENCE_S: Final = 0.25
-"""The timeout of the client that gets no answer: short, so that the demo is."""
+_TIMEOUT_S: Final = 0.25
+"""The timeout of the client that gets no answer. The demo waits for it."""
 
 
 class Scene(NamedTuple):
     """One scene.
 
     Attributes:
-        title: What happens, for people.
-        play: Tells the API what to answer, and calls it.
-        errors: What each attempt's span must say, in order: ``error.code``, else
-            ``error.type``, or None for a success.
-        resends: Which resend each attempt's span must say that it is; 0 for a first.
-        outcomes: How each call's span must say that it ended.
-        streams: How each event stream must be said to have ended, and what failed in it.
+        title: What happens, in words.
+        play: The function that scripts the API's answers, and calls the API.
+        errors: The expected ``error.code``, else ``error.type``, of each attempt's span;
+            None for a success.
+        resends: The expected ``http.request.resend_count`` of each attempt's span; 0 for
+            none.
+        outcomes: The expected ``assisters.call.outcome`` of each SDK call's span.
+        streams: The expected ``assisters.stream.outcome`` of each event stream, and its
+            error as in *errors*.
     """
 
     title: str
@@ -46,18 +48,18 @@ class Scene(NamedTuple):
     streams: tuple[tuple[str, str | None], ...] = ()
 
 
-def _retries(api: FakeApi) -> None:
+def _sdk_retries(api: FakeApi) -> None:
     api.answers("rate_limit_exceeded", retry_after=0.2)
     api.answers("model_overloaded", "ok")
     with openai.OpenAI(
         base_url=api.url, api_key=_KEY, http_client=openai.DefaultHttpxClient(trust_env=False)
     ) as client:
         client.chat.completions.create(
-            model=_CHAT, messages=[{"role": "user", "content": "Say hello."}]
+            model=_CHAT_MODEL, messages=[{"role": "user", "content": "Say hello."}]
         )
 
 
-def _loops(api: FakeApi) -> None:
+def _hasty_loops(api: FakeApi) -> None:
     with httpx.Client(base_url=api.url, headers=_HEADERS, trust_env=False) as client:
         api.answers("api_key_revoked", "api_key_revoked")
         for _ in range(2):
@@ -67,41 +69,41 @@ def _loops(api: FakeApi) -> None:
             client.post("/moderate", json={"input": "hello"})
 
 
-def _no_use(api: FakeApi) -> None:
+def _permanent_errors(api: FakeApi) -> None:
     api.answers("tokens_exhausted", "api_key_revoked", "missing_parameter", "insufficient_funds")
     with httpx.Client(base_url=api.url, headers=_HEADERS, trust_env=False) as client:
         client.post("/embeddings", json={"model": "assisters-embed-v1", "input": "hello"})
         client.get("/models")
-        client.post("/chat/completions", json={"model": _CHAT})
+        client.post("/chat/completions", json={"model": _CHAT_MODEL})
         client.post("/images/generations", json={"prompt": "a lighthouse"})
 
 
-def _on_the_way(api: FakeApi) -> None:
-    api.answers(status=502, body=_PROXYS_PAGE, content_type="text/html", headers=_NO_ID)
+def _network_trouble(api: FakeApi) -> None:
+    api.answers(status=502, body=_PROXY_PAGE, content_type="text/html", headers=_NO_REQUEST_ID)
     api.answers(fault="silence")
-    asyncio.run(_meet(api.url))
+    asyncio.run(_call_through_trouble(api.url))
 
 
-async def _meet(url: str) -> None:
+async def _call_through_trouble(url: str) -> None:
     async with httpx.AsyncClient(
-        base_url=url, headers=_HEADERS, timeout=_PATIENCE_S, trust_env=False
+        base_url=url, headers=_HEADERS, timeout=_TIMEOUT_S, trust_env=False
     ) as client:
         await client.post("/translate", json={"text": "hello", "target_language": "de"})
         with suppress(httpx.TimeoutException):
             await client.post("/rerank", json={"query": "hello", "documents": ["hi", "no"]})
         with socket.socket() as closed, suppress(httpx.ConnectError):
-            closed.bind(("127.0.0.1", 0))  # taken, and nobody listens
+            closed.bind(("127.0.0.1", 0))  # no other process can take the port and listen
             await client.get(f"http://127.0.0.1:{closed.getsockname()[1]}/v1/models")
         await client.get("/wallet/balance")
 
 
-def _streams(api: FakeApi) -> None:
+def _failing_streams(api: FakeApi) -> None:
     api.answers(in_stream="model_overloaded")
     with openai.OpenAI(
         base_url=api.url, api_key=_KEY, http_client=openai.DefaultHttpxClient(trust_env=False)
     ) as client:
         stream = client.chat.completions.create(
-            model=_CHAT, messages=[{"role": "user", "content": "Say hello."}], stream=True
+            model=_CHAT_MODEL, messages=[{"role": "user", "content": "Say hello."}], stream=True
         )
         with suppress(openai.APIError):
             list(stream)
@@ -109,7 +111,7 @@ def _streams(api: FakeApi) -> None:
     with (
         httpx.Client(base_url=api.url, headers=_HEADERS, trust_env=False) as other,
         other.stream(
-            "POST", "/chat/completions", json={"model": _CHAT, "stream": True}
+            "POST", "/chat/completions", json={"model": _CHAT_MODEL, "stream": True}
         ) as response,
     ):
         response.read()
@@ -118,32 +120,32 @@ def _streams(api: FakeApi) -> None:
 SCENES: Final = (
     Scene(
         "openai retries by itself",
-        _retries,
+        _sdk_retries,
         ("rate_limit_exceeded", "model_overloaded", None),
         (0, 1, 2),
         ("recovered",),
     ),
     Scene(
         "httpx, loops that try too hard",
-        _loops,
+        _hasty_loops,
         ("api_key_revoked", "api_key_revoked", "rate_limit_exceeded", None),
         (0, 1, 0, 1),
     ),
     Scene(
         "httpx, errors that no retry helps",
-        _no_use,
+        _permanent_errors,
         ("tokens_exhausted", "api_key_revoked", "missing_parameter", "insufficient_funds"),
         (0, 0, 0, 0),
     ),
     Scene(
         "httpx, trouble on the way",
-        _on_the_way,
+        _network_trouble,
         ("502", "ReadTimeout", "ConnectError", None),
         (0, 0, 0, 0),
     ),
     Scene(
         "streams that fail after their 200",
-        _streams,
+        _failing_streams,
         (None, None),
         (0, 0),
         ("failed",),

@@ -1,1 +1,1 @@
-"""The command `doctor`."""
+"""The command `doctor`: one module for each place where telemetry can get lost."""

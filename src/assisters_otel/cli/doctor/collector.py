@@ -1,4 +1,4 @@
-"""What `doctor` sees of the way to the backend: is it open, who is there, what do they speak."""
+"""Checks the exporters and their receivers: settings, certificates, connection, protocol."""
 
 from __future__ import annotations
 
@@ -28,54 +28,62 @@ if TYPE_CHECKING:
 
 _SIGNALS: Final = (TRACES, METRICS)
 _TIMEOUT_S: Final = 3.0
-# What an HTTP/2 server sends first, unasked: SETTINGS. Source: RFC 9113, section 3.4.
-_SETTINGS: Final = 4
+"""The limit of a connection, and of an answer: a collector is in the same network."""
+
+# An HTTP/2 server sends a SETTINGS frame first, unasked. Source: RFC 9113, section 3.4.
+_SETTINGS_FRAME: Final = 4
 _FRAME_TYPE_AT: Final = 3
 
 
-def findings(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Look along the way, and send a test of each signal whose way is open.
+def check_collector(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Check the SDK, the sampler and each signal's exporters, and send a test of each signal.
+
+    A signal is tested if all its findings are fine, and an endpoint is named for it: what
+    listens at the default endpoint may be anything.
 
     Args:
-        endpoint: The base URL of an OTLP receiver; None for the variables'.
-        environ: The variables.
+        endpoint: The base URL of an OTLP receiver; None for the one in the variables.
+        environ: The environment variables.
+
+    Yields:
+        The findings.
     """
     sdk, sampler = _sdk(environ), _sampler()
     yield sdk
     yield sampler
     off: list[Signal] = []
-    ready: list[Signal] = []
-    untried: list[Signal] = []
+    tested: list[Signal] = []
+    untested: list[Signal] = []
     for signal in _SIGNALS:
         try:
-            routes = exporter_specs.exporter_specs(signal, OtlpArguments(endpoint))
+            specs = exporter_specs.exporter_specs(signal, OtlpArguments(endpoint))
         except ValueError as error:
             yield Finding(signal.name, False, str(error), "Correct it.")
             continue
-        is_asked_for = delivery.is_asked_for(signal, endpoint, environ)
-        ways = [_way(signal, route, is_asked_for=is_asked_for) for route in routes]
-        ways = ways or [_none(signal)]
-        ways += [one for route in routes for one in _certificates(signal, route)]
-        yield from ways
-        if not routes:
+        has_endpoint = delivery.has_endpoint(signal, endpoint, environ)
+        findings = [_check_endpoint(signal, spec, has_endpoint=has_endpoint) for spec in specs]
+        findings += [one for spec in specs for one in _certificates(signal, spec)]
+        yield from findings or [_no_exporter(signal)]
+        if not specs:
             off.append(signal)
-        elif all(one.fine for one in ways) and not any(map(_is_printed, routes)):
-            (ready if is_asked_for or not any(map(_is_default, routes)) else untried).append(signal)
+        elif all(finding.fine for finding in findings) and not any(map(_is_printed, specs)):
+            is_default = not has_endpoint and any(map(_has_url, specs))
+            (untested if is_default else tested).append(signal)
     if len(off) == len(_SIGNALS):
         yield Finding(
             "exporters", False, "neither spans nor metrics leave the process",
             f"Unset {' or '.join(signal.exporter for signal in off)}, or write otlp.",
         )  # fmt: skip
-    if untried:
-        what = " and ".join(signal.what for signal in untried)
+    if untested:
+        what = " and ".join(signal.what for signal in untested)
         yield Finding(
             "arrival", True,
             f"no test of the {what} was sent, since no endpoint is named: whoever listens at the "
             "default one may be anybody. To try it: doctor --endpoint http://localhost:4318",
         )  # fmt: skip
-    for signal in ready:
+    for signal in tested:
         if sdk.fine and (sampler.fine or signal is not TRACES):
-            yield delivery.finding(signal, endpoint, environ)
+            yield delivery.check_delivery(signal, endpoint, environ)
 
 
 def _sdk(environ: Mapping[str, str]) -> Finding:
@@ -103,11 +111,11 @@ def _sampler() -> Finding:
     return Finding("sampler", True, f"{kept}; metrics have all of them")
 
 
-def _certificates(signal: Signal, route: ExporterSpec) -> Iterator[Finding]:
-    """Look at the files that TLS needs, where it is used."""
-    endpoint = str(route.arguments.get("endpoint"))
+def _certificates(signal: Signal, spec: ExporterSpec) -> Iterator[Finding]:
+    """Check the certificates that the exporter needs, if it uses TLS."""
+    endpoint = str(spec.arguments.get("endpoint"))
     texts: list[str] = []
-    if route.name == config.PROTOCOLS["grpc"]:
+    if spec.name == config.PROTOCOLS["grpc"]:
         try:
             otlp_grpc.settings(signal.name, endpoint)
         except ValueError as error:
@@ -124,64 +132,72 @@ def _certificates(signal: Signal, route: ExporterSpec) -> Iterator[Finding]:
         yield Finding("certificate", False, text, "Correct the variable, or mount the file.")
 
 
-def _none(signal: Signal) -> Finding:
+def _no_exporter(signal: Signal) -> Finding:
     what = f"none: no {signal.what} leave the process, as {signal.exporter} says"
     return Finding(signal.name, True, what)
 
 
-def _is_printed(route: ExporterSpec) -> bool:
-    return issubclass(route.kind, (ConsoleSpanExporter, ConsoleMetricExporter))
+def _is_printed(spec: ExporterSpec) -> bool:
+    """Return True if the exporter prints, and a test would print between the findings."""
+    return issubclass(spec.kind, (ConsoleSpanExporter, ConsoleMetricExporter))
 
 
-def _is_default(route: ExporterSpec) -> bool:
-    """Return True if a route leads to a receiver that nobody has named."""
-    return isinstance(route.arguments.get("endpoint"), str)
+def _has_url(spec: ExporterSpec) -> bool:
+    """Return True if the exporter sends to a URL, as those of OTLP do."""
+    return isinstance(spec.arguments.get("endpoint"), str)
 
 
-def _way(signal: Signal, route: ExporterSpec, *, is_asked_for: bool) -> Finding:
-    by = route.text.removeprefix(f"{signal.name}: ")
-    url = route.arguments.get("endpoint")
+def _check_endpoint(signal: Signal, spec: ExporterSpec, *, has_endpoint: bool) -> Finding:
+    """Check that the receiver answers, and with the protocol that the exporter speaks.
+
+    Args:
+        signal: The signal.
+        spec: The exporter.
+        has_endpoint: True if the receiver is named, so that a request may be sent to it.
+    """
+    by = spec.text.removeprefix(f"{signal.name}: ")
+    url = spec.arguments.get("endpoint")
     if not isinstance(url, str):
-        told = "; not tried: it would print here" if _is_printed(route) else ""
-        return Finding(signal.name, True, f"exported by {by}{told}")
+        untested = "; not tried: it would print here" if _is_printed(spec) else ""
+        return Finding(signal.name, True, f"exported by {by}{untested}")
     is_grpc = "grpc" in by.split()[0]
     try:
         parts = urlsplit(url if "://" in url else f"//{url}")
         port = parts.port or (443 if parts.scheme == "https" else 4317 if is_grpc else 80)
     except ValueError as error:
-        return Finding(signal.name, False, f"{route.place}: {error}", "Correct the endpoint.")
+        return Finding(signal.name, False, f"{spec.place}: {error}", "Correct the endpoint.")
     try:
-        is_plain = is_asked_for and parts.scheme != "https"
-        speaks = _speaks(parts.hostname or "", port, is_plain=is_plain)
+        is_plain = has_endpoint and parts.scheme != "https"
+        spoken = _protocol_spoken(parts.hostname or "", port, is_plain=is_plain)
     except OSError as error:
         return Finding(
-            signal.name, False, f"nobody answers at {route.place}: {error.strerror or error}",
+            signal.name, False, f"nobody answers at {spec.place}: {error.strerror or error}",
             "Start the collector, or name another with OTEL_EXPORTER_OTLP_ENDPOINT.",
         )  # fmt: skip
-    if speaks == "http/2" and not is_grpc:
+    if spoken == "http/2" and not is_grpc:
         return Finding(
-            signal.name, False, f"{route.place} speaks gRPC, and is sent OTLP over HTTP",
+            signal.name, False, f"{spec.place} speaks gRPC, and is sent OTLP over HTTP",
             "Name the collector's HTTP port (4318), or set OTEL_EXPORTER_OTLP_PROTOCOL=grpc.",
         )  # fmt: skip
-    if speaks == "http/1" and is_grpc:
+    if spoken == "http/1" and is_grpc:
         return Finding(
-            signal.name, False, f"{route.place} speaks HTTP, and is sent OTLP over gRPC",
+            signal.name, False, f"{spec.place} speaks HTTP, and is sent OTLP over gRPC",
             "Name the collector's gRPC port (4317), or set "
             "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf.",
         )  # fmt: skip
     return Finding(signal.name, True, f"exported by {by}")
 
 
-def _speaks(host: str, port: int, *, is_plain: bool) -> str | None:
-    """Connect, and tell what answers: ``http/1``, ``http/2``, or None if that is not said.
+def _protocol_spoken(host: str, port: int, *, is_plain: bool) -> str | None:
+    """Connect, and return the protocol of the server: ``http/1``, ``http/2``, None if unknown.
 
     Args:
-        host: Where to.
-        port: The same.
-        is_plain: Whether to ask, in plain text. Otherwise nothing is sent.
+        host: The server's host.
+        port: The server's port.
+        is_plain: True to send a request in plain text. Otherwise nothing is sent.
 
     Raises:
-        OSError: Nobody is there.
+        OSError: No connection can be made.
     """
     with socket.create_connection((host, port), timeout=_TIMEOUT_S) as connection:
         if not is_plain:
@@ -189,10 +205,10 @@ def _speaks(host: str, port: int, *, is_plain: bool) -> str | None:
         connection.settimeout(_TIMEOUT_S)
         try:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: doctor\r\nConnection: close\r\n\r\n")
-            begin = connection.recv(16)
+            start = connection.recv(16)
         except OSError:
             return None
-    if begin.startswith(b"HTTP/"):
+    if start.startswith(b"HTTP/"):
         return "http/1"
-    is_frame = len(begin) > _FRAME_TYPE_AT and begin[_FRAME_TYPE_AT] == _SETTINGS
+    is_frame = len(start) > _FRAME_TYPE_AT and start[_FRAME_TYPE_AT] == _SETTINGS_FRAME
     return "http/2" if is_frame else None

@@ -1,12 +1,15 @@
-"""``assisters-otel doctor``: why do I see nothing?"""
+"""``assisters-otel doctor``: answers "why do I see nothing?"."""
 
 from __future__ import annotations
 
-import json as json_
 import os
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+from rich.text import Text
+
+from assisters_otel.cli import output
+from assisters_otel.cli.captured_log import captured_log
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,53 +32,41 @@ def doctor(
         typer.Option(metavar="URL", help="An OTLP receiver in place of the variables'."),
     ] = None,
 ) -> None:
-    """Look, and print what was found.
+    """Run all checks, and print their findings.
 
     Raises:
-        typer.Exit: There is something to do.
+        typer.Exit: A finding has something to do.
     """
-    from rich.console import Console  # noqa: PLC0415 - the extra's
-
-    from assisters_otel.cli import captured_log  # noqa: PLC0415
+    # Here, so that `--help` and the other commands need not wait for OpenTelemetry's SDK.
     from assisters_otel.cli.doctor import environment  # noqa: PLC0415
 
     with (
-        Console(stderr=True).status(
-            "Looking, and sending one span and one metric where an endpoint is named …"
-        ),
-        captured_log.heard(),
+        output.status("Looking, and sending one span and one metric where an endpoint is named …"),
+        captured_log(),
     ):
-        found = list(environment.every(endpoint, os.environ))  # they say what the library would
+        # The log is dropped: what the library would warn of is among the findings.
+        findings = list(environment.run_checks(endpoint, os.environ))
+    is_fine = all(finding.fine for finding in findings)
     if json:
-        document = {"ok": all(one.fine for one in found), "findings": [o._asdict() for o in found]}
-        typer.echo(json_.dumps(document, indent=2))
+        output.show_json({"ok": is_fine, "findings": [finding._asdict() for finding in findings]})
     else:
-        _show(found)
-    if not all(one.fine for one in found):
+        _show(findings)
+    if not is_fine:
         raise typer.Exit(1)
 
 
-def _show(found: Sequence[Finding]) -> None:
-    from rich.table import Table  # noqa: PLC0415 - the extra's
-    from rich.text import Text  # noqa: PLC0415
-
-    from assisters_otel.cli import output  # noqa: PLC0415
-
-    console = output.console()
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for _ in range(3):
-        table.add_column(overflow="fold")  # what is to be copied is shown whole
-    for one in found:
-        mark = Text("ok", "green") if one.fine else Text("!!", "bold red")
-        check, told = Text(one.check, "dim"), Text(one.what)
-        if one.to_do:
-            told.append(f"\n{one.to_do}", "bold")
-        if console.width < output.NARROW:
-            output.show(console, output.block(Text.assemble(mark, "  ", check), told, indent=4))
-        else:
-            table.add_row(mark, check, told)
-    if table.row_count:
-        output.show(console, table)
-    wrong = sum(not one.fine for one in found)
+def _show(findings: Sequence[Finding]) -> None:
+    wrong = sum(not finding.fine for finding in findings)
     count = f"{wrong} thing{'' if wrong == 1 else 's'} to do"
-    output.show(console, Text(f"\n{count if wrong else 'Nothing to do.'}", "bold"))
+    output.show(
+        output.Listing(("", "", ""), list(map(_row, findings)), indent=4),
+        Text(f"\n{count if wrong else 'Nothing to do.'}", "bold"),
+    )
+
+
+def _row(finding: Finding) -> output.Row:
+    mark = Text("ok", "green") if finding.fine else Text("!!", "bold red")
+    text = Text(finding.what)
+    if finding.to_do:
+        text.append(f"\n{finding.to_do}", "bold")
+    return output.Row((mark, Text(finding.check, "dim")), ((text,),))

@@ -1,4 +1,4 @@
-"""A test of one signal that `doctor` sends, and why it was not accepted."""
+"""Sends one span or one metric, and finds why the receiver did not accept it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry.sdk.environment_variables import OTEL_EXPORTER_OTLP_ENDPOINT
 
-from assisters_otel.cli import captured_log
+from assisters_otel.cli.captured_log import captured_log
 from assisters_otel.cli.doctor.finding import Finding
 from assisters_otel.providers.build import build_providers
 from assisters_otel.providers.signals import METRICS, TRACES
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from assisters_otel.providers.signals import Signal
 
 SERVICE: Final = "assisters-otel-doctor"
-"""The service's name of what is sent."""
+"""The service name of what is sent."""
 
-_ARRIVES_S: Final = 10.0
+_DELIVERY_S: Final = 10.0
+"""The limit of an export: the exporters' own default timeout."""
+
 _REASON: Final = re.compile(r"\((.*)\)")
-"""Where a warning of the library's has the reason: between the first bracket and the last."""
+"""The reason in a warning of the library: from the first bracket to the last."""
 
 _ADVICE: Final = (
     (
@@ -57,27 +59,27 @@ _ADVICE: Final = (
         "That is no OTLP receiver: is it the collector's OTLP/gRPC port (4317)?",
     ),
 )
-"""What to do, by why something was not accepted; the first that matches."""
+"""What to do, by the reason why an export was not accepted. The first match is taken."""
 
-_OTHERWISE: Final = "Look at the collector's log: is it there, and is it an OTLP receiver?"
+_OTHER_ADVICE: Final = "Look at the collector's log: is it there, and is it an OTLP receiver?"
 
 
-def is_asked_for(signal: Signal, endpoint: str | None, environ: Mapping[str, str]) -> bool:
-    """Return True if somebody has named an endpoint for a signal.
+def has_endpoint(signal: Signal, endpoint: str | None, environ: Mapping[str, str]) -> bool:
+    """Return True if an option or a variable names an endpoint for the signal.
 
-    What listens at the default one, on this machine, may be anything, and somebody else's.
+    The default endpoint does not count: any program of this machine may listen there.
     """
     variables = (signal.endpoint, OTEL_EXPORTER_OTLP_ENDPOINT)
     return bool(endpoint) or any(environ.get(variable, "").strip() for variable in variables)
 
 
-def finding(signal: Signal, endpoint: str | None, environ: Mapping[str, str]) -> Finding:
-    """Send one span or one metric, and say whether it was accepted.
+def check_delivery(signal: Signal, endpoint: str | None, environ: Mapping[str, str]) -> Finding:
+    """Send one span or one metric, and return whether the receiver accepted it.
 
     Args:
-        signal: Which.
-        endpoint: The base URL of an OTLP receiver; None for the variables'.
-        environ: The variables.
+        signal: The signal to send.
+        endpoint: The base URL of an OTLP receiver; None for the one in the variables.
+        environ: The environment variables.
     """
     try:
         built = build_providers(
@@ -94,8 +96,8 @@ def finding(signal: Signal, endpoint: str | None, environ: Mapping[str, str]) ->
         built.tracer_provider.get_tracer(names.SCOPE).start_span("doctor").end()
     if built.meter_provider is not None:
         built.meter_provider.get_meter(names.SCOPE).create_counter("doctor").add(1)
-    with captured_log.heard() as lines:
-        accepted = built.shutdown(_ARRIVES_S)
+    with captured_log() as lines:
+        accepted = built.shutdown(_DELIVERY_S)
     if accepted:
         what = f"a test of the {signal.what} was accepted, service {SERVICE}"
         return Finding("arrival", True, what)
@@ -109,15 +111,15 @@ def finding(signal: Signal, endpoint: str | None, environ: Mapping[str, str]) ->
 
 
 def _advice(signal: Signal, reasons: list[str], *, is_whole: bool) -> str:
-    """Say what to do.
+    """Return what to do.
 
     Args:
-        signal: What was not accepted.
-        reasons: Why, as the library says it: ``HTTP 401``, ``3 rejected``.
-        is_whole: Whether the URL is the signal's own, to which no path is appended.
+        signal: The signal that was not accepted.
+        reasons: The reasons in the library's warnings: ``HTTP 401``, ``3 rejected``.
+        is_whole: True if the URL is the signal's own, to which no path is appended.
     """
     found = (
         advice for pattern, advice in _ADVICE if any(pattern.match(reason) for reason in reasons)
     )
     url, ends = ("URL", "in") if is_whole else ("base URL", "before")
-    return next(found, _OTHERWISE).format(url=url, ends=ends, path=signal.path)
+    return next(found, _OTHER_ADVICE).format(url=url, ends=ends, path=signal.path)

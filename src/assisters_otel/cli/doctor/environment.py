@@ -1,4 +1,4 @@
-"""What `doctor` looks at: each check gives findings, and each finding says what to do."""
+"""All checks of `doctor` in their order, and those of the library's own variables."""
 
 from __future__ import annotations
 
@@ -20,23 +20,27 @@ _MODES: Final = frozenset({"http", "http/dup"})
 _BASE_URLS: Final = ("OPENAI_BASE_URL", environment.ASSISTERS_BASE_URL)
 
 
-def every(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Look at everything, the quick things first.
+def run_checks(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Run all checks, the quick ones first.
 
     Args:
-        endpoint: The base URL of an OTLP receiver; None for the variables'.
-        environ: The variables.
+        endpoint: The base URL of an OTLP receiver; None for the one in the variables.
+        environ: The environment variables.
+
+    Yields:
+        The findings.
     """
     yield packages.interpreter()
     yield from _hosts(environ)
     yield from _captures(environ)
     yield from _conventions(environ)
-    yield from packages.findings()
-    yield from process.findings(environ)
-    yield from collector.findings(endpoint, environ)
+    yield from packages.check_packages()
+    yield from process.check_process(environ)
+    yield from collector.check_collector(endpoint, environ)
 
 
 def _hosts(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Check which hosts are watched, and that the base URLs of the SDKs are among them."""
     found, wrong = environment_hosts(environ)
     for text in wrong:
         yield Finding("hosts", False, text, "Correct the variable.")
@@ -69,6 +73,7 @@ def _hosts(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _captures(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Report whether the API's messages are recorded; they may quote what a user typed."""
     try:
         if config.environment_capture_message(environ):
             yield Finding("messages", True, "the API's messages are on spans, masked")
@@ -77,13 +82,14 @@ def _captures(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _conventions(environ: Mapping[str, str]) -> Iterator[Finding]:
-    said = {one.strip() for one in environ.get(_OPT_IN, "").split(",")} - {""}
-    known = said & _MODES
-    if said and not known:
+    """Check which semantic conventions the HTTP spans follow."""
+    modes = {mode.strip() for mode in environ.get(_OPT_IN, "").split(",")} - {""}
+    known = modes & _MODES
+    if modes and not known:
         yield Finding(
-            "conventions", False, f"{_OPT_IN}={','.join(sorted(said))} says nothing of HTTP",
+            "conventions", False, f"{_OPT_IN}={','.join(sorted(modes))} says nothing of HTTP",
             "Write http for the stable names, http/dup for both, or unset it for the old ones.",
         )  # fmt: skip
     else:
-        kept = "old names (http.status_code)" if not known else ", ".join(sorted(known))
-        yield Finding("conventions", True, f"HTTP spans under the {kept}")
+        names = "old names (http.status_code)" if not known else ", ".join(sorted(known))
+        yield Finding("conventions", True, f"HTTP spans under the {names}")

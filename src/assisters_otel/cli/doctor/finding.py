@@ -1,4 +1,4 @@
-"""One thing that `doctor` has looked at."""
+"""The result of one check of `doctor`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        check: What was looked at.
-        fine: Whether it is as it should be.
+        check: What was checked.
+        fine: True if there is nothing to do.
         what: What was found.
-        to_do: What to do about it; empty if it is fine.
+        to_do: What to do about it; empty if there is nothing to do.
     """
 
     check: str

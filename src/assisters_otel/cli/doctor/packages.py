@@ -1,4 +1,4 @@
-"""What `doctor` sees of the packages that are installed beside us."""
+"""Checks the packages that are installed beside the library: clients, rivals, versions."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _INSTRUMENTATIONS: Final = {
     "aiohttp": "opentelemetry-instrumentation-aiohttp-client",
 }
 _NOT_SEEN: Final = ("curl_cffi", "niquests", "pycurl")
-"""HTTP clients of which nobody sees a request."""
+"""HTTP clients whose requests the library cannot observe."""
 
 _SDKS: Final = ("openai", "assisters")
 _GROUP: Final = "opentelemetry_instrumentor"
 
 
 def interpreter() -> Finding:
-    """Name the interpreter: what is installed is installed for this one."""
+    """Report the interpreter: the other findings are about what it can import."""
     return Finding("python", True, f"{sys.executable} {platform.python_version()}")
 
 
-def findings() -> Iterator[Finding]:
-    """Look at the clients, at who else instruments them, and at the versions."""
+def check_packages() -> Iterator[Finding]:
+    """Check the clients, other packages that instrument them, and the versions."""
     yield from _clients()
     yield _not_seen()
     yield from _collisions()
@@ -77,7 +77,7 @@ def _clients() -> Iterator[Finding]:
 
 
 def _not_seen() -> Finding:
-    """Name the clients of which nothing is seen; whether the app sends by them, nobody can know."""
+    """Report the clients that the library cannot observe. Whether the app uses one is unknown."""
     here = [f"{name} {_installed(name)}" for name in _NOT_SEEN if _installed(name)]
     what = "whatever is sent by http.client, urllib or urllib3 without requests"
     if here:
@@ -86,7 +86,10 @@ def _not_seen() -> Finding:
 
 
 def _is_wanted_by_others(client: str) -> bool:
-    """Say whether a client is there because another package needs it, as our exporter requests."""
+    """Return True if another installed package requires the client.
+
+    The OTLP exporter requires requests. So an app that has requests need not use it.
+    """
     return any(
         re.split(r"[^\w.-]", text)[0].lower() == client
         for distribution in distributions()
@@ -96,13 +99,16 @@ def _is_wanted_by_others(client: str) -> bool:
 
 
 def _through(sdk: str) -> str:
-    """Name the HTTP client that an SDK's installed version asks for."""
+    """Return the HTTP client that the installed version of an SDK requires."""
     wanted = {Requirement(text).name for text in requires(sdk) or () if "extra ==" not in text}
     return " and ".join(sorted(wanted & _INSTRUMENTATIONS.keys())) or "a client of its own"
 
 
 def _collisions() -> Iterator[Finding]:
-    """Two packages that instrument the same client under one name: one of them is lost."""
+    """Check that each name of an instrumentation belongs to one package.
+
+    If two packages register one name, only one of them is switched on.
+    """
     found = [point for point in entry_points(group=_GROUP) if point.dist is not None]
     counts = Counter(point.name for point in found)
     for name, count in counts.items():
@@ -133,18 +139,20 @@ def _versions() -> Iterator[Finding]:
 
 
 def _conflicts() -> Iterator[str]:
+    """Yield each installed package whose version is outside of what the library requires."""
     try:
         wanted = requires(DISTRIBUTION) or []
-    except PackageNotFoundError:  # run from its source
+    except PackageNotFoundError:  # the library runs from its source
         return
     for text in wanted:
         try:
             requirement = Requirement(text)
         except InvalidRequirement:
             continue
-        # Of what an extra brings, OpenTelemetry's alone: the demo's openai is not the app's.
-        is_ours = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        if not (is_ours or requirement.name.startswith("opentelemetry-")):
+        # Of an extra only OpenTelemetry's packages count: the app need not use the demo's openai
+        # (test_a_client_of_the_app_s_is_no_version_to_upgrade).
+        is_unconditional = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if not (is_unconditional or requirement.name.startswith("opentelemetry-")):
             continue
         found = _installed(requirement.name)
         if found is None or not requirement.specifier:
@@ -154,6 +162,7 @@ def _conflicts() -> Iterator[str]:
 
 
 def _installed(name: str) -> str | None:
+    """Return the version of a package, ``installed`` if it has none, or None."""
     try:
         return version(name)
     except PackageNotFoundError:

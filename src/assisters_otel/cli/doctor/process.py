@@ -1,4 +1,7 @@
-"""What `doctor` sees of the process it runs in: that of the app, under opentelemetry-instrument."""
+"""Checks the process that `doctor` runs in.
+
+Under ``opentelemetry-instrument`` that process is set up as the app's is.
+"""
 
 from __future__ import annotations
 
@@ -22,36 +25,40 @@ if TYPE_CHECKING:
 ZERO_CODE: Final = "zero-code"
 PATCHES: Final = "patches"
 _DISABLED: Final = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
-_OURS: Final = "assisters"
-"""Our name among the entry points."""
+_ENTRY_POINT: Final = "assisters"
+"""The name of the library's entry point."""
 
 _AUTO: Final = "opentelemetry.instrumentation.auto_instrumentation"
 _DISTRO: Final = "opentelemetry.distro"
-_SENDS: Final = {
+_SEND_METHODS: Final = {
     "httpx": ("HTTPTransport.handle_request", "AsyncHTTPTransport.handle_async_request"),
     "httpx2": ("HTTPTransport.handle_request", "AsyncHTTPTransport.handle_async_request"),
     "requests": ("Session.send",),
     "aiohttp": ("ClientSession._request",),
 }
-"""Where instrumentations of HTTP clients wrap."""
+"""The methods that instrumentations of HTTP clients wrap."""
 
 
-def findings(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Look at how the process was switched on, and at who has patched its clients.
+def check_process(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Check the providers of ``opentelemetry-instrument``, and which code patched the clients.
 
     Args:
-        environ: The variables.
+        environ: The environment variables.
+
+    Yields:
+        The findings.
     """
     yield from _zero_code(environ)
     yield from _patches()
 
 
 def _zero_code(environ: Mapping[str, str]) -> Iterator[Finding]:
-    disabled = {one.strip() for one in environ.get(_DISABLED, "").split(",")}
-    if disabled & {_OURS, "*"}:
+    disabled = {name.strip() for name in environ.get(_DISABLED, "").split(",")}
+    if disabled & {_ENTRY_POINT, "*"}:
         yield Finding(
-            ZERO_CODE, False, f"{_DISABLED} names {_OURS}: opentelemetry-instrument leaves us out",
-            f"Take {_OURS} out of {_DISABLED}.",
+            ZERO_CODE, False,
+            f"{_DISABLED} names {_ENTRY_POINT}: opentelemetry-instrument leaves us out",
+            f"Take {_ENTRY_POINT} out of {_DISABLED}.",
         )  # fmt: skip
         return
     if _AUTO not in sys.modules:
@@ -77,16 +84,18 @@ def _zero_code(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _is_missing(provider: object) -> bool:
+    """Return True if the provider records nothing."""
     nothing = metrics.NoOpMeterProvider, trace.NoOpTracerProvider
     return isinstance(provider, nothing) or providers.is_stand_in(provider)
 
 
 def _patches() -> Iterator[Finding]:
+    """Check that no client makes two spans of one request."""
     doubled = False
-    for module, paths in _SENDS.items():
+    for module, paths in _SEND_METHODS.items():
         if find_spec(module) is None:
             continue
-        counts = Counter(name for path in paths for name in _around(module, path))
+        counts = Counter(name for path in paths for name in _patched_by(module, path))
         once = len(paths)
         for name, count in counts.items():
             if count > once:
@@ -105,12 +114,19 @@ def _patches() -> Iterator[Finding]:
         yield Finding(PATCHES, True, "no client is patched twice in this process")
 
 
-def _around(module: str, path: str) -> Iterator[str]:
-    """Give the module of each instrumentation around a method, from the outside, but ours."""
+def _patched_by(module: str, path: str) -> Iterator[str]:
+    """Yield the module of each wrapper around a method, the outermost first.
+
+    The library's own wrappers are left out, and the client's.
+
+    Args:
+        module: The client.
+        path: The class and the method.
+    """
     owner, _, name = path.rpartition(".")
     function: Any = vars(attrgetter(owner)(importlib.import_module(module)))[name]
     while hasattr(function, "__wrapped__"):
-        by: Any = getattr(function, "_self_wrapper", function)  # wrapt's, else a plain function
+        by: Any = getattr(function, "_self_wrapper", function)  # of wrapt; else a plain function
         while isinstance(by, functools.partial):
             by = by.func
         made_in = str(getattr(getattr(by, "__func__", by), "__globals__", {}).get("__name__"))
