@@ -504,7 +504,11 @@ def test_a_recording_needs_no_web_server():
     assert done.stdout == "0\n", done.stderr
 
 
-def test_in_parallel_and_in_async_tests_each_sees_its_own(tmp_path):
+@pytest.mark.parametrize(
+    ("plugin", "mark"), [("anyio", "pytest.mark.anyio"), ("pytest_asyncio", "pytest.mark.asyncio")]
+)
+def test_in_parallel_and_in_async_tests_each_sees_its_own(tmp_path, plugin, mark):
+    pytest.importorskip(plugin)
     (tmp_path / "test_it.py").write_text(
         """
 import asyncio, httpx, pytest
@@ -518,7 +522,7 @@ def test_sync(assisters_telemetry, number):
         httpx.get(api.url + "/models")
     assert len(seen.attempts) == number
 
-@pytest.mark.anyio
+@MARK
 @pytest.mark.parametrize("number", range(4))
 async def test_async(assisters_telemetry, number):
     api, seen = assisters_telemetry
@@ -529,7 +533,7 @@ async def test_async(assisters_telemetry, number):
 @pytest.fixture
 def anyio_backend():
     return "asyncio"
-""",
+""".replace("MARK", mark),
         "utf-8",
     )
     done = subprocess.run(
