@@ -14,26 +14,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+from grpc import StatusCode
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.util import _importlib_metadata
 
+import assisters_otel
 import warm
 from assisters_otel.providers import entry_points as registration
 from assisters_otel.providers import owned_providers, workers
 from assisters_otel.providers.build import build_providers
-from assisters_otel.providers.delivery import REPEAT_WARNING_S, DeliveryState
-from assisters_otel.providers.delivery import Receiver as Reach
-from assisters_otel.providers.exporter_logs import (
-    LOGGERS,
-    ExportFailure,
-    failure_in_log_record,
-    failure_of,
-)
+from assisters_otel.providers.delivery import REPEAT_WARNING_S, DeliveryState, Receiver
+from assisters_otel.providers.exporter_logs import LOGGERS, failure_in_log_record
+from assisters_otel.providers.failures import ExportFailure, failure_of
 from otlp import Collector
 
 if TYPE_CHECKING:
@@ -314,18 +311,23 @@ def test_a_sampler_that_is_only_registered_is_found(
     [
         ("TraceIdRatio", "0.25", "TraceIdRatioBased{0.25}"),
         ("parentbased_traceidratio", "", "root:TraceIdRatioBased{1.0}"),
+        (" traceidratio", None, "TraceIdRatioBased{1.0}"),
         ("always_off", "", "AlwaysOffSampler"),
         ("", "", "root:AlwaysOnSampler"),
     ],
 )
-def test_the_sdks_samplers_go_by_their_names(build, monkeypatch, name, argument, description):
+def test_the_sdks_samplers_go_by_their_names(
+    build, monkeypatch, caplog, name, argument, description
+):
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", name)
-    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", argument)
+    if argument is not None:
+        monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", argument)
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
 
     sampler = build(metrics=False).tracer_provider.sampler
 
     assert description in sampler.get_description()
+    assert caplog.records == []  # the SDK, left to read them, warns of what is empty or not set
 
 
 class Ids(IdGenerator):
@@ -375,11 +377,20 @@ class Broken(SpanExporter):
         raise KeyError("no settings")
 
 
+class Refusing(SpanExporter):
+    def export(self, spans):  # noqa: ARG002 - the exporter's signature
+        return SpanExportResult.FAILURE
+
+
 class Raising(SpanExporter):
     def export(self, spans):  # noqa: ARG002 - the exporter's signature
         raise ConnectionResetError(104, "Connection reset", "?key=secret")
 
 
+CREDENTIALS = (
+    "opentelemetry_otlp_credential_provider",
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
+)
 ACME = ("opentelemetry_traces_exporter", "acme")
 
 
@@ -456,6 +467,8 @@ def test_what_cannot_be_used_is_told_and_leaves_no_thread(
         (ACME[0], "OTEL_TRACES_EXPORTER", "no.such:X", r"cannot be imported .* install what"),
         ("opentelemetry_id_generator", "OTEL_PYTHON_ID_GENERATOR", "Broken", r"makes no ids"),
         ("opentelemetry_traces_sampler", "OTEL_TRACES_SAMPLER", "acme_sampler", r"no sampler"),
+        (CREDENTIALS[0], CREDENTIALS[1], "Broken", r"'acme' cannot be made \(KeyError\)"),
+        (CREDENTIALS[0], CREDENTIALS[1], "Ids", r"'acme' gives no session"),
     ],
 )
 def test_what_is_registered_wrongly_is_told(
@@ -466,6 +479,27 @@ def test_what_is_registered_wrongly_is_told(
 
     with pytest.raises(ValueError, match=message):
         build()
+
+
+# By gRPC the signal's own variable counts only beside a certificate.
+@pytest.mark.parametrize("way", ["HTTP_TRACES", "GRPC"])
+def test_a_credential_provider_that_raises_costs_its_signal_alone(
+    monkeypatch, caplog, registered, way
+):
+    registered(CREDENTIALS[0], "acme", "Broken")
+    monkeypatch.setenv(f"OTEL_PYTHON_EXPORTER_OTLP_{way}_CREDENTIAL_PROVIDER", "acme")
+    if way == "GRPC":
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://127.0.0.1:9")
+
+    with Collector() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
+        with assisters_otel.init("x") as telemetry:
+            destinations = telemetry.status().destinations
+
+    assert [text.partition(":")[0] for text in destinations] == ["metrics"]
+    ((_, text),) = [one for one in said(caplog) if "no spans are sent" in one[1]]
+    assert "KeyError" in text
 
 
 def test_a_sampler_that_raises_is_told(build, monkeypatch, registered):
@@ -553,7 +587,7 @@ def test_a_refusal_of_one_signal_says_which(build, caplog):
     assert "(HTTP 404): metrics are dropped until it does" in text
 
 
-def test_a_collector_that_is_overloaded_is_quoted(build, monkeypatch, caplog):
+def test_the_status_of_a_collector_that_is_overloaded_is_told(build, monkeypatch, caplog):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1.5")
     with Collector(status=503) as collector:
         exports = build(endpoint=collector.endpoint, metrics=False)
@@ -561,9 +595,21 @@ def test_a_collector_that_is_overloaded_is_quoted(build, monkeypatch, caplog):
         assert exports.flush(60) is False
 
     ((_, text),) = said(caplog)
-    assert "(Service Unavailable): spans are dropped" in text
+    assert "(HTTP 503): spans are dropped" in text
 
 
+@pytest.fixture(params=["nothing", "opentelemetry", "each logger"])
+def silenced(request) -> Iterator[None]:
+    """An app that wants to hear nothing of OpenTelemetry."""
+    names = {"nothing": (), "each logger": LOGGERS}.get(request.param, (request.param,))
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    yield
+    for name in names:
+        logging.getLogger(name).setLevel(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("silenced")
 def test_a_full_queue_is_told_once(build, monkeypatch, caplog):
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "4")
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4")
@@ -579,24 +625,26 @@ def test_a_full_queue_is_told_once(build, monkeypatch, caplog):
 
 
 def test_a_queue_that_is_full_because_nobody_answers_is_no_warning_of_its_own(caplog):
-    reach = Reach("http://c")
-    spans, metrics = (DeliveryState(what, what, reach) for what in ("spans", "metrics"))
+    receiver = Receiver("http://c")
+    spans, metrics = (DeliveryState(what, what, receiver) for what in ("spans", "metrics"))
     refused = (ConnectionRefusedError(111, "Connection refused"),)
-    spans.begin()
-    spans.hear(logging.LogRecord("name", logging.WARNING, "", 0, "Transient %s", refused, None))
-    spans.overflow(logging.LogRecord("name", logging.WARNING, "", 0, "Queue full", (), None))
+    spans.start()
+    spans.note_exporter_log(
+        logging.LogRecord("name", logging.WARNING, "", 0, "Transient %s", refused, None)
+    )
+    spans.note_full_queue(logging.LogRecord("name", logging.WARNING, "", 0, "Queue full", (), None))
     spans.failed()
-    metrics.failed(ExportFailure("ConnectionError", answered=False))
+    metrics.failed(ExportFailure("ConnectionError", was_answered=False))
 
     ((_, text),) = said(caplog)
     assert "Connection refused): spans and metrics are dropped" in text
 
 
 def test_a_signal_is_said_to_be_dropped_once(caplog):
-    reach = Reach("http://c")
-    reach.whats += ["spans", "metrics"]
-    reach.failed("spans", ExportFailure("queue full", answered=True), 0.0)
-    reach.failed("metrics", ExportFailure("no answer in time", answered=False), 1.0)
+    receiver = Receiver("http://c")
+    receiver.telemetry += ["spans", "metrics"]
+    receiver.failed("spans", ExportFailure("queue full", was_answered=True), 0.0)
+    receiver.failed("metrics", ExportFailure("no answer in time", was_answered=False), 1.0)
 
     assert [text.partition("): ")[2].partition(" are")[0] for _, text in said(caplog)] == [
         "spans",
@@ -617,6 +665,48 @@ def test_an_exporter_that_raises_leaves_no_traceback(build, monkeypatch, caplog,
     assert "the exporter acme (ConnectionResetError: Connection reset): spans" in caplog.text
 
 
+def test_an_exporter_that_fails_without_a_word_is_not_said_to_hang(
+    build, monkeypatch, caplog, registered
+):
+    registered(*ACME, "Refusing")
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "acme")
+    exports = build(metrics=False)
+    record(exports)
+
+    assert exports.flush(60) is False
+
+    assert "the exporter acme (no reason is given): spans are" in caplog.text
+
+
+class Chatty(SpanExporter):
+    def export(self, spans):  # noqa: ARG002 - the exporter's signature
+        logging.getLogger("urllib3.connectionpool").debug("%s:%s", "c", 443)
+        return SpanExportResult.FAILURE
+
+
+def test_what_is_logged_at_debug_is_no_reason(build, monkeypatch, caplog, registered):
+    registered(*ACME, "Chatty")
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "acme")
+    caplog.set_level(logging.DEBUG)
+    exports = build(metrics=False)
+    record(exports)
+
+    assert exports.flush(60) is False
+
+    assert [text for _, text in said(caplog) if "(no reason is given)" in text]
+
+
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.CRITICAL])
+def test_the_levels_of_the_loggers_are_the_app_s_outside_of_an_export(build, dead, level, caplog):
+    for name in LOGGERS:
+        caplog.set_level(level, name)
+    build(endpoint=dead)
+
+    for name in LOGGERS:
+        assert logging.getLogger(name).isEnabledFor(logging.ERROR) is (level == logging.DEBUG)
+        assert logging.getLogger(name).isEnabledFor(logging.DEBUG) is (level == logging.DEBUG)
+
+
 def test_the_applications_own_exporter_logs_as_ever(build, caplog, dead):
     build(endpoint=dead)
     own = TracerProvider(shutdown_on_exit=False)
@@ -632,7 +722,8 @@ def test_the_applications_own_exporter_logs_as_ever(build, caplog, dead):
 def test_the_filters_are_taken_out_again(build):
     def filters() -> list[list[object]]:
         loggers = [logging.getLogger(name) for name in LOGGERS]
-        return [[*logger.filters, "makeRecord" in vars(logger)] for logger in loggers]
+        mine = ("makeRecord", "isEnabledFor")
+        return [[*logger.filters, *(name in vars(logger) for name in mine)] for logger in loggers]
 
     before = filters()
     threads = set(threading.enumerate())
@@ -651,27 +742,27 @@ def test_the_filters_are_taken_out_again(build):
 
 def test_a_place_that_fails_again_soon_is_not_spoken_of(caplog):
     caplog.set_level(logging.INFO)
-    reach = Reach("http://c")
-    reach.whats += ["spans", "metrics"]
-    gone = ExportFailure("ConnectionError", answered=False)
+    receiver = Receiver("http://c")
+    receiver.telemetry += ["spans", "metrics"]
+    gone = ExportFailure("ConnectionError", was_answered=False)
 
     for now_s in (0.0, REPEAT_WARNING_S - 1, REPEAT_WARNING_S - 0.5, REPEAT_WARNING_S + 1):
-        reach.failed("spans", gone, now_s)
-        reach.failed("metrics", gone, now_s)
-        reach.arrived("spans")
-        reach.arrived("metrics")
+        receiver.failed("spans", gone, now_s)
+        receiver.failed("metrics", gone, now_s)
+        receiver.succeeded("spans")
+        receiver.succeeded("metrics")
 
     assert [level for level, _ in said(caplog)] == ["WARNING", "INFO", "WARNING", "INFO"]
 
 
 def test_a_refusal_outlives_the_success_of_another_signal(caplog):
     caplog.set_level(logging.INFO)
-    reach = Reach("http://c")
-    reach.failed("metrics", ExportFailure("HTTP 404", answered=True), 0.0)
+    receiver = Receiver("http://c")
+    receiver.failed("metrics", ExportFailure("HTTP 404", was_answered=True), 0.0)
 
-    reach.arrived("spans")
+    receiver.succeeded("spans")
     assert [level for level, _ in said(caplog)] == ["WARNING"]
-    reach.arrived("metrics")
+    receiver.succeeded("metrics")
     assert [level for level, _ in said(caplog)] == ["WARNING", "INFO"]
 
 
@@ -693,12 +784,15 @@ def test_a_refusal_outlives_the_success_of_another_signal(caplog):
         ),
         (logging.ERROR, "Failed to export %s batch due to timeout", ("spans",), None),
         (logging.WARNING, "Shutdown in progress, aborting retry.", (), None),
+        (logging.WARNING, "Transient error %s", ("Service Unavailable",), None),
         (
             logging.WARNING,
-            "Transient error %s",
-            ("a\nb" + "c" * 99,),
-            ExportFailure("ab" + "c" * 78, True),
+            "size %d exceeds %d",
+            (70_000, 512),
+            ExportFailure("size 70000 exceeds 512", True),
         ),
+        (logging.ERROR, "code: %s", (StatusCode.UNAVAILABLE,), ExportFailure("UNAVAILABLE", False)),
+        (logging.ERROR, "code: %s, %s", (403, "Forbidden"), ExportFailure("HTTP 403", True)),
     ],
 )
 def test_the_reason_is_read_from_what_an_exporter_logs(level, text, arguments, hint):
@@ -712,7 +806,7 @@ def test_a_ring_of_causes_is_described():
     first, second = KeyError(), ValueError()
     first.__context__, second.__context__ = second, first
 
-    assert failure_of(first) == ExportFailure("KeyError", answered=True)
+    assert failure_of(first) == ExportFailure("KeyError", was_answered=True)
 
 
 # -- exit ---------------------------------------------------------------------------------------
@@ -800,11 +894,11 @@ def test_calls_are_made_in_time_and_one_that_raises_is_told(caplog):
     def raising() -> None:
         raise KeyError
 
-    hands = workers.Hands(2)
-    assert workers.run_all(hands.begin([raising]), 60) is False
-    assert workers.run_all(hands.begin([lambda: True, lambda: None]), 60) is True
-    assert workers.run_all(hands.begin([lambda: time.sleep(1)]), 0.05) is False
-    hands.rest()
+    hands = workers.DaemonWorkers(2)
+    assert workers.run_all(hands.submit([raising]), 60) is False
+    assert workers.run_all(hands.submit([lambda: True, lambda: None]), 60) is True
+    assert workers.run_all(hands.submit([lambda: time.sleep(1)]), 0.05) is False
+    hands.stop()
     assert said(caplog) == [("WARNING", "telemetry could not be exported (KeyError)")]
 
 
@@ -828,8 +922,8 @@ FORK = textwrap.dedent("""
     def child():
         inherited = exports.meter_provider
         if sys.argv[2] == "renew":
-            renewed = exports.renew_metrics()
-            assert renewed is exports.meter_provider is exports.renew_metrics()
+            renewed = exports.renew_after_fork()
+            assert renewed is exports.meter_provider is exports.renew_after_fork()
             assert renewed is not inherited
             count(renewed, 2)
         inherited.get_meter("app").create_counter("theirs").add(1)
@@ -839,7 +933,7 @@ FORK = textwrap.dedent("""
         shut(exports)
 
     def parent():
-        assert exports.renew_metrics() is exports.meter_provider
+        assert exports.renew_after_fork() is exports.meter_provider
         count(exports.meter_provider, 3)
         if exports.tracer_provider:
             exports.tracer_provider.get_tracer("app").start_span("parent").end()
@@ -992,7 +1086,7 @@ def test_an_exporter_that_is_pulled_serves_the_parent_alone(monkeypatch, registe
         exports = build(sys.argv[1], traces=False)
         pid = os.fork()
         if pid == 0:
-            exports.renew_metrics().get_meter("assisters_otel").create_counter("ours").add(2)
+            exports.renew_after_fork().get_meter("assisters_otel").create_counter("ours").add(2)
             assert len(test_export.pulled) == 1
             assert exports.shutdown()
             sys.exit(0)
@@ -1011,4 +1105,4 @@ def test_metrics_that_were_not_built_cannot_be_renewed(build, monkeypatch):
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
 
     with pytest.raises(RuntimeError, match="metrics=True"):
-        build(metrics=False).renew_metrics()
+        build(metrics=False).renew_after_fork()

@@ -305,7 +305,7 @@ def test_a_full_queue_does_not_bring_broken_logging_to_the_app(
     for _ in range(20):
         tracer.start_span("x").end()
 
-    assert exports._reaches[0]._said == {"spans"}, broken_logging
+    assert exports._receivers[0]._warned_of == {"spans"}, broken_logging
     collector._closing.set()  # whoever hangs goes on
     exports.shutdown(0.1)
 

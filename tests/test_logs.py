@@ -13,7 +13,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 from assisters_otel.api.error_body import Envelope
 from assisters_otel.api.request import ApiRequest
-from assisters_otel.outcomes import CallOutcome, judge
+from assisters_otel.outcomes import AttemptOutcome, CallOutcome
 from assisters_otel.sinks.failure_log import MAX_SINGLE_LINES, WINDOW_S, FailureLog
 
 REQUEST = ApiRequest("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
@@ -49,7 +49,7 @@ def log(clock):
 
 def failed(code="invalid_model", request=REQUEST, status=400):
     envelope = Envelope(type="invalid_request_error", code=code, message="what somebody typed")
-    return judge(
+    return AttemptOutcome.of(
         request, 0.1, status=status, headers={b"x-request-id": b"req_1"}, envelope=envelope
     )
 
@@ -67,7 +67,7 @@ def test_a_line_has_the_code_the_endpoint_the_request_id_and_the_advice(log, cap
 
 
 def test_a_line_without_an_envelope_has_the_status(log, caplog):
-    log.record(judge(REQUEST, 0.1, status=502))
+    log.record(AttemptOutcome.of(REQUEST, 0.1, status=502))
 
     assert caplog.messages == [
         "Assisters API answered 502 on POST /v1/embeddings: a retry can help"
@@ -75,7 +75,7 @@ def test_a_line_without_an_envelope_has_the_status(log, caplog):
 
 
 def test_a_line_without_an_answer_has_the_exception(log, caplog):
-    log.record(judge(REQUEST, 0.1, exception="ReadTimeout", transient=True))
+    log.record(AttemptOutcome.of(REQUEST, 0.1, exception="ReadTimeout", transient=True))
 
     assert caplog.messages == [
         "Assisters API gave no answer (ReadTimeout) on POST /v1/embeddings: a retry can help"
@@ -183,7 +183,7 @@ def test_a_signal_handler_s_own_failure_is_logged_while_a_line_is_being_counted(
 
 
 def test_a_call_s_line_says_what_the_client_failed_with(log, caplog):
-    fine = judge(REQUEST, 0.1, status=200, headers={b"x-request-id": b"req_1"})
+    fine = AttemptOutcome.of(REQUEST, 0.1, status=200, headers={b"x-request-id": b"req_1"})
     call = CallOutcome(REQUEST, "chat", "m", "failed", 1.0, 0, 0.0, fine, "ValidationError")
 
     log.record_call(call, SpanContext(1, 2, is_remote=False))

@@ -8,7 +8,7 @@ from opentelemetry.context import Context
 
 from assisters_otel.api.error_body import Envelope
 from assisters_otel.api.request import ApiRequest
-from assisters_otel.outcomes import CallOutcome, Resend, StreamOutcome, judge
+from assisters_otel.outcomes import AttemptOutcome, CallOutcome, Resend, StreamOutcome
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import metrics as metric_names
 from assisters_otel.sinks.label_values import MAX_EXTRA_VALUES, MAX_MODELS, LabelValues
@@ -38,7 +38,7 @@ def metrics(memory, clock):
 
 
 def failed(status=400, request=REQUEST, **fields):
-    return judge(request, 0.1, status=status, envelope=Envelope(**fields))
+    return AttemptOutcome.of(request, 0.1, status=status, envelope=Envelope(**fields))
 
 
 def test_twenty_undocumented_codes_are_labels_and_the_next_is_other(memory, metrics, caplog):
@@ -61,7 +61,7 @@ def test_twenty_undocumented_codes_are_labels_and_the_next_is_other(memory, metr
 def test_types_and_exceptions_are_closed_sets_too(memory, metrics):
     for n in range(100):
         metrics.record(failed(type=f"type_{n}"))
-        metrics.record(judge(REQUEST, 0.1, exception=f"Error{n}"))
+        metrics.record(AttemptOutcome.of(REQUEST, 0.1, exception=f"Error{n}"))
 
     types = {point["error.type"] for point in memory.points(metric_names.ERRORS.name)}
     assert len(types) == 2 * MAX_EXTRA_VALUES + 1
@@ -69,14 +69,18 @@ def test_types_and_exceptions_are_closed_sets_too(memory, metrics):
 
 
 def call(model):
-    fine = judge(REQUEST, 0.1, status=200)
+    fine = AttemptOutcome.of(REQUEST, 0.1, status=200)
     return CallOutcome(REQUEST, "chat", model, "ok", 0.1, 0, 0.0, fine, None)
 
 
 OVERFLOWS = [
     ("error.code", lambda to, n: to.record(failed(code=f"code_{n}")), "'code_20'"),
     ("error.type", lambda to, n: to.record(failed(type=f"type_{n}")), "'type_20'"),
-    ("error.type", lambda to, n: to.record(judge(REQUEST, 0.1, exception=f"E{n}")), "'E20'"),
+    (
+        "error.type",
+        lambda to, n: to.record(AttemptOutcome.of(REQUEST, 0.1, exception=f"E{n}")),
+        "'E20'",
+    ),
     ("gen_ai.request.model", lambda to, n: to.record_call(call(f"m-{n}"), Context()), "'m-50'"),
 ]
 
@@ -116,7 +120,7 @@ def test_a_closed_set_does_not_take_what_is_not_well_formed():
 
 def test_a_rate_limit_is_said_for_two_minutes_and_then_no_more(memory, metrics, clock):
     headers = {b"x-ratelimit-remaining-rpm": b"41"}
-    metrics.record(judge(REQUEST, 0.1, status=200, headers=headers))
+    metrics.record(AttemptOutcome.of(REQUEST, 0.1, status=200, headers=headers))
 
     clock.now += FRESH_S
     assert memory.point(REMAINING)["value"] == 41
@@ -127,9 +131,13 @@ def test_a_rate_limit_is_said_for_two_minutes_and_then_no_more(memory, metrics, 
 def test_who_records_later_in_one_provider_is_whom_its_gauges_ask(memory, clock):
     """The SDK keeps the callbacks that an instrument was made with first."""
     first = AttemptMetrics(memory.meter_provider, clock, lambda: None)
-    first.record(judge(REQUEST, 0.1, status=200, headers={b"x-ratelimit-remaining-rpm": b"41"}))
+    first.record(
+        AttemptOutcome.of(REQUEST, 0.1, status=200, headers={b"x-ratelimit-remaining-rpm": b"41"})
+    )
     second = AttemptMetrics(memory.meter_provider, clock, lambda: None)
-    second.record(judge(REQUEST, 0.1, status=200, headers={b"x-ratelimit-remaining-rpm": b"7"}))
+    second.record(
+        AttemptOutcome.of(REQUEST, 0.1, status=200, headers={b"x-ratelimit-remaining-rpm": b"7"})
+    )
 
     assert memory.point(REMAINING)["value"] == 7
     del second
@@ -139,8 +147,8 @@ def test_who_records_later_in_one_provider_is_whom_its_gauges_ask(memory, clock)
 
 def test_an_answer_without_limits_does_not_wipe_the_last_ones(memory, metrics):
     headers = {b"x-ratelimit-remaining-rpm": b"41"}
-    metrics.record(judge(REQUEST, 0.1, status=200, headers=headers))
-    metrics.record(judge(REQUEST, 0.1, status=502, headers={b"x-request-id": b"1"}))
+    metrics.record(AttemptOutcome.of(REQUEST, 0.1, status=200, headers=headers))
+    metrics.record(AttemptOutcome.of(REQUEST, 0.1, status=502, headers={b"x-request-id": b"1"}))
 
     assert memory.point(REMAINING)["value"] == 41
 
@@ -150,7 +158,7 @@ def test_a_limit_beyond_int64_is_not_said(memory, metrics):
         b"x-ratelimit-remaining-rpm": str(2**63).encode(),
         b"x-ratelimit-limit-rpm": b"7",
     }
-    metrics.record(judge(REQUEST, 0.1, status=200, headers=headers))
+    metrics.record(AttemptOutcome.of(REQUEST, 0.1, status=200, headers=headers))
 
     assert memory.points(REMAINING) == []
     assert memory.point("assisters.client.ratelimit.requests.limit")["value"] == 7
@@ -161,17 +169,17 @@ def test_limits_of_many_servers_are_bounded(memory, metrics, clock):
     for n in range(200):
         clock.now += 2
         request = REQUEST._replace(address=f"host-{n}")
-        metrics.record(judge(request, 0.1, status=200, headers=headers))
+        metrics.record(AttemptOutcome.of(request, 0.1, status=200, headers=headers))
 
     assert 0 < len(memory.points(REMAINING)) <= 64
     for n in range(200):
         request = REQUEST._replace(address=f"at-once-{n}")
-        metrics.record(judge(request, 0.1, status=200, headers=headers))
+        metrics.record(AttemptOutcome.of(request, 0.1, status=200, headers=headers))
     assert 0 < len(memory.points(REMAINING)) <= 64
 
 
 def test_port_443_is_not_said(memory, metrics):
-    metrics.record(judge(REQUEST, 0.1, status=200))
+    metrics.record(AttemptOutcome.of(REQUEST, 0.1, status=200))
 
     assert "server.port" not in memory.point(metric_names.REQUEST_DURATION.name)
 
@@ -186,7 +194,7 @@ def test_every_metric_is_as_names_describes_it(metrics, clock):
         b"x-ratelimit-remaining-tpm": b"1",
     }
     metrics.record(
-        judge(
+        AttemptOutcome.of(
             REQUEST._replace(port=8080),
             0.1,
             status=429,
@@ -197,13 +205,17 @@ def test_every_metric_is_as_names_describes_it(metrics, clock):
     request = REQUEST._replace(port=8080)
     told = Resend(1, reason="rate_limit_exceeded", early=True, futile=False)
     metrics.record_retry(request, told)
-    last = judge(request, 0.1, status=500, envelope=Envelope("server_error", "internal_error"))
+    last = AttemptOutcome.of(
+        request, 0.1, status=500, envelope=Envelope("server_error", "internal_error")
+    )
     call = CallOutcome(
         request, "chat", "assisters-chat-v1", "failed", 1.0, 2, 0.5, last, "APIError"
     )
     metrics.record_call(call, Context())
     stream = StreamOutcome("completed", 7, 0.5)
-    metrics.record_stream(judge(request, 0.1, status=200, stream=stream), "m-1", Context())
+    metrics.record_stream(
+        AttemptOutcome.of(request, 0.1, status=200, stream=stream), "m-1", Context()
+    )
     data = memory._reader.get_metrics_data()
     (scope,) = data.resource_metrics[0].scope_metrics
     found = {metric.name: metric for metric in scope.metrics}

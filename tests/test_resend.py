@@ -17,16 +17,17 @@ from assisters_otel.api.request import ApiRequest
 from assisters_otel.attempts.attempt import Sending
 from assisters_otel.attempts.control_flow import units
 from assisters_otel.attempts.retry_chain import Chain
-from assisters_otel.outcomes import judge
-from assisters_otel.resends import tracker
-from assisters_otel.resends.tracker import Resends
+from assisters_otel.outcomes import AttemptOutcome
+from assisters_otel.resends import failed_attempts, tracker
+from assisters_otel.resends.request_identity import request_identity
+from assisters_otel.resends.tracker import ResendTracker
 from sizes import sized
 
 SECRET = "Bearer ask_0123456789abcdef"
 PROMPT = b'{"input": "what the user typed"}'
 REQUEST = ApiRequest("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
-OK = judge(REQUEST, 0.1, status=200)
-FAILED = judge(REQUEST, 0.1, status=500)
+OK = AttemptOutcome.of(REQUEST, 0.1, status=200)
+FAILED = AttemptOutcome.of(REQUEST, 0.1, status=500)
 
 
 class Message:
@@ -49,7 +50,7 @@ class Message:
         self.asked += 1
         return self._body
 
-    def redirected(self, location):
+    def redirect_target(self, location):
         self.asked += 1
         return location
 
@@ -68,12 +69,12 @@ def clock():
 
 @pytest.fixture
 def resends(clock):
-    return Resends(clock)
+    return ResendTracker(clock)
 
 
 def send(resends, message=None, around=trace.INVALID_SPAN):
     sending = Sending(REQUEST, message or Message(), None, around, None)
-    resends.begin(sending)
+    resends.started(sending)
     return sending
 
 
@@ -100,7 +101,7 @@ def test_after_ten_minutes_it_is_a_first(resends, clock):
     clock.now += 601
 
     assert send(resends).resend is None
-    assert len(resends) == 0
+    assert len(resends._failed.by_key) == 0
 
 
 def test_a_call_that_sends_each_attempt_from_a_thread_of_its_own_is_known_again(resends):
@@ -112,7 +113,7 @@ def test_a_call_that_sends_each_attempt_from_a_thread_of_its_own_is_known_again(
 
         def attempt():
             sending = Sending(REQUEST, Message(), None, around, chain)
-            resends.begin(sending)
+            resends.started(sending)
             resends.failed(sending, FAILED, 0.0)
             numbers.append(sending.resend.number if sending.resend else 0)
 
@@ -151,7 +152,7 @@ def test_where_another_flow_has_failed_nothing_is_asked(resends):
 def test_many_failing_requests_leave_a_small_record(resends, clock):
     """All distinct, each under a span of its own."""
     many = sized(100_000)
-    assert many >= 4 * tracker.MAX_ENTRIES
+    assert many >= 4 * failed_attempts.MAX_ENTRIES
     for number in range(many // 2):
         fail(resends, Message(b"%d" % number), under(number + 1))
         clock.now += 0.001
@@ -163,10 +164,10 @@ def test_many_failing_requests_leave_a_small_record(resends, clock):
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
 
-    assert len(resends) == tracker.MAX_ENTRIES
-    assert len(resends._places) <= tracker.MAX_ENTRIES
+    assert len(resends._failed.by_key) == failed_attempts.MAX_ENTRIES
+    assert len(resends._failed._keys_by_origin) <= failed_attempts.MAX_ENTRIES
     # All that is remembered has been replaced, and what replaced it is all that was measured.
-    assert grown < tracker.MAX_ENTRIES * 1024
+    assert grown < failed_attempts.MAX_ENTRIES * 1024
 
 
 def test_redirects_that_nobody_follows_leave_a_small_record(resends):
@@ -178,16 +179,17 @@ def test_redirects_that_nobody_follows_leave_a_small_record(resends):
         thread.start()
         thread.join()
 
-    assert len(resends._hops) <= tracker._MAX_HOPS
+    assert len(resends._pending_redirects) <= tracker._MAX_PENDING_REDIRECTS
 
 
 def test_no_body_and_no_key_is_held(resends):
     fail(resends, Message(authorization=SECRET))
 
-    held = repr(vars(resends))
+    held = repr([vars(resends), vars(resends._failed), vars(resends._matcher)])
+    assert "RememberedAttempt(" in held
     assert "what the user typed" not in held
     assert "ask_0123456789abcdef" not in held
-    assert PROMPT not in leaves(resends._failed)
+    assert PROMPT not in leaves(resends._failed.by_key)
 
 
 def leaves(value):
@@ -203,10 +205,10 @@ def leaves(value):
 
 
 def test_the_digest_of_one_process_says_nothing_in_another(clock):
-    first, second = Resends(clock), Resends(clock)
+    first, second = ResendTracker(clock), ResendTracker(clock)
     message = Message()
 
-    digests = [one._identity(send(one, message)) for one in (first, second)]
+    digests = [request_identity(send(one, message), one._secret) for one in (first, second)]
 
     assert digests[0] != digests[1]
 
@@ -242,13 +244,13 @@ def test_a_request_that_says_nothing_is_known_under_its_span_alone(resends, arou
 
 def test_what_leaves_no_trace_of_its_end_does_not_pile_up_and_is_not_held(resends):
     gone = []
-    for _ in range(tracker._MAX_UNDER_WAY + 10):
+    for _ in range(tracker._MAX_IN_FLIGHT + 10):
         message = Message()
         gone.append(weakref.ref(message))
         send(resends, message)
     del message
 
-    assert len(resends._under_way) <= tracker._MAX_UNDER_WAY
+    assert len(resends._in_flight) <= tracker._MAX_IN_FLIGHT
     assert not [one for one in gone if one() is not None]
 
 
@@ -261,10 +263,10 @@ def test_what_has_ended_is_under_way_no_more(resends, end):
         resends.failed(sending, FAILED, 0.0)
     else:
         resends.answered(sending, is_open=True)
-        assert resends._under_way
+        assert resends._in_flight
         resends.closed(sending)
 
-    assert not resends._under_way
+    assert not resends._in_flight
 
 
 def test_a_task_whose_number_is_given_again_is_another(resends):
@@ -390,7 +392,7 @@ def test_a_unit_that_is_run_again_by_another_thread_sends_again(resends):
 
 def test_equal_requests_of_two_units_at_once_are_no_company(resends):
     """Each of them meets an error that no retry helps, and sends that again by itself."""
-    refused = judge(REQUEST, 0.1, status=401)
+    refused = AttemptOutcome.of(REQUEST, 0.1, status=401)
     with unit("a"):
         mine = send(resends)
         with unit("b"):

@@ -4,7 +4,7 @@ import pytest
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 
 from assisters_otel.api.request import ApiRequest
-from assisters_otel.outcomes import judge
+from assisters_otel.outcomes import AttemptOutcome
 from assisters_otel.sinks import attempt_span, foreign_span
 
 SCOPE = "opentelemetry.instrumentation.httpx"
@@ -112,7 +112,7 @@ def test_a_key_in_a_header_that_was_captured_is_redacted(tracer, memory):
 def test_a_status_that_the_app_s_hook_made_ok_stays_ok(tracer, memory):
     span = tracer.start_span("GET", kind=SpanKind.CLIENT)
     span.set_status(StatusCode.OK)
-    outcome = judge(REQUEST, 0.1, status=404)
+    outcome = AttemptOutcome.of(REQUEST, 0.1, status=404)
     attempt_span.write_outcome(span, outcome, 0.0, capture_message=False)
     span.end()
 
@@ -124,7 +124,7 @@ def test_a_long_exception_s_description_is_masked_and_cut(tracer, memory):
     span = tracer.start_span("GET", kind=SpanKind.CLIENT)
     text = "ConnectError: /v1/agent/stream?prompt=secret " + "x" * 9999
     span.set_status(StatusCode.ERROR, text)
-    outcome = judge(REQUEST, 0.1, exception="ConnectError")
+    outcome = AttemptOutcome.of(REQUEST, 0.1, exception="ConnectError")
     attempt_span.write_outcome(span, outcome, 0.0, capture_message=False)
     span.end()
 

@@ -16,11 +16,8 @@ from hypothesis import strategies as st
 from assisters_otel.api import event_stream
 from assisters_otel.api.error_body import Envelope
 from assisters_otel.api.event_stream import (
-    BROKE,
-    CLOSED,
-    ENDED,
-    FORGOTTEN,
     MAX_BYTES,
+    BodyEnd,
     EventStreamScanner,
     scanner_for,
 )
@@ -51,7 +48,7 @@ def said(*chunks, encoding=b""):
     """What a stream says that comes in these chunks, by the quick way where it may be."""
     watched = EventStreamScanner(encoding)
     for chunk in chunks:
-        if not watched.is_ordinary(chunk):
+        if not watched.skip_plain_event(chunk):
             watched.feed(chunk)
     watched.finish()
     return Said(watched.chunks, watched.done, watched.error)
@@ -244,11 +241,11 @@ def test_what_cannot_be_read_is_no_error(body):
 
 def test_the_quick_way_takes_one_whole_event_of_one_line_only():
     watched = EventStreamScanner()
-    assert not watched.is_ordinary(TEXT), "the first may begin with a mark"
+    assert not watched.skip_plain_event(TEXT), "the first may begin with a mark"
     watched.feed(TEXT)
 
-    assert watched.is_ordinary(TEXT)
-    assert watched.is_ordinary(b'data:{"a": 1}\n\n')
+    assert watched.skip_plain_event(TEXT)
+    assert watched.skip_plain_event(b'data:{"a": 1}\n\n')
     for odd in (
         *(b"", b"\n", b"data: [DONE]\n\n", b": comment\n\n", b"data: {}\n", b"data: {}\n\n\n"),
         *(
@@ -259,10 +256,10 @@ def test_the_quick_way_takes_one_whole_event_of_one_line_only():
         ),
         *(b'data: {"error": null}\n\n', b"data: {}\r\rdata: {}\n\n", b"data: {}\nx"),
     ):
-        assert not watched.is_ordinary(odd), odd
+        assert not watched.skip_plain_event(odd), odd
     assert watched.chunks == 3
     watched.feed(b"data: {")
-    assert not watched.is_ordinary(TEXT), "it is the middle of another"
+    assert not watched.skip_plain_event(TEXT), "it is the middle of another"
 
 
 @pytest.mark.parametrize("first", [b": keep-alive\n\n", b"retry: 3000\n\n", b"\n"])
@@ -271,9 +268,9 @@ def test_the_first_event_of_data_is_not_taken_the_quick_way_whatever_came_before
     watched = EventStreamScanner()
     watched.feed(first)
 
-    assert not watched.is_ordinary(TEXT)
+    assert not watched.skip_plain_event(TEXT)
     watched.feed(TEXT)
-    assert watched.is_ordinary(TEXT)
+    assert watched.skip_plain_event(TEXT)
 
 
 # -- how much is kept ------------------------------------------------------------------------
@@ -362,8 +359,8 @@ def test_a_bomb_of_lines_takes_no_time(encoding, encode, line):
     watched.feed(bomb)
     took_s = time.process_time() - ended_s
 
-    assert watched.is_hidden
-    assert event_stream.stream_outcome(watched, ENDED, CHAT) == names.COMPLETED
+    assert watched.is_undecodable
+    assert event_stream.stream_outcome(watched, BodyEnd.COMPLETE, CHAT) == names.COMPLETED
     # A loop that takes as long where nothing measures coverage; it was twenty times that.
     assert took_s < 12 * (ended_s - began_s)
 
@@ -384,8 +381,8 @@ def test_what_cannot_be_unpacked_is_neither_done_nor_truncated(encoding):
     for _ in range(3):
         watched.feed(b"\xffnothing of the kind" + DONE)
 
-    assert watched.is_hidden
-    assert event_stream.stream_outcome(watched, ENDED, CHAT) == names.COMPLETED
+    assert watched.is_undecodable
+    assert event_stream.stream_outcome(watched, BodyEnd.COMPLETE, CHAT) == names.COMPLETED
     assert not watched.done
 
 
@@ -395,20 +392,20 @@ def test_what_cannot_be_unpacked_is_neither_done_nor_truncated(encoding):
 @pytest.mark.parametrize(
     ("body", "way", "template", "expected"),
     [
-        (DONE, ENDED, CHAT, "completed"),
-        (DONE, CLOSED, CHAT, "completed"),
-        (DONE, BROKE, CHAT, "completed"),
-        (DONE, FORGOTTEN, CHAT, "completed"),
-        (TEXT, ENDED, CHAT, "truncated"),
-        (b"", ENDED, CHAT, "truncated"),
-        (TEXT, ENDED, "/v1/agent/stream", "completed"),
-        (TEXT, ENDED, None, "completed"),
-        (TEXT, BROKE, CHAT, "error"),
-        (TEXT, CLOSED, CHAT, "cancelled"),
-        (TEXT, FORGOTTEN, CHAT, "abandoned"),
+        (DONE, BodyEnd.COMPLETE, CHAT, "completed"),
+        (DONE, BodyEnd.CLOSED, CHAT, "completed"),
+        (DONE, BodyEnd.BROKEN, CHAT, "completed"),
+        (DONE, BodyEnd.COLLECTED, CHAT, "completed"),
+        (TEXT, BodyEnd.COMPLETE, CHAT, "truncated"),
+        (b"", BodyEnd.COMPLETE, CHAT, "truncated"),
+        (TEXT, BodyEnd.COMPLETE, "/v1/agent/stream", "completed"),
+        (TEXT, BodyEnd.COMPLETE, None, "completed"),
+        (TEXT, BodyEnd.BROKEN, CHAT, "error"),
+        (TEXT, BodyEnd.CLOSED, CHAT, "cancelled"),
+        (TEXT, BodyEnd.COLLECTED, CHAT, "abandoned"),
         *((b"data: " + ERROR + b"\n\n" + DONE, way, CHAT, "error")
-          for way in (ENDED, CLOSED, BROKE, FORGOTTEN)),
-        (b"data: " + ERROR + b"\n", CLOSED, CHAT, "error"),
+          for way in (BodyEnd.COMPLETE, BodyEnd.CLOSED, BodyEnd.BROKEN, BodyEnd.COLLECTED)),
+        (b"data: " + ERROR + b"\n", BodyEnd.CLOSED, CHAT, "error"),
     ],
 )  # fmt: skip
 def test_the_first_outcome_that_applies_is_told(body, way, template, expected):

@@ -271,7 +271,9 @@ REFUSALS = {
     ),
     "400": (lambda _: Answer(400), "HTTP 400"),
     "404": (lambda _: Answer(404, {"Content-Type": "text/html"}, b"<html>"), "HTTP 404"),
-    "500": (lambda _: Answer(500), "("),  # exporter 1.44 sends again, and quotes its reason
+    "429": (lambda _: Answer(429), "(HTTP 429)"),
+    "500": (lambda _: Answer(500), "(HTTP 500)"),
+    "503": (lambda _: Answer(503), "(HTTP 503)"),
 }
 
 
@@ -290,6 +292,43 @@ def test_what_a_collector_has_not_taken_is_lost_with_one_warning(flushed, receiv
     assert KEY not in told[0]
     assert told[0].isprintable()
     assert {request.method for request in receiver.requests} == {"POST"}
+
+
+@pytest.fixture
+def silenced() -> Iterator[None]:
+    """An app that wants to hear nothing of OpenTelemetry: its loggers then call no filter."""
+    logger = logging.getLogger("opentelemetry")
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("silenced")
+@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("status", [401, 404, 503])
+def test_an_app_that_silences_opentelemetry_reads_the_status_all_the_same(
+    flushed, receive, monkeypatch, signal, status
+):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1.5")
+
+    done, told = flushed(receive(Answer(status)).url, signal)
+
+    assert done is False
+    assert [f"(HTTP {status})" in one for one in told] == [True]
+
+
+@pytest.mark.usefixtures("silenced")
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_an_app_that_silences_opentelemetry_reads_that_nobody_is_there(
+    flushed, dead, monkeypatch, protocol
+):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1.5")
+
+    done, told = flushed(dead, "traces", protocol=protocol)
+
+    assert done is False
+    why = {"grpc": "UNAVAILABLE", "http/protobuf": "ConnectionError: Connection refused"}[protocol]
+    assert [f"({why})" in one for one in told] == [True]
 
 
 TAKEN = {
@@ -472,13 +511,29 @@ def test_a_session_of_a_credential_provider_is_looked_at_as_well(
     monkeypatch.setattr(otlp_http, "load_entry_point", lambda *_: Credentials().load())
 
     done, told = flushed(receiver.url, "traces")
-    by_the_app = Credentials.made.get(f"{receiver.url}/app", allow_redirects=False)
+    by_the_app = Credentials.made.post(f"{receiver.url}/v1/traces", allow_redirects=False)
     Credentials.made.close()
 
     assert done is False
     assert len(told) == 1
     assert receiver.requests[0].headers["x-token"] == KEY
     assert by_the_app.status_code in {200, 302}
+
+
+def test_a_session_of_a_credential_provider_is_looked_at_once(flushed, receive, monkeypatch):
+    from assisters_otel.providers import otlp_http
+
+    receiver = receive(lambda _: Answer(307, {"Location": "/v1/traces"}))
+    Credentials.made = requests.Session()
+    monkeypatch.setenv("OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER", "mine")
+    monkeypatch.setattr(otlp_http, "load_entry_point", lambda *_: Credentials().load())
+
+    for _ in range(2):
+        assert flushed(receiver.url, "traces")[0] is False
+    Credentials.made.close()
+
+    (adapter,) = [a for p, a in Credentials.made.adapters.items() if p.endswith("traces")]
+    assert type(adapter.adapter) is requests.adapters.HTTPAdapter
 
 
 def test_a_credential_provider_that_gives_something_else_is_told(monkeypatch):
@@ -540,12 +595,26 @@ def test_what_a_receiver_rejects_is_not_taken(flushed, by_grpc, signal, number, 
     assert [says in one for one in told] == ([] if says is None else [True])
 
 
+def test_by_grpc_an_end_that_is_not_waited_for_is_no_cancellation(caplog):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()  # and accepts nobody
+        exports = build(f"http://127.0.0.1:{silent.getsockname()[1]}", "traces", protocol="grpc")
+        record(exports)
+
+        assert exports.shutdown(0.3) is False
+
+    (told,) = [r.getMessage() for r in caplog.records]
+    assert "(no answer in time)" in told
+
+
 def test_a_client_that_is_made_anew_is_looked_at_as_well(by_grpc):
     url = by_grpc({"traces": rejecting("traces", 1)})
     route = exporter_specs.exporter_specs(
         signals.TRACES, otlp_settings.OtlpArguments(url, None, "grpc")
     )[0]
-    exporter = route.span_exporter()
+    delivery = route.delivery(signals.TRACES, {})
+    exporter = route.span_exporter(delivery)
     exporter._channel.close()
     exporter._initialize_channel_and_stub()  # as it does after a connection is lost
 

@@ -342,7 +342,7 @@ def test_what_is_right_of_a_variable_is_kept(set_to, read, told):
     found = {one.name: one for one in corrections.corrections(set_to)}
     one = found.get(name, corrections.Correction(name, text, None, ()))
 
-    assert one.instead == read
+    assert one.replacement == read
     assert (one.text is None) is (told is None)
     if told:
         assert one.text.startswith(name)
@@ -365,7 +365,7 @@ def test_what_is_right_of_a_variable_is_kept(set_to, read, told):
 def test_a_batch_is_no_larger_than_the_queue(set_to, batch, told):
     (one,) = corrections.corrections(set_to)
 
-    assert (one.name, one.instead) == ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", batch)
+    assert (one.name, one.replacement) == ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", batch)
     assert one.text.startswith(told)
     assert "Write " in one.text
 

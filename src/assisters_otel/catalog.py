@@ -1,7 +1,7 @@
 """The documented errors of the Assisters API, as rows.
 
-Source: the API's error-handling page (types, codes, statuses). Which errors a
-retry helps, the advice and the messages for end users are ours.
+Source: the API's error-handling page, for types, codes and statuses. The library adds whether a
+retry helps, the advice and the messages for end users.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ class Error(NamedTuple):
     """One documented error code.
 
     Attributes:
-        code: What the envelope's ``code`` says, for example ``rate_limit_exceeded``.
-        status: The documented HTTP status. The API has been seen to answer another
-            (an empty wallet with 429), so report the status you met, not this one.
-        type: The type that goes with it. Inferred: the errors page lists codes and
-            types separately, so report the type you met, not this one.
-        retryable: Whether the same request can succeed if it is sent again soon.
-        advice: What the developer does about it, in one or two sentences.
-        user_message: What an end user may be shown. Never the API's own message,
-            which may quote what somebody typed.
+        code: The envelope's ``code``, for example ``rate_limit_exceeded``.
+        status: The documented HTTP status. The API sometimes answers with another (429 for an
+            empty wallet), so report the status of the response, not this one.
+        type: The type of the code. The errors page lists codes and types separately, so it is
+            inferred: report the type in the envelope, not this one.
+        retryable: True if the same request can succeed if it is sent again soon.
+        advice: The advice for the developer, in one or two sentences.
+        user_message: A message that an end user may be shown. It never contains the API's own
+            message, which may quote the user's input.
     """
 
     code: str
@@ -36,9 +36,9 @@ class ErrorType(NamedTuple):
     """One documented error type.
 
     Attributes:
-        type: What the envelope's ``type`` says, for example ``rate_limit_error``.
-        retryable: Whether a retry helps where no documented code says otherwise.
-        description: What the errors page means by it.
+        type: The envelope's ``type``, for example ``rate_limit_error``.
+        retryable: True if a retry helps against errors of this type whose code is not documented.
+        description: The meaning that the errors page gives it.
     """
 
     type: str
@@ -195,40 +195,34 @@ TYPES: Final = (
 _BY_CODE: Final = {error.code: error for error in ERRORS}
 _BY_TYPE: Final = {row.type: row for row in TYPES}
 
-# Request Timeout, Conflict, Too Many Requests: the statuses below 500 that pass by themselves.
-# Source: the retry loop of the official `openai` client, which the docs tell people to use.
+# Request Timeout, Conflict, Too Many Requests: the statuses below 500 after which a retry can help.
+# Source: the retry loop of the official `openai` client, which the API's documentation recommends.
 _PASSING_STATUSES: Final = frozenset({408, 409, 429})
 
 
 def find(code: str) -> Error | None:
-    """Look a documented code up.
+    """Return the row of a documented code, or None if the errors page does not list it.
 
     Args:
-        code: For example ``"rate_limit_exceeded"``.
-
-    Returns:
-        Its record, or None if the errors page does not know it.
+        code: The code, for example ``"rate_limit_exceeded"``.
     """
     return _BY_CODE.get(code)
 
 
 def find_type(type_: str) -> ErrorType | None:
-    """Look a documented type up.
+    """Return the row of a documented type, or None if the errors page does not list it.
 
     Args:
-        type_: For example ``"rate_limit_error"``.
-
-    Returns:
-        Its record, or None if the errors page does not know it.
+        type_: The type, for example ``"rate_limit_error"``.
     """
     return _BY_TYPE.get(type_)
 
 
 def retryable(code: str | None, type_: str | None, status: int) -> bool:
-    """Say whether a retry can help: by code, then by type, then by status.
+    """Return True if a retry can help, judged by code, else by type, else by status.
 
-    Two 429s look the same and are not: one passes in seconds, one next month. So
-    the status is asked last.
+    Two errors with the status 429 can differ: a rate limit ends within seconds, a month's quota
+    next month. So the status decides last.
 
     Args:
         code: The envelope's code, documented or not, or None.

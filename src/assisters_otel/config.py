@@ -1,7 +1,8 @@
-"""What the user decided, from arguments and environment.
+"""The settings of the library, from the arguments of `init` and from the environment.
 
-A wrong argument is an error at once; a wrong variable is a `ValueError` too, which
-`init` turns into a warning: a deployment's typo does not keep an app from starting.
+An argument wins over a variable. A wrong argument raises `ValueError`. A wrong variable is ignored
+with a warning, because a typo in a deployment must not prevent the app from starting. With
+``strict=True`` a wrong variable raises `ValueError` as well.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from assisters_otel import logger
 from assisters_otel.api import redaction
 from assisters_otel.api.redaction import shown
-from assisters_otel.hosts import DEFAULT_HOSTS, Host, _argument_host, _distinct, environment_hosts
+from assisters_otel.hosts import DEFAULT_HOSTS, Host, argument_host, distinct, environment_hosts
 from assisters_otel.semconv import environment
 
 if TYPE_CHECKING:
@@ -23,30 +24,31 @@ if TYPE_CHECKING:
     from assisters_otel.variables import corrections
 
 
-class WrongArgument(ValueError):  # noqa: N818 - it is raised as the ValueError that it is
-    """An argument of `init` is wrong, and not a variable of the environment."""
+class WrongArgument(ValueError):  # noqa: N818 - `init` documents a ValueError
+    """An argument of `init`, not a variable, is wrong. `init` raises it and logs other errors."""
 
 
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 _FALSE: Final = frozenset({"false", "0", "no", "off", ""})
 PROTOCOLS: Final = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
-"""The protocols of OTLP, and the entry points of their exporters."""
+"""The protocols of OTLP, with the names of their exporters' entry points."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """What `init` was told.
+    """The settings of one `init`.
 
     Attributes:
-        service_name: For providers that we build, or None.
-        endpoint: The base URL of an OTLP receiver, or None. It may hold a password, so it
-            is in no repr.
-        headers: For that receiver. They may hold a key, so they are in no repr.
+        service_name: The service's name for providers that the library builds, or None.
+        endpoint: The base URL of an OTLP receiver, or None. It may hold a password, so the repr
+            leaves it out.
+        headers: The headers for that receiver, or None. They may hold a key, so the repr leaves
+            them out.
         protocol: One of `PROTOCOLS`, or None.
         hosts: Every host that is watched.
-        capture_message: Whether the envelope's message goes on the span.
-        captures_headers: Whether HTTP instrumentation puts response headers on spans.
-        strict: Whether our own trouble is raised.
+        capture_message: True if the envelope's message is written to the span.
+        captures_headers: True if HTTP instrumentation writes response headers to spans.
+        strict: True if errors of the library itself are raised. Otherwise they are logged.
     """
 
     service_name: str | None = None
@@ -59,9 +61,10 @@ class Config:
     strict: bool = False
 
     def hosts_by_name(self) -> dict[str, tuple[Host, ...]]:
-        """Group the hosts by each name that a client may have for them, in lower case.
+        """Return the hosts by each name that a client may use for them, in lower case.
 
-        Any other host costs one look-up, and no client's name is converted on a request's path.
+        So a request to a host that is not watched costs one look-up, and no request converts a
+        name.
         """
         grouped: dict[str, tuple[Host, ...]] = {}
         for host in self.hosts:
@@ -80,10 +83,10 @@ def from_arguments(  # noqa: PLR0913 - as many as `init` has
     capture_message: bool | None = None,
     strict: bool = False,
 ) -> Config:
-    """Check what `init` was given, without the environment.
+    """Check the arguments of `init` and return their settings, without the environment's.
 
     Raises:
-        ValueError: One of them is wrong; the message says what to write instead.
+        ValueError: An argument is wrong. The message shows what to write instead.
     """
     _check_text("service_name", service_name, "the service's name, 'checkout'")
     _check_text("endpoint", endpoint, "the base URL of an OTLP receiver, 'http://localhost:4318'")
@@ -104,7 +107,7 @@ def from_arguments(  # noqa: PLR0913 - as many as `init` has
         endpoint=endpoint,
         headers=None if headers is None else dict(headers),
         protocol=protocol,
-        hosts=_distinct((*DEFAULT_HOSTS, *map(_argument_host, hosts or ()))),
+        hosts=distinct((*DEFAULT_HOSTS, *map(argument_host, hosts or ()))),
         capture_message=bool(capture_message),
         strict=bool(strict),
     )
@@ -122,8 +125,13 @@ def _is_sequence(value: object) -> bool:
 def check_provider(name: str, value: object, method: str) -> None:
     """Check a provider that `init` was given.
 
+    Args:
+        name: The argument's name, for the message.
+        value: The provider, or None.
+        method: The name of a method that such a provider has.
+
     Raises:
-        ValueError: It is none.
+        ValueError: *value* is a class, or has no such method.
     """
     if value is None:
         return
@@ -141,10 +149,10 @@ def _is_text_mapping(value: object) -> bool:
 
 
 def environment_capture_message(environ: Mapping[str, str]) -> bool:
-    """Read whether the environment wants messages captured.
+    """Return True if the environment asks for the envelope's message on spans.
 
     Raises:
-        ValueError: It is neither true nor false; the message says what to write.
+        ValueError: The variable is neither true nor false. The message shows what to write.
     """
     text = environ.get(environment.ASSISTERS_OTEL_CAPTURE_MESSAGE, "").strip().lower()
     if text not in _TRUE | _FALSE:
@@ -154,22 +162,24 @@ def environment_capture_message(environ: Mapping[str, str]) -> bool:
 
 
 def environment_captures_headers(environ: Mapping[str, str]) -> bool:
-    """Return True if HTTP instrumentation is to put response headers on spans."""
+    """Return True if the environment asks HTTP instrumentation for response headers on spans."""
     return bool(environ.get(environment.OTEL_CAPTURE_RESPONSE_HEADERS, "").strip())
 
 
 def sdk_disabled(environ: Mapping[str, str]) -> bool:
-    """Say whether ``OTEL_SDK_DISABLED`` switches everything off."""
+    """Return True if ``OTEL_SDK_DISABLED`` turns the library off."""
     return environ.get(environment.OTEL_SDK_DISABLED, "").strip().lower() == "true"
 
 
 def with_environment(
     config: Config, environ: Mapping[str, str], *, capture_message_given: bool
 ) -> Config:
-    """Add what the environment says; arguments win.
+    """Return the settings with the environment's added. Log a warning for each wrong variable.
 
-    A wrong variable costs one warning and is as if it were not set: a typo of a
-    deployment must not keep the app from starting.
+    Args:
+        config: The settings from the arguments.
+        environ: The environment.
+        capture_message_given: True if `init` was called with *capture_message*, which then wins.
 
     Raises:
         ValueError: A variable is wrong, and *config* is strict.
@@ -186,46 +196,53 @@ def with_environment(
             config = replace(config, capture_message=wanted)
         except ValueError as error:
             wrong += (str(error),)
-    _tell(wrong, strict=config.strict)
+    _warn_or_raise(wrong, strict=config.strict)
     return config
 
 
-def tell_of_wrong(
+def warn_of_wrong(
     wrong: Iterable[corrections.Correction], signals: AbstractSet[str], *, strict: bool
 ) -> None:
-    """Warn of each wrong variable of OpenTelemetry's that is read.
+    """Log a warning for each wrong variable of OpenTelemetry that concerns the library.
 
     Args:
-        wrong: What `variables.corrections` has found.
-        signals: What we make providers for.
-        strict: Whether to raise in its place.
+        wrong: The result of `variables.corrections`.
+        signals: The signals for which the library builds providers.
+        strict: True to raise the first one instead.
 
     Raises:
-        ValueError: There is one, if *strict*.
+        ValueError: A variable is wrong, and *strict* is true.
     """
     read = (one for one in wrong if not one.signals or not signals.isdisjoint(one.signals))
-    _tell([redaction.redact(one.text) for one in read if one.text], strict=strict)
+    _warn_or_raise([redaction.redact(one.text) for one in read if one.text], strict=strict)
 
 
-def _tell(texts: Iterable[str], *, strict: bool) -> None:
+def _warn_or_raise(texts: Iterable[str], *, strict: bool) -> None:
     for text in texts:
         if strict:
             raise ValueError(text)
         logger.warning("%s", text)
 
 
-class _Arguments(NamedTuple):
-    """What `init` was called with, to compare a second call's."""
+class InitArguments(NamedTuple):
+    """The arguments of one `init`, to be compared with those of a second call.
+
+    Attributes:
+        config: The settings from the arguments, without the environment's.
+        capture_message: The argument; None if it was left out.
+        tracer_provider: The argument, or None.
+        meter_provider: The argument, or None.
+    """
 
     config: Config
     capture_message: bool | None
     tracer_provider: object
     meter_provider: object
 
-    def are_those_of(self, other: _Arguments) -> bool:
-        """Return True if the same was asked for. A provider need not be comparable."""
-        ours, theirs = self._providers(), other._providers()
-        return self[:2] == other[:2] and all(map(is_, ours, theirs))
+    def is_same_as(self, other: InitArguments) -> bool:
+        """Return True if all arguments are the same. Providers are compared by identity."""
+        providers, others = self._providers(), other._providers()
+        return self[:2] == other[:2] and all(map(is_, providers, others))
 
     def _providers(self) -> tuple[object, object]:
         return self.tracer_provider, self.meter_provider

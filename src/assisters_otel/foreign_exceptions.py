@@ -1,7 +1,19 @@
-"""Exceptions that are not ours, wherever they turn up: a signal handler's, and injected ones.
+"""Foreign exceptions: raised by a signal handler in the library's code, or injected into a thread.
 
-Such an exception says that what is under way is over: a job's time limit, a shutdown. It has met
-our code only because that happened to run.
+`fail_safe` swallows what the library's own steps raise. But an exception in such a step may belong
+to the app. A job's time limit or a shutdown interrupts the code that happens to run, also the
+library's. If it were swallowed, the job would go on. It is recognised as follows:
+
+* An exception of a signal handler has a frame of that handler in its traceback. The handlers are
+  those that `signal.getsignal` returns now.
+* An exception of ``PyThreadState_SetAsyncExc`` has no frame of its own. It is known by its class,
+  for the runtimes of `INJECTED`.
+* Otherwise an exception is foreign if its class is from no package of `_KNOWN`, and its traceback
+  has frames of these packages alone. The app's own code, such as a log handler, would have left a
+  frame. Then the exception is a fault of that step, and is swallowed.
+
+A library that wraps a foreign exception in its own keeps it as cause or context, so the whole chain
+is looked through.
 """
 
 from __future__ import annotations
@@ -25,9 +37,9 @@ INJECTED: Final = frozenset(
         "stopit.utils.TimeoutException",
     }
 )
-"""What runtimes have raised in a thread that does something else. Source: their modules."""
+"""Exceptions that runtimes inject into a thread at any moment. Source: their modules."""
 
-# Whose code may run in a step of ours without being plugged in by the app, and may raise.
+# Packages whose code runs, and may raise, in a step of the library without the app's doing.
 _KNOWN: Final = sys.stdlib_module_names | frozenset(
     {
         "aiohttp", "anyio", "assisters", "assisters_otel", "brotli", "brotlicffi", "certifi",
@@ -40,22 +52,24 @@ _KNOWN: Final = sys.stdlib_module_names | frozenset(
 
 
 def of(error: BaseException) -> BaseException | None:
-    """Return what is not ours of an exception: itself, what it was raised from, or None.
+    """Return the foreign exception in an exception's chain of causes, or None.
 
     Args:
-        error: What was raised in a step of ours.
+        error: An exception that a step of the library raised.
     """
     return _first(_chain(error, lambda one: one.__cause__))
 
 
 def of_client(error: BaseException, handled: BaseException | None) -> BaseException | None:
-    """Return what is not the client's of an exception: what it was made of, or None.
+    """Return the foreign exception that a client has turned into its own, or None.
 
-    A client takes what looks like the network's for that, and may say so with ``from None``.
+    A client may convert any exception during a send into a network error, also with ``from None``.
+    So the contexts are looked at as well as the causes.
 
     Args:
-        error: What was raised as we waited for the client.
-        handled: What was being handled as that began.
+        error: An exception of the client's send.
+        handled: The exception that was being handled when the send started, or None. It is older
+            than the send, so the chain ends before it.
     """
 
     def before(one: BaseException) -> BaseException | None:
@@ -78,21 +92,21 @@ def _first(errors: Iterator[BaseException]) -> BaseException | None:
 def _chain(
     error: BaseException | None, before: Callable[[BaseException], BaseException | None]
 ) -> Iterator[BaseException]:
-    """Return an exception and those before it, each once, also of a ring."""
-    met: set[int] = set()
-    while error is not None and id(error) not in met:
-        met.add(id(error))
+    """Yield an exception and those before it, each once, even if the chain is a ring."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         error = before(error)
 
 
 def _handlers() -> Iterator[CodeType]:
-    """Return the code of the app's signal handlers."""
+    """Yield the code objects of the app's signal handlers."""
     for number in signal.valid_signals():
         handler: object = signal.getsignal(number)
         while isinstance(handler, partial):
             handler = handler.func
-        if not callable(handler):  # SIG_DFL, SIG_IGN, none, or not installed from Python
+        if not callable(handler):  # SIG_DFL, SIG_IGN, None, or installed from C
             continue
         for function in (handler, type(handler).__call__):
             code = getattr(getattr(function, "__func__", function), "__code__", None)
@@ -104,7 +118,7 @@ def _is_injected(error: BaseException) -> bool:
     kind = type(error)
     if any(f"{one.__module__}.{one.__qualname__}" in INJECTED for one in kind.__mro__):
         return True
-    # A class that nobody here raises, and nothing of the app's was called that might have.
+    # No known package raises such a class, and no code of the app was called that might have.
     return not _is_known(kind.__module__) and all(
         _is_known(name) for name, _ in _frames(error.__traceback__)
     )
@@ -115,7 +129,7 @@ def _is_known(module: object) -> bool:
 
 
 def _frames(trace: TracebackType | None) -> Iterator[tuple[object, CodeType]]:
-    """Return the module and the code of each frame that a traceback names."""
+    """Yield the module's name and the code of each frame of a traceback."""
     while trace is not None:
         frame, trace = trace.tb_frame, trace.tb_next
         yield frame.f_globals.get("__name__"), frame.f_code

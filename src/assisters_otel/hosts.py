@@ -1,4 +1,9 @@
-"""Which hosts are watched."""
+"""The hosts whose requests are watched, from the arguments of `init` and from the environment.
+
+A host is written in many ways: by its Unicode name or as ``xn--…``, in any case, with a last dot.
+`Host.name` has one form for all of them. `Host.spellings` lists the names that a client may use, so
+that a request's host is looked up without converting its name.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class Host(NamedTuple):
-    """A host whose requests we watch.
+    """A host whose requests are watched.
 
     Attributes:
-        name: In one form, whichever was written: in lower case, as people read it and not
-            ``xn--…``, without a last dot; an IPv6 address without its brackets.
-        port: A port, or None for every port.
-        prefix: A path without its last slash, ``/api/v1``, or an empty string for
-            every path.
+        name: The name in lower case, in Unicode and not as ``xn--…``, without a last dot. An IPv6
+            address has no brackets.
+        port: The port, or None for every port.
+        prefix: The start of the path without its last slash, ``/api/v1``. An empty string stands
+            for every path.
     """
 
     name: str
@@ -33,7 +38,7 @@ class Host(NamedTuple):
     prefix: str = ""
 
     def covers(self, port: int, path: str) -> bool:
-        """Say whether a request to this name, at *port* and *path*, is one we watch."""
+        """Return True if a request to this name, at *port* and *path*, is watched."""
         if self.port is not None and self.port != port:
             return False
         if not self.prefix or path == self.prefix:
@@ -46,31 +51,32 @@ class Host(NamedTuple):
         return f"{name}{port}{self.prefix}"
 
     def spellings(self) -> tuple[str, ...]:
-        """Return the names that clients have for this host: as it is read, as DNS has it."""
+        """Return the names that clients use: in Unicode or as in DNS, with a last dot or not."""
         both = dict.fromkeys((self.name, _ascii(self.name)))
         return *both, *(f"{name}." for name in both)
 
 
 DEFAULT_HOSTS: Final = (Host("api.assisters.dev"), Host("assisters.dev", prefix="/api/v1"))
-"""Where the API is. The rest of ``assisters.dev`` is a web site."""
+"""The hosts of the API. The rest of ``assisters.dev`` is a web site."""
 
-# In any script, combining marks and all: a name may be given as people read it. With an underscore,
-# as in Docker's.
+# A user may write a name in Unicode, so a label may have letters and combining marks of any script.
+# Docker's service names may have an underscore.
 _LABEL: Final = r"(?:[A-Za-z0-9_-]|[^\x00-\x7f])+"
 _NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
-# The start of a URL that has lost its colon or a slash, or all that follows.
+# The start of a URL without its colon, without a slash, or with nothing behind it.
 _SCHEME_CUT: Final = re.compile(r"https?(?::(?:/(?!/)|(?![/\d]))|/|$)", re.IGNORECASE)
 _IPV6: Final = 6
 
 
 def host(text: str) -> Host:
-    """Read ``host[:port][/path-prefix]`` or a base URL.
+    """Parse ``host[:port][/path-prefix]`` or a base URL.
 
     Args:
-        text: For example ``gateway.example:8080/assisters`` or ``http://127.0.0.1:8080/v1``.
+        text: The text, for example ``gateway.example:8080/assisters`` or
+            ``http://127.0.0.1:8080/v1``.
 
     Raises:
-        ValueError: It is neither; the message says what to write.
+        ValueError: *text* is neither. The message shows what to write.
     """
     stripped = text.strip()
     try:
@@ -91,7 +97,7 @@ def host(text: str) -> Host:
 
 
 def _is_name(name: str) -> bool:
-    if ":" in name:  # urlsplit takes anything between brackets, before Python 3.12
+    if ":" in name:  # before Python 3.12, urlsplit accepts any text in brackets
         with suppress(ValueError):
             return ip_address(name).version == _IPV6
         return False
@@ -99,15 +105,16 @@ def _is_name(name: str) -> bool:
 
 
 def may_hold_password(parts: SplitResult) -> bool:
-    """Say whether what follows a URL's host may be the rest of a password.
+    """Return True if the text after a URL's host may be the rest of a password.
 
-    One with a slash, a question mark or a number sign ends the host. ``/@org`` is a path indeed.
+    A slash, a question mark or a number sign in a password ends the host. The path ``/@org`` is no
+    password.
     """
     return "@" in parts.path.partition("/@")[0] + parts.query + parts.fragment
 
 
 def _canonical(name: str) -> str:
-    """Give the one form of a name, in lower case: ``xn--bcher-kva.example.`` is bücher.example."""
+    """Return a name in lower case and Unicode: ``xn--bcher-kva.example.`` is bücher.example."""
     name = _ascii(name).rstrip(".")
     if "xn--" not in name:
         return name
@@ -118,40 +125,45 @@ def _canonical(name: str) -> str:
 
 
 def _ascii(name: str) -> str:
-    """Return the form that goes over the wire, as requests and aiohttp write it."""
+    """Return a name as requests and aiohttp send it."""
     if name.isascii():
         return name
     idna = _idna()
     with suppress(UnicodeError):
         if idna:
             return str(idna.encode(name, uts46=True).decode("ascii"))
-    with suppress(UnicodeError):  # what IDNA 2008 refuses, aiohttp sends in the older form
+    with suppress(UnicodeError):  # aiohttp sends a name that IDNA 2008 refuses in the older form
         return name.encode("idna").decode("ascii")
     return name
 
 
 def _idna() -> ModuleType | None:
-    """Return the package by which the clients convert names; all of them bring it."""
+    """Return the package that converts names, or None. Every client depends on it."""
     with suppress(ImportError):
-        return importlib.import_module("idna")  # takes 20 ms, and only such a name needs it
+        return importlib.import_module("idna")  # takes 20 ms; a name in ASCII does not need it
     return None
 
 
-def _argument_host(text: object) -> Host:
+def argument_host(text: object) -> Host:
+    """Parse one member of the argument *hosts* of `init`.
+
+    Raises:
+        ValueError: It is no text, or no host.
+    """
     if not isinstance(text, str):
         raise ValueError(f"hosts holds text, not {type(text).__name__}. Write 'gateway.example'")
     return host(text)
 
 
-def _distinct(hosts: Iterable[Host]) -> tuple[Host, ...]:
+def distinct(hosts: Iterable[Host]) -> tuple[Host, ...]:
+    """Return each host once, in the order of its first occurrence."""
     return tuple(dict.fromkeys(hosts))
 
 
 def environment_hosts(environ: Mapping[str, str]) -> tuple[tuple[Host, ...], tuple[str, ...]]:
-    """Read the hosts that the environment adds.
+    """Return the hosts that the environment adds, and a message for each entry that is no host.
 
-    Returns:
-        The hosts, and for each entry that is none what is wrong and what to write.
+    A message names the variable and shows what to write.
     """
     texts = [(environment.ASSISTERS_BASE_URL, environ.get(environment.ASSISTERS_BASE_URL, ""))]
     listed = environ.get(environment.ASSISTERS_OTEL_HOSTS, "").split(",")
@@ -164,7 +176,7 @@ def environment_hosts(environ: Mapping[str, str]) -> tuple[tuple[Host, ...], tup
                 found.append(read)
             else:
                 wrong.append(f"{variable}: {read}")
-    return _distinct(found), tuple(wrong)
+    return distinct(found), tuple(wrong)
 
 
 def _host_or_error(text: str) -> Host | ValueError:

@@ -65,7 +65,7 @@ class Instrumentation:
         targets = tuple(target for adapter in adapters for target in adapter.targets())
         self._patches = Patches(targets, self._switch_on)
         self._retries = Patches(retries.TARGETS, lambda _: None)
-        self._runtimes = runtimes.Hooks()
+        self._runtimes = runtimes.RuntimeHooks()
 
     def start(self) -> None:
         """Patch what is imported, and the rest when it is. Also again, after `stop`."""
@@ -73,7 +73,7 @@ class Instrumentation:
         self._patches.put_in()
         self._retries.put_in()
         self._runtimes.put_in()
-        process.here.start(self)
+        process.PROCESS.start(self)
 
     def watch(self, config: configs.Config) -> None:
         """Watch the hosts of *config* from now on."""
@@ -82,7 +82,7 @@ class Instrumentation:
 
     def stop(self) -> None:
         """Put the very same functions back."""
-        process.here.stop(self)
+        process.PROCESS.stop(self)
         self._runtimes.take_out()
         self._patches.take_out()
         self._retries.take_out()
@@ -111,9 +111,9 @@ class Instrumentation:
         meters = metrics.get_meter_provider() if meters is None else meters
         given: tuple[object, ...] = (tracers, meters)
         flushes = providers.flushes(providers.without_exit_hook(given) if at_exit else given)
-        hands = workers.Hands(len(flushes))
-        done = workers.run_all(hands.begin(flushes), timeout_s)
-        hands.rest()
+        flushers = workers.DaemonWorkers(len(flushes))
+        done = workers.run_all(flushers.submit(flushes), timeout_s)
+        flushers.stop()
         return done
 
     def forked(self, before_next: Callable[[], object] | None) -> None:

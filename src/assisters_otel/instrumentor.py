@@ -13,7 +13,7 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 )
 
 from assisters_otel import config as configs
-from assisters_otel.config import tell_of_wrong, with_environment
+from assisters_otel.config import warn_of_wrong, with_environment
 from assisters_otel.fail_safe import fail_safe, own_errors
 from assisters_otel.instrumentation import Instrumentation
 from assisters_otel.variables import corrections
@@ -83,7 +83,7 @@ def _make(config: configs.Config, arguments: dict[str, Any]) -> Instrumentation:
         os.environ,
         capture_message_given=arguments.get("capture_message") is not None,
     )
-    tell_of_wrong(corrections.corrections(os.environ), set(), strict=config.strict)
+    warn_of_wrong(corrections.corrections(os.environ), set(), strict=config.strict)
     with corrections.corrected():
         return Instrumentation(
             config, arguments.get("tracer_provider"), arguments.get("meter_provider")

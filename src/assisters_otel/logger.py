@@ -1,4 +1,9 @@
-"""The package's logger. What the app plugs into logging may raise: that costs the line alone."""
+"""The library's logger.
+
+The app can plug filters, handlers and a record factory into `logging`, and these may raise. Such an
+exception costs the line alone, so it does not reach the app's call. But an exception that only
+passed through, such as a job's time limit, is raised again (`foreign_exceptions`).
+"""
 
 from __future__ import annotations
 
@@ -41,7 +46,7 @@ def captured(*, elsewhere: bool = True) -> Iterator[list[logging.LogRecord]]:
 
 
 def is_enabled_for(level: int) -> bool:
-    """Return True if a line of a level would be written."""
+    """Return True if a line of *level* would be written."""
     return _is_captured(level) or _logger.isEnabledFor(level)
 
 
@@ -50,7 +55,7 @@ def _is_captured(level: int) -> bool:
 
 
 def debug(message: str, *args: object) -> None:
-    """Write a line at DEBUG: *message* with a place, ``%s``, for each of *args*."""
+    """Write a line at DEBUG: *message*, with a ``%s`` for each of *args*."""
     _write(logging.DEBUG, message, args, {})
 
 
@@ -63,10 +68,10 @@ def warning(message: str, *args: object, fields: Mapping[str, object] | None = N
     """Write a line at WARNING, as `debug` does.
 
     Args:
-        message: With a place, ``%s``, for each of *args*.
-        args: For those.
-        fields: For machines, as `extra` of `logging`. What the app's own factory of records has
-            set already stays as it is.
+        message: The text, with a ``%s`` for each of *args*.
+        args: The values for *message*.
+        fields: Attributes of the record, as `extra` of `logging`. An attribute that the app's own
+            record factory has set already keeps its value.
     """
     _write(logging.WARNING, message, args, fields or {})
 
@@ -77,7 +82,7 @@ def _write(
     is_written = not _only_captured and _logger.isEnabledFor(level)
     if not is_written and not _is_captured(level):
         return
-    caller = sys._getframe(2)  # noqa: SLF001 - as `logging` finds it
+    caller = sys._getframe(2)  # noqa: SLF001 - as `logging` finds the caller
     where = caller.f_code.co_filename, caller.f_lineno
     try:
         record = _logger.makeRecord(
@@ -90,7 +95,7 @@ def _write(
                 lines.append(record)
         if is_written:
             _logger.handle(record)
-    except Exception as error:  # noqa: BLE001 - there is nobody left to tell
-        theirs = foreign_exceptions.of(error)
-        if theirs is not None:
-            raise theirs from None
+    except Exception as error:  # noqa: BLE001 - a log line that fails cannot be logged
+        foreign = foreign_exceptions.of(error)
+        if foreign is not None:
+            raise foreign from None

@@ -1,7 +1,11 @@
-"""The records that flow from a client to the sinks. Pure.
+"""The records that flow from the recording of a request to the sinks. Frozen and pure.
 
-An *attempt* is one HTTP request, as the semantic conventions say: a *call* of an SDK
-that is retried twice has three.
+An *attempt* is one HTTP request, as in the semantic conventions. A *call* is one call of an SDK's
+method: retried twice, it has three attempts. A *resend* is an attempt that sends the same request
+again, as a retry or as a redirect's hop.
+
+`AttemptOutcome` records how an attempt ended, `StreamOutcome` how the event stream in its response
+body ended, `CallOutcome` how a call ended, and `Resend` what an attempt is a resend of.
 """
 
 from __future__ import annotations
@@ -21,23 +25,23 @@ if TYPE_CHECKING:
     from assisters_otel.api.request import ApiRequest
     from assisters_otel.causes import Cause
 
-REDIRECTED: Final = 300
-"""The first status that is a redirect."""
+FIRST_REDIRECT: Final = 300
+"""The lowest status of a redirect."""
 
-FAILED: Final = 400
-"""The first status that is a failure."""
+FIRST_ERROR: Final = 400
+"""The lowest status of a failed attempt."""
 
 _NONE: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
 
 class StreamOutcome(NamedTuple):
-    """How an answer's event stream ended.
+    """How the event stream in a response's body ended.
 
     Attributes:
         outcome: One of `names.STREAM_OUTCOMES`.
-        chunks: Data events that came, ``[DONE]`` not counted.
-        first_chunk_s: From the start of the call, or outside one of the request, to the
-            first of them; None if there was none.
+        chunks: The number of data events received, without ``[DONE]``.
+        first_chunk_s: Seconds from the start of the call to the first data event, or None if there
+            was none. Outside a call they count from the start of the request.
     """
 
     outcome: str
@@ -46,33 +50,35 @@ class StreamOutcome(NamedTuple):
 
     @property
     def failed(self) -> bool:
-        """Whether it failed after its status."""
+        """True if the stream failed after its response had a status of success."""
         return self.outcome in {names.STREAM_ERROR, names.TRUNCATED}
 
 
-class Outcome(NamedTuple):
-    """How an attempt ended: with an answer, without one, or cancelled by its caller.
+class AttemptOutcome(NamedTuple):
+    """How an attempt ended: with a response, with an exception, or cancelled by its caller.
 
-    Made by `judge`, which finds out the last four from the rest.
+    `AttemptOutcome.of` computes the last four attributes from the others.
 
     Attributes:
-        request: What was sent.
-        duration_s: From sending to the response headers, or to the failure.
-        status: The HTTP status, or None without an answer.
-        headers: What `response_headers.pick` took from the response.
-        envelope: The error in the body, or in an event of it; or None.
-        exception: The name of the exception in place of an answer, or in the middle
-            of its body; or None.
-        cancelled: The caller gave up; that is no failure.
-        transient: With an exception: whether it was the connection, the peer or the
-            clock that failed, so a retry can help, and not a mistake on our side.
-        cause: With an exception: what it came of, where its name does not say that.
-        stream: How its event stream ended, if it has one and that is over.
-        failed: Whether it got a status of 400 or above, or no whole answer; not if cancelled.
+        request: The request that was sent.
+        duration_s: Seconds from sending to the response headers, or to the failure.
+        status: The HTTP status, or None without a response.
+        headers: The response headers that `response_headers.known_headers` selected.
+        envelope: The error in the response's body, or in an event of it; or None.
+        exception: The name of the exception that was raised in place of a response, or while the
+            body was read; or None.
+        cancelled: True if the caller gave up. That is no failure.
+        transient: True if the exception came from the connection, the peer or a timeout, so that a
+            retry can help. False for a mistake of the app or the client.
+        cause: The cause of the exception, if the exception's name does not show it; or None.
+        stream: How the body's event stream ended; None if there is none, or if it is still open.
+        failed: True if the status is 400 or above, or if no complete response came. False if
+            cancelled.
         code: The envelope's code, as sent, or None.
         error_type: The envelope's type; else the status; else the exception's name. A stream
-            that says less than that is ``truncated``, or its error ``_OTHER``. None on success.
-        retryable: Whether it failed, and the same request can succeed if it is sent again soon.
+            without any of them is ``truncated``, or its error ``_OTHER``. None on success.
+        retryable: True if the attempt failed, and the same request can succeed if it is sent again
+            soon.
     """
 
     request: ApiRequest
@@ -90,85 +96,88 @@ class Outcome(NamedTuple):
     error_type: str | None
     retryable: bool
 
-    @property
-    def is_redirect(self) -> bool:
-        """Whether it was answered with a status from 300 on, below 400."""
-        return self.status is not None and REDIRECTED <= self.status < FAILED
+    @classmethod
+    def of(  # noqa: PLR0913 - all that is known of an attempt
+        cls,
+        request: ApiRequest,
+        duration_s: float,
+        *,
+        status: int | None = None,
+        headers: Mapping[bytes, bytes] = _NONE,
+        envelope: Envelope | None = None,
+        exception: str | None = None,
+        cancelled: bool = False,
+        transient: bool = False,
+        cause: Cause | None = None,
+        stream: StreamOutcome | None = None,
+    ) -> AttemptOutcome:
+        """Return the outcome of an attempt, with whether and as what it failed.
+
+        That is computed once here, because each sink reads it several times. For the arguments see
+        the attributes of the class.
+        """
+        code, type_ = (None, None) if envelope is None else (envelope.code, envelope.type)
+        error_type, retryable = None, False
+        if cancelled:
+            failed, error_type = False, names.CANCELLED
+        elif stream is not None:
+            failed = stream.failed
+        else:
+            failed = status is None or exception is not None or status >= FIRST_ERROR
+        if failed:
+            is_truncated = stream is not None and stream.outcome == names.TRUNCATED
+            if exception is None and stream is not None:
+                error_type = type_ or (names.TRUNCATED if is_truncated else names.OTHER)
+            else:
+                error_type = type_ or exception or str(status)
+            if status is None or exception is not None:
+                retryable = transient
+            else:
+                retryable = is_truncated or catalog.retryable(code, type_, status)
+        # By position: by keyword it would take three times as long, for every attempt.
+        return cls(
+            request,
+            duration_s,
+            status,
+            headers,
+            envelope,
+            exception,
+            cancelled,
+            transient,
+            cause,
+            stream,
+            failed,
+            code,
+            error_type,
+            retryable,
+        )
 
     @property
-    def reason(self) -> str | None:
-        """What an attempt after this one is sent for: the code, else the type."""
+    def is_redirect(self) -> bool:
+        """True if the response had a status from 300 on, below 400."""
+        return self.status is not None and FIRST_REDIRECT <= self.status < FIRST_ERROR
+
+    @property
+    def retry_reason(self) -> str | None:
+        """The reason for a resend of this attempt: the code, else the type."""
         return self.code or self.error_type
 
 
-def judge(  # noqa: PLR0913 - all that is known of an attempt
-    request: ApiRequest,
-    duration_s: float,
-    *,
-    status: int | None = None,
-    headers: Mapping[bytes, bytes] = _NONE,
-    envelope: Envelope | None = None,
-    exception: str | None = None,
-    cancelled: bool = False,
-    transient: bool = False,
-    cause: Cause | None = None,
-    stream: StreamOutcome | None = None,
-) -> Outcome:
-    """Say how an attempt ended, by what was seen of it: see `Outcome`.
-
-    Once for all sinks: each of them asks for it several times.
-    """
-    code, type_ = (None, None) if envelope is None else (envelope.code, envelope.type)
-    error_type, retryable = None, False
-    if cancelled:
-        failed, error_type = False, names.CANCELLED
-    elif stream is not None:
-        failed = stream.failed
-    else:
-        failed = status is None or exception is not None or status >= FAILED
-    if failed:
-        is_truncated = stream is not None and stream.outcome == names.TRUNCATED
-        if exception is None and stream is not None:
-            error_type = type_ or (names.TRUNCATED if is_truncated else names.OTHER)
-        else:
-            error_type = type_ or exception or str(status)
-        if status is None or exception is not None:
-            retryable = transient
-        else:
-            retryable = is_truncated or catalog.retryable(code, type_, status)
-    return Outcome(
-        request,
-        duration_s,
-        status,
-        headers,
-        envelope,
-        exception,
-        cancelled,
-        transient,
-        cause,
-        stream,
-        failed,
-        code,
-        error_type,
-        retryable,
-    )
-
-
 class Resend(NamedTuple):
-    """What is known of an attempt that is not its request's first.
+    """The relation of an attempt to the previous attempt of the same request.
 
     Attributes:
-        number: Which resend it is, 1 or more.
-        is_retry: Whether the attempt before failed or was cancelled; a redirect's hop
-            is a resend and no retry, and nothing below is known of it.
-        reason: `Outcome.reason` of the attempt before. None, as all below, where only
-            a header tells that there was one.
-        delay_s: From the end of the attempt before to this send.
-        early: Whether that is sooner than its Retry-After asked, and the Authorization is the
-            same as it was; None without a Retry-After.
-        futile: Whether no retry helps against its error, and the Authorization is the
-            same as it was.
-        span: The span of the attempt before.
+        number: The number of the resend, 1 or more.
+        is_retry: True if the previous attempt failed or was cancelled. False for a redirect's hop,
+            for which the attributes below stay at their defaults.
+        reason: The previous attempt's `AttemptOutcome.retry_reason`. This one and those below are
+            None if only a header reports that there was a previous attempt.
+        delay_s: Seconds from the end of the previous attempt to this send.
+        early: True if the delay is shorter than the previous Retry-After asked, and both attempts
+            have the same Authorization. None without a Retry-After.
+        futile: True if no retry helps against the previous attempt's error, and both attempts have
+            the same Authorization.
+        previous_span: The context of the previous attempt's span.
     """
 
     number: int
@@ -177,22 +186,22 @@ class Resend(NamedTuple):
     delay_s: float | None = None
     early: bool | None = None
     futile: bool | None = None
-    span: SpanContext | None = None
+    previous_span: SpanContext | None = None
 
 
 class CallOutcome(NamedTuple):
     """How one call of an SDK ended, retries included.
 
     Attributes:
-        request: What the SDK was asked to send.
-        operation: As the GenAI conventions name it, ``chat``, or None.
-        model: As asked for, clean, or None.
+        request: The request that the SDK was asked to send.
+        operation: The operation's name in the GenAI conventions, ``chat``, or None.
+        model: The model's name in the request, cleaned, or None.
         outcome: One of `names.OUTCOMES`.
-        duration_s: From its start to the end of its body.
-        retries: Attempts after the first, redirects' hops not counted.
-        wait_s: What went by between an attempt and the next, in all.
-        last: The last attempt, or None if none was seen.
-        exception: The name of the exception that the call ended with, or None.
+        duration_s: Seconds from the start of the call to the end of its response body.
+        retries: The number of attempts after the first, without redirects' hops.
+        wait_s: The total of the seconds between an attempt and its retry.
+        last: The outcome of the last attempt, or None if the library saw none.
+        exception: The name of the exception that ended the call, or None.
     """
 
     request: ApiRequest
@@ -202,17 +211,17 @@ class CallOutcome(NamedTuple):
     duration_s: float
     retries: int
     wait_s: float
-    last: Outcome | None
+    last: AttemptOutcome | None
     exception: str | None
 
     @property
     def failed(self) -> bool:
-        """Whether the caller got no answer, however often it was tried."""
+        """True if the call failed, after all its retries."""
         return self.outcome == names.FAILED
 
     @property
     def error_type(self) -> str | None:
-        """The last attempt's, if it failed; else the exception's name. None unless failed."""
+        """The last attempt's type of error, else the exception's name. None unless failed."""
         if not self.failed:
             return None
         if self.last is not None and self.last.failed:
@@ -221,5 +230,5 @@ class CallOutcome(NamedTuple):
 
     @property
     def code(self) -> str | None:
-        """The last attempt's, if it failed and has one."""
+        """The last attempt's code, if the call failed and the attempt has one."""
         return self.last.code if self.failed and self.last is not None else None

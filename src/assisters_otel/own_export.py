@@ -1,4 +1,4 @@
-"""Whether the code that runs is the library's own exporter."""
+"""A context variable that is set inside the library's own exports."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Callable
 
-# Of the context, not of the thread: greenlets share one, if gevent is switched on late.
-here: Final[ContextVar[Callable[[logging.LogRecord], None] | None]] = ContextVar(
-    "assisters_otel-here", default=None
+# A context variable, not a thread's: if gevent patches late, greenlets share one thread.
+log_listener: Final[ContextVar[Callable[[logging.LogRecord], None] | None]] = ContextVar(
+    "assisters_otel-log-listener", default=None
 )
-"""Who hears what is logged here."""
+"""The function that gets the exporters' log records inside an export; None outside of one.
+
+`Recorder` records no request that is sent while it is set: that is the exporter's."""

@@ -13,7 +13,7 @@ from opentelemetry.trace import NoOpTracerProvider
 from assisters_otel import config as configs
 from assisters_otel import logger, process
 from assisters_otel.api import redaction
-from assisters_otel.config import _Arguments, tell_of_wrong, with_environment
+from assisters_otel.config import InitArguments, warn_of_wrong, with_environment
 from assisters_otel.fail_safe import fail_safe_but_for, own_errors
 from assisters_otel.instrumentation import Instrumentation
 from assisters_otel.instrumentor import AssistersInstrumentor
@@ -82,9 +82,9 @@ def init(  # noqa: PLR0913 - the contract's signature
     _check_exporters(config)
     configs.check_provider("tracer_provider", tracer_provider, "get_tracer")
     configs.check_provider("meter_provider", meter_provider, "get_meter")
-    arguments = _Arguments(config, capture_message, tracer_provider, meter_provider)
-    with process.here.lock:
-        first = cast("Telemetry | None", process.here.current)
+    arguments = InitArguments(config, capture_message, tracer_provider, meter_provider)
+    with process.PROCESS.lock:
+        first = cast("Telemetry | None", process.PROCESS.current)
         if first is not None and first.is_recording:
             return first
         if first is not None and first.is_over():
@@ -93,8 +93,8 @@ def init(  # noqa: PLR0913 - the contract's signature
         if first is None:
             own_errors.start(strict=config.strict)
             first = _start(arguments) or Telemetry(arguments)
-            process.here.current = first
-        elif not first.arguments.are_those_of(arguments):
+            process.PROCESS.current = first
+        elif not first.arguments.is_same_as(arguments):
             logger.warning(
                 "init was called before with other arguments; those hold, these do not. "
                 "Call shutdown() on the first handle to start again"
@@ -110,7 +110,7 @@ def _check_exporters(config: configs.Config) -> None:
 
 
 @fail_safe_but_for(configs.WrongArgument)
-def _start(arguments: _Arguments) -> Telemetry:
+def _start(arguments: InitArguments) -> Telemetry:
     if configs.sdk_disabled(os.environ):
         logger.info("%s is true: nothing is watched", environment.OTEL_SDK_DISABLED)
         return Telemetry(arguments)
@@ -125,7 +125,7 @@ def _start(arguments: _Arguments) -> Telemetry:
 
 
 def _begin(
-    arguments: _Arguments,
+    arguments: InitArguments,
     config: configs.Config,
     wrong: Sequence[corrections.Correction],
 ) -> Telemetry:
@@ -144,7 +144,7 @@ def _begin(
             " and ".join(type(provider).__name__ for provider in reused),
         )
     built = {rules.TRACES: tracers is None, rules.METRICS: meters is None}
-    tell_of_wrong(
+    warn_of_wrong(
         wrong, {signal for signal, is_built in built.items() if is_built}, strict=config.strict
     )
     if os.environ.get(environment.OTEL_PYTHON_LOGGER_CONFIGURATOR):
@@ -188,7 +188,7 @@ def _build(
         endpoint=config.endpoint,
         headers=config.headers,
         protocol=config.protocol,
-        tell=None if config.strict else told.setdefault,
+        warn=None if config.strict else told.setdefault,
     )
     exports, lost = None, ""
     try:
@@ -229,7 +229,7 @@ def _build_one(
 
 def _usable(provider: P) -> P | None:
     """Give the global provider, or None if it is a stand-in or one that we shut down."""
-    is_ended = process.here.has_ended(provider)
+    is_ended = process.PROCESS.was_shut_down(provider)
     return None if is_ended or providers.is_stand_in(provider) else provider
 
 
@@ -243,13 +243,13 @@ _KINDS: Final = {"tracer": "TracerProvider", "meter": "MeterProvider"}
 def _make_global(exports: owned_providers.OwnedProviders) -> None:
     replaced, made = [], []
     if exports.tracer_provider is not None:
-        if process.here.has_ended(trace.get_tracer_provider()):
+        if process.PROCESS.was_shut_down(trace.get_tracer_provider()):
             replaced.append("tracer")
         else:
             made.append("tracer")
             trace.set_tracer_provider(exports.tracer_provider)
     if exports.meter_provider is not None:
-        if process.here.has_ended(metrics.get_meter_provider()):
+        if process.PROCESS.was_shut_down(metrics.get_meter_provider()):
             replaced.append("meter")
         else:
             made.append("meter")

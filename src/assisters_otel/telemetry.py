@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from assisters_otel.config import _Arguments
+    from assisters_otel.config import InitArguments
     from assisters_otel.instrumentation import Client, Instrumentation
 
 NOT_SEEN: Final = ("http.client", "urllib.request", "urllib3", "pycurl", "niquests")
@@ -60,7 +60,7 @@ class Telemetry:
 
     def __init__(
         self,
-        arguments: _Arguments,
+        arguments: InitArguments,
         instrumentation: Instrumentation | None = None,
         exports: owned_providers.OwnedProviders | None = None,
         reused: tuple[Any, ...] = (),
@@ -78,7 +78,7 @@ class Telemetry:
         self._exports = exports
         self._reused = reused
         self.is_recording = False
-        self._hands = workers.Hands(len(providers.flushes(reused)))
+        self._workers = workers.DaemonWorkers(len(providers.flushes(reused)))
 
     def is_over(self) -> bool:
         """Say whether what `init` patched has been taken out by somebody."""
@@ -93,7 +93,7 @@ class Telemetry:
         destinations = tuple(f"the application's {type(p).__name__}" for p in self._reused)
         if self._exports is not None:
             destinations += self._exports.destinations
-        is_active = process.here.current is self and not self.is_over()
+        is_active = process.PROCESS.current is self and not self.is_over()
         return Status(
             active=is_active,
             clients=on.clients() if is_active else (),
@@ -142,7 +142,7 @@ class Telemetry:
         if self._instrumentation is not None:
             self._instrumentation.observer.collect()
         until_s = time.monotonic() + workers.limited(timeout_s)
-        begun = self._hands.begin(providers.flushes(self._reused))
+        begun = self._workers.submit(providers.flushes(self._reused))
         done = self._exports is None or self._exports.flush(timeout_s, at_end=at_end)
         return workers.run_all(begun, max(until_s - time.monotonic(), 0)) and done
 
@@ -157,13 +157,13 @@ class Telemetry:
 
     def end(self, timeout_s: float) -> None:
         """Do what `shutdown` does, and wait *timeout_s* seconds for it at most."""
-        with process.here.lock:
-            if process.here.suspended is self:
-                process.here.suspended = None
+        with process.PROCESS.lock:
+            if process.PROCESS.suspended is self:
+                process.PROCESS.suspended = None
                 self._end_exports(timeout_s)
-            if process.here.current is not self:
+            if process.PROCESS.current is not self:
                 return
-            process.here.current = None
+            process.PROCESS.current = None
             until_s = time.monotonic() + timeout_s
             self._uninstrument()
             flushed = self._begin_last_flush()
@@ -173,12 +173,12 @@ class Telemetry:
     @fail_safe
     def _begin_last_flush(self) -> list[Future[object]]:
         """Flush those of the app's providers that do not end by themselves."""
-        return self._hands.begin(providers.flushes(providers.without_exit_hook(self._reused)))
+        return self._workers.submit(providers.flushes(providers.without_exit_hook(self._reused)))
 
     @fail_safe
     def _end_flush(self, flushed: Sequence[Future[object]], until_s: float) -> None:
         workers.run_all(flushed, max(until_s - time.monotonic(), 0))
-        self._hands.rest()
+        self._workers.stop()
 
     @fail_safe
     def _uninstrument(self) -> None:
@@ -190,7 +190,7 @@ class Telemetry:
         if self._exports is not None:
             for provider in (self._exports.tracer_provider, self._exports.meter_provider):
                 if provider is not None:
-                    process.here.end(provider)
+                    process.PROCESS.note_shut_down(provider)
             self._exports.shutdown(timeout_s)
 
     def forked(self) -> None:
@@ -204,7 +204,7 @@ class Telemetry:
     def _renew_metrics(self) -> None:
         if self._exports is not None and self._instrumentation is not None:
             with corrections.corrected():
-                self._instrumentation.record_in(self._exports.renew_metrics())
+                self._instrumentation.record_in(self._exports.renew_after_fork())
 
     def __repr__(self) -> str:
         told = self.status()

@@ -13,7 +13,7 @@ import weakref
 import pytest
 
 import assisters_otel
-from assisters_otel.resends import tracker
+from assisters_otel.resends import failed_attempts
 from assisters_otel.testing import FakeApi
 from memory import Memory
 from sizes import sized
@@ -323,7 +323,9 @@ def test_memory_is_flat_over_many_failures(api, monkeypatch):
     import httpx
 
     loops = sized(1000)
-    monkeypatch.setattr(tracker, "MAX_ENTRIES", loops // 2)  # full before the measuring begins
+    monkeypatch.setattr(
+        failed_attempts, "MAX_ENTRIES", loops // 2
+    )  # full before the measuring begins
     memory = Memory()
     transport = httpx.HTTPTransport()
     count = iter(range(10**9))

@@ -41,7 +41,7 @@ HOME = f"{Path(assisters_otel.__file__).parent}/"
 WAITS = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 EXEMPT = {
-    "EventStreamScanner.is_ordinary": "runs for every chunk; a guard doubles its cost; is fuzzed",
+    "EventStreamScanner.skip_plain_event": "runs for every chunk; a guard doubles it; is fuzzed",
     "_always": "as above",
     "_Chunks.__init__": "assigns its arguments",
     "_AsyncChunks.__init__": "as above",
@@ -70,7 +70,10 @@ SINKS = {
     },
     "metrics": {"sinks/label_values", "sinks/metrics"},
     "logs": {"sinks/failure_log"},
-    "resends": {"resends/tracker"},
+    "resends": {
+        *("resends/failed_attempts", "resends/flow_matcher"),
+        *("resends/request_identity", "resends/tracker"),
+    },
 }
 """The modules that write what was met, each to one place; or that know what it is a resend of."""
 

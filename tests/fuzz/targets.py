@@ -180,12 +180,14 @@ def events(data: bytes) -> None:
         watched = event_stream.EventStreamScanner(encoding)
         for at in range(0, len(rest), size):
             chunk = rest[at : at + size]
-            if not watched.is_ordinary(chunk):
+            if not watched.skip_plain_event(chunk):
                 watched.feed(chunk)
             if at % 64 == 0:
                 assert kept(watched) <= _MAX_KEPT
         assert kept(watched) <= _MAX_KEPT
-        outcome = event_stream.stream_outcome(watched, event_stream.ENDED, endpoints.CHAT)
+        outcome = event_stream.stream_outcome(
+            watched, event_stream.BodyEnd.COMPLETE, endpoints.CHAT
+        )
         assert outcome in names.STREAM_OUTCOMES
         told.append((watched.chunks, watched.done, watched.error, outcome))
         if watched.error is not None:
@@ -483,7 +485,7 @@ def _pass(watched: Any, body: bytes) -> None:
     size = len(body) // 7 + 1
     for at in range(0, len(body), size):
         chunk = body[at : at + size]
-        if watched.events is None or not watched.events.is_ordinary(chunk):
+        if watched.events is None or not watched.events.skip_plain_event(chunk):
             watched.feed(chunk)
 
 

@@ -458,5 +458,5 @@ def test_nothing_is_left_behind_and_nothing_is_logged(caplog):
 
     after = {thread.name for thread in threading.enumerate() if "assisters" in thread.name}
     assert after <= before
-    assert process.here.current is None
+    assert process.PROCESS.current is None
     assert [record for record in caplog.records if record.name == "assisters_otel"] == []

@@ -118,7 +118,7 @@ def test_a_wrong_host_is_said_at_once():
         pass
     with pytest.raises(ValueError, match="with brackets"), recorded(hosts="gateway.example"):
         pass
-    assert process.here.current is None
+    assert process.PROCESS.current is None
 
 
 # -- whatever the state ---------------------------------------------------------------------------
@@ -203,7 +203,7 @@ def test_an_earlier_handle_that_is_shut_down_inside_is_not_back(api, memory):
         get(api)
     get(api)
 
-    assert process.here.current is None
+    assert process.PROCESS.current is None
     assert (len(seen.attempts), memory.attempts()) == (1, [])
 
 
@@ -424,7 +424,7 @@ def test_those_that_overlap_may_end_in_any_order(api):
     get(api)
 
     assert (len(first.attempts), len(second.attempts)) == (1, 2)
-    assert process.here.current is None
+    assert process.PROCESS.current is None
 
 
 def test_what_threads_and_tasks_do_inside_is_seen(api):
@@ -449,8 +449,8 @@ def test_what_is_raised_inside_is_raised_and_nothing_is_left():
     with suppress(KeyError), recorded():
         raise KeyError("the test's own")
 
-    assert process.here.current is None
-    assert process.here.instrumentation is None
+    assert process.PROCESS.current is None
+    assert process.PROCESS.instrumentation is None
     assert functions == (
         httpx.HTTPTransport.handle_request,
         openai._base_client.SyncAPIClient.request,

@@ -10,10 +10,10 @@ from typing import Final
 from urllib.parse import unquote
 
 CHAT: Final = "/v1/chat/completions"
-"""The one endpoint of whose streams the end is documented: ``data: [DONE]``."""
+"""The only endpoint for which the end of a stream is documented: ``data: [DONE]``."""
 
 AGENT_STREAM: Final = "/v1/agent/stream"
-"""The one endpoint whose query holds what the user typed."""
+"""The only endpoint whose query contains the user's input."""
 
 _TAILS: Final = frozenset(
     {
@@ -38,33 +38,29 @@ _TAILS: Final = frozenset(
     }
 )
 TEMPLATES: Final = frozenset({f"/v1/{tail}" for tail in _TAILS} | {"/v1/models/{id}"})
-"""Every value that ``url.template`` can have."""
+"""All values that ``url.template`` can have."""
 
 OPERATIONS: Final = {CHAT: "chat", "/v1/embeddings": "embeddings"}
 """The documented paths for which the GenAI conventions have a ``gen_ai.operation.name``."""
 
-# Longer than any documented path behind a gateway's prefix; what is longer is not looked at.
+# Longer than any documented path behind a gateway's prefix. A longer path is not parsed.
 _MAX_PATH: Final = 512
 _MODEL_ID_SEGMENTS: Final = 2
 
 
 def template(path: str) -> str | None:
-    """Find the documented endpoint that a path belongs to.
+    """Return the documented path of an endpoint, ``/v1/models/{id}``, or None if it has none.
 
     Args:
-        path: The path as sent, without the query, with whatever prefix a gateway
-            puts before it: ``/assisters/v1/models/assisters-chat-v1``.
-
-    Returns:
-        The documented path, ``/v1/models/{id}``, or None if it is none. A gateway
-        that leaves the ``/v1`` out is understood too.
+        path: The path as sent, without the query. A gateway may put a prefix before it, or leave
+            out the ``/v1``: ``/assisters/v1/models/assisters-chat-v1``.
     """
     return _template(path) if len(path) <= _MAX_PATH else None
 
 
 @lru_cache(maxsize=256)
 def _template(path: str) -> str | None:
-    # First split: the id of a model may hold a slash, which is sent as %2F.
+    # Split before unquoting: the id of a model may contain a slash, which is sent as %2F.
     segments = [unquote(segment) for segment in path.strip("/").split("/")]
     after_version = [i + 1 for i, segment in enumerate(segments) if segment == "v1"]
     for start in after_version or range(len(segments)):

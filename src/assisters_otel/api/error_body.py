@@ -1,4 +1,9 @@
-"""The error envelope: the body of an error response in, its fields out."""
+"""The error envelope: the JSON object in the body of an error response.
+
+A proxy's HTML page, an empty body and half a document are ordinary, so the parsers return None for
+them and raise nothing. Fields are cleaned here, except the message: `capture_message` decides
+whether it is used at all.
+"""
 
 from __future__ import annotations
 
@@ -15,26 +20,26 @@ if TYPE_CHECKING:
 
 _JSON: Final = json.JSONDecoder()
 _BEGINNING: Final = re.compile(rb'\s*\{\s*"error"\s*:\s*\{')
-# A quotation mark in a string has a backslash before it, so these are no part of one.
+# A quotation mark inside a string has a backslash before it, so these match outside strings alone.
 _ENVELOPE_FIELDS: Final = tuple(
     re.compile(rb'(?<!\\)"%s"\s*:\s*"([\w.\[\]-]{1,128})"' % name)
     for name in (b"type", b"code", b"param")
 )
-# What needs no cleaning.
+# Values that need no cleaning.
 _DOCUMENTED: Final = frozenset(
     {*(error.code for error in catalog.ERRORS), *(row.type for row in catalog.TYPES)}
 )
 
 
 class Envelope(NamedTuple):
-    """The error that a body holds.
+    """The error in a body.
 
     Attributes:
-        type: The category, as sent, or None.
-        code: The machine-readable code, as sent, or None.
-        param: The parameter that caused the error, or None.
-        message: For people, or None, as sent: to be cleaned before it goes anywhere,
-            and it goes nowhere unless it is asked for. May quote what somebody typed.
+        type: The type of the error, cleaned, or None.
+        code: The machine-readable code, cleaned, or None.
+        param: The parameter that caused the error, cleaned, or None.
+        message: The message for people, or None. It is as sent and may quote the user's input, so
+            it is in no repr, and a sink cleans it before it writes it.
     """
 
     type: str | None = None
@@ -50,32 +55,32 @@ def parse_error_body(body: bytes) -> Envelope | None:
     """Parse the body of an error response.
 
     Args:
-        body: The body, decompressed. Beyond `MAX_BYTES` it is not looked at.
+        body: The body, decompressed. One longer than `MAX_BYTES` is not parsed.
 
     Returns:
-        The envelope, or None if *body* holds none. ``{"error": "text"}`` has a
-        message only. A field of the wrong type is as if it were not there.
+        The envelope, or None if *body* has none. ``{"error": "text"}`` has a message only. A field
+        of the wrong type is None.
     """
     error = _document(body).get("error")
     return _envelope(error) if isinstance(error, str | dict) else None
 
 
 def without_keys(found: Envelope, secrets: Sequence[str]) -> Envelope:
-    """Take what the request's own headers hold out of an envelope that quotes it."""
+    """Return an envelope with *secrets* redacted: it may quote a key from the request's headers."""
     return Envelope(*(None if text is None else without(text, secrets) for text in found))
 
 
 def parse_error_event(data: bytes, *, is_named: bool = False) -> Envelope | None:
-    """Parse the data of an event of a stream, which may be anything.
+    """Parse the data of one event of a stream.
 
     Args:
-        data: One event's data. Beyond `MAX_BYTES` it is not looked at.
-        is_named: Whether it is an ``event: error``, whose fields may stand without an envelope.
+        data: The event's data. Data longer than `MAX_BYTES` is not parsed.
+        is_named: True if the event's name is ``error``. Then the fields may stand without an
+            envelope.
 
     Returns:
-        The envelope, an empty one if *data* says that there is an error and not which;
-        None if there is none: ``"error"`` is absent, null or empty, as in the parts of
-        a stream that is fine.
+        The envelope. It is empty if *data* reports an error without any field. None if
+        ``"error"`` is absent, null or empty, as in the events of a good stream.
     """
     document = _document(data)
     error = document.get("error")
@@ -85,27 +90,27 @@ def parse_error_event(data: bytes, *, is_named: bool = False) -> Envelope | None
 
 
 def parse_truncated_event(data: bytes) -> Envelope | None:
-    """Find the error in the beginning of an event that is too long to be read.
+    """Search the error in the start of an event that is too long to be parsed.
 
-    Its message may quote what somebody typed, however long that was.
+    An error event is that long if its message quotes a long input of the user.
 
     Args:
-        data: So much of the event's data as was kept.
+        data: The part of the event's data that was kept.
 
     Returns:
-        The envelope, as far as its words are there; None if *data* begins with none.
+        The envelope with those fields that are in *data*. None if *data* does not start with one.
     """
     if _BEGINNING.match(data) is None:
         return None
-    said = (pattern.search(data) for pattern in _ENVELOPE_FIELDS)
-    return Envelope(*(None if word is None else clean(word[1].decode()) for word in said))
+    matches = (pattern.search(data) for pattern in _ENVELOPE_FIELDS)
+    return Envelope(*(None if match is None else clean(match[1].decode()) for match in matches))
 
 
 def _document(body: bytes) -> dict[str, object]:
     if len(body) > MAX_BYTES:
         return {}
     try:
-        # The codec that knows a byte order mark is written in Python.
+        # Not "utf-8-sig": that codec is written in Python and slower.
         document = _JSON.decode(body.decode("utf-8", "replace").removeprefix("\ufeff"))
     except (ValueError, RecursionError):
         return {}

@@ -1,4 +1,8 @@
-"""Response headers: bytes in, numbers and text out."""
+"""Response headers: bytes in, numbers and text out.
+
+`known_headers` selects the headers that the library uses, in one pass. The other functions parse
+their values. A value that is not in the documented form is None.
+"""
 
 from __future__ import annotations
 
@@ -45,26 +49,26 @@ _EVENT_STREAM: Final = b"text/event-stream"
 _NUMBER: Final = re.compile(rb"\s*(\d{1,15}(?:\.\d{1,15})?)\s*\Z")
 _INT64: Final = 2**63
 _INTEGER: Final = re.compile(rb"\s*(\d{1,19})\s*\Z")
-# The first second of 2001: a reset below it is no Unix time of ours. Source: docs, Unix seconds.
+# The first second of 2001. A smaller number is no reset, which the API documents as Unix seconds.
 _FIRST_UNIX_TIME: Final = 978_307_200
 
 
 def is_event_stream(headers: Mapping[bytes, bytes]) -> bool:
-    """Say whether an answer's body is an event stream.
+    """Return True if a response's body is an event stream.
 
     Args:
-        headers: What `known_headers` took.
+        headers: The headers that `known_headers` selected.
     """
     return headers.get(CONTENT_TYPE, b"").lstrip().lower().startswith(_EVENT_STREAM)
 
 
 def may_be_read_ahead(headers: Mapping[bytes, bytes]) -> bool:
-    """Say whether a failed answer's body may be read before its caller asks for it.
+    """Return True if the body of a failed response may be read before the caller reads it.
 
-    Not an event stream's, which may go on for ever, and not one that is too long anyway.
+    An event stream may never end, and a body longer than `MAX_BYTES` is not parsed.
 
     Args:
-        headers: What `known_headers` took.
+        headers: The headers that `known_headers` selected.
     """
     if is_event_stream(headers):
         return False
@@ -73,14 +77,14 @@ def may_be_read_ahead(headers: Mapping[bytes, bytes]) -> bool:
 
 
 def known_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Take the headers that we know out of a response, in one pass.
+    """Return the headers that the library uses, by their names in lower case.
 
     Args:
-        headers: Names and values as sent, in any case, repeated or not.
+        headers: The names and values as sent. A name may be in any case and be repeated.
 
     Returns:
-        Lower-case name to value; the first one, where a name is repeated. But of encodings all,
-        as they were applied.
+        For each name its first value. For Content-Encoding all values, joined with commas, because
+        a body may have several.
     """
     picked: dict[bytes, bytes] = {}
     for name, value in headers:
@@ -93,12 +97,12 @@ def known_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 
 def header_text(value: bytes | None) -> str | None:
-    """Read a header as clean text, or None if it is absent or empty."""
+    """Return a header as clean text, or None if it is absent or empty."""
     return (clean(value.decode("latin-1").strip()) or None) if value else None
 
 
 def header_number(value: bytes | None) -> float | None:
-    """Read a header as a finite number of 0 or more, or None if it is none."""
+    """Return a header as a finite number of 0 or more, or None if it is no such number."""
     if value is None:
         return None
     found = _NUMBER.match(value)
@@ -106,9 +110,9 @@ def header_number(value: bytes | None) -> float | None:
 
 
 def header_integer(value: bytes | None) -> int | None:
-    """Read a header as an integer that fits an int64, or None if it is none.
+    """Return a header as an integer that fits an int64, or None if it is no such number.
 
-    One integer beyond int64 would lose a whole batch in the OTLP encoder.
+    The OTLP encoder raises for a larger integer, and the whole batch would be lost.
     """
     found = _INTEGER.match(value) if value else None
     if found is None:
@@ -118,14 +122,14 @@ def header_integer(value: bytes | None) -> int | None:
 
 
 def retry_after_s(value: bytes | None, now: float) -> float | None:
-    """Read a Retry-After: seconds, or an HTTP date.
+    """Return the wait that a Retry-After asks for, in seconds from *now*, 0 or more.
 
     Args:
-        value: The header as sent, or None.
-        now: Unix seconds.
+        value: The header as sent, a number of seconds or an HTTP date; or None.
+        now: The current time in Unix seconds.
 
     Returns:
-        Seconds from *now*, 0 or more; None if it is neither.
+        The seconds, or None if *value* is neither.
     """
     seconds = header_number(value)
     if seconds is not None or value is None:
@@ -140,14 +144,14 @@ def retry_after_s(value: bytes | None, now: float) -> float | None:
 
 
 def rate_limit_reset_s(value: bytes | None, now: float) -> float | None:
-    """Read a rate limit's reset, which is sent as Unix seconds.
+    """Return the time until a rate limit's reset, in seconds from *now*, 0 or more.
 
     Args:
-        value: The header as sent, or None.
-        now: Unix seconds.
+        value: The header as sent, in Unix seconds; or None.
+        now: The current time in Unix seconds.
 
     Returns:
-        Seconds from *now*, 0 or more; None if it is no Unix time.
+        The seconds, or None if *value* is no Unix time.
     """
     unix = header_number(value)
     return None if unix is None or unix < _FIRST_UNIX_TIME else max(unix - now, 0.0)

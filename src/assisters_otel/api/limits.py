@@ -1,14 +1,14 @@
-"""How much of what comes over the wire is kept."""
+"""The limits on how much of a response is read and kept."""
 
 from __future__ import annotations
 
 from typing import Final
 
 MAX_BYTES: Final = 64 * 1024
-"""A body is looked at up to here, raw and decompressed. An envelope has a few hundred bytes."""
+"""The bytes of a body that are read, raw and decompressed. An envelope has a few hundred."""
 
 MAX_VALUE: Final = 128
-"""Characters of a code, type, param or id that are kept. The longest documented one has 25."""
+"""The characters of a code, type, param or id that are kept. The longest documented one has 25."""
 
 MAX_MESSAGE: Final = 256
-"""Characters of a message that are kept, if it is asked for."""
+"""The characters of a message that are kept, if `capture_message` is on."""

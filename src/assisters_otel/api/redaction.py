@@ -1,4 +1,13 @@
-"""Keys and the like are taken out of every text that quotes what came from outside. Pure."""
+"""Redaction of secrets: keys, tokens, passwords, and the prompt in the agent's URL. Pure.
+
+Each text from outside that reaches a span, a log line or an error message passes through `redact`:
+error messages, exceptions, URLs, header values. `clean` also bounds its length and replaces what
+cannot be encoded. `shown` quotes a wrong setting, and hides more than `redact`, because a user may
+have put a key into the wrong variable.
+
+A pattern costs time for each text, so `redact` runs it only if a substring of it occurs. No text
+may make a pattern slow (test_what_looks_like_many_keys_is_masked_in_no_time).
+"""
 
 from __future__ import annotations
 
@@ -11,31 +20,31 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 REDACTED: Final = "REDACTED"
-# "Bearer Bearer …" is what comes of a key that was configured with the word before it; a token
-# that ends in the word is followed by another one.
+# A key that was configured with the word before it is sent as "Bearer Bearer …". So a token that
+# ends in the word is followed by another token.
 _WORD: Final = r"(?i:bearer)(?:[\s+]|%20)+['\"]?"
 _CHARACTER: Final = r"[^\s'\",;\\]"
 _BEARER: Final = re.compile(rf"{_WORD}(?:{_CHARACTER}*?{_WORD})*{_CHARACTER}+")
-# What stands before a key is no part of a word: or it ends an escape, as in %3D, \n and \x00.
+# A key does not start inside a word, but it may follow an escape, as in %3D, \n and \x00.
 _KEY_BOUNDARY: Final = (
     r"(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f]{2})|(?<=%25[0-9A-Fa-f]{2})"
     r"|(?<=\\[abfnrtv0])|(?<=\\x[0-9A-Fa-f]{2})|(?<=\\u[0-9A-Fa-f]{4})"
 )
-# Most places are no beginning of one, which is asked first.
+# A key starts with "as" or "sk". That is tested first, because it rules out most positions.
 _KEY: Final = re.compile(rf"(?=as|sk)(?:{_KEY_BOUNDARY})(?:asst_sk_|ask_|sk-)[A-Za-z0-9_\-]{{6,}}")
 _JWT: Final = re.compile(r"eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?")
 _PROMPT: Final = re.compile(r"(/agent/stream/?)\?[^\s\"<>]+")
-# h11 and http.client quote a header that they refuse, and the one that they refuse most is a key
-# with a line break at its end.
+# h11 and http.client quote a header that they refuse. Most often it is a key with a line break at
+# its end.
 _H11_HEADER_ERROR: Final = re.compile(
     r"((?:Illegal|Invalid) header (?:value|name) |in header value: ?).*", re.IGNORECASE
 )
-# Of a URL; at the beginning of one, or without its scheme.
+# The user and password of a URL, with or without its scheme.
 _USERINFO: Final = re.compile(
     r"(?<=://)[^/?#\s\"'<>]{0,256}@"
     r"|(?<![\w/@.:%-])[^\s:/@\"'<>=]{1,64}:[^\s/@\"'<>]{1,128}@(?=[\w\[])"
 )
-# As in a query, a header, JSON, and Python's text of a dictionary or of pairs.
+# A name and its value: in a query, a header, JSON, and the repr of a dictionary or of pairs.
 _PAIR: Final = re.compile(
     r"((?:api[-_ ]?key|secret|passw(?:or)?d|passwd|pwd|authorization|cookie|credentials?"
     r"|(?:access|auth|id|refresh|session)[-_]token)"
@@ -48,7 +57,7 @@ _PAIRS: Final = ("=", ":", "',", '",')
 _SECRET_NAME: Final = re.compile(
     r"authorization|cookie|api[-_]?key|token(?!s)|secret|passw|credential|signature|[-_]key$"
 )
-# As generators of keys make them: a host's name has no capitals, and is not that long.
+# A generated key: mixed letters and digits, or long hexadecimal. A host's name has no capitals.
 _TOKEN: Final = re.compile(
     r"(?<![\w.-])(?:(?=[\w-]*\d)(?=[\w-]*[a-z])(?=[\w-]*[A-Z])[\w-]{12,}|[0-9a-fA-F]{32,})(?![\w.])"
 )
@@ -58,10 +67,10 @@ _MIN_SECRET: Final = 6
 
 
 def redact(text: str) -> str:
-    """Take keys, tokens, passwords and the agent's prompt out of a text."""
-    # Each key has "sk" in it; two searches for it cost a tenth of the patterns'.
+    """Return a text with keys, tokens, passwords and the agent's prompt replaced by `REDACTED`."""
+    # Each key contains "sk". Two searches for it cost a tenth of the patterns.
     lower = text.lower()
-    if "bearer" in lower:  # first, or "sk-Bearer …" would be a key, and what follows it none
+    if "bearer" in lower:  # first, or "sk-Bearer …" would match as a key, and its token would stay
         text = _BEARER.sub(REDACTED, text)
     if "sk" in lower:
         text = _KEY.sub(REDACTED, text)
@@ -79,7 +88,7 @@ def redact(text: str) -> str:
 
 
 def without(text: str, secrets: Iterable[str]) -> str:
-    """Take what is known to be secret out of a text, whatever it looks like."""
+    """Return a text with each of *secrets* replaced by `REDACTED`, whatever its form."""
     for secret in secrets:
         if len(secret) >= _MIN_SECRET:
             text = text.replace(secret, REDACTED)
@@ -87,18 +96,18 @@ def without(text: str, secrets: Iterable[str]) -> str:
 
 
 def clean(text: str, limit: int = MAX_VALUE) -> str:
-    """Make a text from outside fit to be an attribute.
+    """Return a text from outside in a form that is fit for an attribute.
 
     Args:
-        text: Anything: lone surrogates, NUL, line breaks, a key.
-        limit: Characters that are kept.
+        text: Any text: with lone surrogates, NUL, line breaks, a key.
+        limit: The number of characters that are kept.
 
     Returns:
-        It, masked, of *limit* characters at most, with a space for each
-        white space and a replacement character for each that cannot be shown or encoded.
+        The text, redacted, of *limit* characters at most. White space is a space. A character that
+        cannot be shown or encoded is a replacement character.
     """
-    # Masked before it is cut, or the cut would hide a key's end from the pattern;
-    # cut roughly before that, or a megabyte would be searched.
+    # Redacted before the final cut, which could leave a part of a key that no pattern matches. Cut
+    # roughly before that, so that no megabyte is searched.
     text = redact(text[: limit + MAX_BYTES])[:limit]
     return text if text.isprintable() else "".join(map(_printable, text))
 
@@ -110,18 +119,18 @@ def _printable(character: str) -> str:
 
 
 def shown(text: str) -> str:
-    """Quote what a user wrote into an argument or a variable, for the message that it is wrong.
+    """Return the quoted value of an argument or variable, for the message that it is wrong.
 
-    It may be a key, in the wrong place, or a URL with one: user, password, query and fragment,
-    and what looks as if nobody had made it up, are left out.
+    The value may be a key in the wrong place, or a URL with one. So the user, password, query and
+    fragment of a URL are left out, and everything that looks generated.
     """
     stripped = text.strip()
-    if "@" in stripped:  # a password may have a slash, a question mark or a number sign in it
+    if "@" in stripped:  # a password may contain a slash, a question mark or a number sign
         stripped = f"…@{stripped.rpartition('@')[2]}"
     stripped = _QUERY.sub(r"\1…", stripped)
     return repr(clean(_TOKEN.sub("…", stripped), _MAX_SHOWN))
 
 
 def is_secret(name: str) -> bool:
-    """Return True if what a header of this name holds is secret."""
+    """Return True if the value of a header of this name is secret."""
     return _SECRET_NAME.search(name.lower()) is not None

@@ -1,21 +1,26 @@
-"""A request to the API: what is reported of it, and what an adapter can read of it."""
+"""A request to the API: the record that is reported, and the reader that an adapter provides.
+
+`ApiRequest` holds what may leave the process. A `RequestReader` also reads the URL's query, the
+headers and the body, which stay in memory: they identify a resend, and only as a digest.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-Place = tuple[str, int | None, str | None]
+LabelsKey = tuple[str, int | None, str | None]
+"""The host's name, the port and the documented path of a request."""
 
 
 class ApiRequest(NamedTuple):
-    """What is sent, as far as telemetry may know it.
+    """A request, without its query, headers and body, which telemetry must not contain.
 
     Attributes:
-        method: As sent, ``POST``.
-        path: As sent, without the query.
+        method: The method as sent, ``POST``.
+        path: The path as sent, without the query.
         template: The documented path, ``/v1/models/{id}``, or None.
         address: The host's name.
-        port: The port, or None where it is 443.
+        port: The port, or None if it is 443.
     """
 
     method: str
@@ -25,22 +30,26 @@ class ApiRequest(NamedTuple):
     port: int | None
 
     @property
-    def place(self) -> Place:
-        """What metrics say of it: address, port and template."""
+    def labels_key(self) -> LabelsKey:
+        """The values of the labels that all metrics of this request share."""
         return self.address, self.port, self.template
 
 
 class RequestReader(Protocol):
-    """What an adapter can say of a request. Asked only where it matters."""
+    """Reads parts of a client's own request. Implemented for each client.
+
+    Its methods are called only if their result is needed, because some are expensive. None of them
+    consumes the request's body.
+    """
 
     def url(self) -> str:
-        """Give the whole URL."""
+        """Return the whole URL."""
 
     def header(self, name: str) -> str | None:
-        """Give a header by its name in lower case, or None."""
+        """Return the value of a header, or None. *name* is in lower case."""
 
     def body(self) -> bytes | None:
-        """Give the body, or None if it cannot be read without consuming it."""
+        """Return the body, or None if it cannot be read without consuming it."""
 
-    def redirected(self, location: str) -> str:
-        """Give the whole URL that a redirect leads to."""
+    def redirect_target(self, location: str) -> str:
+        """Return the whole URL of a redirect's target. *location* is the header as sent."""

@@ -70,7 +70,7 @@ class Sending:
         message: For more of it.
         span: Its client span, or None.
         chain: That of the call which it belongs to, or None.
-        resend: What `Resends.begin` found it to be, or None for a first.
+        resend: What `ResendTracker.started` found it to be, or None for a first.
         started_s: When it was sent, on a steady clock.
         identity: The digest by which the same request is known again, once it is made.
         is_bare: Whether it has neither a body nor an Idempotency-Key; known with the identity.

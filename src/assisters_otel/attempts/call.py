@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
 
     from assisters_otel.api.request import ApiRequest, RequestReader
-    from assisters_otel.outcomes import Outcome
+    from assisters_otel.outcomes import AttemptOutcome
 
 _KEY: Final = context.create_key("assisters_otel-call")
 _scope: Final[ContextVar[Call | None]] = ContextVar("assisters_otel-call", default=None)
@@ -133,7 +133,7 @@ class Call:
         self.around = around
         made = span.get_span_context()
         self.chain = Chain(made if made.is_valid else None)
-        self.last: Outcome | None = None
+        self.last: AttemptOutcome | None = None
         self._watcher = watcher
         self._body: Body | None = None
         self._own: RequestReader | None = None

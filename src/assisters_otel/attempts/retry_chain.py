@@ -28,7 +28,7 @@ class Before(NamedTuple):
     Attributes:
         number: Its own number as a resend; 0 for a request's first attempt.
         ended_s: When it ended, on a steady clock.
-        reason: `Outcome.reason`.
+        reason: `AttemptOutcome.retry_reason`.
         span: Its span.
         wait_s: What its Retry-After asked for.
         hopeless: Whether no retry helps.

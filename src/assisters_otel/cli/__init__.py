@@ -26,7 +26,7 @@ def main() -> None:
     """Run the command line. Exit with 2 if a command is called wrongly or an extra is missing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # "?" for what ASCII lacks
+            stream.reconfigure(errors="replace")  # an ASCII terminal shows "?"
     options = list(takewhile(lambda text: text.startswith("-"), sys.argv[1:]))
     # Read here, not by typer: a bug report quotes the version, and needs no extra for that
     # (test_the_version_needs_no_extra).

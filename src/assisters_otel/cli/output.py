@@ -125,7 +125,7 @@ def show_json(document: object, *, in_one_line: bool = False) -> None:
     """Print *document* as JSON.
 
     Args:
-        document: What `json.dumps` can write.
+        document: Any value that `json.dumps` can write.
         in_one_line: True for a reader that reads one line and does not wait for the end.
     """
     print(json.dumps(document, indent=None if in_one_line else 2), flush=True)

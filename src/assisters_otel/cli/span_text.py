@@ -1,7 +1,7 @@
-"""What a span of the library tells people: its lines, from its attributes alone.
+"""A span for people: the lines that show an attempt, a call or a stream, from attributes alone.
 
-Nothing here imports an HTTP client or the fake API, and an attribute may come from the
-SDK or from an OTLP request, so that every command can show a span alike.
+Attributes may come from the SDK or from an OTLP request. No HTTP client is imported, nor
+the fake API. So every command can show a span.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OLD_STATUS_CODE: Final = "http.status_code"
 default."""
 
 _WINDOWS: Final = ("requests", "tokens")
-"""What the API's rate limits count."""
+"""The units of the API's rate limits."""
 
 _COLOURS: Final = {
     **dict.fromkeys((names.OK, names.RECOVERED, names.COMPLETED), "green"),

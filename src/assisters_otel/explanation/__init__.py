@@ -1,1 +1,1 @@
-"""What an error means, and what to do about it: `evidence` finds the facts, `explain` judges."""
+"""The meaning of an error, and what to do: `evidence` finds the facts, `explain` judges them."""

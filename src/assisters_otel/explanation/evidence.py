@@ -1,4 +1,4 @@
-"""What is known of an error, from the object that the app has of it.
+"""The facts of an error, found from the object that the app has of it.
 
 There are two sources:
 
@@ -25,7 +25,7 @@ from assisters_otel.api import error_body, redaction
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.error_body import Envelope
 from assisters_otel.api.headers import header_text, retry_after_s
-from assisters_otel.outcomes import FAILED
+from assisters_otel.outcomes import FIRST_ERROR
 from assisters_otel.sinks.known_attempts import find_attempt
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ refused to an async client of `openai`, has five."""
 
 
 class Evidence(NamedTuple):
-    """What is known of an error.
+    """The facts of an error, as far as they are known.
 
     Attributes:
         status: The HTTP status, or None without an answer.
@@ -89,12 +89,12 @@ class Evidence(NamedTuple):
     @property
     def has_failed(self) -> bool:
         """True unless there was a whole answer with a status below 400."""
-        has_no_success = self.status is None or self.status >= FAILED
+        has_no_success = self.status is None or self.status >= FIRST_ERROR
         return has_no_success or self.is_stream or self.exception is not None
 
 
 def find_evidence(thing: object) -> Evidence | None:
-    """Return what is known of an error.
+    """Return the facts of an error.
 
     Args:
         thing: An exception, a response, an error code or its record in the catalog.
@@ -178,7 +178,7 @@ def _of_exception(error: BaseException) -> Evidence:
     has_fields = any(fields[:3])
     if has_fields and not any(evidence.envelope[:3]):
         evidence = evidence._replace(envelope=fields)
-    if evidence.status is None or evidence.status < FAILED:
+    if evidence.status is None or evidence.status < FIRST_ERROR:
         cause = causes.of(error)
         is_transient = not has_fields and _is_network_error(error)
         evidence = evidence._replace(

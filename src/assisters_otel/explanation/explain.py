@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from assisters_otel import catalog, causes
 from assisters_otel.explanation.evidence import Evidence, find_evidence
-from assisters_otel.outcomes import FAILED
+from assisters_otel.outcomes import FIRST_ERROR
 from assisters_otel.version import __version__
 
 YOUR_APP: Final = "your app"
@@ -73,15 +73,15 @@ _BODY_ERRORS: Final = frozenset(
 
 
 class Explanation(NamedTuple):
-    """What is known of one failure. It quotes nothing that a user typed.
+    """The meaning of one failure. It quotes nothing that a user typed.
 
     Attributes:
-        what: What happened, in one sentence.
+        what: The event in one sentence.
         side: Whose side the failure is on: one of `SIDES`.
         retryable: True if the same request can succeed if it is sent again soon.
         retry_after_s: The seconds to wait before that, or None if the API named none.
-        advice: What the developer does next.
-        user_message: What an end user may be shown.
+        advice: The developer's next step.
+        user_message: A message for an end user.
         code: The API's error code, as sent, or None.
         type: The API's error type, as sent, or None.
         param: The parameter at fault, or None.
@@ -128,7 +128,7 @@ def explain(thing: object) -> Explanation:
             its code and request id again.
 
     Returns:
-        What is known. That is little of an exception that is not the API's.
+        The explanation. It says little of an exception that is not the API's.
 
     Raises:
         ValueError: *thing* is neither an exception, a response nor a code.
@@ -168,8 +168,8 @@ def _advise(evidence: Evidence) -> tuple[bool, str, str]:
         return row.retryable, row.advice, row.user_message
     if not evidence.has_failed:
         return False, _DO_NOTHING, ""
-    if code or type_ or (status is not None and status >= FAILED):
-        if catalog.retryable(code, type_, status or FAILED):
+    if code or type_ or (status is not None and status >= FIRST_ERROR):
+        if catalog.retryable(code, type_, status or FIRST_ERROR):
             return True, _ASK_SUPPORT, catalog.SORRY
         return False, *_advise_against_retry(status, type_)
     if status is not None:  # a status below 400, and then the body or the stream failed

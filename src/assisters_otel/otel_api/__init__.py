@@ -1,1 +1,1 @@
-"""What OpenTelemetry's API leaves open: providers and spans that tell less than the SDK's."""
+"""Providers and spans that are not the SDK's, and have only what OpenTelemetry's API promises."""

@@ -1,4 +1,8 @@
-"""What providers may leave out that others have. OpenTelemetry's API is all that they promise."""
+"""Stand-ins for what a provider, meter or span of the app may lack.
+
+OpenTelemetry's API is all that they promise. logfire, ddtrace and others implement that alone, some
+of them an earlier version of it.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +23,9 @@ _BOUNDARIES: Final = "explicit_bucket_boundaries_advisory"
 
 
 def is_stand_in(provider: object) -> bool:
-    """Return True if a global provider is OpenTelemetry's own, in place of one that is not set.
+    """Return True if a global provider is the one that the API has until a provider is set.
 
-    The name alone does not say so: logfire's tracer provider has it as well.
+    Its class is known by name and package. logfire's tracer provider has the same class name.
     """
     kind = type(provider)
     names = {"ProxyTracerProvider", "_ProxyMeterProvider"}
@@ -29,10 +33,11 @@ def is_stand_in(provider: object) -> bool:
 
 
 def flushes(given: Iterable[object]) -> list[Callable[[], object]]:
-    """List the ``force_flush`` of those providers that have one. The API promises none.
+    """Return the ``force_flush`` of each provider that has one. The API promises none.
 
-    One that its app has shut down is left alone. The SDK's meter provider, 1.44 and 1.45, would
-    export once more, and its exporter warn of that (test_what_the_app_has_ended_is_not_flushed).
+    A provider that the app has shut down is left out. The SDK's meter provider, 1.44 and 1.45,
+    would export once more, and its exporter log a warning
+    (test_what_the_app_has_ended_is_not_flushed).
     """
     alive = (one for one in given if getattr(one, "_shutdown", None) is not True)
     found = (getattr(provider, "force_flush", None) for provider in alive)
@@ -40,34 +45,39 @@ def flushes(given: Iterable[object]) -> list[Callable[[], object]]:
 
 
 def without_exit_hook(given: Iterable[object]) -> list[object]:
-    """List those of the SDK's providers that do not end by themselves at the interpreter's exit.
+    """Return the providers of the SDK that do not shut down at the interpreter's exit.
 
     They were made with ``shutdown_on_exit=False``. Source: the SDK, 1.44 and 1.45, where
-    ``_atexit_handler`` is None then. What is none of the SDK's sees to its own end.
+    ``_atexit_handler`` is None then. Providers that are not the SDK's are left out: they have other
+    ways to end.
     """
     return [one for one in given if getattr(one, "_atexit_handler", one) is None]
 
 
 def are_same(one: SpanContext, other: SpanContext) -> bool:
-    """Return True if two contexts are of one span. They may be of a class that does not compare."""
+    """Return True if two contexts are of one span. Their class may have no ``__eq__``."""
     return (one.span_id, one.trace_id) == (other.span_id, other.trace_id)
 
 
 def add_link(span: Span, to: SpanContext) -> None:
-    """Link a span to another one. A class that cannot add links inherits a warning in its place."""
+    """Add a link to *span*, if it can have one added.
+
+    A class without `add_link` inherits the API's, which only logs a warning.
+    """
     if getattr(type(span), "add_link", None) is not trace.Span.add_link:
         span.add_link(to)
 
 
 def meter(made: Meter) -> Meter:
-    """Return a meter whose histograms may be given boundaries; one from before them ignores them.
+    """Return a meter whose histograms accept boundaries.
 
     Args:
-        made: A provider's.
+        made: A provider's meter. One that was written for an earlier API does not know the
+            argument; then the boundaries are dropped.
     """
     try:
         taken = inspect.signature(made.create_histogram).parameters.values()
-    except (TypeError, ValueError):  # written in C, and says nothing
+    except (TypeError, ValueError):  # written in C, without a signature
         return made
     if any(one.name == _BOUNDARIES or one.kind is one.VAR_KEYWORD for one in taken):
         return made
@@ -95,7 +105,7 @@ class _Meter:
 
 
 class Meters(MeterProvider):
-    """A meter provider for OpenTelemetry's instrumentations, of `meter`."""
+    """A meter provider for OpenTelemetry's instrumentations, with meters of `meter`."""
 
     def __init__(self, made: MeterProvider) -> None:
         """Wrap *made*."""
@@ -108,6 +118,6 @@ class Meters(MeterProvider):
         schema_url: str | None = None,
         attributes: Attributes | None = None,
     ) -> Meter:
-        """Return a meter whose histograms may be given boundaries."""
+        """Return a meter whose histograms accept boundaries."""
         told = () if attributes is None else (attributes,)
         return meter(self._made.get_meter(name, version, schema_url, *told))

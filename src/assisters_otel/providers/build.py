@@ -1,8 +1,12 @@
-"""Providers of our own, from the standard ``OTEL_*`` variables, for an app that has none.
+"""Builds providers from the standard ``OTEL_*`` variables, for an app that has none.
 
-What is built here exports by the SDK's own exporters, says once when nobody takes the
-telemetry, ends within a time that is given, and counts right in a forked process. No
-global is set and nothing is registered to run at exit: that is the caller's.
+The SDK has an auto-configuration of its own, which does not fit the contract of `init`. It sets the
+global providers and returns none. It exports by gRPC unless a variable says otherwise. It raises
+for a wrong value, and at exit it waits for as long as the exporters do.
+
+So the providers are built here, from the SDK's classes and entry points. They log one warning if
+exports fail, end within a time, and count right in a forked process. Setting them globally and
+ending them at exit is up to the caller.
 """
 
 from __future__ import annotations
@@ -24,16 +28,12 @@ from assisters_otel.providers.exporter_specs import exporter_specs
 from assisters_otel.providers.exporters import (
     ForkSafeExporter,
     ForkSafeMetricExporter,
+    ForkSafeMetricReader,
     QueueReportingSpanProcessor,
-    QuietMetricReader,
 )
 from assisters_otel.providers.otlp_settings import OtlpArguments
-from assisters_otel.providers.owned_providers import (
-    OUR_SCOPES,
-    OwnedProviders,
-    WatchedMeterProvider,
-    _Pipeline,
-)
+from assisters_otel.providers.owned_providers import OwnedProviders
+from assisters_otel.providers.pipelines import OUR_SCOPES, Pipeline, WatchedMeterProvider
 from assisters_otel.providers.signals import METRICS, TRACES
 from assisters_otel.providers.workers import DaemonWorker
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from assisters_otel.providers.delivery import Receiver
-    from assisters_otel.providers.entry_points import Tell
+    from assisters_otel.providers.entry_points import Warn
     from assisters_otel.providers.exporter_specs import ExporterSpec
 
 
@@ -55,95 +55,106 @@ def build_providers(  # noqa: PLR0913 - by name, as in `init`
     endpoint: str | None,
     headers: Mapping[str, str] | None,
     protocol: str | None,
-    tell: Tell | None = None,
+    warn: Warn | None = None,
 ) -> OwnedProviders:
     """Build providers from the standard variables, through the SDK's exporter entry points.
 
-    An argument wins over the variables. An endpoint, headers or a protocol mean OTLP,
-    also where ``OTEL_TRACES_EXPORTER`` lists others; only ``none`` stays none: a
-    provider without an exporter, whose spans still have ids and reach the next service.
+    An argument wins over the variables. An endpoint, headers or a protocol mean OTLP, also where
+    ``OTEL_TRACES_EXPORTER`` lists others. Only ``none`` stays none: a provider without an exporter,
+    whose spans still have ids and reach the next service.
 
     Args:
-        traces: Whether to build a tracer provider.
-        metrics: Whether to build a meter provider.
+        traces: True to build a tracer provider.
+        metrics: True to build a meter provider.
         service_name: Wins over ``OTEL_SERVICE_NAME``.
-        endpoint: A base URL, ``http://localhost:4318``; for HTTP, ``/v1/traces`` and
-            ``/v1/metrics`` are appended.
-        headers: For OTLP. Win over those of the variables.
+        endpoint: A base URL, ``http://localhost:4318``. For HTTP ``/v1/traces`` and ``/v1/metrics``
+            are appended.
+        headers: For OTLP. They win over those of the variables.
         protocol: ``http/protobuf`` or ``grpc``.
-        tell: Gets what is wrong with a variable and what was taken instead, where something can be.
+        warn: Gets what is wrong with a variable and what was taken instead. None: raise it.
 
     Raises:
-        ValueError: An argument or a variable cannot be used; the message says what to
-            write. Nothing is left behind, no thread either.
+        ValueError: An argument or a variable cannot be used, and nothing can be taken instead. The
+            message says what to write. No thread and no filter is left behind.
     """
     arguments = OtlpArguments(endpoint, headers, protocol)
-    spans = exporter_specs(TRACES, arguments, tell) if traces else ()
-    points = exporter_specs(METRICS, arguments, tell) if metrics else ()
-    configured = configurator("meter", tell) if metrics else {}
-    reaches: dict[str, Receiver] = {}
-    hush = ExporterLogFilter(ForkSafeExporter.send.__code__)
+    span_specs = exporter_specs(TRACES, arguments, warn) if traces else ()
+    metric_specs = exporter_specs(METRICS, arguments, warn) if metrics else ()
+    configured = configurator("meter", warn) if metrics else {}
+    receivers: dict[str, Receiver] = {}
+    log_filter = ExporterLogFilter(ForkSafeExporter.send.__code__)
     resource = _resource(service_name)
 
-    def renewed(known: Resource | None) -> _Pipeline[MeterProvider]:
-        pushed = tuple(route for route in points if not issubclass(route.kind, MetricReader))
-        told = known or _resource(service_name, other_than=resource)
-        return _meters(pushed, reaches, told, configured)
+    def renew(known: Resource | None) -> Pipeline[MeterProvider]:
+        pushed = tuple(spec for spec in metric_specs if not issubclass(spec.kind, MetricReader))
+        own_resource = known or _resource(service_name, other_than=resource)
+        return _meters(pushed, receivers, own_resource, configured)
 
     with ExitStack() as undo:
-        hush.install()
-        undo.callback(hush.remove)
+        log_filter.install()
+        undo.callback(log_filter.remove)
         tracers = meters = None
         if traces:
-            tracers = _tracers(spans, reaches, resource, tell)
+            tracers = _tracers(span_specs, receivers, resource, warn)
             undo.callback(_discard, tracers)
         if metrics:
-            meters = _meters(points, reaches, resource, configured)
+            meters = _meters(metric_specs, receivers, resource, configured)
         undo.pop_all()
-    texts = [route.text for route in (*spans, *points)]
-    texts += ["traces: none"] if traces and not spans else []
-    texts += ["metrics: none"] if metrics and not points else []
+    texts = [spec.text for spec in (*span_specs, *metric_specs)]
+    texts += ["traces: none"] if traces and not span_specs else []
+    texts += ["metrics: none"] if metrics and not metric_specs else []
     return OwnedProviders(
         tracers=tracers,
         meters=meters,
-        renew=renewed,
-        hush=hush,
-        reaches=reaches.values(),
+        renew=renew,
+        log_filter=log_filter,
+        receivers=receivers.values(),
         destinations=tuple(texts),
     )
 
 
 def _resource(service_name: str | None, other_than: Resource | None = None) -> Resource:
+    """Return the resource of the variables, with a ``service.instance.id``.
+
+    Args:
+        service_name: Wins over the variables.
+        other_than: The resource of the parent process, whose instance this one is not.
+    """
     named = {SERVICE_NAME: service_name} if service_name else {}
     with _detectors_are_quiet():
         resource = _encodable(Resource.create(named))
-    taken = other_than and other_than.attributes.get(SERVICE_INSTANCE_ID)
-    if resource.attributes.get(SERVICE_INSTANCE_ID) in {None, taken}:
-        # OTEL_RESOURCE_ATTRIBUTES names one instance, and a forked process is another.
+    parent_id = other_than and other_than.attributes.get(SERVICE_INSTANCE_ID)
+    if resource.attributes.get(SERVICE_INSTANCE_ID) in {None, parent_id}:
+        # OTEL_RESOURCE_ATTRIBUTES may name an instance. A forked process is another one.
         resource = resource.merge(Resource({SERVICE_INSTANCE_ID: str(uuid.uuid4())}))
     return resource
 
 
 @contextmanager
 def _detectors_are_quiet() -> Iterator[None]:
-    """Keep from the log what `variables` says of OTEL_RESOURCE_ATTRIBUTES.
+    """Drop the SDK's line about OTEL_RESOURCE_ATTRIBUTES, of which `variables` warns already.
 
-    The SDK reads it in threads of its own, where `variables.corrected` does not reach.
+    The SDK reads the variable in threads of its own, and there it reads what is set, not what
+    `variables.corrected` puts in its place.
     """
 
-    def is_news(record: logging.LogRecord) -> bool:
+    def is_other(record: logging.LogRecord) -> bool:
         return not str(record.msg).startswith("Invalid key value resource attribute pair")
 
     logger = logging.getLogger("opentelemetry.sdk.resources")
-    logger.addFilter(is_news)
+    logger.addFilter(is_other)
     try:
         yield
     finally:
-        logger.removeFilter(is_news)
+        logger.removeFilter(is_other)
 
 
 def _encodable(resource: Resource) -> Resource:
-    """Replace what is no text, from a variable that is not in UTF-8: it would lose every batch."""
+    """Return *resource* with text that can be encoded.
+
+    A variable that is not in UTF-8 has lone surrogates. With one of those in the resource the
+    encoder drops every batch.
+    """
 
     def clean(value: AttributeValue) -> AttributeValue:
         return value.encode(errors="replace").decode() if isinstance(value, str) else value
@@ -153,61 +164,63 @@ def _encodable(resource: Resource) -> Resource:
 
 
 def _tracers(
-    spans: Sequence[ExporterSpec],
-    reaches: dict[str, Receiver],
+    specs: Sequence[ExporterSpec],
+    receivers: dict[str, Receiver],
     resource: Resource,
-    tell: Tell | None,
-) -> _Pipeline[TracerProvider]:
-    chosen, ids = sampler(tell), id_generator(tell)
-    make = partial(cast("Callable[..., TracerProvider]", TracerProvider), chosen, resource)
-    configured = configurator("tracer", tell)
+    warn: Warn | None,
+) -> Pipeline[TracerProvider]:
+    chosen, ids = sampler(warn), id_generator(warn)
+    # `configurator` gives a private argument, which a later version may drop. So it is not typed.
+    create = partial(cast("Callable[..., TracerProvider]", TracerProvider), chosen, resource)
+    configured = configurator("tracer", warn)
     with ExitStack() as undo:
-        couriers = []
-        for route in spans:
-            destination = route.destination(TRACES, reaches)
-            couriers.append(ForkSafeExporter(route.span_exporter, destination))
-            undo.callback(couriers[-1].end)
+        exporters = []
+        for spec in specs:
+            delivery = spec.delivery(TRACES, receivers)
+            exporters.append(ForkSafeExporter(spec.span_exporter, delivery))
+            undo.callback(exporters[-1].shutdown)
         with _explain_sdk_errors():
-            provider = make(shutdown_on_exit=False, id_generator=ids, **configured)
-            for courier in couriers:
-                provider.add_span_processor(QueueReportingSpanProcessor(courier))
+            provider = create(shutdown_on_exit=False, id_generator=ids, **configured)
+            for exporter in exporters:
+                provider.add_span_processor(QueueReportingSpanProcessor(exporter))
         undo.pop_all()
-    return _Pipeline(provider, couriers, DaemonWorker())
+    return Pipeline(provider, exporters, DaemonWorker())
 
 
 def _meters(
-    points: Sequence[ExporterSpec],
-    reaches: dict[str, Receiver],
+    specs: Sequence[ExporterSpec],
+    receivers: dict[str, Receiver],
     resource: Resource,
     configured: Mapping[str, Callable[..., object]],
-) -> _Pipeline[MeterProvider]:
+) -> Pipeline[MeterProvider]:
     with _explain_sdk_errors():
-        # It refuses a variable before a thread runs.
+        # It raises for a wrong variable. A reader is made before the provider and starts a thread,
+        # so a provider without readers is made first.
         MeterProvider(resource=resource, shutdown_on_exit=False)
     with ExitStack() as undo:
-        couriers = []
+        exporters = []
         readers: list[MetricReader] = []
-        for route in points:
-            if issubclass(route.kind, MetricReader):
-                readers.append(route.metric_reader())
+        for spec in specs:
+            if issubclass(spec.kind, MetricReader):
+                readers.append(spec.metric_reader())
                 undo.callback(readers[-1].shutdown)
             else:
-                destination = route.destination(METRICS, reaches)
-                couriers.append(ForkSafeExporter(route.metric_exporter, destination))
-                undo.callback(couriers[-1].end)
+                delivery = spec.delivery(METRICS, receivers)
+                exporters.append(ForkSafeExporter(spec.metric_exporter, delivery))
+                undo.callback(exporters[-1].shutdown)
         with _explain_sdk_errors():
             readers += [
-                QuietMetricReader(ForkSafeMetricExporter(courier, OUR_SCOPES))
-                for courier in couriers
+                ForkSafeMetricReader(ForkSafeMetricExporter(exporter, OUR_SCOPES))
+                for exporter in exporters
             ]
             provider = WatchedMeterProvider(readers, resource, configured)
         undo.pop_all()
-    return _Pipeline(provider, couriers, DaemonWorker())
+    return Pipeline(provider, exporters, DaemonWorker())
 
 
-def _discard(part: _Pipeline[TracerProvider]) -> None:
-    part.provider.shutdown()
-    part.hand.rest()
+def _discard(pipeline: Pipeline[TracerProvider]) -> None:
+    pipeline.provider.shutdown()
+    pipeline.worker.stop()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a name in an OTEL_* variable stands for: entry points, and what they make."""
+"""Loads what a name in an ``OTEL_*`` variable stands for: exporters, samplers, id generators."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from opentelemetry.sdk import environment_variables as sdk_variables
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Sampler
 
-# As importlib.metadata's, but read from disk once; the API has done that on its import.
+# The same as importlib.metadata's, but it reads from disk once. The API's import has done that.
 from opentelemetry.util._importlib_metadata import entry_points
 
 from assisters_otel.api.redaction import shown
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from importlib.metadata import EntryPoint
 
-    Tell = Callable[[str], object]
+    Warn = Callable[[str], object]
 
 Made = TypeVar("Made")
 
@@ -32,11 +32,12 @@ _HOMES: Final = {
     PROTOCOLS["http/protobuf"]: "opentelemetry-exporter-otlp-proto-http",
     _GRPC: "opentelemetry-exporter-otlp-proto-grpc",
 }
+"""The distributions that register the two exporters of OTLP."""
 
 
 def _find_entry_point(group: str, name: str) -> EntryPoint | None:
-    # To look the two usual ones up where they are at home spares reading what every
-    # installed distribution registers, which is half of the time that `init` takes.
+    # To read the entry points of all installed distributions takes half of the time of `init`. So
+    # the usual two are looked up in their own distributions.
     if name in _HOMES:
         with suppress(PackageNotFoundError):
             at_home = distribution(_HOMES[name]).entry_points
@@ -48,13 +49,13 @@ def load_entry_point(group: str, name: str, variable: str, also: Iterable[str] =
     """Import what a name stands for.
 
     Args:
-        group: Of the entry points.
-        name: In that group.
-        variable: Where the name is from, for what is said if there is none.
-        also: What else may be written there.
+        group: The group of entry points.
+        name: The name in it.
+        variable: Where the name comes from. The message quotes it.
+        also: Further values of the variable, which are no entry points.
 
     Raises:
-        ValueError: Nothing is called so, or it cannot be imported; the message says what to do.
+        ValueError: The name is not registered, or cannot be imported. The message says what to do.
     """
     extra = "pip install 'assisters-otel[grpc]'"
     found = _find_entry_point(group, name)
@@ -78,57 +79,65 @@ def load_entry_point(group: str, name: str, variable: str, also: Iterable[str] =
 
 
 def _or_default(
-    make: Callable[[], Made | None], default: Made | None, name: str, tell: Tell | None
+    make: Callable[[], Made | None], default: Made | None, name: str, warn: Warn | None
 ) -> Made | None:
-    """Make something; take *default*, and tell what is wrong and that *name* is taken.
+    """Return what *make* returns, or *default* with a warning that *name* is taken.
 
     Raises:
-        ValueError: What *make* raises, if there is nobody to tell.
+        ValueError: *make* raises it, and *warn* is None.
     """
     try:
         return make()
     except ValueError as error:
-        if tell is None:
+        if warn is None:
             raise
-        tell(f"{error}. {name} is taken instead")
+        warn(f"{error}. {name} is taken instead")
         return default
 
 
-def sampler(tell: Tell | None = None) -> Sampler | None:
-    """Make the sampler that ``OTEL_TRACES_SAMPLER`` asks for.
+def sampler(warn: Warn | None = None) -> Sampler | None:
+    """Return the sampler that ``OTEL_TRACES_SAMPLER`` asks for.
+
+    `TracerProvider` reads the variable too, but knows no registered sampler. It logs a line of its
+    own for a wrong, an empty and a blank-padded name, and for a ratio without an argument. In 1.44
+    it raises for a ratio of 2. So the variable is read here, by the entry points under which the
+    SDK registers its own samplers.
 
     Args:
-        tell: Gets what is wrong, if the SDK's default is to be taken then.
+        warn: Gets what is wrong; then the SDK's default is returned. None: raise it.
 
     Returns:
-        The sampler, one of the SDK's or one that a package has registered, or None for
-        the provider's default.
+        The sampler, or None if the variable is not set.
 
     Raises:
-        ValueError: There is none of that name, or it refuses its argument, and nobody to tell.
+        ValueError: The name is not registered, or its sampler refuses the argument, and *warn* is
+            None.
     """
     default: Sampler = DEFAULT_ON
-    return _or_default(_sampler, default, "parentbased_always_on", tell)
+    return _or_default(_sampler, default, "parentbased_always_on", warn)
 
 
 def _sampler() -> Sampler | None:
     variable = sdk_variables.OTEL_TRACES_SAMPLER
-    name = environ.get(variable, "").strip()
-    if not name:
+    if variable not in environ:
         return None
+    name = environ[variable].strip()
+    if not name:
+        default: Sampler = DEFAULT_ON
+        return default
     if name.lower() in entry_points(group="opentelemetry_traces_sampler").names:
         name = name.lower()
     factory = cast(
         "Callable[[object], object]",
         load_entry_point("opentelemetry_traces_sampler", name, variable),
     )
-    text = environ.get(sdk_variables.OTEL_TRACES_SAMPLER_ARG)
+    argument = environ.get(sdk_variables.OTEL_TRACES_SAMPLER_ARG)
     try:
-        made = factory(float(text or 1) if name in RATIO_SAMPLERS else text)
+        made = factory(float(argument or 1) if name in RATIO_SAMPLERS else argument)
     except Exception as error:
         raise ValueError(
             f"{variable}: {shown(name)} refuses "
-            f"{sdk_variables.OTEL_TRACES_SAMPLER_ARG}={shown(text or '')} "
+            f"{sdk_variables.OTEL_TRACES_SAMPLER_ARG}={shown(argument or '')} "
             f"({type(error).__name__}: {error}). Write a number from 0 to 1 for a ratio"
         ) from error
     if not isinstance(made, Sampler):
@@ -138,16 +147,16 @@ def _sampler() -> Sampler | None:
     return made
 
 
-def id_generator(tell: Tell | None = None) -> IdGenerator | None:
-    """Make the generator that ``OTEL_PYTHON_ID_GENERATOR`` asks for, or None for random ids.
+def id_generator(warn: Warn | None = None) -> IdGenerator | None:
+    """Return the generator that ``OTEL_PYTHON_ID_GENERATOR`` asks for, or None for random ids.
 
     Args:
-        tell: Gets what is wrong, if ids are to be random then.
+        warn: Gets what is wrong; then ids are random. None: raise it.
 
     Raises:
-        ValueError: There is none of that name, and nobody to tell.
+        ValueError: The name is not registered, or its generator cannot be made, and *warn* is None.
     """
-    return _or_default(_id_generator, None, "random", tell)
+    return _or_default(_id_generator, None, "random", warn)
 
 
 def _id_generator() -> IdGenerator | None:
@@ -167,29 +176,30 @@ def _id_generator() -> IdGenerator | None:
         ) from error
 
 
-def configurator(what: str, tell: Tell | None = None) -> dict[str, Callable[..., object]]:
-    """Read who decides which tracers, or which meters, are on.
+def configurator(what: str, warn: Warn | None = None) -> dict[str, Callable[..., object]]:
+    """Return the function that decides which tracers, or which meters, are on.
 
     Args:
         what: ``tracer`` or ``meter``.
-        tell: Gets what is wrong, if all are to be on then.
+        warn: Gets what is wrong; then the SDK's own function decides. None: raise it.
 
     Returns:
-        What the SDK's provider is made with, as the SDK's own auto-configuration makes it: nothing
-        if ``OTEL_PYTHON_{TRACER,METER}_CONFIGURATOR`` is not set, or the SDK does not know it.
+        A private argument of the SDK's provider, as the SDK's auto-configuration gives it. It is
+        empty if ``OTEL_PYTHON_{TRACER,METER}_CONFIGURATOR`` is not set, or the SDK has no such
+        variable.
 
     Raises:
-        ValueError: There is none of that name, and nobody to tell.
+        ValueError: The name is not registered, and *warn* is None.
     """
     variable = getattr(sdk_variables, f"OTEL_PYTHON_{what.upper()}_CONFIGURATOR", "")
     name = environ.get(variable, "").strip()
     if not name:
         return {}
 
-    def load_it() -> dict[str, Callable[..., object]]:
+    def load() -> dict[str, Callable[..., object]]:
         found = load_entry_point(f"_opentelemetry_{what}_configurator", name, variable)
         if not callable(found):
             raise ValueError(f"{variable}: {shown(name)} cannot be called. Unset it")
         return {f"_{what}_configurator": found}
 
-    return _or_default(load_it, {}, "The SDK's own", tell) or {}
+    return _or_default(load, {}, "The SDK's own", warn) or {}

@@ -1,4 +1,15 @@
-"""What exporters log of a failed export, heard in place of the log."""
+"""The log records of exporters: kept from the app's log, and read where no transport is watched.
+
+The OTLP exporters log each failed request, about seven lines for one outage. In place of them the
+library logs one warning (`delivery`). So the records are filtered out of the exporters' loggers,
+but only those of the library's own exports: the app's exporters log as ever.
+
+* `capture_exporter_logs` marks the code inside it as an export of the library.
+* `ExporterLogFilter` hands each record of such an export to the listener, and drops it.
+* `failure_in_log_record` reads a reason out of a record. The transports of OTLP report failures
+  themselves (`otlp_http`, `otlp_grpc`), so this is for what fails before anything is sent, and for
+  exporters of other packages.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +17,11 @@ import logging
 from contextlib import contextmanager
 from enum import Enum
 from functools import partial
-from socket import gaierror
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
-from assisters_otel.api import redaction
-from assisters_otel.own_export import here
+from assisters_otel.own_export import log_listener
+from assisters_otel.providers.failures import ExportFailure, failure_of, failure_of_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -28,131 +38,56 @@ LOGGERS: Final = (
     "opentelemetry.sdk.metrics._internal.export",
     "urllib3.connectionpool",
 )
-"""Who speaks of a failed export. A logger's filter sees that logger's own records only,
-so each is named. What the encoder says of an attribute that cannot be encoded is not
-here: that is the application's mistake, and the rest of the batch arrives.
+"""The loggers that report a failed export. Each is named, since a logger's filter sees the records
+of that logger alone. The loggers of the encoders are left out: they report an attribute that cannot
+be encoded, which is the app's mistake, and the rest of the batch arrives.
 
 Source: the SDK and its exporters, 1.44 and 1.45."""
-
-_NO_ANSWER: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED"})
-"""The gRPC codes for a collector that is not there, or that hangs."""
-
-
-class ExportFailure(NamedTuple):
-    """Why an export failed.
-
-    Attributes:
-        reason: ``ConnectionError: Connection refused``. It holds no URL, no header and
-            no text of an exception: those may quote a key.
-        answered: Whether somebody answered. If not, the place is lost to all signals.
-    """
-
-    reason: str
-    answered: bool
-
-
-_UNTRUSTED: Final = ExportFailure(
-    "the receiver's certificate is not trusted. Write the path of its CA's PEM file into "
-    "OTEL_EXPORTER_OTLP_CERTIFICATE",
-    answered=False,
-)
-
-
-class NotTaken(Exception):  # noqa: N818 - the fact, which is no error of ours
-    """The receiver has not taken what was exported, or will never be asked.
-
-    Its text is for people, and is shown as it is: no key may be in it.
-
-    Attributes:
-        answered: As a `ExportFailure` has it.
-    """
-
-    def __init__(self, text: str, *, answered: bool = True) -> None:
-        super().__init__(text)
-        self.answered = answered
-
-
-def raise_rejected(answer: object) -> None:
-    """Raise if an OTLP receiver's answer says that it has rejected something.
-
-    Args:
-        answer: An ``Export…ServiceResponse``. Anything else rejects nothing. A message without a
-            number rejects nothing either: it is advice. Source: OTLP, "Partial Success".
-
-    Raises:
-        NotTaken: So it says.
-    """
-    told = getattr(answer, "partial_success", None)
-    rejected = getattr(told, "rejected_spans", 0) or getattr(told, "rejected_data_points", 0)
-    if rejected > 0:
-        message = redaction.clean(getattr(told, "error_message", ""))
-        raise NotTaken(f"{rejected} rejected{f': {message}' if message else ''}")
 
 
 def failure_in_log_record(record: logging.LogRecord) -> ExportFailure | None:
     """Read why an export fails from what an exporter logs.
 
     Args:
-        record: A record of one of `LOGGERS`. Its text is not used where it may quote a
-            URL or a header.
+        record: A record of one of `LOGGERS`, at WARNING or above. Its text is used only if all its
+            arguments are numbers: any other argument may quote a URL or a header.
 
     Returns:
-        The hint, or None if the record does not say.
+        The failure, or None if the record names none.
     """
     arguments = record.args if isinstance(record.args, tuple) else ()
+    if arguments and all(isinstance(value, int) for value in arguments):
+        return ExportFailure(record.getMessage(), was_answered=True)  # a batch that is too large
     for value in arguments:
         if isinstance(value, Exception):
-            hint = failure_of(value)
-            # Below ERROR the exporter tries again, which it does for connections only.
-            return hint if record.levelno >= logging.ERROR else hint._replace(answered=False)
+            return failure_of(value)
         if isinstance(value, Enum):
-            is_untrusted = any("CERTIFICATE_VERIFY_FAILED" in str(one) for one in arguments)
-            hint = ExportFailure(value.name, answered=value.name not in _NO_ANSWER)
-            return _UNTRUSTED if is_untrusted else hint
+            return failure_of_grpc(value.name, " ".join(map(str, arguments)))
         if isinstance(value, int) and 100 <= value < 600:  # noqa: PLR2004 - what an HTTP status is
-            return ExportFailure(f"HTTP {value}", answered=True)
-    if arguments and all(isinstance(value, int) for value in arguments):
-        return ExportFailure(record.getMessage(), answered=True)  # a batch that is too large
-    if arguments and str(record.msg).startswith("Transient error"):
-        reason = "".join(c for c in str(arguments[0]) if c.isprintable())
-        return ExportFailure(reason[:80], answered=True)
+            return ExportFailure(f"HTTP {value}", was_answered=True)
     return None
 
 
-def failure_of(error: BaseException) -> ExportFailure:
-    """Name an exception and the system's reason for it, ``ConnectionError: Connection refused``.
-
-    The exception's own text is left out: requests quotes URLs and headers in it.
-    """
-    for told in (error, error.__cause__):
-        if isinstance(told, NotTaken):
-            return ExportFailure(str(told), told.answered)
-    cause = error
-    for _ in range(10):  # a chain may be a ring
-        cause = cause.__cause__ or cause.__context__ or cause
-    reason = cause.strerror if isinstance(cause, OSError) else None
-    return ExportFailure(
-        f"{type(error).__name__}: {reason}" if reason else type(error).__name__,
-        answered=not isinstance(cause, (ConnectionError, TimeoutError, gaierror)),
-    )
-
-
 @contextmanager
-def capture_exporter_logs(hear: Callable[[logging.LogRecord], None]) -> Iterator[None]:
-    """Let *hear* have what is logged here, in place of the log."""
-    token = here.set(hear)
+def capture_exporter_logs(listener: Callable[[logging.LogRecord], None]) -> Iterator[None]:
+    """Pass what the exporters' loggers get inside to *listener*, in place of the log.
+
+    It gets the records at WARNING and above, whatever levels the app has set.
+    """
+    token = log_listener.set(listener)
     try:
         yield
     finally:
-        here.reset(token)
+        log_listener.reset(token)
 
 
 class ExporterLogFilter(logging.Filter):
-    """Keeps what our exporters say from the log; what others say passes.
+    """Drops the records of the library's exports. The records of the app's exporters pass.
 
     Args:
-        code: Of the function that calls them. The SDK logs an exporter's exception when
-            nobody listens any more, and this function's frame is in it.
+        code: Of the function that calls the library's exporters. The SDK logs an exporter's
+            exception outside `capture_exporter_logs`; such a record is known by this function's
+            frame in its traceback.
     """
 
     def __init__(self, code: CodeType) -> None:
@@ -160,34 +95,48 @@ class ExporterLogFilter(logging.Filter):
         self._code = code
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let a record pass unless it comes from an export of ours."""
-        hear = here.get()
-        if hear is not None:
-            hear(record)
+        """Return True if a record is not of an export of the library."""
+        listener = log_listener.get()
+        if listener is not None:
+            if record.levelno >= logging.WARNING:
+                listener(record)
             return False
         trace = record.exc_info[2] if record.exc_info else None
         return all(frame.f_code is not self._code for frame, _ in walk_tb(trace))
 
     def install(self) -> None:
-        """Stand in front of the filters that are there.
+        """Add this filter before the others of each logger, and replace two of its methods.
 
-        The SDK's own one drops what looks like its last record: it must not see ours. Nor does
-        the app's factory of records make what is only heard: it may raise, and an exporter that
-        it raises into neither sends again nor goes on.
+        The SDK has a filter that drops a record which is like the one before. It must not compare
+        the app's records with the library's, so it comes later.
+
+        The methods do their own only inside an export of the library. An app that sets a high level
+        has no filter called, and the library would not learn that the queue is full
+        (test_a_full_queue_is_told_once). The app's log record factory may raise, which would end
+        the export that logs. So it makes no record that is dropped anyway.
         """
         for name in LOGGERS:
             logger = logging.getLogger(name)
             logger.filters.insert(0, self)
-            vars(logger).setdefault("makeRecord", partial(_make_record, logger))
+            for method, function in _replaced(name).items():
+                vars(logger).setdefault(method, partial(function, logger))
 
     def remove(self) -> None:
-        """Take it out again. A second time does nothing."""
+        """Undo `install`. A second call does nothing."""
         for name in LOGGERS:
             logger = logging.getLogger(name)
             logger.removeFilter(self)
-            is_ours = getattr(vars(logger).get("makeRecord"), "func", None) is _make_record
-            if is_ours and not any(isinstance(one, ExporterLogFilter) for one in logger.filters):
-                vars(logger).pop("makeRecord", None)
+            if any(isinstance(one, ExporterLogFilter) for one in logger.filters):
+                continue
+            for method, function in _replaced(name).items():
+                if getattr(vars(logger).get(method), "func", None) is function:
+                    del vars(logger)[method]
+
+
+def _is_enabled_for(logger: logging.Logger, level: int) -> bool:
+    """Return True if a level is logged: by the app's settings, or WARNING inside an export."""
+    is_export = level >= logging.WARNING and log_listener.get() is not None
+    return is_export or type(logger).isEnabledFor(logger, level)
 
 
 def _make_record(  # noqa: PLR0913, PLR0917 - the signature of logging
@@ -203,8 +152,20 @@ def _make_record(  # noqa: PLR0913, PLR0917 - the signature of logging
     extra: Mapping[str, object] | None = None,
     sinfo: str | None = None,
 ) -> logging.LogRecord:
-    """Make a record by the app's factory, but for one that is only heard."""
-    if here.get() is None:
-        made = type(logger).makeRecord
-        return made(logger, name, level, fn, lno, msg, args, exc_info, func, extra, sinfo)
+    """Return a record: by the app's factory, or a plain one inside an export of the library."""
+    if log_listener.get() is None:
+        make_record = type(logger).makeRecord
+        return make_record(logger, name, level, fn, lno, msg, args, exc_info, func, extra, sinfo)
     return logging.LogRecord(name, level, fn, lno, msg, args, exc_info, func, sinfo)
+
+
+def _replaced(name: str) -> dict[str, Callable[..., object]]:
+    """Return the methods that are replaced in the logger called *name*.
+
+    urllib3 asks its logger with each request of the app's, and warns of nothing that the exporters
+    do not report. So the app's requests do not pay for it.
+    """
+    replaced: dict[str, Callable[..., object]] = {"makeRecord": _make_record}
+    if name.startswith("opentelemetry."):
+        replaced["isEnabledFor"] = _is_enabled_for
+    return replaced

@@ -1,8 +1,8 @@
 """Which exporters the arguments and the ``OTEL_*`` variables ask for, and how to make them.
 
-Source: OpenTelemetry's environment variables, read as the SDK's own auto-configuration
-reads them, but for two things: OTLP goes by HTTP unless somebody says otherwise, and a
-value that cannot be used is an error that says what to write.
+Source: OpenTelemetry's environment variables, read as the SDK's own auto-configuration reads them,
+but for two things. OTLP goes over HTTP unless a variable or an argument says otherwise. A value
+that cannot be used is an error that says what to write.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from assisters_otel.config import WrongArgument
 from assisters_otel.providers.delivery import DeliveryState, Receiver
 from assisters_otel.providers.entry_points import load_entry_point
 from assisters_otel.providers.otlp_settings import (
-    _GRPC,
-    _HTTP,
-    _OTLP,
+    GRPC,
+    HTTP,
+    OTLP,
     OtlpArguments,
-    _by_protocol,
-    _check_header,
-    _check_url,
-    _endpoint,
-    _grpc_compression,
+    check_header,
+    check_url,
+    grpc_compression,
+    otlp_endpoint,
+    otlp_exporter,
 )
 from assisters_otel.providers.signals import TRACES, Signal
 from assisters_otel.variables.corrections import corrected
@@ -35,20 +35,20 @@ from assisters_otel.variables.corrections import corrected
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from assisters_otel.providers.entry_points import Tell
+    from assisters_otel.providers.entry_points import Warn
 
 Made = TypeVar("Made")
 
 
 class ExporterSpec(NamedTuple):
-    """One exporter that is asked for.
+    """One exporter that is asked for, and its settings.
 
     Attributes:
         kind: Its class.
         text: For people: ``traces: otlp_proto_http http://localhost:4318/v1/traces``.
-        place: What a warning calls it: ``http://localhost:4318``.
-        arguments: What it is made with. They may hold a key.
-        name: What it is registered as.
+        place: The receiver as a warning names it, ``http://localhost:4318``.
+        arguments: The arguments of the class. They may hold a key.
+        name: The name of its entry point. It is empty unless the exporter is one of OTLP.
     """
 
     kind: type[object]
@@ -58,33 +58,40 @@ class ExporterSpec(NamedTuple):
     name: str = ""
 
     def __repr__(self) -> str:
-        return f"Route({self.text!r})"
+        return f"ExporterSpec({self.text!r})"
 
-    def destination(self, signal: Signal, reaches: dict[str, Receiver]) -> DeliveryState:
-        """Make a destination, which shares its place with those in *reaches*."""
-        reach = reaches.setdefault(self.place, Receiver(self.place))
-        return DeliveryState(signal.what, self.text, reach)
+    def delivery(self, signal: Signal, receivers: dict[str, Receiver]) -> DeliveryState:
+        """Return a delivery for the exporter, to the receiver of its place in *receivers*."""
+        receiver = receivers.setdefault(self.place, Receiver(self.place))
+        return DeliveryState(signal.telemetry, self.text, receiver)
 
-    def span_exporter(self) -> SpanExporter:
-        """Make the exporter.
+    def span_exporter(self, delivery: DeliveryState) -> SpanExporter:
+        """Return a new exporter.
+
+        Args:
+            delivery: Gets the answers that the exporter of OTLP gets.
 
         Raises:
-            ValueError: It refuses its settings.
+            ValueError: The exporter refuses its settings.
         """
-        return self._made(cast("Callable[..., SpanExporter]", self.kind))
+        return self._instantiate(cast("Callable[..., SpanExporter]", self.kind), delivery)
 
-    def metric_exporter(self) -> MetricExporter:
-        """Make the exporter. Raises what `span_exporter` raises."""
-        return self._made(cast("Callable[..., MetricExporter]", self.kind))
+    def metric_exporter(self, delivery: DeliveryState) -> MetricExporter:
+        """Return a new exporter, as `span_exporter` does."""
+        return self._instantiate(cast("Callable[..., MetricExporter]", self.kind), delivery)
 
     def metric_reader(self) -> MetricReader:
-        """Make the reader. Raises what `span_exporter` raises."""
-        return self._made(cast("Callable[..., MetricReader]", self.kind))
+        """Return a new reader, for an exporter that is pulled, such as Prometheus'.
 
-    def _made(self, kind: Callable[..., Made]) -> Made:
-        watch, more = self._watching()
+        Raises:
+            ValueError: The reader refuses its settings.
+        """
+        return self._instantiate(cast("Callable[..., MetricReader]", self.kind), None)
+
+    def _instantiate(self, kind: Callable[..., Made], delivery: DeliveryState | None) -> Made:
+        watch, more = (None, {}) if delivery is None else self._watched_by(delivery)
         try:
-            with corrected():  # also in a forked process, which makes its own
+            with corrected():  # a forked process makes an exporter outside of `init`
                 made = kind(**self.arguments, **more)
         except Exception as error:
             raise ValueError(
@@ -95,109 +102,113 @@ class ExporterSpec(NamedTuple):
             watch(made)
         return made
 
-    def _watching(self) -> tuple[Callable[[object], None] | None, dict[str, object]]:
-        """Return what makes an exporter see what is not taken: an act, or further arguments."""
+    def _watched_by(
+        self, delivery: DeliveryState
+    ) -> tuple[Callable[[object], None] | None, dict[str, object]]:
+        """Return how *delivery* gets each answer: by a call with the exporter, or by arguments."""
         signal, endpoint = self.text.partition(":")[0], str(self.arguments.get("endpoint"))
-        if self.name == _HTTP:
-            from assisters_otel.providers import otlp_http  # noqa: PLC0415 - not before it is asked for
+        if self.name == HTTP:
+            from assisters_otel.providers import otlp_http  # noqa: PLC0415 - imports requests
 
-            return None, {"session": otlp_http.session(signal, endpoint)}
-        if self.name == _GRPC:
-            from assisters_otel.providers import otlp_grpc  # noqa: PLC0415 - not before it is asked for
+            return None, {"session": otlp_http.session(signal, endpoint, delivery.note_answer)}
+        if self.name == GRPC:
+            from assisters_otel.providers import otlp_grpc  # noqa: PLC0415 - used by the extra alone
 
-            return otlp_grpc.watch, otlp_grpc.settings(signal, endpoint)
+            def watch(exporter: object) -> None:
+                otlp_grpc.watch(exporter, delivery.note_answer)
+
+            return watch, otlp_grpc.settings(signal, endpoint)
         return None, {}
 
 
 def check(arguments: OtlpArguments) -> None:
-    """Check what the caller said, whether it is used or not.
+    """Check the caller's arguments, whether they are used or not.
 
     Raises:
-        WrongArgument: Something of it cannot be used; the message says what to write.
+        WrongArgument: One of them cannot be used; the message says what to write.
     """
     for name, value in (arguments.headers or {}).items():
-        _check_header(name, value)
+        check_header(name, value)
     if arguments.endpoint is not None:
         is_grpc = arguments.protocol == "grpc"
-        _check_url(
-            "endpoint", arguments.endpoint.strip(), base=True, port=4317 if is_grpc else 4318
-        )
+        check_url("endpoint", arguments.endpoint.strip(), base=True, port=4317 if is_grpc else 4318)
 
 
 def exporter_specs(
-    signal: Signal, arguments: OtlpArguments, tell: Tell | None = None
+    signal: Signal, arguments: OtlpArguments, warn: Warn | None = None
 ) -> tuple[ExporterSpec, ...]:
-    """Read which exporters a signal is to have.
+    """Return the exporters that a signal is to have.
 
-    An argument means OTLP: where the variable lists exporters without it, ``console``
-    say, OTLP takes their place. ``none`` stays none, since it does not say where to
-    export but whether.
+    An argument means OTLP: it replaces exporters of the variable, ``console`` say, if OTLP is not
+    among them. ``none`` in the variable stays none. It says whether to export, not where to.
 
     Args:
         signal: Traces or metrics.
-        arguments: Of the caller's.
-        tell: Gets what is wrong with one exporter, if the others are to do without it.
+        arguments: The caller's.
+        warn: Gets what is wrong with one exporter of several. Then the others are returned. None:
+            raise it.
 
     Raises:
-        ValueError: One of the values cannot be used, and nobody to tell, or no other exporter; the
-            message says what to write.
+        ValueError: A value cannot be used, and *warn* is None or no exporter is left. The message
+            says what to write.
     """
     check(arguments)
-    made, wrong = [], []
-    for name in _exporters(signal, arguments):
+    specs, errors = [], []
+    for name in _names(signal, arguments):
         try:
-            made.append(_route(signal, name, arguments, tell))
+            specs.append(_spec(signal, name, arguments, warn))
         except ValueError as error:  # noqa: PERF203 - one or two of them
             if isinstance(error, WrongArgument):
                 raise
-            wrong.append(error)
-    if wrong and (tell is None or not made):
-        raise wrong[0]
-    if tell is not None:
-        for each in wrong:
-            tell(f"{each}. Only the others of {signal.exporter} are used")
-    return tuple(made)
+            errors.append(error)
+    if errors and (warn is None or not specs):
+        raise errors[0]
+    if warn is not None:
+        for each in errors:
+            warn(f"{each}. Only the others of {signal.exporter} are used")
+    return tuple(specs)
 
 
-def _exporters(signal: Signal, arguments: OtlpArguments) -> Iterator[str]:
+def _names(signal: Signal, arguments: OtlpArguments) -> Iterator[str]:
+    """Return the names of the entry points; of OTLP by its protocol, ``otlp_proto_http``."""
     listed = [name.strip() for name in environ.get(signal.exporter, "").split(",")]
-    asked = [name for name in dict.fromkeys(listed) if name] or ["otlp"]
-    if asked == ["none"]:
+    names = [name for name in dict.fromkeys(listed) if name] or ["otlp"]
+    if names == ["none"]:
         return
-    if "none" in asked:
+    if "none" in names:
         raise ValueError(
             f"{signal.exporter}: 'none' is alone or not at all. Write 'none' or 'otlp'"
         )
-    if any(arguments) and not any(name in _OTLP for name in asked):
-        asked = ["otlp"]
+    if any(arguments) and not any(name in OTLP for name in names):
+        names = ["otlp"]
     protocol = arguments.protocol
-    # Two names may come down to one exporter: "otlp,otlp_proto_http".
+    # Two names may be one exporter: "otlp,otlp_proto_http".
     yield from dict.fromkeys(
-        _by_protocol(signal, protocol) if name == "otlp" or (protocol and name in _OTLP) else name
-        for name in asked
+        otlp_exporter(signal, protocol) if name == "otlp" or (protocol and name in OTLP) else name
+        for name in names
     )
 
 
-def _route(signal: Signal, name: str, arguments: OtlpArguments, tell: Tell | None) -> ExporterSpec:
+def _spec(signal: Signal, name: str, arguments: OtlpArguments, warn: Warn | None) -> ExporterSpec:
     kinds = (SpanExporter,) if signal is TRACES else (MetricExporter, MetricReader)
     try:
         kind = load_entry_point(signal.group, name, signal.exporter, ("none", "otlp"))
     except ValueError as error:
-        if name == _GRPC and arguments.protocol == "grpc":
+        if name == GRPC and arguments.protocol == "grpc":
             raise WrongArgument(*error.args) from error
         raise
     if not (isinstance(kind, type) and issubclass(kind, kinds)):
         raise ValueError(f"{signal.exporter}: {shown(name)} exports no {signal.name}. Write 'otlp'")
-    if name not in _OTLP:
+    if name not in OTLP:
         return ExporterSpec(kind, f"{signal.name}: {name}", f"the exporter {name}", {})
-    endpoint = _endpoint(signal, name, arguments.endpoint)
-    made_with: dict[str, object] = {"endpoint": endpoint}
-    if name == _GRPC:
-        made_with |= _grpc_compression(signal, tell)
+    endpoint = otlp_endpoint(signal, name, arguments.endpoint)
+    settings: dict[str, object] = {"endpoint": endpoint}
+    if name == GRPC:
+        settings |= grpc_compression(signal, warn)
     if arguments.headers:
-        # gRPC refuses capital letters in the name of a header.
-        made_with["headers"] = {key.lower(): value for key, value in arguments.headers.items()}
+        # gRPC refuses a capital letter in the name of a header.
+        settings["headers"] = {key.lower(): value for key, value in arguments.headers.items()}
     parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
     host = parts.netloc.rpartition("@")[2]
     place = f"{parts.scheme}://{host}" if parts.scheme else host
-    return ExporterSpec(kind, f"{signal.name}: {name} {place}{parts.path}", place, made_with, name)
+    return ExporterSpec(kind, f"{signal.name}: {name} {place}{parts.path}", place, settings, name)

@@ -1,8 +1,19 @@
-"""OTLP over HTTP: whether the receiver has taken what was exported.
+"""OTLP over HTTP: a session for the exporter, which reports how each request ends.
 
-The exporter takes every status below 400 for a success. What counts is the last answer to the
-POST. So the exporter is given a session whose adapters look at the answers: they follow 307 and
-308, and raise `NotTaken` for what is no success and looks like one.
+The exporter counts every status below 400 as a success, and tells of a failure in its log records
+only. What counts is the last answer to the POST. So the exporter is given a session of requests,
+whose adapter for the endpoint does three things with each request:
+
+* It follows 307 and 308, which keep the method and the body. It follows no other redirect: 301, 302
+  and 303 make a GET of the POST. To another host no header follows that may be a credential.
+* It reports the outcome to the delivery: taken, or why not. The exporter may send again, and then
+  the next outcome counts.
+* It raises `NotTakenError` where the exporter would see a success. That is for such a redirect, for
+  an HTML page (a login, a wrong port), and for a partial success that rejects something.
+
+A response hook of the session would see the answers alone, not a connection that fails. A session
+of a credential provider may be the app's own: so its class stays, one adapter is mounted in it, and
+the app's own requests pass that adapter unchanged.
 
 Source: the specification of OTLP, "OTLP/HTTP Response"; RFC 9110, section 15.4.
 """
@@ -12,32 +23,34 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urljoin, urlsplit
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 import requests
-from google.protobuf import json_format
-from google.protobuf.message import DecodeError
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsServiceResponse,
-)
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from requests.adapters import BaseAdapter
 
 from assisters_otel.api import redaction
+from assisters_otel.own_export import log_listener
 from assisters_otel.providers import tls_files
 from assisters_otel.providers.entry_points import load_entry_point
-from assisters_otel.providers.exporter_logs import NotTaken, failure_of, raise_rejected
+from assisters_otel.providers.failures import ExportFailure, NotTakenError, failure_of
+from assisters_otel.providers.otlp_responses import (
+    Hop,
+    failure_in,
+    redirect_text,
+    shown_url,
+    target,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from requests import PreparedRequest, Response, Session
 
 _MAX_REDIRECTS: Final = 5
-_MAX_ANSWER_BYTES: Final = 65_536
-"""Of an answer, which is some hundred bytes long; one that is longer is not looked at."""
+"""A collector behind two proxies answers with two. RFC 9110, 15.4, warns of circles."""
 
-_PERMANENT, _TEMPORARY = 308, 307
-_KEEPS_METHOD: Final = frozenset({_TEMPORARY, _PERMANENT})
+_KEEPS_METHOD: Final = frozenset({307, 308})
 
 _HARMLESS: Final = frozenset(
     {
@@ -52,33 +65,33 @@ _HARMLESS: Final = frozenset(
 )
 """The headers that follow to another host: any other may be a credential."""
 
-_PAGES: Final = frozenset({"text/html", "application/xhtml+xml"})
-_RETRIED: Final = frozenset({408, 429})
-"""The statuses below 500 after which the exporter may send again. It has to see them."""
 
-_ANSWERS: Final = {"traces": ExportTraceServiceResponse, "metrics": ExportMetricsServiceResponse}
-
-
-def session(signal: str, endpoint: str) -> Session:
-    """Return a session for one exporter, which tells it what has not been taken.
+def session(
+    signal: str, endpoint: str, report: Callable[[ExportFailure | None], object]
+) -> Session:
+    """Return a session for one exporter.
 
     Args:
         signal: ``traces`` or ``metrics``.
-        endpoint: The URL that the exporter sends to. What a session of a credential provider
-            sends elsewhere is not looked at: it may be the app's.
+        endpoint: The URL that the exporter sends to. What is sent elsewhere by the session of a
+            credential provider is not watched: it may be the app's.
+        report: Gets why a request was not taken, or None if it was.
 
     Raises:
-        ValueError: A variable asks for a credential provider that there is not.
+        ValueError: A variable asks for a credential provider that does not exist, that raises, or
+            that gives something else.
     """
     made = _with_credentials(signal) or requests.Session()
     with suppress(requests.RequestException, ValueError):  # what is no URL cannot be sent to
         prefix = str(requests.Request("POST", endpoint).prepare().url)
-        made.mount(prefix, _Watching(made, made.get_adapter(prefix), signal))
+        # A credential provider may give one session to each exporter that is made.
+        adapter = _unwatched(made.get_adapter(prefix))
+        made.mount(prefix, _WatchedAdapter(made, adapter, signal, report))
     return made
 
 
 def _with_credentials(signal: str) -> Session | None:
-    # The exporter asks for this itself only if it is given no session.
+    # The exporter reads these variables itself only if it is given no session.
     common = "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER"
     own = f"OTEL_PYTHON_EXPORTER_OTLP_HTTP_{signal.upper()}_CREDENTIAL_PROVIDER"
     variable = common if os.environ.get(common) else own
@@ -86,24 +99,41 @@ def _with_credentials(signal: str) -> Session | None:
     if not name:
         return None
     provider: Any = load_entry_point("opentelemetry_otlp_credential_provider", name, variable)
-    made = provider()
+    try:
+        made = provider()
+    except Exception as error:
+        raise ValueError(
+            f"{variable}: {redaction.shown(name)} cannot be made ({type(error).__name__}). "
+            f"Unset {variable}, or correct the provider"
+        ) from error
     if not isinstance(made, requests.Session):
-        raise ValueError(f"{variable}: {name!r} gives no session of requests")
+        raise ValueError(f"{variable}: {redaction.shown(name)} gives no session of requests")
     return made
 
 
-class _Watching(BaseAdapter):
-    """Sends by another adapter, and looks at what is answered.
+class _Settings(NamedTuple):
+    """The arguments of `BaseAdapter.send` that are the same for each request of a redirect."""
 
-    It takes the place of an adapter and not that of the session, because a credential provider
-    brings a session of its own.
-    """
+    stream: bool
+    verify: Any
+    cert: Any
 
-    def __init__(self, owner: Session, adapter: BaseAdapter, signal: str) -> None:
+
+class _WatchedAdapter(BaseAdapter):
+    """Sends by another adapter, follows redirects, and reports how each request ended."""
+
+    def __init__(
+        self,
+        owner: Session,
+        adapter: BaseAdapter,
+        signal: str,
+        report: Callable[[ExportFailure | None], object],
+    ) -> None:
         super().__init__()
-        self._owner = owner
         self.adapter = adapter
+        self._owner = owner
         self._signal = signal
+        self._report = report
 
     def send(  # noqa: PLR0913, PLR0917 - the signature of requests
         self,
@@ -114,155 +144,151 @@ class _Watching(BaseAdapter):
         cert: Any = None,
         proxies: Any = None,
     ) -> Response:
-        """Send *request*, and follow where it is redirected to.
+        """Send *request*, follow where it is redirected to, and report how it ended.
 
         Raises:
-            NotTaken: The answer is no success, and the exporter would take it for one.
-            requests.RequestException: There is no answer.
+            NotTakenError: Nothing was taken, or only a part, and the exporter would see a success.
+            requests.RequestException: There is no response.
         """
-        settings = {"stream": stream, "verify": verify, "cert": cert}
-        until_s = time.monotonic() + timeout if isinstance(timeout, (int, float)) else None
-        response = self._once(self.adapter, request, timeout, proxies, settings)
-        followed: list[str] = []
+        settings = _Settings(stream, verify, cert)
+        if log_listener.get() is None:  # the app sends, by its credential provider's session
+            return self.adapter.send(
+                request, timeout=timeout, proxies=proxies, **settings._asdict()
+            )
+        hops: list[Hop] = []
         try:
-            while response.status_code in _KEEPS_METHOD:
-                request = self._hop(request, response, len(followed))
-                followed.append(str(request.url))
-                response.close()
-                left = timeout if until_s is None else _left(until_s)
-                response = self._again(request, response.status_code, left, proxies, settings)
-            self._judge(response, followed)
-        except BaseException:
-            response.close()
+            response = self._follow(request, timeout, proxies, settings, hops)
+            failure = self._failure(response, hops)
+        except NotTakenError as error:
+            self._report(error.failure)
             raise
+        except requests.RequestException as error:
+            self._report(_without_response(error, hops))
+            raise
+        self._report(failure)
         return response
 
     def close(self) -> None:
         """Close the connections."""
         self.adapter.close()
 
-    def _once(
+    def _follow(
+        self,
+        request: PreparedRequest,
+        timeout: Any,
+        proxies: Any,
+        settings: _Settings,
+        hops: list[Hop],
+    ) -> Response:
+        """Send a request, and again to where 307 and 308 lead; add what is followed to *hops*."""
+        until_s = time.monotonic() + timeout if isinstance(timeout, (int, float)) else None
+        response = self._send(self.adapter, request, timeout, proxies, settings)
+        while response.status_code in _KEEPS_METHOD:
+            try:
+                request = self._redirected(request, response, len(hops))
+            finally:
+                response.close()
+            hops.append(Hop(response.status_code, str(request.url)))
+            response = self._send(
+                _unwatched(self._owner.get_adapter(str(request.url))),
+                request,
+                timeout if until_s is None else _left_s(until_s),
+                self._owner.rebuild_proxies(request, proxies),
+                settings,
+            )
+        return response
+
+    def _send(
         self,
         adapter: BaseAdapter,
         request: PreparedRequest,
         timeout: Any,
         proxies: Any,
-        settings: dict[str, Any],
+        settings: _Settings,
     ) -> Response:
+        """Send one request.
+
+        Raises:
+            NotTakenError: A file for TLS cannot be used, or the certificate is not trusted.
+            requests.RequestException: There is no response, for another reason.
+        """
         try:
-            return adapter.send(request, timeout=timeout, proxies=proxies, **settings)
+            return adapter.send(request, timeout=timeout, proxies=proxies, **settings._asdict())
         except OSError as error:
             is_tls = str(request.url).lower().startswith("https:")
-            verify = settings["verify"]
-            fault = tls_files.explain(
+            fault = tls_files.fault_of_request(
                 error,
                 self._signal,
-                bundle=verify if is_tls and isinstance(verify, str) else None,
-                client=settings["cert"],
+                bundle=settings.verify if is_tls and isinstance(settings.verify, str) else None,
+                client=settings.cert,
             )
             if fault is None:
                 raise
-            raise NotTaken(fault.text, answered=not fault.is_shared) from error
+            raise NotTakenError(
+                ExportFailure(fault.text, was_answered=not fault.is_shared)
+            ) from error
 
-    def _again(
-        self,
-        request: PreparedRequest,
-        status: int,
-        timeout: Any,
-        proxies: Any,
-        settings: dict[str, Any],
-    ) -> Response:
-        """Send to where an answer with *status* has led."""
-        found = self._owner.get_adapter(str(request.url))
-        adapter = found.adapter if isinstance(found, _Watching) else found
-        try:
-            by = self._owner.rebuild_proxies(request, proxies)
-            return self._once(adapter, request, timeout, by, settings)
-        except requests.RequestException as error:
-            hint = failure_of(error)
-            told = NotTaken(
-                f"HTTP {status} to {shown(str(request.url))}: {hint.reason}", answered=hint.answered
-            )
-            told.__cause__ = error
-            # Of the same class, so that the exporter sends again where that may help.
-            raise type(error)(hint.reason, request=request) from told
+    def _redirected(
+        self, request: PreparedRequest, response: Response, number: int
+    ) -> PreparedRequest:
+        """Return the request to where *response* redirects it.
 
-    def _hop(self, request: PreparedRequest, response: Response, number: int) -> PreparedRequest:
+        Raises:
+            NotTakenError: It leads nowhere, or in a circle.
+        """
         if number == _MAX_REDIRECTS:
-            raise NotTaken(f"HTTP {response.status_code} more than {_MAX_REDIRECTS} times")
-        target = _target(response)
-        if target is None or urlsplit(target).scheme not in {"http", "https"}:
-            raise NotTaken(_redirect(response))
+            raise _not_taken(f"HTTP {response.status_code} more than {_MAX_REDIRECTS} times")
+        url = target(response)
+        if url is None or urlsplit(url).scheme not in {"http", "https"}:
+            raise _not_taken(redirect_text(response))
         hop = request.copy()
         try:
-            hop.prepare_url(target, None)
+            hop.prepare_url(url, None)
         except (requests.RequestException, ValueError) as error:
-            raise NotTaken(f"{_redirect(response)}, which is no URL") from error
+            raise _not_taken(f"{redirect_text(response)}, which is no URL") from error
         if self._owner.should_strip_auth(str(request.url), str(hop.url)):
             for name in set(hop.headers):
                 if name.lower() not in _HARMLESS:
                     del hop.headers[name]
         return hop
 
-    def _judge(self, response: Response, followed: list[str]) -> None:
-        status = response.status_code
-        at = f" from {shown(followed[-1])}, after a redirect" if followed else ""
-        if status >= 500 or status in _RETRIED:  # noqa: PLR2004 - the exporter may send again
-            return
-        if status >= 400:  # noqa: PLR2004 - a refusal, which the exporter sees as well
-            if followed:
-                raise NotTaken(f"HTTP {status}{at}")
-            return
-        if not 200 <= status < 300:  # noqa: PLR2004 - what is no success
-            raise NotTaken(f"{_redirect(response)}{at}")
-        kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        body = response.content if len(response.content) <= _MAX_ANSWER_BYTES else b""
-        if kind in _PAGES or (not kind and response.content[:64].lstrip().startswith(b"<")):
-            raise NotTaken(f"HTTP {status} with an HTML page{at}")
-        raise_rejected(_read(self._signal, kind, body))
+    def _failure(self, response: Response, hops: list[Hop]) -> ExportFailure | None:
+        """Return why *response* means that something was not taken, or None.
+
+        Raises:
+            NotTakenError: The same, where the exporter would see a success.
+        """
+        try:
+            failure = failure_in(response, self._signal, hops)
+        except BaseException:
+            response.close()
+            raise
+        if failure is not None and response.ok:
+            response.close()
+            raise NotTakenError(failure)
+        return failure
 
 
-def shown(url: str) -> str:
-    """Return a URL as it may be shown: without user, password, query and fragment."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "what is no URL"
-    place = parts.netloc.rpartition("@")[2]
-    scheme = f"{parts.scheme}:" if parts.scheme else ""
-    return redaction.clean(f"{scheme}//{place}{parts.path}" if place else f"{scheme}{parts.path}")
+def _unwatched(adapter: BaseAdapter) -> BaseAdapter:
+    return adapter.adapter if isinstance(adapter, _WatchedAdapter) else adapter
 
 
-def _redirect(response: Response) -> str:
-    target = _target(response)
-    return f"HTTP {response.status_code}{f' to {shown(target)}' if target else ''}"
+def _without_response(error: requests.RequestException, hops: list[Hop]) -> ExportFailure:
+    failure = failure_of(error)
+    if isinstance(error, (requests.ConnectionError, requests.Timeout)):
+        # Also where something answered that is no HTTP: no signal reaches an OTLP receiver there.
+        failure = failure._replace(was_answered=False)
+    if hops:
+        redirect = f"HTTP {hops[-1].status} to {shown_url(hops[-1].url)}"
+        failure = failure._replace(reason=f"{redirect}: {failure.reason}")
+    return failure
 
 
-def _target(response: Response) -> str | None:
-    # Of any 3xx: requests' own reading leaves out 300 and the like.
-    location = response.headers.get("Location")
-    if not location or response.status_code < 300:  # noqa: PLR2004 - 201 has one, too
-        return None
-    try:
-        return urljoin(str(response.url), location.encode("latin-1").decode("utf-8"))
-    except ValueError:
-        return None
+def _not_taken(reason: str) -> NotTakenError:
+    return NotTakenError(ExportFailure(reason, was_answered=True))
 
 
-def _read(signal: str, kind: str, body: bytes) -> object:
-    """Read what the receiver says of a request that it has taken, in parts perhaps."""
-    answer: Any = _ANSWERS[signal]()
-    try:
-        if kind == "application/json":
-            json_format.Parse(body, answer, ignore_unknown_fields=True)
-        else:
-            answer.ParseFromString(body)
-    except (DecodeError, json_format.ParseError, RecursionError):
-        return None  # a 2xx has taken it, whatever else is answered
-    return answer
-
-
-def _left(until_s: float) -> float:
+def _left_s(until_s: float) -> float:
     left_s = until_s - time.monotonic()
     if left_s <= 0:
         raise requests.Timeout("no time is left to follow a redirect")

@@ -1,4 +1,4 @@
-"""Endpoint, headers, protocol and compression of an OTLP exporter."""
+"""Endpoint, headers, protocol and compression of an OTLP exporter, from arguments and variables."""
 
 from __future__ import annotations
 
@@ -18,79 +18,118 @@ from assisters_otel.providers.signals import METRICS, TRACES, Signal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from assisters_otel.providers.entry_points import Tell
+    from assisters_otel.providers.entry_points import Warn
 
-_GRPC: Final = PROTOCOLS["grpc"]
-_HTTP: Final = PROTOCOLS["http/protobuf"]
-_OTLP: Final = ("otlp", *PROTOCOLS.values())
+GRPC: Final = PROTOCOLS["grpc"]
+HTTP: Final = PROTOCOLS["http/protobuf"]
+OTLP: Final = ("otlp", *PROTOCOLS.values())
+"""The names of OTLP in a variable that lists exporters."""
+
 _PLACE: Final = re.compile(r"(?P<host>[A-Za-z0-9._-]+)(?::(?P<port>\d+))?(?P<path>(?:/[^@\s]*)?)")
 """A URL without its scheme."""
 
 
 class OtlpArguments(NamedTuple):
-    """What the caller said about OTLP; what is None is left to the variables."""
+    """The caller's settings for OTLP. None leaves a setting to the variables."""
 
     endpoint: str | None = None
     headers: Mapping[str, str] | None = None
     protocol: str | None = None
 
     def __repr__(self) -> str:
-        return f"Arguments(protocol={self.protocol!r})"  # the others may hold a secret
+        return f"OtlpArguments(protocol={self.protocol!r})"  # the others may hold a secret
 
 
-def _by_protocol(signal: Signal, argument: str | None) -> str:
-    asked = [("protocol", argument)] + [
+def otlp_exporter(signal: Signal, protocol: str | None) -> str:
+    """Return the name of the exporter for a protocol, ``otlp_proto_http``.
+
+    Args:
+        signal: Traces or metrics.
+        protocol: The caller's; None leaves it to the variables, and HTTP if they are not set.
+
+    Raises:
+        ValueError: There is no such protocol.
+    """
+    choices = [("protocol", protocol)] + [
         (variable, environ.get(variable, "").strip())
         for variable in (signal.protocol, sdk_variables.OTEL_EXPORTER_OTLP_PROTOCOL)
     ]
-    source, protocol = next((pair for pair in asked if pair[1]), ("", "http/protobuf"))
-    if protocol not in PROTOCOLS:
+    source, chosen = next((choice for choice in choices if choice[1]), ("", "http/protobuf"))
+    if chosen not in PROTOCOLS:
         raise ValueError(
-            f"{source}: unknown protocol {shown(protocol or '')}. Write 'http/protobuf' or 'grpc'"
+            f"{source}: unknown protocol {shown(chosen or '')}. Write 'http/protobuf' or 'grpc'"
         )
-    return PROTOCOLS[protocol]
+    return PROTOCOLS[chosen]
 
 
-def _endpoint(signal: Signal, name: str, argument: str | None) -> str:
+def otlp_endpoint(signal: Signal, name: str, argument: str | None) -> str:
+    """Return the URL that an exporter sends to.
+
+    Args:
+        signal: Traces or metrics.
+        name: The exporter's, `GRPC` or `HTTP`.
+        argument: The caller's base URL, which `check_url` has passed; None leaves it to the
+            variables.
+
+    Raises:
+        ValueError: The variable's is no URL, or has what the exporter cannot use.
+    """
     common = sdk_variables.OTEL_EXPORTER_OTLP_ENDPOINT
     if argument is not None:
         source, endpoint = "endpoint", argument.strip()
     else:
         source = signal.endpoint if environ.get(signal.endpoint, "").strip() else common
         endpoint = environ.get(source, "").strip()
-    if name == _GRPC:
+    if name == GRPC:
         if "@" in endpoint and source != "endpoint":
             raise ValueError(
                 f"{source}: gRPC takes no user and password: {shown(endpoint)}. Leave them out"
             )
         return endpoint or "http://localhost:4317"
     endpoint = endpoint or "http://localhost:4318"
-    if source != "endpoint":  # which `check` has looked at
-        _check_url(source, endpoint, base=source != signal.endpoint)
+    if source != "endpoint":
+        check_url(source, endpoint, base=source != signal.endpoint)
     return endpoint if source == signal.endpoint else endpoint.rstrip("/") + signal.path
 
 
-def _grpc_compression(signal: Signal, tell: Tell | None) -> dict[str, object]:
-    """Say that nothing is compressed, where a variable says what the gRPC exporter refuses.
+def grpc_compression(signal: Signal, warn: Warn | None) -> dict[str, object]:
+    """Return the exporter's argument ``compression``, where the variable's value would fail.
 
-    It knows no other word than ``gzip``, not even ``none``.
+    The gRPC exporter raises for every word but ``gzip``, also for ``none`` and for ``deflate``,
+    which is right for HTTP.
+
+    Args:
+        signal: Traces or metrics.
+        warn: Gets that there is no such compression.
     """
     common = sdk_variables.OTEL_EXPORTER_OTLP_COMPRESSION
     for variable in (signal.compression, common):
-        asked = environ.get(variable, "").strip().lower()
-        if asked:
+        value = environ.get(variable, "").strip().lower()
+        if value:
             break
-    if asked in {"", "gzip"}:
+    if value in {"", "gzip"}:
         return {}
-    if asked != "none" and tell is not None:
-        tell(
-            f"{variable}: gRPC has no {shown(asked)}, so nothing is compressed. Write gzip or none"
+    if value != "none" and warn is not None:
+        warn(
+            f"{variable}: gRPC has no {shown(value)}, so nothing is compressed. Write gzip or none"
         )
     grpc = importlib.import_module("grpc")
     return {"compression": grpc.Compression.NoCompression}
 
 
-def _check_url(source: str, url: str, *, base: bool, port: int = 4318) -> None:
+def check_url(source: str, url: str, *, base: bool, port: int = 4318) -> None:
+    """Check the URL of an OTLP receiver.
+
+    Args:
+        source: ``endpoint``, or the name of the variable.
+        url: Its value.
+        base: True if a path is appended to it.
+        port: The port that a message proposes where the value has none.
+
+    Raises:
+        WrongArgument: The caller's cannot be used; the message says what to write.
+        ValueError: A variable's cannot.
+    """
     quoted = shown(url)
     try:
         parts = urlsplit(url)
@@ -114,9 +153,15 @@ def _check_url(source: str, url: str, *, base: bool, port: int = 4318) -> None:
         raise wrong(f"{source} is a base URL. Leave out what follows its path, from ? or # on")
 
 
-def _check_header(name: str, value: str) -> None:
-    # The value may be a key, so it is not shown. What cannot be sent would fail at each
-    # export, and the exporter would say so in words which quote it.
+def check_header(name: str, value: str) -> None:
+    """Check a header of the caller's.
+
+    One that cannot be sent would fail with each export, in words of the exporter that quote it. The
+    message does not show the value, which may be a key.
+
+    Raises:
+        WrongArgument: It cannot be sent.
+    """
     if not (name.isascii() and name.replace("-", "").replace("_", "").replace(".", "").isalnum()):
         raise WrongArgument(f"headers: no name of a header: {shown(name)}. Write 'authorization'")
     if not (value.isascii() and value.isprintable() and value == value.strip()):

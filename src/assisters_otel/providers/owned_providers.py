@@ -1,4 +1,32 @@
-"""Providers that the library has built: flush, shutdown in time, renewal after a fork."""
+"""The providers that the library has built: flush, shutdown within a time, renewal after a fork.
+
+Rules:
+* The caller goes on when its time is over, whatever the collector does. The SDK's `force_flush` and
+  `shutdown` wait for the exports instead: 10 s for each by default, and a full queue is four.
+* An end waits `UNREACHABLE_WAIT_S` only where it is known that no server answers.
+* True means that the receivers have taken everything that was recorded, not that time was enough.
+* A forked child exports what it records, and nothing of its parent's.
+
+How it works:
+* Each pipeline has a daemon thread (`DaemonWorker`) that calls the provider. The caller waits for
+  the futures, for all pipelines together (`run_all`, `_wait`).
+* When the time of a shutdown is over, the exporters are shut down. That ends their pauses between
+  requests, so the threads end soon; they get `STOP_WAIT_S` for it. A request that hangs ends by its
+  own timeout, in a daemon thread for which the exit does not wait.
+* Success is judged by the deliveries: no export has failed since the call began, and the last one
+  of each has succeeded. The SDK's results do not say this: `force_flush` of its span processor
+  returns True for a failed export.
+* After a fork the child has none of the threads, and locks may be held for ever. So locks and
+  workers are replaced. Exporters replace themselves (`ForkSafeExporter`). The sums of the inherited
+  meter provider are the parent's, so the library counts in a new one (`renew_after_fork`).
+
+What would break it:
+* A thread that is started at the end: CPython 3.12 refuses that at exit. Workers start with the
+  pipeline.
+* Removing the log filter while a thread still exports: the exporter's lines would appear. It is
+  removed with the last future.
+* A strong reference from `os.register_at_fork`, which keeps what it gets: hence the `WeakMethod`.
+"""
 
 from __future__ import annotations
 
@@ -6,152 +34,76 @@ import os
 import threading
 import time
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Final
 from weakref import WeakMethod
 
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.trace import TracerProvider
-
-from assisters_otel.clients.aiohttp import adapter as aiohttp_adapter
-from assisters_otel.clients.httpx import adapter as httpx_adapter
-from assisters_otel.clients.requests import adapter as requests_adapter
 from assisters_otel.providers.workers import DaemonWorker, all_succeeded, limited, run_all
-from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
-    from opentelemetry.metrics import Meter
-    from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
+    from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace.export import SpanExporter
-    from opentelemetry.util.types import Attributes
+    from opentelemetry.sdk.trace import TracerProvider
 
     from assisters_otel.providers.delivery import Receiver
     from assisters_otel.providers.exporter_logs import ExporterLogFilter
-    from assisters_otel.providers.exporters import (
-        ForkSafeExporter,
-    )
-
-OUR_SCOPES: Final = (
-    names.SCOPE,
-    httpx_adapter.SCOPE,
-    requests_adapter.SCOPE,
-    aiohttp_adapter.SCOPE,
-)
-"""The meters that get a provider of their own in a forked process. What they counted
-before the fork is the parent's, and the parent exports it."""
+    from assisters_otel.providers.pipelines import AnyPipeline, Pipeline
 
 UNREACHABLE_WAIT_S: Final = 1.0
-"""How long an end waits for a place that is known not to answer, in seconds: enough for
-one more attempt, should it just have come back."""
+"""How long an end waits for a receiver that is known not to answer, in seconds: enough for one more
+request, should it just have come back."""
 
 STOP_WAIT_S: Final = 0.2
-"""How long threads that were told to stop have for it, in seconds."""
+"""How long the threads have to end after their exporters are shut down, in seconds. Those that only
+pause between requests end at once; a longer wait would only delay the exit."""
 
-Provider = TypeVar("Provider", TracerProvider, MeterProvider)
-
-
-@dataclass(frozen=True)
-class _Pipeline(Generic[Provider]):
-    """A provider with what carries its data away, and the thread that flushes and ends it."""
-
-    provider: Provider
-    couriers: Sequence[ForkSafeExporter[SpanExporter] | ForkSafeExporter[MetricExporter]]
-    hand: DaemonWorker
-
-    @property
-    def is_used(self) -> bool:
-        """Whether anything may be in it."""
-        return not isinstance(self.provider, WatchedMeterProvider) or self.provider.is_used
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether nobody answers at any of the places that this goes to."""
-        return bool(self.couriers) and all(c.destination.unreachable for c in self.couriers)
-
-
-_AnyPart: TypeAlias = "_Pipeline[TracerProvider] | _Pipeline[MeterProvider]"
-
-
-class WatchedMeterProvider(MeterProvider):
-    """The SDK's provider, which knows whether anybody but us records in it.
-
-    If nobody does, a forked child leaves the inherited one alone. A thread of the parent's that
-    was recording at the fork may hold its locks, and for those a flush would wait in vain.
-    """
-
-    def __init__(
-        self,
-        readers: Sequence[MetricReader],
-        resource: Resource,
-        configured: Mapping[str, Callable[..., object]],
-    ) -> None:
-        self._born = os.getpid()
-        self._is_shared = False
-        make = cast("Callable[..., None]", super().__init__)
-        make(readers, resource=resource, shutdown_on_exit=False, **configured)
-
-    @property
-    def is_used(self) -> bool:
-        """Whether anything may be in it that this process measures."""
-        return self._is_shared or self._born == os.getpid()
-
-    def get_meter(
-        self,
-        name: str,
-        version: str | None = None,
-        schema_url: str | None = None,
-        attributes: Attributes = None,
-    ) -> Meter:
-        """Return a meter."""
-        self._is_shared = self._is_shared or name not in OUR_SCOPES
-        return super().get_meter(name, version, schema_url, attributes)
+_POLL_S: Final = 0.05
+"""How often it is looked whether a receiver has become unreachable, in seconds."""
 
 
 class OwnedProviders:
-    """The providers that we built, and how to end them.
+    """The providers that the library has built, and how they end.
 
     Attributes:
-        tracer_provider: Or None, if no traces were asked for.
-        meter_provider: Or None, if no metrics were asked for. Another one after
-            `renew_metrics`.
+        tracer_provider: None if no traces were asked for.
+        meter_provider: None if no metrics were asked for. Another one after `renew_after_fork`.
         destinations: For people, one text an exporter, for example
-            ``traces: otlp_proto_http http://localhost:4318/v1/traces``. They hold no
-            header, no user, no password and no query.
+            ``traces: otlp_proto_http http://localhost:4318/v1/traces``. They hold no header, user,
+            password or query.
     """
 
-    def __init__(  # noqa: PLR0913 - by name, and by `build` alone
+    def __init__(  # noqa: PLR0913 - by name, and by `build_providers` alone
         self,
         *,
-        tracers: _Pipeline[TracerProvider] | None,
-        meters: _Pipeline[MeterProvider] | None,
-        renew: Callable[[Resource | None], _Pipeline[MeterProvider]],
-        hush: ExporterLogFilter,
-        reaches: Iterable[Receiver],
+        tracers: Pipeline[TracerProvider] | None,
+        meters: Pipeline[MeterProvider] | None,
+        renew: Callable[[Resource | None], Pipeline[MeterProvider]],
+        log_filter: ExporterLogFilter,
+        receivers: Iterable[Receiver],
         destinations: tuple[str, ...],
     ) -> None:
         self.tracer_provider = tracers.provider if tracers else None
         self.meter_provider = meters.provider if meters else None
         self.destinations = destinations
-        self._parts: list[_AnyPart] = []
-        self._parts += [tracers] if tracers else []
-        self._parts += [meters] if meters else []
+        self._pipelines: list[AnyPipeline] = []
+        self._pipelines += [tracers] if tracers else []
+        self._pipelines += [meters] if meters else []
         self._renew = renew
-        self._renewed_in = os.getpid()
-        self._hush = hush
-        self._reaches = tuple(reaches)
+        self._renewed_in_pid = os.getpid()
+        self._log_filter = log_filter
+        self._receivers = tuple(receivers)
         self._lock = threading.Lock()
-        self._ended = False
-        self._complete = False
+        self._is_shut_down = False
+        self._is_complete = False
         if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
             weak = WeakMethod(self._after_fork)
 
             def after_fork() -> None:
-                if (here := weak()) is not None:
-                    here()
+                if (call := weak()) is not None:
+                    call()
 
             os.register_at_fork(after_in_child=after_fork)
 
@@ -159,72 +111,73 @@ class OwnedProviders:
         """Export what has been recorded so far.
 
         Args:
-            timeout_s: After so many seconds the caller goes on, whatever is done by then.
-            at_end: Whether the process ends: then a place that is known not to answer is given
-                `UNREACHABLE_WAIT_S` only.
+            timeout_s: How long the caller waits, in seconds. The export goes on after that.
+            at_end: True if the process ends. Then the wait for a receiver that is known not to
+                answer is `UNREACHABLE_WAIT_S`.
 
         Returns:
-            Whether all of it was taken in time. False also if no collector answers.
+            True if the receivers took everything in time.
         """
-        if self._ended:
-            return self._complete
+        if self._is_shut_down:
+            return self._is_complete
         timeout_s = limited(timeout_s)
         millis = int(timeout_s * 1000)
-        lost = self._failures()
-        begun = {
-            part.hand.do(partial(part.provider.force_flush, timeout_millis=millis)): part
-            for part in self._parts
-            if part.is_used
+        failures = self._failures()
+        started = {
+            one.worker.submit(partial(one.provider.force_flush, timeout_millis=millis)): one
+            for one in self._pipelines
+            if one.is_used
         }
-        if at_end and _pending(begun, timeout_s):
+        if at_end and _wait(started, timeout_s):
             timeout_s = 0
-        return run_all(list(begun), timeout_s) and self._taken(lost)
+        return run_all(list(started), timeout_s) and self._all_delivered(failures)
 
     def shutdown(self, timeout_s: float = 5.0) -> bool:
-        """Export what is left and end both providers, side by side.
-
-        A place that is known not to answer is given `UNREACHABLE_WAIT_S` only.
+        """Export what is left, and shut both providers down, side by side.
 
         Args:
-            timeout_s: After so many seconds, and `STOP_WAIT_S`, the caller goes on; the
-                rest is dropped.
+            timeout_s: How long the caller waits, in seconds, and `STOP_WAIT_S` more. What is not
+                exported by then is dropped. The wait for a receiver that is known not to answer is
+                `UNREACHABLE_WAIT_S`.
 
         Returns:
-            Whether everything was taken in time. A second call returns the same at once.
+            True if the receivers took everything in time. A second call returns the same at once.
         """
         with self._lock:
-            if self._ended:
-                return self._complete
-            self._ended = True
-        lost = self._failures()
-        ends = {part.hand.do(part.provider.shutdown): part for part in self._parts if part.is_used}
-        pending = _pending(ends, timeout_s)
-        couriers = [courier for future in pending for courier in ends[future].couriers]
-        hung = [courier for courier in couriers if courier.busy]
-        for courier in couriers:
-            courier.end()
-        for courier in hung:
-            courier.destination.failed()
-        _, late = wait(pending, STOP_WAIT_S)
-        self._complete = not pending and all_succeeded(ends) and self._taken(lost)
-        for part in self._parts:
-            part.hand.rest()
-        for future in late:
-            future.add_done_callback(lambda _: self._unhush(ends))
-        self._unhush(ends)
-        return self._complete
+            if self._is_shut_down:
+                return self._is_complete
+            self._is_shut_down = True
+        failures = self._failures()
+        ends = {
+            one.worker.submit(one.provider.shutdown): one for one in self._pipelines if one.is_used
+        }
+        pending = _wait(ends, timeout_s)
+        exporters = [exporter for future in pending for exporter in ends[future].exporters]
+        hanging = [exporter for exporter in exporters if exporter.is_busy]
+        for exporter in hanging:
+            exporter.delivery.timed_out()  # first: to gRPC a shutdown is a cancellation
+        for exporter in exporters:
+            exporter.shutdown()
+        _, still_running = wait(pending, STOP_WAIT_S)
+        self._is_complete = not pending and all_succeeded(ends) and self._all_delivered(failures)
+        for one in self._pipelines:
+            one.worker.stop()
+        for future in still_running:
+            future.add_done_callback(lambda _: self._remove_log_filter(ends))
+        self._remove_log_filter(ends)
+        return self._is_complete
 
-    def renew_metrics(self) -> MeterProvider:
-        """Give a forked process a meter provider of its own; call it before it counts.
+    def renew_after_fork(self) -> MeterProvider:
+        """Return the meter provider of this process, before the library counts in it.
 
-        The new one has the same settings, exporters of its own and the
-        ``service.instance.id`` of this process's tracer provider. The inherited one goes
-        on for the application's own instruments, without `OUR_SCOPES`. An exporter that
-        is pulled, such as Prometheus', serves the parent alone.
+        A forked process gets a new one, with the same settings, exporters of its own, and the
+        ``service.instance.id`` of its tracer provider. The inherited one goes on for the app's own
+        instruments, without `OUR_SCOPES`. An exporter that is pulled, such as Prometheus', serves
+        the parent alone.
 
         Returns:
-            The provider, the same for every call in one process. In the process that
-            built the providers, that is the first one.
+            The provider, the same for every call in one process. In the process that built the
+            providers it is the first one.
 
         Raises:
             RuntimeError: No metrics were asked for.
@@ -233,51 +186,47 @@ class OwnedProviders:
         if self.meter_provider is None:
             raise RuntimeError("there are no metrics to renew: build them with metrics=True")
         with self._lock:
-            if self._renewed_in != os.getpid():
+            if self._renewed_in_pid != os.getpid():
                 tracers = self.tracer_provider
-                part = self._renew(tracers.resource if tracers else None)
-                self._parts.append(part)
-                self.meter_provider = part.provider
-                self._renewed_in = os.getpid()
+                pipeline = self._renew(tracers.resource if tracers else None)
+                self._pipelines.append(pipeline)
+                self.meter_provider = pipeline.provider
+                self._renewed_in_pid = os.getpid()
             return self.meter_provider
 
     def _failures(self) -> int:
-        return sum(c.destination.failures for part in self._parts for c in part.couriers)
+        return sum(e.delivery.failures for one in self._pipelines for e in one.exporters)
 
-    def _taken(self, before: int) -> bool:
-        """Say whether the last exports were taken, and all since there were *before* failures."""
-        failing = [c for part in self._parts for c in part.couriers if c.destination.failing]
-        return not failing and self._failures() == before
+    def _all_delivered(self, failures_before: int) -> bool:
+        """Return True if every last export succeeded, and none failed since *failures_before*."""
+        failing = [e for one in self._pipelines for e in one.exporters if e.delivery.is_failing]
+        return not failing and self._failures() == failures_before
 
-    def _unhush(self, futures: Iterable[Future[object]]) -> None:
+    def _remove_log_filter(self, futures: Iterable[Future[object]]) -> None:
         if all(future.done() for future in futures):
-            self._hush.remove()
+            self._log_filter.remove()
 
     def _after_fork(self) -> None:
-        # A lock may have been held by a thread that is not here, and no hand is.
         self._lock = threading.Lock()
-        for reach in self._reaches:
-            reach.lock = threading.RLock()
-        for courier in [courier for part in self._parts for courier in part.couriers]:
-            courier.forked()
-        if not self._ended:
-            self._parts = [replace(part, hand=DaemonWorker()) for part in self._parts]
+        for receiver in self._receivers:
+            receiver.lock = threading.RLock()
+        for exporter in [exporter for one in self._pipelines for exporter in one.exporters]:
+            exporter.forked()
+        if not self._is_shut_down:
+            self._pipelines = [replace(one, worker=DaemonWorker()) for one in self._pipelines]
 
 
-def _pending(
-    begun: Mapping[Future[object], _Pipeline[TracerProvider] | _Pipeline[MeterProvider]],
-    timeout_s: float,
-) -> set[Future[object]]:
-    """Wait for what has begun, for `UNREACHABLE_WAIT_S` only where nobody answers.
+def _wait(started: Mapping[Future[object], AnyPipeline], timeout_s: float) -> set[Future[object]]:
+    """Wait for futures, `UNREACHABLE_WAIT_S` only if no receiver of the pending ones answers.
 
     Returns:
-        What is not done after that.
+        The futures that are not done.
     """
     started_s = time.monotonic()
-    pending = set(begun)
+    pending = set(started)
     while pending and (left_s := started_s + timeout_s - time.monotonic()) > 0:
-        given_s = time.monotonic() - started_s
-        if given_s >= UNREACHABLE_WAIT_S and all(begun[future].hopeless for future in pending):
+        waited_s = time.monotonic() - started_s
+        if waited_s >= UNREACHABLE_WAIT_S and all(started[one].is_unreachable for one in pending):
             break
-        _, pending = wait(pending, min(left_s, 0.05))
+        _, pending = wait(pending, min(left_s, _POLL_S))
     return pending

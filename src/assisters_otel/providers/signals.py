@@ -1,4 +1,4 @@
-"""The two signals, and what differs between them."""
+"""The two signals, traces and metrics, and what differs between them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from opentelemetry.sdk import environment_variables as sdk_variables
 
 
 class Signal(NamedTuple):
-    """What differs between traces and metrics.
+    """The names in which traces and metrics differ.
 
     Attributes:
         name: ``traces``.
-        what: What is lost when nobody takes them: ``spans``.
-        path: What OTLP over HTTP appends to a base URL.
-        group: Where exporters are registered.
-        exporter, protocol, endpoint, compression: The variables.
+        telemetry: The things that are exported, ``spans``.
+        path: The path that OTLP over HTTP appends to a base URL.
+        group: The entry point group of the exporters.
+        exporter, protocol, endpoint, compression: The names of the variables.
     """
 
     name: str
-    what: str
+    telemetry: str
     path: str
     group: str
     exporter: str

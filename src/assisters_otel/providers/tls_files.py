@@ -1,4 +1,8 @@
-"""The files that TLS to an OTLP receiver needs: which variable names one, and what is wrong.
+"""The files that TLS to an OTLP receiver needs: the variable that names one, and its fault.
+
+The files are a CA bundle, the client's certificate, and its private key. An exception of OpenSSL or
+requests does not name the variable. So the files are read once more here: by `faults` before they
+are used, by `fault_of_request` after a request has failed.
 
 Source: OpenTelemetry's variables for OTLP exporters, and those of requests, by which the HTTP
 exporter sends. From exporter 1.45 on requests' variables win over OpenTelemetry's
@@ -14,30 +18,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from assisters_otel.api import redaction
+from assisters_otel.providers.failures import MAX_CAUSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-OF_REQUESTS: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-"""The variables by which requests is told of a CA bundle, the first that is set."""
+REQUESTS_BUNDLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+"""The variables that name a CA bundle for requests. The first that is set counts."""
 
 _MAX_PATH: Final = 200
-"""Characters of a path that are shown."""
+"""How many characters of a path a warning shows. It shows the start."""
 
 _HASHED: Final = re.compile(r"[0-9a-f]{8}\.\d+")
-"""What OpenSSL calls a certificate in a directory that it can use."""
+"""The file name of a certificate in a directory that OpenSSL can use, ``2e5ac55d.0``."""
 
 _WRONG_NAME: Final = frozenset({62, 64})
 _EXPIRED: Final = 10
-"""OpenSSL's codes. Source: X509_V_ERR_* in its x509_vfy.h."""
+"""OpenSSL's codes of why a certificate is not trusted. Source: X509_V_ERR_* in x509_vfy.h."""
 
 
 class Fault(NamedTuple):
-    """Why TLS cannot be begun.
+    """Why a TLS connection cannot be made.
 
     Attributes:
-        text: For people. It names the variable and what to write; no key is in it.
-        is_shared: Whether the other signals have the same trouble.
+        text: For people. It names the variable and what to write. It holds no key.
+        is_shared: True if the other signal has the same trouble.
     """
 
     text: str
@@ -45,7 +50,7 @@ class Fault(NamedTuple):
 
 
 def variables(signal: str, what: str) -> tuple[str, str]:
-    """Return the names that a setting has: the signal's own first, then that of all signals.
+    """Return the two variables of a setting: the signal's own, and the one for all signals.
 
     Args:
         signal: ``traces``.
@@ -55,60 +60,63 @@ def variables(signal: str, what: str) -> tuple[str, str]:
 
 
 def faults(signal: str, *, by_grpc: bool) -> Iterator[Fault]:
-    """Look at each file that a variable names for a signal.
+    """Return what is wrong with the files that the variables name for a signal.
 
     Args:
         signal: ``traces``.
-        by_grpc: Whether the exporter is the one for gRPC, which takes no directory, reads no
-            variable of requests, and reads client files only beside a CA file.
+        by_grpc: True for the gRPC exporter. It takes no directory, reads no variable of requests,
+            and reads client files only beside a CA file.
     """
-    bundle = _set(variables(signal, "CERTIFICATE"))
+    bundle = _first_set(variables(signal, "CERTIFICATE"))
     if by_grpc and bundle is None:
         return
-    for variable in (bundle, None if by_grpc else _set(OF_REQUESTS)):
+    for variable in (bundle, None if by_grpc else _first_set(REQUESTS_BUNDLES)):
         if variable is not None:
             yield from _ca_faults(variable, os.environ[variable], may_be_directory=not by_grpc)
-    certificate = _set(variables(signal, "CLIENT_CERTIFICATE"))
-    key = _set(variables(signal, "CLIENT_KEY"))
+    certificate = _first_set(variables(signal, "CLIENT_CERTIFICATE"))
+    key = _first_set(variables(signal, "CLIENT_KEY"))
     if certificate is not None:
         yield from _client_faults(
             certificate, os.environ[certificate], key, os.environ[key] if key else None
         )
 
 
-def beside(signal: str) -> tuple[str, str] | None:
+def competing_bundles(signal: str) -> tuple[str, str] | None:
     """Return the two variables that name different CA bundles for a signal by HTTP, or None.
 
     The first is one of requests, the second one of OpenTelemetry.
     """
-    theirs, ours = _set(OF_REQUESTS), _set(variables(signal, "CERTIFICATE"))
-    if theirs is None or ours is None or os.environ[theirs] == os.environ[ours]:
+    of_requests, of_otlp = (
+        _first_set(REQUESTS_BUNDLES),
+        _first_set(variables(signal, "CERTIFICATE")),
+    )
+    if of_requests is None or of_otlp is None or os.environ[of_requests] == os.environ[of_otlp]:
         return None
-    return theirs, ours
+    return of_requests, of_otlp
 
 
-def explain(
+def fault_of_request(
     error: BaseException,
     signal: str,
     *,
     bundle: str | None,
     client: str | tuple[str, str] | None,
 ) -> Fault | None:
-    """Explain by the files that were used why a request could not be sent.
+    """Return the fault of a file for which a request could not be sent.
 
     Args:
-        error: What the client raised.
+        error: The exception of requests.
         signal: ``traces``.
-        bundle: The path of the CA bundle that was used, or None for the client's own.
-        client: The path of the client's certificate, with that of its key.
+        bundle: The path of the CA bundle that was used, or None for requests' own.
+        client: The path of the client's certificate, or the paths of it and of its key.
 
     Returns:
-        The fault, or None if it is no matter of these files.
+        The fault, or None if *error* has another cause.
     """
     causes = list(_causes(error))
     if any(isinstance(cause, (ConnectionError, TimeoutError)) for cause in causes):
         return None
-    names = (*variables(signal, "CERTIFICATE"), *OF_REQUESTS)
+    names = (*variables(signal, "CERTIFICATE"), *REQUESTS_BUNDLES)
     source = next((name for name in names if bundle and os.environ.get(name) == bundle), None)
     if bundle:
         found = next(_ca_faults(source or "verify", bundle, may_be_directory=True), None)
@@ -118,9 +126,9 @@ def explain(
         certificate, key = (client, None) if isinstance(client, str) else client
         found = next(
             _client_faults(
-                _set(variables(signal, "CLIENT_CERTIFICATE")) or "cert",
+                _first_set(variables(signal, "CLIENT_CERTIFICATE")) or "cert",
                 certificate,
-                _set(variables(signal, "CLIENT_KEY")) or "cert",
+                _first_set(variables(signal, "CLIENT_KEY")) or "cert",
                 key,
             ),
             None,
@@ -145,7 +153,7 @@ def _untrusted(
         text += f"Write the path of its CA's PEM file into {common}"
     else:
         text += f"The CA bundle is the one that {source} names, {_shown(bundle or '')}"
-        other = _set((own, common)) if source in OF_REQUESTS else None
+        other = _first_set((own, common)) if source in REQUESTS_BUNDLES else None
         if other is not None:
             text += f": requests takes it in place of the one that {other} names"
     return Fault(text, is_shared=source != own)
@@ -166,7 +174,7 @@ def _client_faults(
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
 
     def load_key() -> None:
-        # The password is given, or OpenSSL would ask for it on the terminal.
+        # With a password given, OpenSSL does not ask for one on the terminal.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_cert_chain(path, key_path, password="")
 
@@ -214,13 +222,13 @@ def _is_hashed(path: str) -> bool:
         return False
 
 
-def _set(names: tuple[str, ...]) -> str | None:
+def _first_set(names: tuple[str, ...]) -> str | None:
     return next((name for name in names if os.environ.get(name)), None)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
     found: BaseException | None = error
-    for _ in range(10):  # a chain may be a ring
+    for _ in range(MAX_CAUSES):
         if found is None:
             return
         yield found

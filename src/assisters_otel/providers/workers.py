@@ -1,4 +1,4 @@
-"""Daemon threads that do one thing after another, and a limit of time for what they do."""
+"""Daemon threads that run one call after another, and a limit of time for what they run."""
 
 from __future__ import annotations
 
@@ -18,88 +18,77 @@ _Job = tuple["Future[object]", "Callable[[], object]"]
 
 
 class DaemonWorker:
-    """A daemon thread that does one thing after another.
+    """A daemon thread that runs one call after another.
 
-    It is started beforehand: an interpreter that exits may start no thread any more
-    (Python 3.12). Nobody waits for it at exit, since it is a daemon.
+    CPython 3.12 refuses new threads at exit (test_nothing_is_lost_at_exit). So the thread is
+    started with the object. It is a daemon, so that the exit does not wait for it.
     """
 
     def __init__(self) -> None:
-        # Looked up now: gevent may have put its own in place of it and of the threads, and a
-        # greenlet that waits in the other one holds up all of them.
+        # Looked up here: gevent may have replaced the queue and the threads since the import. A
+        # greenlet that waits in the original queue blocks every other greenlet.
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         threading.Thread(
             target=_work, args=(self._jobs,), name="assisters-otel-export", daemon=True
         ).start()
 
-    def do(self, act: Callable[[], object]) -> Future[object]:
-        """Do *act* when all before it is done; its outcome is in the future."""
+    def submit(self, call: Callable[[], object]) -> Future[object]:
+        """Run *call* after all calls before it; return the future of its outcome."""
         future: Future[object] = Future()
-        self._jobs.put((future, act))
+        self._jobs.put((future, call))
         return future
 
-    def rest(self) -> None:
-        """End the thread when all is done."""
+    def stop(self) -> None:
+        """End the thread after the calls that are submitted."""
         self._jobs.put(None)
 
 
 def _work(jobs: queue.SimpleQueue[_Job | None]) -> None:
     while (job := jobs.get()) is not None:
-        future, act = job
+        future, call = job
         if future.set_running_or_notify_cancel():
             try:
-                future.set_result(act())
-            except BaseException as error:  # noqa: BLE001 - handed over to who waits, not swallowed
+                future.set_result(call())
+            except BaseException as error:  # noqa: BLE001 - the future passes it on
                 future.set_exception(error)
 
 
-LONGEST_S: Final = 1_000_000.0
-"""What stands for no limit, in seconds. The clocks beneath take no infinity, and some no more than
-49 days. Source: ``threading.TIMEOUT_MAX`` on Windows."""
+class DaemonWorkers:
+    """One `DaemonWorker` for each call, so that the calls run side by side.
 
-
-def limited(timeout_s: float) -> float:
-    """Return a time to wait that every clock takes; *timeout_s* may be infinite."""
-    return float(min(timeout_s, LONGEST_S))
-
-
-class Hands:
-    """Threads that call what is not ours, side by side and within a limit of time.
-
-    They are started beforehand, as each `DaemonWorker` is. A forked process starts others when it
-    first needs them.
+    A forked process starts workers of its own with its first calls.
 
     Args:
-        number: How many calls there will be at most.
+        number: How many calls are expected. Workers for these are started with the object.
     """
 
     def __init__(self, number: int) -> None:
-        self._owner = os.getpid()
-        self._hands: list[DaemonWorker] = []
+        self._pid = os.getpid()
+        self._workers: list[DaemonWorker] = []
         self._start(number)
 
-    def begin(self, calls: Sequence[Callable[[], object]]) -> list[Future[object]]:
-        """Begin *calls*, for example the ``force_flush`` of providers that are not ours.
+    def submit(self, calls: Sequence[Callable[[], object]]) -> list[Future[object]]:
+        """Start *calls*, for example the ``force_flush`` of the app's providers.
 
         Returns:
-            The outcomes to come. Where no thread can be started any more, they have failed.
+            A future for each. One for which no thread can be started has the outcome False.
         """
-        if self._owner != os.getpid():
-            self._owner, self._hands = os.getpid(), []
+        if self._pid != os.getpid():
+            self._pid, self._workers = os.getpid(), []
         self._start(len(calls))
-        begun = [hand.do(call) for hand, call in zip(self._hands, calls, strict=False)]
-        return begun + [_failed() for _ in calls[len(begun) :]]
+        started = [one.submit(call) for one, call in zip(self._workers, calls, strict=False)]
+        return started + [_failed() for _ in calls[len(started) :]]
+
+    def stop(self) -> None:
+        """End the threads after the calls that are submitted; later calls start new ones."""
+        for one in self._workers if self._pid == os.getpid() else ():
+            one.stop()
+        self._workers = []
 
     def _start(self, number: int) -> None:
-        with suppress(RuntimeError):  # an interpreter that exits starts none
-            while len(self._hands) < number:
-                self._hands.append(DaemonWorker())
-
-    def rest(self) -> None:
-        """End the threads when all is done; what is begun after that has others."""
-        for hand in self._hands if self._owner == os.getpid() else ():
-            hand.rest()
-        self._hands = []
+        with suppress(RuntimeError):  # at exit no thread can be started
+            while len(self._workers) < number:
+                self._workers.append(DaemonWorker())
 
 
 def _failed() -> Future[object]:
@@ -108,25 +97,37 @@ def _failed() -> Future[object]:
     return future
 
 
+# -- waiting for them -------------------------------------------------------------------------
+
+LONGEST_S: Final = 1_000_000.0
+"""Stands for no limit, in seconds. No clock takes infinity, and Windows' takes 49 days at most.
+Source: ``threading.TIMEOUT_MAX`` there."""
+
+
+def limited(timeout_s: float) -> float:
+    """Return *timeout_s*, which may be infinite, as a time that every clock takes."""
+    return float(min(timeout_s, LONGEST_S))
+
+
 def run_all(futures: Sequence[Future[object]], timeout_s: float) -> bool:
     """Wait for *futures* together.
 
     Args:
-        futures: What has begun.
-        timeout_s: After so many seconds the caller goes on. What has not begun by then is not
-            done any more, and the rest goes on in its daemon.
+        futures: Of calls that are submitted.
+        timeout_s: How long to wait, in seconds. A call that has not started by then is cancelled.
+            One that has started goes on in its daemon thread.
 
     Returns:
-        Whether all are done, and none raised or returned False.
+        True if all calls ended in time, and none raised or returned False.
     """
     _, pending = wait(futures, timeout_s)
     for future in pending:
-        future.cancel()  # one that has not begun would only be in the way of the next
+        future.cancel()  # a call that has not started would only delay the worker's next
     return not pending and all_succeeded(futures)
 
 
 def all_succeeded(futures: Iterable[Future[object]]) -> bool:
-    """Say whether none raised or gave False; log what was raised."""
+    """Return True if no call raised or returned False; log each exception's class."""
     outcomes = []
     for future in futures:
         error = future.exception()

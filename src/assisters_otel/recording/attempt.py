@@ -13,7 +13,7 @@ from assisters_otel.api import headers as response_headers
 from assisters_otel.api.content_encoding import decode_body
 from assisters_otel.api.headers import header_integer, known_headers, may_be_read_ahead
 from assisters_otel.fail_safe import fail_safe
-from assisters_otel.outcomes import FAILED, REDIRECTED, judge
+from assisters_otel.outcomes import FIRST_ERROR, FIRST_REDIRECT, AttemptOutcome
 from assisters_otel.recording import response_body
 from assisters_otel.recording.response_body import Answer
 from assisters_otel.sinks import foreign_span
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from assisters_otel.attempts.attempt import Sending
     from assisters_otel.attempts.call import Call
-    from assisters_otel.outcomes import Outcome
     from assisters_otel.recording.recorder import Observer
 
 _SUCCESS: Final = 200
@@ -53,7 +52,7 @@ class Attempt:
         self._duration_s = 0.0
         self._status = 0
         self._headers: dict[bytes, bytes] = {}
-        self._outcome: Outcome | None = None
+        self._outcome: AttemptOutcome | None = None
         self._started = time.perf_counter()
 
     def answered(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bool:
@@ -69,7 +68,7 @@ class Attempt:
         self._duration_s = time.perf_counter() - self._started
         self._status = status
         self._headers = known_headers(headers)
-        return status >= FAILED
+        return status >= FIRST_ERROR
 
     def body_may_be_read(self) -> bool:
         """Say whether the body of what `answered` took may be read ahead."""
@@ -89,10 +88,10 @@ class Attempt:
         error = _envelope(body, self._headers) if body else None
         if error is not None:
             error = self._sending.without_secrets(error)
-        if self._status >= FAILED or self._is_odd():
+        if self._status >= FIRST_ERROR or self._is_odd():
             self._hide_secrets()
         self._finish(
-            judge(
+            AttemptOutcome.of(
                 self._sending.request,
                 self._duration_s,
                 status=self._status,
@@ -132,7 +131,7 @@ class Attempt:
         Returns:
             None if nobody asks.
         """
-        if not _SUCCESS <= self._status < REDIRECTED:
+        if not _SUCCESS <= self._status < FIRST_REDIRECT:
             return None
         events = event_stream.scanner_for(self._headers)
         call, outcome = self._call, self._outcome
@@ -159,7 +158,7 @@ class Attempt:
         duration_s = time.perf_counter() - self._started
         cancelled = not isinstance(error, Exception)
         cause = None if cancelled else causes.of(error)
-        outcome = judge(
+        outcome = AttemptOutcome.of(
             self._sending.request,
             duration_s,
             exception=type(error).__qualname__,
@@ -178,7 +177,7 @@ class Attempt:
         if self._outcome is not None:
             remember_attempt(response, self._outcome, self._sending.span)
 
-    def _finish(self, outcome: Outcome) -> None:
+    def _finish(self, outcome: AttemptOutcome) -> None:
         observer = self._observer
         self._outcome = outcome
         if observer.is_collecting():  # a coroutine that nobody awaits any more

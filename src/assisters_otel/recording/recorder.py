@@ -27,7 +27,7 @@ from assisters_otel.attempts import call as attempts_call
 from assisters_otel.attempts.attempt import Sending
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.recording.attempt import Attempt
-from assisters_otel.resends.tracker import Resends
+from assisters_otel.resends.tracker import ResendTracker
 from assisters_otel.semconv import attributes as names
 from assisters_otel.sinks import attempt_span, foreign_span, known_attempts, stream_span
 from assisters_otel.sinks.call_span import end_call_span, start_or_adopt_call_span
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from assisters_otel.attempts import clock
     from assisters_otel.config import Config
     from assisters_otel.hosts import Host
-    from assisters_otel.outcomes import CallOutcome, Outcome, Resend
+    from assisters_otel.outcomes import AttemptOutcome, CallOutcome, Resend
     from assisters_otel.recording.response_body import Answer
 
 # What clients leave as it is in a path: RFC 3986's reserved characters, and the sign of an escape.
@@ -83,7 +83,7 @@ class Observer:
         self._captures_headers = config.captures_headers
         self._hosts = config.hosts_by_name()
         self._log = FailureLog(time.monotonic)
-        self._resends = Resends(time.monotonic)
+        self._resends = ResendTracker(time.monotonic)
         self._waiting: set[attempts_call.Call | Answer] = set()
         self._put_off: deque[Callable[[], object]] = deque()
         self._collecting = 0
@@ -102,7 +102,7 @@ class Observer:
         self._lock = threading.RLock()  # a signal handler may send a request meanwhile
         self.attempts = self.errors = 0
         self._log = FailureLog(time.monotonic)
-        self._resends = Resends(time.monotonic)
+        self._resends = ResendTracker(time.monotonic)
         # The parent's calls, which it ends itself.
         self._waiting = set()
         self._put_off = deque()
@@ -168,8 +168,8 @@ class Observer:
         Returns:
             The request, or None if it is none of ours.
         """
-        if own_export.here.get() is not None:  # an export of ours, to a collector on a watched host
-            return None
+        if own_export.log_listener.get() is not None:
+            return None  # an export of ours, to a collector on a watched host
         path = target.partition(b"?")[0].decode("latin-1")
         for host in hosts:
             if host.covers(port, path):
@@ -304,7 +304,7 @@ class Observer:
             around if call is None else call.around,
             None if call is None else call.chain,
         )
-        resend = self._resends.begin(sending)
+        resend = self._resends.started(sending)
         if span is not None:
             self._introduce(span, request, resend)
         if resend is not None and resend.is_retry:
@@ -319,7 +319,9 @@ class Observer:
         if resend is not None:
             attempt_span.write_resend(span, resend)
 
-    def finish(self, outcome: Outcome, sending: Sending, call: attempts_call.Call | None) -> None:
+    def finish(
+        self, outcome: AttemptOutcome, sending: Sending, call: attempts_call.Call | None
+    ) -> None:
         """Hand an attempt's outcome to the sinks, each guarded for itself."""
         failed = outcome.failed
         span = sending.span
@@ -373,11 +375,11 @@ class Observer:
             None if sending.span is None else stream_span.start_stream_span(self._tracer, sending)
         )
 
-    def body_failed(self, answer: Answer, outcome: Outcome) -> None:
+    def body_failed(self, answer: Answer, outcome: AttemptOutcome) -> None:
         """Take note of an answer's event stream that will have failed, before its end."""
         self._resends.failed(answer.sending, outcome, time.time())
 
-    def body_ended(self, answer: Answer, outcome: Outcome, at: clock.Moment | None) -> None:
+    def body_ended(self, answer: Answer, outcome: AttemptOutcome, at: clock.Moment | None) -> None:
         """Take the end of an answer's body, after its attempt and with all that it counts for.
 
         Args:
@@ -425,11 +427,11 @@ class Observer:
         self._log.record_call(outcome, foreign_span.span_context_of(span))
 
     @fail_safe
-    def _log_attempt(self, outcome: Outcome, span: Span | None) -> None:
+    def _log_attempt(self, outcome: AttemptOutcome, span: Span | None) -> None:
         self._log.record(outcome, foreign_span.span_context_of(span))
 
     @fail_safe
-    def _describe(self, span: Span, now: float, outcome: Outcome) -> None:
+    def _describe(self, span: Span, now: float, outcome: AttemptOutcome) -> None:
         attempt_span.write_outcome(span, outcome, now, capture_message=self._capture_message)
 
 

@@ -11,10 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from weakref import ref as weakref
 
-from assisters_otel.api import event_stream
+from assisters_otel.api.event_stream import BodyEnd, stream_outcome
 from assisters_otel.attempts.clock import Moment
 from assisters_otel.fail_safe import fail_safe
-from assisters_otel.outcomes import StreamOutcome, judge
+from assisters_otel.outcomes import AttemptOutcome, StreamOutcome
 from assisters_otel.semconv import attributes as names
 from assisters_otel.sinks.call_span import write_abandoned_state
 from assisters_otel.sinks.known_attempts import remember_attempt
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from assisters_otel.api.event_stream import EventStreamScanner
     from assisters_otel.attempts.attempt import Sending
     from assisters_otel.attempts.call import Call
-    from assisters_otel.outcomes import Outcome
     from assisters_otel.recording.recorder import Observer
 
 
@@ -65,8 +64,8 @@ class Watcher(Protocol):
 
 
 _OF_CALL = {
-    event_stream.ENDED: names.OK,
-    event_stream.BROKE: names.FAILED,
+    BodyEnd.COMPLETE.value: names.OK,
+    BodyEnd.BROKEN.value: names.FAILED,
     names.COMPLETED: names.OK,
     names.STREAM_ERROR: names.FAILED,
     names.TRUNCATED: names.FAILED,
@@ -123,7 +122,7 @@ class Body:
 
     @fail_safe
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes of an event stream that `EventStreamScanner.is_ordinary` has not."""
+        """Take the next bytes of an event stream that `skip_plain_event` has not."""
         if self.events is not None:
             self.events.feed(chunk)
             if self._first_s is None and self.events.chunks:
@@ -136,32 +135,32 @@ class Body:
     @fail_safe
     def ended(self) -> None:
         """Take its regular end."""
-        self._end(event_stream.ENDED)
+        self._end(BodyEnd.COMPLETE)
 
     @fail_safe
     def broke(self, error: BaseException) -> None:
         """Take what was raised in place of more of it."""
-        self._end(
-            event_stream.BROKE if isinstance(error, Exception) else event_stream.CLOSED, error
-        )
+        self._end(BodyEnd.BROKEN if isinstance(error, Exception) else BodyEnd.CLOSED, error)
 
     @fail_safe
     def closed(self) -> None:
         """Take its close, before its end or after: an SDK closes a stream at its ``[DONE]``."""
-        self._end(event_stream.CLOSED)
+        self._end(BodyEnd.CLOSED)
 
     @fail_safe
     def dropped(self) -> None:
         """Take note that its stream was collected. May run inside anything."""
         if not self.is_over:
-            self._watcher.put_off(partial(self._end, event_stream.FORGOTTEN, None, Moment.now()))
+            self._watcher.put_off(partial(self._end, BodyEnd.COLLECTED, None, Moment.now()))
 
     @fail_safe
     def abandon(self) -> None:
         """End what nobody will end any more."""
-        self._end(event_stream.FORGOTTEN)
+        self._end(BodyEnd.COLLECTED)
 
-    def _end(self, way: str, error: BaseException | None = None, at: Moment | None = None) -> None:
+    def _end(
+        self, way: BodyEnd, error: BaseException | None = None, at: Moment | None = None
+    ) -> None:
         if self.is_over:
             return
         if at is None and self._watcher.is_collecting():
@@ -171,11 +170,11 @@ class Body:
             return
         if next(self._once, None) is None:
             return
-        stream = None
+        stream, ended = None, str(way.value)
         if self.events is not None:
-            way = event_stream.stream_outcome(self.events, way, self._template)
-            stream = self._stream(self.events, way)
-        self.made = _OF_CALL.get(way, names.CANCELLED_CALL)
+            ended = stream_outcome(self.events, way, self._template)
+            stream = self._stream(self.events, ended)
+        self.made = _OF_CALL.get(ended, names.CANCELLED_CALL)
         self.is_over = True
         self._watcher.body_ended(self, End(stream, error, at))
 
@@ -209,7 +208,7 @@ class Answer:
         observer: Observer,
         sending: Sending,
         call: Call | None,
-        outcome: Outcome,
+        outcome: AttemptOutcome,
         is_transient: Callable[[BaseException], bool | None],
         sent: object,
     ) -> None:
@@ -259,7 +258,7 @@ class Answer:
                     remember_attempt(thing, outcome, shown)
         self._observer.body_ended(self, outcome, end.at)
 
-    def _ended(self, body: Body, end: End) -> Outcome:
+    def _ended(self, body: Body, end: End) -> AttemptOutcome:
         answered, error = self._outcome, end.error
         if error is None and end.stream is None:
             return answered
@@ -268,7 +267,7 @@ class Answer:
             said = self.sending.without_secrets(said)
         broke = error is not None and said is None and body.made == names.FAILED
         cancelled = error is not None and body.made == names.CANCELLED_CALL
-        return judge(
+        return AttemptOutcome.of(
             answered.request,
             answered.duration_s,
             status=answered.status,

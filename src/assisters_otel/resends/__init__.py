@@ -1,1 +1,1 @@
-"""Whether an attempt is a resend, and of what."""
+"""Recognises resends: whether an attempt sends a request again, and which attempt preceded it."""

@@ -1,13 +1,19 @@
-"""How the processes of a runtime end, and what it shows as a unit of work: one file a runtime.
+"""Hooks into the runtimes: how their processes end, and their units of work. One file a runtime.
 
-A runtime is a server or a worker that runs the app: uvicorn, Celery, RQ. What is hooked is data: a
-method, or a signal that the runtime offers. It is hooked when the runtime is imported, which is
-never by this library, and comes out again at `shutdown`. gunicorn and hypercorn need no hook: their
-processes end as Python's do, or run a server of uvicorn's. Neither does multiprocessing, whose
-children `process` sees to.
+A runtime is a server or a worker that runs the app: uvicorn, Celery, RQ. Its file lists its hooks
+as data: a method to wrap, or a signal to connect to. They are installed when the app imports the
+runtime and removed at `shutdown`. The library itself imports no runtime.
 
-At the end of a process a hook sends what is queued (`process.Process.flush_at_end`). No hook
-installs a signal handler, replaces ``os._exit``, or exports while a request is served.
+A hook does one of two things:
+
+* At the end of a process it flushes the exporters (`process.ProcessState.flush_at_end`). These
+  runtimes end a process in ways that run no `atexit` function, so what is queued would be lost.
+* It marks the start and the end of a unit of work, such as a task of Celery. An attempt in one unit
+  is no resend of an attempt in another (`control_flow.Units`).
+
+No hook installs a signal handler, replaces ``os._exit``, or exports while a request is served. No
+hook is needed for gunicorn and hypercorn: their processes end as Python's do, or run a server of
+uvicorn. For the children of multiprocessing see `process`.
 """
 
 from __future__ import annotations
@@ -17,21 +23,21 @@ from assisters_otel.runtimes import celery, rq, uvicorn
 from assisters_otel.runtimes.receivers import Receivers
 
 
-class Hooks:
-    """What is hooked into the runtimes, as long as something is switched on."""
+class RuntimeHooks:
+    """All hooks into the runtimes, installed while an instrumentation is on."""
 
     def __init__(self) -> None:
-        """Remember what to hook."""
+        """Create the hooks without installing them."""
         targets = (*uvicorn.TARGETS, *rq.TARGETS)
         self._methods = Patches(targets, lambda _: None)
         self._signals = Receivers(celery.RECEIVERS)
 
     def put_in(self) -> None:
-        """Hook what is imported, and the rest when it is. Imports nothing."""
+        """Hook into each runtime that is imported, now or later. Imports none."""
         self._methods.put_in()
         self._signals.put_in()
 
     def take_out(self) -> None:
-        """Take every hook out again."""
+        """Remove all hooks."""
         self._methods.take_out()
         self._signals.take_out()

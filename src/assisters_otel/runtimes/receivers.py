@@ -1,4 +1,4 @@
-"""Receivers of the signals that a runtime offers, connected when it is imported."""
+"""Receivers of a runtime's signals, connected when the app imports the runtime."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class Receiver(NamedTuple):
-    """What receives one signal, for example ``("celery.signals", "task_prerun", start)``.
+    """A receiver of one signal, for example ``("celery.signals", "task_prerun", start)``.
 
     Attributes:
-        module: Where the signal is, whose import is waited for.
-        signal: Its name there. A version of the runtime that has none is left alone.
-        receive: Called with what the signal tells, by name. It must not raise.
+        module: The module that has the signal. The receiver is connected when it is imported.
+        signal: The signal's name in that module. If a version has no such signal, nothing happens.
+        receive: The function to call with the signal's arguments, by name. It must not raise.
     """
 
     module: str
@@ -27,31 +27,31 @@ class Receiver(NamedTuple):
 
 
 class Receivers:
-    """A set of receivers, connected when their modules are imported, now or later."""
+    """A set of receivers. Each is connected when its module is imported, now or later."""
 
     def __init__(self, receivers: tuple[Receiver, ...]) -> None:
-        """Remember them.
+        """Create the set without connecting it.
 
         Args:
-            receivers: What to connect.
+            receivers: The receivers to connect.
         """
         self._receivers = receivers
         self._connected: list[tuple[Any, Callable[..., None]]] = []
 
     def put_in(self) -> None:
-        """Connect to what is imported, and to the rest when it is. Imports nothing."""
+        """Connect the receivers of each module that is imported, now or later. Imports none."""
         for module in dict.fromkeys(receiver.module for receiver in self._receivers):
             imports.watch(module, self)
 
     def take_out(self) -> None:
-        """Disconnect all of them, and wait for no import any more."""
+        """Disconnect all receivers, and stop waiting for imports."""
         imports.forget(self)
         connected, self._connected = self._connected, []
         for signal, receive in connected:
             _disconnect(signal, receive)
 
     def imported(self, module: ModuleType, name: str) -> None:
-        """Connect to the signals of *module*, which has just been imported as *name*."""
+        """Connect the receivers of *module*, which has just been imported as *name*."""
         for receiver in self._receivers:
             if receiver.module == name and hasattr(module, receiver.signal):
                 self._connect(getattr(module, receiver.signal), receiver.receive)

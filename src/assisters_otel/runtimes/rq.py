@@ -1,8 +1,8 @@
 """RQ: a job is a unit of work, and a work horse ends by ``os._exit`` after its job.
 
-A horse may import the app, and so this library, only when it performs its job. Then it is too late
-to wrap `perform_job`, and the last that it calls is what takes note of how the job went.
-Source: ``rq.worker`` 1.16 to 3.0.
+A work horse may import the app, and so this library, only while it performs its job. Then its
+`perform_job` is already running and cannot be wrapped. So the flush is attached to the methods that
+record the job's result, which the horse calls last. Source: ``rq.worker`` 1.16 to 3.0.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.attempts.control_flow import units
 from assisters_otel.clients.patching import Target, unbound
-from assisters_otel.process import here
+from assisters_otel.process import PROCESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def _in_unit(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap what performs a job: all of it is one unit of work."""
+def _as_unit(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a wrapper of `perform_job` that marks the whole job as one unit of work."""
     perform = unbound(original)
 
     def perform_job(worker: Any, job: Any, *args: Any, **kwargs: Any) -> Any:
@@ -32,8 +32,8 @@ def _in_unit(original: Callable[..., Any]) -> Callable[..., Any]:
     return perform_job
 
 
-def _then_flush(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap what a work horse calls last; a worker that performs jobs itself goes on."""
+def _flush_after(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a wrapper that flushes in a work horse. A worker that performs jobs itself goes on."""
     handle = unbound(original)
 
     def handled(worker: Any, *args: Any, **kwargs: Any) -> Any:
@@ -41,14 +41,14 @@ def _then_flush(original: Callable[..., Any]) -> Callable[..., Any]:
             return handle(worker, *args, **kwargs)
         finally:
             if getattr(worker, "is_horse", False):
-                here.flush_at_end()
+                PROCESS.flush_at_end()
 
     return handled
 
 
-_LAST: Final = ("handle_job_success", "handle_job_failure", "handle_job_retry")
+_LAST_CALLED: Final = ("handle_job_success", "handle_job_failure", "handle_job_retry")
 TARGETS: Final = (
-    Target("rq", "Worker.perform_job", _in_unit, wherever_defined=True),
-    *(Target("rq", f"Worker.{name}", _then_flush, wherever_defined=True) for name in _LAST),
+    Target("rq", "Worker.perform_job", _as_unit, wherever_defined=True),
+    *(Target("rq", f"Worker.{name}", _flush_after, wherever_defined=True) for name in _LAST_CALLED),
 )
-"""What to wrap."""
+"""The methods to wrap."""

@@ -1,10 +1,13 @@
 """uvicorn, alone or as gunicorn's worker: its process ends after `Server.shutdown`.
 
-`Server.serve` then raises the signal that has ended it again, with the handler back in place that
-was there before. That is Python's own, which ends the process at once: nothing that is wrapped
-around `serve` runs after SIGTERM, nor anything of `atexit`. A signal that comes while the server
-starts ends it after `Server.startup`. A server in another thread than the main one gets no signal,
-and its end is not the process's. Source: ``uvicorn.server`` 0.30 to 0.54.
+`Server.serve` restores the previous signal handlers and then raises the signal that has ended it
+again. Python's own handler of SIGTERM ends the process at once. So after SIGTERM no code around
+`serve` runs, and no `atexit` function. That is why the flush is attached to `Server.shutdown`.
+
+A signal during the start ends the server after `Server.startup`, without `shutdown`. A server
+outside the main thread gets no signals, and the process goes on after its end.
+
+Source: ``uvicorn.server`` 0.30 to 0.54.
 """
 
 from __future__ import annotations
@@ -14,21 +17,21 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.clients.patching import Target, unbound
-from assisters_otel.process import here
-from assisters_otel.providers.workers import Hands
+from assisters_otel.process import PROCESS
+from assisters_otel.providers.workers import DaemonWorkers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_LOOK_S: Final = 0.05
-"""How often to look whether the user wants to wait no longer, in seconds."""
+_POLL_INTERVAL_S: Final = 0.05
+"""The seconds between two looks at `force_exit`, which a second Ctrl-C sets."""
 
-_CANCELLED_S: Final = 0.5
-"""How long a cancelled request has to end, in seconds: it needs some steps of the loop."""
+_CANCELLED_WAIT_S: Final = 0.5
+"""The seconds that cancelled requests have to end. They need a few steps of the event loop."""
 
 
-def _then_flush(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap the server's end."""
+def _flush_after_shutdown(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a wrapper of `Server.shutdown` that flushes after it."""
     end = unbound(original)
 
     async def shutdown(server: Any, *args: Any, **kwargs: Any) -> Any:
@@ -42,8 +45,8 @@ def _then_flush(original: Callable[..., Any]) -> Callable[..., Any]:
     return shutdown
 
 
-def _then_flush_if_it_ends(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap the server's start, after which it ends if a signal has come meanwhile."""
+def _flush_after_startup(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a wrapper of `Server.startup` that flushes if a signal has come during the start."""
     start = unbound(original)
 
     async def startup(server: Any, *args: Any, **kwargs: Any) -> Any:
@@ -56,31 +59,31 @@ def _then_flush_if_it_ends(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 async def _wait_for_cancelled(server: Any) -> None:
-    """Let the requests that uvicorn has just cancelled end, with what they have sent themselves.
+    """Wait for the requests that uvicorn has cancelled, so that their own attempts are recorded.
 
-    After ``timeout_graceful_shutdown`` it cancels their tasks, and does not wait for that.
+    After ``timeout_graceful_shutdown`` uvicorn cancels the tasks of requests without awaiting them.
     """
     tasks = set(getattr(server.server_state, "tasks", ()))
     if tasks and not server.force_exit:
-        await asyncio.wait(tasks, timeout=_CANCELLED_S)
+        await asyncio.wait(tasks, timeout=_CANCELLED_WAIT_S)
 
 
 async def _flush(server: Any) -> None:
-    """Send what is queued, beside what else runs in the loop. A second Ctrl-C ends the waiting."""
+    """Flush in another thread while the event loop goes on. A second Ctrl-C ends the wait."""
     if threading.current_thread() is not threading.main_thread():
         return
-    senders = Hands(1)
-    (sent,) = senders.begin([here.flush_at_end])
-    senders.rest()
+    senders = DaemonWorkers(1)
+    (sent,) = senders.submit([PROCESS.flush_at_end])
+    senders.stop()
     flushed = asyncio.wrap_future(sent)
     while not flushed.done() and not server.force_exit:
-        await asyncio.wait([flushed], timeout=_LOOK_S)
+        await asyncio.wait([flushed], timeout=_POLL_INTERVAL_S)
     if flushed.done():
-        flushed.exception()  # the log has it already; asyncio would tell of it once more
+        flushed.exception()  # it is logged already; asyncio would log it again
 
 
 TARGETS: Final = (
-    Target("uvicorn", "Server.shutdown", _then_flush),
-    Target("uvicorn", "Server.startup", _then_flush_if_it_ends),
+    Target("uvicorn", "Server.shutdown", _flush_after_shutdown),
+    Target("uvicorn", "Server.startup", _flush_after_startup),
 )
-"""What to wrap."""
+"""The methods to wrap."""

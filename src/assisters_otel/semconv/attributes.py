@@ -1,4 +1,9 @@
-"""Every attribute name that leaves the library, and the values of closed sets."""
+"""Every attribute name that leaves the library, with its type, its unit and its signals.
+
+A stable name of the semantic conventions is imported. A name that is still in development is typed
+here with its source, because the package that holds it may change or drop it. The tables at the end
+are the README's tables of span attributes (tests/test_readme.py compares them).
+"""
 
 from __future__ import annotations
 
@@ -13,10 +18,10 @@ from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, S
 from opentelemetry.semconv.schemas import Schemas
 
 SCOPE: Final = "assisters_otel"
-"""The name of our meter, our tracer and our logger."""
+"""The name of the library's meter, tracer and logger."""
 
 SCHEMA_URL: Final = Schemas.V1_41_1.value
-"""The semantic conventions that our names follow."""
+"""The version of the semantic conventions that the names follow."""
 
 URL_TEMPLATE: Final = "url.template"
 """string. Source: semantic conventions, in development, so typed here."""
@@ -28,68 +33,68 @@ ERROR_PARAM: Final = "error.param"
 """string, spans only. The parameter that caused the error."""
 
 ERROR_RETRYABLE: Final = "assisters.error.retryable"
-"""bool. Whether the same request can succeed if it is sent again soon."""
+"""bool. True if the same request can succeed if it is sent again soon."""
 
 ERROR_MESSAGE: Final = "assisters.error.message"
-"""string, spans only, only on request. The envelope's message, masked."""
+"""string, spans only, only with `capture_message`. The envelope's message, redacted and cut."""
 
 REQUEST_ID: Final = "assisters.request.id"
-"""string, spans only. What to quote to support."""
+"""string, spans only. The response's X-Request-ID, which support asks for."""
 
 RESPONSE_HEADER_REQUEST_ID: Final = f"{HTTP_RESPONSE_HEADER_TEMPLATE}.x-request-id"
-"""string[], spans only. The same, in the semantic conventions' form."""
+"""string[], spans only. The same value, in the semantic conventions' form."""
 
 SERVER_DURATION: Final = "assisters.server.duration"
-"""double, seconds, spans only. How long the API says that it took."""
+"""double, seconds, spans only. The processing time that the API reports."""
 
 RETRY_AFTER: Final = "assisters.retry_after"
-"""double, seconds, spans only. How long the API asks to wait."""
+"""double, seconds, spans only. The wait that the response's Retry-After asks for."""
 
 RATELIMIT: Final = "assisters.ratelimit.{}.{}"
 """int (reset: double, seconds from now), spans only: {requests,tokens}.{limit,remaining,reset}."""
 
 RETRY_REASON: Final = "assisters.retry.reason"
-"""string. The code, else the type, the status or the exception of the attempt before."""
+"""string. The code of the previous attempt; else its type, its status or its exception."""
 
 RETRY_DELAY: Final = "assisters.retry.delay"
-"""double, seconds, spans only. From the end of the attempt before to this send."""
+"""double, seconds, spans only. From the end of the previous attempt to this send."""
 
 RETRY_EARLY: Final = "assisters.retry.early"
-"""bool. Whether that is sooner than the API asked, with the same Authorization."""
+"""bool. True if the delay is shorter than Retry-After asked, with the same Authorization."""
 
 RETRY_FUTILE: Final = "assisters.retry.futile"
-"""bool. Whether no retry could have helped."""
+"""bool. True if no retry helps against the previous attempt's error."""
 
 GEN_AI_OPERATION_NAME: Final = "gen_ai.operation.name"
 GEN_AI_PROVIDER_NAME: Final = "gen_ai.provider.name"
 GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"
-"""string. Source: GenAI conventions, in development and marked deprecated in the package that
-holds the constants, since they move; so typed here."""
+"""string. Source: GenAI conventions, in development. The package that holds the constants marks
+them deprecated, because they move to another one; so they are typed here."""
 
 PROVIDER: Final = "assisters"
-"""``gen_ai.provider.name`` of our call spans."""
+"""The value of ``gen_ai.provider.name`` on call spans."""
 
 RETRY_COUNT: Final = "assisters.retry.count"
-"""int, call spans only. Resends within the call."""
+"""int, call spans only. The number of resends within the call."""
 
 RETRY_WAIT: Final = "assisters.retry.wait"
-"""double, seconds, call spans only. What went by between its attempts, in all."""
+"""double, seconds, call spans only. The total time between the call's attempts."""
 
 CALL_OUTCOME: Final = "assisters.call.outcome"
 """string. One of `OUTCOMES`."""
 
 CALL_RESEND_COUNT: Final = "assisters.call.resend_count"
-"""int, call spans only. Which resend of the same call, by the app's own loop, it is."""
+"""int, call spans only. The call's number as a repetition by the app's own loop, 1 or more."""
 
 ATTEMPTS: Final = "assisters.attempts"
-"""int, log only. How many attempts a failed call took."""
+"""int, log only. The number of attempts of a failed call."""
 
 FAILURES: Final = "assisters.failures"
-"""int, log only. How many failures a line stands for."""
+"""int, log only. The number of failures that a line stands for."""
 
 TRACE_ID: Final = "trace_id"
 SPAN_ID: Final = "span_id"
-"""string, log only. In hex, as backends show them. Source: OpenTelemetry, "Trace Context in
+"""string, log only. Hexadecimal, as backends show them. Source: OpenTelemetry, "Trace Context in
 non-OTLP Log Formats"."""
 
 OK: Final = "ok"
@@ -97,7 +102,7 @@ RECOVERED: Final = "recovered"
 FAILED: Final = "failed"
 CANCELLED_CALL: Final = "cancelled"
 OUTCOMES: Final = (OK, RECOVERED, FAILED, CANCELLED_CALL)
-"""How a call can end; recovered is ok after a retry."""
+"""The ways in which a call can end. A recovered call succeeded after a retry."""
 
 STREAM_SPAN: Final = "assisters.stream"
 """The name of the span of an event stream outside an SDK's call."""
@@ -106,11 +111,13 @@ STREAM_OUTCOME: Final = "assisters.stream.outcome"
 """string. One of `STREAM_OUTCOMES`."""
 
 STREAM_CHUNKS: Final = "assisters.stream.chunks"
-"""int. Data events that came, ``[DONE]`` not counted."""
+"""int. The number of data events received, without ``[DONE]``."""
 
 STREAM_FIRST_CHUNK: Final = "assisters.stream.time_to_first_chunk"
-"""double, seconds. From the start of the call, or outside one of the request, to the first
-data event. Source: GenAI conventions, ``gen_ai.client.operation.time_to_first_chunk``."""
+"""double, seconds. From the start of the call to the first data event. Outside a call it counts
+from the start of the request.
+
+Source: GenAI conventions, ``gen_ai.client.operation.time_to_first_chunk``."""
 
 STREAM_ERROR: Final = "error"
 COMPLETED: Final = "completed"
@@ -118,23 +125,23 @@ TRUNCATED: Final = "truncated"
 CANCELLED_STREAM: Final = "cancelled"
 ABANDONED: Final = "abandoned"
 STREAM_OUTCOMES: Final = (STREAM_ERROR, COMPLETED, TRUNCATED, CANCELLED_STREAM, ABANDONED)
-"""How an event stream can end; the first of them that applies."""
+"""The ways in which an event stream can end. The first one that applies is reported."""
 
 OTHER: Final = "_OTHER"
-"""What a metric says in place of a value outside its closed set. Source: semantic conventions."""
+"""The value of a metric's label that is not in its closed set. Source: semantic conventions."""
 
 CANCELLED: Final = "CancelledError"
-"""``error.type`` of an attempt that its caller cancelled, whatever the framework calls it."""
+"""``error.type`` of an attempt that its caller cancelled. Frameworks differ in the exception."""
 
 
 class Attribute(NamedTuple):
-    """One row of the contract's tables of a span's attributes.
+    """One row of the README's tables of span attributes.
 
     Attributes:
-        name: As it is sent.
+        name: The name, as exported.
         type: OpenTelemetry's type, and the unit if there is one.
-        when: When it is there.
-        value: What it says.
+        when: The condition under which a span has it.
+        value: A description of its value.
     """
 
     name: str
@@ -236,4 +243,4 @@ STREAM_ATTRIBUTES: Final = (
 
 HTTP_URL: Final = "http.url"
 HTTP_METHOD: Final = "http.method"
-"""The names of the old conventions, which the HTTP instrumentation still writes by default."""
+"""The old conventions' names. OpenTelemetry's HTTP instrumentation still writes them by default."""

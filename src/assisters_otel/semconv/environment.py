@@ -5,19 +5,21 @@ from __future__ import annotations
 from typing import Final
 
 ASSISTERS_BASE_URL: Final = "ASSISTERS_BASE_URL"
-"""The API's own name for a gateway's base URL. Watched as well."""
+"""A gateway's base URL, under the name that the API's documentation uses. Its host is watched."""
 
 ASSISTERS_OTEL_HOSTS: Final = "ASSISTERS_OTEL_HOSTS"
 """Further hosts to watch: ``host[:port][/path-prefix]``, separated by commas."""
 
 ASSISTERS_OTEL_CAPTURE_MESSAGE: Final = "ASSISTERS_OTEL_CAPTURE_MESSAGE"
-"""``true`` puts the envelope's message, masked and cut, on the span. Off by default."""
+"""``true`` writes the envelope's message to the span, redacted and cut. Off by default."""
 
 OTEL_SDK_DISABLED: Final = "OTEL_SDK_DISABLED"
-"""``true`` switches everything off. Source: OpenTelemetry's environment variables."""
+"""``true`` turns the library off. Source: OpenTelemetry's environment variables."""
 
 OTEL_CAPTURE_RESPONSE_HEADERS: Final = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE"
-"""Which response headers HTTP instrumentation puts on spans. Source: the same."""
+"""The response headers that HTTP instrumentation writes to spans. Source: the same page."""
 
 OTEL_PYTHON_LOGGER_CONFIGURATOR: Final = "OTEL_PYTHON_LOGGER_CONFIGURATOR"
-"""Which loggers are on, for who makes loggers. Source: OpenTelemetry's SDK for Python."""
+"""The configurator of a logger provider. `init` creates none, so it only warns that this is unused.
+
+Source: OpenTelemetry's SDK for Python."""

@@ -1,4 +1,7 @@
-"""Every instrument: its name, unit, description and labels."""
+"""Every instrument: its name, unit, description and labels.
+
+The number of values of each label is bounded: see `sinks.label_values`.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +31,11 @@ class Metric(NamedTuple):
     """One instrument.
 
     Attributes:
-        name: As it is sent.
+        name: The name, as exported.
         instrument: ``histogram``, ``counter`` or ``gauge`` (observable).
-        unit: In UCUM, as OpenTelemetry wants it.
-        description: What a backend shows beside it.
-        attributes: The attributes that its points may have.
+        unit: The unit in UCUM, as OpenTelemetry requires.
+        description: The sentence that a backend shows beside the metric.
+        attributes: The labels that its points may have.
     """
 
     name: str
@@ -122,7 +125,7 @@ CALL_ATTEMPTS: Final = Metric(
     _CALL,
 )
 ATTEMPTS_BOUNDARIES: Final = (1, 2, 3, 4, 5, 8)
-"""Attempts. Three is what `openai` and `assisters` make of themselves."""
+"""Attempts. By default `openai` and `assisters` send a request three times at most."""
 
 FIRST_CHUNK: Final = Metric(
     "assisters.client.stream.time_to_first_chunk",

@@ -1,4 +1,4 @@
-"""Sinks: an `Outcome` onto the attempt's client span, which is somebody else's."""
+"""Sinks: an `AttemptOutcome` onto the attempt's client span, which is somebody else's."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from assisters_otel.api.request import ApiRequest
-    from assisters_otel.outcomes import Outcome, Resend
+    from assisters_otel.outcomes import AttemptOutcome, Resend
 
 LAST: Final = (names.REQUEST_ID, ERROR_TYPE, names.ERROR_CODE)
 """What of a failure is written last, the code last of all."""
@@ -120,7 +120,9 @@ def _masked_header(name: str, values: Any) -> list[str]:
     return [redaction.redact(str(value)) for value in values]
 
 
-def write_outcome(span: Span, outcome: Outcome, now: float, *, capture_message: bool) -> None:
+def write_outcome(
+    span: Span, outcome: AttemptOutcome, now: float, *, capture_message: bool
+) -> None:
     """Write what is known of an attempt to its span.
 
     Args:
@@ -137,7 +139,7 @@ def write_outcome(span: Span, outcome: Outcome, now: float, *, capture_message: 
 
 
 def _outcome_attributes(
-    outcome: Outcome, now: float, *, capture_message: bool
+    outcome: AttemptOutcome, now: float, *, capture_message: bool
 ) -> dict[str, AttributeValue]:
     found: dict[str, AttributeValue] = {}
     headers = outcome.headers
@@ -173,7 +175,9 @@ def put_last(found: dict[str, AttributeValue]) -> None:
             found[name] = found.pop(name)
 
 
-def error_attributes(outcome: Outcome, *, capture_message: bool) -> dict[str, AttributeValue]:
+def error_attributes(
+    outcome: AttemptOutcome, *, capture_message: bool
+) -> dict[str, AttributeValue]:
     """Say of a failed attempt which error it met, as attributes."""
     found: dict[str, AttributeValue] = {
         ERROR_TYPE: outcome.error_type or names.OTHER,
@@ -220,6 +224,6 @@ def write_resend(span: Span, resend: Resend) -> None:
         found[names.RETRY_FUTILE] = resend.futile
     span.set_attributes(found)
     # A transport that sends again inside one span is its own predecessor.
-    before = resend.span
+    before = resend.previous_span
     if before is not None and not providers.are_same(before, span.get_span_context()):
         providers.add_link(span, before)

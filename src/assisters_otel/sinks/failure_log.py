@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
 
     from assisters_otel.api.request import ApiRequest
-    from assisters_otel.outcomes import CallOutcome, Outcome
+    from assisters_otel.outcomes import AttemptOutcome, CallOutcome
 
     Fields = dict[str, str | int | bool]
     _Kind = tuple[str, str]  # what failed, where
@@ -78,7 +78,9 @@ class FailureLog:
         self._lock = threading.RLock()  # a signal handler may send a request meanwhile
         self._storms: dict[_Kind, _Burst] = {}
 
-    def record(self, outcome: Outcome, span: SpanContext | None = None, attempts: int = 1) -> None:
+    def record(
+        self, outcome: AttemptOutcome, span: SpanContext | None = None, attempts: int = 1
+    ) -> None:
         """Write a failed attempt's line, or count one more of a storm.
 
         Args:
@@ -86,7 +88,7 @@ class FailureLog:
             span: Where to find it.
             attempts: How many the call took.
         """
-        what = outcome.reason or ""
+        what = outcome.retry_reason or ""
         # What is not documented may be another one each time, and is one storm all the same.
         known = outcome.code is None or catalog.find(what) is not None
         if outcome.status is not None and outcome.code is None and outcome.exception is None:
@@ -158,7 +160,7 @@ def _log_summary(kind: _Kind, more: int, fields: Callable[[], Fields]) -> None:
         logger.warning("Assisters API: %d more met %s on %s", more, *kind, fields=told)
 
 
-def _attempt_fields(outcome: Outcome, attempts: int, span: SpanContext | None) -> Fields:
+def _attempt_fields(outcome: AttemptOutcome, attempts: int, span: SpanContext | None) -> Fields:
     """Give what a machine reads in a line: names as on the span, where it has them."""
     fields = _location_fields(outcome.request, span)
     fields[names.ATTEMPTS] = attempts
@@ -191,8 +193,8 @@ def _location_fields(request: ApiRequest, span: SpanContext | None) -> Fields:
     return fields
 
 
-def _attempt_message(outcome: Outcome, attempts: int, where: str) -> str:
-    what = outcome.reason
+def _attempt_message(outcome: AttemptOutcome, attempts: int, where: str) -> str:
+    what = outcome.retry_reason
     cause = outcome.cause
     if cause is not None:
         begin = "gave no answer" if cause.was_asked else "was not asked"

@@ -14,7 +14,7 @@ from assisters_otel.weak_identity import WeakIdentityDict
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
 
-    from assisters_otel.outcomes import Outcome
+    from assisters_otel.outcomes import AttemptOutcome
 
 
 class KnownAttempt(NamedTuple):
@@ -26,7 +26,7 @@ class KnownAttempt(NamedTuple):
         at_s: When, in Unix seconds.
     """
 
-    outcome: Outcome
+    outcome: AttemptOutcome
     span: SpanContext
     at_s: float
 
@@ -46,7 +46,7 @@ def find_attempt(thing: object) -> KnownAttempt | None:
 
 
 @fail_safe
-def remember_attempt(thing: object, outcome: Outcome, span: Span | None) -> None:
+def remember_attempt(thing: object, outcome: AttemptOutcome, span: Span | None) -> None:
     """Remember a failed attempt by the response or the exception that the app gets of it.
 
     Args:

@@ -1,4 +1,4 @@
-"""Sinks: an `Outcome`, a `Resend`, a `CallOutcome` into the instruments, under closed labels.
+"""Sinks: `AttemptOutcome`, `Resend` and `CallOutcome` into the instruments, under closed labels.
 
 A backend pays for each distinct set of labels, for ever. So whatever comes from
 the wire is on a metric only if it is documented or one of the first few.
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider
     from opentelemetry.util.types import AttributeValue
 
-    from assisters_otel.api.request import ApiRequest, Place
-    from assisters_otel.outcomes import CallOutcome, Outcome, Resend
+    from assisters_otel.api.request import ApiRequest, LabelsKey
+    from assisters_otel.outcomes import AttemptOutcome, CallOutcome, Resend
 
 FRESH_S: Final = 120.0
 """How long a rate limit's last value is reported: an idle process must not say old headroom."""
@@ -169,7 +169,7 @@ class AttemptMetrics:
         self._model = LabelValues(names.GEN_AI_REQUEST_MODEL, (), _MODEL, MAX_MODELS)
 
     @fail_safe
-    def record(self, outcome: Outcome) -> None:
+    def record(self, outcome: AttemptOutcome) -> None:
         """Count one attempt. Call it while the attempt's span is current, for exemplars."""
         request = outcome.request
         error_type, code = outcome.error_type, None
@@ -177,14 +177,16 @@ class AttemptMetrics:
             error_type, code = self._error_type(error_type, outcome), self._known_code(outcome)
         end = error_type, code, outcome.status
         if outcome.failed:
-            self._errors.add(1, _labels(request.place, _OF_ERROR, *end, outcome.retryable))
+            self._errors.add(1, _labels(request.labels_key, _OF_ERROR, *end, outcome.retryable))
         method = request.method if request.method in _METHODS else names.OTHER
-        self._duration.record(outcome.duration_s, _labels(request.place, _OF_ATTEMPT, *end, method))
+        self._duration.record(
+            outcome.duration_s, _labels(request.labels_key, _OF_ATTEMPT, *end, method)
+        )
         if not _LIMIT_HEADERS.isdisjoint(outcome.headers):
             self._keep_limits(request, outcome.headers)
 
     @fail_safe
-    def record_broken(self, outcome: Outcome, context: Context | None) -> None:
+    def record_broken(self, outcome: AttemptOutcome, context: Context | None) -> None:
         """Count one error more: an answer, counted as a success, has failed after its status.
 
         Args:
@@ -193,10 +195,12 @@ class AttemptMetrics:
         """
         error_type = self._error_type(outcome.error_type or names.OTHER, outcome)
         said = error_type, self._known_code(outcome), outcome.status, outcome.retryable
-        self._errors.add(1, _labels(outcome.request.place, _OF_ERROR, *said), context)
+        self._errors.add(1, _labels(outcome.request.labels_key, _OF_ERROR, *said), context)
 
     @fail_safe
-    def record_stream(self, outcome: Outcome, model: str | None, context: Context | None) -> None:
+    def record_stream(
+        self, outcome: AttemptOutcome, model: str | None, context: Context | None
+    ) -> None:
         """Count one event stream, if anything came of it.
 
         Args:
@@ -208,14 +212,16 @@ class AttemptMetrics:
         if stream is None or stream.first_chunk_s is None:
             return
         model = None if model is None else self._model(model)
-        shared = _labels(outcome.request.place, _OF_STREAM, model)
+        shared = _labels(outcome.request.labels_key, _OF_STREAM, model)
         self._first_chunk.record(stream.first_chunk_s, shared, context)
 
     @fail_safe
     def record_retry(self, request: ApiRequest, resend: Resend) -> None:
         """Count one retry, as it is sent. Call it while its span is current, for exemplars."""
         reason = None if resend.reason is None else self._reason(resend.reason)
-        self._retries.add(1, _labels(request.place, _OF_RETRY, reason, resend.early, resend.futile))
+        self._retries.add(
+            1, _labels(request.labels_key, _OF_RETRY, reason, resend.early, resend.futile)
+        )
 
     @fail_safe
     def record_call(self, outcome: CallOutcome, context: Context) -> None:
@@ -230,15 +236,15 @@ class AttemptMetrics:
         if error_type is not None:
             error_type = self._error_type(error_type, outcome.last)
         said = error_type, self._known_code(outcome), outcome.outcome, outcome.operation, model
-        shared = _labels(outcome.request.place, _OF_CALL, *said)
+        shared = _labels(outcome.request.labels_key, _OF_CALL, *said)
         self._call_duration.record(outcome.duration_s, shared, context)
         self._call_attempts.record(outcome.retries + 1, shared, context)
 
-    def _known_code(self, outcome: Outcome | CallOutcome) -> str | None:
+    def _known_code(self, outcome: AttemptOutcome | CallOutcome) -> str | None:
         code = outcome.code
         return None if code is None else self._code(code)
 
-    def _error_type(self, value: str, outcome: Outcome | None) -> str:
+    def _error_type(self, value: str, outcome: AttemptOutcome | None) -> str:
         if outcome is None or not outcome.failed or outcome.error_type == outcome.exception:
             return self._exception(value)
         return value if value in _STATUSES else self._type(value)
@@ -274,10 +280,10 @@ class AttemptMetrics:
 
 @lru_cache(_MAX_SETS)
 def _labels(
-    place: Place, others: tuple[str, ...], *values: AttributeValue | None
+    labels_key: LabelsKey, others: tuple[str, ...], *values: AttributeValue | None
 ) -> Mapping[str, AttributeValue]:
     """Make a set of labels, once: the endpoint's, and of *others* those whose value is known."""
-    address, port, template = place
+    address, port, template = labels_key
     named = {names.URL_TEMPLATE: template, **dict(zip(others, values, strict=True))}
     known = {name: value for name, value in named.items() if value is not None}
     return _server(address, port) | known

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from assisters_otel.attempts.attempt import Sending
-    from assisters_otel.outcomes import Outcome, StreamOutcome
+    from assisters_otel.outcomes import AttemptOutcome, StreamOutcome
 
 
 def start_stream_span(tracer: Tracer, sending: Sending) -> Span | None:
@@ -56,7 +56,7 @@ def start_stream_span(tracer: Tracer, sending: Sending) -> Span | None:
 
 @fail_safe
 def end_stream_span(
-    span: Span, outcome: Outcome, *, end_ns: int | None, capture_message: bool
+    span: Span, outcome: AttemptOutcome, *, end_ns: int | None, capture_message: bool
 ) -> None:
     """Write how an event stream ended to its span, and end that.
 
@@ -72,7 +72,7 @@ def end_stream_span(
         span.end(end_ns)
 
 
-def _write_stream(span: Span, outcome: Outcome, *, capture_message: bool) -> None:
+def _write_stream(span: Span, outcome: AttemptOutcome, *, capture_message: bool) -> None:
     found: dict[str, AttributeValue] = {}
     if outcome.stream is not None:
         found |= stream_attributes(outcome.stream)

@@ -104,7 +104,7 @@ class _Recording:
 
     def begin(self, one: Recorded, logs: ExitStack) -> None:
         """Open a recording."""
-        with process.here.lock:
+        with process.PROCESS.lock:
             if self._meters is None or self._instrumentation is None:
                 self._meters, self._instrumentation = self._switch_on()
             self._hand_on(trace.get_tracer_provider())
@@ -114,7 +114,7 @@ class _Recording:
 
     def end(self, one: Recorded) -> None:
         """Close a recording; the last one puts back what was there before the first."""
-        with process.here.lock:
+        with process.PROCESS.lock:
             last, meters = self._open == (one,), self._meters
             if last:
                 self._switch_off()  # which ends what is open, and sums the log up
@@ -139,7 +139,7 @@ class _Recording:
             one.add(span)
 
     def _switch_on(self) -> tuple[MeterProvider, Instrumentation]:
-        with corrections.without_opentelemetry_s():
+        with corrections.without_opentelemetry_variables():
             resource = Resource.get_empty()
             tracers = TracerProvider(
                 sampler=ALWAYS_ON,
@@ -160,12 +160,12 @@ class _Recording:
         else:
             own_errors.strict = False  # what a handle that is shut down has left
         instrumentor.instrument(instrumentation=made)
-        arguments = configs._Arguments(self._base, None, None, None)  # noqa: SLF001 - none is compared
+        arguments = configs.InitArguments(self._base, None, None, None)
         handle = Telemetry(arguments, made)
         handle.is_recording = True
-        process.here.suspended = process.here.current
-        self._was_init = process.here.current is not None
-        process.here.current = handle
+        process.PROCESS.suspended = process.PROCESS.current
+        self._was_init = process.PROCESS.current is not None
+        process.PROCESS.current = handle
         return meters, made
 
     def _switch_off(self) -> None:
@@ -175,10 +175,10 @@ class _Recording:
 
     def _switch_on_again(self) -> None:
         before, self._before = self._before, None
-        handle, process.here.suspended = process.here.suspended, None
+        handle, process.PROCESS.suspended = process.PROCESS.suspended, None
         self._instrumentation = self._meters = None
         own_errors.strict = self._was_strict
-        process.here.current = handle
+        process.PROCESS.current = handle
         if before is not None and (handle is not None or not self._was_init):
             AssistersInstrumentor().instrument(instrumentation=before)
 

@@ -1,1 +1,1 @@
-"""OpenTelemetry's variables: which values are wrong, and what is read in their place."""
+"""OpenTelemetry's variables: the rules for their values, and the corrections of wrong ones."""

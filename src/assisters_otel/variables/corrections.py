@@ -1,17 +1,23 @@
 """OpenTelemetry's variables: which values are wrong, and what is read in their place.
 
-A wrong value must cost no more than what its variable names. But OpenTelemetry raises for many of
-them, and reads some while it is imported (`OTEL_PROPAGATORS`, `OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT`),
-where no argument can be passed in the variable's place. So while we import it and have it make
-something, it reads what is right:
+A wrong value must cost no more than what its variable configures. But OpenTelemetry raises for many
+wrong values. It reads some variables while it is imported (`OTEL_PROPAGATORS`,
+`OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT`), where no argument can replace them. So OpenTelemetry has to read
+corrected values while the library imports it and creates its objects.
 
-* `corrections` compares each variable that is set with `RULES`.
-* `corrected` lets the code inside it read the corrections. `os.environ` is not written: it gets,
-  for that time, a class which looks them up for the current context alone. Other threads, and
-  processes that are started meanwhile, read what is set (test_other_threads_read_what_is_set).
+How it works.
 
-What is a registered name that somebody makes something of, a sampler or an exporter, is for
-`entry_points` and `exporter_specs`, which find out by trying.
+* `corrections` compares each variable that is set with its rule in `RULES`.
+* `corrected` is a context in which `os.environ` returns the corrected values. The environment is
+  not written. Instead `os.environ` gets another class for that time, `_CorrectedEnviron`, which
+  looks a variable up in the corrections of the current context first.
+* Other threads have no corrections in their context, and processes that are started meanwhile
+  inherit the real environment. Both read what is set (test_other_threads_read_what_is_set).
+* Several threads may be inside `corrected` at once. `_ClassSwitch` counts them, and the last one
+  restores the class. After a fork at most the forking thread is inside.
+
+The name of a registered sampler or exporter has no rule, because only its own factory knows which
+arguments it accepts. `entry_points` and `exporter_specs` try it and handle the exception.
 """
 
 from __future__ import annotations
@@ -26,34 +32,36 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from assisters_otel.api.redaction import shown
 from assisters_otel.variables.rules import (
-    _BATCH,
-    _BATCH_DEFAULT,
-    _QUEUE,
-    _QUEUE_DEFAULT,
-    _SAMPLER,
-    _SAMPLER_ARG,
+    BATCH_SIZE,
+    BATCH_SIZE_DEFAULT,
+    QUEUE_SIZE,
+    QUEUE_SIZE_DEFAULT,
     RATIO_SAMPLERS,
     RULES,
+    SAMPLER,
+    SAMPLER_ARG,
     TRACES,
 )
-from assisters_otel.variables.values import Rule, _members
+from assisters_otel.variables.values import Rule, members
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
 
 class Correction(NamedTuple):
-    """A variable that is read as something else.
+    """A variable whose value is read as another one.
 
     Attributes:
-        name: The variable.
-        instead: What is read in its place, or None for as if it were not set.
-        text: What is wrong, what is taken and what to write; None if nothing is wrong.
-        signals: What it is about, as in `Rule`. The text may quote the value.
+        name: The variable's name.
+        replacement: The text that is read in place of the value. None if the variable is read as
+            not set.
+        text: A message with the wrong value, the value that is used, and a right one. It may quote
+            a secret. None if the two values mean the same, so that no warning is due.
+        signals: The signals that the variable configures, as in `Rule`.
     """
 
     name: str
-    instead: str | None
+    replacement: str | None
     text: str | None
     signals: Collection[str]
 
@@ -63,89 +71,92 @@ _READ_AT_IMPORT: Final = {
     "OTEL_PYTHON_CONTEXT": "opentelemetry.context",
     "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "opentelemetry.sdk.trace",
 }
-"""Which module reads a variable while it is imported."""
+"""The variables that OpenTelemetry reads while it is imported, with the module that reads each."""
 
 
 def corrections(
     environ: Mapping[str, str], names: Collection[str] | None = None
 ) -> tuple[Correction, ...]:
-    """Find what is wrong.
+    """Return a correction for each variable whose value has to be replaced.
 
     Args:
-        environ: The variables.
-        names: Those that are looked at; all of `RULES` by default.
+        environ: The environment.
+        names: The variables to check. By default all of `RULES`.
     """
     found = {}
     for name in sorted(RULES.keys() & set(environ)):
         rule, text = RULES[name], environ[name]
         if not (names is None or name in names):
             continue
-        if name == _SAMPLER_ARG and environ.get(_SAMPLER, "").strip() not in RATIO_SAMPLERS:
+        if name == SAMPLER_ARG and environ.get(SAMPLER, "").strip() not in RATIO_SAMPLERS:
             continue
-        instead = rule.read(text)
-        if instead != text:
-            found[name] = Correction(name, instead, _told(name, text, instead, rule), rule.signals)
+        replacement = rule.read(text)
+        if replacement != text:
+            message = _message(name, text, replacement, rule)
+            found[name] = Correction(name, replacement, message, rule.signals)
     if names is None:
-        found.update(_batch(environ, found))
+        found.update(_batch_within_queue(environ, found))
     return tuple(found.values())
 
 
-def _told(name: str, text: str, instead: str | None, rule: Rule) -> str | None:
-    # Empty is as good as not set. Blanks and letters' case are put right without a word.
-    if _members((instead or "").lower()) == _members(text.lower()) or not text.strip():
+def _message(name: str, text: str, replacement: str | None, rule: Rule) -> str | None:
+    # An empty value means not set. Blanks and the case of letters are corrected without a message.
+    if members((replacement or "").lower()) == members(text.lower()) or not text.strip():
         return None
     quoted = "" if rule.is_secret else f"={shown(text)}"
-    taken = rule.default if instead is None else shown(instead)
-    taken = "what can be" if rule.is_secret and instead is not None else taken
+    taken = rule.default if replacement is None else shown(replacement)
+    taken = "what can be" if rule.is_secret and replacement is not None else taken
     return f"{name}{quoted} cannot be used, {taken} is taken instead. Write {rule.write()}"
 
 
-def _batch(environ: Mapping[str, str], found: Mapping[str, Correction]) -> dict[str, Correction]:
-    """Bring the batch down to the queue: the SDK refuses one that is larger."""
+def _batch_within_queue(
+    environ: Mapping[str, str], found: Mapping[str, Correction]
+) -> dict[str, Correction]:
+    """Return a correction if a batch is larger than the queue, which the SDK refuses."""
 
     def size(name: str, default: int) -> int:
-        text = found[name].instead if name in found else environ.get(name)
+        text = found[name].replacement if name in found else environ.get(name)
         return default if text is None else int(text)
 
-    queue, batch = size(_QUEUE, _QUEUE_DEFAULT), size(_BATCH, _BATCH_DEFAULT)
+    queue, batch = size(QUEUE_SIZE, QUEUE_SIZE_DEFAULT), size(BATCH_SIZE, BATCH_SIZE_DEFAULT)
     if batch <= queue:
         return {}
-    named = f"{_QUEUE}={queue}" if _QUEUE in environ else f"{_BATCH}={batch}"
-    told = (
+    named = f"{QUEUE_SIZE}={queue}" if QUEUE_SIZE in environ else f"{BATCH_SIZE}={batch}"
+    message = (
         f"{named} cannot be used, for a batch of {batch} spans is more than a queue of {queue}: "
-        f"batches of {queue} are taken instead. Write {_BATCH}={queue}, or {_QUEUE}={batch}"
+        f"batches of {queue} are taken instead. Write {BATCH_SIZE}={queue}, or {QUEUE_SIZE}={batch}"
     )
-    return {_BATCH: Correction(_BATCH, str(queue), told, (TRACES,))}
+    return {BATCH_SIZE: Correction(BATCH_SIZE, str(queue), message, (TRACES,))}
 
 
 # -- reading ---------------------------------------------------------------------------------
 
 _NOTHING: Final[Mapping[str, str | None]] = MappingProxyType({})
-_instead: Final = ContextVar("assisters_otel-variables", default=_NOTHING)
+_replacements: Final = ContextVar("assisters_otel-variables", default=_NOTHING)
 
 
-class _Corrected(type(os.environ)):  # type: ignore[misc] # its class has no public name
-    """`os.environ`, of which the current context reads `_instead`."""
+class _CorrectedEnviron(type(os.environ)):  # type: ignore[misc] # its class has no public name
+    """The class of `os.environ` while a thread is inside `corrected`."""
 
     def __getitem__(self, name: str) -> str:
-        instead = _instead.get()
-        if name not in instead:
+        replacements = _replacements.get()
+        if name not in replacements:
             return super().__getitem__(name)  # type: ignore[no-any-return] # as above
-        text = instead[name]
+        text = replacements[name]
         if text is None:
             raise KeyError(name)
         return text
 
     def __iter__(self) -> Iterator[str]:
-        instead = _instead.get()
-        return (name for name in super().__iter__() if instead.get(name, "") is not None)
+        replacements = _replacements.get()
+        return (name for name in super().__iter__() if replacements.get(name, "") is not None)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
 
-class _Reading:
-    """Gives `os.environ` that class for as long as anybody is inside `corrected`."""
+class _ClassSwitch:
+    """Sets the class of `os.environ` to `_CorrectedEnviron`, and restores it."""
 
     def __init__(self) -> None:
         self._environ = os.environ
@@ -155,66 +166,66 @@ class _Reading:
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
 
-    def begin(self) -> None:
-        """Count who is inside."""
+    def enter(self) -> None:
+        """Count one more inside, and set the class."""
         with self._lock:
             self._inside += 1
-            self._put(_Corrected)
+            self._set_class(_CorrectedEnviron)
 
-    def end(self) -> None:
-        """Count who leaves; the last one puts the class back."""
+    def leave(self) -> None:
+        """Count one less inside. The last one restores the class."""
         with self._lock:
             self._inside -= 1
             if not self._inside:
-                self._put(self._class)
+                self._set_class(self._class)
 
-    def _put(self, kind: type) -> None:
-        with suppress(TypeError):  # the app has put another object in its place
+    def _set_class(self, kind: type) -> None:
+        with suppress(TypeError):  # the app has replaced `os.environ` by an object of another class
             self._environ.__class__ = kind
 
     def _forked(self) -> None:
-        # Of those who were inside, the child has one at most: the thread that forked.
+        # The child has the forking thread alone, so at most one is inside.
         self._lock = threading.RLock()
         if self._inside:
             self._inside = 1
-            if not _instead.get():
-                self.end()
+            if not _replacements.get():
+                self.leave()
 
 
-_reading: Final = _Reading()
+_class_switch: Final = _ClassSwitch()
 
 
 @contextmanager
 def corrected() -> Iterator[None]:
-    """Let the code inside read what is right in place of what is wrong. Also a decorator."""
-    with _reading_instead({one.name: one.instead for one in corrections(os.environ)}):
+    """Run the code inside with corrected variables in `os.environ`. Also usable as a decorator."""
+    with _replaced({one.name: one.replacement for one in corrections(os.environ)}):
         yield
 
 
 @contextmanager
-def without_opentelemetry_s() -> Iterator[None]:
-    """Let the code inside read none of OpenTelemetry's variables."""
+def without_opentelemetry_variables() -> Iterator[None]:
+    """Run the code inside without any of OpenTelemetry's variables in `os.environ`."""
     names = [name for name in os.environ if name.startswith("OTEL_")]
-    with _reading_instead({**_instead.get(), **dict.fromkeys(names)}):
+    with _replaced({**_replacements.get(), **dict.fromkeys(names)}):
         yield
 
 
 @contextmanager
-def _reading_instead(instead: Mapping[str, str | None]) -> Iterator[None]:
-    if not instead:
+def _replaced(replacements: Mapping[str, str | None]) -> Iterator[None]:
+    if not replacements:
         yield
         return
-    token = _instead.set(instead)
-    _reading.begin()
+    token = _replacements.set(replacements)
+    _class_switch.enter()
     try:
         yield
     finally:
-        _reading.end()
-        _instead.reset(token)
+        _class_switch.leave()
+        _replacements.reset(token)
 
 
 def import_opentelemetry() -> None:
-    """Import what reads a variable while it is imported, if that one is wrong."""
+    """Import the modules that read a variable while they are imported, if its value is wrong."""
     wrong = corrections(os.environ, _READ_AT_IMPORT)
     if wrong:
         with corrected():

@@ -1,4 +1,8 @@
-"""What a variable may hold: whole numbers, durations, names, lists of them."""
+"""Kinds of values: whole numbers, durations, names, lists of names, headers.
+
+A function that returns a `Rule` makes the rule of one kind. A function whose name begins with
+``read_`` is the `Rule.read` of one kind: it returns the right part of a value, or None.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import unquote
 
-# As importlib.metadata's, but read from disk once.
+# Like that of importlib.metadata, but cached: it reads the disk once.
 from opentelemetry.util._importlib_metadata import entry_points
 
 if TYPE_CHECKING:
@@ -16,19 +20,19 @@ if TYPE_CHECKING:
 
 
 _MAX_WHOLE: Final = 2**31 - 1
-"""More than any limit is for. The SDK raises for one that is no index, at every span."""
+"""Larger than any useful limit. For one that does not fit an index, the SDK raises at each span."""
 
 
 class Rule(NamedTuple):
-    """What one variable may hold.
+    """The right values of one variable.
 
     Attributes:
-        read: Gives what is to be read in place of a text: the same if it is right, another if a
-            part of it is, None for as if the variable were not set.
-        default: What OpenTelemetry takes if the variable is not set.
-        write: Says what is right.
-        signals: What the variable is for; empty if it is read whatever we export.
-        is_secret: True if the value may hold a key.
+        read: Returns the text to read in place of a value. It is the same text if that is right,
+            else its right part, or None to read the variable as not set.
+        default: The value that OpenTelemetry uses if the variable is not set, for the message.
+        write: Returns a description of the right values, for the message.
+        signals: The signals that the variable configures. Empty if it is read whatever is exported.
+        is_secret: True if the value may contain a key.
     """
 
     read: Callable[[str], str | None]
@@ -41,10 +45,12 @@ class Rule(NamedTuple):
 _HEADER: Final = re.compile(
     r"[\w!#$%&'*+.^`|~-]+[ \t]*=[\x20\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*", re.ASCII
 )
-"""Source: what `opentelemetry.util.re` takes for one."""
+"""One header, ``name=value``. Source: the pattern of `opentelemetry.util.re`."""
 
 
-def _whole(least: int, default: str, *signals: str, empty_is_right: bool = False) -> Rule:
+def whole_number(least: int, default: str, *signals: str, empty_is_right: bool = False) -> Rule:
+    """Return the rule of a whole number, *least* or more."""
+
     def read(text: str) -> str | None:
         if empty_is_right and not text.strip():
             return text
@@ -56,9 +62,11 @@ def _whole(least: int, default: str, *signals: str, empty_is_right: bool = False
     return Rule(read, default, lambda: f"a whole number from {least} to {_MAX_WHOLE}", signals)
 
 
-def _duration(
+def duration(
     most: float, unit: str, default: str, *signals: str, may_be_endless: bool = False
 ) -> Rule:
+    """Return the rule of a duration above 0 and up to *most*, or endless if it may be."""
+
     def read(text: str) -> str | None:
         try:
             number = float(text)
@@ -71,15 +79,19 @@ def _duration(
     return Rule(read, default, lambda: f"a number of {unit} above 0", signals)
 
 
-def _ratio(text: str) -> str | None:
+def read_ratio(text: str) -> str | None:
+    """Return a number from 0 to 1 as it is, else None."""
     try:
         return text if 0 <= float(text) <= 1 else None
     except ValueError:
         return None
 
 
-def _one_of(default: str, *known: str, signals: Collection[str] = ()) -> Rule:
-    """What OpenTelemetry compares as it is written, or in one case of letters."""
+def one_of(default: str, *known: str, signals: Collection[str] = ()) -> Rule:
+    """Return the rule of one name out of *known*. Case and blanks are corrected.
+
+    OpenTelemetry compares some of these values as they are written.
+    """
 
     def read(text: str) -> str | None:
         name = text.strip().lower()
@@ -88,7 +100,9 @@ def _one_of(default: str, *known: str, signals: Collection[str] = ()) -> Rule:
     return Rule(read, default, lambda: f"one of {', '.join(known)}", signals)
 
 
-def _registered(default: str, group: str, *signals: str) -> Rule:
+def registered(default: str, group: str, *signals: str) -> Rule:
+    """Return the rule of the name of an entry point in *group*."""
+
     def read(text: str) -> str | None:
         name = text.strip()
         return name if name in entry_points(group=group).names else None
@@ -100,25 +114,30 @@ def _registered(default: str, group: str, *signals: str) -> Rule:
     return Rule(read, default, write, signals)
 
 
-def _several(
+def several(
     default: str, known: Callable[[], Collection[str]], *signals: str, upper: bool = False
 ) -> Rule:
+    """Return the rule of a list of names out of *known*, with commas between them."""
+
     def read(text: str) -> str | None:
-        names = [name.upper() if upper else name for name in _members(text)]
+        names = [name.upper() if upper else name for name in members(text)]
         return ",".join(name for name in names if name in known()) or None
 
     return Rule(read, default, lambda: f"some of {', '.join(sorted(known()))}", signals)
 
 
-def _propagators() -> Collection[str]:
+def propagators() -> Collection[str]:
+    """Return the names of the installed propagators."""
     return {"none", *entry_points(group="opentelemetry_propagator").names}
 
 
-def _detectors() -> Collection[str]:
+def detectors() -> Collection[str]:
+    """Return the names of the installed resource detectors."""
     return {"*", "otel", *entry_points(group="opentelemetry_resource_detector").names}
 
 
-def _grpc_codes() -> Collection[str]:
+def grpc_codes() -> Collection[str]:
+    """Return the names of the status codes of gRPC."""
     # Source: gRPC, "Status codes and their use in gRPC".
     return {
         "ABORTED", "ALREADY_EXISTS", "CANCELLED", "DATA_LOSS", "DEADLINE_EXCEEDED",
@@ -128,37 +147,38 @@ def _grpc_codes() -> Collection[str]:
     }  # fmt: skip
 
 
-def _patterns(text: str) -> str | None:
-    """Keep those that are regular expressions, alone and behind those before, as they are read."""
+def read_patterns(text: str) -> str | None:
+    """Keep the patterns that compile together with those before them. OpenTelemetry joins all."""
     kept: list[str] = []
-    for pattern in _members(text):
+    for pattern in members(text):
         with suppress(re.error, RecursionError, OverflowError):
             re.compile("|".join((*kept, pattern)))
             kept.append(pattern)
     return ",".join(kept) or None
 
 
-def _pairs(text: str) -> str | None:
-    """Keep ``key=value`` that can be encoded: one that cannot loses whole batches."""
-    parts = (item.partition("=") for item in _members(text))
+def read_pairs(text: str) -> str | None:
+    """Keep the pairs ``key=value`` that can be encoded. Any other one would lose whole batches."""
+    parts = (item.partition("=") for item in members(text))
     kept = (key + sign + value for key, sign, value in parts if sign and key.strip())
     return ",".join(filter(_is_encodable, kept)) or None
 
 
-def _headers(text: str) -> str | None:
-    """Leave out what is no header, which OpenTelemetry would log whole, or cannot be sent."""
+def read_headers(text: str) -> str | None:
+    """Keep the headers that can be sent. OpenTelemetry would log any other one with its value."""
 
     def may_be_sent(item: str) -> bool:
         value = unquote(item.partition("=")[2]).strip()
         is_header = _HEADER.fullmatch(item) is not None
         return is_header and value.isascii() and value.isprintable()
 
-    items = _members(text)
+    items = members(text)
     kept = list(filter(may_be_sent, items))
     return text if kept == items else ",".join(kept) or None
 
 
-def _encodable(text: str) -> str | None:
+def read_encodable(text: str) -> str | None:
+    """Return a text that UTF-8 can encode, with ``?`` for each character that it cannot."""
     return text if _is_encodable(text) else text.encode(errors="replace").decode()
 
 
@@ -168,5 +188,6 @@ def _is_encodable(text: str) -> bool:
     return False
 
 
-def _members(text: str) -> list[str]:
+def members(text: str) -> list[str]:
+    """Return the members of a list with commas, without blanks around them and empty ones."""
     return [name for name in map(str.strip, text.split(",")) if name]

@@ -40,7 +40,7 @@ def demo(
 
     Raises:
         typer.BadParameter: The endpoint, the picture's file or a variable cannot be used.
-        typer.Exit: What was recorded is not what the scenes expect.
+        typer.Exit: The telemetry is not what the scenes expect, or did not arrive.
     """
     from assisters_otel.cli.demo import json_document, playing, terminal  # noqa: PLC0415 - of another extra
     from assisters_otel.cli.demo.recording import Recording  # noqa: PLC0415

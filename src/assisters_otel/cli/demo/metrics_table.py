@@ -1,4 +1,4 @@
-"""What the demo's metrics have counted, for people."""
+"""The demo's metrics for people: each number, and beside it the thing that it counts."""
 
 from __future__ import annotations
 

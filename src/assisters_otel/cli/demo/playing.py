@@ -69,7 +69,7 @@ class PlayedScene(NamedTuple):
 
 
 class DemoResult(NamedTuple):
-    """What the demo shows.
+    """The demo after its last scene.
 
     Attributes:
         played: The scenes.
@@ -77,7 +77,7 @@ class DemoResult(NamedTuple):
         log: The lines that the library logged while the clients ran.
         destinations: Where the telemetry was sent, in words; empty if nowhere.
         sent: True if all of it was accepted there, None if nothing was to be sent.
-        problems: What did not come out as expected, in words.
+        problems: The differences from what the scenes expect, and other trouble, in words.
     """
 
     played: tuple[PlayedScene, ...]

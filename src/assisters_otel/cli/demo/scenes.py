@@ -29,7 +29,7 @@ class Scene(NamedTuple):
     """One scene.
 
     Attributes:
-        title: What happens, in words.
+        title: The scene in a few words.
         play: The function that scripts the API's answers, and calls the API.
         errors: The expected ``error.code``, else ``error.type``, of each attempt's span;
             None for a success.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _SIGNALS: Final = (TRACES, METRICS)
 _TIMEOUT_S: Final = 3.0
-"""The limit of a connection, and of an answer: a collector is in the same network."""
+"""The limit of a connection, and of an answer. A person waits for it, once per signal."""
 
 # An HTTP/2 server sends a SETTINGS frame first, unasked. Source: RFC 9113, section 3.4.
 _SETTINGS_FRAME: Final = 4
@@ -75,7 +75,7 @@ def check_collector(endpoint: str | None, environ: Mapping[str, str]) -> Iterato
             f"Unset {' or '.join(signal.exporter for signal in off)}, or write otlp.",
         )  # fmt: skip
     if untested:
-        what = " and ".join(signal.what for signal in untested)
+        what = " and ".join(signal.telemetry for signal in untested)
         yield Finding(
             "arrival", True,
             f"no test of the {what} was sent, since no endpoint is named: whoever listens at the "
@@ -122,7 +122,7 @@ def _certificates(signal: Signal, spec: ExporterSpec) -> Iterator[Finding]:
             texts.append(str(error))
     elif endpoint.startswith("https:"):
         texts += [fault.text for fault in tls_files.faults(signal.name, by_grpc=False)]
-        two = tls_files.beside(signal.name)
+        two = tls_files.competing_bundles(signal.name)
         if two is not None:
             yield Finding(
                 "certificate", True,
@@ -133,7 +133,7 @@ def _certificates(signal: Signal, spec: ExporterSpec) -> Iterator[Finding]:
 
 
 def _no_exporter(signal: Signal) -> Finding:
-    what = f"none: no {signal.what} leave the process, as {signal.exporter} says"
+    what = f"none: no {signal.telemetry} leave the process, as {signal.exporter} says"
     return Finding(signal.name, True, what)
 
 

@@ -59,7 +59,7 @@ _ADVICE: Final = (
         "That is no OTLP receiver: is it the collector's OTLP/gRPC port (4317)?",
     ),
 )
-"""What to do, by the reason why an export was not accepted. The first match is taken."""
+"""The advice by the reason why an export was not accepted. The first match is taken."""
 
 _OTHER_ADVICE: Final = "Look at the collector's log: is it there, and is it an OTLP receiver?"
 
@@ -99,13 +99,13 @@ def check_delivery(signal: Signal, endpoint: str | None, environ: Mapping[str, s
     with captured_log() as lines:
         accepted = built.shutdown(_DELIVERY_S)
     if accepted:
-        what = f"a test of the {signal.what} was accepted, service {SERVICE}"
+        what = f"a test of the {signal.telemetry} was accepted, service {SERVICE}"
         return Finding("arrival", True, what)
     reasons = list(dict.fromkeys(match[1] for match in map(_REASON.search, lines) if match))
     why = f": {', '.join(reasons)}" if reasons else ""
     is_whole = endpoint is None and bool(environ.get(signal.endpoint, "").strip())
     return Finding(
-        "arrival", False, f"the {signal.what} were not accepted{why}",
+        "arrival", False, f"the {signal.telemetry} were not accepted{why}",
         _advice(signal, reasons, is_whole=is_whole),
     )  # fmt: skip
 

@@ -9,10 +9,10 @@ class Finding(NamedTuple):
     """The result of one check.
 
     Attributes:
-        check: What was checked.
+        check: The name of the check.
         fine: True if there is nothing to do.
-        what: What was found.
-        to_do: What to do about it; empty if there is nothing to do.
+        what: The result in words.
+        to_do: The advice; empty if there is nothing to do.
     """
 
     check: str

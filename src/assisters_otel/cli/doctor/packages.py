@@ -47,6 +47,7 @@ def check_packages() -> Iterator[Finding]:
 
 
 def _clients() -> Iterator[Finding]:
+    """Check that there is a client of the API, and where the spans of each client come from."""
     is_here = False
     for client in _SDKS:
         if _installed(client):

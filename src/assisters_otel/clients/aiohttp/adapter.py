@@ -30,7 +30,7 @@ from assisters_otel.clients.classes import is_a
 from assisters_otel.clients.patching import Target, unbound
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.otel_api import http_spans, providers
-from assisters_otel.outcomes import FAILED
+from assisters_otel.outcomes import FIRST_ERROR
 from assisters_otel.sinks import attempt_span, foreign_span
 from assisters_otel.variables.corrections import corrected
 
@@ -319,7 +319,8 @@ class Aiohttp(Adapter):
         unpacks = asked.options.get("auto_decompress")
         if unpacks is None:
             unpacks = getattr(asked.session, "_auto_decompress", True)
-        if unpacks and response.status < FAILED:  # a stream is fed as the client has decoded it
+        # A stream is fed as the client has decoded it.
+        if unpacks and response.status < FIRST_ERROR:
             headers = [header for header in headers if header[0].lower() != _ENCODING]
         return attempt.answered(response.status, headers)
 

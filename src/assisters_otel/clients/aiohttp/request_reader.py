@@ -28,7 +28,7 @@ class _Message:
         held = getattr(self._body, "_value", self._body)
         return bytes(held) if isinstance(held, (bytes, bytearray)) else None
 
-    def redirected(self, location: str) -> str:
+    def redirect_target(self, location: str) -> str:
         with suppress(ValueError):
             return str(self._url.join(type(self._url)(location))).partition("#")[0]
         return ""

@@ -141,7 +141,7 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
                 body, cancelled = watch
                 if cancelled is not None:
                     _watched[id(self)] = watch._replace(cancelled=None)
-                if body.events is not None and not body.events.is_ordinary(chunk):
+                if body.events is not None and not body.events.skip_plain_event(chunk):
                     body.feed(chunk)
                 if self.at_eof():
                     body.ended()

@@ -33,7 +33,7 @@ class _Message:
         # The only one that can be read again, and any number of times.
         return b"".join(stream) if is_a(stream, CLIENTS, "ByteStream") else None
 
-    def redirected(self, location: str) -> str:
+    def redirect_target(self, location: str) -> str:
         # What is no URL is no redirect; the client says so in its own way.
         try:
             return str(self._raw.url.join(location)).partition("#")[0]

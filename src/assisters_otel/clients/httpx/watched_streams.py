@@ -78,7 +78,7 @@ class _Chunks:
         self._body = body
         events = body.events
         # What is no event stream is fed to nobody.
-        self._is_ordinary = _always if events is None else events.is_ordinary
+        self._is_ordinary = _always if events is None else events.skip_plain_event
         self.close = getattr(chunks, "close", _nothing)
         self.send = getattr(chunks, "send", _nothing)
         self.throw = getattr(chunks, "throw", _nothing)
@@ -109,7 +109,7 @@ class _AsyncChunks:
         self._chunks = chunks
         self._body = body
         events = body.events
-        self._is_ordinary = _always if events is None else events.is_ordinary
+        self._is_ordinary = _always if events is None else events.skip_plain_event
         self.aclose = getattr(chunks, "aclose", _nothing_async)
         self.asend = getattr(chunks, "asend", _nothing_async)
         self.athrow = getattr(chunks, "athrow", _nothing_async)

@@ -30,7 +30,7 @@ class _Message:
             return body.encode("utf-8", "surrogatepass")
         return body if isinstance(body, bytes) else None
 
-    def redirected(self, location: str) -> str:
+    def redirect_target(self, location: str) -> str:
         with suppress(ValueError):
             return str(urljoin(self._raw.url, location)).partition("#")[0]
         return ""

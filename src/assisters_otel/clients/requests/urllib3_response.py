@@ -58,7 +58,7 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
             found = vars(self).get(_WATCH)
             if found is not None and chunk:
                 body, _ = found
-                if body.events is not None and not body.events.is_ordinary(chunk):
+                if body.events is not None and not body.events.skip_plain_event(chunk):
                     body.feed(chunk)
             return chunk
 

@@ -1,0 +1,133 @@
+"""The failed attempts that may still be resent, bounded in number and in time.
+
+Each is stored under the keys by which its resend may look for it. A key is an origin and the
+identity of the request. The origin is the `id` of the task or thread that sent the attempt.
+
+If there is a parent span or a unit of work, the attempt is stored a second time, with that as the
+origin. There another task or thread finds it, so this entry is called *shared*. A newer failure
+replaces an older one with the same key. A shared entry keeps what was known of the older one.
+
+An attempt that a redirect led to is also stored under the identities of the requests before it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter, OrderedDict
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from assisters_otel.attempts.retry_chain import Before, Key
+
+WINDOW_S: Final = 600.0
+"""The seconds for which a failed attempt is remembered."""
+
+MAX_ENTRIES: Final = 2048
+"""The number of entries, two for an attempt with a parent span: about a megabyte. The oldest
+entries are forgotten first."""
+
+
+class RememberedAttempt(NamedTuple):
+    """A failed attempt, and the flow of control that sent it.
+
+    Attributes:
+        before: The record of the attempt for its resend.
+        owner: Returns the task or thread that sent it, or None if that no longer exists.
+        whole: `Origin.whole`.
+        parent_id: The id of its parent span, or 0.
+        started_s: When it was sent, on a steady clock.
+        send: The send of a client's own retry code that it was part of, or None.
+        has_company: `Sending.has_company`.
+        is_shared: True for the entry under the parent span or the unit of work.
+        is_fan_out: True if an equal request with the same parent was in flight at the same time and
+            failed as well. Such requests are a fan-out, not a retry loop.
+        is_resent: True if it has its resend. A shared entry stays, so that an equal request that
+            is still in flight and fails later is known to be part of a fan-out.
+        succeeded_s: When an equal request with the same parent last succeeded, on the same clock.
+    """
+
+    before: Before
+    owner: Callable[[], object]
+    whole: str | int | None
+    parent_id: int
+    started_s: float
+    send: object | None = None
+    has_company: bool = False
+    is_shared: bool = False
+    is_fan_out: bool = False
+    is_resent: bool = False
+    succeeded_s: float = -math.inf
+
+
+class FailedAttempts:
+    """A bounded store of failed attempts.
+
+    Attributes:
+        lock: Held by the callers of all methods. It is reentrant, because a signal handler may
+            send a request meanwhile.
+        by_key: The entries, the oldest first. An ordered dictionary finds its oldest entry in
+            constant time. A plain one first skips the gaps that deleted entries have left.
+    """
+
+    def __init__(self) -> None:
+        """Start with no entries."""
+        self.lock = threading.RLock()
+        self.by_key: OrderedDict[Key, RememberedAttempt] = OrderedDict()
+        self._keys_by_origin: Counter[int] = Counter()
+
+    def has_origin(self, *origins: int) -> bool:
+        """Return True if an attempt of any of these origins is remembered. Needs no lock."""
+        return not self._keys_by_origin.keys().isdisjoint(origins)
+
+    def remember(self, key: Key, attempt: RememberedAttempt) -> None:
+        """Store an attempt, in place of an older one with the same key."""
+        self._forget(key)
+        while len(self.by_key) >= MAX_ENTRIES:
+            self._forget(next(iter(self.by_key)))
+        self.by_key[key] = attempt
+        self._keys_by_origin[key[0]] += 1
+
+    def remember_shared(self, key: Key, attempt: RememberedAttempt) -> None:
+        """Store an attempt under a parent span or unit of work, and mark it if it is a fan-out."""
+        older = self.by_key.get(key)
+        is_fan_out = older is not None and (
+            older.is_fan_out
+            or (older.before.ended_s > attempt.started_s and older.owner is not attempt.owner)
+        )
+        succeeded_s = -math.inf if older is None else older.succeeded_s
+        shared = attempt._replace(is_shared=True, is_fan_out=is_fan_out, succeeded_s=succeeded_s)
+        self.remember(key, shared)
+
+    def mark_resent(self, key: Key, before: Before | None) -> None:
+        """Record that an attempt has its resend, if it is still the one with this key."""
+        attempt = self.by_key.get(key)
+        if attempt is None or attempt.before is not before:
+            return
+        if attempt.is_shared:
+            self.by_key[key] = attempt._replace(is_resent=True)
+        else:
+            self._forget(key)
+
+    def mark_succeeded(self, key: Key, now: float) -> None:
+        """Record that a request equal to a remembered one has succeeded."""
+        attempt = self.by_key.get(key)
+        if attempt is not None:
+            self.by_key[key] = attempt._replace(succeeded_s=now)
+
+    def expire(self, now: float) -> None:
+        """Forget the attempts that ended more than `WINDOW_S` ago."""
+        while self.by_key:
+            key, attempt = next(iter(self.by_key.items()))
+            if now - attempt.before.ended_s <= WINDOW_S:
+                return
+            self._forget(key)
+
+    def _forget(self, key: Key) -> None:
+        if self.by_key.pop(key, None) is None:
+            return
+        self._keys_by_origin[key[0]] -= 1
+        if not self._keys_by_origin[key[0]]:
+            del self._keys_by_origin[key[0]]
