@@ -25,13 +25,13 @@ _only_captured: Final[list[list[logging.LogRecord]]] = []
 
 @contextmanager
 def captured(*, elsewhere: bool = True) -> Iterator[list[logging.LogRecord]]:
-    """Return the list that gets each warning meanwhile, and what is worse.
+    """Return a list to which each line from WARNING on is added meanwhile.
 
-    It gets them here and not from a handler: so a level, a filter or ``logging.disable`` of the app
-    keeps none away.
+    The lines are added here and not by a handler. So no level, no filter and no ``logging.disable``
+    of the app keeps a line away (test_log_lines_are_seen_however_the_app_has_silenced_them).
 
     Args:
-        elsewhere: Whether the app's handlers get what they would get without it, or nothing.
+        elsewhere: False to keep the lines from the app's handlers meanwhile.
     """
     lines: list[logging.LogRecord] = []
     chosen = [_captures] if elsewhere else [_captures, _only_captured]

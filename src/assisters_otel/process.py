@@ -89,7 +89,6 @@ class ProcessState:
     Attributes:
         lock: Held while anything is switched on or off.
         current: The handle that is switched on, or None.
-        suspended: The handle that a recording of `testing` stands in for, or None.
         instrumentation: The object that patches the clients, for `init` or for
             ``opentelemetry-instrument``, or None.
     """
@@ -97,7 +96,6 @@ class ProcessState:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.current: Handle | None = None
-        self.suspended: Handle | None = None
         self.instrumentation: Patched | None = None
         self._shut_down_providers: WeakIdentityDict[bool] = WeakIdentityDict()
         self._is_watching_multiprocessing = False
@@ -153,14 +151,10 @@ class ProcessState:
 
     def _exit(self) -> None:
         """Shut down what `init` has made, at the normal exit; flush what does not end by itself."""
-        handles = self._handles()
-        for handle in handles:
-            handle.end(self._time_left_s())
-        if not handles and self.instrumentation is not None:
+        if self.current is not None:
+            self.current.end(self._time_left_s())
+        elif self.instrumentation is not None:
             self.instrumentation.flush(self._time_left_s(), at_exit=True)
-
-    def _handles(self) -> list[Handle]:
-        return [one for one in (self.current, self.suspended) if one is not None]
 
     def _exit_child(self) -> None:
         """End a child of multiprocessing, as its finalizer.
@@ -252,10 +246,9 @@ class ProcessState:
         self.lock = threading.RLock()
         self._end_lock, self._left_s = threading.Lock(), END_S
         self._watch_multiprocessing()
-        handles = self._handles()
-        for handle in handles:
-            handle.forked()
-        if not handles and self.instrumentation is not None:
+        if self.current is not None:
+            self.current.forked()
+        elif self.instrumentation is not None:
             self.instrumentation.forked(None)
 
 

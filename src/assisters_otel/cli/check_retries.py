@@ -82,7 +82,7 @@ def _find(target: str) -> Callable[[FakeApi], object]:
     try:
         found: object = importlib.import_module(module)
     except Exception as error:
-        # An ImportError of the app's would else be taken for a missing extra of ours.
+        # `main` would report the app's ImportError as a missing extra of this package.
         told = redaction.redact(f"{type(error).__name__}: {error}")
         raise typer.BadParameter(f"{module} cannot be imported: {told}") from error
     for part in name.split("."):

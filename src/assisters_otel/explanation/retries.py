@@ -1,4 +1,4 @@
-"""`retryable` and `retry_after_s`: what `explain` knows of a retry, for the code that decides."""
+"""`retryable` and `retry_after_s`: the facts of `explain` for code that decides on a retry."""
 
 from __future__ import annotations
 

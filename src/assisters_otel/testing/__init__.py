@@ -1,4 +1,4 @@
-"""For tests: a fake Assisters API, what was recorded, and the proof of a retry policy.
+"""For tests: a fake Assisters API, a recording of telemetry, and the proof of a retry policy.
 
 All but `recorded` needs the extra ``testing``.
 """

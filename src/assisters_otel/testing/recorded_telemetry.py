@@ -1,4 +1,4 @@
-"""What a recording has got: spans, metric points, log lines."""
+"""The spans, metric points and log lines that a recording has got."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ class Point:
 
 
 class Recorded:
-    """What a recording has got so far; after its end, what it has got in all."""
+    """The telemetry that a recording has got so far, or in all after its end."""
 
     def __init__(self, config: Config, collect: Callable[[], object]) -> None:
-        """Made by `recorded`.
+        """Create an empty recording, for `recorded`.
 
         Args:
             config: The hosts that it was given, among the API's own.
-            collect: Does what was put off inside the garbage collector, as the end of a span.
+            collect: Runs the steps that were put off inside the garbage collector.
         """
         self.config = config
         self._collect = collect
@@ -109,12 +109,12 @@ class Recorded:
             self._spans.append(span)
 
     def open(self, meters: MeterProvider, logs: ExitStack) -> None:
-        """Start to get metric points and log lines; the latter until *logs* is closed."""
+        """Start to record metric points and log lines, the latter until *logs* is closed."""
         meters.add_metric_reader(self._reader)
         self._lines = logs.enter_context(logger.captured())
 
     def close(self, meters: MeterProvider) -> None:
-        """Keep the points as they are now, and get no more."""
+        """Keep the metric points of this moment, and record no more."""
         self._points = _points(self._reader)
         meters.remove_metric_reader(self._reader)
 

@@ -1,15 +1,17 @@
 """`recorded`: the spans, metric points and log lines of what happens inside, for an app's tests.
 
-All recordings that are open at a time share one pair of providers in memory and one set of patches.
-Each has a metric reader of its own. So recordings nest, overlap, and end in any order, and what an
-inner one gets the outer one gets too.
+All open recordings share one pair of providers in memory, and one set of patches. Each recording
+has a metric reader of its own. So recordings nest, overlap and end in any order, and an outer
+recording gets all that an inner one gets.
 
-While one is open, it takes the place of what `init` has switched on: its patches are out, its
-providers go on. At the end the very same is switched on again.
+An open recording stands in for the instrumentation that `init` has switched on. The patches of that
+instrumentation are taken out, and its providers go on. At the end the same instrumentation starts
+again. A new one would register its gauges a second time with the app's meter provider
+(test_a_thousand_recordings_leave_no_thread_and_no_instrument).
 
-An app with HTTP instrumentation of its own has its HTTP spans in its own provider. If that is one
-of the SDK's and the global one, it gets a span processor that hands them on. The SDK cannot take a
-processor out again; outside a recording it does nothing.
+An app with HTTP instrumentation of its own has the HTTP spans in its own provider. If that is the
+global one and the SDK's, it gets a span processor that copies its spans into the recordings. The
+SDK has no way to remove a processor. Outside a recording the processor does nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
@@ -45,15 +47,15 @@ if TYPE_CHECKING:
     from assisters_otel.testing.server import FakeApi
 
 LOOPBACK: Final = ("127.0.0.1/v1", "localhost/v1")
-"""What a recording watches beside the API: any `FakeApi`, whatever its port."""
+"""The hosts that a recording watches beside the API: each `FakeApi`, on any port."""
 
 
 class AssistersTelemetry(NamedTuple):
-    """What the fixture ``assisters_telemetry`` gives.
+    """The value of the fixture ``assisters_telemetry``.
 
     Attributes:
         api: A started server, new for each test.
-        recorded: What was recorded of the test so far.
+        recorded: The telemetry of the test so far.
     """
 
     api: FakeApi
@@ -71,15 +73,16 @@ def recorded(*, hosts: Sequence[str] = ()) -> Iterator[Recorded]:
             my_app.ask(base_url=api.url)
         assert seen.attempts[0].attributes["error.code"] == "rate_limit_exceeded"
 
-    It works whatever `init`, the app's providers, its loggers and the variables say. Nothing that
-    this library records inside is exported. Meanwhile `init` returns the recording's handle, and
-    what `init` returned before is switched off. What other threads do meanwhile is recorded too.
+    The state of the process makes no difference: an earlier `init`, providers, loggers, variables.
+    The library exports nothing of what it records inside. Meanwhile `init` returns the recording's
+    handle, and the handle that it returned before is inactive. Other threads are recorded too.
 
     Args:
-        hosts: As `init` has them, beside the API, the variables' and every `FakeApi`.
+        hosts: Further hosts, as `init` takes them. The API's hosts, those of the variables and each
+            `FakeApi` are watched anyway.
 
     Raises:
-        ValueError: A host is none; the message says what to write.
+        ValueError: A host is malformed; the message says what to write.
     """
     made = Recorded(configs.from_arguments(hosts=hosts), _recording.collect)
     with ExitStack() as logs:
@@ -91,7 +94,7 @@ def recorded(*, hosts: Sequence[str] = ()) -> Iterator[Recorded]:
 
 
 class _Recording:
-    """What all open recordings share. Its lock is the one that `init` has."""
+    """The state that all open recordings share, under the lock of `init`."""
 
     def __init__(self) -> None:
         self._open: tuple[Recorded, ...] = ()
@@ -99,6 +102,7 @@ class _Recording:
         self._instrumentation: Instrumentation | None = None
         self._before: Instrumentation | None = None
         self._was_init = self._was_strict = False
+        self._handle: Telemetry | None = None
         self._meters: MeterProvider | None = None
         self._handed_on: WeakIdentityDict[bool] = WeakIdentityDict()
 
@@ -113,7 +117,7 @@ class _Recording:
             self._watch(self._instrumentation)
 
     def end(self, one: Recorded) -> None:
-        """Close a recording; the last one puts back what was there before the first."""
+        """Close a recording. The last one restores the state from before the first."""
         with process.PROCESS.lock:
             last, meters = self._open == (one,), self._meters
             if last:
@@ -128,13 +132,13 @@ class _Recording:
                 self._switch_on_again()
 
     def collect(self) -> None:
-        """Do what was put off inside the garbage collector."""
+        """Run the steps that were put off inside the garbage collector."""
         instrumentation = self._instrumentation
         if instrumentation is not None:
             instrumentation.observer.collect()
 
     def add(self, span: ReadableSpan) -> None:
-        """Hand a span that has ended to every open recording."""
+        """Add a span that has ended to each open recording."""
         for one in self._open:
             one.add(span)
 
@@ -163,9 +167,9 @@ class _Recording:
         arguments = configs.InitArguments(self._base, None, None, None)
         handle = Telemetry(arguments, made)
         handle.is_recording = True
-        process.PROCESS.suspended = process.PROCESS.current
-        self._was_init = process.PROCESS.current is not None
-        process.PROCESS.current = handle
+        handle.suspended = cast("Telemetry | None", process.PROCESS.current)
+        self._was_init = handle.suspended is not None
+        self._handle = process.PROCESS.current = handle
         return meters, made
 
     def _switch_off(self) -> None:
@@ -175,8 +179,8 @@ class _Recording:
 
     def _switch_on_again(self) -> None:
         before, self._before = self._before, None
-        handle, process.PROCESS.suspended = process.PROCESS.suspended, None
-        self._instrumentation = self._meters = None
+        handle = None if self._handle is None else self._handle.suspended
+        self._instrumentation = self._meters = self._handle = None
         own_errors.strict = self._was_strict
         process.PROCESS.current = handle
         if before is not None and (handle is not None or not self._was_init):
@@ -187,7 +191,7 @@ class _Recording:
         instrumentation.watch(replace(self._base, hosts=tuple(dict.fromkeys(hosts))))
 
     def _hand_on(self, provider: object) -> None:
-        """Have a provider of the app's hand on the spans of its own HTTP instrumentation."""
+        """Copy the spans of the app's provider, as those of its HTTP instrumentation."""
         add = getattr(provider, "add_span_processor", None)
         if callable(add) and self._handed_on.get(provider) is None:
             self._handed_on.put_for_ever(provider, True)
@@ -195,10 +199,10 @@ class _Recording:
 
 
 class _Spans(SpanProcessor):
-    """Hands on what ends."""
+    """Copies each span that ends into the open recordings."""
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Hand a span to the open recordings, if it is sampled."""
+        """Add a span to the open recordings."""
         _recording.add(span)
 
 
@@ -206,9 +210,9 @@ _recording: Final = _Recording()
 
 
 def _config(before: Instrumentation | None) -> Config:
-    """Return what a recording goes by: what the app has said before, or else the variables.
+    """Return the configuration of a recording: the app's, or without one that of the variables.
 
-    A wrong variable is warned of by `init`, and is as if it were not set.
+    `init` warns of a malformed variable. Here it is treated as absent.
     """
     hosts, _ = environment_hosts(os.environ)
     told = configs.from_arguments(hosts=LOOPBACK)

@@ -15,7 +15,7 @@ FAULTS: Final = get_args(Fault)
 FIRST_FINAL, LAST = 200, 599
 """The statuses that an answer can have."""
 _FOREVER_S: Final = 1_000_000.0
-"""Longer than anybody waits; the clocks beneath take no infinity."""
+"""Longer than any test lasts. The clocks of the event loop take no infinity."""
 # Source: RFC 9110, section 5.1 and 5.5, as h11 has them.
 _HEADER_NAME: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE: Final = re.compile(

@@ -1,4 +1,4 @@
-"""What to do about a failure that a span tells of, also where the API gave no code."""
+"""The advice for the error on a span, also where the API gave no code."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _BROKEN_STREAM: Final = 500
 
 
 def status(attributes: Mapping[str, object]) -> int | None:
-    """Return the HTTP status that a span tells, or None."""
+    """Return the HTTP status on a span, or None."""
     found = next((attributes[name] for name in STATUS if name in attributes), None)
     return found if isinstance(found, int) else None
 
 
 def advice(attributes: Mapping[str, object]) -> str | None:
-    """Return what to do about the error of a span, or None if it has none."""
+    """Return the advice for the error on a span, or None if the span has no error."""
     error = span_text.error_name(attributes)
     if error is None:
         return None

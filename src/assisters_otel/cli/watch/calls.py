@@ -1,15 +1,15 @@
-"""Puts spans together that belong to one call, and says when it is complete. Pure.
+"""Groups the spans of one call, and decides when the call is complete. Pure.
 
-Spans come in batches, each after its end, so a call's attempts come before it or with it. An
-exporter of the SDK sends a batch every 5 s; a call that lasts longer comes in several.
+A span arrives after its end, in a batch. The attempts of a call arrive before the call or with it.
+The SDK's exporter sends a batch every 5 s, so a longer call arrives in several batches.
 
-* A call of an SDK is complete when it is here, and as many attempts as it says that it had.
-* An attempt outside a call is one by itself: a root, or below a span that is here and is no call.
-  If its parent is not here, that may be a call that goes on. It is waited for.
-* The span of an event stream is put to the attempt that it is linked to.
+* An SDK's call is complete when its span has arrived with as many attempts as the span counts.
+* An attempt outside a call is a root, or its parent has arrived and is no call. If the parent has
+  not arrived, it may be a call that goes on. The attempt waits for it.
+* The span of an event stream belongs to the attempt that it is linked to.
 * A trace without any of these is shown by its root.
 
-Everything that is kept has a limit; beyond it the oldest is shown as it is, or forgotten.
+All stores are bounded. Beyond the bound the oldest span is shown as it is, or forgotten.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 GRACE_S: Final = 1.0
-"""How long a call waits for attempts that it says it had, in seconds."""
+"""How long a call waits for the attempts that its span counts, in seconds."""
 
 HOLD_S: Final = 6.0
 """How long an attempt waits for its parent, in seconds: a batch of the SDK's, and a little more."""
@@ -45,15 +45,15 @@ Key = tuple[str, str]
 
 
 class Shown(NamedTuple):
-    """What is shown at a time: a call, an attempt by itself, or a trace of another app.
+    """One thing to show: a call, an attempt outside a call, or a trace of another app.
 
     Attributes:
         call: The span of an SDK's call, or None.
         attempts: The spans of its attempts, in their order.
         stream: The span of an event stream outside a call, or None.
         other: The root of a trace that has none of these, or None.
-        spans: How many spans that trace has.
-        title: The name of the trace's root, if that is here and none of the others.
+        spans: The number of spans of that trace.
+        title: The name of the trace's root, if it has arrived and is none of the spans above.
     """
 
     call: Span | None = None
@@ -65,7 +65,7 @@ class Shown(NamedTuple):
 
     @property
     def head(self) -> Span:
-        """The span that says how it ended."""
+        """The span with the outcome."""
         for one in (self.other, self.call, self.stream):
             if one is not None:
                 return one
@@ -73,7 +73,7 @@ class Shown(NamedTuple):
 
     @property
     def has_failed(self) -> bool:
-        """True if the caller got no answer, or not a whole one."""
+        """True if the caller got no answer, or no whole answer."""
         if self.other is not None:
             return self.other.has_failed
         if self.call is not None:
@@ -84,15 +84,15 @@ class Shown(NamedTuple):
 
 
 class Bounded(Generic[T]):
-    """A dictionary that forgets the oldest."""
+    """A dictionary of at most so many entries, without the oldest."""
 
     def __init__(self, limit: int) -> None:
-        """Begin empty."""
+        """Create an empty dictionary for *limit* entries."""
         self._limit = limit
         self.found: OrderedDict[Key, T] = OrderedDict()
 
     def put(self, key: Key, value: T) -> T | None:
-        """Put a value; return the oldest one if there were too many."""
+        """Store a value; return the oldest one if it had to be removed."""
         self.found[key] = value
         return self.found.popitem(last=False)[1] if len(self.found) > self._limit else None
 
@@ -103,10 +103,10 @@ class _Waiting(NamedTuple):
 
 
 class Calls:
-    """What has come and is not shown yet."""
+    """The spans that have arrived and are not shown yet."""
 
     def __init__(self) -> None:
-        """Begin empty."""
+        """Create empty stores."""
         self._calls: Bounded[_Waiting] = Bounded(MAX_WAITING)
         self._attempts: Bounded[_Waiting] = Bounded(MAX_WAITING)
         self._streams: Bounded[_Waiting] = Bounded(MAX_WAITING)
@@ -120,16 +120,16 @@ class Calls:
 
     @property
     def waiting(self) -> int:
-        """How many spans wait."""
+        """The number of spans that wait."""
         kept = (self._calls, self._attempts, self._streams, self._roots)
         return sum(len(one.found) for one in kept)
 
     def add(self, spans: Iterable[Span], now_s: float) -> None:
-        """Take what has come.
+        """Store spans that have arrived.
 
         Args:
-            spans: In any order.
-            now_s: By a steady clock.
+            spans: The spans, in any order.
+            now_s: The time on a steady clock.
         """
         for span in spans:
             key, waiting = (span.trace_id, span.span_id), _Waiting(span, now_s)
@@ -152,7 +152,7 @@ class Calls:
                 self._add_other(key, waiting)
 
     def _mark(self, span: Span) -> None:
-        """Remember that a trace has a span of the API's, and is no other app's."""
+        """Record that the span's trace has a call of the API."""
         self._of_api.put(_of_trace(span), True)
 
     def _add_other(self, key: Key, waiting: _Waiting) -> None:
@@ -164,11 +164,11 @@ class Calls:
             self._titles.put(of_trace, waiting.span.name)
 
     def take(self, now_s: float, *, all_of_them: bool = False) -> list[Shown]:
-        """Return what is complete, or has waited long enough, and forget it.
+        """Remove and return what is complete, and what has waited long enough.
 
         Args:
-            now_s: By a steady clock.
-            all_of_them: Whatever is here, complete or not: this is the end.
+            now_s: The time on a steady clock.
+            all_of_them: True at the end: nothing more will arrive.
         """
         found, self._too_many = self._too_many, []
         found += self._take_calls(now_s, all_of_them=all_of_them)

@@ -1,4 +1,4 @@
-"""What `watch` has seen so far: the line at the bottom. Pure."""
+"""The running count of `watch`: the line at the bottom. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Counts:
     """A running count."""
 
     def __init__(self) -> None:
-        """Begin at nothing."""
+        """Start all counts at 0."""
         self.calls = 0
         self.failed = 0
         self.retries = 0

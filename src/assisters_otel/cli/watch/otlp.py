@@ -48,10 +48,10 @@ class Span(NamedTuple):
         trace_id: In hex.
         span_id: In hex.
         parent_id: In hex, or None for a root.
-        name: What it is called.
+        name: Its name.
         start_ns: Unix time.
         end_ns: Unix time.
-        has_failed: Whether its status is an error.
+        has_failed: True if its status is an error.
         attributes: Texts, numbers, booleans, and lists of them as text.
         links: The ids of the spans that it is linked to.
         service: Of its resource.
@@ -70,20 +70,20 @@ class Span(NamedTuple):
 
     @property
     def duration_s(self) -> float:
-        """How long it lasted, in seconds."""
+        """Its duration in seconds."""
         return max(self.end_ns - self.start_ns, 0) / 1e9
 
 
 class NotOtlpError(ValueError):
-    """A body is no OTLP; its text may be sent back."""
+    """A body is no OTLP. The text of this error is the response to the client."""
 
 
 def decompress(body: bytes, encoding: str) -> bytes:
     """Return a body without its content encoding.
 
     Args:
-        body: As it was sent.
-        encoding: What the header says, or an empty text.
+        body: The body as it was sent.
+        encoding: The header Content-Encoding, or an empty text.
 
     Raises:
         NotOtlpError: It is no gzip, or longer than `MAX_BODY`.

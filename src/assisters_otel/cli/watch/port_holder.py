@@ -1,4 +1,4 @@
-"""Who listens on a port of this machine, for the message that it is taken. Linux alone tells."""
+"""The process that listens on a port of this machine, as Linux reports it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _TABLES: Final = ("/proc/net/tcp", "/proc/net/tcp6")
 
 
 def port_holder(port: int) -> str | None:
-    """Return the name and id of the process that listens on a port, or None if that is not told.
+    """Return the name and id of the process that listens on a port, or None if it is unknown.
 
-    Its name and not its command line, which may hold a key.
+    The command line may hold a key, so it is not returned.
     """
     sockets = {f"socket:[{inode}]" for inode in _inodes(port)}
     if not sockets:

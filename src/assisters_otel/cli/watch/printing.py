@@ -1,4 +1,4 @@
-"""How `watch` prints a call: as a tree for people, as a line of JSON for machines."""
+"""The printers of `watch`: trees for people, lines of JSON for machines, a picture."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _PICTURE_COLUMNS: Final = 100
 
 
 class Printer(Protocol):
-    """What prints calls and the running count."""
+    """The interface of all printers."""
 
     def show(self, shown: Shown) -> None:
         """Print a call."""
 
     def count(self, counts: Counts) -> None:
-        """Print the count, where there is a place for it."""
+        """Print the running count, if the output has a place for it."""
 
     def end(self, counts: Counts) -> None:
         """Print the last count."""
@@ -49,7 +49,7 @@ class Trees:
     """Prints trees, and on a terminal the running count below them."""
 
     def __init__(self) -> None:
-        """Look where this prints to."""
+        """Find out whether the output is a terminal."""
         self._is_terminal = sys.stdout.isatty()
         self._told = ""
 
@@ -87,18 +87,18 @@ class Lines:
             output.show_json(as_dict(shown), in_one_line=True)
 
     def count(self, counts: Counts) -> None:
-        """Print nothing: what is counted are the lines."""
+        """Print nothing: a reader counts the lines."""
 
     def end(self, counts: Counts) -> None:
-        """Print it where no machine reads."""
+        """Print the last count on stderr, which is not parsed."""
         sys.stderr.write(f"{counts}\n")
 
 
 class Picture:
-    """Prints as another does, and keeps the first calls for a picture."""
+    """Prints with another printer, and keeps the first calls for a picture."""
 
     def __init__(self, printer: Printer) -> None:
-        """Begin with none."""
+        """Create an empty picture beside *printer*."""
         self._printer = printer
         self._console = Console(
             highlight=False,
@@ -110,7 +110,7 @@ class Picture:
         self._left = _PICTURE_CALLS
 
     def show(self, shown: Shown) -> None:
-        """Print a call, and keep it if it is one of the first."""
+        """Print a call; keep it in the picture if it is one of the first."""
         self._printer.show(shown)
         if self._left and shown.other is None:
             self._left -= 1
@@ -121,7 +121,7 @@ class Picture:
         self._printer.count(counts)
 
     def end(self, counts: Counts) -> None:
-        """Print the last count, and draw it."""
+        """Print the last count, also in the picture."""
         self._printer.end(counts)
         self._console.print(Text(str(counts), "bold"))
 

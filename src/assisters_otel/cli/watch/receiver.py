@@ -38,12 +38,12 @@ _LOOK_S: Final = 0.01
 
 
 class Receiver:
-    """Receives spans, metrics and log records; hands spans on.
+    """Receives spans, metrics and log records. Only spans are kept, until they are read.
 
     Attributes:
         batches: The spans of each request to ``/v1/traces``.
-        metrics: How many have come.
-        logs: How many log records have come.
+        metrics: The number of metrics received.
+        logs: The number of log records received.
     """
 
     def __init__(self, port: int) -> None:
@@ -85,7 +85,7 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        """What ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set to."""
+        """The base URL, for ``OTEL_EXPORTER_OTLP_ENDPOINT``."""
         return f"http://{HOST}:{self._listener.getsockname()[1]}"
 
     def __enter__(self) -> Self:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _LONGEST_S: Final = 86_400.0
 _TOLD: Final = 200
-"""Characters of what a call has raised that are quoted."""
+"""The number of characters of an exception's text that are quoted."""
 _OUTCOMES: Final[dict[bool | None, Outcome]] = {
     True: "kept",
     False: "broken",
@@ -58,22 +58,21 @@ def check_retries(
     logged.
 
     Args:
-        call: Calls the API once, as the app does, at ``api.url``. What it returns may be
-            awaitable; all of these share one event loop of asyncio. It reads an event stream to
-            its end.
-        leave_out: Names of rules that are not judged.
-        succeeded: Takes what *call* has returned, and returns False if that is a failure. None
-            if the call raises its failures.
+        call: Calls the API once at ``api.url``, as the app does, and reads an event stream to its
+            end. It may be a coroutine function. All coroutines share one asyncio event loop.
+        leave_out: The names of rules that are not judged.
+        succeeded: Takes the value that *call* has returned, and returns False if that is a failure.
+            None if the call raises each failure.
         parallel: False to play one call after the other, where they would disturb each other by
             globals of the app (a circuit breaker).
         limit_s: How long a call may take, in seconds.
 
     Returns:
-        What was found: a row for each rule. There may be remarks, and no errors.
+        The report, with a row for each rule. It may have remarks, and has no errors.
 
     Raises:
-        RetryPolicyError: A rule is broken that is no mere remark. Its text is the table, its
-            `RetryPolicyError.report` is this report.
+        RetryPolicyError: A rule of the kind "error" is broken. The text is the table of the report,
+            and the attribute `report` the report.
         ValueError: An argument is wrong, or *call* does not call the API where all is well.
     """
     _check(call, leave_out, succeeded, limit_s)

@@ -1,4 +1,4 @@
-"""Judges what was played: for each rule what was seen, and whether that is as expected. Pure."""
+"""Judges the calls that were played: one verdict for each rule. Pure."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
     from assisters_otel.testing.retry_policy.playing import Played
 
 EARLY_S: Final = 0.05
-"""What a wait may fall short of Retry-After by, in seconds: a sleep may end a little before its
-time, and the header's date was rounded."""
+"""How much shorter than Retry-After a wait may be, in seconds: a sleep may end a little early."""
 
 GROWS: Final = 1.25
-"""How much longer the last pause is than the first. stamina's grow least at the beginning, by a
-third; the median of 20 that are all alike differs by less."""
+"""The least ratio of the last pause to the first that counts as growth. stamina's first pauses grow
+least, by a third. Medians of 20 equal pauses differ by less."""
 
 SPREAD: Final = 0.09
-"""What the middle half of the pauses differs by, of their median. openai's jitter makes 0.14. That
-a busy machine wakes threads late makes 0.02 to 0.07 where pauses are half a second."""
+"""The least interquartile range of the pauses that counts as jitter, as a share of their median.
+openai's jitter has 0.14. Without jitter a busy machine, which wakes threads late, has 0.02 to 0.07
+at pauses of half a second."""
 
 FALLS: Final = 0.7
-"""What a pause is of the one before it, at most, where an outer layer begins anew."""
+"""The largest share of the previous pause at which an outer layer is taken to start anew."""
 
 _STEPS: Final = 2
-"""Pauses that are needed to see whether they grow."""
+"""The number of pauses that show whether they grow."""
 
 _TWO: Final = 2
 _HALF: Final = 0.5
@@ -51,12 +51,12 @@ _NEVER: Final = 1e-3
 
 
 class Verdict(NamedTuple):
-    """What was seen of a rule.
+    """The verdict on one rule.
 
     Attributes:
-        is_kept: None if the call gave no occasion to see it.
-        seen: For people.
-        advice: In place of the rule's own, or None.
+        is_kept: True if the policy keeps the rule; None if the call gave no occasion to judge it.
+        seen: The behaviour of the policy, for people.
+        advice: Advice in place of the rule's own, or None.
     """
 
     is_kept: bool | None
@@ -65,12 +65,12 @@ class Verdict(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """All that was seen.
+    """The facts that the rules are judged by.
 
     Attributes:
-        played: Every call.
-        has_succeeded: Whether a call that has returned says itself that it has succeeded.
-        calls_by_port: For the API at each port, how many attempts each call of an SDK had made.
+        played: All calls.
+        has_succeeded: Returns True for a call that has returned and counts as a success.
+        calls_by_port: For the API on each port, the number of attempts of each call of an SDK.
     """
 
     played: Sequence[Played]
@@ -83,7 +83,7 @@ class Evidence(NamedTuple):
 
 
 def judge(rule: str, evidence: Evidence) -> Verdict:
-    """Return what was seen of a rule."""
+    """Return the verdict on a rule."""
     if rule in ONCE:
         return _survived(evidence, rule)
     return _JUDGES[rule](evidence)
@@ -146,7 +146,7 @@ def _surfaced(evidence: Evidence) -> Verdict:
 
 
 _SHOWN: Final = 3
-"""Names that are enough to tell of what was hidden."""
+"""The number of scenarios that are named in the report."""
 
 
 # -- remarks --------------------------------------------------------------------------------------
@@ -291,7 +291,10 @@ def _attempts(one: Played) -> str:
 
 
 def _end(one: Played) -> str:
-    """Say how a call ended. What it raised or returned may quote a key, so its class is named."""
+    """Return how a call ended.
+
+    Of its exception or value the class is named, since the text may hold a key.
+    """
     if not one.has_ended:
         return "no end in time"
     if one.error is not None:

@@ -1,7 +1,7 @@
 """Plays scenarios: each call with an API of its own, in a thread of its own.
 
-A call that does not end in time is left to itself: Python can end no thread. Its API answers well
-from then on, so that it ends soon, and is stopped by the call's own thread.
+Python can end no thread. So a call that does not end in time goes on. From then on its API answers
+with success, so that the call ends soon, and the call's own thread stops the API.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from assisters_otel.testing.retry_policy.scenarios import Refusal, Scenario
 
 _START_S: Final = 1.0
-"""How long a call is waited for to send something, in seconds, before the next of a crowd starts.
-Each makes a client; that all do so at once would delay the pauses that are measured."""
+"""How long the start of the next caller of a crowd waits for the request of this one, in seconds.
+Each creates a client. If all did so at once, that would lengthen the pauses that are measured."""
 
 _SETTLED_S: Final = 5.0
-"""How long the other calls are waited for to send something, before the crowd starts."""
+"""How long the start of the crowd waits for the first request of all other calls, in seconds."""
 
 _LOOK_S: Final = 0.1
 """How often the progress is looked at, in seconds."""
@@ -37,19 +37,19 @@ _LOOK_S: Final = 0.1
 
 @dataclass
 class Played:
-    """One call, and what came of it.
+    """One call that was played.
 
     Attributes:
-        scenario: What it met.
-        port: Of its API.
-        requests: What it sent until then.
-        refusals: How each of them was refused, or None for a success.
-        left_s: When it first gave up to wait for an answer, or None.
-        has_ended: False if it was left to itself.
-        began_s: When it began, by `time.monotonic`.
-        ended_s: When it ended.
-        error: What it raised, or None.
-        value: What it returned.
+        scenario: The scenario of the call.
+        port: The port of the call's API.
+        requests: The requests that the call had sent when it ended, or when its time was over.
+        refusals: The refusal of each request, or None for a success.
+        left_s: The moment when the client first closed a connection without an answer, or None.
+        has_ended: False if its time was over before it ended.
+        began_s: The moment of its start, by `time.monotonic`.
+        ended_s: The moment of its end.
+        error: The exception that it raised, or None.
+        value: The value that it returned.
     """
 
     scenario: Scenario
@@ -93,7 +93,7 @@ class _Run:
         self.has_sent.set()
 
     def leave(self, _received: Received) -> None:
-        """Remember when a client has gone away unanswered, for the first time."""
+        """Record the moment when a client first closes a connection without an answer."""
         if self.played.left_s is None:
             self.played.left_s = time.monotonic()
 
@@ -102,8 +102,8 @@ class Player:
     """Plays scenarios with one way to call the API.
 
     Args:
-        call: Takes the API; returns the result or an awaitable. These share one event loop.
-        limit_s: How long a call may take, in seconds.
+        call: Takes the API and returns the result, or an awaitable. All awaitables share one loop.
+        limit_s: The longest time that a call may take, in seconds.
     """
 
     def __init__(self, call: Callable[[FakeApi], object], limit_s: float) -> None:
@@ -119,7 +119,7 @@ class Player:
         self._progress = _Progress()
 
     def close(self) -> None:
-        """End the event loop, unless a call still uses it: the last one ends it then."""
+        """End the event loop. If a call still uses it, a thread ends it after the last call."""
         self._progress.end()
         waiting = [run.done for run in self._open if not run.done.done()]
         if not waiting:
@@ -205,7 +205,7 @@ async def _awaited(value: Awaitable[object]) -> object:
 
 
 class _Progress:
-    """A line on the terminal; nothing where nobody looks."""
+    """The progress as one line on stderr, if that is a terminal."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""What `check_retries` has found."""
+"""The report of `check_retries`."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _FIELDS: Final = (
 
 @dataclass(frozen=True)
 class RetryRow:
-    """What became of one rule.
+    """The outcome of one rule.
 
     Attributes:
-        rule: Its name, as `leave_out` takes it.
-        kind: ``"error"`` or ``"remark"``: what it is if it is broken.
-        outcome: ``"kept"``, ``"broken"``, ``"left out"``, or ``"not judged"`` where the call gave
-            no occasion to.
-        expected: What a good policy does.
-        seen: What this one did.
-        advice: What to do about it.
-        source: Where the documentation says so.
+        rule: The name of the rule, as `leave_out` takes it.
+        kind: ``"error"`` or ``"remark"``: the severity of a broken rule.
+        outcome: ``"kept"``, ``"broken"``, ``"left out"``, or ``"not judged"`` if the call gave no
+            occasion to judge the rule.
+        expected: The behaviour of a good policy.
+        seen: The behaviour of this policy.
+        advice: The change that mends the policy.
+        source: The place in the documentation of the API.
     """
 
     rule: str
@@ -46,12 +46,12 @@ class RetryRow:
 
 @dataclass(frozen=True)
 class RetryReport:
-    """What `check_retries` has found: a row for each rule. As text, the table.
+    """The report of `check_retries`, with a row for each rule. Its text is the table.
 
     Attributes:
-        rows: In the order of the rules.
-        calls: How many calls were played.
-        duration_s: How long that took.
+        rows: The rows, in the order of the rules.
+        calls: The number of calls that were played.
+        duration_s: The time that the check took, in seconds.
     """
 
     rows: tuple[RetryRow, ...]
@@ -60,24 +60,24 @@ class RetryReport:
 
     @property
     def ok(self) -> bool:
-        """True if no error was found; there may be remarks."""
+        """True if no rule of the kind "error" is broken."""
         return not self.errors
 
     @property
     def errors(self) -> tuple[RetryRow, ...]:
-        """The broken rules that must not be."""
+        """The rows of broken rules of the kind "error"."""
         return tuple(self._broken("error"))
 
     @property
     def remarks(self) -> tuple[RetryRow, ...]:
-        """The broken rules that one may break knowingly."""
+        """The rows of broken rules of the kind "remark": a policy may break these knowingly."""
         return tuple(self._broken("remark"))
 
     def _broken(self, kind: str) -> Iterator[RetryRow]:
         return (row for row in self.rows if (row.outcome, row.kind) == ("broken", kind))
 
     def as_dict(self) -> dict[str, object]:
-        """Return all of it as what JSON has."""
+        """Return the report as values that JSON has."""
         return {
             "ok": self.ok,
             "calls": self.calls,
@@ -119,13 +119,13 @@ def _line(what: str, names: Iterable[str]) -> Iterator[str]:
 
 
 class RetryPolicyError(AssertionError):
-    """The policy breaks a rule that it must not break. Its text is the table.
+    """A policy breaks a rule of the kind "error". The text is the table of the report.
 
     Attributes:
-        report: What was found; its `RetryReport.ok` is False.
+        report: The report. Its `ok` is False.
     """
 
     def __init__(self, report: RetryReport) -> None:
-        """Tell of a report."""
+        """Create the error for *report*."""
         super().__init__(f"\n{report}")
         self.report = report

@@ -29,11 +29,11 @@ class Rule(NamedTuple):
     """One rule.
 
     Attributes:
-        name: What `leave_out` takes.
-        kind: Whether a policy that breaks it is refused, or only told.
-        expected: What a good policy does.
-        advice: What to do about one that does not.
-        source: Where the documentation says so.
+        name: The name, as `leave_out` takes it.
+        kind: ``"error"`` if `check_retries` raises where it is broken, else ``"remark"``.
+        expected: The behaviour of a good policy.
+        advice: The change that mends a policy which breaks the rule.
+        source: The place in the documentation of the API.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What the fake API does to each call, and for which rule."""
+"""The scenarios: how the fake API answers a call, and for which rules."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ _SLOW_S: Final = 1.0
 
 
 class Refusal(NamedTuple):
-    """What is answered in place of a success, as `FakeApi.answers` has it.
+    """An answer in place of a success, as `FakeApi.answers` has it.
 
     Attributes:
         code: The error code, or None.
         retry_after: The header, or None.
-        asked_s: How many seconds it asks to wait, or None.
-        delay_s: Before the first byte.
-        fault: What goes wrong on the wire, or None.
+        asked_s: The number of seconds that Retry-After asks for, or None.
+        delay_s: Seconds before the first byte.
+        fault: The fault on the wire, or None.
     """
 
     code: str | None = None
@@ -73,11 +73,11 @@ class Scenario(NamedTuple):
     """One scenario.
 
     Attributes:
-        name: For people.
-        rules: What it is played for; it is not played if all of them are left out.
-        refuse: Says how a request is refused, or None for a success, by its number from 1 on
-            and the seconds since the first.
-        callers: How many calls meet it.
+        name: The name, for people.
+        rules: The rules that it is played for. It is not played if all of them are left out.
+        refuse: Returns the refusal of a request, or None for a success. It takes the request's
+            number from 1 on, and the seconds since the first request.
+        callers: The number of calls that it is played for.
     """
 
     name: str
