@@ -12,7 +12,8 @@ from assisters_otel.api import redaction
 from assisters_otel.semconv import attributes as names
 from assisters_otel.testing.recording import recorded
 from assisters_otel.testing.retry_policy import rules, scenarios
-from assisters_otel.testing.retry_policy.judging import Evidence, asks_for_stream, judge
+from assisters_otel.testing.retry_policy.evidence import Evidence, asks_for_stream
+from assisters_otel.testing.retry_policy.judging import judge
 from assisters_otel.testing.retry_policy.playing import Player
 from assisters_otel.testing.retry_policy.report import RetryPolicyError, RetryReport, RetryRow
 
