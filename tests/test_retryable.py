@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import nullcontext
 from email.utils import formatdate
 
 import assisters
@@ -13,19 +14,15 @@ import pytest
 import requests
 
 from assisters_otel import catalog, explain, retry_after_s, retryable
-from assisters_otel.testing import FakeApi
+from assisters_otel.testing import FakeApi, recorded
 
 CHAT = {"model": "assisters-chat-v1", "messages": [{"role": "user", "content": "planted"}]}
 
 
 @pytest.fixture(params=[True, False], ids=["watched", "unwatched"])
 def server(request):
-    if request.param:
-        request.getfixturevalue("telemetry")
-        yield request.getfixturevalue("api")
-    else:
-        with FakeApi() as other:
-            yield other
+    with FakeApi() as api, recorded() if request.param else nullcontext():
+        yield api
 
 
 def of_openai(server):
@@ -85,8 +82,10 @@ def test_without_a_header_there_is_nothing_to_wait_for(server):
     assert (retryable(error), retry_after_s(error)) == (True, None)
 
 
-def test_the_assisters_sdk_s_exceptions_decide_by_the_code_that_they_have_lost(api, telemetry):
-    del telemetry
+def test_the_assisters_sdk_s_exceptions_decide_by_the_code_that_they_have_lost(
+    assisters_telemetry,
+):
+    api, _ = assisters_telemetry
     with assisters.Assisters("ask_k", base_url=api.url, max_retries=1) as client:
         for code in ("tokens_exhausted", "rate_limit_exceeded"):
             api.answers(code)

@@ -6,7 +6,6 @@ import base64
 import gzip
 import json
 import os
-import pty
 import queue
 import re
 import signal
@@ -36,13 +35,15 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Status, StatusCode
 
 import assisters_otel
-from assisters_otel.cli.watch import calls, otlp, receiver
+from assisters_otel.cli.watch import calls, counts, otlp, receiver
 from assisters_otel.cli.watch.advice import advice
 from assisters_otel.cli.watch.port_holder import port_holder
 from assisters_otel.testing import FakeApi
 
 PROTOBUF = {"content-type": "application/x-protobuf"}
 JSON = {"content-type": "application/json"}
+pty = pytest.importorskip("pty")  # Windows has none
+
 GREETING = re.compile(r"Watching on (\S+), until")
 
 
@@ -415,7 +416,8 @@ def test_what_would_drive_a_terminal_and_what_is_secret_is_not_shown():
     assert "ask_live" not in out
 
 
-def test_an_exporter_that_is_too_fast_is_told_to_come_again():
+def test_an_exporter_that_is_too_fast_is_told_to_come_again(monkeypatch):
+    monkeypatch.setattr(receiver, "MAX_SPANS", 3)
     body = request({"id": "01" * 8}).SerializeToString()
     with receiver.Receiver(0) as received:
 
@@ -423,15 +425,29 @@ def test_an_exporter_that_is_too_fast_is_told_to_come_again():
             url = f"{received.url}/v1/traces"
             return httpx.post(url, content=body, headers=PROTOBUF, trust_env=False)
 
-        statuses = [send().status_code for _ in range(receiver._MAX_BATCHES)]
+        statuses = [send().status_code for _ in range(3)]
         refused = send()
-        received.batches.get_nowait()
+        assert len(received.take(1)) == 1
         again = send()
 
-    assert set(statuses) == {200}
+    assert statuses == [200] * 3
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert again.status_code == 200
-    assert received.batches.qsize() == receiver._MAX_BATCHES
+    assert received.waiting == 3
+    assert [len(received.take(0)) for _ in range(4)] == [1, 1, 1, 0]
+
+
+def test_tokens_are_counted_where_the_spans_have_them():
+    counted = counts.Counts()
+    usage = {"gen_ai.usage.input_tokens": 9, "gen_ai.usage.output_tokens": 5}
+    given = call_span()
+    given["attributes"].update(usage)
+    (call,) = spans(given)
+
+    for _ in range(2):
+        counted.add(calls.Shown(call=call))
+
+    assert str(counted) == "2 calls, 0 failed, 0 retries, 18 + 10 tokens"
 
 
 def test_ten_thousand_calls_in_a_minute_are_all_counted_in_bounded_memory():
@@ -472,6 +488,7 @@ def test_ten_thousand_calls_in_a_minute_are_all_counted_in_bounded_memory():
 # -- a port that is taken -------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell")
 def test_a_busy_port_is_told_with_what_holds_it(call):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -200,7 +200,7 @@ def test_a_loop_around_urllib3_s_retry_is_two_layers():
 
 def test_aiohttp_retry_ignores_retry_after():
     async def call(api):
-        policy = ExponentialRetry(attempts=3, start_timeout=0.2, statuses={429, 500, 503})
+        policy = ExponentialRetry(attempts=3, start_timeout=0.5, statuses={429, 500, 503})
         timeout = aiohttp.ClientTimeout(total=4)
         async with (
             RetryClient(retry_options=policy, timeout=timeout) as client,

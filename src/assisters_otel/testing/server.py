@@ -117,18 +117,6 @@ class FakeApi:
         """The base URL, for example ``http://127.0.0.1:49152/v1``."""
         return f"http://{self.host}:{self.port}/v1"
 
-    def watch(
-        self, before: Callable[[Received], object], left: Callable[[Received], object]
-    ) -> None:
-        """Be told of requests, in the server's thread.
-
-        Args:
-            before: Called with each before it takes its answer. It may call `answers`: then an
-                answer can depend on what was asked, how often and when.
-            left: Called with each whose client has gone away before it was answered.
-        """
-        self._script.before, self._script.left = before, left
-
     @property
     def requests(self) -> list[Received]:
         """The requests so far, in the order in which they took their answers; a copy."""
@@ -197,6 +185,20 @@ class FakeApi:
         server.close()
         await _end_connections(state, quiet=_QUIET_TURNS)
         await server.wait_closed()
+
+
+def on_requests(
+    api: FakeApi, before: Callable[[Received], object], left: Callable[[Received], object]
+) -> None:
+    """Call functions for each request to *api*, in the server's thread.
+
+    Args:
+        api: The server.
+        before: Called before the request gets its answer. It may call `FakeApi.answers`, so an
+            answer can depend on the requests so far and on the time.
+        left: Called if the client has closed the connection before it got an answer.
+    """
+    api._script.before, api._script.left = before, left  # noqa: SLF001 - as a method of it would
 
 
 def _run(server: Coroutine[None, None, None]) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import queue
 import signal
 import sys
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path  # noqa: TC003 - typer reads the annotation
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -29,9 +27,6 @@ PORT: Final = 4318
 _LAST_PORT: Final = 65535
 _LOOK_S: Final = 0.2
 """How often it looks for what has waited long enough, in seconds."""
-
-_BEHIND: Final = 4
-"""Batches that wait when successes are no longer printed, but counted alone."""
 
 
 def watch(
@@ -101,11 +96,12 @@ def _greeting(url: str) -> str:
 def _run(receiver: Receiver, printer: Printer, over: threading.Event, *, errors: bool) -> None:
     from assisters_otel.cli.watch.calls import Calls  # noqa: PLC0415 - the extra's
     from assisters_otel.cli.watch.counts import Counts  # noqa: PLC0415
+    from assisters_otel.cli.watch.receiver import BEHIND  # noqa: PLC0415
 
     calls, counts = Calls(), Counts()
 
     def show(ended: list[Shown]) -> None:
-        is_behind = receiver.batches.qsize() > _BEHIND
+        is_behind = receiver.waiting > BEHIND
         for one in ended:
             counts.add(one)
             if one.has_failed or not (errors or is_behind):
@@ -116,11 +112,10 @@ def _run(receiver: Receiver, printer: Printer, over: threading.Event, *, errors:
         printer.count(counts)
 
     while not over.is_set():
-        with suppress(queue.Empty):
-            calls.add(receiver.batches.get(timeout=_LOOK_S), time.monotonic())
+        calls.add(receiver.take(_LOOK_S), time.monotonic())
         show(calls.take(time.monotonic()))
-    while not receiver.batches.empty():
-        calls.add(receiver.batches.get_nowait(), time.monotonic())
+    while spans := receiver.take(0):
+        calls.add(spans, time.monotonic())
         show(calls.take(time.monotonic()))  # each time, or more would wait than can be kept
     show(calls.take(time.monotonic(), all_of_them=True))
     printer.end(counts)

@@ -26,9 +26,12 @@ T = TypeVar("T")
 
 HOST: Final = "127.0.0.1"
 
-_MAX_BATCHES: Final = 64
-"""Batches that wait to be shown. An exporter is told to come again, and keeps its own: nothing is
-lost, and nothing piles up here. Source: OTLP/HTTP, "OTLP/HTTP Throttling"."""
+MAX_SPANS: Final = 20_000
+"""The number of spans that wait to be shown, some 40 MB. Beyond it an exporter gets a 503, keeps
+its batch and sends it again, so no span is lost. Source: OTLP/HTTP, "OTLP/HTTP Throttling"."""
+
+BEHIND: Final = 2_000
+"""The number of spans that wait when printing is too slow for what arrives."""
 
 _JSON: Final = "application/json"
 _PROTOBUF: Final = "application/x-protobuf"
@@ -41,7 +44,6 @@ class Receiver:
     """Receives spans, metrics and log records. Only spans are kept, until they are read.
 
     Attributes:
-        batches: The spans of each request to ``/v1/traces``.
         metrics: The number of metrics received.
         logs: The number of log records received.
     """
@@ -55,7 +57,9 @@ class Receiver:
         Raises:
             OSError: The port is taken.
         """
-        self.batches: queue.Queue[list[otlp.Span]] = queue.Queue(_MAX_BATCHES)
+        self._batches: queue.SimpleQueue[list[otlp.Span]] = queue.SimpleQueue()
+        self._waiting = 0
+        self._lock = threading.Lock()
         self.metrics = self.logs = 0
         self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
@@ -110,11 +114,28 @@ class Receiver:
     async def _logs(self, request: Request) -> Response:
         return await self._answer(request, otlp.count_logs, self._count_logs)
 
-    def _put(self, spans: list[otlp.Span]) -> bool:
+    def take(self, timeout_s: float) -> list[otlp.Span]:
+        """Remove and return the spans of one request to ``/v1/traces``, or nothing in time."""
         try:
-            self.batches.put_nowait(spans)
-        except queue.Full:
-            return False
+            spans = self._batches.get(timeout=timeout_s)
+        except queue.Empty:
+            return []
+        with self._lock:
+            self._waiting -= len(spans)
+        return spans
+
+    @property
+    def waiting(self) -> int:
+        """The number of spans that wait to be taken."""
+        return self._waiting
+
+    def _put(self, spans: list[otlp.Span]) -> bool:
+        with self._lock:
+            if self._waiting >= MAX_SPANS:
+                return False
+            self._waiting += len(spans)
+        if spans:
+            self._batches.put(spans)
         return True
 
     def _count_metrics(self, count: int) -> bool:

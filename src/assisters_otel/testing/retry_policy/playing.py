@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from assisters_otel.testing.retry_policy.scenarios import CROWD
-from assisters_otel.testing.server import FakeApi
+from assisters_otel.testing.server import FakeApi, on_requests
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -160,7 +160,7 @@ class Player:
 
     def _start(self, scenario: Scenario) -> _Run:
         run = _Run(Played(scenario))
-        run.api.watch(run.refuse, run.leave)
+        on_requests(run.api, run.refuse, run.leave)
         run.api.start()
         run.played.port = run.api.port
         run.played.began_s = time.monotonic()
