@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
@@ -389,6 +391,35 @@ def test_one_after_the_other_has_the_same_rows():
 
     assert (errors, remarks) == ({"hopeless"}, {"idempotency"})
     assert report.calls < 30
+
+
+def test_the_progress_is_shown_on_a_terminal_and_gone_at_the_end():
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    code = (
+        "import httpx\n"
+        "from assisters_otel.testing import check_retries\n"
+        "def call(api): httpx.get(api.url + '/models', trust_env=False).raise_for_status()\n"
+        f"check_retries(call, leave_out={sorted({*NOT_SURVIVED, 'hopeless', 'surfaced'})})"
+    )
+    told = []
+
+    def read():
+        with suppress(OSError):  # Linux's way to say that the other end is closed
+            while chunk := os.read(ours, 65536):
+                told.append(chunk.decode())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with subprocess.Popen([sys.executable, "-c", code], stderr=theirs) as process:
+        os.close(theirs)
+        assert process.wait(60) == 0
+    reader.join()
+    os.close(ours)
+
+    text = "".join(told)
+    assert re.search(r"\rcheck_retries: \d+ of \d+ calls have ended, \d+ s", text), text
+    assert text.endswith("\r\x1b[K")
 
 
 def test_what_is_left_out_is_not_judged():
