@@ -41,9 +41,9 @@ LONG = {
     "test_doctor", "test_durations", "test_equal_requests", "test_examples", "test_export",
     "test_flush", "test_framing", "test_gen_ai", "test_global_providers", "test_neutral",
     "test_neutral_sdks", "test_openai_versions", "test_planted_faults", "test_providers",
-    "test_readme", "test_recording", "test_requests", "test_resend", "test_resends",
-    "test_secrets", "test_setups", "test_streams", "test_taken", "test_telemetry",
-    "test_variables",
+    "test_readme", "test_recorded", "test_recording", "test_requests", "test_resend",
+    "test_resends", "test_secrets", "test_setups", "test_streams", "test_taken", "test_telemetry",
+    "test_variables", "test_watch",
 }  # fmt: skip
 """Folders and modules that take more than some seconds. What is in the others is quick."""
 

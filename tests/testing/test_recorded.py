@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import subprocess
@@ -457,23 +458,31 @@ def test_what_is_raised_inside_is_raised_and_nothing_is_left():
     )
 
 
-def test_a_thousand_recordings_leave_no_thread_and_no_instrument(api, memory):
+def test_a_hundred_recordings_leave_no_thread_no_instrument_and_no_callback(api, memory):
+    def left():
+        gauges = memory.meter_provider._measurement_consumer._async_instruments
+        return len(gauges), len(gc.callbacks), len(sys.meta_path)
+
+    threads = set(threading.enumerate())
+
     with assisters_otel.init(
         hosts=[api.url],
         tracer_provider=memory.tracer_provider,
         meter_provider=memory.meter_provider,
     ):
-        before = threading.active_count(), instruments(memory)
+        get(api)
+        before = left()
         for _ in range(100):
             with recorded():
-                pass
-        after = threading.active_count(), instruments(memory)
+                get(api)
+        assert left() == before
+    without = left()
+    for _ in range(3):
+        with recorded():
+            get(api)
 
-    assert after == before
-
-
-def instruments(memory):
-    return len(memory.meter_provider._measurement_consumer._async_instruments)
+    assert left() == without
+    assert set(threading.enumerate()) <= threads
 
 
 # -- the fixture ----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ recording gets all that an inner one gets.
 An open recording stands in for the instrumentation that `init` has switched on. The patches of that
 instrumentation are taken out, and its providers go on. At the end the same instrumentation starts
 again. A new one would register its gauges a second time with the app's meter provider
-(test_a_thousand_recordings_leave_no_thread_and_no_instrument).
+(test_a_hundred_recordings_leave_no_thread_no_instrument_and_no_callback).
 
 An app with HTTP instrumentation of its own has the HTTP spans in its own provider. If that is the
 global one and the SDK's, it gets a span processor that copies its spans into the recordings. The
@@ -126,10 +126,10 @@ class _Recording:
             if meters is not None:
                 one.close(meters)
             self._open = tuple(other for other in self._open if other is not one)
-            if self._instrumentation is not None:
-                self._watch(self._instrumentation)
             if last:
                 self._switch_on_again()
+            elif self._instrumentation is not None:
+                self._watch(self._instrumentation)
 
     def collect(self) -> None:
         """Run the steps that were put off inside the garbage collector."""

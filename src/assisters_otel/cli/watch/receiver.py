@@ -78,7 +78,8 @@ class Receiver:
             ]
         )
         self._server = Server(
-            Config(app, log_config=None, access_log=False, lifespan="off", ws="none", http="h11")
+            # Not `access_log=False`: that takes the handlers of the logger, here of a test's.
+            Config(app, log_config=None, lifespan="off", ws="none", http="h11")
         )
         self._thread = threading.Thread(
             target=self._server.run,

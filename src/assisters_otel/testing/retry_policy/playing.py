@@ -31,6 +31,9 @@ Each creates a client. If all did so at once, that would lengthen the pauses tha
 _SETTLED_S: Final = 5.0
 """How long the start of the crowd waits for the first request of all other calls, in seconds."""
 
+_CANCELLED_S: Final = 1.0
+"""How long a coroutine may take to end once it is cancelled, in seconds. Then it goes on alone."""
+
 _LOOK_S: Final = 0.1
 """How often the progress is looked at, in seconds."""
 
@@ -196,6 +199,7 @@ class Player:
         run.played.has_ended = run.done.done()
         if not run.played.has_ended and run.awaited is not None:
             run.awaited.cancel()
+            wait([run.done], _CANCELLED_S)
         run.played.requests = tuple(run.api.requests)
         return run.played
 
