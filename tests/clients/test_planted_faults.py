@@ -367,6 +367,8 @@ def live_elsewhere(api, profiler=None) -> list[object]:
     """Do what no client's life has: zero-code, a runtime, a stream that is open at the end."""
     api.reset()
     got, instrumentor = [], assisters_otel.AssistersInstrumentor()
+    if instrumentor.is_instrumented_by_opentelemetry:  # a fault planted in the end of a life
+        instrumentor.uninstrument()
     sdk = openai.OpenAI(base_url=api.url, api_key="ask_test", max_retries=0)
     sys.setprofile(profiler)
     try:
