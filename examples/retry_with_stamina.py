@@ -20,7 +20,7 @@ def on(error: Exception) -> bool | float:
     return retry_after_s(error) or retryable(error)
 
 
-@stamina.retry(on=on, attempts=4, wait_initial=0.25)
+@stamina.retry(on=on, attempts=4, wait_initial=0.5)
 def send(client: httpx.Client, text: str) -> list[float]:
     """Ask for an embedding."""
     sent = {"model": "assisters-embed-v1", "input": text}

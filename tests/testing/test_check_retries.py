@@ -132,7 +132,7 @@ def test_tenacity_that_retries_each_exception_asks_again_in_vain():
 
 
 def test_stamina_with_the_predicate_alone_does_not_wait_as_long_as_it_is_asked_to():
-    call = stamina.retry(on=retryable, attempts=4)(post)
+    call = stamina.retry(on=retryable, attempts=5, wait_initial=0.25)(post)
 
     errors, remarks, _ = rows(call)
 

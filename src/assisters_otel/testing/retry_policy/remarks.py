@@ -42,8 +42,6 @@ that are all drawn from one range have medians of 20 with such a ratio once in 2
 _STEPS: Final = 2
 """The number of pauses that show whether they grow."""
 
-_TWO: Final = 2
-
 _HALF: Final = 0.5
 
 _NEVER: Final = 1e-3
@@ -66,12 +64,30 @@ def _told(pauses: Iterable[list[float]]) -> str:
     return ", ".join(f"{median(step):.2f}" for step in pauses) + " s"
 
 
-def _back_off(evidence: Evidence) -> Verdict:
+def _first_layer(evidence: Evidence) -> list[list[float]]:
+    """Return the pauses until an outer layer starts anew, which may do so after a short pause."""
     pauses = _pauses(evidence)
+    for one in evidence.of(CROWD):
+        calls = evidence.calls_by_port.get(one.port, ())
+        if len(calls) > 1:
+            return pauses[: calls[0] - 1]
+    medians = [median(step) for step in pauses]
+    falls = (
+        number for number, (one, other) in enumerate(pairwise(medians), 1) if _falls(one, other)
+    )
+    return pauses[: next(falls, len(pauses))]
+
+
+def _falls(before_s: float, after_s: float) -> bool:
+    return after_s < before_s * FALLS and before_s > EARLY_S
+
+
+def _back_off(evidence: Evidence) -> Verdict:
+    pauses = _first_layer(evidence)
     if len(pauses) < _STEPS:
         return Verdict(None, f"{len(pauses) + 1} attempts are too few to see it")
     first, last = median(pauses[0]), median(pauses[-1])
-    return Verdict(last > max(first, _NEVER) * GROWS, f"pauses of {_told(pauses)} (medians)")
+    return Verdict(last > max(first * GROWS, EARLY_S), f"pauses of {_told(pauses)} (medians)")
 
 
 def _jitter(evidence: Evidence) -> Verdict:
@@ -97,12 +113,12 @@ def _layers(evidence: Evidence) -> Verdict:
     marks = [request.headers.get("x-stainless-retry-count") for request in one.requests]
     anew = marks.count("0")
     if anew > 1 and max(map(int, filter(None, marks))) > 0:
-        return Verdict(False, f"{count} attempts: the SDK begins anew {anew} times")
+        return Verdict(False, f"{count} attempts: the SDK starts anew {anew} times")
     pauses = [median(step) for step in _pauses(evidence)]
-    for number, (before, after) in enumerate(pairwise(pauses), 2):
-        if after < before * FALLS and before > EARLY_S and number > _TWO:
-            told = _told(_pauses(evidence))
-            return Verdict(False, f"{count} attempts; pauses of {told} begin anew")
+    # Two pauses are too few: the first may hold the time that it takes to make a client.
+    if any(_falls(before, after) for before, after in pairwise(pauses[1:])):
+        told = _told(_pauses(evidence))
+        return Verdict(False, f"{count} attempts; pauses of {told} start anew")
     return Verdict(True, attempts_text(one))
 
 
