@@ -36,7 +36,8 @@ def quickstart(api, **variables):
 def test_every_example_is_run():
     here = Path(__file__)
     ended = here.parent / "runtimes" / "test_ended_examples.py"
-    run_by = here.read_text("utf-8") + ended.read_text("utf-8")
+    checked = here.parent / "testing" / "test_check_retries.py"
+    run_by = "".join(path.read_text("utf-8") for path in (here, ended, checked))
 
     assert [path.name for path in EXAMPLES.glob("*.py") if path.stem not in run_by] == []
 
@@ -81,8 +82,9 @@ def test_the_quickstart_shows_its_span_on_a_console(api):
     assert '"error.code": "api_key_revoked"' in done.stdout
 
 
-def test_the_test_of_ones_own_error_handling_passes():
-    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / "errors_in_tests.py")
+@pytest.mark.parametrize("name", ["errors_in_tests.py", "telemetry_in_tests.py"])
+def test_the_examples_that_are_tests_pass(name):
+    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / name)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout

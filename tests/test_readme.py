@@ -20,6 +20,7 @@ from assisters_otel.clients.requests.adapter import Requests
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import environment
 from assisters_otel.semconv import metrics as metric_names
+from assisters_otel.testing.retry_policy import rules as retry_rules
 
 ROOT = Path(__file__).parents[1]
 README = ROOT.joinpath("README.md").read_text()
@@ -88,6 +89,13 @@ def test_the_tables_of_alerts_are_the_rules_own():
 
     assert len(first) == 3
     assert sorted(first + [row[:2] for row in rows("alert")]) == sorted(expected)
+
+
+def test_the_table_of_rules_has_every_rule_of_check_retries():
+    told = [name for row in rows("rule") for name in re.findall("`(.+?)`", row[0])]
+
+    assert told == list(retry_rules.NAMES)
+    assert {row[1] for row in rows("rule")} == {"error", "remark"}
 
 
 def test_every_argument_of_init_is_in_the_readme():

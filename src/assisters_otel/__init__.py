@@ -17,6 +17,7 @@ from assisters_otel.variables import corrections
 if TYPE_CHECKING:
     from assisters_otel import catalog
     from assisters_otel.explanation.explain import Explanation, explain
+    from assisters_otel.explanation.retries import retry_after_s, retryable
     from assisters_otel.instrumentor import AssistersInstrumentor
     from assisters_otel.startup import init
     from assisters_otel.telemetry import Status, Telemetry
@@ -31,6 +32,8 @@ __all__ = [
     "catalog",
     "explain",
     "init",
+    "retry_after_s",
+    "retryable",
 ]
 
 corrections.import_opentelemetry()
@@ -45,6 +48,8 @@ _HOMES: Final = {
     "__version__": "version",
     "explain": "explanation.explain",
     "init": "startup",
+    "retry_after_s": "explanation.retries",
+    "retryable": "explanation.retries",
 }
 
 

@@ -87,11 +87,17 @@ class Instrumentation:
         return tuple(adapter.instrumentation for adapter in off)
 
     def start(self) -> None:
-        """Patch what is imported, and the rest when it is."""
+        """Patch what is imported, and the rest when it is. Also again, after `stop`."""
+        self.recorder.watch(self.config)
         self._patches.put_in()
         self._retries.put_in()
         self._runtimes.put_in()
         process.PROCESS.start(self)
+
+    def watch(self, config: configs.Config) -> None:
+        """Watch the hosts of *config* from now on."""
+        self.config = config
+        self.recorder.watch(config)
 
     def stop(self) -> None:
         """Put the very same functions back."""

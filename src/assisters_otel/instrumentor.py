@@ -52,9 +52,9 @@ class AssistersInstrumentor(BaseInstrumentor):  # type: ignore[misc] # it has no
         if unknown:
             known = ", ".join(sorted(_KEYWORDS - {"instrumentation"}))
             raise ValueError(f"unknown: {unknown}. Write one of {known}")
-        if configs.sdk_disabled(os.environ):
-            return
         active = kwargs.get("instrumentation")
+        if active is None and configs.sdk_disabled(os.environ):
+            return
         if active is None:
             configs.check_provider("tracer_provider", kwargs.get("tracer_provider"), "get_tracer")
             configs.check_provider("meter_provider", kwargs.get("meter_provider"), "get_meter")

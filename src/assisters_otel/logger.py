@@ -9,20 +9,49 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from assisters_otel import foreign_exceptions
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _logger: Final = logging.getLogger(names.SCOPE)
+_captures: Final[list[list[logging.LogRecord]]] = []
+_only_captured: Final[list[list[logging.LogRecord]]] = []
+
+
+@contextmanager
+def captured(*, elsewhere: bool = True) -> Iterator[list[logging.LogRecord]]:
+    """Return a list to which each line from WARNING on is added meanwhile.
+
+    The lines are added here and not by a handler. So no level, no filter and no ``logging.disable``
+    of the app keeps a line away (test_log_lines_are_seen_however_the_app_has_silenced_them).
+
+    Args:
+        elsewhere: False to keep the lines from the app's handlers meanwhile.
+    """
+    lines: list[logging.LogRecord] = []
+    chosen = [_captures] if elsewhere else [_captures, _only_captured]
+    for captures in chosen:
+        captures.append(lines)
+    try:
+        yield lines
+    finally:
+        for captures in chosen:
+            # By identity: two lists that hold the same lines are equal.
+            captures[:] = [one for one in captures if one is not lines]
 
 
 def is_enabled_for(level: int) -> bool:
     """Return True if a line of *level* would be written."""
-    return _logger.isEnabledFor(level)
+    return _is_captured(level) or _logger.isEnabledFor(level)
+
+
+def _is_captured(level: int) -> bool:
+    return level >= logging.WARNING and bool(_captures)
 
 
 def debug(message: str, *args: object) -> None:
@@ -50,7 +79,8 @@ def warning(message: str, *args: object, fields: Mapping[str, object] | None = N
 def _write(
     level: int, message: str, args: tuple[object, ...], fields: Mapping[str, object]
 ) -> None:
-    if not _logger.isEnabledFor(level):
+    is_written = not _only_captured and _logger.isEnabledFor(level)
+    if not is_written and not _is_captured(level):
         return
     caller = sys._getframe(2)  # noqa: SLF001 - as `logging` finds the caller
     where = caller.f_code.co_filename, caller.f_lineno
@@ -60,7 +90,11 @@ def _write(
         )
         for name, value in fields.items():
             vars(record).setdefault(name, value)
-        _logger.handle(record)
+        if _is_captured(level):
+            for lines in _captures:
+                lines.append(record)
+        if is_written:
+            _logger.handle(record)
     except Exception as error:  # noqa: BLE001 - a log line that fails cannot be logged
         foreign = foreign_exceptions.of(error)
         if foreign is not None:

@@ -88,6 +88,8 @@ def init(  # noqa: PLR0913 - the contract's signature
     arguments = InitArguments(config, capture_message, tracer_provider, meter_provider)
     with process.PROCESS.lock:
         first = cast("Telemetry | None", process.PROCESS.current)
+        if first is not None and first.is_recording:
+            return first
         if first is not None and first.is_over():
             first.shutdown()  # somebody has uninstrumented it
             first = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from assisters_otel import process
 from assisters_otel.fail_safe import fail_safe, own_errors
@@ -52,7 +52,12 @@ class Status(NamedTuple):
 
 
 class Telemetry:
-    """What `init` switched on. A context manager: leaving it shuts down."""
+    """What `init` switched on. A context manager: leaving it shuts down.
+
+    Attributes:
+        is_recording: True if it is that of a recording of `testing`, which alone ends it.
+        suspended: The handle that a recording's stands in for, or None.
+    """
 
     def __init__(
         self,
@@ -73,6 +78,8 @@ class Telemetry:
         self._instrumentation = instrumentation
         self._exports = exports
         self._reused = reused
+        self.is_recording = False
+        self.suspended: Telemetry | None = None
         self._workers = workers.DaemonWorkers(len(providers.flushes(reused)))
 
     def is_over(self) -> bool:
@@ -144,15 +151,23 @@ class Telemetry:
     def shutdown(self) -> None:
         """Take every patch out, send the rest and end the providers that we built.
 
-        The app's own providers go on. Called again, it does nothing.
+        The app's own providers go on. Called again, it does nothing; neither does it inside a
+        recording of `testing`, which goes on until its own end.
         """
-        self.end(process.END_S)
+        if not self.is_recording:
+            self.end(process.END_S)
 
     def end(self, timeout_s: float) -> None:
         """Do what `shutdown` does, and wait *timeout_s* seconds for it at most."""
         with process.PROCESS.lock:
-            if process.PROCESS.current is not self:
+            current = cast("Telemetry | None", process.PROCESS.current)
+            if current is not self:
+                if current is not None and current.suspended is self:
+                    current.suspended = None
+                    self._end_exports(timeout_s)
                 return
+            if self.suspended is not None:  # the process ends inside a recording
+                self.suspended.end(timeout_s)
             process.PROCESS.current = None
             until_s = time.monotonic() + timeout_s
             self._uninstrument()
@@ -185,6 +200,8 @@ class Telemetry:
 
     def forked(self) -> None:
         """Begin anew in a forked child: own counts, own metrics, a flush at its exit."""
+        if self.suspended is not None:
+            self.suspended.forked()
         if self._instrumentation is None:
             return
         ours = self._exports

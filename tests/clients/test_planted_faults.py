@@ -375,6 +375,8 @@ def live_elsewhere(api, profiler=None) -> list[object]:
     api.reset()
     got, instrumentor, memory = [], assisters_otel.AssistersInstrumentor(), Memory()
     theirs = RequestsInstrumentor()
+    if instrumentor.is_instrumented_by_opentelemetry:  # a fault planted in the end of a life
+        instrumentor.uninstrument()
     sdk = openai.OpenAI(base_url=api.url, api_key="ask_test", max_retries=0)
     sys.setprofile(profiler)
     try:

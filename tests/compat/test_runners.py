@@ -12,6 +12,7 @@ from pathlib import Path
 import environments
 import foreign
 import matrix
+import policies
 import pytest
 import vendors
 from environments import NotMadeError
@@ -88,6 +89,15 @@ def test_a_vendor_that_cannot_be_installed_is_told_and_fails(monkeypatch):
     monkeypatch.setattr(vendors, "wheel", lambda: Path("none.whl"))
 
     assert vendors.main(["logfire-after"]) == 1
+
+
+def test_a_policy_that_is_judged_otherwise_fails_the_runner(monkeypatch, capsys):
+    monkeypatch.setattr(policies, "attempt", lambda name, *_: (name == "litellm", "told"))
+    monkeypatch.setattr(policies, "wheel", lambda: Path("none.whl"))
+
+    assert policies.main([]) == 1
+    assert "1 passed, 1 failed" in capsys.readouterr().out
+    assert policies.main(["litellm"]) == 0
 
 
 def test_a_test_that_fails_or_vanishes_with_us_alone_is_a_difference():

@@ -57,7 +57,7 @@ def test_under_opentelemetry_instrument_pytest_has_nothing_to_warn_of(tmp_path):
     done = subprocess.run(
         [
             scripts / "opentelemetry-instrument", scripts / "pytest", "-W", "error", "-q",
-            "-p", "no:cacheprovider",
+            "-p", "no:cacheprovider", "-p", "no:asyncio",
         ],
         cwd=tmp_path,
         env={

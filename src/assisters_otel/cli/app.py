@@ -7,9 +7,10 @@ from typing import Annotated, Final
 
 import typer
 
-from assisters_otel.cli import errors, explain, fake_api
+from assisters_otel.cli import check_retries, errors, explain, fake_api
 from assisters_otel.cli.demo import command as demo
 from assisters_otel.cli.doctor import command as doctor
+from assisters_otel.cli.watch import command as watch
 
 app: Final = typer.Typer(
     name="assisters-otel",
@@ -20,11 +21,13 @@ app: Final = typer.Typer(
     # Without a terminal rich cuts the lines of its boxes at 80 columns.
     rich_markup_mode="rich" if sys.stderr.isatty() else None,
 )
+app.command(name="check-retries", help=check_retries.HELP)(check_retries.check_retries)
 app.command(name="demo", help=demo.HELP)(demo.demo)
 app.command(name="doctor", help=doctor.HELP)(doctor.doctor)
 app.command(name="errors", help=errors.HELP)(errors.errors)
 app.command(name="explain", help=explain.HELP)(explain.explain)
 app.command(name="fake-api", help=fake_api.HELP)(fake_api.fake_api)
+app.command(name="watch", help=watch.HELP)(watch.watch)
 
 
 @app.callback()

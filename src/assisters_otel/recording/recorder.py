@@ -109,6 +109,12 @@ class Recorder:
 
         self._before_first, self._has_started = first, False
 
+    def watch(self, config: Config) -> None:
+        """Watch the hosts of *config* from now on: other ones, or the same again after `stop`."""
+        self.watched.watch(config)
+        if self._has_started:
+            self.deferred.watch_collector()
+
     @fail_safe
     def stop(self) -> None:
         """Watch no host any more, end what is open, and log what is not logged yet."""

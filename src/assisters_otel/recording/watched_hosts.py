@@ -31,6 +31,10 @@ class WatchedHosts:
         self._hosts = config.hosts_by_name()
         self._before_request = before_request
 
+    def watch(self, config: Config) -> None:
+        """Watch the hosts of the settings from now on."""
+        self._hosts = config.hosts_by_name()
+
     def stop(self) -> None:
         """Watch no host any more."""
         self._hosts = {}

@@ -40,6 +40,7 @@ class Received:
         query: As sent, without the question mark; ``""`` if there is none.
         headers: By lower-case name; values of a repeated header joined by ``", "``.
         body: As sent, not decompressed.
+        at_s: When all of it was there, by `time.monotonic`.
     """
 
     method: str
@@ -47,6 +48,7 @@ class Received:
     query: str
     headers: dict[str, str]
     body: bytes
+    at_s: float = field(default=0.0, compare=False)
 
 
 class Content(NamedTuple):

@@ -76,24 +76,27 @@ class Wire:
         self._receive = receive
         self._send = send
 
-    async def put(self, answer: Answer, content: Content, began_s: float) -> None:
+    async def put(self, answer: Answer, content: Content, began_s: float) -> bool:
         """Send the answer, or as much of it as its fault allows.
 
         Args:
             answer: How to send.
             content: What to send.
             began_s: When the request came in, by `time.perf_counter`.
+
+        Returns:
+            False if the client went away before it was answered.
         """
-        if answer.fault == "silence":
-            await self._gone(None)
-        elif not await self._gone(answer.delay_s):
-            if answer.fault == "drop":
-                await self._cut()
-            elif answer.fault == "garbage":
-                await self._cut(answer.body or _GARBAGE)
-            else:
-                named = headers(answer, content, time.perf_counter() - began_s, time.time())
-                await self._respond(answer, content, named)
+        if await self._gone(None if answer.fault == "silence" else answer.delay_s):
+            return False
+        if answer.fault == "drop":
+            await self._cut()
+        elif answer.fault == "garbage":
+            await self._cut(answer.body or _GARBAGE)
+        else:
+            named = headers(answer, content, time.perf_counter() - began_s, time.time())
+            await self._respond(answer, content, named)
+        return True
 
     async def _respond(self, answer: Answer, content: Content, named: dict[str, str]) -> None:
         body, content_type = content.body, content.content_type

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from json import dumps
 from threading import Lock
-from typing import Final, get_args
+from typing import TYPE_CHECKING, Final
 
 from assisters_otel import catalog
-from assisters_otel.testing.answers import Answer, Fault, Received, envelope
+from assisters_otel.testing import script_arguments
+from assisters_otel.testing.answers import Answer, envelope
 
-_FAULTS: Final = get_args(Fault)
-_FIRST_FINAL, _FIRST_ERROR, _LAST = 200, 400, 599
-_FOREVER_S: Final = 1_000_000.0
-"""Longer than anybody waits; the clocks beneath take no infinity."""
-# Source: RFC 9110, section 5.1 and 5.5, as h11 has them.
-_HEADER_NAME: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
-_HEADER_VALUE: Final = re.compile(
-    r"(?:[^\x00\s\u0100-\U0010ffff]+(?:[ \t]+[^\x00\s\u0100-\U0010ffff]+)*)?", re.ASCII
-)
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from assisters_otel.testing.answers import Fault, Received
+
+_FIRST_ERROR: Final = 400
 
 
 class Script:
@@ -31,6 +26,10 @@ class Script:
         self._lock = Lock()
         self._answers: deque[Answer] = deque()
         self._requests: list[Received] = []
+        self.before: Callable[[Received], object] = lambda _: None
+        """Called with each request before it takes its answer, so that it can still be given."""
+        self.left: Callable[[Received], object] = lambda _: None
+        """Called with each request whose client has gone away before it was answered."""
 
     def answers(  # noqa: C901, PLR0913 - one word for each thing an HTTP answer can do
         self,
@@ -98,7 +97,7 @@ class Script:
             ValueError: The arguments contradict each other, or one is of the wrong kind; it says
                 what to write.
         """
-        _check_texts(
+        script_arguments.check_texts(
             codes=codes,
             others={
                 "code": code,
@@ -111,16 +110,22 @@ class Script:
                 "in_stream": in_stream,
             },
         )
-        _check_whole("status", status, _FIRST_FINAL, _LAST)
-        _check_whole("size", size, 0)
-        _check_whole("times", times, 1)
-        _check_seconds("delay_s", delay_s, "fault='silence' for no answer at all")
-        _check_seconds("chunk_delay_s", chunk_delay_s, "fault='stall' for no more of it")
+        script_arguments.check_whole(
+            "status", status, script_arguments.FIRST_FINAL, script_arguments.LAST
+        )
+        script_arguments.check_whole("size", size, 0)
+        script_arguments.check_whole("times", times, 1)
+        script_arguments.check_seconds("delay_s", delay_s, "fault='silence' for no answer at all")
+        script_arguments.check_seconds(
+            "chunk_delay_s", chunk_delay_s, "fault='stall' for no more of it"
+        )
         if not isinstance(retry_after, str):
-            _check_seconds("retry_after", retry_after, "text for any other: retry_after='soon'")
-        _check_flags({"chunked": chunked, "gzip": gzip})
-        _check_body(body, json)
-        _check_headers(headers)
+            script_arguments.check_seconds(
+                "retry_after", retry_after, "text for any other: retry_after='soon'"
+            )
+        script_arguments.check_flags({"chunked": chunked, "gzip": gzip})
+        script_arguments.check_body(body, json)
+        script_arguments.check_headers(headers)
         own = body is not None or json is not None or redirect is not None
         worded = not (type is None and message is None and param is None)
         extra = {
@@ -133,11 +138,11 @@ class Script:
         failing = (status or 0) >= _FIRST_ERROR or (status is None and all(rows))
         failing = failing or in_stream is not None
         for wrong, instead in (
-            (odd is not None, f"{odd!r} is not documented: {_instead_of(odd)}"),
+            (odd is not None, f"{odd!r} is not documented: {script_arguments.instead_of(odd)}"),
             (codes and code is not None, "write the codes by position or one as code=, not both"),
             (
                 code and not status and not any(rows),
-                f"code={code!r} is not documented: {_near(code)}add status=",
+                f"code={code!r} is not documented: {script_arguments.near(code)}add status=",
             ),
             (code and not failing, f"code={code!r} is an error: write a status >= 400 with it"),
             (body is not None and json is not None, "write body= or json=, not both"),
@@ -147,7 +152,10 @@ class Script:
                 {"content-length", "transfer-encoding"} & extra.keys(),
                 "the server measures the body: write fault='truncate', chunked=True or 'garbage'",
             ),
-            (fault not in (None, *_FAULTS), f"write one of the faults {', '.join(_FAULTS)}"),
+            (
+                fault not in (None, *script_arguments.FAULTS),
+                f"write one of the faults {', '.join(script_arguments.FAULTS)}",
+            ),
             (
                 in_stream is not None and (any(rows) or own or fault),
                 "in_stream= fails after a success: write no other code, body or fault with it",
@@ -163,7 +171,7 @@ class Script:
         ):
             if value is not None:
                 extra[name] = str(value)
-        _check_sent({**extra, "content-type": content_type})
+        script_arguments.check_sent({**extra, "content-type": content_type})
         moved = None
         if redirect is not None:
             moved, body = 307, body or b""
@@ -176,7 +184,12 @@ class Script:
         event = None
         if in_stream is not None:
             event = envelope(
-                _FIRST_FINAL, in_stream, type_=type, message=message, param=param, size=size
+                script_arguments.FIRST_FINAL,
+                in_stream,
+                type_=type,
+                message=message,
+                param=param,
+                size=size,
             )
         batch = []
         for wish, row in zip(wished, rows, strict=True):
@@ -206,6 +219,7 @@ class Script:
 
     def take(self, received: Received) -> Answer:
         """Note a request and give its answer: the script's next, or a plain success."""
+        self.before(received)
         with self._lock:
             self._requests.append(received)
             return self._answers.popleft() if self._answers else Answer()
@@ -220,80 +234,3 @@ class Script:
         with self._lock:
             self._answers.clear()
             self._requests.clear()
-
-
-def _check_texts(*, codes: Sequence[object], others: Mapping[str, object]) -> None:
-    wrong = next((code for code in codes if not isinstance(code, str)), None)
-    if isinstance(wrong, int) and wrong in range(_FIRST_FINAL, _LAST + 1):
-        raise ValueError(f"a code is text, not {wrong!r}: write status={wrong}")
-    if wrong is not None:
-        raise ValueError(f"a code is text, not {wrong!r}: write answers('internal_error', 'ok')")
-    for name, value in others.items():
-        if not isinstance(value, str | None):
-            raise ValueError(f"{name} is text, not {value!r}: write {name}='…'")
-
-
-def _check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
-    if value is None and name == "status":
-        return
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{name} is a number, not {value!r}: write {name}={least or 2}")
-    if value < least or (most is not None and value > most):
-        limits = f"{least} or more" if most is None else f"a number from {least} to {most}"
-        raise ValueError(f"{name}={value!r} is none: write {name}={limits}")
-
-
-def _check_seconds(name: str, value: object, otherwise: str) -> None:
-    if value is None and name == "retry_after":
-        return
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise ValueError(f"{name} is a number, not {value!r}: write {name}=2")
-    if not 0 <= value < _FOREVER_S:
-        raise ValueError(f"{name}={value!r} is no time: write {name}=2, or {otherwise}")
-
-
-def _check_flags(flags: Mapping[str, object]) -> None:
-    for name, flag in flags.items():
-        if not isinstance(flag, bool):
-            raise ValueError(f"{name} is a switch, not {flag!r}: write {name}=True")
-
-
-def _check_body(body: object, json: object) -> None:
-    if not isinstance(body, bytes | str | None) and not (
-        isinstance(body, Sequence) and all(isinstance(part, bytes) for part in body)
-    ):
-        raise ValueError(f"body is text, bytes or a list of bytes, not {body!r}: write body='…'")
-    try:
-        dumps(json)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"json= cannot be sent: {error}. Write what JSON has, or body=") from error
-
-
-def _check_headers(headers: object) -> None:
-    if headers is None:
-        return
-    if not isinstance(headers, Mapping) or not all(isinstance(name, str) for name in headers):
-        raise ValueError(f"headers maps names to values, not {headers!r}: write {{'x-odd': '1'}}")
-
-
-def _check_sent(headers: Mapping[str, str | None]) -> None:
-    for name, value in headers.items():
-        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value or ""):
-            raise ValueError(
-                f"no header can be sent as {name!r}: {value!r}: write it in Latin-1, in one line; "
-                "for what is no HTTP, fault='garbage'"
-            )
-
-
-def _near(code: str | None) -> str:
-    near = get_close_matches(code or "", ["ok", *(row.code for row in catalog.ERRORS)], n=1)
-    return f"did you mean {near[0]!r}? Else " if near else ""
-
-
-def _instead_of(code: str | None) -> str:
-    if code in _FAULTS:
-        return f"write fault={code!r}"
-    alike = [row.code for row in catalog.ERRORS if code in {row.type, str(row.status)}]
-    if alike:
-        return f"write {' or '.join(map(repr, alike))}"
-    return f"{_near(code)}write status=400, code={code!r}"

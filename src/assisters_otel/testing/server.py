@@ -187,6 +187,20 @@ class FakeApi:
         await server.wait_closed()
 
 
+def on_requests(
+    api: FakeApi, before: Callable[[Received], object], left: Callable[[Received], object]
+) -> None:
+    """Call functions for each request to *api*, in the server's thread.
+
+    Args:
+        api: The server.
+        before: Called before the request gets its answer. It may call `FakeApi.answers`, so an
+            answer can depend on the requests so far and on the time.
+        left: Called if the client has closed the connection before it got an answer.
+    """
+    api._script.before, api._script.left = before, left  # noqa: SLF001 - as a method of it would
+
+
 def _run(server: Coroutine[None, None, None]) -> None:
     # Not `asyncio.run`: the loop of an app's own policy may have no readers to remove.
     loop = asyncio.SelectorEventLoop()
@@ -270,8 +284,11 @@ class _Endpoint:
             query=scope["query_string"].decode("latin-1"),
             headers={name: ", ".join(request.headers.getlist(name)) for name in request.headers},
             body=body,
+            at_s=time.monotonic(),
         )
         answer = self.script.take(received)
         documented = self.method in (None, received.method)
         sample = self.sample if documented else sample_bodies.wrong_method
-        await Wire(scope, receive, send).put(answer, answer.over(sample(received)), began_s)
+        wire = Wire(scope, receive, send)
+        if not await wire.put(answer, answer.over(sample(received)), began_s):
+            self.script.left(received)

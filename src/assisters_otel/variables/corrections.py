@@ -198,7 +198,20 @@ _class_switch: Final = _ClassSwitch()
 @contextmanager
 def corrected() -> Iterator[None]:
     """Run the code inside with corrected variables in `os.environ`. Also usable as a decorator."""
-    replacements = {one.name: one.replacement for one in corrections(os.environ)}
+    with _replaced({one.name: one.replacement for one in corrections(os.environ)}):
+        yield
+
+
+@contextmanager
+def without_opentelemetry_variables() -> Iterator[None]:
+    """Run the code inside without any of OpenTelemetry's variables in `os.environ`."""
+    names = [name for name in os.environ if name.startswith("OTEL_")]
+    with _replaced({**_replacements.get(), **dict.fromkeys(names)}):
+        yield
+
+
+@contextmanager
+def _replaced(replacements: Mapping[str, str | None]) -> Iterator[None]:
     if not replacements:
         yield
         return

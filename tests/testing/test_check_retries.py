@@ -1,0 +1,493 @@
+"""`check_retries` finds what is wrong with a policy and nothing else: on the real things."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+import aiohttp
+import assisters
+import httpx
+import openai
+import pytest
+import requests
+import stamina
+import tenacity
+from aiohttp_retry import ExponentialRetry, RetryClient
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
+
+from assisters_otel import process, retry_after_s, retryable
+from assisters_otel.testing import RetryPolicyError, check_retries
+from assisters_otel.testing.retry_policy import rules
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SENT = {"model": "assisters-embed-v1", "input": "hello"}
+HEADERS = {"Authorization": "Bearer ask_test"}
+NOT_SURVIVED = {"rate_limited", "overloaded", "internal_error"}
+
+
+def rows(call, **options):
+    """The names of the errors and of the remarks, and the report."""
+    try:
+        report = check_retries(call, **options)
+    except RetryPolicyError as error:
+        report, text = error.report, str(error)
+    else:
+        text = ""
+    assert text == ("" if report.ok else f"\n{report}")
+    print(report)  # noqa: T201 - for whoever reads a failure
+    errors = {row.rule for row in report.errors}
+    return errors, {row.rule for row in report.remarks}, report
+
+
+def seen(report, rule):
+    (row,) = [row for row in report.rows if row.rule == rule]
+    return row.seen
+
+
+def post(api):
+    with httpx.Client(base_url=api.url, headers=HEADERS, trust_env=False) as client:
+        return client.post("/embeddings", json=SENT).raise_for_status()
+
+
+# -- the real things ------------------------------------------------------------------------------
+
+
+def by_openai(**options):
+    def call(api):
+        with openai.OpenAI(base_url=api.url, api_key="ask_test", **options) as client:
+            client.embeddings.create(**SENT)
+
+    return call
+
+
+def test_openai_as_it_comes_asks_again_for_used_up_tokens():
+    errors, remarks, report = rows(by_openai())
+
+    assert (errors, remarks) == ({"hopeless"}, {"idempotency", "own_timeout"})
+    (row,) = report.errors
+    assert row.seen == "sent again after tokens_exhausted"
+    assert "max_retries=0" in row.advice
+    assert "retryable" in row.advice
+
+
+def test_openai_without_retries_survives_nothing():
+    errors, remarks, _ = rows(by_openai(max_retries=0))
+
+    assert (errors, remarks) == (NOT_SURVIVED, {"own_timeout"})
+
+
+def test_the_assisters_sdk_as_it_comes_waits_for_nothing():
+    def call(api):
+        with assisters.Assisters("ask_test", base_url=api.url) as client:
+            client.embeddings.create(**SENT)
+
+    errors, remarks, report = rows(call)
+
+    assert errors == {"retry_after", "hopeless"}
+    assert remarks == {"back_off", "jitter", "own_timeout"}
+    assert seen(report, "hopeless") == "sent again after tokens_exhausted"
+
+
+def test_httpx_bare_hides_each_failure_from_who_does_not_look():
+    def call(api):
+        return httpx.post(f"{api.url}/embeddings", json=SENT, trust_env=False)
+
+    errors, remarks, report = rows(call)
+    assert (errors, remarks) == ({*NOT_SURVIVED, "surfaced"}, set())
+    assert "returned Response after rate_limited, overloaded" in seen(report, "surfaced")
+
+    errors, remarks, _ = rows(call, succeeded=lambda response: response.is_success)
+    assert (errors, remarks) == (NOT_SURVIVED, set())
+
+
+def test_tenacity_that_retries_each_exception_asks_again_in_vain():
+    @tenacity.retry(
+        retry=tenacity.retry_if_exception_type(Exception),
+        stop=tenacity.stop_after_attempt(4),
+        wait=tenacity.wait_fixed(1),
+    )
+    def send(client):
+        client.post("/embeddings", json=SENT).raise_for_status()
+
+    def call(api):
+        with httpx.Client(base_url=api.url, headers=HEADERS, trust_env=False) as client:
+            send(client)
+
+    errors, remarks, report = rows(call)
+
+    assert errors == {"retry_after", "hopeless"}
+    assert remarks == {"back_off", "jitter", "idempotency"}
+    assert seen(report, "hopeless") == "sent again after all 12"
+
+
+def test_stamina_with_the_predicate_alone_does_not_wait_as_long_as_it_is_asked_to():
+    call = stamina.retry(on=retryable, attempts=5, wait_initial=0.25)(post)
+
+    errors, remarks, _ = rows(call)
+
+    assert (errors, remarks) == ({"retry_after"}, {"idempotency"})
+
+
+def test_tenacity_around_openai_is_two_layers():
+    call = tenacity.retry(
+        retry=tenacity.retry_if_exception_type(openai.APIError),
+        stop=tenacity.stop_after_attempt(3),
+        wait=tenacity.wait_random_exponential(multiplier=0.5, max=2),
+    )(by_openai(timeout=5))
+
+    errors, remarks, report = rows(call)
+
+    assert errors == {"hopeless"}
+    assert remarks == {"layers", "idempotency"}
+    assert seen(report, "layers") == "9 attempts: 3 in each of 3 calls"
+
+
+def test_tenacity_around_the_assisters_sdk_is_two_layers():
+    def call(api):
+        with assisters.Assisters("ask_test", base_url=api.url) as client:
+            client.embeddings.create(**SENT)
+
+    loop = tenacity.retry(stop=tenacity.stop_after_attempt(2))(call)
+
+    _, remarks, report = rows(loop, leave_out=["own_timeout", "hopeless"])
+
+    assert "layers" in remarks
+    assert seen(report, "layers") == "6 attempts: 3 in each of 2 calls"
+
+
+def by_urllib3(api):
+    policy = Retry(
+        3,
+        status_forcelist=[429, 500, 503],
+        allowed_methods=None,
+        backoff_factor=0.5,
+        raise_on_status=False,
+    )
+    with requests.Session() as session:
+        session.trust_env = False
+        session.mount("http://", HTTPAdapter(max_retries=policy))
+        response = session.post(f"{api.url}/embeddings", json=SENT, timeout=4)
+        response.raise_for_status()
+
+
+def test_urllib3_s_retry_knows_no_codes_and_has_no_jitter():
+    errors, remarks, report = rows(by_urllib3)
+
+    assert (errors, remarks) == ({"hopeless"}, {"jitter", "idempotency"})
+    assert seen(report, "hopeless") == "sent again after tokens_exhausted"
+
+
+def test_a_loop_around_urllib3_s_retry_is_two_layers():
+    call = tenacity.retry(
+        retry=tenacity.retry_if_exception(retryable),
+        stop=tenacity.stop_after_attempt(2),
+        wait=tenacity.wait_fixed(0.1),
+    )(by_urllib3)
+
+    _, remarks, _ = rows(call, leave_out=["own_timeout", "hopeless", "jitter"])
+
+    assert remarks == {"layers", "idempotency"}
+
+
+def test_aiohttp_retry_ignores_retry_after():
+    async def call(api):
+        policy = ExponentialRetry(attempts=3, start_timeout=0.5, statuses={429, 500, 503})
+        timeout = aiohttp.ClientTimeout(total=4)
+        async with (
+            RetryClient(retry_options=policy, timeout=timeout) as client,
+            client.post(f"{api.url}/embeddings", json=SENT) as response,
+        ):
+            response.raise_for_status()
+            await response.read()
+
+    errors, remarks, report = rows(call)
+
+    assert errors == {"retry_after", "hopeless"}
+    assert remarks == {"jitter"}
+    assert seen(report, "hopeless") == "sent again after tokens_exhausted"
+    assert seen(report, "idempotency") == "it is not sent again"
+
+
+def test_a_time_out_around_ends_what_has_none_of_its_own():
+    async def call(api):
+        async with openai.AsyncOpenAI(base_url=api.url, api_key="ask_test") as client:
+            await asyncio.wait_for(client.embeddings.create(**SENT), 4.5)
+
+    errors, remarks, report = rows(call)
+
+    assert (errors, remarks) == ({"hopeless"}, {"idempotency"})
+    assert "gave up after 4." in seen(report, "own_timeout")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "retry_policy", "retry_with_tenacity", "retry_with_stamina", "retry_with_backoff",
+        "retry_with_httpx_retries",
+    ],
+)  # fmt: skip
+def test_the_examples_keep_every_rule(name):
+    pytest.importorskip("backoff" if name.endswith("backoff") else "httpx")
+    code = (
+        f"import {name}\n"
+        "from assisters_otel.testing import check_retries\n"
+        f"report = check_retries({name}.call)\n"
+        "print([row.rule for row in report.rows if row.outcome != 'kept'], report)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": f"{EXAMPLES}{os.pathsep}{os.environ['PYTHONPATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.stdout.startswith("['streams'] "), done.stdout + done.stderr
+    assert "Assisters API" not in done.stderr
+
+
+# -- each rule is broken by somebody --------------------------------------------------------------
+
+
+def test_a_call_that_never_gives_up_is_ended():
+    def call(api):
+        while True:
+            try:
+                return post(api)
+            except httpx.HTTPError as error:  # noqa: PERF203 - it is what is tried
+                if not retryable(error):
+                    raise
+                time.sleep(retry_after_s(error) or 0.2)
+
+    began_s = time.monotonic()
+    errors, _, report = rows(call, limit_s=8, leave_out=["own_timeout", "idempotency"])
+
+    assert errors == {"outage"}
+    assert "no end in time" in seen(report, "outage")
+    assert time.monotonic() - began_s < 25
+
+
+def test_an_async_call_that_never_gives_up_is_cancelled():
+    cancelled = []
+
+    async def call(api):
+        async with httpx.AsyncClient(base_url=api.url, trust_env=False) as client:
+            while not (await client.post("/embeddings", json=SENT)).is_success:
+                try:
+                    await asyncio.sleep(0.1 if not cancelled else 60)
+                except asyncio.CancelledError:  # noqa: PERF203 - it is what is tried
+                    cancelled.append(1)
+                    raise
+
+    errors, _, _ = rows(call, limit_s=4, leave_out=set(rules.NAMES) - {"outage"})
+
+    assert (errors, cancelled) == ({"outage"}, [1])
+
+
+def test_an_endless_loop_without_a_pause_fills_no_memory():
+    counted = []
+
+    def call(api):
+        while httpx.post(f"{api.url}/embeddings", json=SENT, trust_env=False).is_error:
+            counted.append(1)
+
+    errors, _, _ = rows(call, limit_s=6, leave_out=set(rules.NAMES) - {"outage"})
+
+    assert errors == {"outage"}
+    assert len(counted) < 120
+
+
+def test_a_failure_that_is_swallowed_is_not_surfaced():
+    def call(api):
+        try:
+            return post(api)
+        except httpx.HTTPError:
+            return None
+
+    errors, _, _ = rows(call, leave_out=["own_timeout", *NOT_SURVIVED])
+
+    assert errors == {"surfaced"}
+
+
+def test_a_stream_that_breaks_off_is_not_noticed_by_openai():
+    def call(api):
+        with openai.OpenAI(base_url=api.url, api_key="ask_test", timeout=4) as client:
+            chunks = client.chat.completions.create(
+                model="assisters-chat-v1", messages=[{"role": "user", "content": "x"}], stream=True
+            )
+            return list(chunks)
+
+    _, remarks, _ = rows(call, leave_out=["hopeless", "idempotency"])
+    assert remarks == {"streams"}
+
+    def looks(api):
+        chunks = call(api)
+        if chunks[-1].choices[0].finish_reason is None:
+            raise RuntimeError("the stream broke off")
+
+    _, remarks, _ = rows(looks, leave_out=["hopeless", "idempotency"])
+    assert remarks == set()
+
+
+def test_another_key_on_the_resend_is_as_good_as_none():
+    def call(api):
+        for attempt in range(2):
+            headers = {**HEADERS, "Idempotency-Key": str(uuid.uuid4())}
+            with httpx.Client(base_url=api.url, headers=headers, trust_env=False) as client:
+                try:
+                    return client.post("/embeddings", json=SENT).raise_for_status()
+                except httpx.TransportError:
+                    if attempt:
+                        raise
+        return None
+
+    _, remarks, report = rows(call, leave_out=NOT_SURVIVED)
+
+    assert remarks == {"idempotency"}
+    assert "with another key after a dropped connection" in seen(report, "idempotency")
+
+
+def test_a_new_key_after_a_revoked_one_is_no_hopeless_resend():
+    def call(api):
+        keys = iter(["ask_old", "ask_new"])
+        with httpx.Client(base_url=api.url, trust_env=False) as client:
+            for key in keys:
+                response = client.get("/models", headers={"Authorization": f"Bearer {key}"})
+                if response.status_code != httpx.codes.UNAUTHORIZED:
+                    break
+            response.raise_for_status()
+
+    errors, remarks, report = rows(call, leave_out=NOT_SURVIVED)
+
+    assert (errors, remarks) == (set(), set())
+    assert seen(report, "idempotency") == "the call sends no POST"
+
+
+# -- how it is used -------------------------------------------------------------------------------
+
+
+def test_one_after_the_other_has_the_same_rows():
+    lock = threading.Lock()
+
+    def call(api):
+        assert lock.acquire(blocking=False), "two at once"
+        try:
+            by_openai(timeout=1, max_retries=1)(api)
+        finally:
+            lock.release()
+
+    errors, remarks, report = rows(call, parallel=False)
+
+    assert (errors, remarks) == ({"hopeless"}, {"idempotency"})
+    assert report.calls < 30
+
+
+def test_the_progress_is_shown_on_a_terminal_and_gone_at_the_end():
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    code = (
+        "import httpx\n"
+        "from assisters_otel.testing import check_retries\n"
+        "def call(api): httpx.get(api.url + '/models', trust_env=False).raise_for_status()\n"
+        f"check_retries(call, leave_out={sorted({*NOT_SURVIVED, 'hopeless', 'surfaced'})})"
+    )
+    told = []
+
+    def read():
+        with suppress(OSError):  # Linux's way to say that the other end is closed
+            while chunk := os.read(ours, 65536):
+                told.append(chunk.decode())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with subprocess.Popen([sys.executable, "-c", code], stderr=theirs) as process:
+        os.close(theirs)
+        assert process.wait(60) == 0
+    reader.join()
+    os.close(ours)
+
+    text = "".join(told)
+    assert re.search(r"\rcheck_retries: \d+ of \d+ calls have ended, \d+ s", text), text
+    assert text.endswith("\r\x1b[K")
+
+
+def test_what_is_left_out_is_not_judged():
+    errors, _, report = rows(by_openai(timeout=4), leave_out=["hopeless", "surfaced"])
+
+    assert errors == set()
+    assert [row.outcome for row in report.rows if row.rule == "hopeless"] == ["left out"]
+    assert report.calls == 29
+
+
+def test_the_report_is_what_json_has():
+    _, _, report = rows(post, leave_out=set(rules.NAMES) - {"rate_limited", "hopeless"})
+
+    told = json.loads(json.dumps(report.as_dict()))
+    assert told["ok"] is False
+    assert [row["rule"] for row in told["rows"]] == list(rules.NAMES)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"leave_out": ["jiter"]}, "did you mean 'jitter'"),
+        ({"leave_out": "jitter"}, r"leave_out=\['jitter'\]"),
+        ({"succeeded": True}, "succeeded=lambda"),
+        ({"limit_s": 0}, "limit_s=60"),
+        ({"limit_s": "60"}, "limit_s=60"),
+        ({"limit_s": float("nan")}, "limit_s=60"),
+    ],
+)
+def test_a_wrong_argument_is_said_at_once(options, says):
+    with pytest.raises(ValueError, match=says):
+        check_retries(post, **options)
+
+
+def test_a_call_that_calls_something_else_is_refused():
+    def fails(api):
+        raise TypeError(f"no {api.port}, but ask_0123456789abcdef0123")
+
+    with pytest.raises(ValueError, match="sent nothing to"):
+        check_retries(lambda _: None)
+    with pytest.raises(ValueError, match="TypeError: no") as caught:
+        check_retries(fails)
+    assert "ask_0123456789" not in str(caught.value)
+    with pytest.raises(ValueError, match="is a function"):
+        check_retries("post")
+    with pytest.raises(ValueError, match="says no to Response where all is well"):
+        check_retries(post, succeeded=lambda _: False)
+
+
+def test_inside_a_running_event_loop_it_plays_as_well():
+    async def call(api):
+        async with httpx.AsyncClient(base_url=api.url, trust_env=False) as client:
+            (await client.post("/embeddings", json=SENT)).raise_for_status()
+
+    async def test():
+        return rows(call, leave_out=set(rules.NAMES) - {"rate_limited"})
+
+    errors, _, _ = asyncio.run(test())
+
+    assert errors == {"rate_limited"}
+
+
+def test_nothing_is_left_behind_and_nothing_is_logged(caplog):
+    before = {thread.name for thread in threading.enumerate()}
+
+    rows(post, leave_out=["own_timeout"])
+
+    after = {thread.name for thread in threading.enumerate() if "assisters" in thread.name}
+    assert after <= before
+    assert process.PROCESS.current is None
+    assert [record for record in caplog.records if record.name == "assisters_otel"] == []
