@@ -337,7 +337,7 @@ def test_a_call_holds_no_request_once_it_is_over(api):
     held = []
 
     def hook(_):
-        held.append(call.current())
+        held.append(call.current_call())
 
     way = WAYS[0]
     way.run(way.client(api, hook), embed)

@@ -53,13 +53,9 @@ def instances(collector: Collector) -> dict[str, int]:
         point.resource["service.instance.id"]: point.count
         for point in collector.points("assisters.client.request.duration")
     }
-    theirs = {
-        point.resource["service.instance.id"]: point.count
-        for point in collector.points("http.client.duration")
-    }
     spans = Counter(span.resource["service.instance.id"] for span in collector.spans())
     assert len({span.span_id for span in collector.spans()}) == len(collector.spans())
-    assert spans == counts == theirs
+    assert spans == counts
     return counts
 
 

@@ -12,12 +12,16 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from assisters_otel import catalog
+from assisters_otel.api.content_encoding import decode_body
+from assisters_otel.api.headers import CONTENT_ENCODING
 from assisters_otel.api.limits import MAX_BYTES
 from assisters_otel.api.redaction import clean, without
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+# With a byte order mark, or blanks before it.
+_BRACE: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{")
 _JSON: Final = json.JSONDecoder()
 _BEGINNING: Final = re.compile(rb'\s*\{\s*"error"\s*:\s*\{')
 # A quotation mark inside a string has a backslash before it, so these match outside strings alone.
@@ -49,6 +53,24 @@ class Envelope(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Envelope(type={self.type!r}, code={self.code!r}, param={self.param!r})"
+
+
+def parse_sent_body(body: bytes, headers: Mapping[bytes, bytes]) -> Envelope | None:
+    """Parse the beginning of an error response's body, as sent or as its client has decoded it.
+
+    Args:
+        body: The bytes.
+        headers: The response's, from `known_headers`. They say how the body was sent.
+
+    Returns:
+        The envelope, or None if *body* holds none.
+    """
+    found = parse_error_body(body) if _BRACE.match(body) else None
+    encoding = headers.get(CONTENT_ENCODING)
+    if found is not None or encoding is None:
+        return found
+    plain = decode_body(body, encoding.decode("latin-1"))
+    return None if plain is None else parse_error_body(plain)
 
 
 def parse_error_body(body: bytes) -> Envelope | None:

@@ -18,7 +18,7 @@ class Moment(NamedTuple):
         return Moment(time.perf_counter(), time.time_ns())
 
     @staticmethod
-    def ago(seconds: float) -> Moment:
-        """Return the moment that was *seconds* ago."""
+    def at(steady_s: float) -> Moment:
+        """Return the moment that `time.perf_counter` has called *steady_s*."""
         now = Moment.now()
-        return Moment(now.steady_s - seconds, now.unix_ns - int(seconds * 1e9))
+        return Moment(steady_s, now.unix_ns - int((now.steady_s - steady_s) * 1e9))

@@ -57,8 +57,10 @@ class Deferred:
             gc.callbacks.remove(self._collector)
         self._collecting = 0
         self.run_all()
-        if self._thread is not None:
-            self._wake.put(False)
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            wake, self._wake = self._wake, SimpleQueue()
+            wake.put(False)
 
     def is_collecting(self) -> bool:
         """Return True if this runs inside the garbage collector."""
@@ -108,14 +110,15 @@ class Deferred:
                 thread.start()
 
     def _run(self, wake: SimpleQueue[bool]) -> None:
-        while True:
+        is_awaited = True
+        while is_awaited:
             try:
-                goes_on = wake.get(timeout=IDLE_S)
+                is_stopped = not wake.get(timeout=IDLE_S)
             except Empty:
-                goes_on = bool(self._is_needed())
+                is_awaited, is_stopped = bool(self._is_needed()), False
             self.run_all()
-            if not goes_on:
-                break
+            if is_stopped:
+                return
         self._thread = None
         if self._steps or self._is_needed():  # of a body that has come meanwhile
             self.expect()

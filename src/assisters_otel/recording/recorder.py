@@ -11,7 +11,6 @@ Each sink is fail-safe by itself: one that fails costs what it would have writte
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from functools import partial
@@ -22,7 +21,6 @@ from opentelemetry import trace
 from assisters_otel import causes
 from assisters_otel.api import error_body, redaction
 from assisters_otel.api import headers as response_headers
-from assisters_otel.api.content_encoding import decode_body
 from assisters_otel.api.headers import known_headers
 from assisters_otel.attempts.attempt import Attempt
 from assisters_otel.attempts.call import current_call
@@ -50,7 +48,6 @@ if TYPE_CHECKING:
 
 _SUCCESS: Final = 200
 _ID: Final = b"req_"
-_BRACE: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{")
 
 
 class Recorder:
@@ -119,8 +116,8 @@ class Recorder:
     def stop(self) -> None:
         """Watch no host any more, end what is open, and log what is not logged yet."""
         self.watched.stop()
-        self.deferred.stop()
         self._open.abandon_all()
+        self.deferred.stop()
         self.sinks.stop()
 
     def _before_request(self) -> None:
@@ -294,10 +291,4 @@ def _hide_secrets(attempt: Attempt) -> None:
 
 @fail_safe
 def _envelope(body: bytes, headers: Mapping[bytes, bytes]) -> error_body.Envelope | None:
-    # The client may have decoded it, whatever the headers say.
-    found = error_body.parse_error_body(body) if _BRACE.match(body) else None
-    if found is not None or response_headers.CONTENT_ENCODING not in headers:
-        return found
-    encoding = headers[response_headers.CONTENT_ENCODING].decode("latin-1")
-    plain = decode_body(body, encoding)
-    return None if plain is None else error_body.parse_error_body(plain)
+    return error_body.parse_sent_body(body, headers)

@@ -172,7 +172,7 @@ class ResponseBody:
 
     def _last_read(self) -> Moment:
         """Return when the caller, which has gone since, read last; the collector comes later."""
-        return Moment.ago(time.perf_counter() - self.read_s)
+        return Moment.at(self.read_s)
 
     def _end(
         self, end: BodyEnd, error: BaseException | None = None, at: Moment | None = None
