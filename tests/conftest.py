@@ -39,7 +39,7 @@ LONG = {
     "test_answers_understood", "test_app_exceptions", "test_background_requests", "test_calls",
     "test_cases", "test_default_host", "test_demo", "test_doctor", "test_durations",
     "test_equal_requests", "test_examples", "test_export", "test_flush", "test_framing",
-    "test_gen_ai", "test_global_providers", "test_neutral", "test_neutral_sdks",
+    "test_gen_ai", "test_global_providers", "test_http_span", "test_neutral", "test_neutral_sdks",
     "test_openai_versions", "test_planted_faults", "test_providers", "test_readme",
     "runtimes", "test_recording", "test_requests", "test_resend", "test_resends", "test_secrets",
     "test_setups", "test_streams", "test_taken", "test_telemetry", "test_variables",

@@ -39,9 +39,10 @@ _PROMPT: Final = re.compile(r"(/agent/stream/?)\?[^\s\"<>]+")
 _H11_HEADER_ERROR: Final = re.compile(
     r"((?:Illegal|Invalid) header (?:value|name) |in header value: ?).*", re.IGNORECASE
 )
-# The user and password of a URL, with or without its scheme.
+# The user and password of a URL, with or without its scheme. OpenTelemetry's conventions write
+# "REDACTED:REDACTED@" in their place, which stays.
 _USERINFO: Final = re.compile(
-    r"(?<=://)[^/?#\s\"'<>]{0,256}@"
+    r"(?<=://)(?!REDACTED:REDACTED@(?![^/?#\s\"'<>]*@))[^/?#\s\"'<>]{0,256}@"
     r"|(?<![\w/@.:%-])[^\s:/@\"'<>=]{1,64}:[^\s/@\"'<>]{1,128}@(?=[\w\[])"
 )
 # A name and its value: in a query, a header, JSON, and the repr of a dictionary or of pairs.

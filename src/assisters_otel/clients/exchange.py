@@ -140,7 +140,7 @@ class Exchange:
         own, self._own = self._own, None
         if own is not None:
             if isinstance(error, Exception) and self._response is None:
-                http_span.record_exception(own.span, error, is_outcome=not self._is_refused)
+                self._spans.raised(own.span, error, is_outcome=not self._is_refused)
             http_span.end(own.span, self._left_ns)
             self._leave(error)
 

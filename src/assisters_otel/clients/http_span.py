@@ -16,6 +16,7 @@ from opentelemetry import baggage, context, trace
 from opentelemetry.context import _SUPPRESS_HTTP_INSTRUMENTATION_KEY
 from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
 from opentelemetry.propagate import get_global_textmap
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.semconv.attributes.http_attributes import (
     HTTP_REQUEST_HEADER_TEMPLATE,
     HTTP_REQUEST_METHOD,
@@ -30,6 +31,7 @@ from opentelemetry.semconv.attributes.network_attributes import (
 )
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 from opentelemetry.semconv.attributes.url_attributes import URL_FULL
+from opentelemetry.semconv.attributes.user_agent_attributes import USER_AGENT_ORIGINAL
 from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.util.http import redact_url
 
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from contextvars import Token
 
     from opentelemetry.context import Context
+    from opentelemetry.propagators.textmap import TextMapPropagator
     from opentelemetry.trace import Span, TracerProvider
     from opentelemetry.util.types import AttributeValue
 
@@ -62,14 +65,21 @@ KNOWN_METHODS: Final = frozenset(
 
 _UNKNOWN_NAME: Final = "HTTP"
 
+# What each client accepts in a header. Source: RFC 9110, sections 5.1 and 5.5.
+_HEADER_NAME: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+_HEADER_VALUE: Final = re.compile(r"(?:[!-~](?:[\t -~]*[!-~])?)?")
+
+_MAX_HEADER: Final = 4096
+"""The characters of a captured header's value that are kept, or of a user agent."""
+
 
 class OwnSpan(NamedTuple):
     """A span of the library's, with what takes it out of the context again.
 
     Attributes:
         span: The span. It may be sampled out.
-        around: What was current before it.
-        headers: What the propagator adds to the request.
+        around: The span that was current before it.
+        headers: The headers that the propagator adds to the request.
         suppresses_others: True if no other HTTP instrumentation makes spans inside it.
     """
 
@@ -80,16 +90,22 @@ class OwnSpan(NamedTuple):
 
 
 class HttpSpans:
-    """Makes the spans of one client's attempts.
+    """The spans of one client's attempts.
 
-    What the environment says of HTTP spans is read as this is made.
+    The environment's variables on HTTP spans are read as this is created.
 
     Attributes:
         is_off: True if none are made.
     """
 
     def __init__(
-        self, name: str, tracer_provider: TracerProvider | None, *, suppresses_others: bool = False
+        self,
+        name: str,
+        tracer_provider: TracerProvider | None,
+        *,
+        suppresses_others: bool = False,
+        has_user_agent: bool = False,
+        quotes_exceptions: bool = True,
     ) -> None:
         """Read the environment.
 
@@ -98,9 +114,14 @@ class HttpSpans:
             tracer_provider: None for the global one.
             suppresses_others: True if no other HTTP instrumentation makes spans inside these: the
                 client sends through another one, as requests does through urllib3.
+            has_user_agent: True if they have ``user_agent.original``, as OpenTelemetry's have.
+            quotes_exceptions: True if a status says what an exception says, and not its class
+                alone, as OpenTelemetry's do.
         """
         self.is_off = False
         self._suppresses_others = suppresses_others
+        self._has_user_agent = has_user_agent
+        self._quotes_exceptions = quotes_exceptions
         self._tracer = trace.get_tracer(names.SCOPE, __version__, tracer_provider, names.SCHEMA_URL)
         excluded = os.environ.get(
             environment.OTEL_EXCLUDED_URLS_OF.format(name),
@@ -119,7 +140,7 @@ class HttpSpans:
         """Start the span of an attempt, not yet current.
 
         Args:
-            request: What is about to be sent.
+            request: The request that is about to be sent.
             url: The whole URL.
             port: The port that it goes to.
             reader: Reads its headers, if some are captured.
@@ -132,6 +153,21 @@ class HttpSpans:
         if self._excluded is not None and self._excluded.search(url):
             return None
         method = self._method(request.method)
+        attributes = self._attributes(method, request, url, port, reader)
+        name = _UNKNOWN_NAME if method == names.OTHER else method
+        if request.template is not None:
+            name = f"{name} {request.template}"
+        around = trace.get_current_span()
+        span = self._tracer.start_span(name, None, SpanKind.CLIENT, attributes)
+        try:
+            return OwnSpan(span, around, _injected(span), self._suppresses_others)
+        except BaseException:  # what is not the library's
+            span.end()
+            raise
+
+    def _attributes(
+        self, method: str, request: ApiRequest, url: str, port: int, reader: RequestReader
+    ) -> dict[str, AttributeValue]:
         attributes: dict[str, AttributeValue] = {
             HTTP_REQUEST_METHOD: method,
             URL_FULL: masked_url(_redacted(url), request.template),
@@ -145,20 +181,15 @@ class HttpSpans:
         if _is_address(request.address):
             attributes[NETWORK_PEER_ADDRESS] = request.address
             attributes[NETWORK_PEER_PORT] = port
+        if self._has_user_agent:
+            agent = reader.header("user-agent")
+            if agent:
+                attributes[USER_AGENT_ORIGINAL] = redaction.clean(agent, _MAX_HEADER)
         if self._request_headers is not None:
             attributes |= self._captured(
                 HTTP_REQUEST_HEADER_TEMPLATE, self._request_headers, reader.headers(), ()
             )
-        name = _UNKNOWN_NAME if method == names.OTHER else method
-        if request.template is not None:
-            name = f"{name} {request.template}"
-        around = trace.get_current_span()
-        span = self._tracer.start_span(name, None, SpanKind.CLIENT, attributes)
-        try:
-            return OwnSpan(span, around, _injected(span) or {}, self._suppresses_others)
-        except BaseException:  # what is not the library's
-            span.end()
-            raise
+        return attributes
 
     @fail_safe
     def answered(
@@ -169,7 +200,7 @@ class HttpSpans:
         headers: Sequence[tuple[bytes, bytes]],
         secrets: Callable[[], Iterable[str]],
     ) -> None:
-        """Write what came.
+        """Write the status, version and captured headers of an answer.
 
         Args:
             span: Of `start`, open.
@@ -189,9 +220,30 @@ class HttpSpans:
             )
         span.set_attributes(attributes)
 
+    @fail_safe
+    def raised(self, span: Span, error: Exception, *, is_outcome: bool) -> None:
+        """Write an exception of the client: an event, and the status.
+
+        Args:
+            span: Of `start`, open.
+            error: The exception that the client raises.
+            is_outcome: True if it came in place of an answer; otherwise the status is the answer's.
+        """
+        if not span.is_recording():
+            return
+        foreign_span.record_masked_exception(span, error)
+        if is_outcome:
+            text = type(error).__qualname__
+            if self._quotes_exceptions:
+                text = redaction.redact(f"{type(error).__name__}: {error}")
+            span.set_status(StatusCode.ERROR, text)
+
     def _method(self, sent: str) -> str:
-        method = sent.strip().upper()
-        return method if self._methods is None or method in self._methods else names.OTHER
+        sent = sent.strip()
+        method, known = sent.upper(), self._methods
+        if known is None or method in known:
+            return method
+        return sent if sent in known else names.OTHER
 
     def _captured(
         self,
@@ -211,7 +263,7 @@ class HttpSpans:
             return "[REDACTED]"  # as the HTTP instrumentations write it
         if redaction.is_secret(name.lower()):
             return redaction.REDACTED
-        return redaction.redact(value)
+        return redaction.clean(value, _MAX_HEADER)
 
 
 class Entered(NamedTuple):
@@ -219,7 +271,7 @@ class Entered(NamedTuple):
 
     Attributes:
         context: The context.
-        token: What takes it out again.
+        token: The token by which it is left again.
     """
 
     context: Context
@@ -228,28 +280,11 @@ class Entered(NamedTuple):
 
 @fail_safe
 def enter(own: OwnSpan) -> Entered:
-    """Make a span current."""
+    """Enter the context in which a span is current."""
     within = trace.set_span_in_context(own.span)
     if own.suppresses_others:
         within = context.set_value(_SUPPRESS_HTTP_INSTRUMENTATION_KEY, True, within)
     return Entered(within, context.attach(within))
-
-
-@fail_safe
-def record_exception(span: Span, error: Exception, *, is_outcome: bool) -> None:
-    """Write what the client raises: an event, and the status.
-
-    Args:
-        span: Of `HttpSpans.start`, open.
-        error: What the client raises.
-        is_outcome: True if it came in place of an answer; otherwise the status is the answer's.
-    """
-    if not span.is_recording():
-        return
-    foreign_span.record_masked_exception(span, error)
-    if is_outcome:
-        text = redaction.redact(f"{type(error).__name__}: {error}")
-        span.set_status(StatusCode.ERROR, text)
 
 
 @fail_safe
@@ -258,20 +293,55 @@ def end(span: Span, end_ns: int | None) -> None:
     span.end(end_ns)
 
 
-@fail_safe
 def _injected(span: Span) -> dict[str, str]:
     """Return the headers which the propagator that is set adds for a span.
 
     The app's baggage is the app's: it does not go to the API.
     """
     carrier: dict[str, str] = {}
-    bare = baggage.clear(trace.set_span_in_context(span))
-    get_global_textmap().inject(carrier, bare)
-    if baggage.get_all():  # a propagator may look for it elsewhere than in what it is given
-        return {
-            name: value for name, value in carrier.items() if not name.lower().startswith(BAGGAGE)
-        }
-    return carrier
+    _inject(carrier, baggage.clear(trace.set_span_in_context(span)))
+    return {name: value for name, value in carrier.items() if _may_be_sent(name, value)}
+
+
+@fail_safe
+def _inject(carrier: dict[str, str], bare: Context) -> None:
+    propagator = get_global_textmap()
+    # A propagator may ask for the current context in place of the one that it is given.
+    token = context.attach(bare)
+    try:
+        propagator.inject(carrier, bare)
+    except Exception:
+        members = _members(propagator)
+        for member in members:
+            _inject_by(member, carrier, bare)
+        if not members:
+            raise
+    finally:
+        context.detach(token)
+
+
+@fail_safe
+def _inject_by(propagator: TextMapPropagator, carrier: dict[str, str], bare: Context) -> None:
+    propagator.inject(carrier, bare)
+
+
+def _members(propagator: TextMapPropagator) -> Sequence[TextMapPropagator]:
+    """Return the propagators of a composite one. Of these, one that raises ends all that follow.
+
+    A private attribute, for want of another. Read with OpenTelemetry 1.44 and 1.45
+    (test_a_propagator_that_raises_costs_its_own_headers_alone).
+    """
+    is_composite = isinstance(propagator, CompositePropagator)
+    return getattr(propagator, "_propagators", ()) if is_composite else ()
+
+
+def _may_be_sent(name: object, value: object) -> bool:
+    """Return True unless it is baggage, or a client would refuse the whole request for it."""
+    if not (isinstance(name, str) and isinstance(value, str)):
+        return False
+    if name.lower().startswith(BAGGAGE):
+        return False
+    return _HEADER_NAME.fullmatch(name) is not None and _HEADER_VALUE.fullmatch(value) is not None
 
 
 def _known_methods() -> frozenset[str] | None:

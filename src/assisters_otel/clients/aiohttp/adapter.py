@@ -54,6 +54,7 @@ class Aiohttp(Adapter):
     instrumentation = "aiohttp-client"
     variable = "AIOHTTP_CLIENT"
     instrumentor = "AioHttpClientInstrumentor"
+    quotes_exceptions = False
 
     def __init__(self, observer: Observer, tracer_provider: TracerProvider | None) -> None:
         """Prepare, as `Adapter` does."""

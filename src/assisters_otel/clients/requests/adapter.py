@@ -128,6 +128,7 @@ class Requests(Adapter):
     variable = "REQUESTS"
     instrumentor = "RequestsInstrumentor"
     suppresses_others = True  # it sends through urllib3
+    has_user_agent = True
 
     def __init__(self, observer: Observer, tracer_provider: TracerProvider | None) -> None:
         """Prepare, as `Adapter` does."""
