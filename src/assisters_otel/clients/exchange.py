@@ -12,6 +12,7 @@ still is left by the client's own response or exception.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from opentelemetry import context, trace
@@ -142,12 +143,12 @@ class Exchange:
             if isinstance(error, Exception) and self._response is None:
                 self._spans.raised(own.span, error, is_outcome=not self._is_refused)
             http_span.end(own.span, self._left_ns)
-            self._leave(error)
+            self._leave()
 
-    def leave(self, error: BaseException | None) -> None:
+    def leave(self) -> None:
         """End the library's span now, and report the attempt later, with `end`."""
         self._left_ns = time.time_ns()
-        self._leave(error)
+        self._leave()
 
     def expect_another(self) -> None:
         """Leave the span to the attempt that follows in it: `start_again`."""
@@ -229,19 +230,23 @@ class Exchange:
 
     @fail_safe
     def _report_failure(self) -> None:
-        if self._left_ns is None:
-            self._report_answer()
-            return
-        # The exemplars of the metrics are taken from the current span.
+        self._in_span(self._report_answer)
+
+    @fail_safe
+    def _report_exception(self, error: BaseException) -> None:
+        self._in_span(partial(self._report_error, error))
+
+    def _in_span(self, report: Callable[[], None]) -> None:
+        """Report with the span current, also after `leave`. Exemplars are of the current span."""
         span = self.app_span if self._own is None else self._own.span
-        token = None
-        if span is not None:
-            token = context.attach(trace.set_span_in_context(span))
+        if self._left_ns is None or span is None:
+            report()
+            return
+        token = context.attach(trace.set_span_in_context(span))
         try:
-            self._report_answer()
+            report()
         finally:
-            if token is not None:
-                context.detach(token)
+            context.detach(token)
 
     def _report_answer(self) -> None:
         if self.attempt is not None:
@@ -249,19 +254,12 @@ class Exchange:
             self.attempt.ended(None if read is None else read())
             self.attempt.is_what_became_of(self._response)
 
-    @fail_safe
-    def _report_exception(self, error: BaseException) -> None:
+    def _report_error(self, error: BaseException) -> None:
         if self.attempt is not None:
             transient = self._is_transient(error)
             self.attempt.raised(error, transient=bool(transient))
 
-    @fail_safe
-    def _leave(self, error: BaseException | None) -> None:
+    def _leave(self) -> None:
         entered, self._entered = self._entered, None
-        if entered is None:
-            return
-        if isinstance(error, GeneratorExit) and context.get_current() is not entered.context:
-            # A coroutine that is not awaited to its end is closed by the garbage collector, in
-            # another context. The one that was entered has gone with its task.
-            return
-        context.detach(entered.token)
+        if entered is not None:
+            http_span.leave(entered)

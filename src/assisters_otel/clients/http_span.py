@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextvars import ContextVar
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -266,16 +267,20 @@ class HttpSpans:
         return redaction.clean(value, _MAX_HEADER)
 
 
+_ENTERED: Final[ContextVar[None]] = ContextVar("assisters_otel-entered")
+"""Set together with the context. Python resets it only where it was set, and says so if not."""
+
+
 class Entered(NamedTuple):
     """A context that has been entered.
 
     Attributes:
-        context: The context.
-        token: The token by which it is left again.
+        token: The token by which OpenTelemetry's context is left again.
+        mark: The token by which `_ENTERED` is reset.
     """
 
-    context: Context
     token: Token[Context]
+    mark: Token[None]
 
 
 @fail_safe
@@ -284,7 +289,19 @@ def enter(own: OwnSpan) -> Entered:
     within = trace.set_span_in_context(own.span)
     if own.suppresses_others:
         within = context.set_value(_SUPPRESS_HTTP_INSTRUMENTATION_KEY, True, within)
-    return Entered(within, context.attach(within))
+    return Entered(context.attach(within), _ENTERED.set(None))
+
+
+@fail_safe
+def leave(entered: Entered) -> None:
+    """Leave a context that was entered."""
+    try:
+        _ENTERED.reset(entered.mark)
+    except ValueError:
+        # The garbage collector closes a coroutine that nobody awaits any more, wherever it runs.
+        # The context that was entered has gone with its task. OpenTelemetry would log an error.
+        return
+    context.detach(entered.token)
 
 
 @fail_safe

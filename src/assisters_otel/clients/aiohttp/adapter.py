@@ -246,6 +246,10 @@ class Aiohttp(Adapter):
                 self._failed(asked, error)
             else:
                 asked.error = error
+                if asked.exchange is not None:
+                    # A middleware of the app's may send in a task of its own, which has a context
+                    # of its own (test_a_middleware_may_send_in_a_task_of_its_own).
+                    asked.exchange.leave()
             raise
 
     async def _started(self, starting: Any, asked: _Asked, response: Any) -> Any:

@@ -241,7 +241,7 @@ class Requests(Adapter):
         if one is None:  # the app's own call of an adapter
             exchange.end(None)
         else:
-            exchange.leave(None)
+            exchange.leave()
             one.failed.append((exchange, response))
 
     def _watch(self, exchange: Exchange, response: Any) -> None:
