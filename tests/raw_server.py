@@ -22,6 +22,7 @@ class RawServer:
         port: Where it listens.
         url: Of it.
         connections: How many were made.
+        received: The heads of the requests, as sent.
         answer: What it sends, and whether the connection then ends.
         usual: The same, for all else.
     """
@@ -34,6 +35,7 @@ class RawServer:
         self.url = f"{'https' if tls else 'http'}://{named}:{self.port}/v1"
         self._tls = tls
         self.connections = 0
+        self.received: list[bytes] = []
         self.answer = self.usual = FINE, False
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -59,6 +61,7 @@ class RawServer:
                 data += part
                 if data.endswith(b"\r\n\r\n"):
                     answer, closes = self.answer if b"/v1/asked" in data else self.usual
+                    self.received.append(data)
                     data = b""
                     connection.sendall(answer)
                     if closes:

@@ -163,7 +163,7 @@ class Aiohttp(Adapter):
             try:
                 asked.response = response = await self._met(sending, asked)
             finally:
-                _put_back(raw.headers, own)
+                _put_back(raw.headers, asked.injected, own)
             return response
 
         def send(raw: Any, *args: Any, **kwargs: Any) -> Any:
@@ -356,21 +356,23 @@ def _version_of(response: Any) -> str | None:
 
 
 @fail_safe
-def _put(headers: Any, injected: dict[str, str]) -> dict[str, str | None]:
-    """Add headers for the moment in which they are written; give what was there before."""
-    own = {name: headers.get(name) for name in injected}
+def _put(headers: Any, injected: dict[str, str]) -> list[tuple[str, str]]:
+    """Add headers for the moment in which they are written; return the app's own of these names."""
+    own: list[tuple[str, str]] = []
+    if any(name in headers for name in injected):
+        names = {name.lower() for name in injected}
+        own = [header for header in headers.items() if header[0].lower() in names]
     headers.update(injected)
     return own
 
 
 @fail_safe
-def _put_back(headers: Any, own: dict[str, str | None] | None) -> None:
+def _put_back(headers: Any, injected: dict[str, str], own: list[tuple[str, str]] | None) -> None:
     """Take them away again: the app finds its own in the response's `request_info`."""
-    for name, value in (own or {}).items():
-        if value is None:
-            headers.pop(name, None)
-        else:
-            headers[name] = value
+    for name in injected:
+        headers.popall(name, None)
+    for name, value in own or ():
+        headers.add(name, value)
 
 
 def _marked(function: Callable[..., Any]) -> Callable[..., Any]:
