@@ -207,7 +207,9 @@ class Requests(Adapter):
         host = urlsplit(url).hostname or ""
         app_span = attempt_span.find_app_span(SCOPE, raw.method, host, url, is_inside=True)
         own = None
-        if app_span is None and not self.theirs_is_on():
+        # The app's instrumentation is around `Session.send`: it does not see a call of an adapter.
+        is_theirs = self.theirs_is_on() and self._sending.get() is not None
+        if app_span is None and not is_theirs:
             port = request.port or _HTTPS
             own = self._spans.start(request, url, port, _Message(raw))
         return _Exchange(self._observer, self._spans, request, raw, app_span, own, read_limit)
