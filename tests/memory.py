@@ -28,9 +28,15 @@ class _Spans(InMemorySpanExporter):
 
 def is_of_http(span: Any) -> bool:
     """Return True if it is an HTTP client span, whoever has made it."""
-    is_theirs = span.instrumentation_scope.name.endswith(("httpx", "requests", "aiohttp_client"))
-    is_ours = span.instrumentation_scope.name == "assisters_otel"
-    return is_theirs or (is_ours and span.name.partition(" ")[0].isupper())
+    if span.instrumentation_scope.name.endswith(("httpx", "requests", "aiohttp_client")):
+        return True
+    if span.instrumentation_scope.name != "assisters_otel":
+        return False
+    told = (span.attributes or {}).keys()
+    if told & {"assisters.call.outcome", "assisters.retry.count"}:
+        return False
+    # A limit may have dropped what was written first.
+    return "http.request.method" in told or span.name.partition(" ")[0].isupper()
 
 
 def url_of(span: Any) -> str:

@@ -226,9 +226,10 @@ def test_what_aiohttp_sends_again_by_itself_is_seen(api, collector):
     api.answers(fault="drop")
 
     assert example("with_aiohttp.py", api, collector) == "The API answered 200.\n"
-    (span,) = collector.spans()
-    assert span.attributes["http.request.resend_count"] == 1
-    assert span.attributes["assisters.retry.reason"] == "ServerDisconnectedError"
+    first, again = collector.spans()
+    assert first.attributes["error.type"] == "ServerDisconnectedError"
+    assert again.attributes["http.request.resend_count"] == 1
+    assert again.attributes["assisters.retry.reason"] == "ServerDisconnectedError"
 
 
 def test_an_app_without_a_line_of_telemetry_is_seen(api, collector):

@@ -14,6 +14,9 @@ import yaml
 
 import assisters_otel
 from assisters_otel import catalog
+from assisters_otel.clients.aiohttp.adapter import Aiohttp
+from assisters_otel.clients.httpx.adapter import Httpx
+from assisters_otel.clients.requests.adapter import Requests
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import environment
 from assisters_otel.semconv import metrics as metric_names
@@ -98,9 +101,30 @@ def test_every_variable_of_ours_is_in_the_readme():
         environment.ASSISTERS_BASE_URL,
         environment.ASSISTERS_OTEL_HOSTS,
         environment.ASSISTERS_OTEL_CAPTURE_MESSAGE,
+        environment.OTEL_DISABLED_INSTRUMENTATIONS,
         environment.OTEL_SDK_DISABLED,
     ):
         assert f"`{variable}" in README
+
+
+def test_every_variable_that_http_spans_heed_is_in_the_readme():
+    cells = " ".join(row[0] for row in rows("variable"))
+    written = set()
+    for name in re.findall("`(.+?)`", cells):
+        before, _, several = name.partition("{")
+        each, _, after = several.partition("}")
+        written |= {f"{before}{one}{after}" for one in each.split(",")}
+
+    clients = (Httpx, Requests, Aiohttp)
+    assert written == {
+        environment.OTEL_CAPTURE_ALL_METHODS,
+        environment.OTEL_CAPTURE_REQUEST_HEADERS,
+        environment.OTEL_CAPTURE_RESPONSE_HEADERS,
+        environment.OTEL_EXCLUDED_URLS,
+        environment.OTEL_KNOWN_METHODS,
+        environment.OTEL_SANITIZE_FIELDS,
+        *(environment.OTEL_EXCLUDED_URLS_OF.format(client.variable) for client in clients),
+    }
 
 
 def test_the_readme_s_files_and_commands_are_there():

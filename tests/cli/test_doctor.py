@@ -171,7 +171,6 @@ def test_nothing_wrong_is_exit_code_0(call, collector, monkeypatch):
             "keeps no trace",
         ),
         ({"OTEL_TRACES_SAMPLER": "nonsense"}, "sampler", "nonsense"),
-        ({"OTEL_SEMCONV_STABILITY_OPT_IN": "database"}, "conventions", "says nothing of HTTP"),
         (
             {"OPENAI_BASE_URL": "https://gateway.example:8443/v1"},
             "OPENAI_BASE_URL",
@@ -386,39 +385,68 @@ def test_the_interpreter_is_the_first_thing_that_is_said(run):
     assert found[0]["what"] == f"{sys.executable} {version}"
 
 
-def test_an_environment_without_a_client_is_found(monkeypatch):
-    """As pipx makes one: there is requests alone, which our exporter wants."""
-    monkeypatch.setattr(packages, "_installed", {"requests": "2.0"}.get)
+EXPORTER = "opentelemetry-exporter-otlp-proto-http"
 
-    _, found = packages._clients()
+
+@pytest.mark.parametrize(
+    ("installer", "is_marked", "is_certain"),
+    [("pip", False, True), ("pip", True, False), ("uv", True, False), ("other", False, False)],
+)
+def test_an_environment_without_a_client_of_the_app_s_is_found(
+    monkeypatch, tmp_path, installer, is_marked, is_certain
+):
+    """As pipx makes one: there is requests alone, which our exporter wants."""
+    place = tmp_path / "requests-2.0.dist-info"
+    place.mkdir()
+    place.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: requests\nVersion: 2.0\n")
+    place.joinpath("INSTALLER").write_text(f"{installer}\n")
+    if is_marked:
+        place.joinpath("REQUESTED").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(packages, "_installed", {"requests": "2.0"}.get)
+    monkeypatch.setattr(packages, "_requirers", lambda _: {EXPORTER})
+
+    client, found = packages._clients({})
+
+    assert (client.check, client.fine) == ("requests", True)
+    assert "no client of the API is installed here but requests, which the OTLP" in found.what
+    assert found.fine is not is_certain
+    assert "your app's interpreter" in (found.to_do if is_certain else found.what)
+
+
+def test_an_environment_without_any_client_is_found(monkeypatch):
+    monkeypatch.setattr(packages, "_installed", {}.get)
+
+    (found,) = packages._clients({})
 
     assert found.what == "no client of the API is installed here"
     assert "your app's interpreter" in found.to_do
 
 
 @pytest.mark.parametrize(
-    "versions",
+    ("versions", "requirers"),
     [
-        {"httpx": "0.28", "opentelemetry-instrumentation-httpx": "1"},
-        {"aiohttp": "3.0"},
-        {"assisters": "0.1"},
+        ({"httpx": "0.28"}, set()),
+        ({"aiohttp": "3.0"}, {"an-app"}),
+        ({"assisters": "0.1", "requests": "2.0"}, {EXPORTER}),
+        ({"requests": "2.0"}, {EXPORTER, "an-app"}),
     ],
 )
-def test_an_environment_with_a_client_is_not_said_to_have_none(monkeypatch, versions):
+def test_an_environment_with_a_client_is_not_said_to_have_none(monkeypatch, versions, requirers):
     monkeypatch.setattr(packages, "_installed", versions.get)
-    monkeypatch.setattr(packages, "_is_wanted_by_others", lambda _: False)
+    monkeypatch.setattr(packages, "_requirers", lambda _: requirers)
 
-    assert "clients" not in [one.check for one in packages._clients()]
+    assert "clients" not in [one.check for one in packages._clients({})]
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 120])
 def test_no_word_that_is_to_be_copied_is_cut(monkeypatch, capsys, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
-    advice = "pip install 'assisters-otel[requests]'"
+    advice = "pip install 'assisters-otel[auto]'"
     endpoint = "http://collector.observability.svc.cluster.local:4318/v1/traces"
     doctor._show(
         [
-            Finding("entry points", False, "requests has no spans", advice),
+            Finding("zero-code", False, "opentelemetry-instrument has set no provider", advice),
             Finding("traces", True, f"exported by otlp_proto_http {endpoint}"),
         ]
     )
@@ -426,7 +454,7 @@ def test_no_word_that_is_to_be_copied_is_cut(monkeypatch, capsys, columns):
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= columns
     assert "…" not in out
-    assert "'assisters-otel[requests]'" in out
+    assert "'assisters-otel[auto]'" in out
     assert endpoint in "".join(out.split())
     assert out.splitlines()[-1] == "1 thing to do"
 
@@ -438,23 +466,77 @@ def test_two_packages_under_one_name_are_found(findings, collector):
     assert "register 'openai'" in wrong["entry points"]["what"]
 
 
-def test_a_client_without_its_instrumentation_is_found(monkeypatch):
-    versions = {"aiohttp": "3.0", "requests": "2.0", "opentelemetry-instrumentation-httpx": "1"}
-    monkeypatch.setattr(packages, "_installed", versions.get)
-    monkeypatch.setattr(packages, "_is_wanted_by_others", lambda client: client == "requests")
+@pytest.fixture
+def spans_of(monkeypatch):
+    """Say what doctor tells of each HTTP client's spans, with these packages installed."""
 
-    clients = list(packages._clients())
+    def spans_of(variables, **versions):
+        versions = {name.replace("_", "-"): version for name, version in versions.items()}
+        monkeypatch.setattr(packages, "_installed", versions.get)
+        monkeypatch.setattr(packages, "_requirers", lambda _: {"an-app"})
+        found = list(packages._clients(variables))
+        assert all(one.fine for one in found)
+        return {one.check: one.what for one in found}
 
-    (found,) = [one for one in clients if not one.fine]
-    assert found.check == "aiohttp"
-    assert found.to_do == "pip install 'assisters-otel[aiohttp]'"
-    (other,) = [one for one in clients if one.check == "requests"]
-    assert "for other packages; pip install 'assisters-otel[requests]' if" in other.what
+    return spans_of
 
 
-def test_our_own_exporter_s_client_is_there_for_others():
-    assert packages._is_wanted_by_others("requests")
-    assert not packages._is_wanted_by_others("a-client-of-nobody")
+def test_a_client_needs_no_instrumentation_for_its_spans(spans_of):
+    found = spans_of({}, aiohttp="3.0", requests="2.0", opentelemetry_instrumentation_requests="1")
+
+    assert found == {
+        "aiohttp": "3.0, spans by assisters_otel",
+        "requests": "2.0, spans by assisters_otel, or by opentelemetry-instrumentation-requests 1 "
+        "where that is on",
+    }
+
+
+def test_a_client_whose_spans_the_environment_takes_away_is_told_of(spans_of):
+    variables = {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "redis, aiohttp-client"}
+
+    found = spans_of(variables, aiohttp="3.0", requests="2.0")
+
+    assert found == {
+        "aiohttp": "3.0, with init() no HTTP spans: OTEL_PYTHON_DISABLED_INSTRUMENTATIONS names "
+        "aiohttp-client",
+        "requests": "2.0, spans by assisters_otel",
+    }
+
+
+def test_under_opentelemetry_instrument_that_variable_is_of_other_instrumentations(
+    spans_of, monkeypatch
+):
+    variables = {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "httpx"}
+    monkeypatch.setattr(process, "is_zero_code", lambda: True)
+
+    found = spans_of(variables, httpx="0.28", opentelemetry_instrumentation_httpx="1")
+
+    assert found == {"httpx": "0.28, spans by assisters_otel"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "theirs"),
+    [
+        ("", "old names (http.status_code)"),
+        ("database", "old names (http.status_code)"),
+        ("http", "stable names"),
+        ("database,http/dup", "old and stable names"),
+    ],
+)
+def test_the_names_on_whose_http_spans_are_told(findings, collector, mode, theirs):
+    found, wrong = findings(
+        OTEL_SEMCONV_STABILITY_OPT_IN=mode, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint
+    )
+
+    assert "conventions" not in wrong
+    (what,) = [one["what"] for one in found if one["check"] == "conventions"]
+    assert what.startswith(f"stable names on HTTP spans of this library's; {theirs} on those of")
+
+
+def test_requests_is_there_for_the_exporter():
+    assert EXPORTER in packages._requirers("requests")
+    assert packages._requirers("a-client-of-nobody") == set()
+    assert not packages._is_for_exporter_alone("httpx")
 
 
 def test_a_version_outside_its_range_is_found(monkeypatch):
@@ -511,7 +593,7 @@ def test_our_name_among_the_disabled_ones_is_found(findings, collector):
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
     )
 
-    assert "leaves us out" in wrong["zero-code"]["what"]
+    assert "has assisters: nothing is watched" in wrong["zero-code"]["what"]
 
 
 def test_a_client_that_is_patched_twice_is_found():

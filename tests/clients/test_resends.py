@@ -854,7 +854,7 @@ def test_a_location_that_is_no_url_is_the_client_s_to_complain_of(api, memory, u
     with sync_client() as client, pytest.raises(httpx.RemoteProtocolError):
         client.post(url, json=BODY)
 
-    assert memory.attempt().attributes["http.status_code"] == 302
+    assert memory.attempt().attributes["http.response.status_code"] == 302
 
 
 def test_an_auth_flow_s_second_request_is_a_retry(api, memory, caller, url):

@@ -1,8 +1,9 @@
 """Tries the package in many environments: python tests/compat/matrix.py.
 
 One for each interpreter of this machine, the lowest and the newest versions of every range, and
-each install: without extras, with each extra alone, and with everything a part of the tests; and
-clients older than any range. By itself it tries the install without extras; `--all` tries all.
+each install: without extras, with each extra alone, with those that bring nothing, and with
+everything a part of the tests; and clients older than any range. By itself it tries the install
+without extras; `--all` tries all.
 """
 
 from __future__ import annotations
@@ -28,24 +29,23 @@ if TYPE_CHECKING:
 
 RESOLUTIONS = {"newest": "highest", "lowest": "lowest-direct"}
 OLD = "old"
-OLD_CLIENTS = {
-    "core": ("httpx==0.23.0",),
-    "requests": ("requests==2.26.0",),
-    "aiohttp": ("aiohttp==3.8.6",),
-}
+OLD_CLIENTS = {"core": ("aiohttp==3.8.6", "httpx==0.23.0", "requests==2.26.0")}
 """Below any range of ours, and there in long-lived apps; tried on the oldest Python alone."""
-EXTRAS = ("auto", "grpc", "requests", "aiohttp", "testing", "cli", "demo")
+EXTRAS = ("auto", "grpc", "testing", "cli", "demo")
+EMPTY = "empty"
+EMPTY_EXTRAS = ("aiohttp", "requests")
+"""The extras that bring nothing: names that still install. Tried as one install."""
 CLIENTS = {
-    "core": ("httpx>=0.27,<1", "httpx2>=2,<3", "openai>=3,<4"),
+    "core": ("aiohttp>=3.14,<4", "httpx>=0.27,<1", "httpx2>=2,<3", "openai>=3,<4"),
     "auto": ("httpx>=0.27,<1",),
     "grpc": ("httpx>=0.27,<1",),
-    "requests": (),
-    "aiohttp": ("aiohttp>=3.14,<4",),
+    EMPTY: ("aiohttp>=3.14,<4",),
     "testing": ("httpx>=0.27,<1", "pytest>=8.3"),
     "cli": (),
     "demo": (),
 }
-"""What an app has beside the package, with the ranges of pyproject.toml's group `dev`."""
+"""What an app has beside the package, with the ranges of pyproject.toml's group `dev`. requests is
+everywhere: OpenTelemetry's exporter needs it."""
 TESTS = (
     "tests/clients/test_contract.py", "tests/clients/test_http_span.py",
     "tests/clients/test_setups.py", "tests/clients/test_patch.py",
@@ -69,7 +69,8 @@ class Cell(NamedTuple):
 def cells(versions: list[str], *, everything: bool) -> list[Cell]:
     """Choose what is tried."""
     if everything:
-        found = [Cell(*one) for one in product(versions, RESOLUTIONS, ("core", *EXTRAS, "all"))]
+        installs = ("core", EMPTY, *EXTRAS, "all")
+        found = [Cell(*one) for one in product(versions, RESOLUTIONS, installs)]
         return found + [Cell(versions[0], OLD, install) for install in OLD_CLIENTS]
     newest = [Cell(one, "newest", "core") for one in versions]
     return [*newest, Cell(versions[0], "lowest", "core")]
@@ -81,9 +82,10 @@ def arguments(cell: Cell) -> list[str]:
     chosen = ["--resolution", resolution, "-r", "pyproject.toml"]
     if cell.install == "all":
         return [*chosen, "--all-extras", "--group", "dev"]
-    extra = [] if cell.install == "core" else ["--extra", cell.install]
+    extras = {"core": (), EMPTY: EMPTY_EXTRAS}.get(cell.install, (cell.install,))
+    asked = [word for extra in extras for word in ("--extra", extra)]
     clients = OLD_CLIENTS if cell.resolution == OLD else CLIENTS
-    return [*chosen, *extra, *clients[cell.install]]
+    return [*chosen, *asked, *clients[cell.install]]
 
 
 def attempt(cell: Cell, python: Path, built: Path) -> tuple[bool, str]:

@@ -46,8 +46,14 @@ def test_the_interpreter_that_runs_it_is_always_tried(monkeypatch, tmp_path):
 
 
 def test_every_extra_is_tried():
-    assert set(matrix.EXTRAS) == set(metadata("assisters-otel").get_all("Provides-Extra"))
-    assert set(matrix.CLIENTS) == {"core", *matrix.EXTRAS}
+    extras = metadata("assisters-otel").get_all("Provides-Extra")
+
+    assert sorted(extras) == sorted([*matrix.EXTRAS, *matrix.EMPTY_EXTRAS])
+    assert set(matrix.CLIENTS) == {"core", matrix.EMPTY, *matrix.EXTRAS}
+
+
+def test_the_extras_that_bring_nothing_are_those_that_are_tried_as_such():
+    assert set(re.findall(r"^(\w+) = \[\]$", PYPROJECT, re.MULTILINE)) == set(matrix.EMPTY_EXTRAS)
 
 
 def test_a_client_s_range_is_that_of_the_development_group():

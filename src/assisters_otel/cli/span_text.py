@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _OLD_STATUS_CODE: Final = "http.status_code"
 """The status under the old conventions, which OpenTelemetry's HTTP instrumentations write by
-default."""
+default. The library's own HTTP spans never have it."""
 
 _WINDOWS: Final = ("requests", "tokens")
 """The units of the API's rate limits."""

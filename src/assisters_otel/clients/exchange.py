@@ -12,8 +12,9 @@ still is left by the client's own response or exception.
 from __future__ import annotations
 
 import time
+from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry import context, trace
 
@@ -22,16 +23,22 @@ from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextvars import Token
     from types import TracebackType
 
+    from opentelemetry.context import Context
     from opentelemetry.trace import Span
     from typing_extensions import Self
 
     from assisters_otel.api.request import ApiRequest, RequestReader
-    from assisters_otel.clients.http_span import Entered, HttpSpans, OwnSpan
+    from assisters_otel.clients.http_span import HttpSpans, OwnSpan
     from assisters_otel.recording.attempt import Attempt
     from assisters_otel.recording.recorder import Observer
     from assisters_otel.recording.response_body import Body
+
+_ENTERED: Final[ContextVar[None]] = ContextVar("assisters_otel-entered")
+"""Set with OpenTelemetry's context. Python refuses to reset it in any other context, where
+OpenTelemetry would log an error."""
 
 
 class Exchange:
@@ -45,16 +52,17 @@ class Exchange:
     """
 
     __slots__ = (
-        "_entered",
         "_is_refused",
         "_is_transient",
         "_left_ns",
+        "_mark",
         "_observer",
         "_own",
         "_reader",
         "_request",
         "_response",
         "_spans",
+        "_token",
         "app_span",
         "attempt",
         "read_beginning",
@@ -89,7 +97,8 @@ class Exchange:
         self._is_transient = is_transient
         self.app_span = app_span
         self._own = own
-        self._entered: Entered | None = None
+        self._token: Token[Context] | None = None
+        self._mark: Token[None] | None = None
         self._left_ns: int | None = None
         self._is_refused = False
         self._response: object = None
@@ -104,7 +113,7 @@ class Exchange:
     def start(self) -> None:
         """Make the library's span current, and start the attempt."""
         if self._own is not None:
-            self._entered = http_span.enter(self._own)
+            self._enter(self._own)
         try:
             self._start()
         except BaseException as error:  # what is not the library's
@@ -150,6 +159,7 @@ class Exchange:
         self._left_ns = time.time_ns()
         self._leave()
 
+    @fail_safe
     def expect_another(self) -> None:
         """Leave the span to the attempt that follows in it: `start_again`."""
         if self.attempt is not None:
@@ -162,6 +172,12 @@ class Exchange:
     def refuse(self) -> None:
         """Take note that the client raises in place of the last answer, which is reported."""
         self._is_refused = True
+
+    @fail_safe
+    def _enter(self, own: OwnSpan) -> None:
+        # Kept at once: a fault that follows must not leave the context entered.
+        self._token = context.attach(own.context())
+        self._mark = _ENTERED.set(None)
 
     @fail_safe
     def _start(self) -> None:
@@ -259,7 +275,17 @@ class Exchange:
             transient = self._is_transient(error)
             self.attempt.raised(error, transient=bool(transient))
 
+    @fail_safe
     def _leave(self) -> None:
-        entered, self._entered = self._entered, None
-        if entered is not None:
-            http_span.leave(entered)
+        token, self._token = self._token, None
+        mark, self._mark = self._mark, None
+        if token is None:
+            return
+        try:
+            if mark is not None:
+                _ENTERED.reset(mark)
+        except ValueError:
+            # The garbage collector closes a coroutine that is not awaited to its end in another
+            # context. The one that was entered has gone with its task.
+            return
+        context.detach(token)

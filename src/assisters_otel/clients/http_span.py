@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-from contextvars import ContextVar
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -46,7 +45,6 @@ from assisters_otel.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from contextvars import Token
 
     from opentelemetry.context import Context
     from opentelemetry.propagators.textmap import TextMapPropagator
@@ -88,6 +86,13 @@ class OwnSpan(NamedTuple):
     around: Span
     headers: dict[str, str]
     suppresses_others: bool
+
+    def context(self) -> Context:
+        """Return the context in which the request is sent."""
+        within = trace.set_span_in_context(self.span)
+        if self.suppresses_others:
+            within = context.set_value(_SUPPRESS_HTTP_INSTRUMENTATION_KEY, True, within)
+        return within
 
 
 class HttpSpans:
@@ -265,43 +270,6 @@ class HttpSpans:
         if redaction.is_secret(name.lower()):
             return redaction.REDACTED
         return redaction.clean(value, _MAX_HEADER)
-
-
-_ENTERED: Final[ContextVar[None]] = ContextVar("assisters_otel-entered")
-"""Set together with the context. Python resets it only where it was set, and says so if not."""
-
-
-class Entered(NamedTuple):
-    """A context that has been entered.
-
-    Attributes:
-        token: The token by which OpenTelemetry's context is left again.
-        mark: The token by which `_ENTERED` is reset.
-    """
-
-    token: Token[Context]
-    mark: Token[None]
-
-
-@fail_safe
-def enter(own: OwnSpan) -> Entered:
-    """Enter the context in which a span is current."""
-    within = trace.set_span_in_context(own.span)
-    if own.suppresses_others:
-        within = context.set_value(_SUPPRESS_HTTP_INSTRUMENTATION_KEY, True, within)
-    return Entered(context.attach(within), _ENTERED.set(None))
-
-
-@fail_safe
-def leave(entered: Entered) -> None:
-    """Leave a context that was entered."""
-    try:
-        _ENTERED.reset(entered.mark)
-    except ValueError:
-        # The garbage collector closes a coroutine that nobody awaits any more, wherever it runs.
-        # The context that was entered has gone with its task. OpenTelemetry would log an error.
-        return
-    context.detach(entered.token)
 
 
 @fail_safe

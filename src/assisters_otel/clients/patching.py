@@ -184,6 +184,7 @@ class Patches:
         """List the modules, imported or not, in the order of the targets."""
         return tuple(dict.fromkeys(target.module for target in self._targets))
 
+    @fail_safe
     def take_out(self) -> None:
         """Put the very same functions back, and wait for no import any more."""
         imports.forget(self)

@@ -19,6 +19,7 @@ uvicorn. For the children of multiprocessing see `process`.
 from __future__ import annotations
 
 from assisters_otel.clients.patching import Patches
+from assisters_otel.fail_safe import fail_safe
 from assisters_otel.runtimes import celery, rq, uvicorn
 from assisters_otel.runtimes.receivers import Receivers
 
@@ -37,6 +38,7 @@ class RuntimeHooks:
         self._methods.put_in()
         self._signals.put_in()
 
+    @fail_safe
     def take_out(self) -> None:
         """Remove all hooks."""
         self._methods.take_out()

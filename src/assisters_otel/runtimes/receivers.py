@@ -43,6 +43,7 @@ class Receivers:
         for module in dict.fromkeys(receiver.module for receiver in self._receivers):
             imports.watch(module, self)
 
+    @fail_safe
     def take_out(self) -> None:
         """Disconnect all receivers, and stop waiting for imports."""
         imports.forget(self)

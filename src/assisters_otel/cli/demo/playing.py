@@ -6,8 +6,11 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry.sdk.metrics.export import NumberDataPoint
-from opentelemetry.semconv.attributes.http_attributes import HTTP_REQUEST_RESEND_COUNT
-from opentelemetry.trace import SpanKind, format_trace_id
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_METHOD,
+    HTTP_REQUEST_RESEND_COUNT,
+)
+from opentelemetry.trace import format_trace_id
 
 from assisters_otel import init
 from assisters_otel.cli.captured_log import captured_log
@@ -124,9 +127,11 @@ def run_scenes(recording: Recording) -> DemoResult:
 
 
 def is_attempt(span: ReadableSpan) -> bool:
-    """Return True if the span is one HTTP attempt's, and not that of an SDK's call around it."""
-    scope = span.instrumentation_scope
-    return span.kind is SpanKind.CLIENT and scope is not None and scope.name != names.SCOPE
+    """Return True if the span is one HTTP attempt's, and not that of an SDK's call around it.
+
+    The library makes both, in one scope and of one kind. Only the attempt's has a method.
+    """
+    return HTTP_REQUEST_METHOD in (span.attributes or {})
 
 
 def _played(scene: Scene, spans: list[ReadableSpan]) -> PlayedScene:

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _OPT_IN: Final = "OTEL_SEMCONV_STABILITY_OPT_IN"
-_MODES: Final = frozenset({"http", "http/dup"})
+_NAMES_BY_MODE: Final = {"http/dup": "old and stable names", "http": "stable names"}
+"""The names that OpenTelemetry's HTTP instrumentations write. If both modes are asked for, the
+first holds. Source: ``opentelemetry.instrumentation._semconv``."""
+
+_OLD_NAMES: Final = "old names (http.status_code)"
 _BASE_URLS: Final = ("OPENAI_BASE_URL", environment.ASSISTERS_BASE_URL)
 
 
@@ -34,7 +38,7 @@ def run_checks(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Fin
     yield from _hosts(environ)
     yield from _captures(environ)
     yield from _conventions(environ)
-    yield from packages.check_packages()
+    yield from packages.check_packages(environ)
     yield from process.check_process(environ)
     yield from collector.check_collector(endpoint, environ)
 
@@ -82,14 +86,11 @@ def _captures(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _conventions(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Check which semantic conventions the HTTP spans follow."""
-    modes = {mode.strip() for mode in environ.get(_OPT_IN, "").split(",")} - {""}
-    known = modes & _MODES
-    if modes and not known:
-        yield Finding(
-            "conventions", False, f"{_OPT_IN}={','.join(sorted(modes))} says nothing of HTTP",
-            "Write http for the stable names, http/dup for both, or unset it for the old ones.",
-        )  # fmt: skip
-    else:
-        names = "old names (http.status_code)" if not known else ", ".join(sorted(known))
-        yield Finding("conventions", True, f"HTTP spans under the {names}")
+    """Report which semantic conventions the HTTP spans follow."""
+    modes = {mode.strip() for mode in environ.get(_OPT_IN, "").split(",")}
+    theirs = next((told for mode, told in _NAMES_BY_MODE.items() if mode in modes), _OLD_NAMES)
+    yield Finding(
+        "conventions", True,
+        f"stable names on HTTP spans of this library's; {theirs} on those of OpenTelemetry's own "
+        "instrumentations, where they are on",
+    )  # fmt: skip

@@ -6,26 +6,56 @@ import platform
 import re
 import sys
 from collections import Counter
-from importlib.metadata import PackageNotFoundError, distributions, entry_points, requires, version
+from importlib.metadata import (
+    PackageNotFoundError,
+    distribution,
+    distributions,
+    entry_points,
+    requires,
+    version,
+)
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
 
+from assisters_otel import config
+from assisters_otel.cli.doctor import process
 from assisters_otel.cli.doctor.finding import Finding
+from assisters_otel.semconv import attributes, environment
 from assisters_otel.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 DISTRIBUTION: Final = "assisters-otel"
 
-_INSTRUMENTATIONS: Final = {
-    "httpx": "opentelemetry-instrumentation-httpx",
-    "httpx2": "opentelemetry-instrumentation-httpx",
-    "requests": "opentelemetry-instrumentation-requests",
-    "aiohttp": "opentelemetry-instrumentation-aiohttp-client",
-}
+
+class _HttpClient(NamedTuple):
+    """An HTTP client whose requests the library observes.
+
+    Attributes:
+        module: Its module.
+        instrumentation: The name of OpenTelemetry's own instrumentation of it, as
+            ``OTEL_PYTHON_DISABLED_INSTRUMENTATIONS`` has it.
+        distribution: The package of that instrumentation.
+    """
+
+    module: str
+    instrumentation: str
+    distribution: str
+
+
+_HTTP_CLIENTS: Final = (
+    _HttpClient("httpx", "httpx", "opentelemetry-instrumentation-httpx"),
+    _HttpClient("httpx2", "httpx2", "opentelemetry-instrumentation-httpx"),
+    _HttpClient("requests", "requests", "opentelemetry-instrumentation-requests"),
+    _HttpClient("aiohttp", "aiohttp-client", "opentelemetry-instrumentation-aiohttp-client"),
+)
+_EXPORTER: Final = "opentelemetry-exporter-otlp-proto-http"
+_CLIENT_OF_EXPORTER: Final = "requests"
+"""The OTLP exporter requires it. So it is installed in every environment of the library's."""
+
 _NOT_SEEN: Final = ("curl_cffi", "niquests", "pycurl")
 """HTTP clients whose requests the library cannot observe."""
 
@@ -38,43 +68,66 @@ def interpreter() -> Finding:
     return Finding("python", True, f"{sys.executable} {platform.python_version()}")
 
 
-def check_packages() -> Iterator[Finding]:
-    """Check the clients, other packages that instrument them, and the versions."""
-    yield from _clients()
+def check_packages(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Check the clients, other packages that instrument them, and the versions.
+
+    Args:
+        environ: The environment variables.
+
+    Yields:
+        The findings.
+    """
+    yield from _clients(environ)
     yield _not_seen()
     yield from _collisions()
     yield from _versions()
 
 
-def _clients() -> Iterator[Finding]:
-    """Check that there is a client of the API, and where the spans of each client come from."""
+def _clients(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Check that there is a client of the API, and what makes the HTTP spans of each client."""
     is_here = False
-    for client in _SDKS:
-        if _installed(client):
+    for sdk in _SDKS:
+        if _installed(sdk):
             is_here = True
-            yield Finding(client, True, f"{_installed(client)}, through {_through(client)}")
-    for client, distribution in _INSTRUMENTATIONS.items():
-        if not _installed(client):
-            continue
-        if _installed(distribution):
-            is_here = True
-            what = f"{_installed(client)}, spans by {distribution} {_installed(distribution)}"
-            yield Finding(client, True, what)
-        elif _is_wanted_by_others(client):
-            advice = f"pip install '{DISTRIBUTION}[{client}]' if your service sends with it"
-            yield Finding(client, True, f"{_installed(client)}, for other packages; {advice}")
-        else:
-            is_here = True
-            yield Finding(
-                client, False, f"{_installed(client)} has no spans: {distribution} is missing",
-                f"pip install '{DISTRIBUTION}[{client}]'",
-            )  # fmt: skip
+            yield Finding(sdk, True, f"{_installed(sdk)}, through {_through(sdk)}")
+    for client in _HTTP_CLIENTS:
+        if _installed(client.module):
+            is_here = is_here or not _is_for_exporter_alone(client.module)
+            what = f"{_installed(client.module)}, {_spans(client, environ)}"
+            yield Finding(client.module, True, what)
     if not is_here:
-        yield Finding(
-            "clients", False, "no client of the API is installed here",
-            f"Run doctor with your app's interpreter: pip install '{DISTRIBUTION}[cli]' in its "
-            "environment, and call that environment's bin/assisters-otel.",
-        )  # fmt: skip
+        yield _no_client()
+
+
+def _spans(client: _HttpClient, environ: Mapping[str, str]) -> str:
+    """Return what makes the HTTP spans of a client's requests to the API, in words."""
+    is_disabled = client.instrumentation in config.disabled_instrumentations(environ)
+    if is_disabled and not process.is_zero_code():
+        variable = environment.OTEL_DISABLED_INSTRUMENTATIONS
+        return f"with init() no HTTP spans: {variable} names {client.instrumentation}"
+    theirs = _installed(client.distribution)
+    if is_disabled or theirs is None:
+        return f"spans by {attributes.SCOPE}"
+    return f"spans by {attributes.SCOPE}, or by {client.distribution} {theirs} where that is on"
+
+
+def _no_client() -> Finding:
+    """Return the finding of an environment without a client of the API.
+
+    An app may send with the requests that the exporter requires. So this is an error only where
+    it is certain that the app has not asked for it.
+    """
+    what = "no client of the API is installed here"
+    advice = (
+        f"Run doctor with your app's interpreter: pip install '{DISTRIBUTION}[cli]' in its "
+        "environment, and call that environment's bin/assisters-otel."
+    )
+    if not _installed(_CLIENT_OF_EXPORTER):
+        return Finding("clients", False, what, advice)
+    what += f" but {_CLIENT_OF_EXPORTER}, which the OTLP exporter needs"
+    if not _may_be_asked_for(_CLIENT_OF_EXPORTER):
+        return Finding("clients", False, what, advice)
+    return Finding("clients", True, f"{what}. Does your service send with another one? {advice}")
 
 
 def _not_seen() -> Finding:
@@ -86,23 +139,37 @@ def _not_seen() -> Finding:
     return Finding("not seen", True, what)
 
 
-def _is_wanted_by_others(client: str) -> bool:
-    """Return True if another installed package requires the client.
+def _is_for_exporter_alone(client: str) -> bool:
+    """Return True if no other installed package requires the client than the OTLP exporter."""
+    return client == _CLIENT_OF_EXPORTER and _requirers(client) == {_EXPORTER}
 
-    The OTLP exporter requires requests. So an app that has requests need not use it.
+
+def _requirers(client: str) -> set[str]:
+    """Return the names of the installed packages that require the client."""
+    return {
+        (one.name or "").lower()
+        for one in distributions()
+        for text in one.requires or ()
+        if "extra ==" not in text and re.split(r"[^\w.-]", text)[0].lower() == client
+    }
+
+
+def _may_be_asked_for(name: str) -> bool:
+    """Return False if an installed package is certainly there for other packages alone.
+
+    pip marks each package that it was asked for. Other installers do not tell: uv marks every
+    package.
     """
-    return any(
-        re.split(r"[^\w.-]", text)[0].lower() == client
-        for distribution in distributions()
-        for text in distribution.requires or ()
-        if "extra ==" not in text
-    )
+    found = distribution(name)
+    installer = (found.read_text("INSTALLER") or "").strip()
+    return installer != "pip" or found.read_text("REQUESTED") is not None
 
 
 def _through(sdk: str) -> str:
     """Return the HTTP client that the installed version of an SDK requires."""
     wanted = {Requirement(text).name for text in requires(sdk) or () if "extra ==" not in text}
-    return " and ".join(sorted(wanted & _INSTRUMENTATIONS.keys())) or "a client of its own"
+    http = {client.module for client in _HTTP_CLIENTS}
+    return " and ".join(sorted(wanted & http)) or "a client of its own"
 
 
 def _collisions() -> Iterator[Finding]:

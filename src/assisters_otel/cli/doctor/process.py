@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry import metrics, trace
 from opentelemetry.environment_variables import OTEL_METRICS_EXPORTER, OTEL_TRACES_EXPORTER
 
+from assisters_otel import config
 from assisters_otel.cli.doctor.finding import Finding
 from assisters_otel.otel_api import providers
+from assisters_otel.semconv import environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 ZERO_CODE: Final = "zero-code"
 PATCHES: Final = "patches"
-_DISABLED: Final = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
 _ENTRY_POINT: Final = "assisters"
 """The name of the library's entry point."""
 
@@ -37,6 +38,11 @@ _SEND_METHODS: Final = {
     "aiohttp": ("ClientSession._request",),
 }
 """The methods that instrumentations of HTTP clients wrap."""
+
+
+def is_zero_code() -> bool:
+    """Return True if this process was started by ``opentelemetry-instrument``."""
+    return _AUTO in sys.modules
 
 
 def check_process(environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -53,15 +59,16 @@ def check_process(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _zero_code(environ: Mapping[str, str]) -> Iterator[Finding]:
-    disabled = {name.strip() for name in environ.get(_DISABLED, "").split(",")}
-    if disabled & {_ENTRY_POINT, "*"}:
+    off = config.disabled_instrumentations(environ) & {_ENTRY_POINT, "*"}
+    if off:
+        variable, name = environment.OTEL_DISABLED_INSTRUMENTATIONS, min(off)
         yield Finding(
             ZERO_CODE, False,
-            f"{_DISABLED} names {_ENTRY_POINT}: opentelemetry-instrument leaves us out",
-            f"Take {_ENTRY_POINT} out of {_DISABLED}.",
+            f"{variable} has {name}: nothing is watched, by opentelemetry-instrument or init()",
+            f"Take {name} out of {variable}.",
         )  # fmt: skip
         return
-    if _AUTO not in sys.modules:
+    if not is_zero_code():
         missing = "" if find_spec(_DISTRO) else ", and needs assisters-otel[auto] for its providers"
         text = f"not under opentelemetry-instrument{missing}; init() builds what is missing"
         yield Finding(ZERO_CODE, True, text)

@@ -140,8 +140,10 @@ class Aiohttp(Adapter):
             foreign_span.on_recorded_exception(asked.span, None)
         exchange, asked.exchange = asked.exchange, None
         if exchange is not None:  # of a request or response class that does it all itself
-            exchange.answered(response, response.status, None, _headers_of(response))
-            exchange.end(None)
+            try:
+                exchange.answered(response, response.status, None, _headers_of(response))
+            finally:
+                exchange.end(None)
 
     # -- one attempt ------------------------------------------------------------------------------
 

@@ -189,9 +189,12 @@ class Requests(Adapter):
             if outgoing is not None:
                 outgoing.hand_back(response)
             try:
-                self._answered(exchange, response)
-            except BaseException:
-                response.close()  # the caller does not have it
+                if self._is_reported_later(exchange, response):
+                    exchange.leave()
+                else:
+                    exchange.end(None)
+            except BaseException:  # what is not the library's, met while reading ahead
+                response.close()  # the caller will not get it
                 raise
             return response
 
@@ -203,15 +206,12 @@ class Requests(Adapter):
         request = self._request(raw)
         if request is None:
             return None
-        url = raw.url
-        host = urlsplit(url).hostname or ""
-        app_span = attempt_span.find_app_span(SCOPE, raw.method, host, url, is_inside=True)
-        own = None
+        app_span, own = _find_app_span(raw), None
         # The app's instrumentation is around `Session.send`: it does not see a call of an adapter.
         is_theirs = self.theirs_is_on() and self._sending.get() is not None
         if app_span is None and not is_theirs:
             port = request.port or _HTTPS
-            own = self._spans.start(request, url, port, _Message(raw))
+            own = self._spans.start(request, raw.url, port, _Message(raw))
         return _Exchange(self._observer, self._spans, request, raw, app_span, own, read_limit)
 
     @fail_safe
@@ -228,7 +228,8 @@ class Requests(Adapter):
             exchange.start()
 
     @fail_safe
-    def _answered(self, exchange: _Exchange, response: Any) -> None:
+    def _is_reported_later(self, exchange: _Exchange, response: Any) -> bool:
+        """Take an answer's headers; return True if it has failed, and its session reports it."""
         span = exchange.app_span
         if span is not None and response.is_redirect:
             _mask_what_follows(span)
@@ -236,15 +237,13 @@ class Requests(Adapter):
         headers = _headers_of(response)
         if not exchange.answered(response, response.status_code, version, headers):
             self._watch(exchange, response)
-            exchange.end(None)
-            return
+            return False
         exchange.read_beginning = partial(_beginning, response, exchange)
         one = self._sending.get()
         if one is None:  # the app's own call of an adapter
-            exchange.end(None)
-        else:
-            exchange.leave()
-            one.failed.append((exchange, response))
+            return False
+        one.failed.append((exchange, response))
+        return True
 
     def _watch(self, exchange: Exchange, response: Any) -> None:
         body = exchange.body(response)
@@ -310,6 +309,12 @@ class Requests(Adapter):
             return None
         port = url.port or (443 if url.scheme == "https" else 80)
         return self._observer.request(hosts, raw.method, port, (url.path or "/").encode())
+
+
+@fail_safe
+def _find_app_span(raw: Any) -> Span | None:
+    host = urlsplit(raw.url).hostname or ""
+    return attempt_span.find_app_span(SCOPE, raw.method, host, raw.url, is_inside=True)
 
 
 @fail_safe
