@@ -15,13 +15,16 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.instrumentation._semconv import _OpenTelemetrySemanticConventionStability
 from opentelemetry.instrumentation.aiohttp_client import AioHttpClientInstrumentor
 from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor, HTTPXClientInstrumentor
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
+from opentelemetry.trace import StatusCode
 
 import assisters_otel
 import callers
+from api_only import Recorded
 from callers import ANYONE
 from http2_server import http2
 from memory import Memory
@@ -37,6 +40,7 @@ INSTRUMENTORS = {
     "aiohttp": AioHttpClientInstrumentor,
 }
 HOST = "gateway.example"
+INTERNATIONAL, ENCODED = "b\xfccher.example", "xn--bcher-kva.example"
 ADDRESS = "192.0.2.1"  # nobody's: it is for documentation (RFC 5737)
 TRUSTED = trustme.CA()
 
@@ -136,12 +140,24 @@ def to_port_443(_api, client):
 
 
 @contextlib.contextmanager
+def to_a_name_in_capitals(_api, _client):
+    with RawServer() as server, mapped(server):
+        yield Request("GET", f"http://{HOST.upper()}:8080/v1/models")
+
+
+@contextlib.contextmanager
+def to_an_international_name(_api, _client):
+    with RawServer() as server, mapped(server):
+        yield Request("GET", f"http://{INTERNATIONAL}:8080/v1/models")
+
+
+@contextlib.contextmanager
 def mapped(server):
     look_up, connect = socket.getaddrinfo, socket.socket.connect
 
     def getaddrinfo(host, port, *args, **options):
         name = host.decode() if isinstance(host, bytes) else host
-        if name != HOST:
+        if name not in {HOST, INTERNATIONAL, ENCODED}:
             return look_up(host, port, *args, **options)
         return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (ADDRESS, port))]
 
@@ -163,7 +179,7 @@ def by_http_2(api, client):
 SITUATIONS = [
     answered, limited, not_found, only_headers, refused, silent, dropped, of_an_odd_method,
     of_a_lower_case_method, with_a_query, with_a_password, without_a_path, redirected, to_ipv6,
-    to_port_443, by_http_2,
+    to_port_443, to_a_name_in_capitals, to_an_international_name, by_http_2,
 ]  # fmt: skip
 
 HTTPX = frozenset(one.name for one in ANYONE if one.name.startswith("httpx"))
@@ -177,7 +193,8 @@ IMPOSSIBLE = {
 
 FAILED = (limited, not_found)
 UNANSWERED = (refused, silent, dropped)
-BY_RAW_SERVER = (to_ipv6, to_port_443)
+BY_NAME = (to_port_443, to_a_name_in_capitals, to_an_international_name)
+BY_RAW_SERVER = (to_ipv6, *BY_NAME)
 UNDOCUMENTED = (not_found, without_a_path)
 """The paths of these have no template."""
 
@@ -268,11 +285,17 @@ DIFFERENCES = [
         "server.port", are(None, 443), (to_port_443,), EVERYONE,
         "conventions: required, also where it is the scheme's own",
     ),
+    Difference("network.peer.address", only_theirs, BY_NAME, HTTPX | REQUESTS, NO_NAME),
     Difference(
-        "network.peer.address", are(HOST, None), (to_port_443,), HTTPX | REQUESTS, NO_NAME
+        "network.peer.port", only_theirs, (to_a_name_in_capitals, to_an_international_name),
+        HTTPX | REQUESTS, "conventions: of the address, which is not known",
     ),
-    Difference("network.peer.address", only_ours, all_but(to_port_443), AIOHTTP, PEER),
-    Difference("network.peer.port", only_ours, all_but(to_port_443), AIOHTTP, PEER),
+    Difference("network.peer.address", only_ours, all_but(*BY_NAME), AIOHTTP, PEER),
+    Difference("network.peer.port", only_ours, all_but(*BY_NAME), AIOHTTP, PEER),
+    Difference(
+        "server.address", are(ENCODED, INTERNATIONAL), (to_an_international_name,),
+        REQUESTS | AIOHTTP, "one name of a host for every client, in spans and in metrics",
+    ),
     Difference("network.protocol.version", are(None, "1.1"), ANSWERED, AIOHTTP, PEER),
     Difference(
         "url.full", lambda theirs, ours: theirs == f"{ours}#part", (with_a_query,), AIOHTTP,
@@ -312,6 +335,24 @@ def facts(span, around, port):
     return {name: 1 if value == port else value for name, value in told.items()}
 
 
+def facts_of_recorded(told, port):
+    """Return the same of a span that only a test can read: of an event it has what it was given."""
+    found = {
+        "name": told.name,
+        "kind": told.kind,
+        "is child": told.parent is not None,
+        "status": StatusCode[told.status[0]],
+        "description": told.status[1],
+        "links": len(told.links) or None,
+        "events": [name for name, _ in told.events],
+        **told.attributes,
+    }
+    for _, attributes in told.events:
+        found["exception.message"] = attributes["exception.message"]
+    found["url.full"] = found["url.full"].replace(f":{port}", ":1")
+    return {name: 1 if value == port else value for name, value in found.items()}
+
+
 @pytest.fixture
 def mode(request, monkeypatch):
     yield from in_mode(getattr(request, "param", "http"), monkeypatch)
@@ -337,7 +378,7 @@ def theirs(anyone, memory):
 
 @contextlib.contextmanager
 def ours(_anyone, memory):
-    hosts = ["127.0.0.1", "[::1]", HOST]
+    hosts = ["127.0.0.1", "[::1]", HOST, INTERNATIONAL]
     with assisters_otel.init(hosts=hosts, strict=True, **providers(memory)):
         yield
 
@@ -346,10 +387,10 @@ def providers(memory):
     return {"tracer_provider": memory.tracer_provider, "meter_provider": memory.meter_provider}
 
 
-def told_by(instrumentation, situation, api, anyone):
+def told_by(instrumentation, situation, api, anyone, memory=None):
     """Return what the HTTP spans say that one of the two makes of a request."""
     api.reset()
-    memory = Memory()
+    memory = Memory() if memory is None else memory
     made = situation(api, anyone)
     around = made if hasattr(made, "__enter__") else contextlib.nullcontext(made)
     tracer = memory.tracer_provider.get_tracer("app")
@@ -360,11 +401,13 @@ def told_by(instrumentation, situation, api, anyone):
             else:
                 anyone.send(request.method, request.url, **request.options)
         assert trace.get_current_span() is trace.INVALID_SPAN
-    spans = memory.attempts()
-    memory.shutdown()
     if situation is refused:
         api.start()
     port = urlsplit(request.url).port
+    if isinstance(memory, Recorded):
+        return [facts_of_recorded(told, port) for told in memory.ended if told.scope != "app"]
+    spans = memory.attempts()
+    memory.shutdown()
     return [facts(span, work, port) for span in spans]
 
 
@@ -438,6 +481,7 @@ def test_each_row_of_the_table_has_a_cell():
 VARYING = {
     "assisters.request.id", "http.response.header.x-request-id", "assisters.server.duration",
     "assisters.ratelimit.requests.reset", "assisters.ratelimit.tokens.reset",
+    "assisters.retry.delay",
 }  # fmt: skip
 
 
@@ -451,3 +495,56 @@ def test_ours_is_the_same_in_every_mode(api, situation, anyone, monkeypatch):
 
     assert told[0] == told[1] == told[2]
     assert all("http.request.method" in one for one in told[0])
+
+
+TOLD_BY_THE_SDK = {"exception.type", "exception.stacktrace", "exception.escaped"}
+
+
+@pytest.mark.parametrize(("situation", "anyone"), CELLS)
+def test_ours_is_the_same_with_a_provider_whose_spans_cannot_be_read(api, situation, anyone):
+    with_sdk = told_by(ours, situation, api, anyone)
+    recorded = Recorded()
+    without = told_by(ours, situation, api, anyone, recorded)
+
+    assert len(without) == len(with_sdk)
+    for before, after in zip(with_sdk, without, strict=True):
+        found = differences(before, after)
+        assert {name: both for name, both in found.items()
+                if name not in VARYING | TOLD_BY_THE_SDK} == {}  # fmt: skip
+    assert [told.ends for told in recorded.started] == [1] * len(recorded.started)
+
+
+class OddError(Exception):
+    pass
+
+
+@contextlib.contextmanager
+def both(anyone, memory):
+    with theirs(anyone, memory), ours(anyone, memory):
+        yield
+
+
+@pytest.mark.usefixtures("mode")
+@pytest.mark.parametrize("made_by", [ours, both])
+def test_what_an_exception_says_can_be_encoded(api, anyone, made_by):
+    """One lone surrogate, of a file's name say, would cost the exporter its whole batch."""
+    memory = Memory()
+
+    def broken():
+        yield b"{"
+        raise OddError("caf\udce9 \0 " + "x" * 9000)
+
+    async def broken_async():
+        for part in broken():
+            yield part
+
+    body = broken_async() if anyone.run else broken()
+    with made_by(anyone, memory), pytest.raises((OddError, *anyone.wraps)):
+        anyone.send("POST", f"{api.url}/rerank", content=body)
+
+    span = memory.attempt()
+    encode_spans([span])
+    (event,) = span.events
+    assert "OddError" in event.attributes["exception.stacktrace"]
+    assert len(span.status.description) <= 4096
+    memory.shutdown()

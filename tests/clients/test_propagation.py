@@ -11,6 +11,7 @@ import aiohttp_retry
 import pytest
 import requests
 import urllib3
+import wrapt
 from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.propagators.composite import CompositePropagator
@@ -20,7 +21,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 import assisters_otel
 import callers
-from callers import ANYONE, in_client
+from callers import ANYONE, CALLERS, in_client
 from memory import Memory
 from raw_server import FINE, RawServer
 
@@ -320,6 +321,24 @@ def test_threads_may_share_a_prepared_request(api, memory):
     sent = {one.headers["traceparent"].split("-")[2] for one in api.requests}
     assert sent == {trace.format_span_id(span.context.span_id) for span in memory.attempts()}
     assert len(sent) == 40
+
+
+@pytest.mark.parametrize("caller", CALLERS, ids=str)
+def test_a_request_that_cannot_be_copied_is_sent_as_it_is(api, memory, caller):
+    class Proxying(caller.transport().__class__):
+        def handle_request(self, request):
+            return super().handle_request(wrapt.ObjectProxy(request))
+
+        async def handle_async_request(self, request):
+            return await super().handle_async_request(wrapt.ObjectProxy(request))
+
+    with watching(api, memory, strict=True):
+        client = caller.client(transport=Proxying())
+        assert caller.send("GET", f"{api.url}/models", client=client).status_code == 200
+
+    assert memory.attempt().attributes["assisters.request.id"]
+    assert memory.point(DURATION)["count"] == 1
+    assert "traceparent" not in api.requests[0].headers
 
 
 # -- what is on the wire ---------------------------------------------------------------------------

@@ -88,6 +88,14 @@ def redact(text: str) -> str:
     return text
 
 
+def encodable(text: str) -> str:
+    """Return a text that UTF-8 can encode, with ``?`` for each character that it cannot.
+
+    One lone surrogate loses an exporter its whole batch.
+    """
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
 def without(text: str, secrets: Iterable[str]) -> str:
     """Return a text with each of *secrets* replaced by `REDACTED`, whatever its form."""
     for secret in secrets:

@@ -68,8 +68,8 @@ _UNKNOWN_NAME: Final = "HTTP"
 _HEADER_NAME: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE: Final = re.compile(r"(?:[!-~](?:[\t -~]*[!-~])?)?")
 
-_MAX_HEADER: Final = 4096
-"""The characters of a captured header's value that are kept, or of a user agent."""
+MAX_TEXT: Final = 4096
+"""The characters that are kept of a captured header, a user agent or an exception in a status."""
 
 
 class OwnSpan(NamedTuple):
@@ -190,7 +190,7 @@ class HttpSpans:
         if self._has_user_agent:
             agent = reader.header("user-agent")
             if agent:
-                attributes[USER_AGENT_ORIGINAL] = redaction.clean(agent, _MAX_HEADER)
+                attributes[USER_AGENT_ORIGINAL] = redaction.clean(agent, MAX_TEXT)
         if self._request_headers is not None:
             attributes |= self._captured(
                 HTTP_REQUEST_HEADER_TEMPLATE, self._request_headers, reader.headers(), ()
@@ -241,7 +241,7 @@ class HttpSpans:
         if is_outcome:
             text = type(error).__qualname__
             if self._quotes_exceptions:
-                text = redaction.redact(f"{type(error).__name__}: {error}")
+                text = redaction.clean(f"{type(error).__name__}: {error}", MAX_TEXT)
             span.set_status(StatusCode.ERROR, text)
 
     def _method(self, sent: str) -> str:
@@ -269,7 +269,7 @@ class HttpSpans:
             return "[REDACTED]"  # as the HTTP instrumentations write it
         if redaction.is_secret(name.lower()):
             return redaction.REDACTED
-        return redaction.clean(value, _MAX_HEADER)
+        return redaction.clean(value, MAX_TEXT)
 
 
 @fail_safe
