@@ -11,6 +11,7 @@ import contextlib
 import aiohttp
 import pytest
 import requests
+from opentelemetry import propagate
 from opentelemetry.instrumentation import httpx as otel_httpx
 from opentelemetry.instrumentation.aiohttp_client import (
     AioHttpClientInstrumentor,
@@ -18,7 +19,8 @@ from opentelemetry.instrumentation.aiohttp_client import (
 )
 from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor, HTTPXClientInstrumentor
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 from opentelemetry.trace import TraceFlags
 
 import assisters_otel
@@ -33,6 +35,14 @@ INSTRUMENTORS = {
     "requests": RequestsInstrumentor,
     "aiohttp": AioHttpClientInstrumentor,
 }
+
+
+@pytest.fixture
+def memory():
+    """It has all that is recorded, also beneath a span that is sampled out."""
+    memory = Memory(sampler=ALWAYS_ON)
+    yield memory
+    memory.shutdown()
 
 
 @pytest.fixture
@@ -154,8 +164,18 @@ def test_its_hooks_are_called_and_their_word_stays(app, is_before):
     assert span.attributes["assisters.request.id"]
 
 
+@pytest.fixture(params=["traceparent", None], ids=["w3c", "no propagator"])
+def propagated(request):
+    """Whether an instrumentation's headers say whose a request is."""
+    before = propagate.get_global_textmap()
+    if request.param is None:
+        propagate.set_global_textmap(CompositePropagator([]))
+    yield request.param
+    propagate.set_global_textmap(before)
+
+
 @pytest.mark.parametrize("is_before", [True, False])
-def test_where_the_app_has_sampled_its_span_out_there_is_none(app, is_before):
+def test_where_the_app_has_sampled_its_span_out_there_is_none(app, is_before, propagated):
     """The app's own decision: the library does not record what the app does not want."""
     unsampled = Memory(sampler=ALWAYS_OFF)
     if is_before:
@@ -167,7 +187,7 @@ def test_where_the_app_has_sampled_its_span_out_there_is_none(app, is_before):
     app.send(2)
 
     assert app.scopes() == []
-    for request in app.api.requests:
+    for request in app.api.requests if propagated else ():
         assert not int(request.headers["traceparent"][-2:], 16) & TraceFlags.SAMPLED
     unsampled.shutdown()
 
@@ -261,6 +281,7 @@ def test_a_client_that_is_instrumented_no_more_has_ours(app, is_before):
     assert app.scopes() == [app.theirs_scope, OURS]
 
 
+@pytest.mark.usefixtures("propagated")
 @pytest.mark.parametrize("anyone", CALLERS, ids=str)
 def test_an_instrumented_client_whose_span_is_sampled_out_has_none(app):
     unsampled = Memory(sampler=ALWAYS_OFF)
@@ -272,6 +293,24 @@ def test_an_instrumented_client_whose_span_is_sampled_out_has_none(app):
         await at.request("GET", f"{app.api.url}/models")
 
     app.anyone.use(client, script)
+
+    assert app.scopes() == []
+    unsampled.shutdown()
+
+
+@pytest.mark.parametrize("anyone", CALLERS, ids=str)
+def test_a_transport_of_opentelemetry_s_whose_span_is_sampled_out_has_none(app):
+    unsampled = Memory(sampler=ALWAYS_OFF)
+    app.ours()
+    flavour = "Async" if app.anyone.run else "Sync"
+    suffix = "Httpx2" if app.anyone.module.__name__ == "httpx2" else ""
+    wrapper = getattr(otel_httpx, f"{flavour}OpenTelemetryTransport{suffix}")
+    transport = wrapper(app.anyone.transport(), tracer_provider=unsampled.tracer_provider)
+
+    async def script(at):
+        await at.request("GET", f"{app.api.url}/models")
+
+    app.anyone.use(app.anyone.client(transport=transport), script)
 
     assert app.scopes() == []
     unsampled.shutdown()
