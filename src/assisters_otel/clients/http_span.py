@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -64,9 +65,8 @@ KNOWN_METHODS: Final = frozenset(
 
 _UNKNOWN_NAME: Final = "HTTP"
 
-# What each client accepts in a header. Source: RFC 9110, sections 5.1 and 5.5.
 _HEADER_NAME: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
-_HEADER_VALUE: Final = re.compile(r"(?:[!-~](?:[\t -~]*[!-~])?)?")
+"""Source: RFC 9110, section 5.1."""
 
 MAX_TEXT: Final = 4096
 """The characters that are kept of a captured header, a user agent or an exception in a status."""
@@ -285,7 +285,7 @@ def _injected(span: Span) -> dict[str, str]:
     """
     carrier: dict[str, str] = {}
     _inject(carrier, baggage.clear(trace.set_span_in_context(span)))
-    return {name: value for name, value in carrier.items() if _may_be_sent(name, value)}
+    return {name: value for name, value in carrier.items() if _is_name(name) and _is_value(value)}
 
 
 @fail_safe
@@ -320,13 +320,22 @@ def _members(propagator: TextMapPropagator) -> Sequence[TextMapPropagator]:
     return getattr(propagator, "_propagators", ()) if is_composite else ()
 
 
-def _may_be_sent(name: object, value: object) -> bool:
-    """Return True unless it is baggage, or a client would refuse the whole request for it."""
-    if not (isinstance(name, str) and isinstance(value, str)):
+@lru_cache(maxsize=64)  # a propagator has the same names each time
+def _is_name(name: object) -> bool:
+    """Return True if a client sends a header of this name, and it holds none of the app's baggage.
+
+    A client would refuse the whole request for a wrong one.
+    """
+    if not isinstance(name, str) or name.lower().startswith(BAGGAGE):
         return False
-    if name.lower().startswith(BAGGAGE):
+    return _HEADER_NAME.fullmatch(name) is not None
+
+
+def _is_value(value: object) -> bool:
+    """Return True if each client sends a header of this value."""
+    if not isinstance(value, str):
         return False
-    return _HEADER_NAME.fullmatch(name) is not None and _HEADER_VALUE.fullmatch(value) is not None
+    return value.isascii() and value.isprintable() and value.strip() == value
 
 
 def _known_methods() -> frozenset[str] | None:
