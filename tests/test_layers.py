@@ -50,32 +50,6 @@ CLIENTS = (
     *("clients.openai", "clients.assisters"),
 )
 
-# What breaks a rule today. Whoever mends one takes it out; none comes in.
-STILL_UPWARDS = {
-    # The scope of the HTTP instrumentations, whose meters are made anew in a forked process.
-    "providers.pipelines -> clients.aiohttp.adapter",
-    "providers.pipelines -> clients.httpx.adapter",
-    "providers.pipelines -> clients.requests.adapter",
-}
-STILL_TO_SINKS = {
-    # Finding the app's span, and what `explain` will know of an exception.
-    "clients.aiohttp.adapter -> sinks.attempt_span",
-    "clients.httpx.adapter -> sinks.attempt_span",
-    "clients.httpx.watched_streams -> sinks.known_attempts",
-    "clients.requests.adapter -> sinks.attempt_span",
-}
-STILL_BETWEEN_CLIENTS = {
-    "clients.openai -> clients.httpx.adapter",
-}
-STILL_IN_CIRCLES = {
-    # For types alone: each of an attempt and a body reports to the recorder that has made it.
-    *("recording.attempt", "recording.recorder", "recording.response_body"),
-}
-STILL_LONG = {
-    *("clients.aiohttp.adapter", "clients.httpx.adapter", "clients.requests.adapter"),
-    "recording.recorder",
-}
-
 HANDED_ON = {
     "self._keep(error, handled)",
     "_put_behind(reader, error)",
@@ -163,7 +137,7 @@ def test_a_package_imports_only_what_stands_above_it():
         )
     }
 
-    assert named(upwards) == STILL_UPWARDS
+    assert named(upwards) == set()
 
 
 def test_no_package_is_in_a_circle():
@@ -176,7 +150,7 @@ def test_no_package_is_in_a_circle():
 
 
 def test_no_module_is_in_a_circle():
-    assert circles(arrows()) == STILL_IN_CIRCLES
+    assert circles(arrows()) == set()
 
 
 def test_clients_know_no_sink_but_what_is_foreign():
@@ -186,7 +160,7 @@ def test_clients_know_no_sink_but_what_is_foreign():
         if room(one) == "clients" and room(other) == "sinks" and other != "sinks.foreign_span"
     }
 
-    assert named(found) == STILL_TO_SINKS
+    assert named(found) == set()
 
 
 def test_a_client_does_not_know_another():
@@ -199,7 +173,7 @@ def test_a_client_does_not_know_another():
         if client(one) and client(other) and client(one) != client(other)
     }
 
-    assert named(found) == STILL_BETWEEN_CLIENTS
+    assert named(found) == set()
 
 
 @pytest.mark.parametrize("pure", PURE)
@@ -215,7 +189,7 @@ def test_no_file_is_long_and_none_is_a_crumb():
     constants = {name for name, tree in modules().items() if not has_code(tree)}
     files = {name for name in lines if not path_of(name).name.startswith("__")}
 
-    assert {name for name, n in lines.items() if n > MAX_LINES} == STILL_LONG
+    assert {name for name, n in lines.items() if n > MAX_LINES} == set()
     assert not {name for name in files - constants if lines[name] < MIN_LINES}
 
 

@@ -1462,15 +1462,13 @@ def forgotten_in_a_ring(api):
         (forgotten_in_a_ring, "cancelled", "cancelled"),
     ],
 )
-def test_what_the_collector_finds_ended_when_it_was_dropped_and_is_told_later(
+def test_what_the_collector_finds_ended_when_it_was_dropped_and_is_there_at_the_next_moment(
     api, memory, telemetry, forget, call, stream, moment, caplog
 ):
     with collecting_only_when_asked():
         began_ns = time.time_ns()
         forget(api)
         ended_ns = time.time_ns()
-        if moment != "the shutdown":  # a client that ends may close what it has open
-            assert memory.calls() == []
         if moment == "the next attempt":
             httpx.get(url_of(api, "models"))
         elif moment == "a flush":

@@ -9,12 +9,13 @@ import tracemalloc
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from opentelemetry import trace
 
 from assisters_otel.api.request import ApiRequest
-from assisters_otel.attempts.attempt import Sending
+from assisters_otel.attempts.attempt import Attempt
 from assisters_otel.attempts.control_flow import units
 from assisters_otel.attempts.retry_chain import Chain
 from assisters_otel.outcomes import AttemptOutcome
@@ -73,15 +74,15 @@ def resends(clock):
 
 
 def send(resends, message=None, around=trace.INVALID_SPAN):
-    sending = Sending(REQUEST, message or Message(), None, around, None)
-    resends.started(sending)
-    return sending
+    attempt = Attempt(REQUEST, message or Message(), None, around, None)
+    resends.started(attempt)
+    return attempt
 
 
 def fail(resends, message=None, around=trace.INVALID_SPAN, outcome=FAILED):
-    sending = send(resends, message, around)
-    resends.failed(sending, outcome, 0.0)
-    return sending
+    attempt = send(resends, message, around)
+    resends.failed(attempt, outcome, 0.0)
+    return attempt
 
 
 def under(span_id, trace_id=7):
@@ -111,14 +112,14 @@ def test_a_call_that_sends_each_attempt_from_a_thread_of_its_own_is_known_again(
         chain = Chain(None)
         numbers = []
 
-        def attempt():
-            sending = Sending(REQUEST, Message(), None, around, chain)
-            resends.started(sending)
-            resends.failed(sending, FAILED, 0.0)
-            numbers.append(sending.resend.number if sending.resend else 0)
+        def send_once():
+            attempt = Attempt(REQUEST, Message(), None, around, SimpleNamespace(chain=chain))
+            resends.started(attempt)
+            resends.failed(attempt, FAILED, 0.0)
+            numbers.append(attempt.resend.number if attempt.resend else 0)
 
         for _ in range(2):
-            thread = threading.Thread(target=attempt)
+            thread = threading.Thread(target=send_once)
             thread.start()
             thread.join()
         return numbers
@@ -256,15 +257,15 @@ def test_what_leaves_no_trace_of_its_end_does_not_pile_up_and_is_not_held(resend
 
 @pytest.mark.parametrize("end", ["answered", "failed", "closed"])
 def test_what_has_ended_is_under_way_no_more(resends, end):
-    sending = send(resends)
+    attempt = send(resends)
     if end == "answered":
-        resends.answered(sending, is_open=False)
+        resends.answered(attempt, is_open=False)
     elif end == "failed":
-        resends.failed(sending, FAILED, 0.0)
+        resends.failed(attempt, FAILED, 0.0)
     else:
-        resends.answered(sending, is_open=True)
+        resends.answered(attempt, is_open=True)
         assert resends._in_flight
-        resends.closed(sending)
+        resends.closed(attempt)
 
     assert not resends._in_flight
 
@@ -275,12 +276,12 @@ def test_a_task_whose_number_is_given_again_is_another(resends):
     async def main():
         await asyncio.create_task(failing())
         for _ in range(100):
-            assert await asyncio.create_task(sending()) is None
+            assert await asyncio.create_task(attempt()) is None
 
     async def failing():
         fail(resends)
 
-    async def sending():
+    async def attempt():
         return send(resends).resend
 
     asyncio.run(main())
@@ -307,11 +308,11 @@ def test_what_failed_side_by_side_is_nobody_s_to_send_again(resends, clock):
     """Equal requests under one span, each in a thread that ends: a fan-out."""
 
     def overlapping():
-        sending = send(resends, None, under(1))
+        attempt = send(resends, None, under(1))
         barrier.wait()
         with one_by_one:
             clock.now += 0.01
-            resends.failed(sending, FAILED, 0.0)
+            resends.failed(attempt, FAILED, 0.0)
 
     barrier, one_by_one = threading.Barrier(3), threading.Lock()
     threads = [threading.Thread(target=overlapping) for _ in range(3)]

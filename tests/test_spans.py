@@ -68,18 +68,18 @@ def test_a_span_that_others_made_is_not_the_attempt_s(memory, tracer):
         ),
     ):
         with span:
-            assert attempt_span.find_app_span(SCOPE, "GET", "api.assisters.dev", URL) is None
+            assert foreign_span.find_app_span(SCOPE, "GET", "api.assisters.dev", URL) is None
 
 
 def test_a_span_whose_url_a_hook_has_taken_away_is_still_the_attempt_s(tracer):
     with tracer.start_as_current_span("GET", kind=SpanKind.CLIENT) as span:
-        assert attempt_span.find_app_span(SCOPE, "GET", "api.assisters.dev", URL) is span
+        assert foreign_span.find_app_span(SCOPE, "GET", "api.assisters.dev", URL) is span
 
 
 def test_a_span_whose_url_a_limit_has_cut_is_still_the_attempt_s(tracer):
     told = {"url.full": URL[:12], "http.request.method": "GET"}
     with tracer.start_as_current_span("GET", kind=SpanKind.CLIENT, attributes=told) as span:
-        assert attempt_span.find_app_span(SCOPE, "GET", "api.assisters.dev", URL) is span
+        assert foreign_span.find_app_span(SCOPE, "GET", "api.assisters.dev", URL) is span
 
 
 def test_a_name_that_somebody_gave_is_kept(tracer, memory):
@@ -138,4 +138,4 @@ def test_a_span_that_does_not_record_is_nobody_s():
 
     context = SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(0))
     with trace.use_span(NonRecordingSpan(context)):
-        assert attempt_span.find_app_span(SCOPE, "GET", "api.assisters.dev", URL) is None
+        assert foreign_span.find_app_span(SCOPE, "GET", "api.assisters.dev", URL) is None

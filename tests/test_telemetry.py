@@ -945,8 +945,8 @@ def test_what_another_thread_has_done_already_is_no_trouble(telemetry, monkeypat
         def __bool__(self):
             return True
 
-    observer = telemetry._instrumentation.observer
-    monkeypatch.setattr(observer, "_put_off", Emptied())
+    deferred = telemetry._instrumentation.recorder.deferred
+    monkeypatch.setattr(deferred, "_steps", Emptied())
 
     assert telemetry.flush()
 

@@ -13,12 +13,13 @@ from assisters_otel import process, runtimes
 from assisters_otel.clients import assisters, openai, retries
 from assisters_otel.clients.aiohttp import adapter as aiohttp_adapter
 from assisters_otel.clients.httpx import adapter as httpx_adapter
+from assisters_otel.clients.httpx.request_reader import HttpxRequestReader
 from assisters_otel.clients.patching import Patches
 from assisters_otel.clients.requests import adapter as requests_adapter
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.otel_api import providers
 from assisters_otel.providers import workers
-from assisters_otel.recording.recorder import Observer
+from assisters_otel.recording.recorder import Recorder
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Instrumentation:
 
     Attributes:
         config: What was decided, the environment's part included.
-        observer: What the clients report to.
+        recorder: What the clients report to.
     """
 
     def __init__(
@@ -44,24 +45,27 @@ class Instrumentation:
         tracer_provider: TracerProvider | None,
         meter_provider: MeterProvider | None,
     ) -> None:
-        """Make the observer and the adapters; nothing is patched yet."""
+        """Make the recorder and the adapters; nothing is patched yet."""
         self.config = config
-        self.observer = Observer(
+        self.recorder = Recorder(
             config,
             tracer_provider,
             metrics.get_meter_provider() if meter_provider is None else meter_provider,
         )
         http: tuple[Adapter, ...] = (
             *(
-                httpx_adapter.Httpx(module, self.observer, tracer_provider)
+                httpx_adapter.Httpx(module, self.recorder, tracer_provider)
                 for module in httpx_adapter.MODULES
             ),
-            requests_adapter.Requests(self.observer, tracer_provider),
-            aiohttp_adapter.Aiohttp(self.observer, tracer_provider),
+            requests_adapter.Requests(self.recorder, tracer_provider),
+            aiohttp_adapter.Aiohttp(self.recorder, tracer_provider),
         )
         self._tracer_provider, self._meter_provider = tracer_provider, meter_provider
         self._adapters = {adapter.module: adapter for adapter in http}
-        sdks = (openai.OpenAI(self.observer), assisters.Assisters(self.observer))
+        sdks = (
+            openai.OpenAI(self.recorder, HttpxRequestReader),
+            assisters.Assisters(self.recorder),
+        )
         adapters: tuple[Any, ...] = (*self._adapters.values(), *sdks)
         targets = tuple(target for adapter in adapters for target in adapter.targets())
         self._patches = Patches(targets)
@@ -95,7 +99,7 @@ class Instrumentation:
         self._runtimes.take_out()
         self._patches.take_out()
         self._retries.take_out()
-        self.observer.stop()
+        self.recorder.stop()
 
     def flush(self, timeout_s: float, *, at_exit: bool = False) -> bool:
         """Send what the app's providers hold, and what was put off.
@@ -111,7 +115,7 @@ class Instrumentation:
 
     @fail_safe
     def _flush(self, timeout_s: float, *, at_exit: bool) -> bool:
-        self.observer.collect()
+        self.recorder.deferred.run_all()
         # Asked for now: an app may set the global ones after it is instrumented.
         tracers, meters = self._tracer_provider, self._meter_provider
         tracers = trace.get_tracer_provider() if tracers is None else tracers
@@ -129,11 +133,11 @@ class Instrumentation:
         Args:
             before_next: Run once before the child's first attempt, or None.
         """
-        self.observer.forked(before_next)
+        self.recorder.forked(before_next)
 
     def record_in(self, meter_provider: MeterProvider) -> None:
         """Record in another provider from now on: this is a forked child."""
-        self.observer.record_in(meter_provider)
+        self.recorder.sinks.record_in(meter_provider)
 
     def clients(self) -> tuple[Client, ...]:
         """List the clients that are patched, and those that will be when they are imported."""

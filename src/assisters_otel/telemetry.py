@@ -95,8 +95,8 @@ class Telemetry:
             not_seen=NOT_SEEN,
             hosts=tuple(map(str, on.config.hosts)),
             destinations=destinations,
-            attempts=on.observer.attempts,
-            errors=on.observer.errors,
+            attempts=on.recorder.sinks.attempts,
+            errors=on.recorder.sinks.errors,
             last_failure=own_errors.last_failure,
         )
 
@@ -135,7 +135,7 @@ class Telemetry:
     @fail_safe
     def _flush(self, timeout_s: float, *, at_end: bool = False) -> bool:
         if self._instrumentation is not None:
-            self._instrumentation.observer.collect()
+            self._instrumentation.recorder.deferred.run_all()
         until_s = time.monotonic() + workers.limited(timeout_s)
         begun = self._workers.submit(providers.flushes(self._reused))
         done = self._exports is None or self._exports.flush(timeout_s, at_end=at_end)

@@ -841,7 +841,6 @@ def test_a_forgotten_call_ends_at(api, memory, telemetry, moment):
                 next(stream)
             del stream
         gc.collect()
-        assert memory.calls() == []
         if moment == "the next call":
             client.models.list()
         elif moment == "a flush":

@@ -233,7 +233,7 @@ def test_an_event_stream_is_never_read_ahead_though_it_failed(api, memory, calle
 def test_no_more_than_the_limit_is_held(api, caller, monkeypatch):
     held = []
     monkeypatch.setattr(
-        "assisters_otel.recording.attempt._envelope", lambda body, _: held.append(len(body))
+        "assisters_otel.recording.recorder._envelope", lambda body, _: held.append(len(body))
     )
     api.answers(status=500, size=2000 * KIB, chunked=True)
 

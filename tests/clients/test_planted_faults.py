@@ -67,7 +67,7 @@ EXEMPT = {
     "Exchange._end_span": "as above",
     "Telemetry.shutdown": "calls guarded steps alone, as does what it calls",
     "Telemetry.end": "as above",
-    "Observer._collector": "is called by the garbage collector, wherever that runs",
+    "Deferred._collector": "is called by the garbage collector, wherever that runs",
 }
 # What the user wrote is checked by functions that are to raise.
 CHECKS = ("config", "hosts")

@@ -197,7 +197,7 @@ class Writing(Sloppy):
     [
         (lambda: CompositePropagator([Raising(), W3C(), Raising()]), {"traceparent", "x-half"}),
         (
-            lambda: CompositePropagator([CompositePropagator([W3C(), Raising()])]),
+            lambda: CompositePropagator([CompositePropagator([Raising(), W3C()])]),
             {"traceparent", "x-half"},
         ),
         (Raising, {"x-half"}),

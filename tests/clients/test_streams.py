@@ -25,7 +25,8 @@ from opentelemetry import trace
 
 import assisters_otel
 from assisters_otel.api.event_stream import EventStreamScanner
-from assisters_otel.recording.response_body import Answer, Body
+from assisters_otel.attempts.attempt import Attempt
+from assisters_otel.recording.response_body import ResponseBody
 from assisters_otel.testing import FakeApi
 from memory import Memory
 
@@ -275,7 +276,7 @@ def test_a_stream_that_is_open_at_the_end_was_abandoned(api, memory, telemetry):
 def test_a_thousand_abandoned_streams_leave_nothing(api, memory):
     def held():
         gc.collect()
-        kinds = (EventStreamScanner, Body, Answer)
+        kinds = (EventStreamScanner, ResponseBody, Attempt)
         return sum(isinstance(one, kinds) for one in gc.get_objects())
 
     before = held()

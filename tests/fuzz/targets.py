@@ -54,10 +54,10 @@ from assisters_otel.clients.requests import read_ahead as requests_read_ahead
 from assisters_otel.config import Config
 from assisters_otel.fail_safe import own_errors
 from assisters_otel.hosts import Host
-from assisters_otel.recording.recorder import Observer
+from assisters_otel.recording.recorder import Recorder
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import metrics as metric_names
-from assisters_otel.sinks import attempt_span
+from assisters_otel.sinks import foreign_span
 from assisters_otel.sinks.label_values import MAX_EXTRA_VALUES, MAX_MODELS
 
 if TYPE_CHECKING:
@@ -272,16 +272,16 @@ class Process:
         self.tracer = tracers.get_tracer(_HTTPX)
         config = Config(hosts=(Host(_HOST),), capture_message=capture_message)
         own_errors.start(strict=True)
-        self.observer = Observer(config, tracers, self._meters)
+        self.recorder = Recorder(config, tracers, self._meters)
         self._further: dict[str, set[str]] = {}
 
     def close(self) -> None:
-        self.observer.stop()
+        self.recorder.stop()
         self._meters.shutdown()
 
     def check(self) -> None:
         """Export everything, as a collector would get it."""
-        self.observer.collect()
+        self.recorder.deferred.run_all()
         told = self._spans.get_finished_spans()
         self._spans.clear()
         assert encode_spans(told).SerializeToString()
@@ -412,11 +412,11 @@ def answers(data: bytes) -> None:
     target = quote(path or "/v1/chat/completions", safe="/?=&+%")[:1000]
     target = target if target.startswith("/") else f"/{target}"
     now = process()
-    observer = now.observer
+    recorder = now.recorder
     call = None
     if kind == "call":
         path = target.partition("?")[0]
-        call = observer.call_of(method, "https", _HOST, None, path, model or None)
+        call = recorder.calls.start_for_url(method, "https", _HOST, None, path, model or None)
     if call is not None:
         call.enter()
     error: Exception | None = None
@@ -450,28 +450,29 @@ def _attempt(
         suppress(Exception if not _HEAD.match(first) else ()),
         now.tracer.start_as_current_span(method, kind=SpanKind.CLIENT, attributes=said) as span,
     ):
-        found = attempt_span.find_app_span(_HTTPX, method, _HOST, url)
-        request = now.observer.request(
-            now.observer.hosts(_HOST) or (), method, 443, raw.url.raw_path
+        found = foreign_span.find_app_span(_HTTPX, method, _HOST, url)
+        recorder = now.recorder
+        request = recorder.watched.request(
+            recorder.watched.named(_HOST) or (), method, 443, raw.url.raw_path
         )
         assert found is span
         assert request is not None
-        attempt = now.observer.start(request, request_reader._Message(raw), found)
+        attempt = recorder.start(request, request_reader.HttpxRequestReader(raw), found)
         if not _HEAD.match(first):
             name = re.sub("[^A-Za-z]", "", first.decode("latin-1"))[:200] or "ReadTimeout"
             error = type(name, (Exception,), {})(body.decode("utf-8", "replace"))
-            attempt.raised(error, transient=bool(len(body) & 1))
+            recorder.raised(attempt, error, transient=bool(len(body) & 1))
             raise error
         status = int(first)
-        if attempt.answered(status, _headers(lines)):
-            attempt.ended(body if attempt.body_may_be_read() else None)
+        if recorder.answered(attempt, status, _headers(lines)):
+            recorder.report(attempt, body if may_be_read_ahead(attempt.headers) else None)
             # What the instrumentation writes when the transport has returned.
             span.set_attribute("error.type", str(status))
             span.set_status(StatusCode.ERROR)
             return RuntimeError("the SDK's own")
-        attempt.ended()
+        recorder.report(attempt)
         sent = _Sent()
-        watched = attempt.body(lambda _: True, sent)
+        watched = recorder.bodies.watch(attempt, lambda _: True, sent)
         if watched is not None:
             _pass(watched, body)
             way = (body[-1:] or b"\0")[0] % 4

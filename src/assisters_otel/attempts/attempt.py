@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
 
     from assisters_otel.api.request import ApiRequest, RequestReader
+    from assisters_otel.attempts.call import Call
     from assisters_otel.attempts.retry_chain import Chain
-    from assisters_otel.outcomes import Resend
+    from assisters_otel.outcomes import AttemptOutcome, Resend
 
 _SECRET_HEADERS: Final = ("authorization", "x-api-key", "api-key")
 
@@ -62,22 +63,29 @@ class Origin(NamedTuple):
         return None if self.parent is None else self.parent.span_id
 
 
-class Sending:
-    """One attempt on its way.
+class Attempt:
+    """One HTTP request to the API, from before it is sent to its answer or its failure.
+
+    It holds data alone. The recorder writes it, and the resends and the sinks read it.
 
     Attributes:
         request: What is sent.
-        message: For more of it.
-        span: Its client span, or None.
+        reader: Reads the client's own form of it.
+        span: Its client span, or None: then there are metrics only.
         is_own: True if that span is the library's.
         is_followed: True if another attempt is sent in that span, which then tells of that one.
-        chain: That of the call which it belongs to, or None.
+        call: The call of an SDK that it belongs to, or None.
         resend: What `ResendTracker.started` found it to be, or None for a first.
-        started_s: When it was sent, on a steady clock.
+        sent_s: When it was sent, by `time.perf_counter`.
+        started_s: The same, by the tracker's clock.
+        status: The HTTP status, or 0 without an answer.
+        headers: Those of the response's headers that are reported.
+        duration_s: From `sent_s` to the response's headers.
+        outcome: How it ended, once it has.
         identity: The digest by which the same request is known again, once it is made.
-        is_bare: Whether it has neither a body nor an Idempotency-Key; known with the identity.
-        has_company: Whether equal requests of other tasks or threads were seen under way beside
-            it, or beside one that it follows.
+        is_bare: True if it has neither a body nor an Idempotency-Key; known with the identity.
+        has_company: True if equal requests of other tasks or threads were in flight beside it, or
+            beside one that it follows.
         origins: Those of the requests that were redirected to this one.
         unit: The unit of work that sends it, as `control_flow.Units` has it, or None.
     """
@@ -86,49 +94,58 @@ class Sending:
         "__weakref__",
         "_around",
         "_origin",
-        "chain",
+        "call",
+        "duration_s",
         "has_company",
+        "headers",
         "identity",
         "is_bare",
         "is_followed",
         "is_own",
-        "message",
         "origins",
+        "outcome",
+        "reader",
         "request",
         "resend",
+        "sent_s",
         "span",
         "started_s",
+        "status",
         "unit",
     )
 
-    def __init__(  # noqa: PLR0913 - made in one place, `Observer.start`
+    def __init__(  # noqa: PLR0913 - made in one place, `Recorder.start`
         self,
         request: ApiRequest,
-        message: RequestReader,
+        reader: RequestReader,
         span: Span | None,
         around: Span | SpanContext | None,
-        chain: Chain | None,
+        call: Call | None,
         *,
         is_own: bool = False,
     ) -> None:
-        """Remember.
+        """Start.
 
         Args:
             request: What is about to be sent.
-            message: For more of it.
+            reader: Reads the client's own form of it.
             span: Its client span, or None.
             around: What was current before that span, if that is known.
-            chain: That of the call which it belongs to, or None.
+            call: The call of an SDK that it belongs to, or None.
             is_own: True if the span is the library's.
         """
         self.request = request
-        self.message = message
+        self.reader = reader
         self.span = span
         self.is_own = is_own
         self.is_followed = False
-        self.chain = chain
+        self.call = call
         self.resend: Resend | None = None
-        self.started_s = 0.0
+        self.sent_s = self.started_s = 0.0
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+        self.duration_s = 0.0
+        self.outcome: AttemptOutcome | None = None
         self.origins: tuple[int, ...] = ()
         self.identity: int | None = None
         self.is_bare = False
@@ -136,6 +153,11 @@ class Sending:
         self.unit = control_flow.units.current()
         self._around = around
         self._origin: Origin | None = None
+
+    @property
+    def chain(self) -> Chain | None:
+        """The attempts of its call, or None."""
+        return None if self.call is None else self.call.chain
 
     def origin(self) -> Origin:
         """Find where it comes from; first asked for by whoever sends it.
@@ -149,7 +171,7 @@ class Sending:
 
     def secrets(self) -> tuple[str, ...]:
         """Return what the request's own headers hold that nobody else may know."""
-        values = (self.message.header(name) for name in _SECRET_HEADERS)
+        values = (self.reader.header(name) for name in _SECRET_HEADERS)
         return tuple(value.split()[-1] for value in values if value and value.strip())
 
     @fail_safe
@@ -165,7 +187,7 @@ class Sending:
                 return parent
             around = trace.get_current_span()
             # Sampled out, the HTTP instrumentation's own span hides what it stands under.
-            injected = self.message.header("traceparent") or ""
+            injected = self.reader.header("traceparent") or ""
             if trace.format_span_id(around.get_span_context().span_id) in injected:
                 return None
         context = around.get_span_context() if isinstance(around, trace.Span) else around

@@ -281,7 +281,7 @@ def _is_same(message: RequestReader, own: RequestReader) -> bool:
     return body == own.body() and message.header(name) == own.header(name)
 
 
-def current() -> Call | None:
-    """Give the call in whose scope this is running, or None."""
+def current_call() -> Call | None:
+    """Return the call in whose scope this runs, or None."""
     call = context.get_value(_KEY) or _scope.get()
     return call if isinstance(call, Call) and call.is_open else None

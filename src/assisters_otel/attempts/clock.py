@@ -16,3 +16,9 @@ class Moment(NamedTuple):
     def now() -> Moment:
         """Read both."""
         return Moment(time.perf_counter(), time.time_ns())
+
+    @staticmethod
+    def ago(seconds: float) -> Moment:
+        """Return the moment that was *seconds* ago."""
+        now = Moment.now()
+        return Moment(now.steady_s - seconds, now.unix_ns - int(seconds * 1e9))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from assisters_otel.clients.patching import Target
-    from assisters_otel.recording.recorder import Observer
+    from assisters_otel.recording.recorder import Recorder
 
 
 class Adapter(ABC):
@@ -39,17 +39,17 @@ class Adapter(ABC):
     quotes_exceptions: ClassVar[bool] = True
 
     def __init__(
-        self, module: str, observer: Observer, tracer_provider: TracerProvider | None
+        self, module: str, recorder: Recorder, tracer_provider: TracerProvider | None
     ) -> None:
         """Prepare; nothing is imported and nothing is wrapped yet.
 
         Args:
             module: The client's top module.
-            observer: Gets what is seen.
+            recorder: Gets what is seen.
             tracer_provider: For the library's HTTP spans; None for the global one.
         """
         self.module = module
-        self._observer = observer
+        self._recorder = recorder
         self._spans = HttpSpans(
             self.variable,
             tracer_provider,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from assisters_otel.attempts.call import Call
-    from assisters_otel.recording.recorder import Observer
+    from assisters_otel.recording.recorder import Recorder
 
 MODULE: Final = "assisters"
 
@@ -60,13 +60,13 @@ class Assisters:
 
     module = MODULE
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, recorder: Recorder) -> None:
         """Prepare; nothing is imported and nothing is wrapped yet.
 
         Args:
-            observer: Gets what is seen.
+            recorder: Gets what is seen.
         """
-        self._observer = observer
+        self._recorder = recorder
 
     def targets(self) -> tuple[Target, ...]:
         """Say what to wrap."""
@@ -102,6 +102,6 @@ class Assisters:
 
     def _call(self, client: Any, method: str, named: Any, body: Any) -> Call | None:
         url = urlsplit(client._url(named["path"], named.get("root")))  # noqa: SLF001 - as its own methods do
-        return self._observer.call_of(
+        return self._recorder.calls.start_for_url(
             method, url.scheme, url.hostname or "", url.port, url.path, body.get("model")
         )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry import context, trace
 
+from assisters_otel.api.headers import CONTENT_LENGTH, header_integer, may_be_read_ahead
 from assisters_otel.clients import http_span
 from assisters_otel.fail_safe import fail_safe
 
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from assisters_otel.api.request import ApiRequest, RequestReader
+    from assisters_otel.attempts.attempt import Attempt
     from assisters_otel.clients.http_span import HttpSpans, OwnSpan
-    from assisters_otel.recording.attempt import Attempt
-    from assisters_otel.recording.recorder import Observer
-    from assisters_otel.recording.response_body import Body
+    from assisters_otel.recording.recorder import Recorder
+    from assisters_otel.recording.response_body import ResponseBody
 
 _ENTERED: Final[ContextVar[None]] = ContextVar("assisters_otel-entered")
 """Set with OpenTelemetry's context. Python refuses to reset it in any other context, where
@@ -56,9 +57,9 @@ class Exchange:
         "_is_transient",
         "_left_ns",
         "_mark",
-        "_observer",
         "_own",
         "_reader",
+        "_recorder",
         "_request",
         "_response",
         "_spans",
@@ -70,7 +71,7 @@ class Exchange:
 
     def __init__(  # noqa: PLR0913, PLR0917 - all of it is of one request
         self,
-        observer: Observer,
+        recorder: Recorder,
         spans: HttpSpans,
         request: ApiRequest,
         reader: RequestReader,
@@ -81,7 +82,7 @@ class Exchange:
         """Prepare; nothing is started but *own*.
 
         Args:
-            observer: Gets the attempt.
+            recorder: Gets the attempt.
             spans: Which has made *own*.
             request: What is about to be sent.
             reader: Reads the client's own form of it.
@@ -90,7 +91,7 @@ class Exchange:
             app_span: The attempt's span if it is the app's, or None.
             own: The attempt's span if it is the library's, or None.
         """
-        self._observer = observer
+        self._recorder = recorder
         self._spans = spans
         self._request = request
         self._reader = reader
@@ -163,7 +164,7 @@ class Exchange:
     def expect_another(self) -> None:
         """Leave the span to the attempt that follows in it: `start_again`."""
         if self.attempt is not None:
-            self.attempt.expect_another()
+            self.attempt.is_followed = True
 
     def start_again(self) -> None:
         """Start another attempt in the same span, the one before having been reported."""
@@ -186,7 +187,7 @@ class Exchange:
         if own is not None and not own.span.is_recording():
             span = None
         around = None if own is None else own.around
-        self.attempt = self._observer.start(
+        self.attempt = self._recorder.start(
             self._request, self._reader, span, around, is_own=own is not None
         )
 
@@ -211,38 +212,39 @@ class Exchange:
         attempt = self.attempt
         if attempt is None:
             return False
-        has_failed = attempt.answered(status, headers)
+        has_failed = self._recorder.answered(attempt, status, headers)
         if self._own is not None:
             self._spans.answered(self._own.span, status, version, headers, attempt.secrets)
         if has_failed:
             self._response = response
         else:
-            attempt.ended()
+            self._recorder.report(attempt)
         return has_failed
 
-    def body(self, sent: object) -> Body | None:
+    def body(self, sent: object) -> ResponseBody | None:
         """Return the body of a successful answer, to be watched; None if none is wanted.
 
         Args:
             sent: The app's request or response, by which `explain` finds what became of it.
         """
-        attempt = self.attempt
-        if attempt is None or not attempt.is_to_be_watched:
+        if self.attempt is None:
             return None
-        return attempt.body(self._is_transient, sent)
+        return self._recorder.bodies.watch(self.attempt, self._is_transient, sent)
 
     def may_be_read_ahead(self) -> bool:
         """Return True if the body of a failed answer may be read before its caller asks for it."""
-        return self.attempt is not None and self.attempt.body_may_be_read()
+        return self.attempt is not None and may_be_read_ahead(self.attempt.headers)
 
     def length(self) -> int | None:
         """Return how long the peer says the body is, in bytes, or None."""
-        return None if self.attempt is None else self.attempt.length()
+        if self.attempt is None:
+            return None
+        return header_integer(self.attempt.headers.get(CONTENT_LENGTH))
 
     def raised_for_status(self, error: BaseException) -> None:
         """Let `explain` find a failed answer by the exception that the client raises for it."""
         if self.attempt is not None:
-            self.attempt.is_what_became_of(error)
+            self._recorder.remember(self.attempt, error)
 
     @fail_safe
     def _report_failure(self) -> None:
@@ -267,13 +269,13 @@ class Exchange:
     def _report_answer(self) -> None:
         if self.attempt is not None:
             read = self.read_beginning
-            self.attempt.ended(None if read is None else read())
-            self.attempt.is_what_became_of(self._response)
+            self._recorder.report(self.attempt, None if read is None else read())
+            self._recorder.remember(self.attempt, self._response)
 
     def _report_error(self, error: BaseException) -> None:
         if self.attempt is not None:
             transient = self._is_transient(error)
-            self.attempt.raised(error, transient=bool(transient))
+            self._recorder.raised(self.attempt, error, transient=bool(transient))
 
     @fail_safe
     def _leave(self) -> None:

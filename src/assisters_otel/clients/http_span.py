@@ -7,7 +7,6 @@ reason for each difference.
 
 from __future__ import annotations
 
-import os
 import re
 from functools import lru_cache
 from ipaddress import ip_address
@@ -17,12 +16,9 @@ from opentelemetry import baggage, context, trace
 from opentelemetry.context import _SUPPRESS_HTTP_INSTRUMENTATION_KEY
 from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
 from opentelemetry.propagate import get_global_textmap
-from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.semconv.attributes.http_attributes import (
-    HTTP_REQUEST_HEADER_TEMPLATE,
     HTTP_REQUEST_METHOD,
     HTTP_REQUEST_METHOD_ORIGINAL,
-    HTTP_RESPONSE_HEADER_TEMPLATE,
     HTTP_RESPONSE_STATUS_CODE,
 )
 from opentelemetry.semconv.attributes.network_attributes import (
@@ -36,11 +32,11 @@ from opentelemetry.semconv.attributes.user_agent_attributes import USER_AGENT_OR
 from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.util.http import redact_url
 
-from assisters_otel.api import redaction
+from assisters_otel.api import limits, redaction
 from assisters_otel.api.endpoints import masked_url
+from assisters_otel.clients import http_variables
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.semconv import attributes as names
-from assisters_otel.semconv import environment
 from assisters_otel.sinks import foreign_span
 from assisters_otel.version import __version__
 
@@ -58,18 +54,8 @@ BAGGAGE: Final = ("baggage", "uberctx-", "ot-baggage-")
 """How the names of headers with an app's baggage begin: of W3C, Jaeger and OpenTracing. Source:
 the propagators' `inject`."""
 
-KNOWN_METHODS: Final = frozenset(
-    {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
-)
-"""Source: RFC 9110, RFC 5789, RFC 10008."""
-
-_UNKNOWN_NAME: Final = "HTTP"
-
 _HEADER_NAME: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 """Source: RFC 9110, section 5.1."""
-
-MAX_TEXT: Final = 4096
-"""The characters that are kept of a captured header, a user agent or an exception in a status."""
 
 
 class OwnSpan(NamedTuple):
@@ -129,15 +115,9 @@ class HttpSpans:
         self._has_user_agent = has_user_agent
         self._quotes_exceptions = quotes_exceptions
         self._tracer = trace.get_tracer(names.SCOPE, __version__, tracer_provider, names.SCHEMA_URL)
-        excluded = os.environ.get(
-            environment.OTEL_EXCLUDED_URLS_OF.format(name),
-            os.environ.get(environment.OTEL_EXCLUDED_URLS, ""),
-        )
-        self._excluded = _pattern(excluded, 0)
-        self._request_headers = _read_pattern(environment.OTEL_CAPTURE_REQUEST_HEADERS)
-        self._response_headers = _read_pattern(environment.OTEL_CAPTURE_RESPONSE_HEADERS)
-        self._sanitized = _read_pattern(environment.OTEL_SANITIZE_FIELDS)
-        self._methods = _known_methods()
+        self._excluded = http_variables.excluded_urls(name)
+        self._methods = http_variables.known_methods()
+        self._request_headers, self._response_headers = http_variables.captured_headers()
 
     @fail_safe
     def start(
@@ -160,13 +140,13 @@ class HttpSpans:
             return None
         method = self._method(request.method)
         attributes = self._attributes(method, request, url, port, reader)
-        name = _UNKNOWN_NAME if method == names.OTHER else method
+        name = "HTTP" if method == names.OTHER else method  # as the conventions say
         if request.template is not None:
             name = f"{name} {request.template}"
         around = trace.get_current_span()
         span = self._tracer.start_span(name, None, SpanKind.CLIENT, attributes)
         try:
-            return OwnSpan(span, around, _injected(span), self._suppresses_others)
+            return OwnSpan(span, around, _propagated(span), self._suppresses_others)
         except BaseException:  # what is not the library's
             span.end()
             raise
@@ -190,11 +170,9 @@ class HttpSpans:
         if self._has_user_agent:
             agent = reader.header("user-agent")
             if agent:
-                attributes[USER_AGENT_ORIGINAL] = redaction.clean(agent, MAX_TEXT)
+                attributes[USER_AGENT_ORIGINAL] = redaction.clean(agent, limits.MAX_TEXT)
         if self._request_headers is not None:
-            attributes |= self._captured(
-                HTTP_REQUEST_HEADER_TEMPLATE, self._request_headers, reader.headers(), ()
-            )
+            attributes |= self._request_headers.shown(reader.headers())
         return attributes
 
     @fail_safe
@@ -221,9 +199,7 @@ class HttpSpans:
         if self._response_headers is not None:
             how = "latin-1"
             texts = [(name.decode(how), value.decode(how)) for name, value in headers]
-            attributes |= self._captured(
-                HTTP_RESPONSE_HEADER_TEMPLATE, self._response_headers, texts, secrets()
-            )
+            attributes |= self._response_headers.shown(texts, secrets())
         span.set_attributes(attributes)
 
     @fail_safe
@@ -241,7 +217,7 @@ class HttpSpans:
         if is_outcome:
             text = type(error).__qualname__
             if self._quotes_exceptions:
-                text = redaction.clean(f"{type(error).__name__}: {error}", MAX_TEXT)
+                text = redaction.clean(f"{type(error).__name__}: {error}", limits.MAX_TEXT)
             span.set_status(StatusCode.ERROR, text)
 
     def _method(self, sent: str) -> str:
@@ -251,26 +227,6 @@ class HttpSpans:
             return method
         return sent if sent in known else names.OTHER
 
-    def _captured(
-        self,
-        template: str,
-        pattern: re.Pattern[str],
-        headers: Iterable[tuple[str, str]],
-        secrets: Iterable[str],
-    ) -> dict[str, AttributeValue]:
-        found: dict[str, list[str]] = {}
-        for name, value in headers:
-            if pattern.fullmatch(name):
-                found.setdefault(f"{template}.{name.lower()}", []).append(self._shown(name, value))
-        return {name: [redaction.without(one, secrets) for one in of] for name, of in found.items()}
-
-    def _shown(self, name: str, value: str) -> str:
-        if self._sanitized is not None and self._sanitized.search(name):
-            return "[REDACTED]"  # as the HTTP instrumentations write it
-        if redaction.is_secret(name.lower()):
-            return redaction.REDACTED
-        return redaction.clean(value, MAX_TEXT)
-
 
 @fail_safe
 def end(span: Span, end_ns: int | None) -> None:
@@ -278,46 +234,35 @@ def end(span: Span, end_ns: int | None) -> None:
     span.end(end_ns)
 
 
-def _injected(span: Span) -> dict[str, str]:
+def _propagated(span: Span) -> dict[str, str]:
     """Return the headers which the propagator that is set adds for a span.
 
-    The app's baggage is the app's: it does not go to the API.
+    A propagator is the app's. It may raise, or write what no client can send: that costs its own
+    headers alone. The app's baggage does not go to the API, whichever propagator writes it.
     """
     carrier: dict[str, str] = {}
-    _inject(carrier, baggage.clear(trace.set_span_in_context(span)))
+    bare = baggage.clear(trace.set_span_in_context(span))
+    # A propagator may ask for the current context in place of the one that it is given.
+    token = context.attach(bare)
+    try:
+        _inject(get_global_textmap(), carrier, bare)
+    finally:
+        context.detach(token)
     return {name: value for name, value in carrier.items() if _is_name(name) and _is_value(value)}
 
 
 @fail_safe
-def _inject(carrier: dict[str, str], bare: Context) -> None:
-    propagator = get_global_textmap()
-    # A propagator may ask for the current context in place of the one that it is given.
-    token = context.attach(bare)
+def _inject(propagator: TextMapPropagator, carrier: dict[str, str], bare: Context) -> None:
     try:
         propagator.inject(carrier, bare)
     except Exception:
-        members = _members(propagator)
-        for member in members:
-            _inject_by(member, carrier, bare)
+        # A composite one ends with its first member that raises. The members are private: read with
+        # OpenTelemetry 1.44 and 1.45 (test_a_propagator_that_raises_costs_its_own_headers_alone).
+        members = getattr(propagator, "_propagators", None)
         if not members:
             raise
-    finally:
-        context.detach(token)
-
-
-@fail_safe
-def _inject_by(propagator: TextMapPropagator, carrier: dict[str, str], bare: Context) -> None:
-    propagator.inject(carrier, bare)
-
-
-def _members(propagator: TextMapPropagator) -> Sequence[TextMapPropagator]:
-    """Return the propagators of a composite one. Of these, one that raises ends all that follow.
-
-    A private attribute, for want of another. Read with OpenTelemetry 1.44 and 1.45
-    (test_a_propagator_that_raises_costs_its_own_headers_alone).
-    """
-    is_composite = isinstance(propagator, CompositePropagator)
-    return getattr(propagator, "_propagators", ()) if is_composite else ()
+        for member in members:
+            _inject(member, carrier, bare)
 
 
 @lru_cache(maxsize=64)  # a propagator has the same names each time
@@ -336,25 +281,6 @@ def _is_value(value: object) -> bool:
     if not isinstance(value, str):
         return False
     return value.isascii() and value.isprintable() and value.strip() == value
-
-
-def _known_methods() -> frozenset[str] | None:
-    """Return the methods that are named as they are, or None for all of them."""
-    if os.environ.get(environment.OTEL_CAPTURE_ALL_METHODS):
-        return None
-    known = os.environ.get(environment.OTEL_KNOWN_METHODS, "")
-    given = frozenset(filter(None, map(str.strip, known.split(","))))
-    return given or KNOWN_METHODS
-
-
-def _read_pattern(variable: str) -> re.Pattern[str] | None:
-    return _pattern(os.environ.get(variable, ""), re.IGNORECASE)
-
-
-def _pattern(listed: str, flags: int) -> re.Pattern[str] | None:
-    """Return a pattern of those that are listed, separated by commas; None if there is none."""
-    listed = "|".join(filter(None, map(str.strip, listed.split(","))))
-    return re.compile(listed, flags) if listed else None
 
 
 def _redacted(url: str) -> str:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from assisters_otel.attempts import call as attempts_call
-from assisters_otel.clients.httpx.adapter import message_of
+from assisters_otel.attempts.call import current_call
 from assisters_otel.clients.patching import Target, unbound
 from assisters_otel.clients.sdk_call import in_call
 from assisters_otel.fail_safe import fail_safe
@@ -18,8 +17,9 @@ from assisters_otel.fail_safe import fail_safe
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from assisters_otel.api.request import RequestReader
     from assisters_otel.attempts.call import Call
-    from assisters_otel.recording.recorder import Observer
+    from assisters_otel.recording.recorder import Recorder
 
 MODULE: Final = "openai"
 
@@ -29,13 +29,15 @@ class OpenAI:
 
     module = MODULE
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, recorder: Recorder, reader_of: Callable[[Any], RequestReader]) -> None:
         """Prepare; nothing is imported and nothing is wrapped yet.
 
         Args:
-            observer: Gets what is seen.
+            recorder: Gets what is seen.
+            reader_of: Returns what reads a request of the client that the SDK sends through.
         """
-        self._observer = observer
+        self._recorder = recorder
+        self._reader_of = reader_of
 
     def targets(self) -> tuple[Target, ...]:
         """Say what to wrap."""
@@ -79,27 +81,33 @@ class OpenAI:
 
         def build_request(client: Any, *args: Any, **kwargs: Any) -> Any:
             request = wrapped(client, *args, **kwargs)
-            _built(request)
+            self._built(request)
             return request
 
         return build_request
 
     @fail_safe
+    def _built(self, request: Any) -> None:
+        call = current_call()
+        if call is not None:
+            call.builds(self._reader_of(request))
+
+    @fail_safe
     def _begin(self, client: Any, args: Any, kwargs: Any) -> Call | None:
         url = client.base_url
-        hosts = self._observer.hosts(url.host)
+        hosts = self._recorder.watched.named(url.host)
         options = args[1] if len(args) > 1 else kwargs["options"]
         path = options.url
         if "://" in path:  # a whole one, as a list's next page may be
             whole = urlsplit(path)
-            return self._observer.call_of(
+            return self._recorder.calls.start_for_url(
                 options.method, whole.scheme, whole.hostname or "", whole.port, whole.path
             )
         if hosts is None:
             return None
         base = url.raw_path.decode("ascii").partition("?")[0]
         body = options.json_data
-        return self._observer.call_of(
+        return self._recorder.calls.start_for_url(
             options.method,
             url.scheme,
             url.host,
@@ -107,10 +115,3 @@ class OpenAI:
             f"{base.rstrip('/')}/{path.lstrip('/')}",
             body.get("model") if isinstance(body, dict) else None,
         )
-
-
-@fail_safe
-def _built(request: Any) -> None:
-    call = attempts_call.current()
-    if call is not None:
-        call.builds(message_of(request))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import inspect
 import re
 import sys
 import weakref
@@ -156,6 +158,16 @@ def unbound(original: Any) -> Callable[..., Any]:
     if bind is None:
         return lambda _transport, *args, **kwargs: original(*args, **kwargs)
     return lambda transport, *args, **kwargs: bind(transport, type(transport))(*args, **kwargs)
+
+
+def as_coroutine_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a function that returns a coroutine taken for a coroutine function, as it was."""
+    if sys.version_info >= (3, 12):
+        inspect.markcoroutinefunction(function)
+    else:
+        # What `asyncio.iscoroutinefunction` looks for, and mocks ask.
+        vars(function)["_is_coroutine"] = getattr(asyncio.coroutines, "_is_coroutine", None)
+    return function
 
 
 class Patches:

@@ -1,14 +1,17 @@
 """The body of a successful answer on its way to the caller: a call's, or an event stream.
 
-A body does not know the stream that it is told of: that one's end is told when it is
-collected, which it would never be if this one held it.
+The client's stream reports to a `ResponseBody` what it hands out: each chunk, and how it ends. The
+body decides what became of the attempt, and reports that to the recorder, once.
+
+What would break it: a reference from here to the client's stream. The stream reports its own
+garbage collection, and a reference would keep it alive.
 """
 
 from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from weakref import ref as weakref
 
 from assisters_otel.api.event_stream import BodyEnd, stream_outcome
@@ -17,7 +20,7 @@ from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import AttemptOutcome, StreamOutcome
 from assisters_otel.semconv import attributes as names
 from assisters_otel.sinks.call_span import write_abandoned_state
-from assisters_otel.sinks.known_attempts import remember_attempt
+from assisters_otel.sinks.known_attempts import find_attempt, remember_attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,256 +28,202 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from assisters_otel.api.event_stream import EventStreamScanner
-    from assisters_otel.attempts.attempt import Sending
-    from assisters_otel.attempts.call import Call
-    from assisters_otel.recording.recorder import Observer
+    from assisters_otel.attempts.attempt import Attempt
+    from assisters_otel.recording.deferred import Deferred
 
-
-class End(NamedTuple):
-    """How a body ended.
-
-    Attributes:
-        stream: How its event stream ended, or None if it is none.
-        error: What was raised in place of more of it, or None.
-        at: When, or None for now.
-    """
-
-    stream: StreamOutcome | None
-    error: BaseException | None
-    at: Moment | None
-
-
-class Watcher(Protocol):
-    """Who wants to know of a body's end."""
-
-    def body_began(self) -> None:
-        """Take note of an event stream's first event."""
-
-    def body_failed(self, body: Body, stream: StreamOutcome) -> None:
-        """Take note of an event stream's error event, once; its end is still to come."""
-
-    def body_ended(self, body: Body, end: End) -> None:
-        """Take a body's end, once."""
-
-    def is_collecting(self) -> bool:
-        """Say whether this is running inside the garbage collector."""
-
-    def put_off(self, step: Callable[[], object]) -> None:
-        """Do something soon, outside the garbage collector."""
-
-
-_OF_CALL = {
+CALL_OUTCOME_OF: Final = {
     BodyEnd.COMPLETE.value: names.OK,
     BodyEnd.BROKEN.value: names.FAILED,
     names.COMPLETED: names.OK,
     names.STREAM_ERROR: names.FAILED,
     names.TRUNCATED: names.FAILED,
 }
-"""What a body's end makes of its call; all else is cancelled."""
+"""What a body's end makes of its call. Every other end makes it cancelled."""
 
 
-class Body:
+class BodyRecorder(Protocol):
+    """What a body reports to."""
+
+    deferred: Deferred
+
+    def body_failed(self, body: ResponseBody, outcome: AttemptOutcome) -> None:
+        """Record that an event stream will have failed, before its end."""
+
+    def body_ended(self, body: ResponseBody, outcome: AttemptOutcome, at: Moment | None) -> None:
+        """Record the end of a body, once."""
+
+
+class ResponseBody:
     """One body.
 
     Attributes:
-        events: What is read of its event stream, or None if it is none.
-        has_failed: Whether it has had an error event, and its watcher knows.
-        is_over: Whether it has ended in one way or another.
+        attempt: The attempt that it is the answer of.
+        span: The span of its event stream outside a call, or None.
+        events: The scanner of its event stream, or None if it is none.
+        has_failed: True if it has had an error event, which is recorded.
+        is_over: True if it has ended in one way or another.
         made: What its end makes of its call: one of `names.OUTCOMES`.
+        read_s: When the caller read of it last, by `time.perf_counter`; set by its stream.
     """
 
     __slots__ = (
-        "_began_s",
         "_first_s",
+        "_is_transient",
         "_once",
-        "_template",
-        "_watcher",
+        "_recorder",
+        "_sent",
+        "_started_s",
+        "attempt",
         "events",
         "has_failed",
         "is_over",
         "made",
+        "read_s",
+        "span",
     )
 
     def __init__(
         self,
-        watcher: Watcher,
+        recorder: BodyRecorder,
+        attempt: Attempt,
         events: EventStreamScanner | None,
-        template: str | None,
-        began_s: float,
+        is_transient: Callable[[BaseException], bool | None],
+        sent: object,
     ) -> None:
-        """Begin.
+        """Start.
 
         Args:
-            watcher: Gets its end.
+            recorder: Gets what becomes of it.
+            attempt: The attempt, which has an outcome.
             events: Gets its bytes, or None.
-            template: The documented path.
-            began_s: When the call, or the request, began, by `time.perf_counter`.
+            is_transient: Returns True of an exception if the connection, the peer or the clock
+                failed.
+            sent: The app's request or response, by which `explain` finds what became of it.
         """
+        self.attempt = attempt
+        self.span: Span | None = None
         self.events = events
+        self.has_failed = False
         self.is_over = False
         self.made = names.OK
-        self._watcher = watcher
-        self._template = template
-        self._began_s = began_s
+        self.read_s = time.perf_counter()
+        self._recorder = recorder
+        self._is_transient = is_transient
+        self._sent = weakref(sent)
+        self._started_s = attempt.sent_s if attempt.call is None else attempt.call.started_s
         self._first_s: float | None = None
-        self.has_failed = False
         self._once = iter((True,))  # two threads may close one body
 
     @fail_safe
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of an event stream that `skip_plain_event` has not."""
-        if self.events is not None:
-            self.events.feed(chunk)
-            if self._first_s is None and self.events.chunks:
-                self._first_s = time.perf_counter() - self._began_s
-                self._watcher.body_began()
-            if self.events.error is not None and not self.has_failed:
-                self.has_failed = True
-                self._watcher.body_failed(self, self._stream(self.events, names.STREAM_ERROR))
+        if self.events is None:
+            return
+        self.events.feed(chunk)
+        if self._first_s is None and self.events.chunks:
+            self._first_s = time.perf_counter() - self._started_s
+            call = self.attempt.call
+            # Not before: there are GenAI instrumentations that end their span as the call returns.
+            if call is not None and not call.is_ours:
+                write_abandoned_state(call)
+        if self.events.error is not None and not self.has_failed:
+            self.has_failed = True
+            # A resend is expected from now on. The end may come much later: before its version
+            # 2.9 `openai` closes no stream that it raises an error event of.
+            outcome = self._outcome(self._stream(self.events, names.STREAM_ERROR), None)
+            self._recorder.body_failed(self, outcome)
 
     @fail_safe
     def ended(self) -> None:
-        """Take its regular end."""
+        """End: the body is complete."""
         self._end(BodyEnd.COMPLETE)
 
     @fail_safe
     def broke(self, error: BaseException) -> None:
-        """Take what was raised in place of more of it."""
+        """End: an exception was raised in place of more of it."""
         self._end(BodyEnd.BROKEN if isinstance(error, Exception) else BodyEnd.CLOSED, error)
 
     @fail_safe
     def closed(self) -> None:
-        """Take its close, before its end or after: an SDK closes a stream at its ``[DONE]``."""
+        """End: it was closed, perhaps after its end. An SDK closes a stream at its ``[DONE]``."""
         self._end(BodyEnd.CLOSED)
 
     @fail_safe
+    def left(self) -> None:
+        """End: the reader has gone without a close, and what was read last is the end."""
+        self._end(BodyEnd.CLOSED, at=self._last_read())
+
+    @fail_safe
     def dropped(self) -> None:
-        """Take note that its stream was collected. May run inside anything."""
+        """End: its stream was collected. May be called inside anything."""
         if not self.is_over:
-            self._watcher.put_off(partial(self._end, BodyEnd.COLLECTED, None, Moment.now()))
+            at = self._last_read()
+            self._recorder.deferred.put(partial(self._end, BodyEnd.COLLECTED, None, at))
 
     @fail_safe
     def abandon(self) -> None:
-        """End what nobody will end any more."""
+        """End it, since its reader will not."""
         self._end(BodyEnd.COLLECTED)
 
+    @staticmethod
+    def is_known(error: BaseException) -> bool:
+        """Return True if an exception comes from an attempt that is reported already."""
+        return find_attempt(error) is not None
+
+    def _last_read(self) -> Moment:
+        """Return when the caller, which has gone since, read last; the collector comes later."""
+        return Moment.ago(time.perf_counter() - self.read_s)
+
     def _end(
-        self, way: BodyEnd, error: BaseException | None = None, at: Moment | None = None
+        self, end: BodyEnd, error: BaseException | None = None, at: Moment | None = None
     ) -> None:
         if self.is_over:
             return
-        if at is None and self._watcher.is_collecting():
-            # What is collected may close a stream, anywhere, also where a lock is held that
-            # a metric needs: recording there has been seen to wait for ever.
-            self._watcher.put_off(partial(self._end, way, error, Moment.now()))
+        if self._recorder.deferred.is_collecting():
+            # What is collected may close a stream, also where the SDK holds a lock.
+            at = at or self._last_read()
+            self._recorder.deferred.put(partial(self._end, end, error, at))
             return
         if next(self._once, None) is None:
             return
-        stream, ended = None, str(way.value)
+        stream, name = None, str(end.value)
         if self.events is not None:
-            ended = stream_outcome(self.events, way, self._template)
-            stream = self._stream(self.events, ended)
-        self.made = _OF_CALL.get(ended, names.CANCELLED_CALL)
+            name = stream_outcome(self.events, end, self.attempt.request.template)
+            stream = self._stream(self.events, name)
+        self.made = CALL_OUTCOME_OF.get(name, names.CANCELLED_CALL)
         self.is_over = True
-        self._watcher.body_ended(self, End(stream, error, at))
+        outcome = self._outcome(stream, error)
+        if outcome.failed:
+            call = self.attempt.call
+            shown = self.span if call is None else call.span
+            for thing in (self._sent(), error):
+                if thing is not None:
+                    remember_attempt(thing, outcome, shown)
+        self._recorder.body_ended(self, outcome, at)
 
     def _stream(self, events: EventStreamScanner, outcome: str) -> StreamOutcome:
         return StreamOutcome(outcome, events.chunks, self._first_s)
 
-
-class Answer:
-    """A successful answer whose body is on its way to the caller.
-
-    Attributes:
-        sending: Its attempt.
-        call: The call of an SDK that it belongs to, or None.
-        span: Around its event stream, outside a call; or None.
-        body: Its body.
-    """
-
-    __slots__ = (
-        "_is_transient",
-        "_observer",
-        "_outcome",
-        "_sent",
-        "body",
-        "call",
-        "sending",
-        "span",
-    )
-
-    def __init__(  # noqa: PLR0913, PLR0917 - made in one place, `Attempt.body`
-        self,
-        observer: Observer,
-        sending: Sending,
-        call: Call | None,
-        outcome: AttemptOutcome,
-        is_transient: Callable[[BaseException], bool | None],
-        sent: object,
-    ) -> None:
-        self.sending = sending
-        self.call = call
-        self.span: Span | None = None
-        self.body: Body
-        self._observer = observer
-        self._outcome = outcome
-        self._is_transient = is_transient
-        self._sent = weakref(sent)
-
-    def is_collecting(self) -> bool:
-        """Say whether this is running inside the garbage collector."""
-        return self._observer.is_collecting()
-
-    def put_off(self, step: Callable[[], object]) -> None:
-        """Do something soon, outside the garbage collector."""
-        self._observer.put_off(step)
-
-    def abandon(self) -> None:
-        """End it: nobody else will."""
-        self.body.abandon()
-
-    def body_began(self) -> None:
-        """Write to somebody else's span what holds if the rest of the stream is dropped.
-
-        Not before: there are those who end their span as the call returns.
-        """
-        if self.call is not None and not self.call.is_ours:
-            write_abandoned_state(self.call)
-
-    def body_failed(self, body: Body, stream: StreamOutcome) -> None:
-        """Expect a resend from now on, whatever else comes: the end may be seen much later.
-
-        Before its version 2.9 `openai` closes no stream that it raises an error event of.
-        """
-        self._observer.body_failed(self, self._ended(body, End(stream, None, None)))
-
-    def body_ended(self, body: Body, end: End) -> None:
-        """Report what became of the attempt with its body."""
-        outcome = self._ended(body, end)
-        if outcome.failed:
-            shown = self.call.span if self.call is not None else self.span
-            for thing in (self._sent(), end.error):
-                if thing is not None:
-                    remember_attempt(thing, outcome, shown)
-        self._observer.body_ended(self, outcome, end.at)
-
-    def _ended(self, body: Body, end: End) -> AttemptOutcome:
-        answered, error = self._outcome, end.error
-        if error is None and end.stream is None:
+    def _outcome(self, stream: StreamOutcome | None, error: BaseException | None) -> AttemptOutcome:
+        """Return the attempt's outcome with what became of the body."""
+        answered = self.attempt.outcome
+        if answered is None:  # a body is watched once its attempt has one
+            raise RuntimeError("a body without an answer")
+        if error is None and stream is None:
             return answered
-        said = None if body.events is None else body.events.error
-        if said is not None:
-            said = self.sending.without_secrets(said)
-        broke = error is not None and said is None and body.made == names.FAILED
-        cancelled = error is not None and body.made == names.CANCELLED_CALL
+        envelope = None if self.events is None else self.events.error
+        if envelope is not None:
+            envelope = self.attempt.without_secrets(envelope)
+        broke = error is not None and envelope is None and self.made == names.FAILED
+        cancelled = error is not None and self.made == names.CANCELLED_CALL
         return AttemptOutcome.of(
             answered.request,
             answered.duration_s,
             status=answered.status,
             headers=answered.headers,
-            envelope=said,
+            envelope=envelope,
             exception=type(error).__qualname__ if broke or cancelled else None,
             cancelled=cancelled,
             transient=broke and error is not None and bool(self._is_transient(error)),
-            stream=end.stream,
+            stream=stream,
         )

@@ -40,7 +40,7 @@ class RememberedAttempt(NamedTuple):
         parent_id: The id of its parent span, or 0.
         started_s: When it was sent, on a steady clock.
         send: The send of a client's own retry code that it was part of, or None.
-        has_company: `Sending.has_company`.
+        has_company: `Attempt.has_company`.
         is_shared: True for the entry under the parent span or the unit of work.
         is_fan_out: True if an equal request with the same parent was in flight at the same time and
             failed as well. Such requests are a fan-out, not a retry loop.

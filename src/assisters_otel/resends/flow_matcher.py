@@ -18,7 +18,7 @@ send of the client's own retry code, such as urllib3's `Retry`: they are resends
 * *Company.* Equal requests that are in flight at the same time are often a pool that works through
   a list. A worker that gets an error against which no retry helps goes on with the next item. So
   such an error has no resend if equal requests of others were in flight beside the attempt or its
-  predecessors (`Sending.has_company`). After an error that a retry helps, it has one, because fifty
+  predecessors (`Attempt.has_company`). After an error that a retry helps, it has one, because fifty
   tasks that each retry through an outage are fifty retry loops.
 
 tests/test_resend.py and tests/clients/test_equal_requests.py try these cases.
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import weakref
     from collections.abc import Iterator
 
-    from assisters_otel.attempts.attempt import Sending
+    from assisters_otel.attempts.attempt import Attempt
     from assisters_otel.attempts.retry_chain import Before
     from assisters_otel.resends.failed_attempts import FailedAttempts, RememberedAttempt
 
@@ -44,7 +44,7 @@ class FlowMatcher:
     """Matches attempts with failed ones of the same flow of control."""
 
     def __init__(
-        self, failed: FailedAttempts, in_flight: set[weakref.ref[Sending]], secret: bytes
+        self, failed: FailedAttempts, in_flight: set[weakref.ref[Attempt]], secret: bytes
     ) -> None:
         """Match with what is in *failed* and *in_flight*, which the tracker fills.
 
@@ -57,27 +57,27 @@ class FlowMatcher:
         self._in_flight = in_flight
         self._secret = secret
 
-    def take_failed(self, sending: Sending, now: float) -> Before | None:
-        """Return the failed attempt that *sending* sends again, and mark it as resent.
+    def take_failed(self, attempt: Attempt, now: float) -> Before | None:
+        """Return the failed attempt that *attempt* sends again, and mark it as resent.
 
         Args:
-            sending: The attempt that is about to be sent.
+            attempt: The attempt that is about to be sent.
             now: The time on a steady clock.
 
         Returns:
-            The failed attempt, or None if *sending* is no resend.
+            The failed attempt, or None if *attempt* is no resend.
         """
         failed = self._failed
         with failed.lock:
             failed.expire(now)
-        origin = sending.origin()
+        origin = attempt.origin()
         if not origin.is_known:
             return None
         place = origin.place
         # The request is read only if this flow has failed: reading its body and URL is expensive.
         if not failed.has_origin(origin.owner_id, place or 0):
             return None
-        identity = request_identity(sending, self._secret)
+        identity = request_identity(attempt, self._secret)
         if identity is None:
             return None
         own_key, shared_key = (origin.owner_id, identity), (place or 0, identity)
@@ -86,73 +86,73 @@ class FlowMatcher:
             # The `id` of an owner is reused after its end, so its identity is compared.
             is_own = own is not None and own.owner() is origin.owner()
             if own is not None and is_own and own.whole == origin.whole:
-                is_resend = self._is_resend_by_same(own, sending, shared)
+                is_resend = self._is_resend_by_same(own, attempt, shared)
                 failed.mark_resent(own_key, own.before)
                 failed.mark_resent(shared_key, own.before)
                 return own.before if is_resend else None
-            if place is None or shared is None or not self._is_resend_by_other(shared, sending):
+            if place is None or shared is None or not self._is_resend_by_other(shared, attempt):
                 return None
             failed.mark_resent(shared_key, shared.before)
             # The thread of a pool that sent it may send an equal request after this resend.
             failed.mark_resent((id(shared.owner()), identity), shared.before)
             return shared.before
 
-    def equal_in_flight(self, sending: Sending) -> Iterator[Sending]:
-        """Yield the attempts with an equal request that are in flight beside *sending*."""
-        identity = request_identity(sending, self._secret)
+    def equal_in_flight(self, attempt: Attempt) -> Iterator[Attempt]:
+        """Yield the attempts with an equal request that are in flight beside *attempt*."""
+        identity = request_identity(attempt, self._secret)
         if identity is None:
             return
         for reference in self._in_flight.copy():  # other threads start and end attempts meanwhile
             other = reference()
-            if other is None or other is sending:
+            if other is None or other is attempt:
                 continue
             if request_identity(other, self._secret) == identity:
                 yield other
 
     def _is_resend_by_same(
-        self, failed: RememberedAttempt, sending: Sending, shared: RememberedAttempt | None
+        self, failed: RememberedAttempt, attempt: Attempt, shared: RememberedAttempt | None
     ) -> bool:
         """Return True if the task or thread of a failed attempt sends it again.
 
         Args:
             failed: The failed attempt.
-            sending: The attempt that is about to be sent.
+            attempt: The attempt that is about to be sent.
             shared: The entry of equal requests under the parent span, or None.
         """
-        sending.has_company = failed.has_company
+        attempt.has_company = failed.has_company
         if failed.send is not None and failed.send is control_flow.current_send():
             return True
-        if sending.is_bare and not self._is_same_asker(failed, sending, shared):
+        if attempt.is_bare and not self._is_same_asker(failed, attempt, shared):
             return False
         if not failed.before.hopeless:
             return True
-        if not sending.has_company and next(self.equal_in_flight(sending), None) is not None:
-            sending.has_company = True
-        return not sending.has_company
+        if not attempt.has_company and next(self.equal_in_flight(attempt), None) is not None:
+            attempt.has_company = True
+        return not attempt.has_company
 
-    def _is_resend_by_other(self, shared: RememberedAttempt, sending: Sending) -> bool:
+    def _is_resend_by_other(self, shared: RememberedAttempt, attempt: Attempt) -> bool:
         """Return True if another task or thread sends again what an ended one has sent.
 
         Args:
             shared: The entry of equal requests under the parent span.
-            sending: The attempt that is about to be sent.
+            attempt: The attempt that is about to be sent.
         """
         if shared.is_fan_out or shared.has_company or shared.is_resent:
             return False
         if not control_flow.is_over(shared.owner()):
             return False
-        if sending.is_bare and not self._is_same_asker(shared, sending, shared):
+        if attempt.is_bare and not self._is_same_asker(shared, attempt, shared):
             return False
-        return next(self.equal_in_flight(sending), None) is None
+        return next(self.equal_in_flight(attempt), None) is None
 
     def _is_same_asker(
-        self, failed: RememberedAttempt, sending: Sending, shared: RememberedAttempt | None
+        self, failed: RememberedAttempt, attempt: Attempt, shared: RememberedAttempt | None
     ) -> bool:
         """Return True if a bare request has enough in common with a failed one to be its resend."""
-        parent = sending.origin().parent
+        parent = attempt.origin().parent
         return (
             parent is not None
             and failed.parent_id == parent.span_id
-            and failed.before.authorization == authorization_digest(sending.message, self._secret)
+            and failed.before.authorization == authorization_digest(attempt.reader, self._secret)
             and (shared is None or shared.succeeded_s < failed.before.ended_s)
         )

@@ -11,32 +11,32 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from assisters_otel.api.request import RequestReader
-    from assisters_otel.attempts.attempt import Sending
+    from assisters_otel.attempts.attempt import Attempt
 
 
-def request_identity(sending: Sending, secret: bytes) -> int | None:
+def request_identity(attempt: Attempt, secret: bytes) -> int | None:
     """Return the digest that equal requests have in common. Computed once for each attempt.
 
     It covers the unit of work, the method, the URL, and the Idempotency-Key. Without that header it
-    covers the body. Sets `Sending.identity` and `Sending.is_bare`.
+    covers the body. Sets `Attempt.identity` and `Attempt.is_bare`.
 
     Returns:
         The digest, or None if the body cannot be read without consuming it.
     """
-    if sending.identity is not None:
-        return sending.identity
-    message = sending.message
+    if attempt.identity is not None:
+        return attempt.identity
+    message = attempt.reader
     key = message.header("idempotency-key")
     content = key or message.body()
     if content is None:
         return None
-    sending.is_bare = not content
+    attempt.is_bare = not content
     # Python's `hash` of a string is keyed as well, and faster than `hashlib`. But a text and its
     # bytes have the same hash. So the kind of the content is part of the digest.
     kind = "key" if key else "body"
-    address = sending.unit, sending.request.method, message.url()
-    sending.identity = hash((secret, *address, kind, content))
-    return sending.identity
+    address = attempt.unit, attempt.request.method, message.url()
+    attempt.identity = hash((secret, *address, kind, content))
+    return attempt.identity
 
 
 def authorization_digest(message: RequestReader, secret: bytes) -> bytes | None:

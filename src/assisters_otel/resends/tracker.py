@@ -50,7 +50,7 @@ from assisters_otel.resends.request_identity import authorization_digest, reques
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from assisters_otel.attempts.attempt import Sending
+    from assisters_otel.attempts.attempt import Attempt
     from assisters_otel.attempts.retry_chain import Chain, Key
     from assisters_otel.outcomes import AttemptOutcome
 
@@ -81,7 +81,7 @@ class ResendTracker:
         self._now = now
         self._secret = os.urandom(16)
         self._failed = FailedAttempts()
-        self._in_flight: set[weakref.ref[Sending]] = set()
+        self._in_flight: set[weakref.ref[Attempt]] = set()
         self._matcher = FlowMatcher(self._failed, self._in_flight, self._secret)
         # By the `id` of the task or thread. The lock of the failed attempts guards it as well.
         self._pending_redirects: OrderedDict[int, Hop] = OrderedDict()
@@ -89,43 +89,43 @@ class ResendTracker:
     # -- an attempt starts ------------------------------------------------------------------
 
     @fail_safe
-    def started(self, sending: Sending) -> Resend | None:
+    def started(self, attempt: Attempt) -> Resend | None:
         """Return what an attempt that is about to be sent is a resend of, or None for a first.
 
-        The result is also set as `Sending.resend`.
+        The result is also set as `Attempt.resend`.
         """
-        sending.started_s = now = self._now()
+        attempt.started_s = now = self._now()
         if len(self._in_flight) >= _MAX_IN_FLIGHT:
             self._in_flight.clear()
-        self._in_flight.add(weakref.ref(sending))
-        chain = sending.chain
+        self._in_flight.add(weakref.ref(attempt))
+        chain = attempt.chain
         if chain is None:
             resend = None
             if self._pending_redirects:
-                resend = _after_redirect(sending, self._take_redirect())
-            resend = resend or self._outside_calls(sending, now)
+                resend = _after_redirect(attempt, self._take_redirect())
+            resend = resend or self._outside_calls(attempt, now)
         else:
-            resend = self._in_call(chain, sending, now)
-        sending.resend = resend
+            resend = self._in_call(chain, attempt, now)
+        attempt.resend = resend
         return resend
 
-    def _in_call(self, chain: Chain, sending: Sending, now: float) -> Resend | None:
+    def _in_call(self, chain: Chain, attempt: Attempt, now: float) -> Resend | None:
         """Apply the first rule, and count the attempt in its call."""
         hop, chain.hop = chain.hop, None
         before, chain.before = chain.before, None
-        resend = _after_redirect(sending, hop) if hop is not None else None
+        resend = _after_redirect(attempt, hop) if hop is not None else None
         if resend is None and not chain.sent:
-            before = self._matcher.take_failed(sending, now) if self._failed.by_key else None
+            before = self._matcher.take_failed(attempt, now) if self._failed.by_key else None
             if before is not None:
                 if before.call is not None:
                     chain.resend_of = before.call.span
                     chain.call = chain.call._replace(number=before.call.number + 1)
-                resend = self._resend_of(before, sending, now)
+                resend = self._resend_of(before, attempt, now)
         elif resend is None:
             if before is None:
                 resend = Resend(chain.number + 1)
             else:
-                resend = self._resend_of(before, sending, now)
+                resend = self._resend_of(before, attempt, now)
                 chain.wait_s += resend.delay_s or 0.0
             chain.retries += 1
             if chain.keys:
@@ -137,26 +137,26 @@ class ResendTracker:
         chain.number = resend.number if resend is not None else 0
         return resend
 
-    def _outside_calls(self, sending: Sending, now: float) -> Resend | None:
+    def _outside_calls(self, attempt: Attempt, now: float) -> Resend | None:
         """Apply the second and the third rule. The higher number counts."""
-        header = sending.message.header(_RETRY_COUNT)
+        header = attempt.reader.header(_RETRY_COUNT)
         count = 0
         if header and header.isdecimal() and len(header) <= _MAX_DIGITS:
             count = int(header)
-        before = self._matcher.take_failed(sending, now) if self._failed.by_key else None
+        before = self._matcher.take_failed(attempt, now) if self._failed.by_key else None
         if before is None:
             return Resend(count) if count else None
-        resend = self._resend_of(before, sending, now)
+        resend = self._resend_of(before, attempt, now)
         return resend if resend.number >= count else resend._replace(number=count)
 
-    def _resend_of(self, before: Before, sending: Sending, now: float) -> Resend:
+    def _resend_of(self, before: Before, attempt: Attempt, now: float) -> Resend:
         """Return the record of a resend whose previous attempt is known."""
         delay_s = max(now - before.ended_s, 0.0)
         wait_s = before.wait_s
         # The API has neither refused another key nor asked it to wait.
         is_same_key = (
             before.hopeless or wait_s is not None
-        ) and before.authorization == authorization_digest(sending.message, self._secret)
+        ) and before.authorization == authorization_digest(attempt.reader, self._secret)
         return Resend(
             before.number + 1,
             reason=before.reason,
@@ -176,114 +176,114 @@ class ResendTracker:
     # -- an attempt has ended ---------------------------------------------------------------
 
     @fail_safe
-    def answered(self, sending: Sending, *, is_open: bool) -> None:
+    def answered(self, attempt: Attempt, *, is_open: bool) -> None:
         """Record that an attempt has a response and has not failed.
 
         Args:
-            sending: The attempt.
+            attempt: The attempt.
             is_open: True if its body is still being read. Then `closed` or `failed` will follow.
         """
         if not is_open:
-            self.closed(sending)
+            self.closed(attempt)
         if self._failed.by_key:
-            self._succeeded(sending)
+            self._succeeded(attempt)
 
     @fail_safe
-    def closed(self, sending: Sending) -> None:
+    def closed(self, attempt: Attempt) -> None:
         """Record that an attempt is no longer in flight."""
-        self._in_flight.discard(weakref.ref(sending))
+        self._in_flight.discard(weakref.ref(attempt))
 
-    def _succeeded(self, sending: Sending) -> None:
-        place = sending.origin().place
+    def _succeeded(self, attempt: Attempt) -> None:
+        place = attempt.origin().place
         if place is None or not self._failed.has_origin(place):
             return
-        key = place, request_identity(sending, self._secret) or 0
+        key = place, request_identity(attempt, self._secret) or 0
         with self._failed.lock:
             self._failed.mark_succeeded(key, self._now())
 
     @fail_safe
-    def failed(self, sending: Sending, outcome: AttemptOutcome, unix_s: float) -> None:
+    def failed(self, attempt: Attempt, outcome: AttemptOutcome, unix_s: float) -> None:
         """Remember an attempt that has failed or was cancelled.
 
         Args:
-            sending: The attempt.
+            attempt: The attempt.
             outcome: How it ended.
             unix_s: The time of its end in Unix seconds, for a Retry-After that is a date.
         """
-        self.closed(sending)
+        self.closed(attempt)
         now = self._now()
-        chain = sending.chain
+        chain = attempt.chain
         hopeless = outcome.failed and not outcome.retryable
         before = Before(
-            number=sending.resend.number if sending.resend is not None else 0,
+            number=attempt.resend.number if attempt.resend is not None else 0,
             ended_s=now,
             reason=outcome.retry_reason,
-            span=sending.span.get_span_context() if sending.span is not None else None,
+            span=attempt.span.get_span_context() if attempt.span is not None else None,
             wait_s=retry_after_s(outcome.headers.get(response_headers.RETRY_AFTER), unix_s),
             hopeless=hopeless,
-            authorization=authorization_digest(sending.message, self._secret),
+            authorization=authorization_digest(attempt.reader, self._secret),
             call=chain.call if chain is not None else None,
         )
-        identities = self._identities(sending)
-        origin = sending.origin()
+        identities = self._identities(attempt)
+        origin = attempt.origin()
         parent, place = origin.parent, origin.place
         if hopeless:
-            for other in self._matcher.equal_in_flight(sending):
-                sending.has_company = other.has_company = True
-        attempt = RememberedAttempt(
+            for other in self._matcher.equal_in_flight(attempt):
+                attempt.has_company = other.has_company = True
+        remembered = RememberedAttempt(
             before,
             origin.owner,
             origin.whole,
             parent.span_id if parent is not None else 0,
-            sending.started_s,
+            attempt.started_s,
             control_flow.current_send(),
-            sending.has_company,
+            attempt.has_company,
         )
         keys: list[Key] = []
         with self._failed.lock:
             self._failed.expire(now)
             for identity in identities:
                 keys.append((origin.owner_id, identity))
-                self._failed.remember(keys[-1], attempt)
+                self._failed.remember(keys[-1], remembered)
                 if place is not None:
                     keys.append((place, identity))
-                    self._failed.remember_shared(keys[-1], attempt)
+                    self._failed.remember_shared(keys[-1], remembered)
         if chain is not None:
             chain.before = before
             chain.keys = tuple(keys)
 
     @fail_safe
-    def redirected(self, sending: Sending, location: str) -> None:
+    def redirected(self, attempt: Attempt, location: str) -> None:
         """Remember a redirect, so that the request that follows it is recognised as its hop.
 
         Args:
-            sending: The attempt that was answered with it.
+            attempt: The attempt that was answered with it.
             location: The Location header.
         """
         owner = control_flow.owner()
         hop = Hop(
             weakref.ref(owner),
-            hash(sending.message.redirect_target(location)),
-            sending.resend.number if sending.resend is not None else 0,
-            self._identities(sending),
+            hash(attempt.reader.redirect_target(location)),
+            attempt.resend.number if attempt.resend is not None else 0,
+            self._identities(attempt),
         )
-        if sending.chain is not None:
-            sending.chain.hop = hop
+        if attempt.chain is not None:
+            attempt.chain.hop = hop
             return
         with self._failed.lock:
             while len(self._pending_redirects) >= _MAX_PENDING_REDIRECTS:
                 del self._pending_redirects[next(iter(self._pending_redirects))]
             self._pending_redirects[id(owner)] = hop
 
-    def _identities(self, sending: Sending) -> tuple[int, ...]:
+    def _identities(self, attempt: Attempt) -> tuple[int, ...]:
         """Return the identity of a request and of those that were redirected to it."""
-        identity = request_identity(sending, self._secret)
-        return sending.origins if identity is None else (identity, *sending.origins)
+        identity = request_identity(attempt, self._secret)
+        return attempt.origins if identity is None else (identity, *attempt.origins)
 
 
-def _after_redirect(sending: Sending, hop: Hop | None) -> Resend | None:
-    """Return a resend if *sending* goes where a redirect leads, and set `Sending.origins`."""
-    if hop is None or hop.url != hash(sending.message.url()):
+def _after_redirect(attempt: Attempt, hop: Hop | None) -> Resend | None:
+    """Return a resend if *attempt* goes where a redirect leads, and set `Attempt.origins`."""
+    if hop is None or hop.url != hash(attempt.reader.url()):
         return None
-    sending.origins = hop.identities
+    attempt.origins = hop.identities
     return Resend(hop.number + 1, is_retry=False)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry import trace
-from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.http_attributes import (
     HTTP_REQUEST_HEADER_TEMPLATE,
-    HTTP_REQUEST_METHOD,
     HTTP_REQUEST_RESEND_COUNT,
     HTTP_RESPONSE_HEADER_TEMPLATE,
 )
 from opentelemetry.semconv.attributes.url_attributes import URL_FULL
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import StatusCode
 
 from assisters_otel.api import endpoints, redaction
 from assisters_otel.api import headers as response_headers
@@ -28,7 +25,7 @@ from assisters_otel.api.headers import (
 from assisters_otel.api.limits import MAX_MESSAGE
 from assisters_otel.otel_api import providers
 from assisters_otel.semconv import attributes as names
-from assisters_otel.semconv.attributes import HTTP_METHOD, HTTP_URL
+from assisters_otel.semconv.attributes import HTTP_URL
 from assisters_otel.sinks.foreign_span import attributes_of, mask_status
 
 if TYPE_CHECKING:
@@ -48,46 +45,6 @@ _LIMITS: Final = tuple(
     (names.RATELIMIT.format(kind, what), header, what == "reset")
     for (kind, what), header in response_headers.RATELIMITS.items()
 )
-
-
-def find_app_span(
-    scope: str, method: str, host: str, url: object, *, is_inside: bool = False
-) -> Span | None:
-    """Find the client span of the attempt that is about to be sent.
-
-    Args:
-        scope: The name under which the HTTP instrumentation makes its spans.
-        method: The request's, as sent.
-        host: The request's host, as it stands in a URL.
-        url: The whole URL, whose `str` is asked for only if it is needed.
-        is_inside: Whether that instrumentation suppresses any other inside its span.
-
-    Returns:
-        The current span if it is that instrumentation's and this request's; None if
-        it is the app's own, or sampled out, or instrumentation is suppressed.
-    """
-    span: Any = trace.get_current_span()
-    if not span.is_recording() or getattr(span, "kind", None) is not SpanKind.CLIENT:
-        return None
-    made_by = getattr(span, "instrumentation_scope", None)
-    if getattr(made_by, "name", None) != scope:
-        return None
-    if not is_inside and not is_http_instrumentation_enabled():
-        return None
-    # A request inside another one's transport, whose span is current: it says another URL.
-    # A hook may have taken the query or all of it away, a limit may have cut it.
-    attributes = attributes_of(span)
-    told = attributes.get(HTTP_URL) or attributes.get(URL_FULL)
-    if isinstance(told, str) and host not in told and not str(url).startswith(told):
-        return None
-    sent = attributes.get(HTTP_REQUEST_METHOD) or attributes.get(HTTP_METHOD)
-    return None if sent not in (None, names.OTHER, method.upper()) else span
-
-
-def is_in_app_span(scope: str) -> bool:
-    """Return True if the current span is one of the app's HTTP instrumentation, of any request."""
-    made_by = getattr(trace.get_current_span(), "instrumentation_scope", None)
-    return getattr(made_by, "name", None) == scope
 
 
 def redact_request(span: Span, request: ApiRequest) -> None:

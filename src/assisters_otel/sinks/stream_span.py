@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
     from opentelemetry.util.types import AttributeValue
 
-    from assisters_otel.attempts.attempt import Sending
+    from assisters_otel.attempts.attempt import Attempt
     from assisters_otel.outcomes import AttemptOutcome, StreamOutcome
 
 
-def start_stream_span(tracer: Tracer, sending: Sending) -> Span | None:
+def start_stream_span(tracer: Tracer, attempt: Attempt) -> Span | None:
     """Begin the span of an event stream: beside its attempt's, or under it if that is a root.
 
     Args:
         tracer: Ours.
-        sending: The attempt, whose span is open.
+        attempt: The attempt, whose span is open.
     """
-    attempt = sending.span
-    if attempt is None:
+    span = attempt.span
+    if span is None:
         return None
-    above = getattr(attempt, "parent", None)
+    above = attempt.origin().parent if attempt.is_own else getattr(span, "parent", None)
     if above is None:
-        above = attempt.get_span_context()
-    request = sending.request
+        above = span.get_span_context()
+    request = attempt.request
     attributes: dict[str, AttributeValue] = {SERVER_ADDRESS: request.address}
     if request.port is not None:
         attributes[SERVER_PORT] = request.port
@@ -50,7 +50,7 @@ def start_stream_span(tracer: Tracer, sending: Sending) -> Span | None:
         trace.set_span_in_context(trace.NonRecordingSpan(above), Context()),
         SpanKind.INTERNAL,
         attributes,
-        [trace.Link(attempt.get_span_context())],
+        [trace.Link(span.get_span_context())],
     )
 
 

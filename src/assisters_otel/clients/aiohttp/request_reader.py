@@ -6,8 +6,8 @@ from contextlib import suppress
 from typing import Any
 
 
-class _Message:
-    """What resends are known by. Not the request itself: that one knows its response."""
+class AiohttpRequestReader:
+    """Reads what a resend is known by. It holds no request: that one knows its response."""
 
     __slots__ = ("_body", "_headers", "_url")
 
@@ -17,21 +17,26 @@ class _Message:
         self._body = raw.body
 
     def url(self) -> str:
+        """Return the whole URL."""
         return str(self._url)
 
     def header(self, name: str) -> str | None:
+        """Return a header by its name in lower case, or None."""
         value: str | None = self._headers.get(name)
         return value
 
     def headers(self) -> list[tuple[str, str]]:
+        """Return all headers, in their order."""
         return list(self._headers.items())
 
     def body(self) -> bytes | None:
+        """Return the body, or None if it cannot be read without consuming it."""
         # Of a payload; one that holds no bytes can be read once.
         held = getattr(self._body, "_value", self._body)
         return bytes(held) if isinstance(held, (bytes, bytearray)) else None
 
     def redirect_target(self, location: str) -> str:
+        """Return the whole URL that a redirect leads to; empty if there is none."""
         with suppress(ValueError):
             return str(self._url.join(type(self._url)(location))).partition("#")[0]
         return ""

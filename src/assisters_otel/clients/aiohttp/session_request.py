@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from assisters_otel.clients.aiohttp import stream_reader
+from assisters_otel.fail_safe import fail_safe
+from assisters_otel.outcomes import FIRST_ERROR
+
+_ENCODING: Final = b"content-encoding"
+_SCOPE: Final = "opentelemetry.instrumentation.aiohttp_client"
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from opentelemetry.trace import Span
 
     from assisters_otel.clients.exchange import Exchange
 
 
-class _Asked:
+class SessionRequest:
     """One request of the app's, with all the attempts that its session makes of it.
 
     Attributes:
@@ -54,3 +63,81 @@ class _Asked:
         self.span: Span | None = None
         self.app_makes_spans = False
         self.injected: dict[str, str] = {}
+
+
+def read_limit_s(asked: SessionRequest) -> float:
+    """Give for how long a failed body may be waited for: the caller's own limit for a read."""
+    timeout = asked.options.get("timeout")
+    if not hasattr(timeout, "sock_read") and not isinstance(timeout, (int, float)):
+        timeout = getattr(asked.session, "timeout", None)
+    read_s = getattr(timeout, "sock_read", None)
+    if not isinstance(read_s, (int, float)) or read_s <= 0:  # 0 is no limit
+        return stream_reader.READ_AHEAD_S
+    return float(read_s)
+
+
+def headers_of(response: Any) -> Sequence[tuple[bytes, bytes]]:
+    """Give the headers as they were sent, or what a class of the app's own has in their place."""
+    raw: Sequence[tuple[bytes, bytes]] | None = response.raw_headers
+    if raw is not None:
+        return raw
+    how = "utf-8", "surrogateescape"  # as aiohttp has decoded them
+    return [(name.encode(*how), value.encode(*how)) for name, value in response.headers.items()]
+
+
+def http_version_of(response: Any) -> str | None:
+    """Return the version of HTTP, ``1.1``, or None if the response does not know it."""
+    version = response.version
+    return None if version is None else f"{version.major}.{version.minor}"
+
+
+@fail_safe
+def put_headers(headers: Any, injected: dict[str, str]) -> list[tuple[str, str]]:
+    """Add headers for the moment in which they are written; return the app's own of these names."""
+    own: list[tuple[str, str]] = []
+    if any(name in headers for name in injected):
+        names = {name.lower() for name in injected}
+        own = [header for header in headers.items() if header[0].lower() in names]
+    headers.update(injected)
+    return own
+
+
+@fail_safe
+def put_headers_back(
+    headers: Any, injected: dict[str, str], own: list[tuple[str, str]] | None
+) -> None:
+    """Take them away again: the app finds its own in the response's `request_info`."""
+    for name in injected:
+        headers.popall(name, None)
+    for name, value in own or ():
+        headers.add(name, value)
+
+
+def is_instrumented(session: Any) -> bool:
+    """Say whether the app has given a session OpenTelemetry's trace configuration."""
+    return any(
+        getattr(told, "__module__", None) == _SCOPE
+        for config in session._trace_configs  # noqa: SLF001 - the property is newer
+        for told in config.on_request_start
+    )
+
+
+@fail_safe
+def read_ahead_s(asked: SessionRequest, exchange: Exchange, response: Any) -> float | None:
+    """Return for how long a failed body is waited for, or None if it may not be read ahead."""
+    may_be_read = exchange.may_be_read_ahead() and stream_reader.can_be_waited_for(response.content)
+    return read_limit_s(asked) if may_be_read else None
+
+
+def headers_as_read(asked: SessionRequest, response: Any) -> Sequence[tuple[bytes, bytes]]:
+    """Return the headers that describe a body as it will be read.
+
+    A stream is read as the client has decoded it. A failed answer's body is read ahead as sent.
+    """
+    headers = headers_of(response)
+    decodes = asked.options.get("auto_decompress")
+    if decodes is None:
+        decodes = getattr(asked.session, "_auto_decompress", True)
+    if decodes and response.status < FIRST_ERROR:
+        return [header for header in headers if header[0].lower() != _ENCODING]
+    return headers

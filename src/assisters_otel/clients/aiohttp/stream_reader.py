@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import weakref
 from functools import lru_cache
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from assisters_otel.api.limits import MAX_BYTES
@@ -18,7 +20,7 @@ from assisters_otel.clients.read_ahead import find_foreign
 from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
-    from assisters_otel.recording.response_body import Body
+    from assisters_otel.recording.response_body import ResponseBody
 
 READ_AHEAD_S: Final = 5.0
 """How long the beginning of a failed body is waited for, if the caller has set no limit."""
@@ -32,10 +34,12 @@ class _Watch(NamedTuple):
 
     Attributes:
         body: Gets the bytes as they are read, and the end.
+        response: Refers to the response weakly, and tells the body when that is dropped.
         cancelled: What the last read was cancelled with, if no other has followed.
     """
 
-    body: Body
+    body: ResponseBody
+    response: weakref.ref[Any]
     cancelled: BaseException | None = None
 
 
@@ -44,17 +48,20 @@ _watched: Final[dict[int, _Watch]] = {}
 _broken: Final[dict[int, Exception]] = {}
 
 
-def watch(reader: Any, body: Body) -> None:
+def watch(response: Any, body: ResponseBody) -> None:
     """Have a body told of what is read.
 
     Args:
-        reader: A response's content, of which nothing has been read.
+        response: A response, of which nothing has been read.
         body: Gets the bytes as they are read, and the end.
     """
+    reader = response.content
     if not can_be_waited_for(reader) or reader.at_eof():
         body.ended()  # nothing will come
         return
-    _watched[id(reader)] = _Watch(body)
+    # A response that is dropped gives its connection back to the pool, and its reader with it, if
+    # all of the body has arrived. The reader then lives until the connection is used again.
+    _watched[id(reader)] = _Watch(body, weakref.ref(response, lambda _: body.dropped()))
     kind: Any = type(reader)
     reader.__class__ = _telling(kind)
 
@@ -138,7 +145,8 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
             chunk: bytes = super()._read_nowait_chunk(n)
             watch = _watched.get(id(self))
             if watch is not None:
-                body, cancelled = watch
+                body, _, cancelled = watch
+                body.read_s = perf_counter()
                 if cancelled is not None:
                     _watched[id(self)] = watch._replace(cancelled=None)
                 if body.events is not None and not body.events.skip_plain_event(chunk):

@@ -17,12 +17,12 @@ from assisters_otel.causes import is_of_dead_loop
 from assisters_otel.clients.adapter import Adapter
 from assisters_otel.clients.classes import CLIENTS, find_base, is_a
 from assisters_otel.clients.exchange import Exchange
-from assisters_otel.clients.httpx.request_reader import _Message
+from assisters_otel.clients.httpx.request_reader import HttpxRequestReader
 from assisters_otel.clients.httpx.streams import async_replay, replay
 from assisters_otel.clients.httpx.watched_streams import async_watched, watched
 from assisters_otel.clients.patching import Target, unbound
 from assisters_otel.fail_safe import fail_safe
-from assisters_otel.sinks import attempt_span
+from assisters_otel.sinks import foreign_span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from assisters_otel.api.request import ApiRequest
     from assisters_otel.clients.http_span import HttpSpans, OwnSpan
     from assisters_otel.clients.httpx.streams import Ahead
-    from assisters_otel.recording.recorder import Observer
+    from assisters_otel.recording.recorder import Recorder
 
 SCOPE: Final = "opentelemetry.instrumentation.httpx"
 """The HTTP instrumentation's module, which is the scope of its spans."""
@@ -63,16 +63,16 @@ class _Exchange(Exchange):
 
     def __init__(  # noqa: PLR0913, PLR0917 - all of it is of one request
         self,
-        observer: Observer,
+        recorder: Recorder,
         spans: HttpSpans,
         request: ApiRequest,
-        reader: _Message,
+        reader: HttpxRequestReader,
         raw: Any,
         is_transient: Callable[[BaseException], bool | None],
         app_span: Span | None,
         own: OwnSpan | None,
     ) -> None:
-        super().__init__(observer, spans, request, reader, is_transient, app_span, own)
+        super().__init__(recorder, spans, request, reader, is_transient, app_span, own)
         self.raw = self.outgoing = raw
         if own is not None and own.headers:
             self.outgoing = _copy(raw, own.headers)
@@ -85,11 +85,11 @@ class Httpx(Adapter):
     variable = "HTTPX"
 
     def __init__(
-        self, module: str, observer: Observer, tracer_provider: TracerProvider | None
+        self, module: str, recorder: Recorder, tracer_provider: TracerProvider | None
     ) -> None:
         """Prepare for ``httpx`` or ``httpx2``, as `Adapter` does."""
         self.instrumentation, self.instrumentor = module, INSTRUMENTORS[module]
-        super().__init__(module, observer, tracer_provider)
+        super().__init__(module, recorder, tracer_provider)
 
     def targets(self) -> tuple[Target, ...]:
         """Return what to wrap."""
@@ -135,18 +135,18 @@ class Httpx(Adapter):
         """Return the exchange of a request that is watched, or None."""
         raw = args[0] if args else kwargs["request"]
         url = raw.url
-        hosts = self._observer.hosts(url.host)
+        hosts = self._recorder.watched.named(url.host)
         if hosts is None:
             return None
         port = url.port or (443 if url.scheme == "https" else 80)
-        request = self._observer.request(hosts, raw.method, port, url.raw_path)
+        request = self._recorder.watched.request(hosts, raw.method, port, url.raw_path)
         if request is None:
             return None
-        reader, app_span, own = _Message(raw), _find_app_span(raw), None
+        reader, app_span, own = HttpxRequestReader(raw), _find_app_span(raw), None
         if app_span is None and not self._app_makes_spans(raw, transport, method):
             own = self._spans.start(request, str(url), port, reader)
         told = self._is_transient, app_span, own
-        return _Exchange(self._observer, self._spans, request, reader, raw, *told)
+        return _Exchange(self._recorder, self._spans, request, reader, raw, *told)
 
     @fail_safe
     def _app_makes_spans(self, raw: Any, transport: Any, method: str) -> bool:
@@ -202,12 +202,7 @@ class Httpx(Adapter):
 @fail_safe
 def _find_app_span(raw: Any) -> Span | None:
     url = raw.url
-    return attempt_span.find_app_span(SCOPE, raw.method, url.raw_host.decode("ascii"), url)
-
-
-def message_of(raw: Any) -> _Message:
-    """Return what can be said of a request, of either module."""
-    return _Message(raw)
+    return foreign_span.find_app_span(SCOPE, raw.method, url.raw_host.decode("ascii"), url)
 
 
 def _is_instrumented(transport: Any, method: str) -> bool:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import sys
 from functools import lru_cache
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.clients.classes import GENERATIONS
 from assisters_otel.fail_safe import fail_safe
-from assisters_otel.sinks.known_attempts import find_attempt
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from assisters_otel.recording.response_body import Body
+    from assisters_otel.recording.response_body import ResponseBody
 
 _SDKS: Final = frozenset({"openai", "assisters"})
 _HELPERS: Final = "openai.lib.streaming"
@@ -37,7 +37,7 @@ async def _nothing_async(*_: object) -> None:
 
 
 @fail_safe
-def _closed(body: Body) -> None:
+def _closed(body: ResponseBody) -> None:
     """Tell a body that its stream is closed: by the caller, or as an SDK's own error passes.
 
     An SDK that cannot read what came closes the stream and lets its exception go on: that is a
@@ -45,8 +45,10 @@ def _closed(body: Body) -> None:
     """
     error = sys.exc_info()[1]
     # Known already it is that of another stream, which was read inside this one's `with`.
-    if isinstance(error, Exception) and find_attempt(error) is None and _is_of_sdk(error):
+    if isinstance(error, Exception) and not body.is_known(error) and _is_of_sdk(error):
         body.broke(error)
+    elif isinstance(error, GeneratorExit):  # of a generator that is dropped
+        body.left()
     else:
         body.closed()
 
@@ -73,7 +75,7 @@ class _Chunks:
 
     __slots__ = ("_body", "_chunks", "_is_ordinary", "close", "send", "throw")
 
-    def __init__(self, chunks: Any, body: Body) -> None:
+    def __init__(self, chunks: Any, body: ResponseBody) -> None:
         self._chunks = chunks
         self._body = body
         events = body.events
@@ -95,6 +97,7 @@ class _Chunks:
         except BaseException as error:
             self._body.broke(error)
             raise
+        self._body.read_s = perf_counter()
         if not self._is_ordinary(chunk):
             self._body.feed(chunk)
         return chunk
@@ -105,7 +108,7 @@ class _AsyncChunks:
 
     __slots__ = ("_body", "_chunks", "_is_ordinary", "aclose", "asend", "athrow")
 
-    def __init__(self, chunks: Any, body: Body) -> None:
+    def __init__(self, chunks: Any, body: ResponseBody) -> None:
         self._chunks = chunks
         self._body = body
         events = body.events
@@ -126,6 +129,7 @@ class _AsyncChunks:
         except BaseException as error:
             self._body.broke(error)
             raise
+        self._body.read_s = perf_counter()
         if not self._is_ordinary(chunk):
             self._body.feed(chunk)
         return chunk
@@ -134,7 +138,7 @@ class _AsyncChunks:
 class _Watched:
     """A stream whose end is told of."""
 
-    def __init__(self, stream: Any, body: Body) -> None:
+    def __init__(self, stream: Any, body: ResponseBody) -> None:
         self._stream = stream
         self._body = body
 

@@ -7,8 +7,8 @@ from typing import Any
 from urllib.parse import urljoin
 
 
-class _Message:
-    """What resends are known by."""
+class RequestsRequestReader:
+    """Reads what a resend is known by."""
 
     __slots__ = ("_raw",)
 
@@ -16,16 +16,20 @@ class _Message:
         self._raw = raw
 
     def url(self) -> str:
+        """Return the whole URL."""
         return str(self._raw.url).partition("#")[0]
 
     def header(self, name: str) -> str | None:
+        """Return a header by its name in lower case, or None."""
         value = self._raw.headers.get(name)
         return None if value is None else _text(value)
 
     def headers(self) -> list[tuple[str, str]]:
+        """Return all headers, in their order."""
         return [(_text(name), _text(value)) for name, value in self._raw.headers.items()]
 
     def body(self) -> bytes | None:
+        """Return the body, or None if it cannot be read without consuming it."""
         body = self._raw.body
         if body is None:
             return b""
@@ -34,6 +38,7 @@ class _Message:
         return body if isinstance(body, bytes) else None
 
     def redirect_target(self, location: str) -> str:
+        """Return the whole URL that a redirect leads to; empty if there is none."""
         with suppress(ValueError):
             return str(urljoin(self._raw.url, location)).partition("#")[0]
         return ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from functools import lru_cache
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.clients.classes import GENERATIONS, is_of, named_as
@@ -15,13 +16,13 @@ from assisters_otel.clients.classes import GENERATIONS, is_of, named_as
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from assisters_otel.recording.response_body import Body
+    from assisters_otel.recording.response_body import ResponseBody
 
 _FETCHES: Final = ("_fp_read", "_handle_chunk", "_update_chunk_length", "_error_catcher")
 _WATCH: Final = "_assisters_otel_watch"
 
 
-def watch(raw: Any, body: Body, broke: Callable[[BaseException], object]) -> None:
+def watch(raw: Any, body: ResponseBody, broke: Callable[[BaseException], object]) -> None:
     """Have a body told of what is read.
 
     Args:
@@ -58,6 +59,7 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
             found = vars(self).get(_WATCH)
             if found is not None and chunk:
                 body, _ = found
+                body.read_s = perf_counter()
                 if body.events is not None and not body.events.skip_plain_event(chunk):
                     body.feed(chunk)
             return chunk
@@ -67,8 +69,8 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
             try:
                 with super()._error_catcher():
                     yield
-            except GeneratorExit:  # whoever iterates has gone
-                self._tell_last()
+            except GeneratorExit:  # the generator that reads is dropped
+                self._tell_last(left=True)
                 raise
             except BaseException as error:
                 self._tell_last(error=error)
@@ -77,7 +79,9 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
             if original is not None and original.isclosed():
                 self._tell_last(ended=True)
 
-        def _tell_last(self, *, error: BaseException | None = None, ended: bool = False) -> None:
+        def _tell_last(
+            self, *, error: BaseException | None = None, ended: bool = False, left: bool = False
+        ) -> None:
             found = self.__dict__.pop(_WATCH, None)
             if found is None:
                 return
@@ -86,6 +90,8 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
                 broke(error)
             elif ended:
                 body.ended()
+            elif left:
+                body.left()
             else:
                 body.closed()
 

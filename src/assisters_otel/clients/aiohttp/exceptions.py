@@ -1,0 +1,23 @@
+"""What the exceptions of aiohttp mean."""
+
+from __future__ import annotations
+
+import asyncio
+
+from assisters_otel.causes import OF_FILES, is_of_dead_loop
+from assisters_otel.clients.classes import is_a
+from assisters_otel.fail_safe import fail_safe
+
+
+@fail_safe
+def is_transient(error: BaseException) -> bool:
+    """Return True if the connection, the peer or the clock failed."""
+    # Not a bad URL, and not what the app's own body has raised.
+    cause = error.__cause__
+    if type(error).__name__ in {"ClientConnectionError", "ClientOSError"} and cause is not None:
+        network = (OSError, asyncio.TimeoutError, asyncio.CancelledError)
+        is_theirs = isinstance(cause, network) or is_a(cause, ("aiohttp",), "ClientError")
+        return is_theirs and not isinstance(cause, OF_FILES)
+    kinds = ("ClientConnectionError", "ClientPayloadError", "ClientResponseError")
+    is_theirs = is_a(error, ("aiohttp",), *kinds) or isinstance(error, asyncio.TimeoutError)
+    return is_theirs or is_of_dead_loop(error)

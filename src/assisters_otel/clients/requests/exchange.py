@@ -1,0 +1,121 @@
+"""One request of an adapter's, and the session that sends it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from assisters_otel.clients.exchange import Exchange
+from assisters_otel.clients.requests.exceptions import is_transient
+from assisters_otel.clients.requests.outgoing import Outgoing
+from assisters_otel.clients.requests.read_ahead import READ_AHEAD_S, beginning
+from assisters_otel.clients.requests.request_reader import RequestsRequestReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.trace import Span
+
+    from assisters_otel.api.request import ApiRequest
+    from assisters_otel.clients.http_span import HttpSpans, OwnSpan
+    from assisters_otel.recording.recorder import Recorder
+
+HTTP_VERSIONS: Final = {10: "1.0", 11: "1.1", 20: "2", 30: "3"}
+"""As urllib3 counts them, and as the conventions write them."""
+
+
+class SessionSend:
+    """One `Session.send` under way.
+
+    Attributes:
+        outer: The one that this was called in, by a hook of the app's or for a redirect; or None.
+        failed: The failed attempts which are reported as it returns, with their responses.
+    """
+
+    __slots__ = ("failed", "outer")
+
+    def __init__(self, outer: SessionSend | None) -> None:
+        self.outer = outer
+        self.failed: list[tuple[Exchange, Any]] = []
+
+    def with_failed(self) -> list[SessionSend]:
+        """Return those of this and of the outer ones that have failed attempts to report."""
+        found, one = [], self if self.failed or self.outer is not None else None
+        while one is not None:
+            if one.failed:
+                found.append(one)
+            one = one.outer
+        return found
+
+    def report(self) -> None:
+        """Report what has failed."""
+        while self.failed:
+            exchange, response = self.failed.pop(0)
+            try:
+                exchange.end(None)
+            except BaseException:  # what is not the library's, met while reading ahead
+                response.close()  # the caller will not get it
+                raise
+
+
+class RequestsExchange(Exchange):
+    """An exchange of an adapter's, with the attempts that urllib3 makes of it.
+
+    Attributes:
+        raw: What the adapter was given.
+        outgoing: What is sent in its place, with the propagator's headers; or None.
+        read_limit: Returns the caller's own limit for a read, in seconds, or None.
+    """
+
+    __slots__ = ("outgoing", "raw", "read_limit")
+
+    def __init__(  # noqa: PLR0913, PLR0917 - all of it is of one request
+        self,
+        recorder: Recorder,
+        spans: HttpSpans,
+        request: ApiRequest,
+        raw: Any,
+        app_span: Span | None,
+        own: OwnSpan | None,
+        read_limit: Callable[[], float | None],
+    ) -> None:
+        reader = RequestsRequestReader(raw)
+        super().__init__(recorder, spans, request, reader, is_transient, app_span, own)
+        self.raw = raw
+        self.outgoing = None if own is None else Outgoing.of(raw, own.headers)
+        self.read_limit = read_limit
+
+
+def beginning_of(response: Any, exchange: RequestsExchange) -> bytes | None:
+    """Return what the app has read of a failed answer's body, else what is read ahead of it."""
+    read = getattr(response, "_content", False)
+    return read if isinstance(read, bytes) else read_ahead(response.raw, exchange)
+
+
+def read_ahead(raw: Any, exchange: RequestsExchange) -> bytes | None:
+    """Read the beginning of an unread body, and put it back."""
+    if not exchange.may_be_read_ahead() or getattr(raw, "_fp_bytes_read", True):
+        return None
+    if getattr(raw, "_original_response", None) is None:
+        return None
+    read_s = exchange.read_limit()
+    return beginning(raw, time.perf_counter, READ_AHEAD_S if read_s is None else read_s)
+
+
+def headers_of(response: Any) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a response of requests' or of urllib3's, each line by itself."""
+    how = "latin-1", "replace"  # as urllib3 has decoded them; the app's own adapter may not
+    headers = getattr(getattr(response, "raw", response), "headers", None)
+    lines = getattr(headers, "iteritems", None)  # urllib3's, each by itself if there are two
+    pairs = response.headers.items() if lines is None else lines()
+    return [(name.encode(*how), value.encode(*how)) for name, value in pairs]
+
+
+def read_limit_s(_stream: object = False, timeout: Any = None, *_: Any, **__: Any) -> float | None:  # noqa: FBT002 - as `HTTPAdapter.send`
+    """Read the caller's limit for a read, in seconds, out of what an adapter is called with."""
+    if isinstance(timeout, tuple):
+        timeout = timeout[-1]
+    if hasattr(timeout, "_read"):  # urllib3's own form, whose `read_timeout` needs a running clock
+        given = timeout._read, timeout.total  # noqa: SLF001 - as above
+        timeout = next((one for one in given if isinstance(one, (int, float))), None)
+    return float(timeout) if isinstance(timeout, (int, float)) else None

@@ -1,0 +1,177 @@
+"""Records what becomes of the bodies of successful answers."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final, Protocol
+
+from opentelemetry import trace
+
+from assisters_otel.api import event_stream
+from assisters_otel.api import headers as response_headers
+from assisters_otel.fail_safe import fail_safe
+from assisters_otel.outcomes import FIRST_REDIRECT
+from assisters_otel.recording.response_body import ResponseBody
+from assisters_otel.sinks import stream_span
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.trace import Span, Tracer
+
+    from assisters_otel.attempts.attempt import Attempt
+    from assisters_otel.attempts.clock import Moment
+    from assisters_otel.outcomes import AttemptOutcome
+    from assisters_otel.recording.deferred import Deferred
+    from assisters_otel.recording.process_sinks import ProcessSinks
+
+_SUCCESS: Final = 200
+
+
+class Abandonable(Protocol):
+    """A call or a body that is open."""
+
+    def abandon(self) -> None:
+        """End it, since its reader will not."""
+
+
+class OpenBodies:
+    """The calls that have returned, and the streams outside of calls, whose bodies are open."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._open: set[Abandonable] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._open)
+
+    def add(self, one: Abandonable) -> None:
+        """Add one that is open."""
+        self._open.add(one)
+
+    def discard(self, one: Abandonable) -> None:
+        """Take one out that has ended."""
+        self._open.discard(one)
+
+    def forked(self) -> None:
+        """Forget all of them in a forked child: the parent ends them."""
+        self._open = set()
+
+    def abandon_all(self) -> None:
+        """End all of them."""
+        for one in list(self._open):
+            one.abandon()
+
+
+class BodyRecorder:
+    """Records how bodies end, each once.
+
+    Attributes:
+        deferred: Runs what comes up inside the garbage collector.
+    """
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        sinks: ProcessSinks,
+        open_bodies: OpenBodies,
+        deferred: Deferred,
+        *,
+        capture_message: bool,
+    ) -> None:
+        """Start without a body.
+
+        Args:
+            tracer: For the spans of event streams outside of calls.
+            sinks: Get the outcomes.
+            open_bodies: Gets the event streams outside of calls that are open.
+            deferred: Gets what comes up inside the garbage collector.
+            capture_message: True if the envelope's message is wanted on spans.
+        """
+        self._tracer = tracer
+        self._sinks = sinks
+        self._open = open_bodies
+        self.deferred = deferred
+        self._capture_message = capture_message
+
+    def watch(
+        self, attempt: Attempt, is_transient: Callable[[BaseException], bool | None], sent: object
+    ) -> ResponseBody | None:
+        """Return the body of a successful answer, which `report` has reported.
+
+        Args:
+            attempt: The attempt.
+            is_transient: Returns True of an exception if the connection, the peer or the clock
+                failed.
+            sent: The app's request or response, by which `explain` finds what became of it.
+
+        Returns:
+            None if the end of the body makes no difference: it is no event stream, and belongs to
+            no call.
+        """
+        call = attempt.call
+        if call is None and not response_headers.is_event_stream(attempt.headers):
+            return None
+        if not _SUCCESS <= attempt.status < FIRST_REDIRECT or attempt.outcome is None:
+            return None
+        events = event_stream.scanner_for(attempt.headers)
+        if call is None and events is None:
+            return None
+        body = ResponseBody(self, attempt, events, is_transient, sent)
+        attempt.origin()  # now: another task or thread may read the body
+        if call is not None:
+            call.answered(body)
+        else:
+            body.span = self._start_stream_span(attempt)
+            self._open.add(body)
+            self.deferred.expect()
+        body.read_s = time.perf_counter()  # not before its span has started
+        return body
+
+    @fail_safe
+    def _start_stream_span(self, attempt: Attempt) -> Span | None:
+        return stream_span.start_stream_span(self._tracer, attempt)
+
+    def body_failed(self, body: ResponseBody, outcome: AttemptOutcome) -> None:
+        """Record that an event stream will have failed, before its end."""
+        self._sinks.resends.failed(body.attempt, outcome, time.time())
+
+    def body_ended(self, body: ResponseBody, outcome: AttemptOutcome, at: Moment | None) -> None:
+        """Record the end of a body, after its attempt.
+
+        Args:
+            body: The body.
+            outcome: The attempt's, with what became of the body.
+            at: When it ended, or None for now.
+        """
+        attempt, call = body.attempt, body.attempt.call
+        shown = attempt.span if body.span is None else body.span
+        context = None
+        if call is not None:
+            call.last = outcome
+            context = call.context
+        elif shown is not None:
+            context = trace.set_span_in_context(shown)
+        if outcome.failed:
+            self._sinks.count(attempts=0, errors=1)
+            self._sinks.metrics.record_broken(outcome, context)
+        if (outcome.failed or outcome.cancelled) and not body.has_failed:
+            self._sinks.resends.failed(attempt, outcome, time.time())
+        else:
+            self._sinks.resends.closed(attempt)
+        if outcome.stream is not None:
+            model = None if call is None else call.asked.model
+            self._sinks.metrics.record_stream(outcome, model, context)
+        if call is not None:
+            call.body_ended(body, at)
+            return
+        self._open.discard(body)
+        if outcome.failed:
+            self._sinks.log_attempt(outcome, shown)
+        if body.span is not None:
+            stream_span.end_stream_span(
+                body.span,
+                outcome,
+                end_ns=None if at is None else at.unix_ns,
+                capture_message=self._capture_message,
+            )

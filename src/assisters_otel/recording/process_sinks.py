@@ -1,0 +1,76 @@
+"""The sinks of this process that are no span, with what is counted for `status`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from assisters_otel.fail_safe import fail_safe
+from assisters_otel.resends.tracker import ResendTracker
+from assisters_otel.sinks import foreign_span
+from assisters_otel.sinks.failure_log import FailureLog
+from assisters_otel.sinks.metrics import AttemptMetrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import Span
+
+    from assisters_otel.outcomes import AttemptOutcome, CallOutcome
+
+
+class ProcessSinks:
+    """Metrics, log and resends. A forked child has others than its parent.
+
+    Attributes:
+        metrics: The instruments.
+        resends: Decides what is a resend.
+        attempts: How many attempts have ended in this process.
+        errors: How many of them had failed.
+    """
+
+    def __init__(
+        self, meter_provider: MeterProvider, before_collection: Callable[[], object]
+    ) -> None:
+        """Start without an attempt.
+
+        Args:
+            meter_provider: For the library's metrics.
+            before_collection: Called before the metrics are collected. From now on that may be.
+        """
+        self._before_collection = before_collection
+        self.forked()
+        self.record_in(meter_provider)
+
+    def forked(self) -> None:
+        """Start anew in a forked child, where the locks of other threads are held for ever."""
+        self._lock = threading.RLock()  # a signal handler may send a request meanwhile
+        self.attempts = self.errors = 0
+        self._log = FailureLog(time.monotonic)
+        self.resends = ResendTracker(time.monotonic)
+
+    def record_in(self, meter_provider: MeterProvider) -> None:
+        """Record in the instruments of a provider from now on."""
+        self.metrics = AttemptMetrics(meter_provider, time.monotonic, self._before_collection)
+
+    def count(self, *, attempts: int, errors: int) -> None:
+        """Count attempts that have ended, and those that had failed."""
+        with self._lock:
+            self.attempts += attempts
+            self.errors += errors
+
+    @fail_safe
+    def log_attempt(self, outcome: AttemptOutcome, span: Span | None) -> None:
+        """Log an attempt that failed outside of a call."""
+        self._log.record(outcome, foreign_span.span_context_of(span))
+
+    @fail_safe
+    def log_call(self, outcome: CallOutcome, span: Span) -> None:
+        """Log a call that failed."""
+        self._log.record_call(outcome, foreign_span.span_context_of(span))
+
+    def stop(self) -> None:
+        """Log what is not logged yet."""
+        self._log.sum_up()

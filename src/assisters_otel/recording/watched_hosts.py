@@ -1,0 +1,70 @@
+"""Which requests go to the API."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from assisters_otel import own_export
+from assisters_otel.api import endpoints
+from assisters_otel.api.request import ApiRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from assisters_otel.config import Config
+    from assisters_otel.hosts import Host
+
+HTTPS_PORT = 443
+HTTP_PORT = 80
+
+
+class WatchedHosts:
+    """The hosts that are watched, by name."""
+
+    def __init__(self, config: Config, before_request: Callable[[], object]) -> None:
+        """Watch the hosts of the settings.
+
+        Args:
+            config: The settings.
+            before_request: Called before each request that is watched.
+        """
+        self._hosts = config.hosts_by_name()
+        self._before_request = before_request
+
+    def stop(self) -> None:
+        """Watch no host any more."""
+        self._hosts = {}
+
+    def named(self, name: str) -> tuple[Host, ...] | None:
+        """Return the hosts that are watched under a name, or None.
+
+        Args:
+            name: In lower case.
+        """
+        return self._hosts.get(name)
+
+    def request(
+        self, hosts: tuple[Host, ...], method: str, port: int, target: bytes
+    ) -> ApiRequest | None:
+        """Return what a request is, if it goes to a port and path that are watched.
+
+        Args:
+            hosts: The hosts under its host's name.
+            method: The method, as sent.
+            port: The port that it goes to.
+            target: The path and query, as sent.
+
+        Returns:
+            The request, or None if it is not watched.
+        """
+        if own_export.log_listener.get() is not None:  # to a collector on a watched host
+            return None
+        path = target.partition(b"?")[0].decode("latin-1")
+        for host in hosts:
+            if host.covers(port, path):
+                break
+        else:
+            return None
+        self._before_request()
+        at = None if port == HTTPS_PORT else port
+        return ApiRequest(method, path, endpoints.template(path), host.name, at)

@@ -1,0 +1,95 @@
+"""A stream that its reader leaves: it ends with what was read last, and is reported at once."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+from time import sleep
+
+import pytest
+
+from sizes import SIZE
+from streamers import STREAMERS
+
+THREAD = "assisters-otel-deferred"
+SOON_S = 0.5
+"""How long the contract gives a stream that was dropped, in seconds."""
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name == THREAD]
+
+
+def wait_for(condition, limit_s):
+    until_s = time.monotonic() + limit_s
+    while not condition() and time.monotonic() < until_s:
+        time.sleep(0.01)
+    return condition()
+
+
+@pytest.fixture
+def _collecting_only_when_asked():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+async def wait(streamer, seconds):
+    if streamer.is_async:
+        await asyncio.sleep(seconds)
+    else:
+        sleep(seconds)  # noqa: ASYNC251 - no event loop runs
+
+
+async def read_one_and_leave(opened, kept):
+    stream = await opened()
+    await stream.read()
+    kept.append(stream)
+
+
+@pytest.mark.usefixtures("_collecting_only_when_asked", "telemetry")
+@pytest.mark.parametrize("streamer", [one for one in STREAMERS if "trio" not in one.name], ids=str)
+def test_a_stream_that_is_dropped_is_reported_without_another_request(api, memory, streamer):
+    kept, left = [], []
+
+    async def script(opened):
+        await read_one_and_leave(opened, kept)
+        left.append(time.time_ns())
+        await wait(streamer, 0.3)
+        kept.clear()
+        gc.collect()
+        await wait(streamer, 0.1)  # an event loop closes the generator that was dropped
+        gc.collect()
+        await wait(streamer, SOON_S)
+        assert ended(memory)
+
+    streamer.use(api.url, script)
+
+    (span,) = ended(memory)
+    assert span.end_time <= left[0], "it ends with what was read, not with the collection"
+
+
+def ended(memory):
+    names = ("assisters.stream", "chat ")
+    return [span for span in memory.spans() if span.name.startswith(names)]
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_the_thread_is_there_for_open_streams_alone(api):
+    (streamer,) = (one for one in STREAMERS if one.name == "httpx")
+    seen = []
+
+    async def script(opened):
+        stream = await opened()
+        seen.append(len(threads()))
+        await stream.rest()
+        await stream.close()
+
+    for _ in range(3 * SIZE):
+        streamer.use(api.url, script)
+
+    assert set(seen) == {1}
+    assert wait_for(lambda: not threads(), 5)
