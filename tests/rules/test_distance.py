@@ -1,7 +1,7 @@
 """How far a request goes through the house: the files, classes and crossings that a reader follows.
 
-A function that `fail_safe` decorates counts as called by its caller: who reads a call of it opens its
-own file, and the decorator's once. The bounds may only shrink.
+A function that `fail_safe` decorates counts as called by its caller: who reads a call opens the
+file of that function, and the decorator's once. The bounds may only shrink.
 """
 
 from __future__ import annotations
