@@ -164,6 +164,14 @@ def test_a_captured_header_is_cut_and_can_be_encoded(api, memory, anyone, monkey
     assert told["http.response.header.x-odd"][0].encode().isascii() is False
 
 
+def test_a_user_agent_shows_no_key(api, memory):
+    agent = "shop/1 ask_live_0123456789"
+    with watching(api, memory):
+        requests.get(f"{api.url}/models", headers={"User-Agent": agent}, timeout=5)
+
+    assert memory.attempt().attributes["user_agent.original"] == "shop/1 REDACTED"
+
+
 # -- methods ---------------------------------------------------------------------------------------
 
 

@@ -66,7 +66,7 @@ class CapturedHeaders(NamedTuple):
 
         Args:
             headers: All headers of a request or a response, each line by itself.
-            secrets: What else must not be shown.
+            secrets: Further texts that must not be shown.
         """
         found: dict[str, list[str]] = {}
         for name, value in headers:
