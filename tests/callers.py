@@ -202,3 +202,53 @@ class Aiohttp(NamedTuple):
 
 
 ANYONE = [*CALLERS, Requests(), Aiohttp()]
+
+
+def in_client(anyone: Any, script: Any, **options: Any) -> Any:
+    """Run *script*, an `async def` in every flavour, in a client of its own.
+
+    Args:
+        anyone: Of `ANYONE`.
+        script: Gets a function that sends a request and reads its answer, to be awaited.
+        options: The client's.
+
+    Returns:
+        What the script returns.
+    """
+    if anyone.name == "requests":
+        return _run_sync(lambda: _in_requests(script))
+    if anyone.name == "aiohttp":
+        return asyncio.run(_in_aiohttp(script, options))
+
+    async def of_httpx(at: Any) -> Any:
+        return await script(at.request)
+
+    return anyone.use(anyone.client(**options), of_httpx)
+
+
+async def _in_requests(script: Any) -> Any:
+    with requests.Session() as session:
+        session.trust_env = False
+        session.headers.update(PLANTED)
+
+        async def request(method: str, url: str, **options: Any) -> Any:
+            follow = options.pop("follow_redirects", False)
+            body = options.pop("content", None)
+            return session.request(method, url, allow_redirects=follow, data=body, **options)
+
+        return await script(request)
+
+
+async def _in_aiohttp(script: Any, made_with: dict[str, Any]) -> Any:
+    async with aiohttp.ClientSession(headers=PLANTED, **made_with) as session:
+
+        async def request(method: str, url: str, **options: Any) -> Any:
+            options["allow_redirects"] = options.pop("follow_redirects", False)
+            options["data"] = options.pop("content", None)
+            if "timeout" in options:
+                options["timeout"] = aiohttp.ClientTimeout(sock_read=options["timeout"])
+            async with session.request(method, url, **options) as response:
+                await response.read()
+                return response
+
+        return await script(request)

@@ -159,6 +159,18 @@ def test_the_agent_s_prompt_is_masked_in_any_text(path):
     assert redaction.redact(text) == f"cannot reach 'https://host{path}?REDACTED today"
 
 
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://REDACTED:REDACTED@gw.example/v1", "http://REDACTED:REDACTED@gw.example/v1"),
+        ("http://REDACTED:REDACTED@joe:planted@gw.example/v1", "http://REDACTED@gw.example/v1"),
+        ("http://joe:planted@gw.example/v1", "http://REDACTED@gw.example/v1"),
+    ],
+)
+def test_what_opentelemetry_writes_for_a_password_stays(url, expected):
+    assert redaction.redact(url) == expected
+
+
 @pytest.mark.parametrize("header", ["Bearer \\nask_0123456789", "Basic 0123456789", "x"])
 def test_a_header_that_h11_refuses_is_masked_whatever_it_is(header):
     masked = redaction.redact(f"LocalProtocolError: Illegal header value b'{header}\\n'")

@@ -29,7 +29,11 @@ ERROR = json.dumps(
 ).encode()
 
 NUMBER, NAME, SWITCH, LIST, PATTERN = "a number", "a name", "true or false", "a list", "a pattern"
-REFUSED = {NUMBER: "1.5x", NAME: "nosuch", SWITCH: "nosuch", LIST: "nosuch", PATTERN: "("}
+METHODS = "methods"
+REFUSED = {
+    NUMBER: "1.5x", NAME: "nosuch", SWITCH: "nosuch", LIST: "nosuch", PATTERN: "(",
+    METHODS: "GET POST",
+}  # fmt: skip
 LIMITS = (
     "OTEL_ATTRIBUTE_COUNT_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
     "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT", "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT",
@@ -63,6 +67,7 @@ KINDS = {
     "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST": PATTERN,
     "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE": PATTERN,
     "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS": PATTERN,
+    "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS": METHODS,
     "OTEL_METRICS_EXEMPLAR_FILTER": NAME,
     "OTEL_METRICS_EXPORTER": NAME,
     "OTEL_METRIC_EXPORT_INTERVAL": NUMBER,
@@ -146,6 +151,7 @@ def defined():
                 if file.suffix == ".py" and "semconv" not in file.parts:
                     text = Path(str(distribution.locate_file(file))).read_text(encoding="utf-8")
                     found |= set(re.findall(r"""["'](OTEL_[A-Z0-9_]*[A-Z0-9])["']""", text))
+    found.add("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS")  # the HTTP conventions define it
     for client in ("HTTPX", "REQUESTS", "AIOHTTP_CLIENT"):  # put together from parts
         found |= {f"OTEL_PYTHON_{client}_EXCLUDED_URLS", "OTEL_PYTHON_EXCLUDED_URLS"}
     return sorted(found)

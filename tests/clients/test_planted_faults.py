@@ -26,9 +26,11 @@ from unittest.mock import patch
 import openai
 import pytest
 import requests
-from opentelemetry import context
+from opentelemetry import context, propagate
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
@@ -375,11 +377,21 @@ def test_whatever_step_of_ours_raises_the_app_and_the_other_sinks_get_the_same(a
     assert len(missed) < 20, missed
 
 
+class Refusing(TraceContextTextMapPropagator):
+    """A propagator of the app's that raises."""
+
+    def inject(self, *_args, **_kwargs):
+        raise KeyError("mine")
+
+
 def live_elsewhere(api, profiler=None) -> list[object]:
-    """Do what no client's life has: zero-code, a runtime, a stream that is open at the end."""
+    """Do what no client's life has.
+
+    Zero-code, a runtime, a propagator that raises, a stream that is open at the end.
+    """
     api.reset()
     got, instrumentor, memory = [], assisters_otel.AssistersInstrumentor(), Memory()
-    theirs = RequestsInstrumentor()
+    theirs, propagator = RequestsInstrumentor(), propagate.get_global_textmap()
     if instrumentor.is_instrumented_by_opentelemetry:  # a fault planted in the end of a life
         instrumentor.uninstrument()
     sdk = openai.OpenAI(base_url=api.url, api_key="ask_test", max_retries=0)
@@ -390,6 +402,9 @@ def live_elsewhere(api, profiler=None) -> list[object]:
         importlib.import_module("celery.signals")
         with suppress_instrumentation():
             got.append(requests.get(f"{api.url}/models", timeout=5).status_code)
+        propagate.set_global_textmap(CompositePropagator([Refusing(), propagator]))
+        got.append(requests.get(f"{api.url}/models", timeout=5).status_code)
+        propagate.set_global_textmap(propagator)
         theirs.instrument(tracer_provider=memory.tracer_provider)
         api.answers(redirect="/v1/models")
         api.answers("model_overloaded")
@@ -411,6 +426,7 @@ def live_elsewhere(api, profiler=None) -> list[object]:
         got.append(error)
     finally:
         sys.setprofile(None)
+        propagate.set_global_textmap(propagator)
         sdk.close()
         theirs.uninstrument()
         memory.shutdown()

@@ -47,7 +47,8 @@ CLIENTS = {
 """What an app has beside the package, with the ranges of pyproject.toml's group `dev`. requests is
 everywhere: OpenTelemetry's exporter needs it."""
 TESTS = (
-    "tests/clients/test_contract.py", "tests/clients/test_setups.py", "tests/clients/test_patch.py",
+    "tests/clients/test_contract.py", "tests/clients/test_http_span.py",
+    "tests/clients/test_setups.py", "tests/clients/test_patch.py",
     "tests/test_spans.py", "tests/test_metrics.py",
     "tests/test_streams.py", "tests/test_logs.py", "tests/test_config.py",
 )  # fmt: skip

@@ -12,3 +12,6 @@ MAX_VALUE: Final = 128
 
 MAX_MESSAGE: Final = 256
 """The characters of a message that are kept, if `capture_message` is on."""
+
+MAX_TEXT: Final = 4096
+"""The characters that are kept of a captured header, a user agent or an exception in a status."""

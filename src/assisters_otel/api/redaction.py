@@ -39,9 +39,10 @@ _PROMPT: Final = re.compile(r"(/agent/stream/?)\?[^\s\"<>]+")
 _H11_HEADER_ERROR: Final = re.compile(
     r"((?:Illegal|Invalid) header (?:value|name) |in header value: ?).*", re.IGNORECASE
 )
-# The user and password of a URL, with or without its scheme.
+# The user and password of a URL, with or without its scheme. OpenTelemetry's conventions write
+# "REDACTED:REDACTED@" in their place, which stays.
 _USERINFO: Final = re.compile(
-    r"(?<=://)[^/?#\s\"'<>]{0,256}@"
+    r"(?<=://)(?!REDACTED:REDACTED@(?![^/?#\s\"'<>]*@))[^/?#\s\"'<>]{0,256}@"
     r"|(?<![\w/@.:%-])[^\s:/@\"'<>=]{1,64}:[^\s/@\"'<>]{1,128}@(?=[\w\[])"
 )
 # A name and its value: in a query, a header, JSON, and the repr of a dictionary or of pairs.
@@ -85,6 +86,14 @@ def redact(text: str) -> str:
     if any(mark in text for mark in _PAIRS):
         text = _PAIR.sub(rf"\1{REDACTED}", text)
     return text
+
+
+def encodable(text: str) -> str:
+    """Return a text that UTF-8 can encode, with ``?`` for each character that it cannot.
+
+    One lone surrogate loses an exporter its whole batch.
+    """
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def without(text: str, secrets: Iterable[str]) -> str:

@@ -25,6 +25,9 @@ class Adapter(ABC):
         instrumentor: The class in its module that an app switches on.
         suppresses_others: True if no other HTTP instrumentation makes spans inside the library's:
             the client sends through another one.
+        has_user_agent: True if OpenTelemetry's spans of this client have ``user_agent.original``.
+        quotes_exceptions: True if the status of OpenTelemetry's spans says what an exception says,
+            and not its class alone.
     """
 
     scope: ClassVar[str]
@@ -32,6 +35,8 @@ class Adapter(ABC):
     variable: ClassVar[str]
     instrumentor: str
     suppresses_others: ClassVar[bool] = False
+    has_user_agent: ClassVar[bool] = False
+    quotes_exceptions: ClassVar[bool] = True
 
     def __init__(
         self, module: str, recorder: Recorder, tracer_provider: TracerProvider | None
@@ -46,7 +51,11 @@ class Adapter(ABC):
         self.module = module
         self._recorder = recorder
         self._spans = HttpSpans(
-            self.variable, tracer_provider, suppresses_others=self.suppresses_others
+            self.variable,
+            tracer_provider,
+            suppresses_others=self.suppresses_others,
+            has_user_agent=self.has_user_agent,
+            quotes_exceptions=self.quotes_exceptions,
         )
 
     def make_no_spans(self) -> None:

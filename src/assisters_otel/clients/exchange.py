@@ -12,7 +12,9 @@ still is left by the client's own response or exception.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from contextvars import ContextVar
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry import context, trace
 
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
     from assisters_otel.recording.recorder import Recorder
     from assisters_otel.recording.response_body import ResponseBody
 
+_ENTERED: Final[ContextVar[None]] = ContextVar("assisters_otel-entered")
+"""Set with OpenTelemetry's context. Python refuses to reset it in any other context, where
+OpenTelemetry would log an error."""
+
 
 class Exchange:
     """A ``with`` block around the client's own send.
@@ -50,6 +56,7 @@ class Exchange:
         "_is_refused",
         "_is_transient",
         "_left_ns",
+        "_mark",
         "_own",
         "_reader",
         "_recorder",
@@ -57,7 +64,6 @@ class Exchange:
         "_response",
         "_spans",
         "_token",
-        "_within",
         "app_span",
         "attempt",
         "read_beginning",
@@ -92,8 +98,8 @@ class Exchange:
         self._is_transient = is_transient
         self.app_span = app_span
         self._own = own
-        self._within: Context | None = None
         self._token: Token[Context] | None = None
+        self._mark: Token[None] | None = None
         self._left_ns: int | None = None
         self._is_refused = False
         self._response: object = None
@@ -145,14 +151,14 @@ class Exchange:
         own, self._own = self._own, None
         if own is not None:
             if isinstance(error, Exception) and self._response is None:
-                http_span.record_exception(own.span, error, is_outcome=not self._is_refused)
+                self._spans.raised(own.span, error, is_outcome=not self._is_refused)
             http_span.end(own.span, self._left_ns)
-            self._leave(error)
+            self._leave()
 
-    def leave(self, error: BaseException | None) -> None:
+    def leave(self) -> None:
         """End the library's span now, and report the attempt later, with `end`."""
         self._left_ns = time.time_ns()
-        self._leave(error)
+        self._leave()
 
     @fail_safe
     def expect_another(self) -> None:
@@ -171,8 +177,8 @@ class Exchange:
     @fail_safe
     def _enter(self, own: OwnSpan) -> None:
         # Kept at once: a fault that follows must not leave the context entered.
-        self._within = within = own.context()
-        self._token = context.attach(within)
+        self._token = context.attach(own.context())
+        self._mark = _ENTERED.set(None)
 
     @fail_safe
     def _start(self) -> None:
@@ -242,19 +248,23 @@ class Exchange:
 
     @fail_safe
     def _report_failure(self) -> None:
-        if self._left_ns is None:
-            self._report_answer()
-            return
-        # The exemplars of the metrics are taken from the current span.
+        self._in_span(self._report_answer)
+
+    @fail_safe
+    def _report_exception(self, error: BaseException) -> None:
+        self._in_span(partial(self._report_error, error))
+
+    def _in_span(self, report: Callable[[], None]) -> None:
+        """Report with the span current, also after `leave`. Exemplars are of the current span."""
         span = self.app_span if self._own is None else self._own.span
-        token = None
-        if span is not None:
-            token = context.attach(trace.set_span_in_context(span))
+        if self._left_ns is None or span is None:
+            report()
+            return
+        token = context.attach(trace.set_span_in_context(span))
         try:
-            self._report_answer()
+            report()
         finally:
-            if token is not None:
-                context.detach(token)
+            context.detach(token)
 
     def _report_answer(self) -> None:
         if self.attempt is not None:
@@ -262,19 +272,22 @@ class Exchange:
             self._recorder.report(self.attempt, None if read is None else read())
             self._recorder.remember(self.attempt, self._response)
 
-    @fail_safe
-    def _report_exception(self, error: BaseException) -> None:
+    def _report_error(self, error: BaseException) -> None:
         if self.attempt is not None:
             transient = self._is_transient(error)
             self._recorder.raised(self.attempt, error, transient=bool(transient))
 
     @fail_safe
-    def _leave(self, error: BaseException | None) -> None:
+    def _leave(self) -> None:
         token, self._token = self._token, None
+        mark, self._mark = self._mark, None
         if token is None:
             return
-        if isinstance(error, GeneratorExit) and context.get_current() is not self._within:
-            # A coroutine that is not awaited to its end is closed by the garbage collector, in
-            # another context. The one that was entered has gone with its task.
+        try:
+            if mark is not None:
+                _ENTERED.reset(mark)
+        except ValueError:
+            # The garbage collector closes a coroutine that is not awaited to its end in another
+            # context. The one that was entered has gone with its task.
             return
         context.detach(token)

@@ -7,8 +7,8 @@ reason for each difference.
 
 from __future__ import annotations
 
-import os
 import re
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -17,10 +17,8 @@ from opentelemetry.context import _SUPPRESS_HTTP_INSTRUMENTATION_KEY
 from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
 from opentelemetry.propagate import get_global_textmap
 from opentelemetry.semconv.attributes.http_attributes import (
-    HTTP_REQUEST_HEADER_TEMPLATE,
     HTTP_REQUEST_METHOD,
     HTTP_REQUEST_METHOD_ORIGINAL,
-    HTTP_RESPONSE_HEADER_TEMPLATE,
     HTTP_RESPONSE_STATUS_CODE,
 )
 from opentelemetry.semconv.attributes.network_attributes import (
@@ -30,14 +28,15 @@ from opentelemetry.semconv.attributes.network_attributes import (
 )
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 from opentelemetry.semconv.attributes.url_attributes import URL_FULL
+from opentelemetry.semconv.attributes.user_agent_attributes import USER_AGENT_ORIGINAL
 from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.util.http import redact_url
 
-from assisters_otel.api import redaction
+from assisters_otel.api import limits, redaction
 from assisters_otel.api.endpoints import masked_url
+from assisters_otel.clients import http_variables
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.semconv import attributes as names
-from assisters_otel.semconv import environment
 from assisters_otel.sinks import foreign_span
 from assisters_otel.version import __version__
 
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from opentelemetry.context import Context
+    from opentelemetry.propagators.textmap import TextMapPropagator
     from opentelemetry.trace import Span, TracerProvider
     from opentelemetry.util.types import AttributeValue
 
@@ -54,12 +54,8 @@ BAGGAGE: Final = ("baggage", "uberctx-", "ot-baggage-")
 """How the names of headers with an app's baggage begin: of W3C, Jaeger and OpenTracing. Source:
 the propagators' `inject`."""
 
-KNOWN_METHODS: Final = frozenset(
-    {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
-)
-"""Source: RFC 9110, RFC 5789, RFC 10008."""
-
-_UNKNOWN_NAME: Final = "HTTP"
+_HEADER_NAME: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+"""Source: RFC 9110, section 5.1."""
 
 
 class OwnSpan(NamedTuple):
@@ -67,8 +63,8 @@ class OwnSpan(NamedTuple):
 
     Attributes:
         span: The span. It may be sampled out.
-        around: What was current before it.
-        headers: What the propagator adds to the request.
+        around: The span that was current before it.
+        headers: The headers that the propagator adds to the request.
         suppresses_others: True if no other HTTP instrumentation makes spans inside it.
     """
 
@@ -86,16 +82,22 @@ class OwnSpan(NamedTuple):
 
 
 class HttpSpans:
-    """Makes the spans of one client's attempts.
+    """The spans of one client's attempts.
 
-    What the environment says of HTTP spans is read as this is made.
+    The environment's variables on HTTP spans are read as this is created.
 
     Attributes:
         is_off: True if none are made.
     """
 
     def __init__(
-        self, name: str, tracer_provider: TracerProvider | None, *, suppresses_others: bool = False
+        self,
+        name: str,
+        tracer_provider: TracerProvider | None,
+        *,
+        suppresses_others: bool = False,
+        has_user_agent: bool = False,
+        quotes_exceptions: bool = True,
     ) -> None:
         """Read the environment.
 
@@ -104,19 +106,18 @@ class HttpSpans:
             tracer_provider: None for the global one.
             suppresses_others: True if no other HTTP instrumentation makes spans inside these: the
                 client sends through another one, as requests does through urllib3.
+            has_user_agent: True if they have ``user_agent.original``, as OpenTelemetry's have.
+            quotes_exceptions: True if a status says what an exception says, and not its class
+                alone, as OpenTelemetry's do.
         """
         self.is_off = False
         self._suppresses_others = suppresses_others
+        self._has_user_agent = has_user_agent
+        self._quotes_exceptions = quotes_exceptions
         self._tracer = trace.get_tracer(names.SCOPE, __version__, tracer_provider, names.SCHEMA_URL)
-        excluded = os.environ.get(
-            environment.OTEL_EXCLUDED_URLS_OF.format(name),
-            os.environ.get(environment.OTEL_EXCLUDED_URLS, ""),
-        )
-        self._excluded = _pattern(excluded, 0)
-        self._request_headers = _read_pattern(environment.OTEL_CAPTURE_REQUEST_HEADERS)
-        self._response_headers = _read_pattern(environment.OTEL_CAPTURE_RESPONSE_HEADERS)
-        self._sanitized = _read_pattern(environment.OTEL_SANITIZE_FIELDS)
-        self._methods = _known_methods()
+        self._excluded = http_variables.excluded_urls(name)
+        self._methods = http_variables.known_methods()
+        self._request_headers, self._response_headers = http_variables.captured_headers()
 
     @fail_safe
     def start(
@@ -125,7 +126,7 @@ class HttpSpans:
         """Start the span of an attempt, not yet current.
 
         Args:
-            request: What is about to be sent.
+            request: The request that is about to be sent.
             url: The whole URL.
             port: The port that it goes to.
             reader: Reads its headers, if some are captured.
@@ -138,6 +139,21 @@ class HttpSpans:
         if self._excluded is not None and self._excluded.search(url):
             return None
         method = self._method(request.method)
+        attributes = self._attributes(method, request, url, port, reader)
+        name = "HTTP" if method == names.OTHER else method  # as the conventions say
+        if request.template is not None:
+            name = f"{name} {request.template}"
+        around = trace.get_current_span()
+        span = self._tracer.start_span(name, None, SpanKind.CLIENT, attributes)
+        try:
+            return OwnSpan(span, around, _propagated(span), self._suppresses_others)
+        except BaseException:  # what is not the library's
+            span.end()
+            raise
+
+    def _attributes(
+        self, method: str, request: ApiRequest, url: str, port: int, reader: RequestReader
+    ) -> dict[str, AttributeValue]:
         attributes: dict[str, AttributeValue] = {
             HTTP_REQUEST_METHOD: method,
             URL_FULL: masked_url(_redacted(url), request.template),
@@ -151,20 +167,13 @@ class HttpSpans:
         if _is_address(request.address):
             attributes[NETWORK_PEER_ADDRESS] = request.address
             attributes[NETWORK_PEER_PORT] = port
+        if self._has_user_agent:
+            agent = reader.header("user-agent")
+            if agent:
+                attributes[USER_AGENT_ORIGINAL] = redaction.clean(agent, limits.MAX_TEXT)
         if self._request_headers is not None:
-            attributes |= self._captured(
-                HTTP_REQUEST_HEADER_TEMPLATE, self._request_headers, reader.headers(), ()
-            )
-        name = _UNKNOWN_NAME if method == names.OTHER else method
-        if request.template is not None:
-            name = f"{name} {request.template}"
-        around = trace.get_current_span()
-        span = self._tracer.start_span(name, None, SpanKind.CLIENT, attributes)
-        try:
-            return OwnSpan(span, around, _injected(span) or {}, self._suppresses_others)
-        except BaseException:  # what is not the library's
-            span.end()
-            raise
+            attributes |= self._request_headers.shown(reader.headers())
+        return attributes
 
     @fail_safe
     def answered(
@@ -175,7 +184,7 @@ class HttpSpans:
         headers: Sequence[tuple[bytes, bytes]],
         secrets: Callable[[], Iterable[str]],
     ) -> None:
-        """Write what came.
+        """Write the status, version and captured headers of an answer.
 
         Args:
             span: Of `start`, open.
@@ -190,51 +199,33 @@ class HttpSpans:
         if self._response_headers is not None:
             how = "latin-1"
             texts = [(name.decode(how), value.decode(how)) for name, value in headers]
-            attributes |= self._captured(
-                HTTP_RESPONSE_HEADER_TEMPLATE, self._response_headers, texts, secrets()
-            )
+            attributes |= self._response_headers.shown(texts, secrets())
         span.set_attributes(attributes)
 
+    @fail_safe
+    def raised(self, span: Span, error: Exception, *, is_outcome: bool) -> None:
+        """Write an exception of the client: an event, and the status.
+
+        Args:
+            span: Of `start`, open.
+            error: The exception that the client raises.
+            is_outcome: True if it came in place of an answer; otherwise the status is the answer's.
+        """
+        if not span.is_recording():
+            return
+        foreign_span.record_masked_exception(span, error)
+        if is_outcome:
+            text = type(error).__qualname__
+            if self._quotes_exceptions:
+                text = redaction.clean(f"{type(error).__name__}: {error}", limits.MAX_TEXT)
+            span.set_status(StatusCode.ERROR, text)
+
     def _method(self, sent: str) -> str:
-        method = sent.strip().upper()
-        return method if self._methods is None or method in self._methods else names.OTHER
-
-    def _captured(
-        self,
-        template: str,
-        pattern: re.Pattern[str],
-        headers: Iterable[tuple[str, str]],
-        secrets: Iterable[str],
-    ) -> dict[str, AttributeValue]:
-        found: dict[str, list[str]] = {}
-        for name, value in headers:
-            if pattern.fullmatch(name):
-                found.setdefault(f"{template}.{name.lower()}", []).append(self._shown(name, value))
-        return {name: [redaction.without(one, secrets) for one in of] for name, of in found.items()}
-
-    def _shown(self, name: str, value: str) -> str:
-        if self._sanitized is not None and self._sanitized.search(name):
-            return "[REDACTED]"  # as the HTTP instrumentations write it
-        if redaction.is_secret(name.lower()):
-            return redaction.REDACTED
-        return redaction.redact(value)
-
-
-@fail_safe
-def record_exception(span: Span, error: Exception, *, is_outcome: bool) -> None:
-    """Write what the client raises: an event, and the status.
-
-    Args:
-        span: Of `HttpSpans.start`, open.
-        error: What the client raises.
-        is_outcome: True if it came in place of an answer; otherwise the status is the answer's.
-    """
-    if not span.is_recording():
-        return
-    foreign_span.record_masked_exception(span, error)
-    if is_outcome:
-        text = redaction.redact(f"{type(error).__name__}: {error}")
-        span.set_status(StatusCode.ERROR, text)
+        sent = sent.strip()
+        method, known = sent.upper(), self._methods
+        if known is None or method in known:
+            return method
+        return sent if sent in known else names.OTHER
 
 
 @fail_safe
@@ -243,39 +234,53 @@ def end(span: Span, end_ns: int | None) -> None:
     span.end(end_ns)
 
 
-@fail_safe
-def _injected(span: Span) -> dict[str, str]:
+def _propagated(span: Span) -> dict[str, str]:
     """Return the headers which the propagator that is set adds for a span.
 
-    The app's baggage is the app's: it does not go to the API.
+    A propagator is the app's. It may raise, or write what no client can send: that costs its own
+    headers alone. The app's baggage does not go to the API, whichever propagator writes it.
     """
     carrier: dict[str, str] = {}
     bare = baggage.clear(trace.set_span_in_context(span))
-    get_global_textmap().inject(carrier, bare)
-    if baggage.get_all():  # a propagator may look for it elsewhere than in what it is given
-        return {
-            name: value for name, value in carrier.items() if not name.lower().startswith(BAGGAGE)
-        }
-    return carrier
+    # A propagator may ask for the current context in place of the one that it is given.
+    token = context.attach(bare)
+    try:
+        _inject(get_global_textmap(), carrier, bare)
+    finally:
+        context.detach(token)
+    return {name: value for name, value in carrier.items() if _is_name(name) and _is_value(value)}
 
 
-def _known_methods() -> frozenset[str] | None:
-    """Return the methods that are named as they are, or None for all of them."""
-    if os.environ.get(environment.OTEL_CAPTURE_ALL_METHODS):
-        return None
-    known = os.environ.get(environment.OTEL_KNOWN_METHODS, "")
-    given = frozenset(filter(None, map(str.strip, known.split(","))))
-    return given or KNOWN_METHODS
+@fail_safe
+def _inject(propagator: TextMapPropagator, carrier: dict[str, str], bare: Context) -> None:
+    try:
+        propagator.inject(carrier, bare)
+    except Exception:
+        # A composite one ends with its first member that raises. The members are private: read with
+        # OpenTelemetry 1.44 and 1.45 (test_a_propagator_that_raises_costs_its_own_headers_alone).
+        members = getattr(propagator, "_propagators", None)
+        if not members:
+            raise
+        for member in members:
+            _inject(member, carrier, bare)
 
 
-def _read_pattern(variable: str) -> re.Pattern[str] | None:
-    return _pattern(os.environ.get(variable, ""), re.IGNORECASE)
+@lru_cache(maxsize=64)  # a propagator has the same names each time
+def _is_name(name: object) -> bool:
+    """Return True if a client sends a header of this name, and it holds none of the app's baggage.
+
+    A client would refuse the whole request for a wrong one.
+    """
+    if not isinstance(name, str) or name.lower().startswith(BAGGAGE):
+        return False
+    return _HEADER_NAME.fullmatch(name) is not None
 
 
-def _pattern(listed: str, flags: int) -> re.Pattern[str] | None:
-    """Return a pattern of those that are listed, separated by commas; None if there is none."""
-    listed = "|".join(filter(None, map(str.strip, listed.split(","))))
-    return re.compile(listed, flags) if listed else None
+def _is_value(value: object) -> bool:
+    """Return True if each client sends a header of this value."""
+    if not isinstance(value, str):
+        return False
+    return value.isascii() and value.isprintable() and value.strip() == value
 
 
 def _redacted(url: str) -> str:

@@ -156,7 +156,7 @@ def mask_recorded_exception(span: Span, error: BaseException) -> None:
         error: What is on its way through the HTTP instrumentation.
     """
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    if redaction.redact(text) == text:
+    if _masked(text) == text:
         return
 
     def record_exception(
@@ -180,9 +180,13 @@ def record_masked_exception(span: Span, error: BaseException) -> None:
 def _masked_exception(error: BaseException) -> dict[str, str]:
     stack = traceback.format_exception(type(error), error, error.__traceback__)
     return {
-        EXCEPTION_MESSAGE: redaction.redact(str(error)),
-        EXCEPTION_STACKTRACE: redaction.redact("".join(stack)),
+        EXCEPTION_MESSAGE: _masked(str(error)),
+        EXCEPTION_STACKTRACE: _masked("".join(stack)),
     }
+
+
+def _masked(text: str) -> str:
+    return redaction.encodable(redaction.redact(text))
 
 
 def on_recorded_exception(span: Span, tell: Callable[[BaseException], object] | None) -> None:
@@ -210,5 +214,5 @@ def mask_status(span: Span) -> None:
     """Keep keys and prompts out of the description that an exception's text became."""
     status = getattr(span, "status", None)
     description = getattr(status, "description", None)
-    if description and redaction.redact(description) != description:
+    if description and _masked(description) != description:
         span.set_status(StatusCode.ERROR, redaction.clean(description, _MAX_TEXT))

@@ -18,6 +18,7 @@ from assisters_otel.variables.values import (
     propagators,
     read_encodable,
     read_headers,
+    read_methods,
     read_pairs,
     read_patterns,
     read_ratio,
@@ -90,6 +91,9 @@ RULES: Final[Mapping[str, Rule]] = {
     "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST": _PATTERN,
     "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE": _PATTERN,
     "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS": _PATTERN,
+    "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS": Rule(
+        read_methods, "the conventions' list", lambda: "methods with commas, 'GET,POST,PURGE'"
+    ),
     "OTEL_PYTHON_AIOHTTP_CLIENT_EXCLUDED_URLS": _or("OTEL_PYTHON_EXCLUDED_URLS", _PATTERN),
     "OTEL_PYTHON_EXCLUDED_URLS": _PATTERN,
     "OTEL_PYTHON_HTTPX_EXCLUDED_URLS": _or("OTEL_PYTHON_EXCLUDED_URLS", _PATTERN),

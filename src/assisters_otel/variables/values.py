@@ -48,6 +48,10 @@ _HEADER: Final = re.compile(
 """One header, ``name=value``. Source: the pattern of `opentelemetry.util.re`."""
 
 
+_METHOD: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+"""An HTTP method. Source: RFC 9110, sections 9.1 and 5.6.2."""
+
+
 def whole_number(least: int, default: str, *signals: str, empty_is_right: bool = False) -> Rule:
     """Return the rule of a whole number, *least* or more."""
 
@@ -151,10 +155,16 @@ def read_patterns(text: str) -> str | None:
     """Keep the patterns that compile together with those before them. OpenTelemetry joins all."""
     kept: list[str] = []
     for pattern in members(text):
-        with suppress(re.error, RecursionError, OverflowError):
+        # A warning is raised if the app has made warnings errors.
+        with suppress(re.error, RecursionError, OverflowError, Warning):
             re.compile("|".join((*kept, pattern)))
             kept.append(pattern)
     return ",".join(kept) or None
+
+
+def read_methods(text: str) -> str | None:
+    """Keep the HTTP methods. No client sends any other word."""
+    return ",".join(filter(_METHOD.fullmatch, members(text))) or None
 
 
 def read_pairs(text: str) -> str | None:

@@ -58,6 +58,7 @@ class Aiohttp(Adapter):
     instrumentation = "aiohttp-client"
     variable = "AIOHTTP_CLIENT"
     instrumentor = "AioHttpClientInstrumentor"
+    quotes_exceptions = False
 
     def __init__(self, recorder: Recorder, tracer_provider: TracerProvider | None) -> None:
         """Prepare, as `Adapter` does."""
@@ -170,7 +171,7 @@ class Aiohttp(Adapter):
             try:
                 asked.response = response = await self._met(sending, asked)
             finally:
-                put_headers_back(raw.headers, own)
+                put_headers_back(raw.headers, asked.injected, own)
             return response
 
         def send(raw: Any, *args: Any, **kwargs: Any) -> Any:
@@ -253,6 +254,8 @@ class Aiohttp(Adapter):
                 self._failed(asked, error)
             else:
                 asked.error = error
+                if asked.exchange is not None:  # a middleware's task has a context of its own
+                    asked.exchange.leave()
             raise
 
     async def _started(self, starting: Any, asked: SessionRequest, response: Any) -> Any:

@@ -92,21 +92,25 @@ def http_version_of(response: Any) -> str | None:
 
 
 @fail_safe
-def put_headers(headers: Any, injected: dict[str, str]) -> dict[str, str | None]:
-    """Add headers for the moment in which they are written; give what was there before."""
-    own = {name: headers.get(name) for name in injected}
+def put_headers(headers: Any, injected: dict[str, str]) -> list[tuple[str, str]]:
+    """Add headers for the moment in which they are written; return the app's own of these names."""
+    own: list[tuple[str, str]] = []
+    if any(name in headers for name in injected):
+        names = {name.lower() for name in injected}
+        own = [header for header in headers.items() if header[0].lower() in names]
     headers.update(injected)
     return own
 
 
 @fail_safe
-def put_headers_back(headers: Any, own: dict[str, str | None] | None) -> None:
+def put_headers_back(
+    headers: Any, injected: dict[str, str], own: list[tuple[str, str]] | None
+) -> None:
     """Take them away again: the app finds its own in the response's `request_info`."""
-    for name, value in (own or {}).items():
-        if value is None:
-            headers.pop(name, None)
-        else:
-            headers[name] = value
+    for name in injected:
+        headers.popall(name, None)
+    for name, value in own or ():
+        headers.add(name, value)
 
 
 def is_instrumented(session: Any) -> bool:

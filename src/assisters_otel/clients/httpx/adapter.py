@@ -232,14 +232,17 @@ def _is_in_theirs() -> bool:
 
 
 def _copy(raw: Any, headers: dict[str, str]) -> Any:
-    """Copy a request, all but its headers as they are, and add some.
+    """Return a copy of a request, all but its headers as they are, with some more of these.
 
     The app must not find them on its own request: a redirect to another host would carry them on.
     """
-    copy = object.__new__(type(raw))
-    copy.__dict__.update(raw.__dict__)
-    # Not by its `copy`, which settles the encoding of the app's own for good.
-    copy.headers = type(raw.headers)(raw.headers)
+    try:
+        copy = object.__new__(type(raw))
+        copy.__dict__.update(raw.__dict__)
+        # Not by its `copy`, which settles the encoding of the app's own for good.
+        copy.headers = type(raw.headers)(raw.headers)
+    except (TypeError, AttributeError):  # a proxy around one, or a class with slots
+        return raw
     copy.headers.update(headers)
     return copy
 

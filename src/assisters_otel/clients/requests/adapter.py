@@ -59,6 +59,7 @@ class Requests(Adapter):
     variable = "REQUESTS"
     instrumentor = "RequestsInstrumentor"
     suppresses_others = True  # it sends through urllib3
+    has_user_agent = True
 
     def __init__(self, recorder: Recorder, tracer_provider: TracerProvider | None) -> None:
         """Prepare, as `Adapter` does."""
@@ -120,7 +121,7 @@ class Requests(Adapter):
                 outgoing.hand_back(response)
             try:
                 if self._is_reported_later(exchange, response):
-                    exchange.leave(None)
+                    exchange.leave()
                 else:
                     exchange.end(None)
             except BaseException:  # what is not the library's, met while reading ahead
@@ -137,7 +138,9 @@ class Requests(Adapter):
         if request is None:
             return None
         app_span, own = _find_app_span(raw), None
-        if app_span is None and not self.theirs_is_on():
+        # The app's instrumentation is around `Session.send`: it does not see a call of an adapter.
+        is_theirs = self.theirs_is_on() and self._sending.get() is not None
+        if app_span is None and not is_theirs:
             port = request.port or _HTTPS
             own = self._spans.start(request, raw.url, port, RequestsRequestReader(raw))
         return RequestsExchange(

@@ -1,0 +1,104 @@
+"""OpenTelemetry's variables on HTTP spans: excluded URLs, known methods, captured headers.
+
+A wrong value is corrected before it is read here: `variables`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_HEADER_TEMPLATE,
+    HTTP_RESPONSE_HEADER_TEMPLATE,
+)
+
+from assisters_otel.api import limits, redaction
+from assisters_otel.semconv import environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+KNOWN_METHODS: Final = frozenset(
+    {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
+)
+"""Source: RFC 9110, RFC 5789, RFC 10008."""
+
+
+def excluded_urls(client: str) -> re.Pattern[str] | None:
+    """Return a pattern of the URLs that have no span, or None if all have one.
+
+    Args:
+        client: The client's name in ``OTEL_PYTHON_{NAME}_EXCLUDED_URLS``. That variable takes the
+            place of the common one.
+    """
+    own = os.environ.get(environment.OTEL_EXCLUDED_URLS_OF.format(client))
+    return _pattern(os.environ.get(environment.OTEL_EXCLUDED_URLS, "") if own is None else own, 0)
+
+
+def known_methods() -> frozenset[str] | None:
+    """Return the methods that are named as they are, or None for all of them."""
+    if os.environ.get(environment.OTEL_CAPTURE_ALL_METHODS):
+        return None
+    known = os.environ.get(environment.OTEL_KNOWN_METHODS, "")
+    given = frozenset(filter(None, map(str.strip, known.split(","))))
+    return given or KNOWN_METHODS
+
+
+class CapturedHeaders(NamedTuple):
+    """The headers of requests, or of responses, that are attributes of the span.
+
+    Attributes:
+        template: The attribute's name without the header's.
+        pattern: The names of the headers.
+        sanitized: The names of those whose values are not shown, or None.
+    """
+
+    template: str
+    pattern: re.Pattern[str]
+    sanitized: re.Pattern[str] | None
+
+    def shown(
+        self, headers: Iterable[tuple[str, str]], secrets: Iterable[str] = ()
+    ) -> dict[str, list[str]]:
+        """Return the attributes, without keys.
+
+        Args:
+            headers: All headers of a request or a response, each line by itself.
+            secrets: Further texts that must not be shown.
+        """
+        found: dict[str, list[str]] = {}
+        for name, value in headers:
+            if self.pattern.fullmatch(name):
+                shown = redaction.without(self._shown(name, value), secrets)
+                found.setdefault(f"{self.template}.{name.lower()}", []).append(shown)
+        return found
+
+    def _shown(self, name: str, value: str) -> str:
+        if self.sanitized is not None and self.sanitized.search(name):
+            return "[REDACTED]"  # as OpenTelemetry's HTTP instrumentations write it
+        if redaction.is_secret(name.lower()):
+            return redaction.REDACTED
+        return redaction.clean(value, limits.MAX_TEXT)
+
+
+def captured_headers() -> tuple[CapturedHeaders | None, CapturedHeaders | None]:
+    """Return the headers of requests and those of responses; None for either if there are none."""
+    sanitized = _names(environment.OTEL_SANITIZE_FIELDS)
+    requests = _names(environment.OTEL_CAPTURE_REQUEST_HEADERS)
+    responses = _names(environment.OTEL_CAPTURE_RESPONSE_HEADERS)
+    return (
+        requests and CapturedHeaders(HTTP_REQUEST_HEADER_TEMPLATE, requests, sanitized),
+        responses and CapturedHeaders(HTTP_RESPONSE_HEADER_TEMPLATE, responses, sanitized),
+    )
+
+
+def _names(variable: str) -> re.Pattern[str] | None:
+    return _pattern(os.environ.get(variable, ""), re.IGNORECASE)
+
+
+def _pattern(listed: str, flags: int) -> re.Pattern[str] | None:
+    """Return a pattern of those that are listed, separated by commas; None if there is none."""
+    listed = "|".join(filter(None, map(str.strip, listed.split(","))))
+    return re.compile(listed, flags) if listed else None
