@@ -1,7 +1,8 @@
-"""urllib3's response, told of as it is read: the same bytes, exceptions and closes.
+"""Watches urllib3's response while the app reads it. Bytes, exceptions and closes stay the same.
 
-One that is to tell gets a class with the same methods, whichever of them the app reads by. They
-all fetch through four that are not public, and have been the same since urllib3 1.26.
+A watched response gets a subclass of its class. All public methods of urllib3's response read
+through four that are not public. These four have been the same since urllib3 1.26, and the subclass
+overrides them. Without them a response is not watched.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ _WATCH: Final = "_assisters_otel_watch"
 
 
 def watch(raw: Any, body: ResponseBody, broke: Callable[[BaseException], object]) -> None:
-    """Have a body told of what is read.
+    """Report what is read of a response to *body*.
 
     Args:
-        raw: The response, of which nothing has been read.
-        body: Gets the bytes as they came over the wire, still encoded, and the end.
-        broke: Gets what is raised in place of more, in urllib3's words.
+        raw: The response of urllib3, of which nothing has been read.
+        body: The receiver of the bytes as they came over the wire, still encoded, and of the end.
+        broke: A function that gets the exception that urllib3 raises in place of more bytes.
     """
     kind: Any = type(raw)
     if is_of(kind, "urllib3.response", "HTTPResponse") and all(
@@ -48,7 +49,7 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
             return self._tell(super()._handle_chunk(amt))
 
         def _update_chunk_length(self) -> None:
-            found = self.__dict__.pop(_WATCH, None)  # it closes itself before it raises
+            found = self.__dict__.pop(_WATCH, None)  # urllib3 closes the response, then raises
             try:
                 super()._update_chunk_length()
             finally:
@@ -69,7 +70,7 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
             try:
                 with super()._error_catcher():
                     yield
-            except GeneratorExit:  # the generator that reads is dropped
+            except GeneratorExit:  # the app has dropped the generator that reads
                 self._tell_last(left=True)
                 raise
             except BaseException as error:
@@ -100,7 +101,7 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
             self._tell_last()
 
         def __del__(self) -> None:
-            # What is collected closes itself; that is nobody's wish.
+            # urllib3 closes a response that is collected. The caller has not closed it.
             found = self.__dict__.pop(_WATCH, None)
             if found is not None:
                 body, _ = found
