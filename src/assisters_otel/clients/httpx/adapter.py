@@ -192,7 +192,7 @@ class Httpx(Adapter):
     @staticmethod
     @fail_safe
     def _is_transient(error: BaseException) -> bool:
-        # httpx maps an OSError of the network to its own classes. So an OSError is of the app's body.
+        # httpx maps an OSError of the network to its own classes. Any other is of the app's body.
         if is_a(error, CLIENTS, "TransportError"):
             return not is_a(error, CLIENTS, "UnsupportedProtocol", "LocalProtocolError")
         return is_of_dead_loop(error)
