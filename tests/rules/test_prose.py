@@ -43,17 +43,9 @@ PHRASES = (
 MAX_WORDS = 30
 
 DO_NOT_HOLD_YET = {
-    "attempts/__init__.py",
-    "attempts/attempt.py",
-    "attempts/call.py",
-    "attempts/control_flow.py",
-    "attempts/retry_chain.py",
     "causes.py",
     "fail_safe.py",
     "instrumentation.py",
-    "recording/attempt.py",
-    "recording/recorder.py",
-    "recording/response_body.py",
     "sinks/attempt_span.py",
     "sinks/call_span.py",
     "sinks/failure_log.py",
