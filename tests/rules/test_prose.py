@@ -43,25 +43,11 @@ PHRASES = (
 MAX_WORDS = 30
 
 DO_NOT_HOLD_YET = {
-    "causes.py",
-    "fail_safe.py",
-    "instrumentation.py",
-    "sinks/attempt_span.py",
-    "sinks/call_span.py",
-    "sinks/failure_log.py",
-    "sinks/foreign_span.py",
-    "sinks/known_attempts.py",
-    "sinks/label_values.py",
-    "sinks/metrics.py",
-    "sinks/stream_span.py",
-    "startup.py",
-    "telemetry.py",
     "testing/answers.py",
     "testing/response_writer.py",
     "testing/sample_bodies.py",
     "testing/script.py",
     "testing/server.py",
-    "weak_identity.py",
 }
 
 _SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields):")
