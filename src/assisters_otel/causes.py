@@ -51,7 +51,7 @@ _MAX: Final = 20
 @fail_safe
 def of(error: BaseException) -> Cause | None:
     """Return the cause of an exception, from its chain and its arguments, or None."""
-    for one in _within(error):
+    for one in _chain_of(error):
         name, text = type(one).__name__, ""
         if name in _POOLS:
             return POOL
@@ -69,15 +69,15 @@ def of(error: BaseException) -> Cause | None:
     return None
 
 
-def _within(error: BaseException) -> Iterator[BaseException]:
+def _chain_of(error: BaseException) -> Iterator[BaseException]:
     """Yield an exception, its causes and contexts, and the exceptions in their arguments."""
     left: list[object] = [error]
-    met: set[int] = set()
-    while left and len(met) < _MAX:
+    searched: set[int] = set()
+    while left and len(searched) < _MAX:
         one = left.pop(0)
-        if not isinstance(one, BaseException) or id(one) in met:
+        if not isinstance(one, BaseException) or id(one) in searched:
             continue
-        met.add(id(one))
+        searched.add(id(one))
         yield one
         left += [one.__cause__, one.__context__, *one.args, getattr(one, "reason", None)]
 

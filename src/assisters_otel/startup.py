@@ -138,10 +138,10 @@ def _start(arguments: InitArguments) -> Telemetry:
         capture_message_given=arguments.capture_message is not None,
     )
     with corrections.corrected():
-        return _begin(arguments, config, wrong)
+        return _set_up(arguments, config, wrong)
 
 
-def _begin(
+def _set_up(
     arguments: InitArguments,
     config: configs.Config,
     wrong: Sequence[corrections.Correction],
@@ -208,14 +208,14 @@ def _instrument(config: configs.Config, tracers: Any, meters: Any) -> Instrument
 def _build(
     config: configs.Config, *, traces: bool, metrics: bool
 ) -> owned_providers.OwnedProviders | None:
-    told: dict[str, None] = {}
+    texts: dict[str, None] = {}
     build = partial(
         build_providers,
         service_name=config.service_name,
         endpoint=config.endpoint,
         headers=config.headers,
         protocol=config.protocol,
-        warn=None if config.strict else told.setdefault,
+        warn=None if config.strict else texts.setdefault,
     )
     exports, lost = None, ""
     try:
@@ -226,7 +226,7 @@ def _build(
         lost = f"no telemetry is sent: {error}"
         if traces and metrics:
             exports, lost = _build_one(build, error)
-    for text in (*told, *filter(None, [lost])):
+    for text in (*texts, *filter(None, [lost])):
         logger.warning("%s", redaction.redact(text))
     return exports
 

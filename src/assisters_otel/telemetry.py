@@ -147,9 +147,9 @@ class Telemetry:
         if self._instrumentation is not None:
             self._instrumentation.recorder.deferred.run_all()
         until_s = time.monotonic() + workers.limited(timeout_s)
-        begun = self._workers.submit(providers.flushes(self._reused))
+        started = self._workers.submit(providers.flushes(self._reused))
         done = self._exports is None or self._exports.flush(timeout_s, at_end=at_end)
-        return workers.run_all(begun, max(until_s - time.monotonic(), 0)) and done
+        return workers.run_all(started, max(until_s - time.monotonic(), 0)) and done
 
     def shutdown(self) -> None:
         """Remove all patches, send what is queued, and shut down the providers that `init` built.
@@ -174,12 +174,12 @@ class Telemetry:
             process.PROCESS.current = None
             until_s = time.monotonic() + timeout_s
             self._uninstrument()
-            flushed = self._begin_last_flush()
+            flushed = self._start_last_flush()
             self._end_exports(timeout_s)
             self._end_flush(flushed or (), until_s)
 
     @fail_safe
-    def _begin_last_flush(self) -> list[Future[object]]:
+    def _start_last_flush(self) -> list[Future[object]]:
         """Start flushing those of the app's providers that have no exit hook of their own."""
         return self._workers.submit(providers.flushes(providers.without_exit_hook(self._reused)))
 

@@ -106,10 +106,10 @@ class Call:
     __slots__ = (
         "__weakref__",
         "_body",
+        "_built_request",
         "_is_open",
         "_is_returned",
         "_once",
-        "_own",
         "_tokens",
         "_watcher",
         "around",
@@ -143,7 +143,7 @@ class Call:
         self.last: AttemptOutcome | None = None
         self._watcher = watcher
         self._body: Body | None = None
-        self._own: RequestReader | None = None
+        self._built_request: RequestReader | None = None
         self._is_open = True
         self._is_returned = False
         self._tokens: tuple[Token[Context], Token[Call | None]] | None = None
@@ -178,7 +178,7 @@ class Call:
 
     def builds(self, message: RequestReader) -> None:
         """Keep the reader of the request that the SDK has built, for its first send or a resend."""
-        self._own = message
+        self._built_request = message
 
     @fail_safe
     def takes(self, request: ApiRequest, message: RequestReader) -> bool:
@@ -191,9 +191,9 @@ class Call:
         own = self.asked.request
         if request.method != own.method or request.template != own.template:
             return False
-        if request.template is None and not _is_one(request.path, own.path):
+        if request.template is None and not _is_same_path(request.path, own.path):
             return False
-        return self._own is None or _is_same(message, self._own)
+        return self._built_request is None or _is_sdk_request(message, self._built_request)
 
     def answered(self, body: Body) -> None:
         """Keep the body of a successful answer, whose end may end the call."""
@@ -249,12 +249,12 @@ class Call:
         if next(self._once, None) is None:
             return
         self._is_open = False
-        self._own = None  # a task that outlives the call may keep the call, and so the request
+        self._built_request = None  # a task that outlives the call may keep the call alive
         chain = self.chain
         if outcome == names.OK and chain.retries:
             outcome = names.RECOVERED
         ended_s = time.perf_counter() if at is None else at.steady_s
-        told = CallOutcome(
+        record = CallOutcome(
             *self.asked,
             outcome=outcome,
             duration_s=ended_s - self.started_s,
@@ -263,7 +263,7 @@ class Call:
             last=self.last,
             exception=exception,
         )
-        self._watcher.ended(self, told, None if at is None else at.unix_ns)
+        self._watcher.ended(self, record, None if at is None else at.unix_ns)
 
     @property
     def is_open(self) -> bool:
@@ -271,12 +271,12 @@ class Call:
         return self._is_open
 
 
-def _is_one(path: str, asked: str) -> bool:
+def _is_same_path(path: str, asked: str) -> bool:
     """Return True if two paths are equal when decoded."""
     return path == asked or unquote(path) == unquote(asked)
 
 
-def _is_same(message: RequestReader, own: RequestReader) -> bool:
+def _is_sdk_request(message: RequestReader, own: RequestReader) -> bool:
     """Return True if a request is the one that the SDK has built, also if a hook has changed it."""
     body = message.body()
     if body and body == own.body():

@@ -11,19 +11,19 @@ Rules.
 
 How it works. A method in a class is the end of a chain of layers. A layer is a wrapper of wrapt, or
 a function of OpenTelemetry's instrumentation, which holds the wrapped function in a cell of its
-closure. `_layers` walks the chain, and `_set` replaces what the innermost layer holds. Without a
-layer it replaces the attribute of the class. A layer may also hold a *bound* method, on one client
-or one transport: `rebinding` finds those by the garbage collector.
+closure. `_layers` walks the chain, and `_replace_innermost` replaces what the innermost layer
+holds. Without a layer it replaces the attribute of the class. A layer may also hold a *bound*
+method, on one client or one transport: `rebinding` finds those by the garbage collector.
 
 The function is a plain function and no proxy of wrapt. It has the signature and the name of the
-original, and a call for another host costs half. `_ours` maps it to its `Patches`.
+original, and a call for another host costs half. `_patches_by_function` maps it to its `Patches`.
 
 What would break it.
 
 * A layer *around* OpenTelemetry's function: `uninstrument` restores the ``__wrapped__`` of what it
-  finds on the class, and would restore its own function (`_cell`).
-* A mark on the function in place of `_ours`: `functools.update_wrapper` copies marks to the app's
-  wrappers (test_somebody_s_copy_of_our_attributes_is_not_ours).
+  finds on the class, and would restore its own function (`_closure_cell`).
+* A mark on the function in place of `_patches_by_function`: `functools.update_wrapper` copies marks
+  to the app's wrappers (test_somebody_s_copy_of_our_attributes_is_not_ours).
 * `isinstance(function, wrapt.ObjectProxy)`: in wrapt 2 a `FunctionWrapper` is none.
 """
 
@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import wrapt
 
 from assisters_otel.clients.import_hooks import imports
-from assisters_otel.clients.rebinding import _REFERENCES, _rebind
+from assisters_otel.clients.rebinding import OWN_REFERENCES, rebind_bound_methods
 from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
@@ -72,7 +72,9 @@ _MARKER: Final = re.compile("opentelemetry_instrumentation_[a-z_]+_applied")
 """The marker on functions that OpenTelemetry's instrumentations put in without wrapt."""
 
 # Each of the library's functions, with the patches that put it in.
-_ours: Final[weakref.WeakKeyDictionary[Callable[..., Any], Patches]] = weakref.WeakKeyDictionary()
+_patches_by_function: Final[weakref.WeakKeyDictionary[Callable[..., Any], Patches]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def _layers(owner: type, name: str) -> list[Any]:
@@ -86,13 +88,13 @@ def _layers(owner: type, name: str) -> list[Any]:
         if isinstance(function, wrapt.BoundFunctionWrapper):
             # OpenTelemetry's `unwrap` puts a bound wrapper where an unbound one was.
             function = function._self_parent  # noqa: SLF001 - wrapt offers no other way
-        if not isinstance(function, wrapt.FunctionWrapper) and _cell(function) is None:
+        if not isinstance(function, wrapt.FunctionWrapper) and _closure_cell(function) is None:
             return layers
         layers.append(function)
         function = function.__wrapped__
 
 
-def _cell(function: Any) -> CellType | None:
+def _closure_cell(function: Any) -> CellType | None:
     """Return the cell in which OpenTelemetry's function holds what it wraps; None for any other.
 
     OpenTelemetry's `uninstrument` restores ``__wrapped__`` of the function that it finds on the
@@ -134,12 +136,12 @@ def put_in(
         if before.patched:
             return
         inner = inner.__wrapped__
-    is_held = sys.getrefcount(inner) > _REFERENCES
+    is_held = sys.getrefcount(inner) > OWN_REFERENCES
     ours = functools.update_wrapper(wrap(inner), inner)
-    _ours[ours] = patches
-    _set(owner, name, layers, ours)
+    _patches_by_function[ours] = patches
+    _replace_innermost(owner, name, layers, ours)
     if is_held:
-        _rebind(inner, ours)
+        rebind_bound_methods(inner, ours)
 
 
 @fail_safe
@@ -150,10 +152,10 @@ def take_out(owner: type, name: str) -> None:
     layers = _layers(owner, name)
     inner = _innermost(layers, owner, name)
     if _patches_of(inner) is not None:
-        is_held = sys.getrefcount(inner) > _REFERENCES
-        _set(owner, name, layers, inner.__wrapped__)
+        is_held = sys.getrefcount(inner) > OWN_REFERENCES
+        _replace_innermost(owner, name, layers, inner.__wrapped__)
         if is_held:
-            _rebind(inner, inner.__wrapped__)
+            rebind_bound_methods(inner, inner.__wrapped__)
 
 
 def _innermost(layers: list[Any], owner: type, name: str) -> Any:
@@ -161,12 +163,14 @@ def _innermost(layers: list[Any], owner: type, name: str) -> Any:
 
 
 def _patches_of(function: Any) -> Patches | None:
-    return _ours.get(function) if isinstance(function, FunctionType) else None
+    return _patches_by_function.get(function) if isinstance(function, FunctionType) else None
 
 
-def _set(owner: type, name: str, layers: list[Any], function: Callable[..., Any]) -> None:
+def _replace_innermost(
+    owner: type, name: str, layers: list[Any], function: Callable[..., Any]
+) -> None:
     if layers:
-        cell = _cell(layers[-1])
+        cell = _closure_cell(layers[-1])
         if cell is not None:
             cell.cell_contents = function
         layers[-1].__wrapped__ = function

@@ -16,10 +16,10 @@ import wrapt
 
 # The references to a function that only its class holds: the class, the caller's variable, and the
 # argument of `sys.getrefcount`.
-_REFERENCES: Final = 3
+OWN_REFERENCES: Final = 3
 
 
-def _rebind(before: Any, now: Any) -> None:
+def rebind_bound_methods(before: Any, now: Any) -> None:
     """Replace the function *before* in each bound method that a layer or a closure holds."""
     again = {
         id(bound): (bound, MethodType(now, bound.__self__))

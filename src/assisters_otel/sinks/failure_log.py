@@ -55,20 +55,20 @@ class _Burst:
     Attributes:
         since: The time of the first one, on a steady clock.
         seen: The number of failures.
-        said: The number of those that are in a line of the log.
+        logged: The number of those that are in a line of the log.
         fields: A function that returns the fields of the last one.
     """
 
-    __slots__ = ("fields", "said", "seen", "since")
+    __slots__ = ("fields", "logged", "seen", "since")
 
     def __init__(self, since: float) -> None:
         self.since = since
-        self.seen = self.said = 0
+        self.seen = self.logged = 0
         self.fields: Callable[[], Fields] = dict
 
-    def take(self) -> int:
+    def take_unreported(self) -> int:
         """Return the number of failures that are in no line yet, and count them as logged."""
-        more, self.said = self.seen - self.said, self.seen
+        more, self.logged = self.seen - self.logged, self.seen
         return more
 
 
@@ -134,7 +134,7 @@ class FailureLog:
             storm.seen += 1
             storm.fields = fields
             is_first = storm.seen <= MAX_SINGLE_LINES
-            more = storm.take() if is_first or storm.seen >= 2 * storm.said else 0
+            more = storm.take_unreported() if is_first or storm.seen >= 2 * storm.logged else 0
         for ended in over:
             _log_summary(*ended)
         if is_first:
@@ -158,13 +158,13 @@ class FailureLog:
 
     def _take(self, kind: _Kind) -> _Sum:
         storm = self._storms.pop(kind)
-        return kind, storm.take(), storm.fields
+        return kind, storm.take_unreported(), storm.fields
 
 
 def _log_summary(kind: _Kind, more: int, fields: Callable[[], Fields]) -> None:
     if more:
-        told = {**fields(), names.FAILURES: more}
-        logger.warning("Assisters API: %d more met %s on %s", more, *kind, fields=told)
+        named = {**fields(), names.FAILURES: more}
+        logger.warning("Assisters API: %d more met %s on %s", more, *kind, fields=named)
 
 
 def _attempt_fields(outcome: AttemptOutcome, attempts: int, span: SpanContext | None) -> Fields:

@@ -81,17 +81,17 @@ class _GaugeCallbacks:
     __slots__ = ("metrics",)
 
     def __init__(self, meter: Meter) -> None:
-        self.metrics: Callable[[], AttemptMetrics | None] = _nobody
+        self.metrics: Callable[[], AttemptMetrics | None] = _no_metrics
         for metric, header in _GAUGES:
-            ask = partial(self._ask, header)
-            meter.create_observable_gauge(metric.name, [ask], metric.unit, metric.description)
+            observe = partial(self._observe, header)
+            meter.create_observable_gauge(metric.name, [observe], metric.unit, metric.description)
 
-    def _ask(self, header: bytes, _options: CallbackOptions) -> Iterable[Observation]:
+    def _observe(self, header: bytes, _options: CallbackOptions) -> Iterable[Observation]:
         metrics = self.metrics()
         return () if metrics is None else metrics.limits(header)
 
 
-def _nobody() -> None:
+def _no_metrics() -> None:
     """Return None: no `AttemptMetrics` exists yet."""
 
 

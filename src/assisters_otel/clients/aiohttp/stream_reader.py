@@ -45,7 +45,7 @@ class _Watch(NamedTuple):
 
 # By the id of the reader, which has slots and no room for an attribute. Its `__del__` removes it.
 _watched: Final[dict[int, _Watch]] = {}
-_broken: Final[dict[int, Exception]] = {}
+_pending_errors: Final[dict[int, Exception]] = {}
 
 
 def watch(response: Any, body: ResponseBody) -> None:
@@ -63,7 +63,7 @@ def watch(response: Any, body: ResponseBody) -> None:
     # pool. The connection keeps the reader until it is used again. So the response is watched, too.
     _watched[id(reader)] = _Watch(body, weakref.ref(response, lambda _: body.dropped()))
     kind: Any = type(reader)
-    reader.__class__ = _telling(kind)
+    reader.__class__ = _watching_class(kind)
 
 
 async def wait_for_beginning(reader: Any, limit_s: float) -> None:
@@ -89,10 +89,10 @@ async def wait_for_beginning(reader: Any, limit_s: float) -> None:
         while _may_wait(reader) and loop.time() < end_s:
             await reader._wait("read")  # noqa: SLF001 - as above
     except Exception as error:  # noqa: BLE001 - the caller's read raises it
-        theirs = find_foreign(error, handled)
-        if theirs is not None:
-            raise theirs from None
-        _put_behind(reader, error)
+        foreign = find_foreign(error, handled)
+        if foreign is not None:
+            raise foreign from None
+        _raise_after_buffer(reader, error)
     finally:
         timer.cancel()
         del handled
@@ -126,18 +126,18 @@ def _may_wait(reader: Any) -> bool:
 
 
 @fail_safe
-def _put_behind(reader: Any, error: Exception) -> None:
+def _raise_after_buffer(reader: Any, error: Exception) -> None:
     """Raise an exception again when the bytes that came before it have been read."""
     error.__traceback__ = None  # it refers to frames of the library
     if reader._buffer and reader.exception() is error:  # noqa: SLF001 - as above
         reader._exception = None  # noqa: SLF001 - `set_exception` cannot take it back
-        _broken[id(reader)] = error
+        _pending_errors[id(reader)] = error
         kind: Any = type(reader)
-        reader.__class__ = _broken_off(kind)
+        reader.__class__ = _raising_class(kind)
 
 
 @lru_cache(GENERATIONS)
-def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
+def _watching_class(base: Any) -> type:  # noqa: C901 - a class, not one function
     class StreamReader(base):  # type: ignore[misc]
         __slots__ = ()
 
@@ -153,7 +153,7 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
                     body.feed(chunk)
                 if self.at_eof():
                     body.ended()
-                    self._tell_no_more()
+                    self._stop_watching()
             return chunk
 
         def feed_eof(self) -> None:
@@ -161,13 +161,13 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
             watch = _watched.get(id(self))
             if watch is not None and self.at_eof():
                 watch.body.ended()
-                self._tell_no_more()
+                self._stop_watching()
 
         def set_exception(self, exc: BaseException, *cause: Any) -> None:
             super().set_exception(exc, *cause)
             watch = _watched.get(id(self))
             if watch is not None:
-                self._tell_no_more()
+                self._stop_watching()
                 if type(exc).__name__ == "ClientConnectionError" and exc.args == _CLOSED:
                     if watch.cancelled is None:
                         watch.body.closed()
@@ -182,7 +182,7 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
             except BaseException as error:
                 watch = _watched.get(id(self))
                 if watch is not None and isinstance(error, Exception):
-                    self._tell_no_more()
+                    self._stop_watching()
                     watch.body.broke(error)
                 elif watch is not None:
                     # A cancelled read is no end, as the next read goes on. A new exception is kept:
@@ -190,7 +190,7 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
                     _watched[id(self)] = watch._replace(cancelled=asyncio.CancelledError())
                 raise
 
-        def _tell_no_more(self) -> None:
+        def _stop_watching(self) -> None:
             _watched.pop(id(self), None)
             self.__class__ = base
 
@@ -203,17 +203,17 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
 
 
 @lru_cache(GENERATIONS)
-def _broken_off(base: Any) -> type:
+def _raising_class(base: Any) -> type:
     class StreamReader(base):  # type: ignore[misc]
         __slots__ = ()
 
         async def _wait(self, _func_name: str) -> None:
-            error = _broken.pop(id(self))
+            error = _pending_errors.pop(id(self))
             self._exception = error  # type: ignore[misc] # a slot of the class above
             self.__class__ = base
             raise error
 
         def __del__(self) -> None:
-            _broken.pop(id(self), None)
+            _pending_errors.pop(id(self), None)
 
     return named_as(base, StreamReader)

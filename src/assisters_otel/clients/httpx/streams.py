@@ -108,9 +108,9 @@ def replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one function
                     if self._is_enough():
                         return
             except Exception as error:  # noqa: BLE001 - the caller's read raises it
-                theirs = find_foreign(error, handled)
-                if theirs is not None:
-                    raise theirs from None
+                foreign = find_foreign(error, handled)
+                if foreign is not None:
+                    raise foreign from None
                 self._keep(error, handled)
             except BaseException:
                 self.close()  # the caller does not have the response yet
@@ -161,9 +161,9 @@ def async_replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one fun
                     if self._is_enough():
                         return
             except Exception as error:  # noqa: BLE001 - the caller's read raises it
-                theirs = find_foreign(error, handled)
-                if theirs is not None:
-                    raise theirs from None
+                foreign = find_foreign(error, handled)
+                if foreign is not None:
+                    raise foreign from None
                 self._keep(error, handled)
             except BaseException:
                 await self.aclose()  # the caller does not have the response yet

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from assisters_otel.recording.response_body import ResponseBody
 
 _SDKS: Final = frozenset({"openai", "assisters"})
-_HELPERS: Final = "openai.lib.streaming"
+_CHAT_HELPER: Final = "openai.lib.streaming"
 """The module that joins a chat's chunks in the `openai` SDK. Source: `ChatCompletionStream`."""
 
 
@@ -29,11 +29,11 @@ def _always(_: bytes) -> bool:
     return True
 
 
-def _nothing(*_: object) -> None:
+def _no_method(*_: object) -> None:
     """Stand in for a method that an iterator does not have."""
 
 
-async def _nothing_async(*_: object) -> None:
+async def _no_async_method(*_: object) -> None:
     """Stand in for an async method that an iterator does not have."""
 
 
@@ -61,7 +61,10 @@ def _is_of_sdk(error: Exception) -> bool:
         return True
     # The helper for chats raises in the caller's `with` block, which then closes the stream.
     while trace is not None:
-        if _module(trace).startswith(_HELPERS) and trace.tb_frame.f_code.co_name == "__stream__":
+        if (
+            _module(trace).startswith(_CHAT_HELPER)
+            and trace.tb_frame.f_code.co_name == "__stream__"
+        ):
             return True
         trace = trace.tb_next
     return False
@@ -74,17 +77,17 @@ def _module(trace: TracebackType) -> str:
 class _Chunks:
     """The chunks of a stream, with the methods of a generator, which the client's code may call."""
 
-    __slots__ = ("_body", "_chunks", "_is_ordinary", "close", "send", "throw")
+    __slots__ = ("_body", "_chunks", "_skip_plain_event", "close", "send", "throw")
 
     def __init__(self, chunks: Any, body: ResponseBody) -> None:
         self._chunks = chunks
         self._body = body
         events = body.events
         # A body that is no event stream has no scanner, and is not fed.
-        self._is_ordinary = _always if events is None else events.skip_plain_event
-        self.close = getattr(chunks, "close", _nothing)
-        self.send = getattr(chunks, "send", _nothing)
-        self.throw = getattr(chunks, "throw", _nothing)
+        self._skip_plain_event = _always if events is None else events.skip_plain_event
+        self.close = getattr(chunks, "close", _no_method)
+        self.send = getattr(chunks, "send", _no_method)
+        self.throw = getattr(chunks, "throw", _no_method)
 
     def __iter__(self) -> _Chunks:
         return self
@@ -99,7 +102,7 @@ class _Chunks:
             self._body.broke(error)
             raise
         self._body.read_s = perf_counter()
-        if not self._is_ordinary(chunk):
+        if not self._skip_plain_event(chunk):
             self._body.feed(chunk)
         return chunk
 
@@ -107,16 +110,16 @@ class _Chunks:
 class _AsyncChunks:
     """The chunks of an async stream."""
 
-    __slots__ = ("_body", "_chunks", "_is_ordinary", "aclose", "asend", "athrow")
+    __slots__ = ("_body", "_chunks", "_skip_plain_event", "aclose", "asend", "athrow")
 
     def __init__(self, chunks: Any, body: ResponseBody) -> None:
         self._chunks = chunks
         self._body = body
         events = body.events
-        self._is_ordinary = _always if events is None else events.skip_plain_event
-        self.aclose = getattr(chunks, "aclose", _nothing_async)
-        self.asend = getattr(chunks, "asend", _nothing_async)
-        self.athrow = getattr(chunks, "athrow", _nothing_async)
+        self._skip_plain_event = _always if events is None else events.skip_plain_event
+        self.aclose = getattr(chunks, "aclose", _no_async_method)
+        self.asend = getattr(chunks, "asend", _no_async_method)
+        self.athrow = getattr(chunks, "athrow", _no_async_method)
 
     def __aiter__(self) -> _AsyncChunks:
         return self
@@ -131,7 +134,7 @@ class _AsyncChunks:
             self._body.broke(error)
             raise
         self._body.read_s = perf_counter()
-        if not self._is_ordinary(chunk):
+        if not self._skip_plain_event(chunk):
             self._body.feed(chunk)
         return chunk
 

@@ -83,10 +83,10 @@ class _Tap:
         self._is_over = is_over
 
     def read1(self, size: int = -1) -> bytes:
-        return self._take(self._wire.read1, size)
+        return self._read_through(self._wire.read1, size)
 
     def readline(self, limit: int = -1) -> bytes:
-        return self._take(self._wire.readline, limit)
+        return self._read_through(self._wire.readline, limit)
 
     def read(self, size: int = -1) -> bytes:
         parts: list[bytes] = []
@@ -109,7 +109,7 @@ class _Tap:
         buffer[: len(part)] = part
         return len(part)
 
-    def _take(self, step: Callable[[int], bytes], size: int) -> bytes:
+    def _read_through(self, step: Callable[[int], bytes], size: int) -> bytes:
         if self.error is not None:
             raise self.error
         if self._is_over(self.read_already):
@@ -153,26 +153,28 @@ def beginning(response: Any, now: Callable[[], float], limit_s: float) -> bytes 
     end_s = now() + limit_s
     tap = _Tap(wire, lambda read: len(read) > MAX_BYTES or now() >= end_s)
     body, handled = bytearray(), sys.exc_info()[1]
-    theirs: BaseException | None = None
+    foreign: BaseException | None = None
     errors = sys.modules["urllib3.exceptions"].HTTPError, HTTPException, OSError, _EnoughError
     try:
-        for part in _twin(response, original, tap).stream(MAX_BYTES, decode_content=False):
+        for part in _copy_reading_from(response, original, tap).stream(
+            MAX_BYTES, decode_content=False
+        ):
             body += part
-    except errors as met:  # it belongs to the caller, whose own read raises it
-        theirs = find_foreign(tap.error or met, handled)
+    except errors as raised:  # it belongs to the caller, whose own read raises it
+        foreign = find_foreign(tap.error or raised, handled)
     finally:  # in each case the caller reads the bytes that were read here
-        error = tap.error if theirs is None else None
+        error = tap.error if foreign is None else None
         if error is not None:
             cut(error, handled)
             error.__traceback__ = None  # its frames refer to the response
         original.fp = io.BufferedReader(_Replay(bytes(tap.read_already), wire, error))
         del handled, error
-    if theirs is not None:
-        raise theirs
+    if foreign is not None:
+        raise foreign
     return bytes(body)
 
 
-def _twin(response: Any, original: Any, tap: _Tap) -> Any:
+def _copy_reading_from(response: Any, original: Any, tap: _Tap) -> Any:
     """Return a copy of a response that reads from *tap*, and has no connection to give back."""
     answered = _copy(original, fp=tap)
     return _copy(response, _fp=answered, _original_response=answered, _pool=None, _connection=None)

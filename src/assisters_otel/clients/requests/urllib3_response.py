@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from assisters_otel.recording.response_body import ResponseBody
 
-_FETCHES: Final = ("_fp_read", "_handle_chunk", "_update_chunk_length", "_error_catcher")
+_READ_METHODS: Final = ("_fp_read", "_handle_chunk", "_update_chunk_length", "_error_catcher")
 _WATCH: Final = "_assisters_otel_watch"
 
 
@@ -33,20 +33,20 @@ def watch(raw: Any, body: ResponseBody, broke: Callable[[BaseException], object]
     """
     kind: Any = type(raw)
     if is_of(kind, "urllib3.response", "HTTPResponse") and all(
-        hasattr(kind, name) for name in _FETCHES
+        hasattr(kind, name) for name in _READ_METHODS
     ):
         vars(raw)[_WATCH] = body, broke
-        raw.__class__ = _telling(kind)
+        raw.__class__ = _watching_class(kind)
 
 
 @lru_cache(GENERATIONS)
-def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
+def _watching_class(base: Any) -> type:  # noqa: C901 - a class, not one function
     class HTTPResponse(base):  # type: ignore[misc]
         def _fp_read(self, *args: Any, **kwargs: Any) -> Any:
-            return self._tell(super()._fp_read(*args, **kwargs))
+            return self._report_chunk(super()._fp_read(*args, **kwargs))
 
         def _handle_chunk(self, amt: int | None) -> Any:
-            return self._tell(super()._handle_chunk(amt))
+            return self._report_chunk(super()._handle_chunk(amt))
 
         def _update_chunk_length(self) -> None:
             found = self.__dict__.pop(_WATCH, None)  # urllib3 closes the response, then raises
@@ -56,7 +56,7 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
                 if found is not None:
                     self.__dict__[_WATCH] = found
 
-        def _tell(self, chunk: Any) -> Any:
+        def _report_chunk(self, chunk: Any) -> Any:
             found = vars(self).get(_WATCH)
             if found is not None and chunk:
                 body, _ = found
@@ -71,16 +71,16 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
                 with super()._error_catcher():
                     yield
             except GeneratorExit:  # the app has dropped the generator that reads
-                self._tell_last(left=True)
+                self._report_end(left=True)
                 raise
             except BaseException as error:
-                self._tell_last(error=error)
+                self._report_end(error=error)
                 raise
             original = self._original_response
             if original is not None and original.isclosed():
-                self._tell_last(ended=True)
+                self._report_end(ended=True)
 
-        def _tell_last(
+        def _report_end(
             self, *, error: BaseException | None = None, ended: bool = False, left: bool = False
         ) -> None:
             found = self.__dict__.pop(_WATCH, None)
@@ -98,7 +98,7 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
 
         def close(self) -> None:
             super().close()
-            self._tell_last()
+            self._report_end()
 
         def __del__(self) -> None:
             # urllib3 closes a response that is collected. The caller has not closed it.
