@@ -185,6 +185,7 @@ class Attempt:
         return error_body.without_keys(told, self.secrets())
 
     def _parent(self) -> SpanContext | None:
+        """Return the context of the span under which the attempt or its call was made, or None."""
         around = self._around
         if around is None:
             if self.span is not None:

@@ -1,7 +1,7 @@
 """The base class of the HTTP clients' adapters.
 
 An adapter knows one client. It lists the client's methods to wrap, opens an `Exchange` around each
-request to a watched host, and tells the exchange what the client's response says.
+request to a watched host, and passes the response's status and headers to the exchange.
 """
 
 from __future__ import annotations

@@ -58,7 +58,6 @@ class Exchange:
     """
 
     __slots__ = (
-        "_entered",
         "_is_refused",
         "_is_transient",
         "_left_ns",

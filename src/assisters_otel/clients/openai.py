@@ -3,8 +3,8 @@
 `SyncAPIClient.request` and `AsyncAPIClient.request` contain the whole retry loop of each kind of
 call: plain, streamed, raw, a page of a list. So one run of them is one call.
 
-`BaseClient._build_request` makes what the SDK sends. The call keeps a reader of it, and so tells
-its own attempts from requests that a hook sends meanwhile.
+`BaseClient._build_request` creates the request that the SDK sends. The call keeps a reader of it,
+and compares it with each request in its scope: a hook may send others meanwhile.
 """
 
 from __future__ import annotations

@@ -195,6 +195,7 @@ class ResponseBody:
     def _end(
         self, end: BodyEnd, error: BaseException | None = None, at: Moment | None = None
     ) -> None:
+        """End the body, once. Inside the garbage collector the end is deferred."""
         if self.is_over:
             return
         if self._recorder.deferred.is_collecting():

@@ -121,6 +121,14 @@ class FailureLog:
         line: Callable[[str], str],
         fields: Callable[[], Fields],
     ) -> None:
+        """Add a failure to its storm, and write a line if it is due.
+
+        Args:
+            what: The error.
+            request: The record of the request.
+            line: A function that returns the line, from the method and endpoint.
+            fields: A function that returns the line's fields.
+        """
         where = f"{request.method} {request.template or redaction.clean(request.path)}"
         kind = (what, where if request.template else _UNKNOWN_PATH)
         now = self._now()

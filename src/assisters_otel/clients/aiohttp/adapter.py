@@ -2,9 +2,8 @@
 
 The package's docstring describes the way of a request. OpenTelemetry's trace configuration makes
 one span around all attempts of a request. The library's own span is around each attempt.
-
-What would break it: the library's exception handler in a reference cycle with an exception, whose
-traceback refers to its frame; and a coroutine that is made and never awaited.
+What would break it: a reference to an exception after its report, because its traceback refers to
+frames of the library. Also a coroutine that is created and never awaited.
 """
 
 from __future__ import annotations

@@ -138,6 +138,8 @@ def _raise_after_buffer(reader: Any, error: Exception) -> None:
 
 @lru_cache(GENERATIONS)
 def _watching_class(base: Any) -> type:  # noqa: C901 - a class, not one function
+    """Return a subclass of a reader's class that reports reads and the end to `_watched`."""
+
     class StreamReader(base):  # type: ignore[misc]
         __slots__ = ()
 
@@ -204,6 +206,8 @@ def _watching_class(base: Any) -> type:  # noqa: C901 - a class, not one functio
 
 @lru_cache(GENERATIONS)
 def _raising_class(base: Any) -> type:
+    """Return a subclass of a reader's class that raises its pending error behind the buffer."""
+
     class StreamReader(base):  # type: ignore[misc]
         __slots__ = ()
 

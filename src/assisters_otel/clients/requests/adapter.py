@@ -98,6 +98,7 @@ class Requests(Adapter):
     # -- one request ------------------------------------------------------------------------
 
     def _wrap_session(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap `Session.send`: failed attempts are reported when it returns."""
         call = unbound(original)
         sending = self._sending
 
@@ -114,6 +115,7 @@ class Requests(Adapter):
         return send
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap `HTTPAdapter.send`: an exchange is around it."""
         call = unbound(original)
 
         def send(adapter: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -212,6 +214,7 @@ class Requests(Adapter):
     # -- resends by urllib3 ----------------------------------------------------------------------
 
     def _wrap_increment(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap `Retry.increment`: an attempt ends, and another one starts unless it raises."""
         call = unbound(original)
 
         def increment(retry: Any, *args: Any, **kwargs: Any) -> Any:

@@ -41,6 +41,8 @@ def watch(raw: Any, body: ResponseBody, broke: Callable[[BaseException], object]
 
 @lru_cache(GENERATIONS)
 def _watching_class(base: Any) -> type:  # noqa: C901 - a class, not one function
+    """Return a subclass of a response's class that reports chunks and the end to its body."""
+
     class HTTPResponse(base):  # type: ignore[misc]
         def _fp_read(self, *args: Any, **kwargs: Any) -> Any:
             return self._report_chunk(super()._fp_read(*args, **kwargs))
