@@ -55,7 +55,7 @@ CLIENTS = (
 
 HANDED_ON = {
     "self._keep(error, handled)",
-    "_put_behind(reader, error)",
+    "_raise_after_buffer(reader, error)",
     "delivery.failed(failure_of(error))",
     "future.set_exception(error)",
 }

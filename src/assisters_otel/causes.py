@@ -1,4 +1,8 @@
-"""Why there was no answer, where the exception's name does not say whose fault it was. Pure."""
+"""The cause of a missing answer, where the exception's class does not say whether a retry helps.
+
+A client wraps exceptions of other packages in its own: a certificate that is not trusted arrives as
+a connection error. So the chain of causes and contexts is searched. Pure.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,12 @@ if TYPE_CHECKING:
 
 
 class Cause(NamedTuple):
-    """What an exception in place of an answer came of.
+    """The cause of an exception in place of an answer.
 
     Attributes:
-        told: What it was, as a part of a sentence.
-        was_asked: Whether the request was on its way at all.
-        is_transient: Whether a retry can help.
+        told: The cause, as a part of a sentence.
+        was_asked: True if the client has tried to send the request.
+        is_transient: True if a retry can help.
     """
 
     told: str
@@ -32,22 +36,22 @@ POOL: Final = Cause(
 CERTIFICATE: Final = Cause("the certificate is not trusted", was_asked=True, is_transient=False)
 _POOLS: Final = frozenset({"PoolTimeout", "EmptyPoolError", "FullPoolError"})
 _UNTRUSTED: Final = "SSLCertVerificationError"
-"""Names of classes. Source: the standard library's, httpcore's and urllib3's exceptions."""
+"""Names of exceptions. Source: the standard library, httpcore and urllib3."""
 
 _VERIFY_FAILED: Final = re.compile("certificate.verify.failed", re.IGNORECASE)  # pyOpenSSL's too
 # Source: `HTTPAdapter.cert_verify` of requests.
 _NOT_THERE: Final = re.compile(r"Could not find .*\bTLS\b.*, invalid path: (.*)", re.DOTALL)
 _TEXT_ALONE: Final = "network_error"
-"""What the `assisters` SDK says of an exception of which it keeps the text alone."""
+"""The type that the `assisters` SDK gives an exception of which it keeps only the text."""
 
 _MAX: Final = 20
-"""How many exceptions are looked at."""
+"""The number of exceptions that are searched. A chain may be a ring, or very long."""
 
 
 @fail_safe
 def of(error: BaseException) -> Cause | None:
-    """Find what an exception came of, in what it was raised from and holds, or None."""
-    for one in _within(error):
+    """Return the cause of an exception, from its chain and its arguments, or None."""
+    for one in _chain_of(error):
         name, text = type(one).__name__, ""
         if name in _POOLS:
             return POOL
@@ -65,15 +69,15 @@ def of(error: BaseException) -> Cause | None:
     return None
 
 
-def _within(error: BaseException) -> Iterator[BaseException]:
-    """Return an exception, what it was raised from or in place of, and what they hold."""
+def _chain_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception, its causes and contexts, and the exceptions in their arguments."""
     left: list[object] = [error]
-    met: set[int] = set()
-    while left and len(met) < _MAX:
+    searched: set[int] = set()
+    while left and len(searched) < _MAX:
         one = left.pop(0)
-        if not isinstance(one, BaseException) or id(one) in met:
+        if not isinstance(one, BaseException) or id(one) in searched:
             continue
-        met.add(id(one))
+        searched.add(id(one))
         yield one
         left += [one.__cause__, one.__context__, *one.args, getattr(one, "reason", None)]
 
@@ -85,7 +89,7 @@ OF_FILES: Final = (
     NotADirectoryError,
     PermissionError,
 )
-"""What an OSError is that comes from the file which the app sends, and from no socket."""
+"""The classes of an OSError that comes from a file which the app sends, and from no socket."""
 
 _DEAD_LOOP: Final = "Event loop is closed"
 
@@ -93,7 +97,7 @@ _DEAD_LOOP: Final = "Event loop is closed"
 def is_of_dead_loop(error: BaseException) -> bool:
     """Return True if a pooled connection belongs to an event loop that has ended.
 
-    Nothing was sent by it; httpx drops it, and a retry takes another. Source: the message of
+    Nothing was sent on it. httpx drops it, and a retry uses another one. Source: the message of
     `asyncio.BaseEventLoop._check_closed`, and of uvloop's.
     """
     return isinstance(error, RuntimeError) and _DEAD_LOOP in str(error)

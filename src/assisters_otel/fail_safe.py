@@ -4,9 +4,9 @@
 function returns None in place of what it raises, and the fault is logged. A caller therefore treats
 None as "there is no telemetry of this", and goes on with the app's own call.
 
-Two kinds of exceptions pass. What is no `Exception` (a cancellation, an interrupt) ends what is
-under way. What `foreign_exceptions` knows was raised in the library's code and does not come from
-it: a signal handler's exception, a runtime's time limit.
+Two kinds of exceptions pass. The first is one that is no `Exception`: a cancellation or an
+interrupt. The second is a *foreign exception* (`foreign_exceptions`). It was raised while the
+library's code ran, but by a signal handler or a runtime, for example as a time limit.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class OwnErrors:
         """Keep and log a fault. An equal one is logged again at DEBUG only.
 
         Raises:
-            BaseException: What `foreign_exceptions` knows to come from elsewhere.
+            BaseException: The foreign exception that *error* is, or that it was raised for.
             Exception: *error*, if faults are raised.
         """
         foreign = foreign_exceptions.of(error)
@@ -81,7 +81,7 @@ class OwnErrors:
 
 
 own_errors: Final = OwnErrors()
-"""Those of this process: the library is switched on once in it."""
+"""The faults of this process, in which the library is switched on once."""
 
 decorated: Final[list[Callable[..., object]]] = []
 """Every function that `fail_safe` has decorated, in the order of the imports. A test makes each of
@@ -110,7 +110,7 @@ def fail_safe_but_for(
     """Return a decorator that does what `fail_safe` does, and lets some exceptions pass.
 
     Args:
-        *passing: What the user is to get in any case: a mistake of the user's own.
+        *passing: The exceptions that pass, such as one for a wrong argument of the user's.
     """
     return lambda step: _decorate(step, passing)
 
@@ -129,7 +129,7 @@ def _decorate(step: Callable[P, T], passing: tuple[type[Exception], ...]) -> Cal
             return step(*args, **kwargs)
         except passing:
             raise
-        except Exception as error:  # noqa: BLE001 - that is what it is for
+        except Exception as error:  # noqa: BLE001 - the one place that swallows
             own_errors.record(error)
             return None
 

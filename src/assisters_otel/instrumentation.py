@@ -1,4 +1,8 @@
-"""All adapters, switched on and off together."""
+"""The adapters of all clients with one recorder, switched on and off together.
+
+`startup` and `instrumentor` create one `Instrumentation`. It knows the clients by their adapters,
+and nothing of providers but the two that it records in.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +36,11 @@ if TYPE_CHECKING:
 
 
 class Instrumentation:
-    """What is switched on, from patching to taking out again.
+    """The patches of all clients, and the recorder that they report to.
 
     Attributes:
-        config: What was decided, the environment's part included.
-        recorder: What the clients report to.
+        config: The settings, with those of the environment.
+        recorder: The recorder of attempts and calls.
     """
 
     def __init__(
@@ -45,7 +49,7 @@ class Instrumentation:
         tracer_provider: TracerProvider | None,
         meter_provider: MeterProvider | None,
     ) -> None:
-        """Make the recorder and the adapters; nothing is patched yet."""
+        """Create the recorder and the adapters. Nothing is patched yet."""
         self.config = config
         self.recorder = Recorder(
             config,
@@ -73,13 +77,13 @@ class Instrumentation:
         self._runtimes = runtimes.RuntimeHooks()
 
     def make_no_spans(self, names: frozenset[str]) -> tuple[str, ...]:
-        """Make no HTTP spans for some clients. Metrics and call spans stay.
+        """Switch off the library's HTTP spans of some clients. Metrics and call spans stay.
 
         Args:
-            names: As ``OTEL_PYTHON_DISABLED_INSTRUMENTATIONS`` has them.
+            names: The names in ``OTEL_PYTHON_DISABLED_INSTRUMENTATIONS``.
 
         Returns:
-            Those of the names which are such a client's.
+            Those of the names that are a client's.
         """
         off = [one for one in self._adapters.values() if one.instrumentation in names]
         for adapter in off:
@@ -87,7 +91,7 @@ class Instrumentation:
         return tuple(adapter.instrumentation for adapter in off)
 
     def start(self) -> None:
-        """Patch what is imported, and the rest when it is. Also again, after `stop`."""
+        """Patch the imported clients, and each other one at its import. It may follow a `stop`."""
         self.recorder.watch(self.config)
         self._patches.put_in()
         self._retries.put_in()
@@ -100,7 +104,7 @@ class Instrumentation:
         self.recorder.watch(config)
 
     def stop(self) -> None:
-        """Put the very same functions back."""
+        """Restore the very same functions, and end what is open."""
         process.PROCESS.stop(self)
         self._runtimes.take_out()
         self._patches.take_out()
@@ -108,21 +112,21 @@ class Instrumentation:
         self.recorder.stop()
 
     def flush(self, timeout_s: float, *, at_exit: bool = False) -> bool:
-        """Send what the app's providers hold, and what was put off.
+        """Run the deferred steps, and flush the app's providers.
 
         Args:
-            timeout_s: Seconds to wait for it, at most.
-            at_exit: Whether those that end by themselves at the interpreter's exit are left out.
+            timeout_s: The longest time to wait, in seconds.
+            at_exit: True if the providers with an exit hook of their own are left out.
 
         Returns:
-            True if it was done in time.
+            True if all was flushed in time.
         """
         return bool(self._flush(timeout_s, at_exit=at_exit))
 
     @fail_safe
     def _flush(self, timeout_s: float, *, at_exit: bool) -> bool:
         self.recorder.deferred.run_all()
-        # Asked for now: an app may set the global ones after it is instrumented.
+        # Read now: an app may set the global providers after it is instrumented.
         tracers, meters = self._tracer_provider, self._meter_provider
         tracers = trace.get_tracer_provider() if tracers is None else tracers
         meters = metrics.get_meter_provider() if meters is None else meters
@@ -134,19 +138,19 @@ class Instrumentation:
         return done
 
     def forked(self, before_next: Callable[[], object] | None) -> None:
-        """Begin anew in a forked child, where another thread's locks are held for ever.
+        """Start anew in a forked child, where other threads' locks stay held for ever.
 
         Args:
-            before_next: Run once before the child's first attempt, or None.
+            before_next: A function that is called once before the child's first attempt, or None.
         """
         self.recorder.forked(before_next)
 
     def record_in(self, meter_provider: MeterProvider) -> None:
-        """Record in another provider from now on: this is a forked child."""
+        """Record in another provider from now on, in a forked child."""
         self.recorder.sinks.record_in(meter_provider)
 
     def clients(self) -> tuple[Client, ...]:
-        """List the clients that are patched, and those that will be when they are imported."""
+        """Return the clients that are patched, and those that will be at their import."""
         patched = self._patches.patched
         found = ((name, patched.get(name) or _installed(name)) for name in self._patches.modules())
         return tuple(
@@ -177,7 +181,7 @@ def _installed(module: str) -> str | None:
 def _is_there(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except (ImportError, ValueError):  # somebody has put a stand-in into `sys.modules`
+    except (ImportError, ValueError):  # the app has put a stand-in into `sys.modules`
         return False
 
 
@@ -185,12 +189,12 @@ class Client(NamedTuple):
     """One client that is watched.
 
     Attributes:
-        name: Its module.
-        version: As it says itself.
-        http_spans_by: Who makes its HTTP spans: ``the application``, whose own HTTP
-            instrumentation is on, or ``assisters_otel``; None for an SDK, which sends through
-            another client, and for a client of which the environment wants no spans.
-        imported: Whether it is patched already. Otherwise it will be when it is imported.
+        name: The client's top module.
+        version: Its version.
+        http_spans_by: The maker of its HTTP spans: ``the application``, whose own HTTP
+            instrumentation is on, or ``assisters_otel``. None for an SDK, which sends through
+            another client, and for a client whose spans the environment switches off.
+        imported: True if it is imported and patched. Otherwise it will be patched at its import.
     """
 
     name: str

@@ -1,6 +1,7 @@
-"""`AssistersInstrumentor`: patches the clients, and makes no providers.
+"""`AssistersInstrumentor`: patches the clients, and creates no providers.
 
-``opentelemetry-instrument`` finds it by its entry point; `init` uses it too.
+``opentelemetry-instrument`` finds it by its entry point. `init` uses it as well. So `uninstrument`
+also takes out the patches of `init`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _KEYWORDS: Final = frozenset(
 
 
 class AssistersInstrumentor(BaseInstrumentor):  # type: ignore[misc] # it has no types
-    """Instruments the clients of the Assisters API with the providers that there are.
+    """Instruments the clients of the Assisters API with the global providers, or with given ones.
 
     ``instrument`` takes, as any instrumentor's, ``tracer_provider`` and ``meter_provider``, and
     ``hosts``, ``capture_message`` and ``strict`` as `init` does.
@@ -41,12 +42,12 @@ class AssistersInstrumentor(BaseInstrumentor):  # type: ignore[misc] # it has no
         return ()
 
     def _instrument(self, **kwargs: Any) -> None:
-        """Patch.
+        """Patch the clients.
 
         Args:
-            **kwargs: ``tracer_provider`` and ``meter_provider`` as any instrumentor
-                takes them; ``hosts``, ``capture_message`` and ``strict`` as `init` does;
-                from `init` itself an ``instrumentation``, ready to start.
+            **kwargs: ``tracer_provider`` and ``meter_provider``, as for any instrumentor.
+                ``hosts``, ``capture_message`` and ``strict``, as for `init`. From `init` itself an
+                ``instrumentation`` that is ready to start.
         """
         unknown = ", ".join(sorted(kwargs.keys() - _KEYWORDS))
         if unknown:

@@ -1,4 +1,13 @@
-"""`init`: from arguments and environment to a running handle."""
+"""`init`: from arguments and environment to a running handle.
+
+1. Check the arguments. A wrong one is a `ValueError`.
+2. Return the first handle if `init` has been called before.
+3. Read the environment. A wrong variable is one warning, and costs only what it names.
+4. Use the app's providers, and build those that the app has not set, tracer and meter separately.
+5. Patch the clients, and make the built providers the global ones.
+
+A fault in the last three steps does not reach the app: the handle is inert then.
+"""
 
 from __future__ import annotations
 
@@ -48,24 +57,24 @@ def init(  # noqa: PLR0913 - the contract's signature
     meter_provider: MeterProvider | None = None,
     strict: bool = False,
 ) -> Telemetry:
-    """Put the API's documented errors on every attempt's span and on metrics.
+    """Write the API's documented errors to every attempt's span and to metrics.
 
-    Call it once, before or after clients exist, and before or after other
-    instrumentations. A second call returns the first handle.
+    Call it once, before or after clients exist, and before or after other instrumentations. A
+    second call returns the first handle.
 
     Args:
-        service_name: For providers that we build; wins over ``OTEL_SERVICE_NAME``.
-        endpoint: The base URL of an OTLP receiver; wins over
-            ``OTEL_EXPORTER_OTLP_ENDPOINT``.
-        headers: For that receiver.
+        service_name: The service's name, for providers that `init` builds. Wins over
+            ``OTEL_SERVICE_NAME``.
+        endpoint: The base URL of an OTLP receiver. Wins over ``OTEL_EXPORTER_OTLP_ENDPOINT``.
+        headers: The headers for that receiver.
         protocol: ``http/protobuf`` (the default) or ``grpc`` (extra ``grpc``).
         hosts: Further hosts that are the API, such as a gateway: each
             ``host[:port][/path-prefix]`` or a base URL.
-        capture_message: Whether the envelope's message, masked and cut, goes on the
-            span. It may quote what somebody typed. Off by default.
-        tracer_provider: The app's own, in place of the global one.
-        meter_provider: The app's own, in place of the global one.
-        strict: Raise our own trouble, which is otherwise logged. For tests.
+        capture_message: True if the envelope's message, masked and cut, is written to the span. It
+            may quote an end user's text. Off by default.
+        tracer_provider: The app's own provider, in place of the global one.
+        meter_provider: The app's own provider, in place of the global one.
+        strict: True if the library's own faults are raised, which are otherwise logged. For tests.
 
     Returns:
         A handle with `Telemetry.status`, `Telemetry.flush`, `Telemetry.shutdown`.
@@ -91,7 +100,7 @@ def init(  # noqa: PLR0913 - the contract's signature
         if first is not None and first.is_recording:
             return first
         if first is not None and first.is_over():
-            first.shutdown()  # somebody has uninstrumented it
+            first.shutdown()  # the app has called `uninstrument`
             first = None
         if first is None:
             own_errors.start(strict=config.strict)
@@ -129,15 +138,15 @@ def _start(arguments: InitArguments) -> Telemetry:
         capture_message_given=arguments.capture_message is not None,
     )
     with corrections.corrected():
-        return _begin(arguments, config, wrong)
+        return _set_up(arguments, config, wrong)
 
 
-def _begin(
+def _set_up(
     arguments: InitArguments,
     config: configs.Config,
     wrong: Sequence[corrections.Correction],
 ) -> Telemetry:
-    # Not by their truth, which a provider with a length says otherwise.
+    # Compared with None: a provider that has a length may be false.
     tracers: Any = arguments.tracer_provider
     if tracers is None:
         tracers = _usable(trace.get_tracer_provider())
@@ -181,10 +190,10 @@ def _instrument(config: configs.Config, tracers: Any, meters: Any) -> Instrument
     instrumentor = AssistersInstrumentor()
     is_zero_code = instrumentor.is_instrumented_by_opentelemetry
     if is_zero_code:
-        instrumentor.uninstrument()  # it was switched on with fewer arguments than these
+        instrumentor.uninstrument()  # zero-code has switched it on with fewer arguments
     instrumentation = Instrumentation(config, tracers, meters)
     if not is_zero_code:
-        # Otherwise the names mean OpenTelemetry's own instrumentations, and are read for these.
+        # With zero-code the names mean OpenTelemetry's own instrumentations.
         names = configs.disabled_instrumentations(os.environ)
         for name in instrumentation.make_no_spans(names):
             logger.info(
@@ -199,14 +208,14 @@ def _instrument(config: configs.Config, tracers: Any, meters: Any) -> Instrument
 def _build(
     config: configs.Config, *, traces: bool, metrics: bool
 ) -> owned_providers.OwnedProviders | None:
-    told: dict[str, None] = {}
+    texts: dict[str, None] = {}
     build = partial(
         build_providers,
         service_name=config.service_name,
         endpoint=config.endpoint,
         headers=config.headers,
         protocol=config.protocol,
-        warn=None if config.strict else told.setdefault,
+        warn=None if config.strict else texts.setdefault,
     )
     exports, lost = None, ""
     try:
@@ -217,7 +226,7 @@ def _build(
         lost = f"no telemetry is sent: {error}"
         if traces and metrics:
             exports, lost = _build_one(build, error)
-    for text in (*told, *filter(None, [lost])):
+    for text in (*texts, *filter(None, [lost])):
         logger.warning("%s", redaction.redact(text))
     return exports
 
@@ -225,14 +234,14 @@ def _build(
 def _build_one(
     build: Callable[..., owned_providers.OwnedProviders], wrong: ValueError
 ) -> tuple[owned_providers.OwnedProviders | None, str]:
-    """Build for one signal alone: what is wrong of the other does not cost this one.
+    """Build the provider of one signal: a wrong variable of the other does not cost this one.
 
     Args:
-        build: As `build.build_providers`.
-        wrong: Why there is nothing for both.
+        build: `build.build_providers`, with its arguments.
+        wrong: The exception of building both.
 
     Returns:
-        What was built, if anything, and what is lost and why.
+        The providers, or None if neither could be built, and the text of what is lost and why.
     """
     try:
         return build(traces=True, metrics=False), f"no metrics are sent: {wrong}"
@@ -246,7 +255,7 @@ def _build_one(
 
 
 def _usable(provider: P) -> P | None:
-    """Give the global provider, or None if it is a stand-in or one that we shut down."""
+    """Return the global provider, or None if it is a stand-in, or the library has shut it down."""
     is_ended = process.PROCESS.was_shut_down(provider)
     return None if is_ended or providers.is_stand_in(provider) else provider
 
@@ -273,7 +282,7 @@ def _make_global(exports: owned_providers.OwnedProviders) -> None:
             made.append("meter")
             metrics.set_meter_provider(exports.meter_provider)
     if made:
-        # Said beforehand: OpenTelemetry's own lines, which these quote, name nobody.
+        # Logged beforehand: OpenTelemetry's own lines, which this one quotes, do not name `init`.
         logger.info(
             "init has set the global %s provider, which can be set once. One that the application "
             "sets later is refused (%s) and gets no spans or metrics of instrumentations. Set it "

@@ -1,4 +1,8 @@
-"""The handle that `init` returns."""
+"""The handle that `init` returns: its status, its flush, its end.
+
+The app's own providers are flushed and never shut down. The providers that `init` has built are
+shut down with the handle.
+"""
 
 from __future__ import annotations
 
@@ -23,22 +27,21 @@ if TYPE_CHECKING:
     from assisters_otel.instrumentation import Client, Instrumentation
 
 NOT_SEEN: Final = ("http.client", "urllib.request", "urllib3", "pycurl", "niquests")
-"""Clients of which no request is seen; urllib3's only under requests."""
+"""The clients whose requests are not seen. Those of urllib3 are seen under requests only."""
 
 
 class Status(NamedTuple):
-    """What `Telemetry.status` tells.
+    """The result of `Telemetry.status`.
 
     Attributes:
-        active: Whether anything is watched.
-        clients: What is watched: every client that is installed, imported or not, and by
-            whom its HTTP spans are made.
-        not_seen: Clients of which no request is seen, whatever is switched on.
-        hosts: Which hosts are watched, as ``host[:port][/path-prefix]``.
-        destinations: Where telemetry goes.
-        attempts: How many attempts have ended in this process.
-        errors: How many of them had failed.
-        last_failure: The last trouble of our own, as one line, or None.
+        active: True if requests are watched.
+        clients: The watched clients: each one that is installed, imported or not.
+        not_seen: The clients whose requests are not seen, whatever is switched on.
+        hosts: The watched hosts, as ``host[:port][/path-prefix]``.
+        destinations: The destinations of the telemetry.
+        attempts: The number of attempts that have ended in this process.
+        errors: The number of them that failed.
+        last_failure: The last fault of the library, as one line, or None.
     """
 
     active: bool
@@ -52,11 +55,11 @@ class Status(NamedTuple):
 
 
 class Telemetry:
-    """What `init` switched on. A context manager: leaving it shuts down.
+    """The handle of what `init` has switched on. As a context manager it shuts down at its end.
 
     Attributes:
-        is_recording: True if it is that of a recording of `testing`, which alone ends it.
-        suspended: The handle that a recording's stands in for, or None.
+        is_recording: True if the handle is that of a recording of `testing`, which alone ends it.
+        suspended: The handle that is replaced while the recording lasts, or None.
     """
 
     def __init__(
@@ -66,13 +69,13 @@ class Telemetry:
         exports: owned_providers.OwnedProviders | None = None,
         reused: tuple[Any, ...] = (),
     ) -> None:
-        """Made by `init`.
+        """Create the handle. `init` alone does so.
 
         Args:
-            arguments: What `init` was called with, to compare a second call's.
-            instrumentation: What is patched, or None: then this handle is inert.
-            exports: The providers that we built, or None.
-            reused: The app's own providers that we record in. Never shut down by us.
+            arguments: The arguments of `init`, for the comparison with a second call's.
+            instrumentation: The patches and the recorder. None for an inert handle.
+            exports: The providers that `init` has built, or None.
+            reused: The app's own providers. The library records in them, and never shuts them down.
         """
         self.arguments = arguments
         self._instrumentation = instrumentation
@@ -83,12 +86,12 @@ class Telemetry:
         self._workers = workers.DaemonWorkers(len(providers.flushes(reused)))
 
     def is_over(self) -> bool:
-        """Say whether what `init` patched has been taken out by somebody."""
+        """Return True if the app has taken out the patches of `init`, by `uninstrument`."""
         on = self._instrumentation
         return on is not None and AssistersInstrumentor().active is not on
 
     def status(self) -> Status:
-        """Say what is patched, watched, sent and seen, and what went wrong."""
+        """Return what is watched, where telemetry goes, the counts, and the last fault."""
         on = self._instrumentation
         if on is None:
             return Status(False, (), NOT_SEEN, (), (), 0, 0, own_errors.last_failure)
@@ -111,10 +114,10 @@ class Telemetry:
         """Send what is queued.
 
         Args:
-            timeout_s: Seconds to wait for it, at most. Infinity is no limit.
+            timeout_s: The longest time to wait, in seconds. Infinity is no limit.
 
         Returns:
-            Whether it was done in time, and the collector has taken all of it.
+            True if all was sent in time, and the collector has taken all of it.
 
         Raises:
             ValueError: *timeout_s* is no number of 0 or more.
@@ -124,19 +127,19 @@ class Telemetry:
         return bool(self._flush(timeout_s))
 
     def flush_at_end(self, timeout_s: float) -> bool:
-        """Send what is queued, as `flush` does, and do not wait long for who is known to be dead.
+        """Send what is queued, as `flush` does, with a short wait for a collector known as dead.
 
         Args:
-            timeout_s: Seconds to wait for it, at most.
+            timeout_s: The longest time to wait, in seconds.
 
         Returns:
-            True if it was done in time, and the collector has taken all of it.
+            True if all was sent in time, and the collector has taken all of it.
         """
         return bool(self._flush(timeout_s, at_end=True))
 
     @property
     def has_app_providers(self) -> bool:
-        """True if this records in a provider of the app's own."""
+        """True if the library records in a provider of the app's own."""
         return bool(self._reused)
 
     @fail_safe
@@ -144,21 +147,21 @@ class Telemetry:
         if self._instrumentation is not None:
             self._instrumentation.recorder.deferred.run_all()
         until_s = time.monotonic() + workers.limited(timeout_s)
-        begun = self._workers.submit(providers.flushes(self._reused))
+        started = self._workers.submit(providers.flushes(self._reused))
         done = self._exports is None or self._exports.flush(timeout_s, at_end=at_end)
-        return workers.run_all(begun, max(until_s - time.monotonic(), 0)) and done
+        return workers.run_all(started, max(until_s - time.monotonic(), 0)) and done
 
     def shutdown(self) -> None:
-        """Take every patch out, send the rest and end the providers that we built.
+        """Remove all patches, send what is queued, and shut down the providers that `init` built.
 
-        The app's own providers go on. Called again, it does nothing; neither does it inside a
-        recording of `testing`, which goes on until its own end.
+        The app's own providers go on. A second call does nothing. Inside a recording of `testing` a
+        call does nothing either: the recording goes on until its own end.
         """
         if not self.is_recording:
             self.end(process.END_S)
 
     def end(self, timeout_s: float) -> None:
-        """Do what `shutdown` does, and wait *timeout_s* seconds for it at most."""
+        """Do what `shutdown` does, and wait for *timeout_s* seconds at most."""
         with process.PROCESS.lock:
             current = cast("Telemetry | None", process.PROCESS.current)
             if current is not self:
@@ -171,13 +174,13 @@ class Telemetry:
             process.PROCESS.current = None
             until_s = time.monotonic() + timeout_s
             self._uninstrument()
-            flushed = self._begin_last_flush()
+            flushed = self._start_last_flush()
             self._end_exports(timeout_s)
             self._end_flush(flushed or (), until_s)
 
     @fail_safe
-    def _begin_last_flush(self) -> list[Future[object]]:
-        """Flush those of the app's providers that do not end by themselves."""
+    def _start_last_flush(self) -> list[Future[object]]:
+        """Start flushing those of the app's providers that have no exit hook of their own."""
         return self._workers.submit(providers.flushes(providers.without_exit_hook(self._reused)))
 
     @fail_safe
@@ -199,7 +202,7 @@ class Telemetry:
             self._exports.shutdown(timeout_s)
 
     def forked(self) -> None:
-        """Begin anew in a forked child: own counts, own metrics, a flush at its exit."""
+        """Start anew in a forked child, with counts and metrics of its own."""
         if self.suspended is not None:
             self.suspended.forked()
         if self._instrumentation is None:

@@ -1,4 +1,8 @@
-"""Values kept by object, not by what the object is equal to."""
+"""A dictionary by the identity of objects, which it does not keep alive.
+
+`weakref.WeakKeyDictionary` needs hashable keys, and takes equal objects for one. Providers, spans
+and responses of the app need not be hashable.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,10 @@ V = TypeVar("V")
 
 
 class WeakIdentityDict(Generic[V]):
-    """A value for each object, as long as that lives. It need not be hashable, nor comparable."""
+    """A value for each object, as long as that lives. An object need not be hashable."""
 
     def __init__(self) -> None:
-        """Begin empty."""
+        """Start empty."""
         self._kept: dict[int, tuple[Callable[[], object], V]] = {}
 
     def get(self, thing: object) -> V | None:
@@ -39,12 +43,12 @@ class WeakIdentityDict(Generic[V]):
         return True
 
     def put_for_ever(self, thing: object, value: V) -> None:
-        """Keep a value for an object, and the object with it if there is no other way."""
+        """Keep a value for an object. Without weak references to it, keep the object as well."""
         if not self.put(thing, value):
             self._kept[id(thing)] = (lambda: thing), value
 
     def pop(self, thing: object) -> V | None:
-        """Forget an object; return its value, or None."""
+        """Forget an object. Return its value, or None."""
         value = self.get(thing)
         self._kept.pop(id(thing), None)
         return value

@@ -881,7 +881,7 @@ def test_nothing_of_ours_is_left_of_a_thousand_requests(api):
     gc.collect()
 
     assert not stream_reader._watched
-    assert not stream_reader._broken
+    assert not stream_reader._pending_errors
     assert not [one for one in gc.get_objects() if type(one).__name__ == "_Asked"]
 
 

@@ -1,1 +1,4 @@
-"""What is in flight: attempts, the calls they belong to, and the task or thread they run in."""
+"""The attempts in flight, the calls that they belong to, and the tasks or threads that send them.
+
+Data with identity. `recording` changes it; `resends` and `sinks` read it.
+"""

@@ -1,4 +1,8 @@
-"""An attempt in flight, and where it comes from."""
+"""The record of an attempt in flight, and its origin: the task or thread that sends it.
+
+What would break it: a reference to the client's response or to an exception. Both would keep the
+app's objects alive as long as the attempt is remembered.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +29,14 @@ _SECRET_HEADERS: Final = ("authorization", "x-api-key", "api-key")
 
 
 class Origin(NamedTuple):
-    """Where an attempt comes from.
+    """The origin of an attempt.
 
     Attributes:
-        owner: Gives the task or thread that has sent it, or None if that is gone. The same for
-            all of one task or thread.
-        owner_id: An id of that.
-        parent: The span under which the attempt, or its call, was made; None if it is a root.
-        unit: The unit of work that it is part of, as `control_flow.Units` has it, or None.
+        owner: A function that returns the task or thread that has sent the attempt, or None if
+            that is gone. All attempts of one task or thread have the same.
+        owner_id: The id of the task or thread.
+        parent: The span under which the attempt, or its call, was made; None without one.
+        unit: The unit of work that the attempt is part of, as `control_flow.Units` has it, or None.
     """
 
     owner: Callable[[], object]
@@ -42,21 +46,21 @@ class Origin(NamedTuple):
 
     @property
     def is_known(self) -> bool:
-        """True unless its thread may work for any of several units, and no trace tells which."""
+        """True if the attempt can be of one unit only: at most one runs, or its trace is known."""
         return self.unit != control_flow.UNKNOWN or self.parent is not None
 
     @property
     def whole(self) -> str | int | None:
-        """What the attempt and its resend have in common: a unit of work, else a trace, or None."""
+        """The unit of work that the attempt shares with its resends, else the trace id, or None."""
         if self.unit:
             return self.unit
         return None if self.parent is None else self.parent.trace_id
 
     @property
     def place(self) -> int | None:
-        """By what a resend by another task or thread is found, or None if there is no such thing.
+        """The key by which a resend of another task or thread is found, or None without one.
 
-        It is an id of the unit of work, else that of the parent span.
+        It is the hash of the unit of work, else the id of the parent span.
         """
         if self.unit:
             return hash(self.unit)
@@ -69,24 +73,25 @@ class Attempt:
     It holds data alone. The recorder writes it, and the resends and the sinks read it.
 
     Attributes:
-        request: What is sent.
-        reader: Reads the client's own form of it.
-        span: Its client span, or None: then there are metrics only.
+        request: The record of the request.
+        reader: The reader of the client's own request object.
+        span: The attempt's client span, or None for an attempt without a span.
         is_own: True if that span is the library's.
-        is_followed: True if another attempt is sent in that span, which then tells of that one.
+        is_followed: True if another attempt is sent in that span, which then describes that one.
         call: The call of an SDK that it belongs to, or None.
-        resend: What `ResendTracker.started` found it to be, or None for a first.
-        sent_s: When it was sent, by `time.perf_counter`.
-        started_s: The same, by the tracker's clock.
+        resend: The result of `ResendTracker.started`, or None for a first attempt.
+        sent_s: The time of its send, by `time.perf_counter`.
+        started_s: The time of its start, by the tracker's clock.
         status: The HTTP status, or 0 without an answer.
-        headers: Those of the response's headers that are reported.
-        duration_s: From `sent_s` to the response's headers.
-        outcome: How it ended, once it has.
-        identity: The digest by which the same request is known again, once it is made.
-        is_bare: True if it has neither a body nor an Idempotency-Key; known with the identity.
-        has_company: True if equal requests of other tasks or threads were in flight beside it, or
-            beside one that it follows.
-        origins: Those of the requests that were redirected to this one.
+        headers: The response's headers, as far as they are reported.
+        duration_s: The seconds from `sent_s` to the response's headers.
+        outcome: The outcome, or None before the end.
+        identity: The digest by which an equal request is recognised, or None if it is not computed.
+        is_bare: True if the request has neither a body nor an Idempotency-Key. It is set with the
+            identity.
+        has_company: True if equal requests of other tasks or threads were in flight at the same
+            time, or at that of an attempt that it follows.
+        origins: The identities of the requests that were redirected to this one.
         unit: The unit of work that sends it, as `control_flow.Units` has it, or None.
     """
 
@@ -124,13 +129,13 @@ class Attempt:
         *,
         is_own: bool = False,
     ) -> None:
-        """Start.
+        """Create the record before the send.
 
         Args:
-            request: What is about to be sent.
-            reader: Reads the client's own form of it.
-            span: Its client span, or None.
-            around: What was current before that span, if that is known.
+            request: The request that is about to be sent.
+            reader: The reader of the client's own request object.
+            span: The attempt's client span, or None.
+            around: The span that was current before that one, if it is known.
             call: The call of an SDK that it belongs to, or None.
             is_own: True if the span is the library's.
         """
@@ -160,9 +165,9 @@ class Attempt:
         return None if self.call is None else self.call.chain
 
     def origin(self) -> Origin:
-        """Find where it comes from; first asked for by whoever sends it.
+        """Return the origin. The first call must come from the task or thread that sends.
 
-        Its body may be read, and its failure met, in another task or thread, or in none.
+        Another task or thread may read the body, or the garbage collector may end the attempt.
         """
         if self._origin is None:
             owner = control_flow.owner()
@@ -170,23 +175,24 @@ class Attempt:
         return self._origin
 
     def secrets(self) -> tuple[str, ...]:
-        """Return what the request's own headers hold that nobody else may know."""
+        """Return the keys in the request's own headers, which no telemetry may contain."""
         values = (self.reader.header(name) for name in _SECRET_HEADERS)
         return tuple(value.split()[-1] for value in values if value and value.strip())
 
     @fail_safe
     def without_secrets(self, told: error_body.Envelope) -> error_body.Envelope:
-        """Return an envelope without them, for an API may quote what it was sent."""
+        """Return an envelope without these keys: an API may quote the request in its answer."""
         return error_body.without_keys(told, self.secrets())
 
     def _parent(self) -> SpanContext | None:
+        """Return the context of the span under which the attempt or its call was made, or None."""
         around = self._around
         if around is None:
             if self.span is not None:
                 parent: SpanContext | None = getattr(self.span, "parent", None)
                 return parent
             around = trace.get_current_span()
-            # Sampled out, the HTTP instrumentation's own span hides what it stands under.
+            # The app's HTTP span is current and sampled out. It does not say what its parent is.
             injected = self.reader.header("traceparent") or ""
             if trace.format_span_id(around.get_span_context().span_id) in injected:
                 return None

@@ -1,8 +1,15 @@
 """One call of an SDK, from its start over all its retries to the end of its body.
 
-The call's scope travels in OpenTelemetry's context, since that is what goes from thread to
-thread; and beside it, since ddtrace's context keeps nothing but the span and the baggage. It is
-closed by a flag: a task that was started in it and outlives it is no part of it.
+How it works.
+
+* The adapter of an SDK enters the call's scope around the SDK's own method. `current_call` returns
+  the call in this scope, and the recorder makes the attempts there its own, if `takes` agrees.
+* The call ends when the SDK raises, or when it returns. If the SDK returns with an open body, the
+  call ends with that body.
+
+The scope is kept in two places. OpenTelemetry's context is what the app's code passes from thread
+to thread. ddtrace's context keeps only the span and the baggage, so a context variable has the call
+as well. A flag closes the scope: a task that was started in it, and outlives it, is no part of it.
 """
 
 from __future__ import annotations
@@ -35,17 +42,17 @@ if TYPE_CHECKING:
 _KEY: Final = context.create_key("assisters_otel-call")
 _scope: Final[ContextVar[Call | None]] = ContextVar("assisters_otel-call", default=None)
 
-# On every request of an SDK that Stainless makes, as `openai` is, unless the app takes it away.
+# A header of every request of an SDK by Stainless, such as `openai`, unless the app removes it.
 _SDK_MARK: Final = "x-stainless-lang"
 
 
 class Asked(NamedTuple):
-    """What an SDK was asked for.
+    """The arguments of a call.
 
     Attributes:
-        request: What it will send.
-        operation: As the GenAI conventions name it, or None.
-        model: Clean, or None.
+        request: The request that the SDK will send.
+        operation: The operation's name in the GenAI conventions, or None.
+        model: The model's name, cleaned, or None.
     """
 
     request: ApiRequest
@@ -54,55 +61,55 @@ class Asked(NamedTuple):
 
 
 class Body(Protocol):
-    """What a call must know of the body of its answer."""
+    """The part of a `ResponseBody` that a call uses."""
 
     is_over: bool
     made: str
 
     def abandon(self) -> None:
-        """End it: nobody else will."""
+        """End it: its reader will not do so."""
 
 
 class Watcher(Protocol):
-    """Who wants to know of a call's end."""
+    """The receiver of a call's reports."""
 
     def raised(self, call: Call, error: BaseException) -> None:
-        """Take note of what an SDK has raised in the end."""
+        """Record the exception that the SDK has raised to its caller."""
 
     def waits(self, call: Call) -> None:
-        """Take note of a call that has returned, and whose body is still open."""
+        """Record that a call has returned, and that its body is still open."""
 
     def ended(self, call: Call, outcome: CallOutcome, end_ns: int | None) -> None:
-        """Take a call's outcome, once; the time is given if it has passed already."""
+        """Record a call's outcome, once. *end_ns* is None if the call ends now."""
 
     def is_collecting(self) -> bool:
-        """Say whether this is running inside the garbage collector."""
+        """Return True if this runs inside the garbage collector."""
 
     def put_off(self, step: Callable[[], object]) -> None:
-        """Do something soon, outside the garbage collector."""
+        """Run a step soon, outside the garbage collector."""
 
 
 class Call:
     """One call.
 
     Attributes:
-        asked: What it is for.
-        span: The span around it, ours or a GenAI instrumentation's.
-        is_ours: Whether it is ours.
-        around: The span under which the call was made; not valid if there is none.
-        context: What is current while the call sends.
-        chain: Its attempts.
-        last: The outcome of the last one, or None.
-        started_s: When it began, by `time.perf_counter`.
+        asked: The arguments of the call.
+        span: The span of the call, the library's or a GenAI instrumentation's.
+        is_ours: True if the span is the library's.
+        around: The span under which the call was made; not valid without one.
+        context: The context that is current while the call sends.
+        chain: The attempts of the call.
+        last: The outcome of the last attempt, or None.
+        started_s: The time of its start, by `time.perf_counter`.
     """
 
     __slots__ = (
         "__weakref__",
         "_body",
+        "_built_request",
         "_is_open",
         "_is_returned",
         "_once",
-        "_own",
         "_tokens",
         "_watcher",
         "around",
@@ -118,14 +125,14 @@ class Call:
     def __init__(
         self, asked: Asked, span: Span, around: SpanContext, watcher: Watcher, *, is_ours: bool
     ) -> None:
-        """Begin.
+        """Start the call.
 
         Args:
-            asked: What it is for.
-            span: The span around it.
-            around: The span under which the call was made; not valid if there is none.
-            watcher: Gets its end.
-            is_ours: Whether the span is ours, to be made current and to be ended.
+            asked: The arguments of the call.
+            span: The span of the call.
+            around: The span under which the call was made; not valid without one.
+            watcher: The receiver of its reports.
+            is_ours: True if the span is the library's, which is made current and ended.
         """
         self.asked = asked
         self.span = span
@@ -136,7 +143,7 @@ class Call:
         self.last: AttemptOutcome | None = None
         self._watcher = watcher
         self._body: Body | None = None
-        self._own: RequestReader | None = None
+        self._built_request: RequestReader | None = None
         self._is_open = True
         self._is_returned = False
         self._tokens: tuple[Token[Context], Token[Call | None]] | None = None
@@ -147,31 +154,31 @@ class Call:
 
     @fail_safe
     def enter(self) -> None:
-        """Begin the call's scope, in which it sends."""
+        """Enter the call's scope, in which it sends."""
         self._tokens = context.attach(self.context), _scope.set(self)
 
     @fail_safe
     def leave(self, error: BaseException | None = None) -> None:
-        """End the call's scope, in the task that entered it.
+        """Leave the call's scope, in the task that entered it.
 
         Args:
-            error: What the SDK has raised, or None.
+            error: The exception that the SDK has raised, or None.
         """
         self._is_open = False
         tokens, self._tokens = self._tokens, None
-        if tokens is None:  # it did not come to that
+        if tokens is None:  # `enter` failed
             return
         with suppress(ValueError):  # it was entered in another context
             _scope.reset(tokens[1])
         if isinstance(error, GeneratorExit) and context.get_current() is not self.context:
-            # A coroutine that nobody awaits any more is closed by whoever finds it, in a
-            # context of theirs; the one that was entered has gone with its task.
+            # The garbage collector closes a coroutine that is not awaited to its end, and does so
+            # in another context. The context that was entered has ended with its task.
             return
         context.detach(tokens[0])
 
     def builds(self, message: RequestReader) -> None:
-        """Take the request that the SDK is about to send, for the first time or again."""
-        self._own = message
+        """Keep the reader of the request that the SDK has built, for its first send or a resend."""
+        self._built_request = message
 
     @fail_safe
     def takes(self, request: ApiRequest, message: RequestReader) -> bool:
@@ -184,29 +191,29 @@ class Call:
         own = self.asked.request
         if request.method != own.method or request.template != own.template:
             return False
-        if request.template is None and not _is_one(request.path, own.path):
+        if request.template is None and not _is_same_path(request.path, own.path):
             return False
-        return self._own is None or _is_same(message, self._own)
+        return self._built_request is None or _is_sdk_request(message, self._built_request)
 
     def answered(self, body: Body) -> None:
-        """Take the body of a successful answer, which ends the call if nothing else does."""
+        """Keep the body of a successful answer, whose end may end the call."""
         self._body = body
 
     @fail_safe
     def returned(self) -> None:
-        """Take note that the SDK has given its caller something: now, or with its body, it ends."""
+        """Record that the SDK has returned. The call ends now, or with its open body."""
         self._is_returned = True
         body = self._body
         if body is None:
             self.end(names.OK)
-        elif body.is_over:  # of an event stream the SDK may have met the end already
+        elif body.is_over:  # the SDK may have read the event stream to its end
             self.end(names.FAILED if body.made == names.FAILED else names.OK)
         else:
             self._watcher.waits(self)
 
     @fail_safe
     def raised(self, error: BaseException) -> None:
-        """Take note that the SDK has raised. What is no `Exception` is the caller giving up."""
+        """Record that the SDK has raised. If it is no `Exception`, the caller has cancelled."""
         self._watcher.raised(self, error)
         if isinstance(error, Exception):
             self.end(names.FAILED, type(error).__qualname__)
@@ -214,27 +221,27 @@ class Call:
             self.end(names.CANCELLED_CALL)
 
     def body_ended(self, body: Body, at: Moment | None) -> None:
-        """Take the end of a body; it is the call's if the SDK has handed it out."""
+        """Record the end of a body. It ends the call if the SDK has returned that body."""
         if self._is_returned and body is self._body:
             self.end(body.made, at=at)
 
     @fail_safe
     def abandon(self) -> None:
-        """End what nobody will end any more, and its stream with it."""
+        """End the call and its body: the reader will not do so."""
         if self._body is not None:
             self._body.abandon()
         self.end(names.CANCELLED_CALL)
 
     def end(self, outcome: str, exception: str | None = None, at: Moment | None = None) -> None:
-        """End, once; put off for a moment if this is running inside the garbage collector.
+        """End the call, once. Inside the garbage collector the end is deferred.
 
-        That runs anywhere, also where the SDK holds a lock that a metric needs, and what it
-        collects may close a stream: recording there has been seen to wait for ever.
+        The garbage collector may run while the SDK holds a lock that a metric needs, and an object
+        that it collects may close a stream. Recording there has been seen to wait for ever.
 
         Args:
-            outcome: One of `names.OUTCOMES`; ok is recovered if there were retries.
+            outcome: One of `names.OUTCOMES`. OK becomes RECOVERED if there were retries.
             exception: The name of the exception that ended it, or None.
-            at: When, if not now.
+            at: The moment of the end, or None for now.
         """
         if at is None and self._watcher.is_collecting():
             self._watcher.put_off(partial(self.end, outcome, exception, Moment.now()))
@@ -242,12 +249,12 @@ class Call:
         if next(self._once, None) is None:
             return
         self._is_open = False
-        self._own = None  # a task that outlives the call may hold that
+        self._built_request = None  # a task that outlives the call may keep the call alive
         chain = self.chain
         if outcome == names.OK and chain.retries:
             outcome = names.RECOVERED
         ended_s = time.perf_counter() if at is None else at.steady_s
-        told = CallOutcome(
+        record = CallOutcome(
             *self.asked,
             outcome=outcome,
             duration_s=ended_s - self.started_s,
@@ -256,27 +263,28 @@ class Call:
             last=self.last,
             exception=exception,
         )
-        self._watcher.ended(self, told, None if at is None else at.unix_ns)
+        self._watcher.ended(self, record, None if at is None else at.unix_ns)
 
     @property
     def is_open(self) -> bool:
-        """Whether what is sent in its scope is part of it."""
+        """True if a request that is sent in its scope may be part of it."""
         return self._is_open
 
 
-def _is_one(path: str, asked: str) -> bool:
-    """Say whether two paths are one, however much of each is encoded."""
+def _is_same_path(path: str, asked: str) -> bool:
+    """Return True if two paths are equal when decoded."""
     return path == asked or unquote(path) == unquote(asked)
 
 
-def _is_same(message: RequestReader, own: RequestReader) -> bool:
-    """Return True if what is sent is an SDK's own request, whatever was done to it on its way."""
+def _is_sdk_request(message: RequestReader, own: RequestReader) -> bool:
+    """Return True if a request is the one that the SDK has built, also if a hook has changed it."""
     body = message.body()
     if body and body == own.body():
         return True
     if own.header(_SDK_MARK) is not None and message.header(_SDK_MARK) is not None:
         return True
-    # Without a body the client alone tells them apart; of one that can be read once, its boundary.
+    # Requests without a body differ in their client. Those with a body that can be read only once
+    # differ in its boundary.
     name = "content-type" if body is None else "user-agent"
     return body == own.body() and message.header(name) == own.header(name)
 

@@ -1,4 +1,4 @@
-"""A moment by two clocks."""
+"""A moment by two clocks: the steady one gives durations, and Unix time gives the ends of spans."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Moment(NamedTuple):
 
     @staticmethod
     def now() -> Moment:
-        """Read both."""
+        """Return the current moment."""
         return Moment(time.perf_counter(), time.time_ns())
 
     @staticmethod

@@ -1,4 +1,10 @@
-"""The flow of control that an attempt comes from: a unit of work, a task, or a thread."""
+"""The flow of control that sends an attempt: a unit of work, a task, or a thread.
+
+Resends are looked for in the same flow of control. A *unit of work* is one task, job, message or
+invocation of a runtime such as Celery. `runtimes` report its start and its end here. A task or
+thread is a flow of its own where no runtime is known. *One send* is the run of a client's own retry
+code: an equal request inside it is a resend for certain.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +19,8 @@ from typing import TYPE_CHECKING, Final, cast
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Modules of which a pool's thread has frames when it has nothing to do. Source: the standard
-# library's, anyio's and trio's thread pools.
+# A pool's thread that waits for work has frames of these modules only. Source: the thread pools of
+# the standard library, anyio and trio.
 _POOLS: Final = frozenset({"threading", "queue", "concurrent", "asyncio", "anyio", "trio"})
 
 _send: Final[ContextVar[object | None]] = ContextVar("assisters_otel-send", default=None)
@@ -22,32 +28,32 @@ _send: Final[ContextVar[object | None]] = ContextVar("assisters_otel-send", defa
 
 @contextmanager
 def one_send() -> Iterator[None]:
-    """Run what a client's own retry code sends, again and again, for one request of the app's."""
+    """Mark the requests of the ``with`` block as sent by a client's retry code for one request."""
     token = _send.set(object())
     try:
         yield
     finally:
-        with suppress(ValueError):  # closed in another context, by whoever found the coroutine
+        with suppress(ValueError):  # the garbage collector closes it in another context
             _send.reset(token)
 
 
 def current_send() -> object | None:
-    """Return what stands for the send of a client's own retry code that this is in, or None."""
+    """Return the object that identifies the `one_send` block that this runs in, or None."""
     return _send.get()
 
 
 UNKNOWN: Final = ""
-"""What stands for a unit of work that may be any of those that are running."""
+"""The name that stands for an unknown one of several running units."""
 
 
 class Units:
     """The units of work that a runtime runs in this process, such as the tasks of Celery.
 
-    A unit is known by its name. A task that is run again has the name that it had.
+    A unit is identified by its name. A task that is run again has the same name.
     """
 
     def __init__(self) -> None:
-        """Start with none."""
+        """Start without a unit."""
         self._lock = threading.RLock()  # a signal handler may run a task meanwhile
         self._running: tuple[str, ...] = ()
         self._entered: ContextVar[tuple[str, ...]] = ContextVar("assisters_otel-units", default=())
@@ -55,25 +61,25 @@ class Units:
             os.register_at_fork(after_in_child=self._forked)
 
     def _forked(self) -> None:
-        """Forget what other threads of the parent's run: it never ends in this process."""
+        """Forget the units of the parent's other threads: they do not end in this process."""
         self._lock = threading.RLock()
         self._running = self._entered.get()
 
     def start(self, name: str) -> None:
-        """Take what this task or thread does from now on for the work of one unit."""
+        """Record that this task or thread works for a unit from now on."""
         self._entered.set((*self._entered.get(), name))
         with self._lock:
             self._running = (*self._running, name)
 
     def end(self, name: str) -> None:
-        """Take it for the work of the unit around this one again.
+        """Record that this task or thread works for the unit around this one again.
 
-        Without a `start` this does nothing: the runtime may have been hooked in between.
+        Without a `start` this does nothing: the runtime may have been hooked while the unit ran.
         """
         entered = self._entered.get()
         if name not in entered:
             return
-        # From the end: a unit may run another one of its own name within it.
+        # Searched from the end: a unit may run another one of the same name within it.
         around = len(entered) - 1 - entered[::-1].index(name)
         self._entered.set(entered[:around])
         with self._lock:
@@ -86,8 +92,8 @@ class Units:
     def current(self) -> str | None:
         """Return the name of the unit that this task or thread works for, or None.
 
-        A thread that a unit has started does not know its unit. Where one unit alone is running,
-        as in a child of Celery's pool, the thread is taken for that one's. Where several are, it is
+        A thread that a unit has started does not know its unit. If only one unit is running, as in
+        a child of Celery's pool, the thread is assigned to that. If several are, the result is
         `UNKNOWN`: a pool's thread may work for one after the other.
         """
         entered = self._entered.get()
@@ -100,17 +106,17 @@ class Units:
 
 
 units: Final = Units()
-"""Those of this process."""
+"""The units of this process."""
 
 
 def owner() -> object:
-    """Find the task that is running, else the thread."""
-    if asyncio._get_running_loop() is not None:  # noqa: SLF001 - exported; the other one raises
+    """Return the running task, else the running thread."""
+    if asyncio._get_running_loop() is not None:  # noqa: SLF001 - exported; `get_running_loop` raises without a loop
         task = asyncio.current_task()
         if task is not None:
             return task
     lowlevel = getattr(sys.modules.get("trio"), "lowlevel", None)
-    # Before trio 0.29 nothing can be asked first.
+    # Before version 0.29 trio has no `in_trio_task`, and `current_task` raises outside of one.
     if lowlevel is not None and getattr(lowlevel, "in_trio_task", _always)():
         with suppress(RuntimeError):
             return cast("object", lowlevel.current_task())
@@ -122,7 +128,7 @@ def _always() -> bool:
 
 
 def is_over(task: object) -> bool:
-    """Say whether a task or thread has ended, or is a pool's and has nothing to do."""
+    """Return True if a task or thread has ended, or is a pool's thread that waits for work."""
     if task is None:
         return True
     if isinstance(task, threading.Thread):

@@ -1,4 +1,7 @@
-"""The attempts of one call, and what is remembered of a failed one."""
+"""The chain of a call's attempts, and the records of a failed attempt and of a redirect.
+
+`resends` fills them and reads them. They hold digests and numbers, and no request.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +15,28 @@ if TYPE_CHECKING:
     from assisters_otel.api.request import RequestReader
 
 Key = tuple[int, int]
-"""By what a failed attempt is found: an id of its task, thread or parent, and its identity."""
+"""The key of a failed attempt: the id of its task, thread or parent span, and its identity."""
 
 
 class CallBefore(NamedTuple):
-    """The call that a failed attempt belonged to: its span, and which repetition it was."""
+    """The call that a failed attempt belonged to: its span, and its own number as a resend."""
 
     span: SpanContext | None
     number: int
 
 
 class Before(NamedTuple):
-    """An attempt that failed or was cancelled, as far as its resend will tell of it.
+    """The record of an attempt that failed or was cancelled, for the attributes of its resend.
 
     Attributes:
         number: Its own number as a resend; 0 for a request's first attempt.
-        ended_s: When it ended, on a steady clock.
+        ended_s: The time of its end, on a steady clock.
         reason: `AttemptOutcome.retry_reason`.
-        span: Its span.
-        wait_s: What its Retry-After asked for.
-        hopeless: Whether no retry helps.
-        authorization: A digest of the header, or None without one.
-        call: The call that it belonged to.
+        span: The context of its span, or None without one.
+        wait_s: The seconds that its Retry-After asked for, or None without one.
+        hopeless: True if no retry helps.
+        authorization: A digest of the Authorization header, or None without one.
+        call: The call that it belonged to, or None.
     """
 
     number: int
@@ -47,13 +50,14 @@ class Before(NamedTuple):
 
 
 class Hop(NamedTuple):
-    """A redirect that has been answered, and not yet followed.
+    """A redirect that has been answered, and that the client has not followed yet.
 
     Attributes:
-        owner: Gives the task or thread that will follow it, or None if that is gone.
-        url: Of where it leads, the hash.
-        number: The number, as a resend, of the attempt that was answered so.
-        identities: Of that attempt, and of those that were redirected to it.
+        owner: A function that returns the task or thread that will follow it, or None if that is
+            gone.
+        url: The hash of the URL that it leads to.
+        number: The number, as a resend, of the attempt that was redirected.
+        identities: The identities of that attempt, and of those that were redirected to it.
     """
 
     owner: Callable[[], object]
@@ -66,15 +70,15 @@ class Chain:
     """The attempts of one call, one after the other.
 
     Attributes:
-        call: What a later call will have to say of this one.
+        call: The record of this call, for a later call that repeats it.
         resend_of: The span of the failed call that this one repeats, or None.
-        sent: How many attempts there were.
-        number: The last one's, as a resend.
-        retries: How many of them were retries.
-        wait_s: What went by between an attempt and its retry, in all.
-        before: The last attempt, if it failed.
-        hop: The redirect that the last attempt was answered with.
-        keys: Under which the last attempt is remembered, if it failed.
+        sent: The number of attempts that were sent.
+        number: The number of the last attempt as a resend.
+        retries: The number of retries among the attempts.
+        wait_s: The seconds between attempts and their retries, in all.
+        before: The record of the last attempt if it failed, or None.
+        hop: The redirect that the last attempt was answered with, or None.
+        keys: The keys under which the last attempt is remembered, if it failed.
     """
 
     __slots__ = (
@@ -90,10 +94,10 @@ class Chain:
     )
 
     def __init__(self, call: SpanContext | None) -> None:
-        """Begin with nothing sent.
+        """Start without an attempt.
 
         Args:
-            call: The span of the call.
+            call: The context of the call's span, or None.
         """
         self.call = CallBefore(call, 0)
         self.resend_of: SpanContext | None = None
@@ -106,5 +110,5 @@ class Chain:
         self.keys: tuple[Key, ...] = ()
 
     def follows(self, message: RequestReader) -> bool:
-        """Say whether a request goes where the last answer has redirected this call."""
+        """Return True if a request goes where the last answer has redirected this call."""
         return self.hop is not None and self.hop.url == hash(message.url())

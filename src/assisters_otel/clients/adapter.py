@@ -1,4 +1,8 @@
-"""What the adapters of the HTTP clients have in common."""
+"""The base class of the HTTP clients' adapters.
+
+An adapter knows one client. It lists the client's methods to wrap, opens an `Exchange` around each
+request to a watched host, and passes the response's status and headers to the exchange.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +24,14 @@ class Adapter(ABC):
 
     Attributes:
         scope: The module of OpenTelemetry's instrumentation, which is the scope of its spans.
-        instrumentation: Its name in ``OTEL_PYTHON_DISABLED_INSTRUMENTATIONS``.
-        variable: Its name in ``OTEL_PYTHON_{NAME}_EXCLUDED_URLS``.
-        instrumentor: The class in its module that an app switches on.
-        suppresses_others: True if no other HTTP instrumentation makes spans inside the library's:
-            the client sends through another one.
+        instrumentation: The client's name in ``OTEL_PYTHON_DISABLED_INSTRUMENTATIONS``.
+        variable: The client's name in ``OTEL_PYTHON_{NAME}_EXCLUDED_URLS``.
+        instrumentor: The class in OpenTelemetry's module that an app switches on.
+        suppresses_others: True if no other HTTP instrumentation may make spans inside the
+            library's, because the client sends through another client.
         has_user_agent: True if OpenTelemetry's spans of this client have ``user_agent.original``.
-        quotes_exceptions: True if the status of OpenTelemetry's spans says what an exception says,
-            and not its class alone.
+        quotes_exceptions: True if the status of OpenTelemetry's spans has an exception's text, and
+            not its class alone.
     """
 
     scope: ClassVar[str]
@@ -41,12 +45,12 @@ class Adapter(ABC):
     def __init__(
         self, module: str, recorder: Recorder, tracer_provider: TracerProvider | None
     ) -> None:
-        """Prepare; nothing is imported and nothing is wrapped yet.
+        """Prepare the adapter. It imports nothing, and wraps nothing yet.
 
         Args:
             module: The client's top module.
-            recorder: Gets what is seen.
-            tracer_provider: For the library's HTTP spans; None for the global one.
+            recorder: The recorder of the attempts.
+            tracer_provider: The provider for the library's HTTP spans; None for the global one.
         """
         self.module = module
         self._recorder = recorder
@@ -59,18 +63,18 @@ class Adapter(ABC):
         )
 
     def make_no_spans(self) -> None:
-        """Leave attempts of this client without an HTTP span, where the app makes none."""
+        """Start no HTTP spans for this client. Attempts have one only if the app makes it."""
         self._spans.is_off = True
 
     def makes_spans(self) -> bool:
-        """Return True if attempts have a span of the library's, where the app makes none."""
+        """Return True if the library makes an HTTP span for attempts of which the app has none."""
         return not self._spans.is_off
 
     def theirs_is_on(self) -> bool:
-        """Return True if the app has switched OpenTelemetry's instrumentation on itself."""
+        """Return True if the app has switched on OpenTelemetry's instrumentation of the client."""
         instrumentor = getattr(sys.modules.get(self.scope), self.instrumentor, None)
         return instrumentor is not None and instrumentor().is_instrumented_by_opentelemetry
 
     @abstractmethod
     def targets(self) -> tuple[Target, ...]:
-        """Return what to wrap."""
+        """Return the methods to wrap."""

@@ -1,4 +1,7 @@
-"""The `assisters` SDK, 0.1: it retries without a mark on the wire and without a pause."""
+"""The `assisters` SDK, 0.1: one call of it may be several attempts.
+
+The SDK retries without a pause, and marks its resends by no header.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,10 @@ MODULE: Final = "assisters"
 
 
 class _Scoped:
-    """The SDK's generator, of which the first step is a call.
+    """The chunks of the SDK's generator. Its first step runs inside the call.
 
-    All is sent before the first chunk is there. The others may be asked for in another task.
+    The SDK sends its requests in the first step, before the first chunk. Another task may ask for
+    the other chunks.
     """
 
     __slots__ = ("_call", "_chunks", "close", "send", "throw")
@@ -30,7 +34,8 @@ class _Scoped:
         self._chunks = chunks
         self._call: Call | None = call
         self.close = chunks.close
-        self.send = chunks.send  # of the first step, which can send nothing, `yield from` asks next
+        # `yield from` calls `__next__` for the first step, since nothing can be sent to it.
+        self.send = chunks.send
         self.throw = chunks.throw
 
     def __iter__(self) -> _Scoped:
@@ -61,15 +66,15 @@ class Assisters:
     module = MODULE
 
     def __init__(self, recorder: Recorder) -> None:
-        """Prepare; nothing is imported and nothing is wrapped yet.
+        """Prepare the adapter. It imports nothing, and wraps nothing yet.
 
         Args:
-            recorder: Gets what is seen.
+            recorder: The recorder of the calls.
         """
         self._recorder = recorder
 
     def targets(self) -> tuple[Target, ...]:
-        """Say what to wrap."""
+        """Return the methods to wrap."""
         return (
             Target(MODULE, "Assisters._request", self._wrap),
             Target(MODULE, "Assisters._request_bytes", self._wrap),

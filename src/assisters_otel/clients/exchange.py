@@ -1,12 +1,16 @@
-"""One HTTP request and its answer: the way in and out of each client's own send.
+"""One HTTP request and its answer: the same steps around the send of each client.
 
-An adapter opens an exchange for a request that is watched, sends what `outgoing_headers` are
-added to inside its ``with`` block, and tells it of the answer. Whatever way the block is left
-(a response, an exception, a cancellation), `__exit__` reports the attempt once and ends the
-span, if that is the library's.
+The adapter opens an exchange for a watched request, and runs the client's own send between `start`
+and `end`. The ``with`` block of an exchange does both. In between it calls `answered` with the
+response's headers. Then it sets `read_beginning`, or watches what `body` returns.
 
-Each step is fail-safe by itself: one that fails costs what it would have written, and the block
-still is left by the client's own response or exception.
+A response, an exception and a cancellation all pass `end`. It reports the attempt once, and then
+ends the span, if that is the library's. Each step is fail-safe by itself: a step that fails costs
+what it would have written, and the client's response or exception leaves the block as it was.
+
+What would break it: a reference to the response or to the exception after `end`, since both refer
+to the caller's frames. Also a span that ends before its attempt is reported: it takes no attribute
+any more, and the metrics take their exemplar from the current span.
 """
 
 from __future__ import annotations
@@ -47,9 +51,10 @@ class Exchange:
 
     Attributes:
         app_span: The attempt's span if it is the app's, or None.
-        attempt: What is reported, or None where that failed.
-        read_beginning: Returns what was read ahead of a failed answer's body, as sent or as the
-            client has decoded it. Called as the attempt is reported; None if nothing is.
+        attempt: The attempt, or None if the recorder failed to start it.
+        read_beginning: A function that returns the beginning of a failed answer's body, as sent or
+            as the client has decoded it. It is called when the attempt is reported. None if the
+            body is not read.
     """
 
     __slots__ = (
@@ -79,15 +84,15 @@ class Exchange:
         app_span: Span | None,
         own: OwnSpan | None,
     ) -> None:
-        """Prepare; nothing is started but *own*.
+        """Prepare the exchange. Only the span *own* has been started.
 
         Args:
-            recorder: Gets the attempt.
-            spans: Which has made *own*.
-            request: What is about to be sent.
-            reader: Reads the client's own form of it.
-            is_transient: Returns True of an exception if the connection, the peer or the clock
-                failed.
+            recorder: The recorder of the attempt.
+            spans: The maker of *own*.
+            request: The request that is about to be sent.
+            reader: The reader of the client's own request object.
+            is_transient: A function that returns True if an exception means that the connection or
+                the peer failed, or that a time limit was reached.
             app_span: The attempt's span if it is the app's, or None.
             own: The attempt's span if it is the library's, or None.
         """
@@ -107,17 +112,17 @@ class Exchange:
         self.read_beginning: Callable[[], bytes | None] | None = None
 
     def __enter__(self) -> Self:
-        """Start it."""
+        """Start the exchange."""
         self.start()
         return self
 
     def start(self) -> None:
-        """Make the library's span current, and start the attempt."""
+        """Enter the context of the library's span, and start the attempt."""
         if self._own is not None:
             self._enter(self._own)
         try:
             self._start()
-        except BaseException as error:  # what is not the library's
+        except BaseException as error:  # a foreign exception, which `fail_safe` lets pass
             self._end_span(error)
             raise
 
@@ -127,14 +132,14 @@ class Exchange:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End it."""
+        """End the exchange."""
         self.end(error)
 
     def end(self, error: BaseException | None) -> None:
         """Report the attempt, once, and end the library's span.
 
         Args:
-            error: What the client raises, or None.
+            error: The exception that the client raises, or None.
         """
         try:
             if self._response is not None:
@@ -156,27 +161,27 @@ class Exchange:
             self._leave()
 
     def leave(self) -> None:
-        """End the library's span now, and report the attempt later, with `end`."""
+        """Leave the library's span, which ends now. The attempt is reported later, by `end`."""
         self._left_ns = time.time_ns()
         self._leave()
 
     @fail_safe
     def expect_another(self) -> None:
-        """Leave the span to the attempt that follows in it: `start_again`."""
+        """Write no outcome of this attempt to the span: `start_again` sends another one in it."""
         if self.attempt is not None:
             self.attempt.is_followed = True
 
     def start_again(self) -> None:
-        """Start another attempt in the same span, the one before having been reported."""
+        """Start another attempt in the same span. The previous one has been reported."""
         self._start()
 
     def refuse(self) -> None:
-        """Take note that the client raises in place of the last answer, which is reported."""
+        """Record that the client raises in place of the last answer, which has been reported."""
         self._is_refused = True
 
     @fail_safe
     def _enter(self, own: OwnSpan) -> None:
-        # Kept at once: a fault that follows must not leave the context entered.
+        # The token is stored at once: no later fault may leave the context entered.
         self._token = context.attach(own.context())
         self._mark = _ENTERED.set(None)
 
@@ -198,16 +203,16 @@ class Exchange:
         version: str | None,
         headers: Sequence[tuple[bytes, bytes]],
     ) -> bool:
-        """Take the response's headers, which end the attempt's duration.
+        """Record the response's headers, which end the attempt's duration.
 
         Args:
-            response: The client's own, by which `explain` finds a failed attempt.
+            response: The client's response. `explain` finds a failed attempt by it.
             status: The HTTP status.
-            version: Of HTTP, ``1.1``, or None if that is not known.
+            version: The version of HTTP, ``1.1``, or None if it is not known.
             headers: Names and values as sent.
 
         Returns:
-            True if the attempt has failed, so that the body is wanted.
+            True if the attempt has failed. Then the beginning of the body is wanted.
         """
         attempt = self.attempt
         if attempt is None:
@@ -222,27 +227,27 @@ class Exchange:
         return has_failed
 
     def body(self, sent: object) -> ResponseBody | None:
-        """Return the body of a successful answer, to be watched; None if none is wanted.
+        """Return the record of a successful answer's body, or None if its end is not recorded.
 
         Args:
-            sent: The app's request or response, by which `explain` finds what became of it.
+            sent: The app's request or response. `explain` finds a body's failure by it.
         """
         if self.attempt is None:
             return None
         return self._recorder.bodies.watch(self.attempt, self._is_transient, sent)
 
     def may_be_read_ahead(self) -> bool:
-        """Return True if the body of a failed answer may be read before its caller asks for it."""
+        """Return True if the body of a failed answer may be read before the caller reads it."""
         return self.attempt is not None and may_be_read_ahead(self.attempt.headers)
 
     def length(self) -> int | None:
-        """Return how long the peer says the body is, in bytes, or None."""
+        """Return the value of Content-Length in bytes, or None without one."""
         if self.attempt is None:
             return None
         return header_integer(self.attempt.headers.get(CONTENT_LENGTH))
 
     def raised_for_status(self, error: BaseException) -> None:
-        """Let `explain` find a failed answer by the exception that the client raises for it."""
+        """Remember the failed answer by the exception that the client raises for it, too."""
         if self.attempt is not None:
             self._recorder.remember(self.attempt, error)
 
@@ -255,7 +260,7 @@ class Exchange:
         self._in_span(partial(self._report_error, error))
 
     def _in_span(self, report: Callable[[], None]) -> None:
-        """Report with the span current, also after `leave`. Exemplars are of the current span."""
+        """Report while the span is current, also after `leave`: the exemplars are of that span."""
         span = self.app_span if self._own is None else self._own.span
         if self._left_ns is None or span is None:
             report()
@@ -287,7 +292,7 @@ class Exchange:
             if mark is not None:
                 _ENTERED.reset(mark)
         except ValueError:
-            # The garbage collector closes a coroutine that is not awaited to its end in another
-            # context. The one that was entered has gone with its task.
+            # The garbage collector closes a coroutine that is not awaited to its end, and does so
+            # in another context. The context that was entered has ended with its task.
             return
         context.detach(token)

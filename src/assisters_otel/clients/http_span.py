@@ -1,8 +1,8 @@
 """The library's own HTTP client span, for an attempt of which the app makes none.
 
-It follows the stable HTTP conventions and says what the newest of OpenTelemetry's own HTTP
-instrumentations says under these; tests/clients/test_http_span.py compares the two and gives the
-reason for each difference.
+It follows the stable HTTP conventions. Under these it has the attributes that the newest version of
+OpenTelemetry's own HTTP instrumentations writes. A test compares the two, and gives the reason for
+each difference (tests/clients/test_http_span.py).
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ if TYPE_CHECKING:
     from assisters_otel.api.request import ApiRequest, RequestReader
 
 BAGGAGE: Final = ("baggage", "uberctx-", "ot-baggage-")
-"""How the names of headers with an app's baggage begin: of W3C, Jaeger and OpenTracing. Source:
-the propagators' `inject`."""
+"""The starts of the names of headers with baggage: of W3C, Jaeger and OpenTracing. Source: the
+propagators' `inject`."""
 
 _HEADER_NAME: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
-"""Source: RFC 9110, section 5.1."""
+"""The form of a header's name. Source: RFC 9110, section 5.1."""
 
 
 class OwnSpan(NamedTuple):
-    """A span of the library's, with what takes it out of the context again.
+    """A span of the library's, with what its exchange needs.
 
     Attributes:
         span: The span. It may be sampled out.
@@ -82,12 +82,12 @@ class OwnSpan(NamedTuple):
 
 
 class HttpSpans:
-    """The spans of one client's attempts.
+    """Creates the spans of one client's attempts.
 
-    The environment's variables on HTTP spans are read as this is created.
+    The environment's variables on HTTP spans are read when this object is created.
 
     Attributes:
-        is_off: True if none are made.
+        is_off: True if no spans are created.
     """
 
     def __init__(
@@ -102,13 +102,13 @@ class HttpSpans:
         """Read the environment.
 
         Args:
-            name: The client's in ``OTEL_PYTHON_{NAME}_EXCLUDED_URLS``.
-            tracer_provider: None for the global one.
+            name: The client's name in ``OTEL_PYTHON_{NAME}_EXCLUDED_URLS``.
+            tracer_provider: The provider of the spans; None for the global one.
             suppresses_others: True if no other HTTP instrumentation makes spans inside these: the
-                client sends through another one, as requests does through urllib3.
-            has_user_agent: True if they have ``user_agent.original``, as OpenTelemetry's have.
-            quotes_exceptions: True if a status says what an exception says, and not its class
-                alone, as OpenTelemetry's do.
+                client sends through another client, as requests does through urllib3.
+            has_user_agent: True if the spans have ``user_agent.original``, as OpenTelemetry's have.
+            quotes_exceptions: True if a status has an exception's text, and not its class alone, as
+                OpenTelemetry's have.
         """
         self.is_off = False
         self._suppresses_others = suppresses_others
@@ -129,10 +129,10 @@ class HttpSpans:
             request: The request that is about to be sent.
             url: The whole URL.
             port: The port that it goes to.
-            reader: Reads its headers, if some are captured.
+            reader: The reader of its headers, which is called if some are captured.
 
         Returns:
-            None if no spans are made, or HTTP instrumentation is suppressed, or this URL excluded.
+            The span. None if spans are off or suppressed, or the URL is excluded.
         """
         if self.is_off or not is_http_instrumentation_enabled():
             return None
@@ -140,14 +140,14 @@ class HttpSpans:
             return None
         method = self._method(request.method)
         attributes = self._attributes(method, request, url, port, reader)
-        name = "HTTP" if method == names.OTHER else method  # as the conventions say
+        name = "HTTP" if method == names.OTHER else method  # Source: the conventions
         if request.template is not None:
             name = f"{name} {request.template}"
         around = trace.get_current_span()
         span = self._tracer.start_span(name, None, SpanKind.CLIENT, attributes)
         try:
             return OwnSpan(span, around, _propagated(span), self._suppresses_others)
-        except BaseException:  # what is not the library's
+        except BaseException:  # a foreign exception, which `fail_safe` lets pass
             span.end()
             raise
 
@@ -187,11 +187,12 @@ class HttpSpans:
         """Write the status, version and captured headers of an answer.
 
         Args:
-            span: Of `start`, open.
+            span: A span of `start`, open.
             status: The HTTP status.
-            version: Of HTTP, ``1.1``, or None if that is not known.
-            headers: The response's; read only if some are captured.
-            secrets: Returns what the request's own headers hold, which a response may quote.
+            version: The version of HTTP, ``1.1``, or None if it is not known.
+            headers: The response's headers, which are read only if some are captured.
+            secrets: A function that returns the keys in the request's headers. A response may
+                quote them.
         """
         attributes: dict[str, AttributeValue] = {HTTP_RESPONSE_STATUS_CODE: status}
         if version is not None:
@@ -207,7 +208,7 @@ class HttpSpans:
         """Write an exception of the client: an event, and the status.
 
         Args:
-            span: Of `start`, open.
+            span: A span of `start`, open.
             error: The exception that the client raises.
             is_outcome: True if it came in place of an answer; otherwise the status is the answer's.
         """
@@ -230,19 +231,19 @@ class HttpSpans:
 
 @fail_safe
 def end(span: Span, end_ns: int | None) -> None:
-    """End a span, at a time that has passed or now."""
+    """End a span at *end_ns*, in Unix nanoseconds, or now if that is None."""
     span.end(end_ns)
 
 
 def _propagated(span: Span) -> dict[str, str]:
-    """Return the headers which the propagator that is set adds for a span.
+    """Return the headers that the global propagator adds for a span.
 
-    A propagator is the app's. It may raise, or write what no client can send: that costs its own
-    headers alone. The app's baggage does not go to the API, whichever propagator writes it.
+    The app may plug in propagators. One that raises, or writes a header that no client can send,
+    costs its own headers alone. The app's baggage is not sent, whichever propagator writes it.
     """
     carrier: dict[str, str] = {}
     bare = baggage.clear(trace.set_span_in_context(span))
-    # A propagator may ask for the current context in place of the one that it is given.
+    # A propagator may read the current context in place of the one that it gets.
     token = context.attach(bare)
     try:
         _inject(get_global_textmap(), carrier, bare)
@@ -277,19 +278,19 @@ def _is_name(name: object) -> bool:
 
 
 def _is_value(value: object) -> bool:
-    """Return True if each client sends a header of this value."""
+    """Return True if every client sends a header of this value."""
     if not isinstance(value, str):
         return False
     return value.isascii() and value.isprintable() and value.strip() == value
 
 
 def _redacted(url: str) -> str:
-    """Return a URL without what OpenTelemetry's own instrumentations take out of one."""
+    """Return a URL redacted as OpenTelemetry's own instrumentations redact it."""
     return redact_url(url) if "@" in url or "?" in url else url
 
 
 def _is_address(host: str) -> bool:
-    """Return True if a host is an IP address, and so the peer's."""
+    """Return True if a host is an IP address. Then it is the peer's address."""
     if not (host[:1].isdigit() or ":" in host):
         return False
     try:

@@ -1,6 +1,6 @@
 """OpenTelemetry's variables on HTTP spans: excluded URLs, known methods, captured headers.
 
-A wrong value is corrected before it is read here: `variables`.
+`variables` corrects a wrong value before it is read here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 KNOWN_METHODS: Final = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
 )
-"""Source: RFC 9110, RFC 5789, RFC 10008."""
+"""The methods that the conventions know. Source: RFC 9110, RFC 5789, RFC 10008."""
 
 
 def excluded_urls(client: str) -> re.Pattern[str] | None:
@@ -38,7 +38,7 @@ def excluded_urls(client: str) -> re.Pattern[str] | None:
 
 
 def known_methods() -> frozenset[str] | None:
-    """Return the methods that are named as they are, or None for all of them."""
+    """Return the methods that are reported as sent, or None for all of them."""
     if os.environ.get(environment.OTEL_CAPTURE_ALL_METHODS):
         return None
     known = os.environ.get(environment.OTEL_KNOWN_METHODS, "")
@@ -51,8 +51,8 @@ class CapturedHeaders(NamedTuple):
 
     Attributes:
         template: The attribute's name without the header's.
-        pattern: The names of the headers.
-        sanitized: The names of those whose values are not shown, or None.
+        pattern: The pattern of the headers' names.
+        sanitized: The pattern of the names whose values are not shown, or None.
     """
 
     template: str
@@ -65,7 +65,7 @@ class CapturedHeaders(NamedTuple):
         """Return the attributes, without keys.
 
         Args:
-            headers: All headers of a request or a response, each line by itself.
+            headers: All headers of a request or a response, one pair for each line.
             secrets: Further texts that must not be shown.
         """
         found: dict[str, list[str]] = {}
@@ -84,7 +84,7 @@ class CapturedHeaders(NamedTuple):
 
 
 def captured_headers() -> tuple[CapturedHeaders | None, CapturedHeaders | None]:
-    """Return the headers of requests and those of responses; None for either if there are none."""
+    """Return the captured headers of requests and of responses, each None if there are none."""
     sanitized = _names(environment.OTEL_SANITIZE_FIELDS)
     requests = _names(environment.OTEL_CAPTURE_REQUEST_HEADERS)
     responses = _names(environment.OTEL_CAPTURE_RESPONSE_HEADERS)
@@ -99,6 +99,6 @@ def _names(variable: str) -> re.Pattern[str] | None:
 
 
 def _pattern(listed: str, flags: int) -> re.Pattern[str] | None:
-    """Return a pattern of those that are listed, separated by commas; None if there is none."""
+    """Return one pattern of the comma-separated patterns, or None if there are none."""
     listed = "|".join(filter(None, map(str.strip, listed.split(","))))
     return re.compile(listed, flags) if listed else None

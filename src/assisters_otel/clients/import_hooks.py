@@ -1,4 +1,10 @@
-"""Tells when a client is imported."""
+"""Reports each import of a client, the first one and those that follow.
+
+A client may be imported anew: by a reloader, a test suite, `importlib.reload`. wrapt's hooks report
+the first import only, and cannot be removed. So a finder of the library's stands first in
+`sys.meta_path`, as long as a module is waited for. It asks the other finders for the module's spec,
+and wraps the loader. The module is reported when its loader has run.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +26,14 @@ if TYPE_CHECKING:
 
 
 class Listener(Protocol):
-    """Who waits for a module's import."""
+    """A receiver of a module's imports."""
 
     def imported(self, module: ModuleType, name: str) -> None:
-        """Take the module, which has just been imported as *name*. It may come again, anew."""
+        """Handle the import of *module* as *name*. A later import of it is reported as well."""
 
 
 class _Imports(MetaPathFinder):
-    """Tells the patches of the day of an import, and of each that follows it.
-
-    A client may be imported anew: by a reloader, a test suite, `importlib.reload`. A hook of
-    wrapt's is told of the first import alone, and cannot be taken back.
-    """
+    """The finder, with the listeners that wait."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -49,8 +51,8 @@ class _Imports(MetaPathFinder):
             self._waiting.setdefault(name, []).append(listener)
             if self not in sys.meta_path:
                 sys.meta_path.insert(0, self)
-        if sys.modules.get(name) is not None:  # None keeps it from being imported
-            importlib.import_module(name)  # waits, if another thread is just importing it
+        if sys.modules.get(name) is not None:  # None in `sys.modules` forbids the import
+            importlib.import_module(name)  # waits while another thread imports it
         module = sys.modules.get(name)
         if module is not None:
             listener.imported(module, name)
@@ -73,11 +75,11 @@ class _Imports(MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find what the others find, with a loader that tells of it."""
+        """Return the spec that the other finders find, with a loader that reports the import."""
         asked = name, threading.get_ident()
         if name not in self._waiting or asked in self._finding:
             return None
-        self._finding.add(asked)  # another's finder may ask all of them again, as wrapt's does
+        self._finding.add(asked)  # another finder may ask all finders again, as wrapt's does
         try:
             found = (finder.find_spec(name, path, target) for finder in self._others())
             spec = next((spec for spec in found if spec is not None), None)
@@ -94,7 +96,10 @@ class _Imports(MetaPathFinder):
 
 
 class _Loader(wrapt.ObjectProxy):  # type: ignore[type-arg,unused-ignore] # in newer ones only
-    """A module's own loader, for as long as it takes to load it; then it is told of."""
+    """A proxy of a module's own loader. It reports the module when it has been loaded.
+
+    The module itself keeps its own loader.
+    """
 
     def exec_module(self, module: ModuleType) -> None:
         loader: Any = self.__wrapped__
@@ -108,4 +113,4 @@ class _Loader(wrapt.ObjectProxy):  # type: ignore[type-arg,unused-ignore] # in n
 
 
 imports: Final = _Imports()
-"""Whose import is waited for, by whom."""
+"""The finder of this process."""

@@ -1,7 +1,10 @@
 """The `openai` SDK, 1 to 3, sync and async: one call of it may be several attempts.
 
-`SyncAPIClient.request` and its async twin see the whole retry loop, whatever the call:
-plain, streamed, raw, a page of a list.
+`SyncAPIClient.request` and `AsyncAPIClient.request` contain the whole retry loop of each kind of
+call: plain, streamed, raw, a page of a list. So one run of them is one call.
+
+`BaseClient._build_request` creates the request that the SDK sends. The call keeps a reader of it,
+and compares it with each request in its scope: a hook may send others meanwhile.
 """
 
 from __future__ import annotations
@@ -30,21 +33,22 @@ class OpenAI:
     module = MODULE
 
     def __init__(self, recorder: Recorder, reader_of: Callable[[Any], RequestReader]) -> None:
-        """Prepare; nothing is imported and nothing is wrapped yet.
+        """Prepare the adapter. It imports nothing, and wraps nothing yet.
 
         Args:
-            recorder: Gets what is seen.
-            reader_of: Returns what reads a request of the client that the SDK sends through.
+            recorder: The recorder of the calls.
+            reader_of: A function that returns the reader of a request of httpx, which the SDK
+                sends through.
         """
         self._recorder = recorder
         self._reader_of = reader_of
 
     def targets(self) -> tuple[Target, ...]:
-        """Say what to wrap."""
+        """Return the methods to wrap."""
         return (
             Target(MODULE, "_base_client.SyncAPIClient.request", self._wrap),
             Target(MODULE, "_base_client.AsyncAPIClient.request", self._wrap_async),
-            # Where OpenInference has put its own, around what it then found above.
+            # OpenInference wraps these two, around what the base class had at that time.
             Target(MODULE, "OpenAI.request", self._wrap),
             Target(MODULE, "AsyncOpenAI.request", self._wrap_async),
             Target(MODULE, "_base_client.BaseClient._build_request", self._wrap_build),
@@ -71,7 +75,7 @@ class OpenAI:
                 raise
             finally:
                 call.leave(raised)
-                del raised  # its traceback knows this frame
+                del raised  # its traceback refers to this frame
             return result
 
         return request
@@ -98,7 +102,7 @@ class OpenAI:
         hosts = self._recorder.watched.named(url.host)
         options = args[1] if len(args) > 1 else kwargs["options"]
         path = options.url
-        if "://" in path:  # a whole one, as a list's next page may be
+        if "://" in path:  # a whole URL, as a list's next page may have
             whole = urlsplit(path)
             return self._recorder.calls.start_for_url(
                 options.method, whole.scheme, whole.hostname or "", whole.port, whole.path

@@ -1,4 +1,31 @@
-"""Puts wrappers into the clients as they are imported, innermost, and takes them out again."""
+"""Wraps methods of the clients when they are imported, and restores them.
+
+Rules.
+
+* The library's function is innermost: below each layer that another library has put around the
+  method, or will put there. Then the order of set-up does not matter, and the app's HTTP span is
+  open and current in the function.
+* `Patches.take_out` restores the very same functions, and leaves the layers of others in place.
+* A method has at most one of the library's functions.
+* Nothing is imported. `import_hooks` reports the import of a client, now or later.
+
+How it works. A method in a class is the end of a chain of layers. A layer is a wrapper of wrapt, or
+a function of OpenTelemetry's instrumentation, which holds the wrapped function in a cell of its
+closure. `_layers` walks the chain, and `_replace_innermost` replaces what the innermost layer
+holds. Without a layer it replaces the attribute of the class. A layer may also hold a *bound*
+method, on one client or one transport: `rebinding` finds those by the garbage collector.
+
+The function is a plain function and no proxy of wrapt. It has the signature and the name of the
+original, and a call for another host costs half. `_patches_by_function` maps it to its `Patches`.
+
+What would break it.
+
+* A layer *around* OpenTelemetry's function: `uninstrument` restores the ``__wrapped__`` of what it
+  finds on the class, and would restore its own function (`_closure_cell`).
+* A mark on the function in place of `_patches_by_function`: `functools.update_wrapper` copies marks
+  to the app's wrappers (test_somebody_s_copy_of_our_attributes_is_not_ours).
+* `isinstance(function, wrapt.ObjectProxy)`: in wrapt 2 a `FunctionWrapper` is none.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +42,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import wrapt
 
 from assisters_otel.clients.import_hooks import imports
-from assisters_otel.clients.rebinding import _REFERENCES, _rebind
+from assisters_otel.clients.rebinding import OWN_REFERENCES, rebind_bound_methods
 from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
@@ -24,15 +51,15 @@ if TYPE_CHECKING:
 
 
 class Target(NamedTuple):
-    """One method to wrap, for example ``("httpx2", "HTTPTransport.handle_request", ours)``.
+    """One method to wrap, for example ``("httpx2", "HTTPTransport.handle_request", wrap)``.
 
     Attributes:
-        module: The client's top module, whose import is waited for.
+        module: The client's top module. The method is wrapped when it is imported.
         path: The method, from that module on.
-        wrap: Makes, of the function that is there, the one to put in its place.
-        wherever_defined: True if the method is wrapped in whichever class defines it, the named
-            one or a base of it, and is left alone where none does: versions differ. Otherwise a
-            class that only inherits the method is left alone.
+        wrap: A function that gets the original and returns the function to put in its place.
+        wherever_defined: True if the class that defines the method may be a base of the named one.
+            It may differ between versions, and without one nothing is wrapped. False if a class
+            that inherits the method is left alone.
     """
 
     module: str
@@ -42,36 +69,38 @@ class Target(NamedTuple):
 
 
 _MARKER: Final = re.compile("opentelemetry_instrumentation_[a-z_]+_applied")
-"""On the functions that OpenTelemetry's own instrumentations put in without wrapt."""
+"""The marker on functions that OpenTelemetry's instrumentations put in without wrapt."""
 
-# A function and no proxy of wrapt: it has the signature and the name of what was there, and
-# a request to another host pays half. With each of ours, the patches that put it in.
-_ours: Final[weakref.WeakKeyDictionary[Callable[..., Any], Patches]] = weakref.WeakKeyDictionary()
+# Each of the library's functions, with the patches that put it in.
+_patches_by_function: Final[weakref.WeakKeyDictionary[Callable[..., Any], Patches]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def _layers(owner: type, name: str) -> list[Any]:
-    """Return the layers around a method, from the outside; what is below is a function.
+    """Return the layers around a method, the outermost first. Below the last is a function.
 
-    They are wrapt's, and the functions that OpenTelemetry's own instrumentations put in.
+    A layer is a wrapper of wrapt, or a function of OpenTelemetry's instrumentation.
     """
     layers: list[Any] = []
     function = vars(owner)[name]
     while True:
         if isinstance(function, wrapt.BoundFunctionWrapper):
-            # OpenTelemetry's `unwrap` puts one where a plain layer was.
+            # OpenTelemetry's `unwrap` puts a bound wrapper where an unbound one was.
             function = function._self_parent  # noqa: SLF001 - wrapt offers no other way
-        if not isinstance(function, wrapt.FunctionWrapper) and _cell(function) is None:
+        if not isinstance(function, wrapt.FunctionWrapper) and _closure_cell(function) is None:
             return layers
         layers.append(function)
         function = function.__wrapped__
 
 
-def _cell(function: Any) -> CellType | None:
-    """Return where a function of OpenTelemetry's holds what it wraps; None for any other.
+def _closure_cell(function: Any) -> CellType | None:
+    """Return the cell in which OpenTelemetry's function holds what it wraps; None for any other.
 
-    Its `uninstrument` puts back the ``__wrapped__`` of what it finds on the class. A layer around
-    its function, with the marker that `functools.update_wrapper` copies, would make it put back
-    the very function that it is to take out. Source: `opentelemetry-instrumentation-requests`.
+    OpenTelemetry's `uninstrument` restores ``__wrapped__`` of the function that it finds on the
+    class, if that has the marker. A layer around it would have the marker as well, because
+    `functools.update_wrapper` copies it. Then `uninstrument` would restore the function that it is
+    to remove. Source: `opentelemetry-instrumentation-requests`.
     """
     if not isinstance(function, FunctionType) or not any(map(_MARKER.fullmatch, vars(function))):
         return None
@@ -86,17 +115,17 @@ def put_in(
     wrap: Callable[[Callable[..., Any]], Callable[..., Any]],
     patches: Patches,
 ) -> None:
-    """Wrap a method innermost: below everything that others have put or will put around it.
+    """Wrap a method innermost: below each layer that others have put or will put around it.
 
-    A class that only inherits it is left alone.
+    A class that only inherits the method is left alone.
 
     Args:
-        owner: The class that defines it.
-        name: Its name.
-        wrap: Makes our function of the one that is there. Not called where one of ours
-            is already: `httpx2.alias_httpx` gives one class two module names.
-        patches: Whose it is. One that was taken out and hangs on, because somebody had
-            a mock in its place that day, is replaced.
+        owner: The class that defines the method.
+        name: The method's name.
+        wrap: A function that gets the original and returns the library's. It is not called if the
+            method is wrapped already: `httpx2.alias_httpx` gives one class two module names.
+        patches: The patches that this function belongs to. A function left behind by earlier
+            patches is replaced: a mock stood in its place when they were taken out.
     """
     if name not in vars(owner) and hasattr(owner, name):
         return
@@ -107,26 +136,26 @@ def put_in(
         if before.patched:
             return
         inner = inner.__wrapped__
-    is_held = sys.getrefcount(inner) > _REFERENCES
+    is_held = sys.getrefcount(inner) > OWN_REFERENCES
     ours = functools.update_wrapper(wrap(inner), inner)
-    _ours[ours] = patches
-    _set(owner, name, layers, ours)
+    _patches_by_function[ours] = patches
+    _replace_innermost(owner, name, layers, ours)
     if is_held:
-        _rebind(inner, ours)
+        rebind_bound_methods(inner, ours)
 
 
 @fail_safe
 def take_out(owner: type, name: str) -> None:
-    """Take our function out of a method, wherever it is by now; others' layers stay."""
+    """Remove the library's function from a method. The layers of others stay."""
     if name not in vars(owner):
         return
     layers = _layers(owner, name)
     inner = _innermost(layers, owner, name)
     if _patches_of(inner) is not None:
-        is_held = sys.getrefcount(inner) > _REFERENCES
-        _set(owner, name, layers, inner.__wrapped__)
+        is_held = sys.getrefcount(inner) > OWN_REFERENCES
+        _replace_innermost(owner, name, layers, inner.__wrapped__)
         if is_held:
-            _rebind(inner, inner.__wrapped__)
+            rebind_bound_methods(inner, inner.__wrapped__)
 
 
 def _innermost(layers: list[Any], owner: type, name: str) -> Any:
@@ -134,12 +163,14 @@ def _innermost(layers: list[Any], owner: type, name: str) -> Any:
 
 
 def _patches_of(function: Any) -> Patches | None:
-    return _ours.get(function) if isinstance(function, FunctionType) else None
+    return _patches_by_function.get(function) if isinstance(function, FunctionType) else None
 
 
-def _set(owner: type, name: str, layers: list[Any], function: Callable[..., Any]) -> None:
+def _replace_innermost(
+    owner: type, name: str, layers: list[Any], function: Callable[..., Any]
+) -> None:
     if layers:
-        cell = _cell(layers[-1])
+        cell = _closure_cell(layers[-1])
         if cell is not None:
             cell.cell_contents = function
         layers[-1].__wrapped__ = function
@@ -148,11 +179,12 @@ def _set(owner: type, name: str, layers: list[Any], function: Callable[..., Any]
 
 
 def unbound(original: Any) -> Callable[..., Any]:
-    """Make what stands in a class callable with the instance, as a function is.
+    """Return what stands in a class as a function whose first argument is the instance.
 
-    A mock has no use for the instance; a descriptor asks for it in its own way.
+    A mock takes no instance. A descriptor is bound to the instance first.
     """
-    if type(original) is FunctionType:  # a layer of wrapt's says that it is one, and binds
+    # By `type`: a wrapper of wrapt passes `isinstance`, but binds.
+    if type(original) is FunctionType:
         return original
     bind = getattr(original, "__get__", None)
     if bind is None:
@@ -161,17 +193,21 @@ def unbound(original: Any) -> Callable[..., Any]:
 
 
 def as_coroutine_function(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Have a function that returns a coroutine taken for a coroutine function, as it was."""
+    """Mark a function that returns a coroutine as a coroutine function, as the original is."""
     if sys.version_info >= (3, 12):
         inspect.markcoroutinefunction(function)
     else:
-        # What `asyncio.iscoroutinefunction` looks for, and mocks ask.
+        # `asyncio.iscoroutinefunction` looks for this marker, and `unittest.mock` calls it.
         vars(function)["_is_coroutine"] = getattr(asyncio.coroutines, "_is_coroutine", None)
     return function
 
 
 class Patches:
-    """A set of targets, put in when their modules are imported, now or later."""
+    """A set of targets, which are wrapped when their modules are imported, now or later.
+
+    Attributes:
+        patched: The versions of the modules that are wrapped, by name.
+    """
 
     def __init__(
         self,
@@ -180,25 +216,25 @@ class Patches:
         """Remember the targets.
 
         Args:
-            targets: What to wrap.
+            targets: The methods to wrap.
         """
         self._targets = targets
         self.patched: dict[str, str] = {}
-        # Weakly: what was imported anew is in use no longer than the app wants it.
+        # Weak references: the app decides how long the classes of an earlier import live.
         self._owners: list[tuple[weakref.ref[type], str]] = []
 
     def put_in(self) -> None:
-        """Wrap what is imported, and the rest when it is. Imports nothing."""
+        """Wrap the modules that are imported, and each other one at its import."""
         for module in self.modules():
             imports.watch(module, self)
 
     def modules(self) -> tuple[str, ...]:
-        """List the modules, imported or not, in the order of the targets."""
+        """Return the modules, imported or not, in the order of the targets."""
         return tuple(dict.fromkeys(target.module for target in self._targets))
 
     @fail_safe
     def take_out(self) -> None:
-        """Put the very same functions back, and wait for no import any more."""
+        """Restore the very same functions, and wait for no import any more."""
         imports.forget(self)
         owners, self._owners = self._owners, []
         for reference, name in owners:
@@ -208,7 +244,7 @@ class Patches:
         self.patched.clear()
 
     def imported(self, module: ModuleType, name: str) -> None:
-        """Wrap what is in *module*, which has just been imported as *name*."""
+        """Wrap the targets in *module*, which has just been imported as *name*."""
         self._put_in(module, name)
 
     @fail_safe

@@ -1,4 +1,8 @@
-"""Exceptions met while a body is read ahead, raised where the caller reads."""
+"""Exceptions that a client raises while the library reads a body ahead.
+
+They belong to the caller's own read, and are raised there, with the same context as without the
+library (test_what_a_body_breaks_off_with_has_the_context_that_it_had).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _contexts(error: BaseException | None) -> Iterator[BaseException]:
-    """Give an exception and those that it was met in, each once, also of a ring."""
+    """Yield an exception and the chain of its contexts, each once: the chain may be a ring."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -22,13 +26,18 @@ def _contexts(error: BaseException | None) -> Iterator[BaseException]:
 
 @fail_safe
 def find_foreign(error: BaseException, handled: BaseException | None) -> BaseException | None:
-    """Return the exception that is not the client's, of one met while reading ahead, or None."""
+    """Return the foreign exception that *error* is, or that it was raised for; None without one.
+
+    Args:
+        error: An exception raised while reading ahead.
+        handled: The exception that was being handled when the reading started, or None.
+    """
     return foreign_exceptions.of_client(error, handled)
 
 
 @fail_safe
 def cut(error: Exception, handled: BaseException | None) -> None:
-    """Take out of the context of what was met what was being handled as the read began."""
+    """Remove *handled*, which was being handled when reading ahead started, from the context."""
     for one in _contexts(error):
         if one.__context__ is handled:
             one.__context__ = None
@@ -36,10 +45,10 @@ def cut(error: Exception, handled: BaseException | None) -> None:
 
 
 def raise_late(error: Exception) -> NoReturn:
-    """Raise what was met while reading ahead, with the context that it would have had.
+    """Raise an exception of reading ahead, with the context that the caller's read would give it.
 
-    Its reader may be handling another exception, as an SDK does that reads what a refusal says.
-    That one is the context of where it all began.
+    The caller may be handling another exception: an SDK reads the body of an error response in its
+    ``except`` block. That exception becomes the context of the first one in the chain.
 
     Raises:
         Exception: *error*.
@@ -54,4 +63,4 @@ def raise_late(error: Exception) -> NoReturn:
             if is_new and all(one is not first for one in _contexts(handled)):
                 first.__context__ = handled
             del handled
-        del error, first, context  # the traceback knows this frame
+        del error, first, context  # the traceback refers to this frame

@@ -1,4 +1,9 @@
-"""Bound methods that others keep, bound anew to what is wrapped."""
+"""Replaces a function in bound methods that other libraries keep.
+
+OpenTelemetry's `instrument_client` leaves a layer of wrapt on a client's transport, around the
+bound method of that time. The function that logfire's `instrument_openai` leaves on a client holds
+the bound method in its closure. Nothing lists these holders but the garbage collector.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +14,13 @@ from typing import Any, Final
 
 import wrapt
 
-# To a function that its class alone holds: from the class, from here, and from who counts.
-_REFERENCES: Final = 3
+# The references to a function that only its class holds: the class, the caller's variable, and the
+# argument of `sys.getrefcount`.
+OWN_REFERENCES: Final = 3
 
 
-def _rebind(before: Any, now: Any) -> None:
-    """Put a function in place of another where one of the class's instances has it in a layer.
-
-    OpenTelemetry's `instrument_client` leaves such a layer on a client's transport, around what
-    the class had on that day; logfire's `instrument_openai` a function on the client that encloses
-    it. Nobody lists them; the garbage collector knows who holds what.
-    """
+def rebind_bound_methods(before: Any, now: Any) -> None:
+    """Replace the function *before* in each bound method that a layer or a closure holds."""
     again = {
         id(bound): (bound, MethodType(now, bound.__self__))
         for bound in gc.get_referrers(before)
@@ -27,9 +28,10 @@ def _rebind(before: Any, now: Any) -> None:
     }
     if not again:
         return
-    # Once, however many there are. And not by who refers to them: wrapt before 2.2 does not say so.
+    # One pass for all of them. `gc.get_referrers` does not find them: wrapt before 2.2 does not
+    # report its references to the garbage collector.
     for holder in gc.get_objects():
-        # By its type: a proxy's class is that of what it stands for.
+        # By `type`: the `__class__` of a proxy is that of the wrapped object.
         if type(holder) is CellType:
             with suppress(ValueError):  # it is empty
                 held = again.get(id(holder.cell_contents))

@@ -1,7 +1,7 @@
-"""httpx-retries and aiohttp-retry: what one send of theirs sends again is one request.
+"""httpx-retries and aiohttp-retry: marks one send of their retry code.
 
-They are no clients, and nothing is recorded here. Inside such a send the same request is sent
-again for certain, where outside it may be another one that looks like it.
+They are no clients, and nothing is recorded here. Inside one such send an equal request is a resend
+for certain. Outside, it may be another request that looks the same.
 """
 
 from __future__ import annotations
@@ -40,4 +40,4 @@ TARGETS: Final = (
     Target("httpx_retries", "RetryTransport.handle_async_request", _in_one_send_async),
     Target("aiohttp_retry", "client._RequestContext._do_request", _in_one_send_async),
 )
-"""What to wrap."""
+"""The methods to wrap."""

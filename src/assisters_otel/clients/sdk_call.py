@@ -1,4 +1,7 @@
-"""What the adapters of the SDKs have in common: a method is a call, and what it sends is in it."""
+"""Wraps a method of an SDK, so that one run of it is one call.
+
+All requests that it sends meanwhile are attempts of that call.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,12 @@ if TYPE_CHECKING:
 def in_call(
     original: Callable[..., Any], begin: Callable[[Any, Any, Any], Call | None]
 ) -> Callable[..., Any]:
-    """Wrap a method that returns when its call has been answered, or has failed.
+    """Wrap a method that returns when its call has been answered, or raises when it has failed.
 
     Args:
         original: The method, as it stands in its class.
-        begin: Gets the client, the arguments and the keyword arguments; gives the call, or None
-            if it is not watched.
+        begin: A function that gets the client, the arguments and the keyword arguments. It returns
+            the call, or None if the call is not watched.
     """
     wrapped = unbound(original)
 

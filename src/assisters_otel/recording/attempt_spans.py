@@ -1,8 +1,8 @@
-"""Writes an attempt to its client span, whoever has made that.
+"""Writes an attempt to its client span, the library's or the app's.
 
-A span of the library's has its name and its URL from the start, and is written to at once. The
-app's span is redacted and named first. What is written of a failure is written as that span ends:
-its HTTP instrumentation writes ``error.type`` and the status after the transport has returned.
+The library's span has its name and its URL from the start, and is written to at once. The app's
+span is redacted and named first. A failure is written to it just before it ends, because its HTTP
+instrumentation writes ``error.type`` and the status after the transport has returned.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class AttemptSpans:
-    """Writes as the settings ask for."""
+    """Writes attempts to spans, according to the settings."""
 
     def __init__(self, config: Config) -> None:
         """Read the settings."""
@@ -34,7 +34,7 @@ class AttemptSpans:
 
     @staticmethod
     def started(attempt: Attempt) -> None:
-        """Write what is known as an attempt starts, if it has a span."""
+        """Write what is known when an attempt starts, if it has a span."""
         span = attempt.span
         if span is None:
             return
@@ -44,8 +44,8 @@ class AttemptSpans:
             _write_resend(span, attempt.resend)
 
     def ended(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
-        """Write how an attempt ended, if it has a span that tells of it."""
-        span, now = attempt.span, time.time()  # when the answer came, not when the span ends
+        """Write how an attempt ended, if it has a span that is not used for another attempt."""
+        span, now = attempt.span, time.time()  # the time of the answer, not of the span's end
         if span is None:
             return
         if attempt.is_own:

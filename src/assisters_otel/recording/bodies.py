@@ -1,4 +1,8 @@
-"""Records what becomes of the bodies of successful answers."""
+"""Records how the bodies of successful answers end.
+
+A body is watched if its end changes an outcome: it belongs to a call, or it is an event stream. Its
+attempt has been reported as a success before. If the body fails, one error more is counted.
+"""
 
 from __future__ import annotations
 
@@ -32,25 +36,25 @@ class Abandonable(Protocol):
     """A call or a body that is open."""
 
     def abandon(self) -> None:
-        """End it, since its reader will not."""
+        """End it: its reader will not do so."""
 
 
 class OpenBodies:
-    """The calls that have returned, and the streams outside of calls, whose bodies are open."""
+    """The calls that have returned with an open body, and the open streams outside of calls."""
 
     def __init__(self) -> None:
-        """Start with none."""
+        """Start empty."""
         self._open: set[Abandonable] = set()
 
     def __bool__(self) -> bool:
         return bool(self._open)
 
     def add(self, one: Abandonable) -> None:
-        """Add one that is open."""
+        """Add a call or body that is open."""
         self._open.add(one)
 
     def discard(self, one: Abandonable) -> None:
-        """Take one out that has ended."""
+        """Remove a call or body that has ended."""
         self._open.discard(one)
 
     def forked(self) -> None:
@@ -67,7 +71,7 @@ class BodyRecorder:
     """Records how bodies end, each once.
 
     Attributes:
-        deferred: Runs what comes up inside the garbage collector.
+        deferred: The runner of steps that come up inside the garbage collector.
     """
 
     def __init__(
@@ -82,10 +86,10 @@ class BodyRecorder:
         """Start without a body.
 
         Args:
-            tracer: For the spans of event streams outside of calls.
-            sinks: Get the outcomes.
-            open_bodies: Gets the event streams outside of calls that are open.
-            deferred: Gets what comes up inside the garbage collector.
+            tracer: The tracer for the spans of event streams outside of calls.
+            sinks: The receivers of the outcomes.
+            open_bodies: The set of event streams outside of calls that are open.
+            deferred: The runner of steps that come up inside the garbage collector.
             capture_message: True if the envelope's message is wanted on spans.
         """
         self._tracer = tracer
@@ -97,17 +101,17 @@ class BodyRecorder:
     def watch(
         self, attempt: Attempt, is_transient: Callable[[BaseException], bool | None], sent: object
     ) -> ResponseBody | None:
-        """Return the body of a successful answer, which `report` has reported.
+        """Start the record of a successful answer's body. `report` has reported the answer.
 
         Args:
             attempt: The attempt.
-            is_transient: Returns True of an exception if the connection, the peer or the clock
-                failed.
-            sent: The app's request or response, by which `explain` finds what became of it.
+            is_transient: A function that returns True if an exception means that the connection or
+                the peer failed, or that a time limit was reached.
+            sent: The app's request or response. `explain` finds a body's failure by it.
 
         Returns:
-            None if the end of the body makes no difference: it is no event stream, and belongs to
-            no call.
+            The record, or None if the end of the body changes no outcome: it is no event stream,
+            and belongs to no call.
         """
         call = attempt.call
         if call is None and not response_headers.is_event_stream(attempt.headers):
@@ -118,14 +122,14 @@ class BodyRecorder:
         if call is None and events is None:
             return None
         body = ResponseBody(self, attempt, events, is_transient, sent)
-        attempt.origin()  # now: another task or thread may read the body
+        attempt.origin()  # determined now, as another task or thread may read the body
         if call is not None:
             call.answered(body)
         else:
             body.span = self._start_stream_span(attempt)
             self._open.add(body)
             self.deferred.expect()
-        body.read_s = time.perf_counter()  # not before its span has started
+        body.read_s = time.perf_counter()  # a span must not end before its start
         return body
 
     @fail_safe
@@ -133,7 +137,7 @@ class BodyRecorder:
         return stream_span.start_stream_span(self._tracer, attempt)
 
     def body_failed(self, body: ResponseBody, outcome: AttemptOutcome) -> None:
-        """Record that an event stream will have failed, before its end."""
+        """Record that an event stream has an error event. A resend may come before its end."""
         self._sinks.resends.failed(body.attempt, outcome, time.time())
 
     def body_ended(self, body: ResponseBody, outcome: AttemptOutcome, at: Moment | None) -> None:
@@ -141,8 +145,8 @@ class BodyRecorder:
 
         Args:
             body: The body.
-            outcome: The attempt's, with what became of the body.
-            at: When it ended, or None for now.
+            outcome: The outcome of the attempt, with that of the body.
+            at: The moment when it ended, or None for now.
         """
         attempt, call = body.attempt, body.attempt.call
         shown = attempt.span if body.span is None else body.span

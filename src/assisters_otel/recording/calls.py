@@ -1,4 +1,8 @@
-"""Records the calls of SDKs."""
+"""Records the calls of SDKs.
+
+An adapter of an SDK starts a `Call` here. The call itself decides when it ends, and reports that to
+the `CallRecorder`, once. Between the two, the recorder assigns attempts to it.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +28,12 @@ if TYPE_CHECKING:
     from assisters_otel.recording.process_sinks import ProcessSinks
     from assisters_otel.recording.watched_hosts import WatchedHosts
 
-# What clients leave as it is in a path: RFC 3986's reserved characters, and the sign of an escape.
+# The characters that clients do not encode in a path: those that RFC 3986 reserves, and "%".
 _UNQUOTED: Final = "%/:=&?~#+!$,;'@()*[]"
 
 
 class CallRecorder:
-    """Records calls: each outcome to the sinks, once."""
+    """Starts calls, and writes their outcomes to the sinks."""
 
     def __init__(  # noqa: PLR0913 - made in one place, by the recorder
         self,
@@ -44,11 +48,11 @@ class CallRecorder:
         """Start without a call.
 
         Args:
-            tracer: For the spans of calls.
+            tracer: The tracer for the spans of calls.
             watched: The hosts that are watched.
-            open_bodies: Gets the calls whose bodies are open.
-            deferred: Gets what comes up inside the garbage collector.
-            sinks: Get the outcomes.
+            sinks: The receivers of the outcomes.
+            open_bodies: The set of calls whose bodies are open.
+            deferred: The runner of steps that come up inside the garbage collector.
             capture_message: True if the envelope's message is wanted on spans.
         """
         self._tracer = tracer
@@ -59,10 +63,10 @@ class CallRecorder:
         self._capture_message = capture_message
 
     def start(self, asked: Asked) -> Call:
-        """Return a call that starts, in a span of the library's or in the one around it.
+        """Start a call, in a span of the library's or in the one that a GenAI instrumentation made.
 
         Args:
-            asked: What the SDK is asked for.
+            asked: The arguments of the call.
         """
         around = trace.get_current_span()
         nothing = trace.INVALID_SPAN, False
@@ -76,15 +80,15 @@ class CallRecorder:
     def start_for_url(  # noqa: PLR0913, PLR0917 - a URL has that many parts
         self, method: str, scheme: str, host: str, port: int | None, path: str, model: object = None
     ) -> Call | None:
-        """Return a call that starts, if what the SDK is asked for goes to a watched host.
+        """Start a call if its URL goes to a watched host. Return None if not.
 
         Args:
-            method: In any case.
+            method: The method, in upper or lower case.
             scheme: ``https`` or ``http``.
-            host: In lower case.
-            port: None for the scheme's own.
-            path: As asked for, without the query; the client may still encode some of it.
-            model: As the caller named it, or None.
+            host: The host, in lower case.
+            port: The port, or None for the scheme's default.
+            path: The path without the query. The client may still encode some of it.
+            model: The model, as the caller gave it, or None.
         """
         hosts = self._watched.named(host)
         if hosts is None:
@@ -98,21 +102,21 @@ class CallRecorder:
         name = redaction.clean(model) or None if isinstance(model, str) else None
         return self.start(Asked(request, operation, name))
 
-    # -- what a call reports, as its `Watcher` ------------------------------------------------
+    # -- the reports of a call, as its `Watcher` ----------------------------------------------
 
     @staticmethod
     def raised(call: Call, error: BaseException) -> None:
-        """Let `explain` find a call's last attempt by what the SDK raises."""
+        """Remember a call's last attempt by the exception that the SDK raises, for `explain`."""
         if call.last is not None:
             remember_attempt(error, call.last, call.span)
 
     def waits(self, call: Call) -> None:
-        """Expect the end of a body: the call has returned with it open."""
+        """Record that a call has returned with an open body, whose end ends the call."""
         self._open.add(call)
         self._deferred.expect()
 
     def ended(self, call: Call, outcome: CallOutcome, end_ns: int | None) -> None:
-        """Report a call's outcome to each sink."""
+        """Write a call's outcome to each sink."""
         self._open.discard(call)
         self._sinks.metrics.record_call(outcome, call.context)
         if outcome.failed:

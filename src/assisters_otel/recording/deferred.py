@@ -1,9 +1,13 @@
-"""Steps that cannot run where they come up: inside the garbage collector.
+"""Runs steps that come up inside the garbage collector, outside of it.
 
-The collector runs anywhere, also while the SDK holds a lock that a metric needs. Recording there
-has been seen to wait for ever. So such a step is only kept, and run soon: by a daemon thread, which
-lives as long as there are bodies whose streams may be collected; with the next attempt; at a flush;
-and when metrics are asked for. `put` may be called inside anything: it takes no lock.
+The garbage collector may run at any allocation, also while the SDK holds a lock that a metric
+needs. A stream's finalizer that records a metric there has been seen to wait for ever. So the step
+is put into a deque, which takes no lock, and is run at the first of these:
+
+* by a daemon thread, which lives as long as open bodies exist whose streams may be collected;
+* before the next attempt;
+* at a flush or a shutdown;
+* when a reader collects the metrics.
 """
 
 from __future__ import annotations
@@ -21,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 IDLE_S: Final = 1.0
-"""For how long the thread waits for another body, in seconds. Then it ends: an app that forks later
-is warned of threads by Python 3.12 and newer."""
+"""The seconds for which the thread waits for another step. Without an open body it ends then:
+Python 3.12 and newer warn an app that forks while threads run."""
 
 
 class Deferred:
@@ -32,27 +36,27 @@ class Deferred:
         """Start without a step and without a thread.
 
         Args:
-            is_needed: Returns what is true as long as there are bodies on their way.
+            is_needed: A function that returns a true value as long as bodies are open.
         """
         self._is_needed = is_needed
         self.forked()
 
     def forked(self) -> None:
-        """Forget the steps in a forked child: the parent runs them. Its thread is not there."""
+        """Forget the steps and the thread in a forked child: both are the parent's."""
         self._steps: deque[Callable[[], object]] = deque()
-        # Its `put` is reentrant, which is promised of no other queue, event or lock.
+        # `SimpleQueue.put` is reentrant. Python promises that of no other queue, event or lock.
         self._wake: SimpleQueue[bool] = SimpleQueue()
         self._lock = threading.RLock()  # a signal handler may flush meanwhile
         self._thread: threading.Thread | None = None
         self._collecting = 0
 
     def watch_collector(self) -> None:
-        """Know from now on whether the garbage collector runs."""
+        """Observe from now on when the garbage collector runs."""
         if self._collector not in gc.callbacks:
             gc.callbacks.append(self._collector)
 
     def stop(self) -> None:
-        """Run what is left, and end the thread."""
+        """Run the steps that are left, and end the thread."""
         if self._collector in gc.callbacks:
             gc.callbacks.remove(self._collector)
         self._collecting = 0
@@ -67,14 +71,14 @@ class Deferred:
         return self._collecting == threading.get_ident()
 
     def put(self, step: Callable[[], object]) -> None:
-        """Keep a step to be run soon. It may hold nothing that is being collected."""
+        """Keep a step to be run soon. It must not refer to an object that is being collected."""
         self._steps.append(step)
         if self._thread is not None:
             self._wake.put(True)
 
     @property
     def has_steps(self) -> bool:
-        """True if there is something to run."""
+        """True if a step waits to be run."""
         return bool(self._steps)
 
     @fail_safe
@@ -82,8 +86,7 @@ class Deferred:
         """Run every step that is kept.
 
         Args:
-            wait: If another thread is just running some, wait until it has done so. Otherwise
-                leave them to it.
+            wait: True to wait while another thread runs steps. Otherwise that thread runs the rest.
         """
         if not self._lock.acquire(blocking=wait):
             return
@@ -99,14 +102,14 @@ class Deferred:
 
     @fail_safe
     def expect(self) -> None:
-        """Have the thread run: a body is on its way, whose stream may be collected."""
-        # No lock is taken: the thread may be at an export, for which the app would wait.
+        """Start the thread if it does not run: a body is open, whose stream may be collected."""
+        # No lock is taken. The thread may hold it for an export, and the app would wait for that.
         if self._thread is None:
             thread = threading.Thread(
                 target=self._run, args=(self._wake,), name="assisters-otel-deferred", daemon=True
             )
             self._thread = thread
-            with suppress(RuntimeError):  # none can be started, as at the interpreter's exit
+            with suppress(RuntimeError):  # Python starts no threads at the interpreter's exit
                 thread.start()
 
     def _run(self, wake: SimpleQueue[bool]) -> None:
@@ -120,7 +123,7 @@ class Deferred:
             if is_stopped:
                 return
         self._thread = None
-        if self._steps or self._is_needed():  # of a body that has come meanwhile
+        if self._steps or self._is_needed():  # a body was opened meanwhile
             self.expect()
 
     def _collector(self, phase: str, _info: dict[str, int]) -> None:

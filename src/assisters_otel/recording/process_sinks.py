@@ -1,4 +1,8 @@
-"""The sinks of this process that are no span, with what is counted for `status`."""
+"""The sinks of this process that are no spans: metrics, log, resends, and the counts of `status`.
+
+A forked child starts with new ones: the parent's counts and the parent's failed attempts are not
+the child's.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +26,13 @@ if TYPE_CHECKING:
 
 
 class ProcessSinks:
-    """Metrics, log and resends. A forked child has others than its parent.
+    """Metrics, log and resends of this process.
 
     Attributes:
         metrics: The instruments.
-        resends: Decides what is a resend.
-        attempts: How many attempts have ended in this process.
-        errors: How many of them had failed.
+        resends: The tracker that recognises resends.
+        attempts: The number of attempts that have ended in this process.
+        errors: The number of them that failed.
     """
 
     def __init__(
@@ -37,15 +41,16 @@ class ProcessSinks:
         """Start without an attempt.
 
         Args:
-            meter_provider: For the library's metrics.
-            before_collection: Called before the metrics are collected. From now on that may be.
+            meter_provider: The provider for the library's metrics.
+            before_collection: A function that is called before each collection of the metrics. The
+                first one may come at once.
         """
         self._before_collection = before_collection
         self.forked()
         self.record_in(meter_provider)
 
     def forked(self) -> None:
-        """Start anew in a forked child, where the locks of other threads are held for ever."""
+        """Start anew in a forked child, where other threads' locks stay held for ever."""
         self._lock = threading.RLock()  # a signal handler may send a request meanwhile
         self.attempts = self.errors = 0
         self._log = FailureLog(time.monotonic)
@@ -56,7 +61,7 @@ class ProcessSinks:
         self.metrics = AttemptMetrics(meter_provider, time.monotonic, self._before_collection)
 
     def count(self, *, attempts: int, errors: int) -> None:
-        """Count attempts that have ended, and those that had failed."""
+        """Count attempts that have ended, and those that failed."""
         with self._lock:
             self.attempts += attempts
             self.errors += errors
@@ -72,5 +77,5 @@ class ProcessSinks:
         self._log.record_call(outcome, foreign_span.span_context_of(span))
 
     def stop(self) -> None:
-        """Log what is not logged yet."""
+        """Log the failures that are counted and not logged yet."""
         self._log.sum_up()

@@ -1,12 +1,14 @@
-"""Records attempts: the only writer of an `Attempt`, and the only way from one to the sinks.
+"""Records attempts. It alone writes an `Attempt`, and it alone writes outcomes to the sinks.
 
-attempt = recorder.start(request, reader, …)       what is it a resend of? the clock runs
-recorder.answered(attempt, status, headers)        the clock stops; has it failed?
-recorder.report(attempt, body)                     each sink, once
-recorder.raised(attempt, error, transient=…)       or this: the clock stops, each sink, once
-recorder.bodies.watch(attempt, …)                  what becomes of a successful answer's body
+The steps of an attempt, in the order in which an exchange calls them:
 
-Each sink is fail-safe by itself: one that fails costs what it would have written.
+1. `start` before the send. It finds the call and the resend, and starts the clock.
+2. `answered` with the response's headers. It stops the clock, and returns True for a failure.
+3. `report` with the beginning of a failed answer's body. Without an answer, `raised` replaces both.
+4. `bodies.watch` for the body of a successful answer.
+
+`_finish` is the only way to the sinks. Each sink is fail-safe by itself: a sink that fails costs
+what it would have written. A lock here must be reentrant, for a signal handler may send.
 """
 
 from __future__ import annotations
@@ -51,14 +53,14 @@ _ID: Final = b"req_"
 
 
 class Recorder:
-    """Records what the clients report.
+    """Records the attempts that the clients report.
 
     Attributes:
         watched: The hosts that are watched.
-        calls: Records the calls of SDKs.
-        bodies: Records the bodies of successful answers.
-        sinks: Metrics, log and resends of this process.
-        deferred: Runs what comes up inside the garbage collector.
+        calls: The recorder of the calls of SDKs.
+        bodies: The recorder of the bodies of successful answers.
+        sinks: The metrics, log and resends of this process.
+        deferred: The runner of steps that come up inside the garbage collector.
     """
 
     def __init__(
@@ -67,12 +69,12 @@ class Recorder:
         tracer_provider: TracerProvider | None,
         meter_provider: MeterProvider,
     ) -> None:
-        """Start.
+        """Start without an attempt.
 
         Args:
             config: The settings.
-            tracer_provider: For the spans of calls and streams; None for the global one.
-            meter_provider: For the library's metrics.
+            tracer_provider: The provider of call and stream spans; None for the global one.
+            meter_provider: The provider for the library's metrics.
         """
         self._lock = threading.RLock()  # a signal handler may send a request meanwhile
         self._spans = AttemptSpans(config)
@@ -89,10 +91,10 @@ class Recorder:
         self.calls = CallRecorder(tracer, self.watched, *around, capture_message=capture)
 
     def forked(self, before_next: Callable[[], object] | None) -> None:
-        """Start anew in a forked child, where the locks of other threads are held for ever.
+        """Start anew in a forked child, where other threads' locks stay held for ever.
 
         Args:
-            before_next: Called once before the child's first attempt, or None.
+            before_next: A function that is called once before the child's first attempt, or None.
         """
         self._lock = threading.RLock()
         self.sinks.forked()
@@ -114,7 +116,7 @@ class Recorder:
 
     @fail_safe
     def stop(self) -> None:
-        """Watch no host any more, end what is open, and log what is not logged yet."""
+        """Watch no host any more, end open bodies, and log the failures not logged yet."""
         self.watched.stop()
         self._open.abandon_all()
         self.deferred.stop()
@@ -127,8 +129,8 @@ class Recorder:
             self.deferred.run_all(wait=False)
 
     def _start_once(self) -> None:
-        with self._lock:  # another thread's attempt waits until there is something to record in
-            # Taken away first: a signal handler may send a request meanwhile.
+        with self._lock:  # another thread waits until the step has run
+            # Removed first: a signal handler may send a request meanwhile.
             step, self._before_first = self._before_first, None
             if step is not None:
                 _run(step)
@@ -145,15 +147,15 @@ class Recorder:
         *,
         is_own: bool = False,
     ) -> Attempt:
-        """Return an attempt that starts.
+        """Start an attempt.
 
         Args:
-            request: What is about to be sent.
-            reader: Reads the client's own form of it.
-            span: Its client span, open, or None: then there are metrics only.
-            around: What was current before that span, if that is known.
+            request: The request that is about to be sent.
+            reader: The reader of the client's own request object.
+            span: The attempt's client span, open, or None for an attempt without a span.
+            around: The span that was current before that one, if it is known.
             is_own: True if the span is the library's. It has its name and its URL already, and
-                what is written to it last needs no hook.
+                needs no hook at its end.
         """
         call = current_call()
         if call is not None and not call.takes(request, reader):
@@ -169,7 +171,7 @@ class Recorder:
 
     @staticmethod
     def answered(attempt: Attempt, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        """Take the response's headers, which end the attempt's duration.
+        """Record the response's headers, which end the attempt's duration.
 
         Args:
             attempt: The attempt.
@@ -177,7 +179,7 @@ class Recorder:
             headers: Names and values as sent.
 
         Returns:
-            True if it has failed, so that the body is wanted by `report`.
+            True if it has failed. Then `report` wants the beginning of the body.
         """
         attempt.duration_s = time.perf_counter() - attempt.sent_s
         attempt.status = status
@@ -189,8 +191,8 @@ class Recorder:
 
         Args:
             attempt: The attempt, after `answered`.
-            body: What was read of a failed answer's body, as sent or as its client has decoded
-                it; None if nothing was.
+            body: The beginning of a failed answer's body, as sent or as its client has decoded
+                it; None if it was not read.
         """
         envelope = _envelope(body, attempt.headers) if body else None
         if envelope is not None:
@@ -207,12 +209,12 @@ class Recorder:
         self._finish(attempt, outcome)
 
     def raised(self, attempt: Attempt, error: BaseException, *, transient: bool) -> None:
-        """Report that there is no answer. The caller raises *error* again.
+        """Report that an exception came in place of an answer. The caller raises it again.
 
         Args:
             attempt: The attempt.
-            error: What came in its place. What is no `Exception` is the caller giving up.
-            transient: True if the connection, the peer or the clock failed.
+            error: The exception. If it is no `Exception`, the caller has cancelled the attempt.
+            transient: True if the connection or the peer failed, or a time limit was reached.
         """
         duration_s = time.perf_counter() - attempt.sent_s
         cancelled = not isinstance(error, Exception)
@@ -232,21 +234,21 @@ class Recorder:
 
     @staticmethod
     def remember(attempt: Attempt, thing: object) -> None:
-        """Let `explain` find a failed attempt by the response or exception that the app gets."""
+        """Remember a failed attempt by the app's response or exception, for `explain`."""
         if attempt.outcome is not None:
             remember_attempt(thing, attempt.outcome, attempt.span)
 
     @staticmethod
     @fail_safe
     def raised_for(response: object, error: BaseException) -> None:
-        """Let `explain` find an attempt by what the client raises for its response."""
+        """Remember an attempt also by the exception that the client raises for its response."""
         found = find_attempt(response)
         if found is not None:
             known_attempts.keep(error, found)
 
     def _finish(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
         attempt.outcome = outcome
-        if self.deferred.is_collecting():  # a coroutine that is not awaited any more
+        if self.deferred.is_collecting():  # it closes a coroutine that is not awaited
             self.deferred.put(partial(self._to_sinks, attempt, outcome))
         else:
             self._to_sinks(attempt, outcome)
@@ -276,13 +278,13 @@ def _run(step: Callable[[], object]) -> None:
 
 
 def _has_odd_id(attempt: Attempt) -> bool:
-    """Return True if the request id is none as the API makes them."""
+    """Return True if the request id does not have the form of the API's ids."""
     return not attempt.headers.get(response_headers.REQUEST_ID, _ID).startswith(_ID)
 
 
 @fail_safe
 def _hide_secrets(attempt: Attempt) -> None:
-    """Take what the request's own headers hold out of a request id that quotes it."""
+    """Remove the keys of the request's own headers from a request id that quotes them."""
     quoted = attempt.headers.get(response_headers.REQUEST_ID)
     if quoted is not None:
         shown = redaction.without(quoted.decode("latin-1"), attempt.secrets())

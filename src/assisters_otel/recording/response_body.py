@@ -1,10 +1,27 @@
-"""The body of a successful answer on its way to the caller: a call's, or an event stream.
+"""The record of a successful answer's body while the caller reads it, of a call or an event stream.
 
-The client's stream reports to a `ResponseBody` what it hands out: each chunk, and how it ends. The
-body decides what became of the attempt, and reports that to the recorder, once.
+The client's stream class reports to the `ResponseBody` each chunk that the caller gets, and the
+end. The end is one of five.
 
-What would break it: a reference from here to the client's stream. The stream reports its own
-garbage collection, and a reference would keep it alive.
+* `ended`: the body is complete.
+* `broke`: an exception was raised in place of more bytes.
+* `closed`: the caller or an SDK has closed the stream.
+* `left`: the generator that reads was closed without the stream. The last read was the end.
+* `dropped`: the garbage collector found the stream.
+
+How it works. The first report of an end counts; each further one does nothing. The events of the
+stream decide what the end means: `openai` closes a stream at ``[DONE]``, and that is complete. The
+outcome goes to the `BodyRecorder`, once. A body of a call then ends the call.
+
+What would break it.
+
+* A reference from here to the client's stream: the stream reports its own garbage collection, and
+  a reference would keep it alive. The app's request or response is referred to weakly.
+* Recording inside the garbage collector: the SDK may hold the lock that it needs. So `_end` defers
+  itself there, with the time of the last read.
+* A lock: two threads may close one body, also from a signal handler. `next` of an iterator is
+  atomic, and gives the end to one of them (test_threads_that_close_one_stream_at_once_end_it_once).
+* Ending a GenAI instrumentation's call later than its span: see `write_abandoned_state`.
 """
 
 from __future__ import annotations
@@ -38,16 +55,16 @@ CALL_OUTCOME_OF: Final = {
     names.STREAM_ERROR: names.FAILED,
     names.TRUNCATED: names.FAILED,
 }
-"""What a body's end makes of its call. Every other end makes it cancelled."""
+"""The outcome of a call, by the end of its body. Every other end means that it was cancelled."""
 
 
 class BodyRecorder(Protocol):
-    """What a body reports to."""
+    """The receiver of a body's reports."""
 
     deferred: Deferred
 
     def body_failed(self, body: ResponseBody, outcome: AttemptOutcome) -> None:
-        """Record that an event stream will have failed, before its end."""
+        """Record that an event stream has an error event, before its end."""
 
     def body_ended(self, body: ResponseBody, outcome: AttemptOutcome, at: Moment | None) -> None:
         """Record the end of a body, once."""
@@ -57,13 +74,14 @@ class ResponseBody:
     """One body.
 
     Attributes:
-        attempt: The attempt that it is the answer of.
+        attempt: The attempt whose answer has the body.
         span: The span of its event stream outside a call, or None.
-        events: The scanner of its event stream, or None if it is none.
-        has_failed: True if it has had an error event, which is recorded.
-        is_over: True if it has ended in one way or another.
-        made: What its end makes of its call: one of `names.OUTCOMES`.
-        read_s: When the caller read of it last, by `time.perf_counter`; set by its stream.
+        events: The scanner of its event stream, or None if it is no event stream.
+        has_failed: True if it has had an error event, which has been recorded.
+        is_over: True if it has ended.
+        made: The outcome that its end means for its call: one of `names.OUTCOMES`.
+        read_s: The time of the caller's last read, by `time.perf_counter`. The client's stream
+            class sets it.
     """
 
     __slots__ = (
@@ -90,15 +108,15 @@ class ResponseBody:
         is_transient: Callable[[BaseException], bool | None],
         sent: object,
     ) -> None:
-        """Start.
+        """Start the record.
 
         Args:
-            recorder: Gets what becomes of it.
+            recorder: The receiver of the reports.
             attempt: The attempt, which has an outcome.
-            events: Gets its bytes, or None.
-            is_transient: Returns True of an exception if the connection, the peer or the clock
-                failed.
-            sent: The app's request or response, by which `explain` finds what became of it.
+            events: The scanner of the body's bytes, or None.
+            is_transient: A function that returns True if an exception means that the connection or
+                the peer failed, or that a time limit was reached.
+            sent: The app's request or response. `explain` finds the body's failure by it.
         """
         self.attempt = attempt
         self.span: Span | None = None
@@ -116,71 +134,72 @@ class ResponseBody:
 
     @fail_safe
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes of an event stream that `skip_plain_event` has not."""
+        """Scan the next bytes of an event stream, unless `skip_plain_event` has skipped them."""
         if self.events is None:
             return
         self.events.feed(chunk)
         if self._first_s is None and self.events.chunks:
             self._first_s = time.perf_counter() - self._started_s
             call = self.attempt.call
-            # Not before: there are GenAI instrumentations that end their span as the call returns.
+            # Not earlier: some GenAI instrumentations end their span when the call returns.
             if call is not None and not call.is_ours:
                 write_abandoned_state(call)
         if self.events.error is not None and not self.has_failed:
             self.has_failed = True
-            # A resend is expected from now on. The end may come much later: before its version
-            # 2.9 `openai` closes no stream that it raises an error event of.
+            # From now on the app may send the request again. The end may come much later: before
+            # version 2.9 `openai` raises for an error event, and does not close the stream.
             outcome = self._outcome(self._stream(self.events, names.STREAM_ERROR), None)
             self._recorder.body_failed(self, outcome)
 
     @fail_safe
     def ended(self) -> None:
-        """End: the body is complete."""
+        """Record that the body is complete."""
         self._end(BodyEnd.COMPLETE)
 
     @fail_safe
     def broke(self, error: BaseException) -> None:
-        """End: an exception was raised in place of more of it."""
+        """Record that an exception was raised in place of more bytes."""
         self._end(BodyEnd.BROKEN if isinstance(error, Exception) else BodyEnd.CLOSED, error)
 
     @fail_safe
     def closed(self) -> None:
-        """End: it was closed, perhaps after its end. An SDK closes a stream at its ``[DONE]``."""
+        """Record that the stream was closed, perhaps after its last event."""
         self._end(BodyEnd.CLOSED)
 
     @fail_safe
     def left(self) -> None:
-        """End: the reader has gone without a close, and what was read last is the end."""
+        """Record that the reading generator was closed. The last read was the end."""
         self._end(BodyEnd.CLOSED, at=self._last_read())
 
     @fail_safe
     def dropped(self) -> None:
-        """End: its stream was collected. May be called inside anything."""
+        """Record that the stream was collected. May be called at any point of the program."""
         if not self.is_over:
             at = self._last_read()
             self._recorder.deferred.put(partial(self._end, BodyEnd.COLLECTED, None, at))
 
     @fail_safe
     def abandon(self) -> None:
-        """End it, since its reader will not."""
+        """End the body: its reader will not do so."""
         self._end(BodyEnd.COLLECTED)
 
     @staticmethod
     def is_known(error: BaseException) -> bool:
-        """Return True if an exception comes from an attempt that is reported already."""
+        """Return True if an exception comes from an attempt that has been reported."""
         return find_attempt(error) is not None
 
     def _last_read(self) -> Moment:
-        """Return when the caller, which has gone since, read last; the collector comes later."""
+        """Return the moment of the caller's last read. The garbage collector runs later."""
         return Moment.at(self.read_s)
 
     def _end(
         self, end: BodyEnd, error: BaseException | None = None, at: Moment | None = None
     ) -> None:
+        """End the body, once. Inside the garbage collector the end is deferred."""
         if self.is_over:
             return
         if self._recorder.deferred.is_collecting():
-            # What is collected may close a stream, also where the SDK holds a lock.
+            # An object that is collected may close the stream, also while the SDK holds a lock.
             at = at or self._last_read()
             self._recorder.deferred.put(partial(self._end, end, error, at))
             return
@@ -205,9 +224,9 @@ class ResponseBody:
         return StreamOutcome(outcome, events.chunks, self._first_s)
 
     def _outcome(self, stream: StreamOutcome | None, error: BaseException | None) -> AttemptOutcome:
-        """Return the attempt's outcome with what became of the body."""
+        """Return the attempt's outcome, with that of the body."""
         answered = self.attempt.outcome
-        if answered is None:  # a body is watched once its attempt has one
+        if answered is None:  # `BodyRecorder.watch` has checked it
             raise RuntimeError("a body without an answer")
         if error is None and stream is None:
             return answered

@@ -1,4 +1,8 @@
-"""Which requests go to the API."""
+"""Decides which requests go to the API.
+
+It is the first step of each request of the app's, also of those for other hosts. So it is cheap: a
+look-up by the host's name decides for these, and nothing else of the request is read.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ class WatchedHosts:
 
         Args:
             config: The settings.
-            before_request: Called before each request that is watched.
+            before_request: A function that is called before each request that is watched.
         """
         self._hosts = config.hosts_by_name()
         self._before_request = before_request
@@ -40,28 +44,28 @@ class WatchedHosts:
         self._hosts = {}
 
     def named(self, name: str) -> tuple[Host, ...] | None:
-        """Return the hosts that are watched under a name, or None.
+        """Return the watched hosts of a name, which differ in port and path, or None.
 
         Args:
-            name: In lower case.
+            name: The host's name, in lower case.
         """
         return self._hosts.get(name)
 
     def request(
         self, hosts: tuple[Host, ...], method: str, port: int, target: bytes
     ) -> ApiRequest | None:
-        """Return what a request is, if it goes to a port and path that are watched.
+        """Return the record of a request, if its port and path are watched.
 
         Args:
-            hosts: The hosts under its host's name.
+            hosts: The watched hosts of its host's name.
             method: The method, as sent.
             port: The port that it goes to.
             target: The path and query, as sent.
 
         Returns:
-            The request, or None if it is not watched.
+            The record, or None if the request is not watched.
         """
-        if own_export.log_listener.get() is not None:  # to a collector on a watched host
+        if own_export.log_listener.get() is not None:  # an export to a watched host
             return None
         path = target.partition(b"?")[0].decode("latin-1")
         for host in hosts:

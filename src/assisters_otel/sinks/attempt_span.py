@@ -1,4 +1,7 @@
-"""Sinks: an `AttemptOutcome` onto the attempt's client span, which is somebody else's."""
+"""Writes an attempt to its client span: request, resend and outcome.
+
+The span is the library's or the app's. `recording.attempt_spans` decides when each is written.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from assisters_otel.outcomes import AttemptOutcome, Resend
 
 LAST: Final = (names.REQUEST_ID, ERROR_TYPE, names.ERROR_CODE)
-"""What of a failure is written last, the code last of all."""
+"""The attributes of a failure that are written last. The SDK's limit drops the oldest first."""
 
 _TOO_MANY_REQUESTS: Final = 429
 _LIMITS: Final = tuple(
@@ -48,7 +51,7 @@ _LIMITS: Final = tuple(
 
 
 def redact_request(span: Span, request: ApiRequest) -> None:
-    """Take keys and the agent's prompt out of what the span says of the request."""
+    """Redact keys and the agent's prompt in the span's attributes of the request."""
     for name, value in attributes_of(span).items():
         if name in (HTTP_URL, URL_FULL):
             masked = endpoints.masked_url(str(value), request.template)
@@ -59,11 +62,11 @@ def redact_request(span: Span, request: ApiRequest) -> None:
 
 
 def redact_answer(span: Span, secrets: Sequence[str]) -> None:
-    """Take keys out of what HTTP instrumentation has captured of the response's headers.
+    """Redact keys in the response headers that the app's HTTP instrumentation has captured.
 
     Args:
-        span: About to end.
-        secrets: What the request's own headers hold.
+        span: The attempt's span, about to end.
+        secrets: The keys in the request's own headers.
     """
     for name, value in attributes_of(span).items():
         if name.startswith(HTTP_RESPONSE_HEADER_TEMPLATE):
@@ -81,13 +84,13 @@ def _masked_header(name: str, values: Any) -> list[str]:
 def write_outcome(
     span: Span, outcome: AttemptOutcome, now: float, *, capture_message: bool
 ) -> None:
-    """Write what is known of an attempt to its span.
+    """Write an attempt's outcome to its span.
 
     Args:
         span: The attempt's client span, open.
-        outcome: How the attempt ended.
-        now: Unix seconds, when it ended.
-        capture_message: Whether the envelope's message is wanted.
+        outcome: The outcome.
+        now: The time of the attempt's end, in Unix seconds.
+        capture_message: True if the envelope's message is wanted.
     """
     span.set_attributes(_outcome_attributes(outcome, now, capture_message=capture_message))
     if outcome.status is None:
@@ -127,7 +130,7 @@ def _outcome_attributes(
 
 
 def put_last(found: dict[str, AttributeValue]) -> None:
-    """Put what is looked for first at the end: the SDK's limit drops what was written first."""
+    """Move the attributes of `LAST` to the end: the SDK's limit drops the oldest first."""
     for name in LAST:
         if name in found:
             found[name] = found.pop(name)
@@ -136,7 +139,7 @@ def put_last(found: dict[str, AttributeValue]) -> None:
 def error_attributes(
     outcome: AttemptOutcome, *, capture_message: bool
 ) -> dict[str, AttributeValue]:
-    """Say of a failed attempt which error it met, as attributes."""
+    """Return the attributes of a failed attempt's error."""
     found: dict[str, AttributeValue] = {
         ERROR_TYPE: outcome.error_type or names.OTHER,
         names.ERROR_RETRYABLE: outcome.retryable,
@@ -153,11 +156,11 @@ def error_attributes(
 
 
 def set_span_name(span: Span, request: ApiRequest) -> None:
-    """Name the span ``{METHOD} {url.template}``, unless somebody has named it already."""
+    """Name the span ``{METHOD} {url.template}``, unless the app has given it a name of its own."""
     name = getattr(span, "name", None)
     if not request.template or not isinstance(name, str):
         return
-    # One span for all hops of a redirect has the name of the hop before.
+    # A span around all hops of a redirect has the name of the previous hop.
     method, _, before = name.partition(" ")
     is_ours = not before or (before != request.template and before in endpoints.TEMPLATES)
     if is_ours and method in {request.method, request.method.upper(), "HTTP"}:
@@ -165,11 +168,11 @@ def set_span_name(span: Span, request: ApiRequest) -> None:
 
 
 def write_resend(span: Span, resend: Resend) -> None:
-    """Write what is known of a resend to its span, and link it to the attempt before.
+    """Write a resend to its span, with a link to the span of the attempt before.
 
     Args:
         span: The resend's client span, open.
-        resend: What it is.
+        resend: The record of the resend.
     """
     found: dict[str, AttributeValue] = {HTTP_REQUEST_RESEND_COUNT: resend.number}
     if resend.reason is not None:
@@ -181,7 +184,7 @@ def write_resend(span: Span, resend: Resend) -> None:
     if resend.futile is not None:
         found[names.RETRY_FUTILE] = resend.futile
     span.set_attributes(found)
-    # A transport that sends again inside one span is its own predecessor.
+    # A transport may send again inside one span. Then the span would link to itself.
     before = resend.previous_span
     if before is not None and not providers.are_same(before, span.get_span_context()):
         providers.add_link(span, before)

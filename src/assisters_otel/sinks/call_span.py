@@ -1,6 +1,7 @@
-"""Sinks: how a call ended, onto the span around it.
+"""Starts the span of an SDK's call, and writes the call's outcome to it.
 
-That span is ours, unless a GenAI instrumentation has one.
+The span is the library's. If a GenAI instrumentation has made a span around the call, that one is
+used instead, and is not ended here.
 """
 
 from __future__ import annotations
@@ -35,18 +36,19 @@ _GEN_AI_SCOPES: Final = (
     "openinference.instrumentation.openai",
     "logfire.openai",
 )
-"""Under which the instrumentations of the `openai` SDK make the span around a call. Source:
+"""The scopes under which instrumentations of the `openai` SDK make the span around a call. Source:
 `opentelemetry-instrumentation-openai` and `-openai-v2`, `-genai-openai`, OpenInference, logfire."""
 
 
 @fail_safe
 def start_or_adopt_call_span(tracer: Tracer, asked: Asked) -> tuple[Span, bool]:
-    """Give the span around an SDK's call.
+    """Return the span of an SDK's call, and True if it is the library's.
+
+    It is the current span if a GenAI instrumentation has made that for this call, else a new one.
 
     Returns:
-        The current span and False, if a GenAI instrumentation has made it for this call;
-        else a new one and True; one that records nothing and False, if instrumentation
-        is suppressed.
+        The span, and True if it is a new one. If instrumentation is suppressed, a span that records
+        nothing, and False.
     """
     if not is_instrumentation_enabled():
         return INVALID_SPAN, False
@@ -54,7 +56,7 @@ def start_or_adopt_call_span(tracer: Tracer, asked: Asked) -> tuple[Span, bool]:
     made_by = getattr(current, "instrumentation_scope", None)
     scope = getattr(made_by, "name", None)
     is_gen_ai = isinstance(scope, str) and scope.startswith(_GEN_AI_SCOPES)
-    # One that has been told of a call already is around several of them.
+    # A span that has a call's outcome already is around several calls.
     if (
         is_gen_ai
         and current.is_recording()
@@ -82,9 +84,10 @@ def start_or_adopt_call_span(tracer: Tracer, asked: Asked) -> tuple[Span, bool]:
 
 
 def write_abandoned_state(call: Call) -> None:
-    """Write to somebody else's span what is true of its call if nobody closes its stream.
+    """Write to a GenAI instrumentation's span the outcome of a call whose stream is abandoned.
 
-    Its maker ends it as that is collected, where we may write to nothing any more.
+    It is written at the first event, and overwritten at another end. If the stream is collected,
+    the instrumentation ends the span inside the garbage collector. Nothing is written there.
     """
     if not call.span.is_recording():
         return
@@ -102,18 +105,18 @@ def write_abandoned_state(call: Call) -> None:
 def end_call_span(
     call: Call, outcome: CallOutcome, end_ns: int | None, *, capture_message: bool
 ) -> None:
-    """Write how a call ended to its span, and end that if it is ours.
+    """Write a call's outcome to its span, and end the span if it is the library's.
 
     Args:
-        call: Which.
-        outcome: How it ended.
-        end_ns: When, in Unix nanoseconds, or None for now.
-        capture_message: Whether the envelope's message is wanted.
+        call: The call.
+        outcome: Its outcome.
+        end_ns: The time of its end in Unix nanoseconds, or None for now.
+        capture_message: True if the envelope's message is wanted.
     """
     try:
         if call.span.is_recording():
             _write_call(call, outcome, capture_message=capture_message)
-    finally:  # whatever comes out of it
+    finally:  # also with a foreign exception
         if call.is_ours:
             call.span.end(end_ns)
 
@@ -130,7 +133,7 @@ def _write_call(call: Call, outcome: CallOutcome, *, capture_message: bool) -> N
     if outcome.failed and call.is_ours:
         span.set_status(StatusCode.ERROR, outcome.code or outcome.error_type)
     elif outcome.failed:
-        # The span's maker says the exception's class in ``error.type``, and says it later.
+        # The span's maker writes the exception's class to ``error.type`` later.
         error: dict[str, AttributeValue] = {
             name: found[name] for name in attempt_span.LAST if name in found
         }

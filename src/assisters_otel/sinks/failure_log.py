@@ -1,4 +1,11 @@
-"""Sinks: failures into the log, so that the request id is kept where there is no backend."""
+"""Writes failures to the log, so that the request id is known without a backend.
+
+Each failed call is one WARNING, and so is each failed attempt outside of a call. Equal failures
+within `WINDOW_S` are a *storm*, which is summed up. The first `MAX_SINGLE_LINES` of a storm have a
+line each. Then there is a line whenever the number has doubled, and one at the end.
+
+Failures are equal if they have the same error, method and endpoint.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +35,14 @@ if TYPE_CHECKING:
     from assisters_otel.outcomes import AttemptOutcome, CallOutcome
 
     Fields = dict[str, str | int | bool]
-    _Kind = tuple[str, str]  # what failed, where
+    _Kind = tuple[str, str]  # the error, then the method and endpoint
     _Sum = tuple[_Kind, int, Callable[[], Fields]]
 
 WINDOW_S: Final = 60.0
-"""A storm is what fails alike within this time."""
+"""The seconds within which equal failures are one storm."""
 
 MAX_SINGLE_LINES: Final = 5
-"""Lines of a storm that are of one failure; then there is one whenever it has doubled."""
+"""The number of a storm's failures that have a line each."""
 
 _UNKNOWN_CODE: Final = "an undocumented code"
 _UNKNOWN_PATH: Final = "an undocumented path"
@@ -43,33 +50,33 @@ _MAX_KINDS: Final = 256
 
 
 class _Burst:
-    """What fails alike.
+    """The failures of one kind.
 
     Attributes:
-        since: When it began, on a steady clock.
-        seen: How often it was met.
-        said: How many of them the log has told of.
-        fields: Gives the fields of the last one, if they are wanted.
+        since: The time of the first one, on a steady clock.
+        seen: The number of failures.
+        logged: The number of those that are in a line of the log.
+        fields: A function that returns the fields of the last one.
     """
 
-    __slots__ = ("fields", "said", "seen", "since")
+    __slots__ = ("fields", "logged", "seen", "since")
 
     def __init__(self, since: float) -> None:
         self.since = since
-        self.seen = self.said = 0
+        self.seen = self.logged = 0
         self.fields: Callable[[], Fields] = dict
 
-    def take(self) -> int:
-        """Say how many have not been told of, and that they now have."""
-        more, self.said = self.seen - self.said, self.seen
+    def take_unreported(self) -> int:
+        """Return the number of failures that are in no line yet, and count them as logged."""
+        more, self.logged = self.seen - self.logged, self.seen
         return more
 
 
 class FailureLog:
-    """One WARNING for each failed call, or attempt outside one; storms are summed up."""
+    """Writes one WARNING for each failed call or attempt, and sums up storms."""
 
     def __init__(self, now: Callable[[], float]) -> None:
-        """Begin with no storm.
+        """Start without a storm.
 
         Args:
             now: A steady clock, in seconds.
@@ -81,15 +88,15 @@ class FailureLog:
     def record(
         self, outcome: AttemptOutcome, span: SpanContext | None = None, attempts: int = 1
     ) -> None:
-        """Write a failed attempt's line, or count one more of a storm.
+        """Write a failed attempt's line, or add the attempt to a storm.
 
         Args:
-            outcome: How it, or the last of its call, ended.
-            span: Where to find it.
-            attempts: How many the call took.
+            outcome: The outcome of the attempt, or of the last one of its call.
+            span: The context of the attempt's or the call's span, or None.
+            attempts: The number of attempts of the call.
         """
         what = outcome.retry_reason or ""
-        # What is not documented may be another one each time, and is one storm all the same.
+        # Undocumented codes are one kind: each failure may have another one.
         known = outcome.code is None or catalog.find(what) is not None
         if outcome.status is not None and outcome.code is None and outcome.exception is None:
             ours = what in {str(outcome.status), names.TRUNCATED, names.OTHER}
@@ -99,7 +106,7 @@ class FailureLog:
         self._record(what if known else _UNKNOWN_CODE, outcome.request, line, fields)
 
     def record_call(self, outcome: CallOutcome, span: SpanContext | None = None) -> None:
-        """Write a failed call's line, or count one more of a storm."""
+        """Write a failed call's line, or add the call to a storm."""
         last = outcome.last
         if last is not None and last.failed:
             self.record(last, span, outcome.retries + 1)
@@ -114,6 +121,14 @@ class FailureLog:
         line: Callable[[str], str],
         fields: Callable[[], Fields],
     ) -> None:
+        """Add a failure to its storm, and write a line if it is due.
+
+        Args:
+            what: The error.
+            request: The record of the request.
+            line: A function that returns the line, from the method and endpoint.
+            fields: A function that returns the line's fields.
+        """
         where = f"{request.method} {request.template or redaction.clean(request.path)}"
         kind = (what, where if request.template else _UNKNOWN_PATH)
         now = self._now()
@@ -127,7 +142,7 @@ class FailureLog:
             storm.seen += 1
             storm.fields = fields
             is_first = storm.seen <= MAX_SINGLE_LINES
-            more = storm.take() if is_first or storm.seen >= 2 * storm.said else 0
+            more = storm.take_unreported() if is_first or storm.seen >= 2 * storm.logged else 0
         for ended in over:
             _log_summary(*ended)
         if is_first:
@@ -136,7 +151,7 @@ class FailureLog:
             _log_summary(kind, more, fields)
 
     def sum_up(self) -> None:
-        """Write what has been counted and not yet said; at the end, for example."""
+        """Write a line for each storm that has failures without one."""
         with self._lock:
             over = self._take_all()
         for ended in over:
@@ -151,17 +166,17 @@ class FailureLog:
 
     def _take(self, kind: _Kind) -> _Sum:
         storm = self._storms.pop(kind)
-        return kind, storm.take(), storm.fields
+        return kind, storm.take_unreported(), storm.fields
 
 
 def _log_summary(kind: _Kind, more: int, fields: Callable[[], Fields]) -> None:
     if more:
-        told = {**fields(), names.FAILURES: more}
-        logger.warning("Assisters API: %d more met %s on %s", more, *kind, fields=told)
+        named = {**fields(), names.FAILURES: more}
+        logger.warning("Assisters API: %d more met %s on %s", more, *kind, fields=named)
 
 
 def _attempt_fields(outcome: AttemptOutcome, attempts: int, span: SpanContext | None) -> Fields:
-    """Give what a machine reads in a line: names as on the span, where it has them."""
+    """Return the fields of a line, for machines. They have the same names as on the span."""
     fields = _location_fields(outcome.request, span)
     fields[names.ATTEMPTS] = attempts
     fields[ERROR_TYPE] = outcome.error_type or names.OTHER

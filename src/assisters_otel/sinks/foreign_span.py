@@ -1,9 +1,27 @@
-"""What is written to somebody else's span as it ends, after everybody else's writing.
+"""Finds the span that the app's HTTP instrumentation has opened for an attempt, and writes to it.
 
-The HTTP instrumentation opens an attempt's span and still writes to it after the transport
-has returned: ``error.type="429"`` and a status without a description. So what we
-know of a failure is written by an ``end`` of that span's own, which is the last
-to write; test_spans.py proves it in every mode and order.
+Rules.
+
+* Only the client span of the attempt is written to, and never the app's own parent span.
+* What the library writes of a failure is exported, whatever the instrumentation writes.
+* Keys and prompts do not leave by the instrumentation's exception event or status.
+
+How it works. The instrumentation still writes to the span after the transport has returned:
+``error.type="429"``, and a status without a description. The SDK calls the processors when the span
+takes no attribute any more. So `before_end` gives this one span an ``end`` of its own, as an
+attribute of the object. It writes, and then calls the ``end`` of the class. test_spans.py proves it
+in each mode and order. `mask_recorded_exception` and `on_recorded_exception` do the same with
+``record_exception``.
+
+What would break it.
+
+* A span with slots takes no attribute. Then the failure is written at once, and the instrumentation
+  may overwrite a part of it.
+* A proxy of a span, as OpenInference has one: its ``__dict__`` is that of the span behind it.
+* A hook that stays after the end would be a reference cycle. So `_EndHook` removes both hooks first
+  (test_a_followed_redirect_leaves_the_app_s_span_in_no_reference_cycle).
+* `vars` of a span that has no hook: it creates the dictionary. Then each later look-up in that span
+  is slower, also the SDK's own.
 """
 
 from __future__ import annotations
@@ -34,7 +52,7 @@ if TYPE_CHECKING:
 
 
 class _EndHook:
-    """An ``end`` for one span, which writes last and then calls the class's own."""
+    """An ``end`` for one span. It writes to the span, and then calls the ``end`` of the class."""
 
     def __init__(self, span: Span, write: Callable[[Span], object]) -> None:
         self._span = span
@@ -47,22 +65,22 @@ class _EndHook:
         try:
             if self.write is not None:
                 _write(self.write, self._span)
-        finally:  # whatever comes out of it
+        finally:  # also with a foreign exception
             self._span.end(end_time)
 
 
 @fail_safe
 def before_end(span: Span, write: Callable[[Span], object]) -> None:
-    """Have *write* called when the span ends, after everybody else's writing.
+    """Call *write* just before the span ends, after all other code has written to it.
 
-    A later call for the same span takes the place of an earlier one: of a transport
-    that retries inside one HTTP span, the last attempt counts.
+    A later call for the same span replaces an earlier one: if a transport retries inside one HTTP
+    span, the last attempt counts.
 
     Args:
         span: An open span.
-        write: Gets the span.
+        write: A function that gets the span.
     """
-    # Of a proxy, as OpenInference has one, these are those of the span behind it.
+    # The attributes of a proxy, as OpenInference has one, are those of the span behind it.
     own: dict[str, object] = getattr(span, "__dict__", {})
     late = own.get("end")
     if isinstance(late, _EndHook):
@@ -70,7 +88,7 @@ def before_end(span: Span, write: Callable[[Span], object]) -> None:
         return
     own["end"] = late = _EndHook(span, write)
     if getattr(span, "end", None) is not late:
-        # A class with slots: what is written now is better than nothing.
+        # The span's class has slots. So it is written now: later writes may replace a part of it.
         own.pop("end", None)
         _write(write, span)
 
@@ -82,8 +100,8 @@ def _write(write: Callable[[Span], object], span: Span) -> None:
 
 @fail_safe
 def cancel_before_end(span: Span) -> None:
-    """Drop what `before_end` was to write: a later attempt on this span has succeeded."""
-    # Not by `vars`: once it was asked for, each look into the span takes longer, also the SDK's.
+    """Cancel `before_end`: a later attempt on this span has succeeded."""
+    # Not by `vars`: after it each look-up in the span takes longer, also the SDK's.
     late = getattr(getattr(span, "__wrapped__", span), "end", None)
     if isinstance(late, _EndHook):
         late.write = None
@@ -92,18 +110,18 @@ def cancel_before_end(span: Span) -> None:
 def find_app_span(
     scope: str, method: str, host: str, url: object, *, is_inside: bool = False
 ) -> Span | None:
-    """Find the client span of the attempt that is about to be sent.
+    """Return the app's client span of the attempt that is about to be sent.
 
     Args:
-        scope: The name under which the HTTP instrumentation makes its spans.
-        method: The request's, as sent.
+        scope: The scope of the HTTP instrumentation's spans.
+        method: The request's method, as sent.
         host: The request's host, as it stands in a URL.
-        url: The whole URL, whose `str` is asked for only if it is needed.
-        is_inside: Whether that instrumentation suppresses any other inside its span.
+        url: The whole URL. Its `str` is called only if it is needed.
+        is_inside: True if that instrumentation suppresses all others inside its span.
 
     Returns:
-        The current span if it is that instrumentation's and this request's; None if
-        it is the app's own, or sampled out, or instrumentation is suppressed.
+        The current span if the instrumentation has made it for this request. None if it is the
+        app's own parent span, or sampled out, or if instrumentation is suppressed.
     """
     span: Any = trace.get_current_span()
     if not span.is_recording() or getattr(span, "kind", None) is not SpanKind.CLIENT:
@@ -113,8 +131,8 @@ def find_app_span(
         return None
     if not is_inside and not is_http_instrumentation_enabled():
         return None
-    # A request inside another one's transport, whose span is current: it says another URL.
-    # A hook may have taken the query or all of it away, a limit may have cut it.
+    # A request may be sent inside the transport of another request, whose span is current and has
+    # another URL. The app's hook may have removed the query or the URL, or a limit may have cut it.
     attributes = attributes_of(span)
     told = attributes.get(HTTP_URL) or attributes.get(URL_FULL)
     if isinstance(told, str) and host not in told and not str(url).startswith(told):
@@ -133,13 +151,13 @@ _MAX_TEXT: Final = 4096
 
 
 def span_context_of(span: Span | None) -> SpanContext:
-    """Give a span's context; the current one's for None."""
+    """Return the context of a span, or of the current span for None."""
     return (trace.get_current_span() if span is None else span).get_span_context()
 
 
 def attributes_of(span: Any) -> dict[str, Any]:
-    """Copy what a span says: none of its attributes, where it does not tell."""
-    # A plain dict: the SDK's mapping raises and catches for each name that it has not.
+    """Return a copy of a span's attributes; an empty one if the span does not show them."""
+    # A plain dict: the SDK's mapping raises and catches an exception for each missing name.
     attributes = getattr(span, "attributes", None)
     copy = getattr(attributes, "copy", None)
     return copy() if attributes and copy is not None else dict(attributes or {})
@@ -147,13 +165,13 @@ def attributes_of(span: Any) -> dict[str, Any]:
 
 @fail_safe
 def mask_recorded_exception(span: Span, error: BaseException) -> None:
-    """Keep keys and prompts out of the exception event that the span is about to get.
+    """Redact keys and prompts in the exception event that the span is about to get.
 
     h11 quotes a header that it refuses: ``Illegal header value b'Bearer ask_…'``.
 
     Args:
-        span: The attempt's client span, open, for which `foreign_span.before_end` has been called.
-        error: What is on its way through the HTTP instrumentation.
+        span: The attempt's client span, open. `before_end` has been called for it.
+        error: The exception that passes through the HTTP instrumentation.
     """
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     if _masked(text) == text:
@@ -190,11 +208,11 @@ def _masked(text: str) -> str:
 
 
 def on_recorded_exception(span: Span, tell: Callable[[BaseException], object] | None) -> None:
-    """Have *tell* called with the exception that the span is about to record, and ends with.
+    """Call *tell* with the exception that the instrumentation records on a span before its end.
 
     Args:
         span: The attempt's client span, open.
-        tell: Gets the exception; must not raise. None for: not any more.
+        tell: A function that gets the exception and must not raise. None cancels an earlier one.
     """
     own: dict[str, Any] = getattr(span, "__dict__", {})  # none: a foreign span with slots
     own.pop("record_exception", None)
@@ -211,7 +229,7 @@ def on_recorded_exception(span: Span, tell: Callable[[BaseException], object] | 
 
 
 def mask_status(span: Span) -> None:
-    """Keep keys and prompts out of the description that an exception's text became."""
+    """Redact keys and prompts in a span's status, whose description is an exception's text."""
     status = getattr(span, "status", None)
     description = getattr(status, "description", None)
     if description and _masked(description) != description:

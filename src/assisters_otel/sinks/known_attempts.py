@@ -1,4 +1,7 @@
-"""What became of a failed attempt, for whoever has its response or its exception in hand."""
+"""Remembers the outcomes of failed attempts, by the response or the exception that the app has.
+
+`explain` looks them up. An outcome is kept as long as the app keeps that object.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class KnownAttempt(NamedTuple):
-    """What became of an attempt, for whoever has its response or its exception in hand.
+    """The record of a failed attempt.
 
     Attributes:
-        outcome: How it ended.
-        span: Its span, whose context is not valid if it has none.
-        at_s: When, in Unix seconds.
+        outcome: The outcome.
+        span: The context of the attempt's span; not valid without one.
+        at_s: The time of the end, in Unix seconds.
     """
 
     outcome: AttemptOutcome
@@ -32,16 +35,16 @@ class KnownAttempt(NamedTuple):
 
     @property
     def trace_id(self) -> str | None:
-        """Of its span, in hex; None if it has none."""
+        """The trace id of its span, in hexadecimal digits; None without a span."""
         return trace.format_trace_id(self.span.trace_id) if self.span.is_valid else None
 
 
-# By the app's own object, and gone with it: an attribute of ours on it would show.
+# By the id of the app's object, with a weak reference. An attribute on it would be visible.
 _attempts_by_object_id: Final[WeakIdentityDict[KnownAttempt]] = WeakIdentityDict()
 
 
 def find_attempt(thing: object) -> KnownAttempt | None:
-    """Give what became of the failed attempt that a response or an exception is from."""
+    """Return the record of the failed attempt behind a response or an exception, or None."""
     return _attempts_by_object_id.get(thing)
 
 
@@ -50,14 +53,14 @@ def remember_attempt(thing: object, outcome: AttemptOutcome, span: Span | None) 
     """Remember a failed attempt by the response or the exception that the app gets of it.
 
     Args:
-        thing: That object. One that cannot be referred to weakly is not remembered.
-        outcome: How the attempt ended.
-        span: Where to find it; None for the current one.
+        thing: The app's object. Without weak references to it, nothing is remembered.
+        outcome: The attempt's outcome.
+        span: The attempt's span; None for the current one.
     """
     keep(thing, KnownAttempt(outcome, foreign_span.span_context_of(span), time.time()))
 
 
 @fail_safe
 def keep(thing: object, what: KnownAttempt) -> None:
-    """Remember by another object, too, what is known of one."""
+    """Remember a record by one more object of the app's."""
     _attempts_by_object_id.put(thing, what)

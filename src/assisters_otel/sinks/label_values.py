@@ -1,4 +1,8 @@
-"""The values that a metric's label may have: documented ones, and a bounded number of others."""
+"""Bounds the values that a metric's label may have: documented ones, and some further ones.
+
+A backend stores a time series for each set of labels. So a value from the wire becomes a label only
+if it is documented, or is among the first few others that are well-formed. Any other is ``_OTHER``.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,10 @@ if TYPE_CHECKING:
 
 
 MAX_EXTRA_VALUES: Final = 20
-"""Undocumented codes, types and exception names a process may add to the labels, each."""
+"""The numbers of undocumented codes, types and exception names that a process may add as labels."""
 
 MAX_MODELS: Final = 50
-"""Models a process may add to the labels: there is no list of the known ones."""
+"""The number of models that a process may add as labels. The API has no list of the known ones."""
 
 _WELL_FORMED: Final = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 _EXCEPTION_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.<>]{0,99}\Z")
@@ -29,7 +33,7 @@ _METHODS: Final = frozenset(
 
 
 class LabelValues:
-    """Values that may be a label: the documented ones, and the first few further ones."""
+    """The values of one label: the documented ones, and the first few further ones."""
 
     def __init__(
         self,
@@ -42,7 +46,7 @@ class LabelValues:
         self._known = frozenset(known)
         self._form = form
         self._further: set[str] = set()
-        # Taken one by one, which needs no lock: a lock could be held while a process forks.
+        # `next` of an iterator needs no lock. A lock could be held while the process forks.
         self._max = further
         self._slots = iter(range(further))
         self._told = False
@@ -67,5 +71,5 @@ class LabelValues:
         return names.OTHER
 
     def __contains__(self, value: str) -> bool:
-        """Say whether *value* is a label already."""
+        """Return True if *value* is a label already."""
         return value in self._known or value in self._further

@@ -1,8 +1,4 @@
-"""Sinks: `AttemptOutcome`, `Resend` and `CallOutcome` into the instruments, under closed labels.
-
-A backend pays for each distinct set of labels, for ever. So whatever comes from
-the wire is on a metric only if it is documented or one of the first few.
-"""
+"""Records outcomes in the instruments, with a bounded number of label sets (`label_values`)."""
 
 from __future__ import annotations
 
@@ -48,10 +44,10 @@ if TYPE_CHECKING:
     from assisters_otel.outcomes import AttemptOutcome, CallOutcome, Resend
 
 FRESH_S: Final = 120.0
-"""How long a rate limit's last value is reported: an idle process must not say old headroom."""
-# Gateways in one process. A further one takes the place of one that has fallen silent.
+"""The seconds for which a rate limit's last value is reported. Later it may have changed."""
+# The servers whose rate limits are kept. At this number the old ones are dropped.
 _MAX_SERVERS: Final = 64
-# Sets of labels that are kept, since to make one costs more than to find it, and there are few.
+# The label sets that are cached, since creating one costs more than finding it.
 _MAX_SETS: Final = 512
 _OF_END: Final = (ERROR_TYPE, names.ERROR_CODE, HTTP_RESPONSE_STATUS_CODE)
 _OF_ERROR: Final = (*_OF_END, names.ERROR_RETRYABLE)
@@ -76,27 +72,27 @@ _LIMIT_HEADERS: Final = frozenset(header for _, header in _GAUGES)
 
 
 class _GaugeCallbacks:
-    """Whom the gauges of one provider ask.
+    """The callbacks of one provider's observable gauges.
 
-    An instrument keeps the callbacks that it was made with first; what a second `init` gives is
-    not taken. And a provider of the app's outlives us.
+    An instrument keeps the callbacks that it was created with. So a second `init` must be reached
+    through them. The app's provider may also live longer than the library's instruments.
     """
 
     __slots__ = ("metrics",)
 
     def __init__(self, meter: Meter) -> None:
-        self.metrics: Callable[[], AttemptMetrics | None] = _nobody
+        self.metrics: Callable[[], AttemptMetrics | None] = _no_metrics
         for metric, header in _GAUGES:
-            ask = partial(self._ask, header)
-            meter.create_observable_gauge(metric.name, [ask], metric.unit, metric.description)
+            observe = partial(self._observe, header)
+            meter.create_observable_gauge(metric.name, [observe], metric.unit, metric.description)
 
-    def _ask(self, header: bytes, _options: CallbackOptions) -> Iterable[Observation]:
+    def _observe(self, header: bytes, _options: CallbackOptions) -> Iterable[Observation]:
         metrics = self.metrics()
         return () if metrics is None else metrics.limits(header)
 
 
-def _nobody() -> None:
-    """Say that nobody records yet."""
+def _no_metrics() -> None:
+    """Return None: no `AttemptMetrics` exists yet."""
 
 
 _LATEST: Final[WeakIdentityDict[_GaugeCallbacks]] = WeakIdentityDict()
@@ -111,18 +107,18 @@ def _gauge_callbacks(provider: MeterProvider, meter: Meter) -> _GaugeCallbacks:
 
 
 class AttemptMetrics:
-    """The instruments, made from one provider."""
+    """The instruments of one provider."""
 
     def __init__(
         self, provider: MeterProvider, now: Callable[[], float], collect: Callable[[], object]
     ) -> None:
-        """Make the instruments.
+        """Create the instruments.
 
         Args:
-            provider: Whose instruments they are.
+            provider: The provider of the instruments.
             now: A steady clock, in seconds.
-            collect: Called whenever a reader asks, so that an idle process, too, ends what
-                nobody else would.
+            collect: A function that is called before each collection. So an idle process, too,
+                records the ends of collected bodies.
         """
         meter = providers.meter(
             provider.get_meter(names.SCOPE, __version__, schema_url=names.SCHEMA_URL)
@@ -170,7 +166,7 @@ class AttemptMetrics:
 
     @fail_safe
     def record(self, outcome: AttemptOutcome) -> None:
-        """Count one attempt. Call it while the attempt's span is current, for exemplars."""
+        """Record one attempt. The attempt's span must be current, for the exemplars."""
         request = outcome.request
         error_type, code = outcome.error_type, None
         if error_type is not None:
@@ -187,11 +183,11 @@ class AttemptMetrics:
 
     @fail_safe
     def record_broken(self, outcome: AttemptOutcome, context: Context | None) -> None:
-        """Count one error more: an answer, counted as a success, has failed after its status.
+        """Count one error: an answer that was counted as a success has failed after its status.
 
         Args:
-            outcome: What became of it.
-            context: Where its call's or stream's span is current, for exemplars.
+            outcome: The attempt's outcome, with that of the body.
+            context: A context in which the call's or stream's span is current, for the exemplars.
         """
         error_type = self._error_type(outcome.error_type or names.OTHER, outcome)
         said = error_type, self._known_code(outcome), outcome.status, outcome.retryable
@@ -201,12 +197,12 @@ class AttemptMetrics:
     def record_stream(
         self, outcome: AttemptOutcome, model: str | None, context: Context | None
     ) -> None:
-        """Count one event stream, if anything came of it.
+        """Record the time to the first chunk of an event stream, if it had one.
 
         Args:
-            outcome: What became of it.
-            model: The call's, clean, or None.
-            context: Where its call's or stream's span is current, for exemplars.
+            outcome: The attempt's outcome, with that of the stream.
+            model: The call's model, cleaned, or None.
+            context: A context in which the call's or stream's span is current, for the exemplars.
         """
         stream = outcome.stream
         if stream is None or stream.first_chunk_s is None:
@@ -217,7 +213,7 @@ class AttemptMetrics:
 
     @fail_safe
     def record_retry(self, request: ApiRequest, resend: Resend) -> None:
-        """Count one retry, as it is sent. Call it while its span is current, for exemplars."""
+        """Count one retry when it is sent. Its span must be current, for the exemplars."""
         reason = None if resend.reason is None else self._reason(resend.reason)
         self._retries.add(
             1, _labels(request.labels_key, _OF_RETRY, reason, resend.early, resend.futile)
@@ -225,11 +221,11 @@ class AttemptMetrics:
 
     @fail_safe
     def record_call(self, outcome: CallOutcome, context: Context) -> None:
-        """Count one call of an SDK.
+        """Record one call of an SDK.
 
         Args:
-            outcome: How it ended.
-            context: Where its span is current, for exemplars.
+            outcome: The outcome.
+            context: A context in which the call's span is current, for the exemplars.
         """
         model = None if outcome.model is None else self._model(outcome.model)
         error_type = outcome.error_type
@@ -250,12 +246,12 @@ class AttemptMetrics:
         return value if value in _STATUSES else self._type(value)
 
     def _reason(self, value: str) -> str:
-        """Give the label that the attempt before was counted under."""
+        """Return the label under which the previous attempt was counted."""
         known = (_STATUSES, self._code, self._type, self._exception)
         return value if any(value in labels for labels in known) else names.OTHER
 
     def _keep_limits(self, request: ApiRequest, headers: Mapping[bytes, bytes]) -> None:
-        # Read when somebody asks: parsing four integers on each response would be waste.
+        # The four integers are parsed at a collection, and not on each response.
         now = self._now()
         if len(self._limits) >= _MAX_SERVERS:
             fresh = {k: kept for k, kept in self._limits.items() if kept[0] >= now - FRESH_S}
@@ -263,10 +259,10 @@ class AttemptMetrics:
         self._limits[request.address, request.port] = (now, headers)
 
     def limits(self, header: bytes) -> Iterable[Observation]:
-        """Give what each server last said of a limit, if that was not long ago.
+        """Return each server's last value of a rate limit, unless it is older than `FRESH_S`.
 
         Args:
-            header: The one that says it.
+            header: The header that has the value.
         """
         self._collect()
         oldest = self._now() - FRESH_S
@@ -282,7 +278,7 @@ class AttemptMetrics:
 def _labels(
     labels_key: LabelsKey, others: tuple[str, ...], *values: AttributeValue | None
 ) -> Mapping[str, AttributeValue]:
-    """Make a set of labels, once: the endpoint's, and of *others* those whose value is known."""
+    """Return a set of labels: those of the endpoint, and those of *others* that have a value."""
     address, port, template = labels_key
     named = {names.URL_TEMPLATE: template, **dict(zip(others, values, strict=True))}
     known = {name: value for name, value in named.items() if value is not None}

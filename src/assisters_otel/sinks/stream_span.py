@@ -1,6 +1,7 @@
-"""Sinks: how an event stream ended, onto the span around it.
+"""Writes how an event stream ended, to the call's span or to a span of its own.
 
-Outside a call that span is ours.
+A stream inside a call is described on the call's span. Outside of a call it has a span of the
+library's, from the response's headers to the end of the body.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 
 
 def start_stream_span(tracer: Tracer, attempt: Attempt) -> Span | None:
-    """Begin the span of an event stream: beside its attempt's, or under it if that is a root.
+    """Start the span of an event stream: beside its attempt's, or under it if that is a root.
 
     Args:
-        tracer: Ours.
+        tracer: The library's tracer.
         attempt: The attempt, whose span is open.
     """
     span = attempt.span
@@ -58,17 +59,17 @@ def start_stream_span(tracer: Tracer, attempt: Attempt) -> Span | None:
 def end_stream_span(
     span: Span, outcome: AttemptOutcome, *, end_ns: int | None, capture_message: bool
 ) -> None:
-    """Write how an event stream ended to its span, and end that.
+    """Write an event stream's outcome to its span, and end the span.
 
     Args:
-        span: Of `start_stream_span`.
-        outcome: What became of its attempt.
-        end_ns: When, in Unix nanoseconds, or None for now.
-        capture_message: Whether the envelope's message is wanted.
+        span: The span of `start_stream_span`.
+        outcome: The attempt's outcome, with that of the stream.
+        end_ns: The time of the end in Unix nanoseconds, or None for now.
+        capture_message: True if the envelope's message is wanted.
     """
     try:
         _write_stream(span, outcome, capture_message=capture_message)
-    finally:  # whatever comes out of it
+    finally:  # also with a foreign exception
         span.end(end_ns)
 
 
@@ -88,7 +89,7 @@ def _write_stream(span: Span, outcome: AttemptOutcome, *, capture_message: bool)
 
 
 def stream_attributes(stream: StreamOutcome) -> dict[str, AttributeValue]:
-    """Return how an event stream ended, as attributes."""
+    """Return the attributes of an event stream's outcome."""
     found: dict[str, AttributeValue] = {
         names.STREAM_OUTCOME: stream.outcome,
         names.STREAM_CHUNKS: stream.chunks,

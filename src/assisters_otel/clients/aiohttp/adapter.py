@@ -1,9 +1,9 @@
-"""aiohttp: whatever goes through a `ClientSession`, and what it sends again by itself.
+"""aiohttp: each attempt of a `ClientSession`, also one that it sends again by itself.
 
-An attempt starts where a connection is asked for and ends with the response's headers. What
-becomes of it without an answer, only the session knows. The HTTP span of OpenTelemetry's trace
-configuration is around all attempts that a session makes of one request; the library's own, where
-the app has not given the session one, is around each.
+The package's docstring describes the way of a request. OpenTelemetry's trace configuration makes
+one span around all attempts of a request. The library's own span is around each attempt.
+What would break it: a reference to an exception after its report, because its traceback refers to
+frames of the library. Also a coroutine that is created and never awaited.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Aiohttp(Adapter):
         )
 
     def targets(self) -> tuple[Target, ...]:
-        """Say what to wrap."""
+        """Return the methods to wrap."""
         return (
             Target(MODULE, "ClientSession._request", self._wrap),
             Target(MODULE, "connector.BaseConnector.connect", self._wrap_connect),
@@ -77,7 +77,7 @@ class Aiohttp(Adapter):
             Target(MODULE, "client_reqrep.ClientResponse.raise_for_status", self._wrap_raise),
         )
 
-    # -- one request of the app's -----------------------------------------------------------------
+    # -- one request of the app -------------------------------------------------------------------
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
         call = unbound(original)
@@ -85,16 +85,16 @@ class Aiohttp(Adapter):
             original.__code__.co_flags & inspect.CO_COROUTINE
         )
 
-        # No coroutine function: what is not watched has no frame of ours in it.
+        # A plain function: a request to another host awaits the client's own coroutine.
         def request(session: Any, *args: Any, **kwargs: Any) -> Any:
             sent = call(session, *args, **kwargs)
             asked = self._begin(session, args, kwargs)
             if asked is None:
                 return sent
-            if not is_plain:  # a mock, which has taken note of the call
+            if not is_plain:  # a mock, which has recorded the call: it is called once
                 return self._request(lambda: sent, asked)
-            # Ours may end before its first step, in a task that is cancelled, and nobody would
-            # await this one. It has shown that the arguments are right.
+            # This coroutine only checked the arguments. A task cancelled before its first step
+            # would leave it un-awaited, and Python would warn. So it is closed.
             sent.close()
             ours: Any = self._request(partial(call, session, *args, **kwargs), asked)
             ours.__name__, ours.__qualname__ = sent.__name__, sent.__qualname__
@@ -108,7 +108,7 @@ class Aiohttp(Adapter):
             response = await send()
         except BaseException as error:
             self._failed(asked, error)
-            asked.error = None  # its traceback knows this frame
+            asked.error = None  # its traceback refers to this frame
             raise
         finally:
             self._leave(token)
@@ -121,23 +121,23 @@ class Aiohttp(Adapter):
         url = args[1] if len(args) > 1 else kwargs.get("str_or_url")
         try:
             url = session._build_url(url)  # noqa: SLF001 - as the session
-        except (TypeError, ValueError, AssertionError):  # the session says so, in its own words
+        except (TypeError, ValueError, AssertionError):  # the session itself raises it again
             return None
         return None if self._watched("", url) is None else SessionRequest(session, url, kwargs)
 
     @fail_safe
     def _leave(self, token: Token[SessionRequest | None]) -> None:
-        with suppress(ValueError):  # closed in another context, by whoever found the coroutine
+        with suppress(ValueError):  # the garbage collector closes it in another context
             self._asked.reset(token)
 
     @fail_safe
     def _failed(self, asked: SessionRequest, error: BaseException) -> None:
-        """Take what the app gets in place of an answer; told of it again, do nothing."""
+        """Report the exception that the app gets in place of an answer, once."""
         exchange, asked.exchange = asked.exchange, None
         if exchange is not None:
             exchange.end(error)
         elif asked.last is not None and is_a(error, (MODULE,), "ClientResponseError"):
-            asked.last.raised_for_status(error)  # by the session itself
+            asked.last.raised_for_status(error)  # the session itself has raised it
 
     @staticmethod
     @fail_safe
@@ -145,7 +145,7 @@ class Aiohttp(Adapter):
         if asked.span is not None:
             foreign_span.on_recorded_exception(asked.span, None)
         exchange, asked.exchange = asked.exchange, None
-        if exchange is not None:  # of a request or response class that does it all itself
+        if exchange is not None:  # the app's own classes have not called the wrapped methods
             try:
                 exchange.answered(response, response.status, None, headers_of(response))
             finally:
@@ -202,11 +202,11 @@ class Aiohttp(Adapter):
             return None
         asked = self._asked.get()
         if asked is None or asked.session is None:
-            # What another host has redirected here. No session tells how it ends.
+            # A redirect from a host that is not watched. So each step reports its own exception.
             asked = SessionRequest()
             self._asked.set(asked)
         if asked.exchange is not None and asked.error is not None:
-            # A connection that had gone stale: the session sends again by itself.
+            # The pooled connection had gone stale. The session sends again by itself.
             with control_flow.one_send():
                 self._failed(asked, asked.error)
                 asked.error = None
@@ -254,7 +254,7 @@ class Aiohttp(Adapter):
                 self._failed(asked, error)
             else:
                 asked.error = error
-                if asked.exchange is not None:  # a middleware's task has a context of its own
+                if asked.exchange is not None:  # a middleware's task may have a context of its own
                     asked.exchange.leave()
             raise
 
@@ -276,7 +276,7 @@ class Aiohttp(Adapter):
     @staticmethod
     @fail_safe
     def _answered(asked: SessionRequest, exchange: Exchange, response: Any) -> bool:
-        """Take an answer's headers; return True if it has failed."""
+        """Record an answer's headers. Return True if it has failed."""
         headers = headers_as_read(asked, response)
         if exchange.answered(response, response.status, http_version_of(response), headers):
             if exchange.may_be_read_ahead():

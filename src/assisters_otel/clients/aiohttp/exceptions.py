@@ -1,4 +1,4 @@
-"""What the exceptions of aiohttp mean."""
+"""The exceptions of aiohttp: which mean that the connection or the peer failed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from assisters_otel.fail_safe import fail_safe
 
 @fail_safe
 def is_transient(error: BaseException) -> bool:
-    """Return True if the connection, the peer or the clock failed."""
-    # Not a bad URL, and not what the app's own body has raised.
+    """Return True if the connection or the peer failed, or a time limit was reached."""
+    # Neither a bad URL counts, nor an exception of the app's own body.
     cause = error.__cause__
     if type(error).__name__ in {"ClientConnectionError", "ClientOSError"} and cause is not None:
         network = (OSError, asyncio.TimeoutError, asyncio.CancelledError)

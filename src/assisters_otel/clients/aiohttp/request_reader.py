@@ -1,4 +1,4 @@
-"""Reads a request of aiohttp's."""
+"""Reads a request of aiohttp, for the recognition of resends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any
 
 
 class AiohttpRequestReader:
-    """Reads what a resend is known by. It holds no request: that one knows its response."""
+    """Reads the properties by which a resend is recognised.
+
+    It holds no reference to the request, which refers to its response.
+    """
 
     __slots__ = ("_body", "_headers", "_url")
 
@@ -31,7 +34,7 @@ class AiohttpRequestReader:
 
     def body(self) -> bytes | None:
         """Return the body, or None if it cannot be read without consuming it."""
-        # Of a payload; one that holds no bytes can be read once.
+        # A payload of bytes can be read again. Any other payload can be read once only.
         held = getattr(self._body, "_value", self._body)
         return bytes(held) if isinstance(held, (bytes, bytearray)) else None
 

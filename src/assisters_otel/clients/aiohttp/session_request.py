@@ -1,4 +1,4 @@
-"""What one `ClientSession._request` has in flight."""
+"""The record of one `ClientSession._request`, and what the adapter reads from aiohttp's objects."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 
 class SessionRequest:
-    """One request of the app's, with all the attempts that its session makes of it.
+    """One request of the app's, with all attempts that its session makes of it.
 
     Attributes:
-        session: Whose it is; None for an attempt that was met without one.
-        options: What the session was called with.
-        url: Where to, as the app has it.
-        hop: The session's own form of the last attempt.
-        response: What it was answered with, as long as its headers are not there.
-        exchange: The last attempt's, until it has ended.
-        last: The same, for ever.
-        error: What the last one has met, if that is not yet known to be the end.
-        span: The app's HTTP span around all of them, or None.
-        app_makes_spans: True if the app's HTTP instrumentation covers them, also where it has
-            sampled its span out.
+        session: The session; None for an attempt after a redirect from a host that is not watched.
+        options: The keyword arguments of the session's method.
+        url: The URL, as the app has given it.
+        hop: The client's request object of the last attempt.
+        response: The response of the last attempt, until its headers have been read.
+        exchange: The exchange of the last attempt, until that has ended.
+        last: The exchange of the last attempt, also after its end.
+        error: The exception of the last attempt, as long as the session may still send it again.
+        span: The app's HTTP span around all attempts, or None.
+        app_makes_spans: True if the app's HTTP instrumentation covers the attempts, also where it
+            has sampled its span out.
         injected: The headers to send with the last attempt, if its span is the library's.
     """
 
@@ -66,7 +66,7 @@ class SessionRequest:
 
 
 def read_limit_s(asked: SessionRequest) -> float:
-    """Give for how long a failed body may be waited for: the caller's own limit for a read."""
+    """Return the seconds for which a failed body is waited for: the caller's limit for a read."""
     timeout = asked.options.get("timeout")
     if not hasattr(timeout, "sock_read") and not isinstance(timeout, (int, float)):
         timeout = getattr(asked.session, "timeout", None)
@@ -77,11 +77,11 @@ def read_limit_s(asked: SessionRequest) -> float:
 
 
 def headers_of(response: Any) -> Sequence[tuple[bytes, bytes]]:
-    """Give the headers as they were sent, or what a class of the app's own has in their place."""
+    """Return the headers as they were sent, or those of a response class of the app's own."""
     raw: Sequence[tuple[bytes, bytes]] | None = response.raw_headers
     if raw is not None:
         return raw
-    how = "utf-8", "surrogateescape"  # as aiohttp has decoded them
+    how = "utf-8", "surrogateescape"  # aiohttp decodes them so
     return [(name.encode(*how), value.encode(*how)) for name, value in response.headers.items()]
 
 
@@ -93,7 +93,7 @@ def http_version_of(response: Any) -> str | None:
 
 @fail_safe
 def put_headers(headers: Any, injected: dict[str, str]) -> list[tuple[str, str]]:
-    """Add headers for the moment in which they are written; return the app's own of these names."""
+    """Add headers until the request is written. Return the app's own headers of these names."""
     own: list[tuple[str, str]] = []
     if any(name in headers for name in injected):
         names = {name.lower() for name in injected}
@@ -106,7 +106,7 @@ def put_headers(headers: Any, injected: dict[str, str]) -> list[tuple[str, str]]
 def put_headers_back(
     headers: Any, injected: dict[str, str], own: list[tuple[str, str]] | None
 ) -> None:
-    """Take them away again: the app finds its own in the response's `request_info`."""
+    """Restore the app's headers, which it finds in the response's `request_info`."""
     for name in injected:
         headers.popall(name, None)
     for name, value in own or ():
@@ -114,7 +114,7 @@ def put_headers_back(
 
 
 def is_instrumented(session: Any) -> bool:
-    """Say whether the app has given a session OpenTelemetry's trace configuration."""
+    """Return True if the app has given a session OpenTelemetry's trace configuration."""
     return any(
         getattr(told, "__module__", None) == _SCOPE
         for config in session._trace_configs  # noqa: SLF001 - the property is newer
@@ -124,7 +124,7 @@ def is_instrumented(session: Any) -> bool:
 
 @fail_safe
 def read_ahead_s(asked: SessionRequest, exchange: Exchange, response: Any) -> float | None:
-    """Return for how long a failed body is waited for, or None if it may not be read ahead."""
+    """Return the seconds for which a failed body is waited for; None if it is not read ahead."""
     may_be_read = exchange.may_be_read_ahead() and stream_reader.can_be_waited_for(response.content)
     return read_limit_s(asked) if may_be_read else None
 

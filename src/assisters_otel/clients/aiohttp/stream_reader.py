@@ -1,8 +1,7 @@
-"""aiohttp's `StreamReader`: a failed body's beginning seen in it, a successful one's told of.
+"""aiohttp's `StreamReader`: waits for a failed body's beginning, and watches a successful body.
 
-Nothing is taken out of a reader. One that is to tell gets another class for as long as its body
-lasts, with the same slots and the same methods; all others, also of aiohttp's own server, stay
-as they are.
+No bytes are taken out of a reader. A watched reader gets a subclass with the same slots, until its
+body has ended. All other readers, also those of aiohttp's server, keep their class.
 """
 
 from __future__ import annotations
@@ -23,19 +22,20 @@ if TYPE_CHECKING:
     from assisters_otel.recording.response_body import ResponseBody
 
 READ_AHEAD_S: Final = 5.0
-"""How long the beginning of a failed body is waited for, if the caller has set no limit."""
+"""The limit of waiting for a failed body's beginning, in seconds, if the caller has set none."""
 
 _CLOSED: Final = ("Connection closed",)
-# What a reader is told when its response is closed. Source: aiohttp's `_notify_content`.
+# The arguments of the exception that a reader gets when its response is closed. Source: aiohttp's
+# `_notify_content`.
 
 
 class _Watch(NamedTuple):
-    """Who is told of a reader.
+    """The record of a watched reader.
 
     Attributes:
-        body: Gets the bytes as they are read, and the end.
-        response: Refers to the response weakly, and tells the body when that is dropped.
-        cancelled: What the last read was cancelled with, if no other has followed.
+        body: The receiver of the bytes as they are read, and of the end.
+        response: A weak reference to the response. Its callback reports that it was collected.
+        cancelled: The exception of a cancelled read, until another read follows; or None.
     """
 
     body: ResponseBody
@@ -43,44 +43,44 @@ class _Watch(NamedTuple):
     cancelled: BaseException | None = None
 
 
-# By the reader's id, since its slots have no room; gone with it.
+# By the id of the reader, which has slots and no room for an attribute. Its `__del__` removes it.
 _watched: Final[dict[int, _Watch]] = {}
-_broken: Final[dict[int, Exception]] = {}
+_pending_errors: Final[dict[int, Exception]] = {}
 
 
 def watch(response: Any, body: ResponseBody) -> None:
-    """Have a body told of what is read.
+    """Report what is read of a response to *body*.
 
     Args:
         response: A response, of which nothing has been read.
-        body: Gets the bytes as they are read, and the end.
+        body: The receiver of the bytes as they are read, and of the end.
     """
     reader = response.content
     if not can_be_waited_for(reader) or reader.at_eof():
-        body.ended()  # nothing will come
+        body.ended()  # there is nothing to read
         return
-    # A response that is dropped gives its connection back to the pool, and its reader with it, if
-    # all of the body has arrived. The reader then lives until the connection is used again.
+    # If all of the body has arrived, a response that is collected gives its connection back to the
+    # pool. The connection keeps the reader until it is used again. So the response is watched, too.
     _watched[id(reader)] = _Watch(body, weakref.ref(response, lambda _: body.dropped()))
     kind: Any = type(reader)
-    reader.__class__ = _telling(kind)
+    reader.__class__ = _watching_class(kind)
 
 
 async def wait_for_beginning(reader: Any, limit_s: float) -> None:
-    """Wait until the beginning of a body is there, its end, or a time has passed.
+    """Wait until the beginning of a body has arrived, or its end, or a time has passed.
 
-    What goes wrong meanwhile belongs to the caller's read, and is raised there, behind the
-    bytes that came before it.
+    An exception of the client belongs to the caller's read. It is raised there, behind the bytes
+    that came before it.
 
     Args:
-        reader: A response's content, of which nothing has been read, and which can be waited for.
-        limit_s: That time.
+        reader: A response's content, of which nothing has been read. `can_be_waited_for` is True.
+        limit_s: The longest time to wait, in seconds.
     """
     loop = asyncio.get_running_loop()
     end_s = loop.time() + limit_s
 
     def wake() -> None:
-        waiter = reader._waiter  # noqa: SLF001 - there is no other way to wait and take nothing
+        waiter = reader._waiter  # noqa: SLF001 - there is no other way to wait and read nothing
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
@@ -88,24 +88,24 @@ async def wait_for_beginning(reader: Any, limit_s: float) -> None:
     try:
         while _may_wait(reader) and loop.time() < end_s:
             await reader._wait("read")  # noqa: SLF001 - as above
-    except Exception as error:  # noqa: BLE001 - the caller's; its read raises it
-        theirs = find_foreign(error, handled)
-        if theirs is not None:
-            raise theirs from None
-        _put_behind(reader, error)
+    except Exception as error:  # noqa: BLE001 - the caller's read raises it
+        foreign = find_foreign(error, handled)
+        if foreign is not None:
+            raise foreign from None
+        _raise_after_buffer(reader, error)
     finally:
         timer.cancel()
         del handled
 
 
 def can_be_waited_for(reader: Any) -> bool:
-    """Say whether a response's content is of the class that `wait_for_beginning` knows."""
+    """Return True if a response's content has the class that `wait_for_beginning` knows."""
     return is_of(type(reader), "aiohttp.streams", "StreamReader")
 
 
 @fail_safe
 def beginning(reader: Any) -> bytes:
-    """Copy the beginning of what a reader holds, up to `limits.MAX_BYTES`."""
+    """Return a copy of the first bytes that a reader holds, up to `limits.MAX_BYTES`."""
     found = bytearray()
     offset = getattr(reader, "_buffer_offset", 0)
     for part in getattr(reader, "_buffer", ()):
@@ -120,24 +120,26 @@ def _may_wait(reader: Any) -> bool:
     return not (
         reader.is_eof()
         or reader.exception() is not None
-        or reader._size > MAX_BYTES  # noqa: SLF001 - what is held, without taking it
-        or reader._protocol._reading_paused  # noqa: SLF001 - then nothing more comes
+        or reader._size > MAX_BYTES  # noqa: SLF001 - the bytes that the reader holds
+        or reader._protocol._reading_paused  # noqa: SLF001 - then no more bytes arrive
     )
 
 
 @fail_safe
-def _put_behind(reader: Any, error: Exception) -> None:
-    """Have what has been raised raised again, once what was there before it is read."""
-    error.__traceback__ = None  # it knows frames of ours
+def _raise_after_buffer(reader: Any, error: Exception) -> None:
+    """Raise an exception again when the bytes that came before it have been read."""
+    error.__traceback__ = None  # it refers to frames of the library
     if reader._buffer and reader.exception() is error:  # noqa: SLF001 - as above
         reader._exception = None  # noqa: SLF001 - `set_exception` cannot take it back
-        _broken[id(reader)] = error
+        _pending_errors[id(reader)] = error
         kind: Any = type(reader)
-        reader.__class__ = _broken_off(kind)
+        reader.__class__ = _raising_class(kind)
 
 
 @lru_cache(GENERATIONS)
-def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
+def _watching_class(base: Any) -> type:  # noqa: C901 - a class, not one function
+    """Return a subclass of a reader's class that reports reads and the end to `_watched`."""
+
     class StreamReader(base):  # type: ignore[misc]
         __slots__ = ()
 
@@ -153,7 +155,7 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
                     body.feed(chunk)
                 if self.at_eof():
                     body.ended()
-                    self._tell_no_more()
+                    self._stop_watching()
             return chunk
 
         def feed_eof(self) -> None:
@@ -161,13 +163,13 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
             watch = _watched.get(id(self))
             if watch is not None and self.at_eof():
                 watch.body.ended()
-                self._tell_no_more()
+                self._stop_watching()
 
         def set_exception(self, exc: BaseException, *cause: Any) -> None:
             super().set_exception(exc, *cause)
             watch = _watched.get(id(self))
             if watch is not None:
-                self._tell_no_more()
+                self._stop_watching()
                 if type(exc).__name__ == "ClientConnectionError" and exc.args == _CLOSED:
                     if watch.cancelled is None:
                         watch.body.closed()
@@ -182,15 +184,15 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
             except BaseException as error:
                 watch = _watched.get(id(self))
                 if watch is not None and isinstance(error, Exception):
-                    self._tell_no_more()
+                    self._stop_watching()
                     watch.body.broke(error)
                 elif watch is not None:
-                    # A cancelled read is no end: the next one goes on, unless none comes. Not the
-                    # very exception, whose traceback knows the reader.
+                    # A cancelled read is no end, as the next read goes on. A new exception is kept:
+                    # the traceback of the original refers to the reader.
                     _watched[id(self)] = watch._replace(cancelled=asyncio.CancelledError())
                 raise
 
-        def _tell_no_more(self) -> None:
+        def _stop_watching(self) -> None:
             _watched.pop(id(self), None)
             self.__class__ = base
 
@@ -203,17 +205,19 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
 
 
 @lru_cache(GENERATIONS)
-def _broken_off(base: Any) -> type:
+def _raising_class(base: Any) -> type:
+    """Return a subclass of a reader's class that raises its pending error behind the buffer."""
+
     class StreamReader(base):  # type: ignore[misc]
         __slots__ = ()
 
         async def _wait(self, _func_name: str) -> None:
-            error = _broken.pop(id(self))
+            error = _pending_errors.pop(id(self))
             self._exception = error  # type: ignore[misc] # a slot of the class above
             self.__class__ = base
             raise error
 
         def __del__(self) -> None:
-            _broken.pop(id(self), None)
+            _pending_errors.pop(id(self), None)
 
     return named_as(base, StreamReader)

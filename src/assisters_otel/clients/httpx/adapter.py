@@ -1,8 +1,12 @@
-"""httpx and httpx2, sync and async: whatever goes through their `HTTPTransport`.
+"""httpx and httpx2, sync and async: each request that goes through their `HTTPTransport`.
 
-The wrapper is innermost on the transport. So a span of HTTP instrumentation that the app has
-switched on is open and current there, in whatever order things were switched on. Where the app
-makes no span, the exchange has one of the library's.
+The library's function is innermost on the transport. So the span of the app's HTTP instrumentation
+is open and current in it, in whatever order the two were switched on. Without such a span the
+exchange has one of the library's. It stands below httpx's redirects and auth flows, and each of
+their requests is an attempt.
+
+A successful answer gets a stream that watches it. A failed one gets a stream that has read the
+beginning of the body, and replays it. Both are subclasses of the client's own stream class.
 """
 
 from __future__ import annotations
@@ -38,8 +42,8 @@ if TYPE_CHECKING:
 SCOPE: Final = "opentelemetry.instrumentation.httpx"
 """The HTTP instrumentation's module, which is the scope of its spans."""
 
-# With the caller's read timeout switched off: how long reading ahead goes on with a peer that
-# drips. One that stalls is waited for, as the caller would wait for it.
+# The limit of reading ahead in seconds, with a peer that sends slowly, if the caller has no read
+# timeout. A peer that stalls is waited for, as the caller would wait for it.
 _READ_AHEAD_S: Final = 5.0
 
 INSTRUMENTORS: Final = {
@@ -52,11 +56,11 @@ MODULES: Final = tuple(INSTRUMENTORS)
 
 
 class _Exchange(Exchange):
-    """An exchange of either module.
+    """An exchange of httpx or httpx2.
 
     Attributes:
         raw: The app's request.
-        outgoing: What is sent: that, or a copy with the propagator's headers.
+        outgoing: The request that is sent: *raw*, or a copy with the propagator's headers.
     """
 
     __slots__ = ("outgoing", "raw")
@@ -92,7 +96,7 @@ class Httpx(Adapter):
         super().__init__(module, recorder, tracer_provider)
 
     def targets(self) -> tuple[Target, ...]:
-        """Return what to wrap."""
+        """Return the methods to wrap."""
         return (
             Target(self.module, "HTTPTransport.handle_request", self._wrap),
             Target(self.module, "AsyncHTTPTransport.handle_async_request", self._wrap_async),
@@ -150,9 +154,9 @@ class Httpx(Adapter):
 
     @fail_safe
     def _app_makes_spans(self, raw: Any, transport: Any, method: str) -> bool:
-        """Return True if the app's HTTP instrumentation covers a request of which it has no span.
+        """Return True if the app's HTTP instrumentation covers a request without a readable span.
 
-        It has sampled it out, or excluded its URL.
+        It has sampled the span out, or excludes the URL.
         """
         return self.theirs_is_on() or _is_instrumented(transport, method) or _is_injected(raw)
 
@@ -164,10 +168,10 @@ class Httpx(Adapter):
         replay: Callable[[Any], type[Ahead]],
         watched: Callable[[Any], Any],
     ) -> Any:
-        """Take an answer's headers.
+        """Record an answer's headers.
 
         Returns:
-            The stream to be read ahead, which the response has already; None if there is none.
+            The stream to be read ahead, which is set in the response; None if none is read.
         """
         version = response.http_version.removeprefix("HTTP/")
         headers = response.headers.raw
@@ -188,13 +192,13 @@ class Httpx(Adapter):
     @staticmethod
     @fail_safe
     def _is_transient(error: BaseException) -> bool:
-        # An OSError as such is the app's own body's: httpx maps those of the network.
+        # httpx maps an OSError of the network to its own classes. Any other is of the app's body.
         if is_a(error, CLIENTS, "TransportError"):
             return not is_a(error, CLIENTS, "UnsupportedProtocol", "LocalProtocolError")
         return is_of_dead_loop(error)
 
     def _stream(self, response: Any, *, is_async: bool) -> Any:
-        """Return the client's class of which a response's stream must be."""
+        """Return the client's class that a response's stream must be an instance of."""
         name = "AsyncByteStream" if is_async else "SyncByteStream"
         return find_base(response.stream, name, None) or getattr(sys.modules[self.module], name)
 
@@ -206,14 +210,14 @@ def _find_app_span(raw: Any) -> Span | None:
 
 
 def _is_instrumented(transport: Any, method: str) -> bool:
-    # What `instrument_client` leaves on a transport.
+    # OpenTelemetry's `instrument_client` leaves a wrapper of wrapt on the transport itself.
     wrapper = getattr(getattr(transport, "__dict__", {}).get(method), "_self_wrapper", None)
     return getattr(getattr(wrapper, "func", None), "__module__", None) == SCOPE
 
 
 def _is_injected(raw: Any) -> bool:
-    # The app has put OpenTelemetry's transport around this one. Its span is sampled out; or it is
-    # recorded, and does not tell whose it is. Then the headers may be another tracer's.
+    # The app has put OpenTelemetry's transport around this one, and its span is sampled out. Or the
+    # span is recorded, but has no scope: then the headers may be another tracer's.
     span = trace.get_current_span()
     context = span.get_span_context()
     is_told = span.is_recording() and getattr(span, "instrumentation_scope", None) is not None
@@ -232,16 +236,16 @@ def _is_in_theirs() -> bool:
 
 
 def _copy(raw: Any, headers: dict[str, str]) -> Any:
-    """Return a copy of a request, all but its headers as they are, with some more of these.
+    """Return a copy of a request with more headers. It shares everything else.
 
-    The app must not find them on its own request: a redirect to another host would carry them on.
+    The app's request does not get them: a redirect would carry them to another host.
     """
     try:
         copy = object.__new__(type(raw))
         copy.__dict__.update(raw.__dict__)
-        # Not by its `copy`, which settles the encoding of the app's own for good.
+        # `Headers.copy` is not used: it settles the encoding of the app's own headers for good.
         copy.headers = type(raw.headers)(raw.headers)
-    except (TypeError, AttributeError):  # a proxy around one, or a class with slots
+    except (TypeError, AttributeError):  # a proxy around a request, or a class with slots
         return raw
     copy.headers.update(headers)
     return copy

@@ -1,4 +1,4 @@
-"""Reads a request of httpx's."""
+"""Reads a request of httpx, for the recognition of resends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from assisters_otel.clients.classes import CLIENTS, is_a
 
 
 class HttpxRequestReader:
-    """Reads what a resend is known by."""
+    """Reads the properties by which a resend is recognised."""
 
     __slots__ = ("_headers", "_raw")
 
@@ -22,7 +22,7 @@ class HttpxRequestReader:
 
     def header(self, name: str) -> str | None:
         """Return a header by its name in lower case, or None."""
-        # Their own look-up finds out the encoding of all of them first.
+        # httpx's own look-up would determine the encoding of all headers first.
         headers = self._headers
         if headers is None:
             headers = {name.lower(): value for name, value in reversed(self._raw.headers.raw)}
@@ -40,12 +40,12 @@ class HttpxRequestReader:
     def body(self) -> bytes | None:
         """Return the body, or None if it cannot be read without consuming it."""
         stream = self._raw.stream
-        # The only one that can be read again, and any number of times.
+        # No other stream can be read more than once.
         return b"".join(stream) if is_a(stream, CLIENTS, "ByteStream") else None
 
     def redirect_target(self, location: str) -> str:
         """Return the whole URL that a redirect leads to; empty if there is none."""
-        # What is no URL is no redirect; the client says so in its own way.
+        # A location that is no URL leads nowhere. The client itself raises for it.
         try:
             return str(self._raw.url.join(location)).partition("#")[0]
         except Exception as error:

@@ -1,7 +1,10 @@
-"""The beginning of a failed answer's body, read before its caller asks for it, and put back.
+"""Reads the beginning of a failed answer's body before the caller does, and replays it.
 
-The caller finds the same chunks, the same exceptions and the same connection behind
-them; test_neutral.py asks each client whether it can tell.
+The caller gets the same chunks, the same exceptions and the same connection (test_neutral.py).
+`Response.read` is not used: after it, ``elapsed`` and `iter_raw` raise.
+
+An exception raised while reading ahead belongs to the caller's read. The stream keeps it, and
+raises it behind the chunks that came before it. Only a foreign exception is raised at once.
 """
 
 from __future__ import annotations
@@ -25,26 +28,25 @@ if TYPE_CHECKING:
 _MORE_THAN_CHUNKS: Final = re.compile(
     rb"(?:\r\n)?0+(?:;[^\r\n]*)?\r\n(?:[^\r\n]+\r\n)*\r\n(?=.)", re.DOTALL
 )
-"""The last chunk, its trailers, and more."""
+"""The last chunk of a chunked body, its trailers, and at least one byte behind them."""
 
 
 class Ahead:
-    """What has been read, and where the rest comes from.
-
-    What went wrong while reading ahead belongs to the caller's read, and is raised there.
+    """The chunks that were read ahead, and the stream that has the rest.
 
     Attributes:
-        parts: The chunks as they came, not yet asked for.
+        parts: The chunks as they came, which the caller has not read yet.
     """
 
     def __init__(self, stream: Any, length: int | None, deadline: float) -> None:
-        """Begin with nothing read.
+        """Start with nothing read.
 
         Args:
-            stream: The response's own, sync or async.
-            length: How long the peer says the body is, in bytes. Where more than that has come,
-                reading ahead ends with it: who closes the answer unread closes that connection.
-            deadline: When reading ahead is to end, by `time.perf_counter`.
+            stream: The response's own stream, sync or async.
+            length: The Content-Length in bytes, or None. If the peer has sent more than that,
+                reading ahead ends before the end of the body. Then the client closes the
+                connection with the answer, and does not use it again.
+            deadline: The time when reading ahead ends, by `time.perf_counter`.
         """
         self.parts: deque[bytes] = deque()
         self._stream = stream
@@ -56,7 +58,7 @@ class Ahead:
 
     @fail_safe
     def beginning(self) -> bytes:
-        """Return what has been read, all of which its reader is still to get."""
+        """Return the bytes that were read ahead. The caller has not read any of them yet."""
         return b"".join(self.parts)
 
     @fail_safe
@@ -71,20 +73,20 @@ class Ahead:
     def _keep(self, error: Exception, handled: BaseException | None) -> None:
         self._error = error
         cut(error, handled)
-        # Without the frame of ours, which would make it part of a reference cycle.
+        # Without the library's frame: that would put the exception into a reference cycle.
         if error.__traceback__ is not None:
             error.__traceback__ = error.__traceback__.tb_next
 
 
 @fail_safe
 def _has_more(stream: Any, *, is_chunked: bool) -> bool:
-    """Return True if more has come on an HTTP/1.1 connection than the body that is its answer.
+    """Return True if an HTTP/1.1 connection has received more bytes than those of the answer.
 
-    At that body's end the client would keep the connection, and take the rest for an answer.
+    After the body's end the client would keep the connection, and read those bytes as an answer.
 
     Args:
-        stream: A response's, as the client's own transport makes it.
-        is_chunked: Whether the body's end is still to be read.
+        stream: A response's stream, as the client's own transport makes it.
+        is_chunked: True if the end of the body is still to be read from these bytes.
     """
     for name in ("_httpcore_stream", "_stream", "_connection", "_h11_state"):
         stream = getattr(stream, name, None)
@@ -94,7 +96,7 @@ def _has_more(stream: Any, *, is_chunked: bool) -> bool:
 
 @lru_cache(GENERATIONS)
 def replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one function
-    """Make the sync stream class for a client's ``SyncByteStream``."""
+    """Return the sync stream class for a client's ``SyncByteStream``."""
 
     class Replay(Ahead, base):  # type: ignore[misc]
         def read(self) -> None:
@@ -105,10 +107,10 @@ def replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one function
                     self._size += len(part)
                     if self._is_enough():
                         return
-            except Exception as error:  # noqa: BLE001 - the caller's; its read raises it
-                theirs = find_foreign(error, handled)
-                if theirs is not None:
-                    raise theirs from None
+            except Exception as error:  # noqa: BLE001 - the caller's read raises it
+                foreign = find_foreign(error, handled)
+                if foreign is not None:
+                    raise foreign from None
                 self._keep(error, handled)
             except BaseException:
                 self.close()  # the caller does not have the response yet
@@ -124,13 +126,13 @@ def replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one function
                 while self.parts:
                     yield self.parts.popleft()
             except GeneratorExit:
-                self._stream.close()  # left in the middle: as the client's own stream does
+                self._stream.close()  # as the client's own stream does
                 raise
             if error is not None:
                 try:
                     raise_late(error)
                 finally:
-                    del error  # its traceback knows this frame
+                    del error  # its traceback refers to this frame
             if rest is not None:
                 yield from rest
 
@@ -147,7 +149,7 @@ def replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one function
 
 @lru_cache(GENERATIONS)
 def async_replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one function
-    """Make the async one, which differs from the other in ``await`` alone."""
+    """Return the async stream class. It differs from the sync one in ``await`` alone."""
 
     class AsyncReplay(Ahead, base):  # type: ignore[misc]
         async def read(self) -> None:
@@ -158,10 +160,10 @@ def async_replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one fun
                     self._size += len(part)
                     if self._is_enough():
                         return
-            except Exception as error:  # noqa: BLE001 - the caller's; its read raises it
-                theirs = find_foreign(error, handled)
-                if theirs is not None:
-                    raise theirs from None
+            except Exception as error:  # noqa: BLE001 - the caller's read raises it
+                foreign = find_foreign(error, handled)
+                if foreign is not None:
+                    raise foreign from None
                 self._keep(error, handled)
             except BaseException:
                 await self.aclose()  # the caller does not have the response yet
@@ -183,7 +185,7 @@ def async_replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one fun
                 try:
                     raise_late(error)
                 finally:
-                    del error  # its traceback knows this frame
+                    del error  # its traceback refers to this frame
             if rest is not None:
                 async for part in rest:
                     yield part
@@ -191,7 +193,7 @@ def async_replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one fun
         async def aclose(self) -> None:
             rest, self._rest, self._error = self._rest, None, None
             await self._stream.aclose()
-            # What is left in the middle, of generators within, the garbage collector tells of.
+            # Read to the end: asyncio and trio report generators that the collector finds open.
             try:
                 while rest is not None and await anext(rest, None) is not None:
                     pass

@@ -1,7 +1,8 @@
-"""A successful answer's body, told of as it passes: the same chunks, exceptions and closes.
+"""Watches a successful answer's body while the caller reads it.
 
-An iterator and no generator: it adds none to those that the client leaves to the garbage
-collector, of which asyncio and trio would say something.
+Chunks, exceptions and closes stay the same. The watcher is an iterator and no generator: asyncio
+and trio warn of generators that the garbage collector finds open
+(test_trio_says_no_more_of_generators_left_behind_than_without_us).
 """
 
 from __future__ import annotations
@@ -20,47 +21,50 @@ if TYPE_CHECKING:
     from assisters_otel.recording.response_body import ResponseBody
 
 _SDKS: Final = frozenset({"openai", "assisters"})
-_HELPERS: Final = "openai.lib.streaming"
-"""Where the `openai` SDK puts a chat's chunks together. Source: its `ChatCompletionStream`."""
+_CHAT_HELPER: Final = "openai.lib.streaming"
+"""The module that joins a chat's chunks in the `openai` SDK. Source: `ChatCompletionStream`."""
 
 
 def _always(_: bytes) -> bool:
     return True
 
 
-def _nothing(*_: object) -> None:
-    """Close an iterator that has no close."""
+def _no_method(*_: object) -> None:
+    """Stand in for a method that an iterator does not have."""
 
 
-async def _nothing_async(*_: object) -> None:
-    """The same, async."""
+async def _no_async_method(*_: object) -> None:
+    """Stand in for an async method that an iterator does not have."""
 
 
 @fail_safe
 def _closed(body: ResponseBody) -> None:
-    """Tell a body that its stream is closed: by the caller, or as an SDK's own error passes.
+    """Report that the stream is closed, with the reason.
 
-    An SDK that cannot read what came closes the stream and lets its exception go on: that is a
-    failure, and no caller who has had enough.
+    An SDK that cannot read the body closes the stream while its exception passes. That is a
+    failure. Otherwise the caller has closed the stream.
     """
     error = sys.exc_info()[1]
-    # Known already it is that of another stream, which was read inside this one's `with`.
+    # A known exception is that of another stream, which is read inside the `with` of this one.
     if isinstance(error, Exception) and not body.is_known(error) and _is_of_sdk(error):
         body.broke(error)
-    elif isinstance(error, GeneratorExit):  # of a generator that is dropped
+    elif isinstance(error, GeneratorExit):  # the app has dropped the generator that reads
         body.left()
     else:
         body.closed()
 
 
 def _is_of_sdk(error: Exception) -> bool:
-    """Say whether an exception that is on its way comes out of an SDK's reading of a stream."""
+    """Return True if a passing exception was raised by an SDK while it read a stream."""
     trace = error.__traceback__
     if trace is not None and _module(trace).partition(".")[0] in _SDKS:
         return True
-    # Out of the helper for chats: it is the caller's `with` that closes the stream.
+    # The helper for chats raises in the caller's `with` block, which then closes the stream.
     while trace is not None:
-        if _module(trace).startswith(_HELPERS) and trace.tb_frame.f_code.co_name == "__stream__":
+        if (
+            _module(trace).startswith(_CHAT_HELPER)
+            and trace.tb_frame.f_code.co_name == "__stream__"
+        ):
             return True
         trace = trace.tb_next
     return False
@@ -71,19 +75,19 @@ def _module(trace: TracebackType) -> str:
 
 
 class _Chunks:
-    """The chunks of a stream; whoever asks for a generator gets the other one's ways."""
+    """The chunks of a stream, with the methods of a generator, which the client's code may call."""
 
-    __slots__ = ("_body", "_chunks", "_is_ordinary", "close", "send", "throw")
+    __slots__ = ("_body", "_chunks", "_skip_plain_event", "close", "send", "throw")
 
     def __init__(self, chunks: Any, body: ResponseBody) -> None:
         self._chunks = chunks
         self._body = body
         events = body.events
-        # What is no event stream is fed to nobody.
-        self._is_ordinary = _always if events is None else events.skip_plain_event
-        self.close = getattr(chunks, "close", _nothing)
-        self.send = getattr(chunks, "send", _nothing)
-        self.throw = getattr(chunks, "throw", _nothing)
+        # A body that is no event stream has no scanner, and is not fed.
+        self._skip_plain_event = _always if events is None else events.skip_plain_event
+        self.close = getattr(chunks, "close", _no_method)
+        self.send = getattr(chunks, "send", _no_method)
+        self.throw = getattr(chunks, "throw", _no_method)
 
     def __iter__(self) -> _Chunks:
         return self
@@ -98,24 +102,24 @@ class _Chunks:
             self._body.broke(error)
             raise
         self._body.read_s = perf_counter()
-        if not self._is_ordinary(chunk):
+        if not self._skip_plain_event(chunk):
             self._body.feed(chunk)
         return chunk
 
 
 class _AsyncChunks:
-    """The same, async."""
+    """The chunks of an async stream."""
 
-    __slots__ = ("_body", "_chunks", "_is_ordinary", "aclose", "asend", "athrow")
+    __slots__ = ("_body", "_chunks", "_skip_plain_event", "aclose", "asend", "athrow")
 
     def __init__(self, chunks: Any, body: ResponseBody) -> None:
         self._chunks = chunks
         self._body = body
         events = body.events
-        self._is_ordinary = _always if events is None else events.skip_plain_event
-        self.aclose = getattr(chunks, "aclose", _nothing_async)
-        self.asend = getattr(chunks, "asend", _nothing_async)
-        self.athrow = getattr(chunks, "athrow", _nothing_async)
+        self._skip_plain_event = _always if events is None else events.skip_plain_event
+        self.aclose = getattr(chunks, "aclose", _no_async_method)
+        self.asend = getattr(chunks, "asend", _no_async_method)
+        self.athrow = getattr(chunks, "athrow", _no_async_method)
 
     def __aiter__(self) -> _AsyncChunks:
         return self
@@ -130,13 +134,13 @@ class _AsyncChunks:
             self._body.broke(error)
             raise
         self._body.read_s = perf_counter()
-        if not self._is_ordinary(chunk):
+        if not self._skip_plain_event(chunk):
             self._body.feed(chunk)
         return chunk
 
 
 class _Watched:
-    """A stream whose end is told of."""
+    """A stream that reports its end, also when it is collected."""
 
     def __init__(self, stream: Any, body: ResponseBody) -> None:
         self._stream = stream
@@ -148,7 +152,7 @@ class _Watched:
 
 @lru_cache(GENERATIONS)
 def watched(base: Any) -> type[_Watched]:
-    """Make the sync stream class for a client's ``SyncByteStream``."""
+    """Return the sync stream class for a client's ``SyncByteStream``."""
 
     class Watched(_Watched, base):  # type: ignore[misc]
         def __iter__(self) -> _Chunks:
@@ -165,7 +169,7 @@ def watched(base: Any) -> type[_Watched]:
 
 @lru_cache(GENERATIONS)
 def async_watched(base: Any) -> type[_Watched]:
-    """Make the async one, which differs from the other in ``await`` alone."""
+    """Return the async stream class. It differs from the sync one in ``await`` alone."""
 
     class AsyncWatched(_Watched, base):  # type: ignore[misc]
         def __aiter__(self) -> _AsyncChunks:

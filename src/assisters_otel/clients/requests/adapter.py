@@ -1,10 +1,26 @@
-"""requests: whatever goes through its `HTTPAdapter`, and what urllib3's `Retry` sends again in it.
+"""requests: each send of its `HTTPAdapter`, and each resend by urllib3's `Retry` inside one.
 
-An attempt starts and is answered in `HTTPAdapter.send`. What the app finds on a response
-(`elapsed`, and the body unless it has asked for a stream) is there only as `Session.send` returns.
-So a failed attempt is reported then: nothing is read ahead that requests reads by itself. The HTTP
-span of OpenTelemetry's instrumentation is around `Session.send`. The library's own is around the
-send of the adapter, once a hop of a redirect.
+Three methods are wrapped, from the outside to the inside:
+
+* `Session.send` sends the request and the hops of its redirects. It sets ``elapsed``, and reads the
+  body unless the app asks for a stream. The HTTP span of OpenTelemetry's instrumentation is here.
+* `HTTPAdapter.send` sends one hop. An attempt starts and is answered here, in an exchange. The
+  library's own span is here.
+* `Retry.increment` is called by urllib3 before each resend, and before it gives up. urllib3 keeps
+  the answer or the exception to itself. So the attempt is reported here, and the next one starts in
+  the same span.
+
+A failed answer is reported when `Session.send` returns: then the body that requests has read is at
+hand, and nothing is read ahead that requests reads anyway. Until then the exchange waits in the
+`SessionSend`. An app's own call of an adapter has no session, and is reported at once.
+
+What would break it.
+
+* Adding headers to the app's own request: a redirect would carry them to another host. So a copy is
+  sent (`outgoing`).
+* Reading ahead in `HTTPAdapter.send`: ``elapsed`` would contain it
+  (test_elapsed_ends_with_the_headers).
+* A reference from the session to a reported exchange (test_a_request_that_is_over_is_in_no_cycle).
 """
 
 from __future__ import annotations
@@ -58,7 +74,7 @@ class Requests(Adapter):
     instrumentation = "requests"
     variable = "REQUESTS"
     instrumentor = "RequestsInstrumentor"
-    suppresses_others = True  # it sends through urllib3
+    suppresses_others = True  # requests sends through urllib3
     has_user_agent = True
 
     def __init__(self, recorder: Recorder, tracer_provider: TracerProvider | None) -> None:
@@ -72,7 +88,7 @@ class Requests(Adapter):
         )
 
     def targets(self) -> tuple[Target, ...]:
-        """Return what to wrap."""
+        """Return the methods to wrap."""
         return (
             Target(MODULE, "Session.send", self._wrap_session),
             Target(MODULE, "adapters.HTTPAdapter.send", self._wrap),
@@ -82,6 +98,7 @@ class Requests(Adapter):
     # -- one request ------------------------------------------------------------------------
 
     def _wrap_session(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap `Session.send`: failed attempts are reported when it returns."""
         call = unbound(original)
         sending = self._sending
 
@@ -98,6 +115,7 @@ class Requests(Adapter):
         return send
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap `HTTPAdapter.send`: an exchange is around it."""
         call = unbound(original)
 
         def send(adapter: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -124,8 +142,8 @@ class Requests(Adapter):
                     exchange.leave()
                 else:
                     exchange.end(None)
-            except BaseException:  # what is not the library's, met while reading ahead
-                response.close()  # the caller will not get it
+            except BaseException:  # a foreign exception, raised while reading ahead
+                response.close()  # the caller will not get the response
                 raise
             return response
 
@@ -138,7 +156,7 @@ class Requests(Adapter):
         if request is None:
             return None
         app_span, own = _find_app_span(raw), None
-        # The app's instrumentation is around `Session.send`: it does not see a call of an adapter.
+        # The app's instrumentation is around `Session.send`, and does not see an adapter's call.
         is_theirs = self.theirs_is_on() and self._sending.get() is not None
         if app_span is None and not is_theirs:
             port = request.port or _HTTPS
@@ -154,7 +172,7 @@ class Requests(Adapter):
         if not failed:
             exchange.start()
             return
-        # A hook of the app's sends again, as an auth handler does: what was before has failed.
+        # A hook of the app sends again, as an auth handler does. So those before it failed.
         with control_flow.one_send():
             for one in failed:
                 one.report()
@@ -162,7 +180,7 @@ class Requests(Adapter):
 
     @fail_safe
     def _is_reported_later(self, exchange: RequestsExchange, response: Any) -> bool:
-        """Take an answer's headers; return True if it has failed, and its session reports it."""
+        """Record an answer's headers. Return True if it has failed and its session reports it."""
         span = exchange.app_span
         if span is not None and response.is_redirect:
             _mask_what_follows(span)
@@ -173,7 +191,7 @@ class Requests(Adapter):
             return False
         exchange.read_beginning = partial(beginning_of, response, exchange)
         one = self._sending.get()
-        if one is None:  # the app's own call of an adapter
+        if one is None:  # the app itself calls the adapter
             return False
         one.failed.append((exchange, response))
         return True
@@ -187,15 +205,16 @@ class Requests(Adapter):
     def _broke(
         self, body: ResponseBody, response: Callable[[], object], error: BaseException
     ) -> None:
-        # In the words that requests finds for it.
+        # Record the exception that requests raises in place of urllib3's.
         kind = AS_REQUESTS_RAISES.get(type(error).__name__)
         errors = sys.modules[MODULE].exceptions
         body.broke(error if kind is None else getattr(errors, kind)(error))
         self._recorder.raised_for(response(), error)
 
-    # -- what urllib3 sends again ---------------------------------------------------------------
+    # -- resends by urllib3 ----------------------------------------------------------------------
 
     def _wrap_increment(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap `Retry.increment`: an attempt ends, and another one starts unless it raises."""
         call = unbound(original)
 
         def increment(retry: Any, *args: Any, **kwargs: Any) -> Any:
@@ -207,7 +226,8 @@ class Requests(Adapter):
             try:
                 result = call(retry, *args, **kwargs)
             except Exception:
-                # The last one. Its error is on its way out; its answer may be the app's.
+                # urllib3 gives up. Its last exception reaches the app. A last answer does as well,
+                # unless urllib3 raises in place of it.
                 if response is not None and retry.raise_on_status:
                     self._hidden(exchange, response, None)
                     exchange.refuse()
@@ -222,7 +242,7 @@ class Requests(Adapter):
 
     @fail_safe
     def _hidden(self, exchange: RequestsExchange, response: Any, error: Any) -> None:
-        """Report an attempt of which urllib3 keeps the answer or the exception to itself."""
+        """Report an attempt whose answer or exception urllib3 keeps to itself."""
         attempt = exchange.attempt
         if attempt is None:
             return
@@ -234,7 +254,7 @@ class Requests(Adapter):
         elif error is not None:
             self._recorder.raised(attempt, error, transient=True)
 
-    # -- what they have in common -----------------------------------------------------------------
+    # -- both --------------------------------------------------------------------------------------
 
     @fail_safe
     def _request(self, raw: Any) -> ApiRequest | None:
@@ -254,8 +274,8 @@ def _find_app_span(raw: Any) -> Span | None:
 
 @fail_safe
 def _mask_what_follows(span: Span) -> None:
-    # If the target of the redirect cannot be reached, this span records the exception, which
-    # quotes the URL. It is masked then, and as the span ends the hook is taken away again.
+    # If the redirect's target cannot be reached, this span records the exception, which quotes the
+    # URL. The hook masks it then, and is removed when the span ends.
     foreign_span.on_recorded_exception(
         span, lambda _: foreign_span.before_end(span, foreign_span.mask_status)
     )
@@ -263,5 +283,5 @@ def _mask_what_follows(span: Span) -> None:
 
 
 def _is_export(raw: Any) -> bool:
-    # Of the app's own exporter, to a collector on a watched host. Source: the OTLP exporters.
+    # The app's exporter sends to a collector on a watched host. Source: the OTLP exporters.
     return str(raw.headers.get("user-agent")).startswith("OTel-OTLP-Exporter-Python")

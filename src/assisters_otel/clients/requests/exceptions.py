@@ -1,4 +1,4 @@
-"""What the exceptions of requests mean, and how requests names those of urllib3."""
+"""The exceptions of requests: which mean a failed connection, and which stand for urllib3's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from assisters_otel.causes import OF_FILES
 from assisters_otel.clients.classes import is_a
 from assisters_otel.fail_safe import fail_safe
 
-# Source: `Response.iter_content` of requests.
 AS_REQUESTS_RAISES: Final = {
     "ProtocolError": "ChunkedEncodingError",
     "IncompleteRead": "ChunkedEncodingError",
@@ -16,15 +15,16 @@ AS_REQUESTS_RAISES: Final = {
     "ReadTimeoutError": "ConnectionError",
     "SSLError": "SSLError",
 }
-"""By the name of urllib3's exception."""
+"""The exceptions that requests raises in place of urllib3's, by the names of these. Source:
+`Response.iter_content` of requests."""
 
 
 @fail_safe
 def is_transient(error: BaseException) -> bool:
-    """Return True if the connection, the peer or the clock failed."""
-    # Not a bad URL, scheme or header, and not what the app's own body has raised.
+    """Return True if the connection or the peer failed, or a time limit was reached."""
+    # Neither a bad URL, scheme or header counts, nor an exception of the app's own body.
     met = error.args[0] if error.args else None
-    # urllib3 says of any OSError that the connection was aborted.
+    # urllib3 reports any OSError as an aborted connection, also one of the file that is sent.
     within = (met, *getattr(met, "args", ()))
     is_transient = is_a(error, ("requests",), "ConnectionError", "Timeout", "ChunkedEncodingError")
     return is_transient and not any(isinstance(one, OF_FILES) for one in within)

@@ -1,4 +1,4 @@
-"""One request of an adapter's, and the session that sends it."""
+"""The records of a request under way: the exchange of a hop, and the `Session.send` around it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ if TYPE_CHECKING:
     from assisters_otel.recording.recorder import Recorder
 
 HTTP_VERSIONS: Final = {10: "1.0", 11: "1.1", 20: "2", 30: "3"}
-"""As urllib3 counts them, and as the conventions write them."""
+"""The versions of HTTP: urllib3's numbers, and the text that the conventions ask for."""
 
 
 class SessionSend:
     """One `Session.send` under way.
 
     Attributes:
-        outer: The one that this was called in, by a hook of the app's or for a redirect; or None.
-        failed: The failed attempts which are reported as it returns, with their responses.
+        outer: The `Session.send` that called this one, for a redirect or by a hook of the app; None
+            without one.
+        failed: The exchanges of failed attempts, with their responses. They are reported when the
+            method returns.
     """
 
     __slots__ = ("failed", "outer")
@@ -39,7 +41,7 @@ class SessionSend:
         self.failed: list[tuple[Exchange, Any]] = []
 
     def with_failed(self) -> list[SessionSend]:
-        """Return those of this and of the outer ones that have failed attempts to report."""
+        """Return this and the outer ones, of which each has failed attempts to report."""
         found, one = [], self if self.failed or self.outer is not None else None
         while one is not None:
             if one.failed:
@@ -48,23 +50,23 @@ class SessionSend:
         return found
 
     def report(self) -> None:
-        """Report what has failed."""
+        """Report the failed attempts."""
         while self.failed:
             exchange, response = self.failed.pop(0)
             try:
                 exchange.end(None)
-            except BaseException:  # what is not the library's, met while reading ahead
-                response.close()  # the caller will not get it
+            except BaseException:  # a foreign exception, raised while reading ahead
+                response.close()  # the caller will not get the response
                 raise
 
 
 class RequestsExchange(Exchange):
-    """An exchange of an adapter's, with the attempts that urllib3 makes of it.
+    """The exchange of one `HTTPAdapter.send`, with all attempts that urllib3 makes of it.
 
     Attributes:
-        raw: What the adapter was given.
-        outgoing: What is sent in its place, with the propagator's headers; or None.
-        read_limit: Returns the caller's own limit for a read, in seconds, or None.
+        raw: The request that the adapter got.
+        outgoing: The copy that is sent, with the propagator's headers; None if *raw* itself is.
+        read_limit: A function that returns the caller's limit for a read, in seconds, or None.
     """
 
     __slots__ = ("outgoing", "raw", "read_limit")
@@ -87,13 +89,13 @@ class RequestsExchange(Exchange):
 
 
 def beginning_of(response: Any, exchange: RequestsExchange) -> bytes | None:
-    """Return what the app has read of a failed answer's body, else what is read ahead of it."""
+    """Return a failed answer's body if requests has read it, else its beginning, read ahead."""
     read = getattr(response, "_content", False)
     return read if isinstance(read, bytes) else read_ahead(response.raw, exchange)
 
 
 def read_ahead(raw: Any, exchange: RequestsExchange) -> bytes | None:
-    """Read the beginning of an unread body, and put it back."""
+    """Return the beginning of an unread body; urllib3 still reads all of it afterwards."""
     if not exchange.may_be_read_ahead() or getattr(raw, "_fp_bytes_read", True):
         return None
     if getattr(raw, "_original_response", None) is None:
@@ -103,7 +105,7 @@ def read_ahead(raw: Any, exchange: RequestsExchange) -> bytes | None:
 
 
 def headers_of(response: Any) -> list[tuple[bytes, bytes]]:
-    """Return the headers of a response of requests' or of urllib3's, each line by itself."""
+    """Return the headers of a response of requests or of urllib3, one pair for each line."""
     how = "latin-1", "replace"  # as urllib3 has decoded them; the app's own adapter may not
     headers = getattr(getattr(response, "raw", response), "headers", None)
     lines = getattr(headers, "iteritems", None)  # urllib3's, each by itself if there are two
@@ -112,10 +114,10 @@ def headers_of(response: Any) -> list[tuple[bytes, bytes]]:
 
 
 def read_limit_s(_stream: object = False, timeout: Any = None, *_: Any, **__: Any) -> float | None:  # noqa: FBT002 - as `HTTPAdapter.send`
-    """Read the caller's limit for a read, in seconds, out of what an adapter is called with."""
+    """Return the caller's limit for a read, in seconds, from the arguments of the adapter."""
     if isinstance(timeout, tuple):
         timeout = timeout[-1]
-    if hasattr(timeout, "_read"):  # urllib3's own form, whose `read_timeout` needs a running clock
+    if hasattr(timeout, "_read"):  # urllib3's `Timeout`, whose `read_timeout` needs a running clock
         given = timeout._read, timeout.total  # noqa: SLF001 - as above
         timeout = next((one for one in given if isinstance(one, (int, float))), None)
     return float(timeout) if isinstance(timeout, (int, float)) else None

@@ -1,7 +1,7 @@
-"""What is sent in place of a request of requests: a copy with the propagator's headers.
+"""The copy of a request of requests that is sent, with the propagator's headers.
 
-The app finds none of them on its own request: a redirect would carry them on, and an adapter of the
-app's that answers by itself would show them.
+The app's own request does not get these headers. A redirect would carry them to another host, and
+an app's adapter that answers by itself would show them.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from assisters_otel.fail_safe import fail_safe
 
 
 class Outgoing(NamedTuple):
-    """A copy of a request. The app may have the request itself in several threads.
+    """A copy of a request. The app may send the request itself in several threads at once.
 
     Attributes:
-        raw: The app's own, or what its adapter has made of it.
-        copy: The copy, with headers more.
-        injected: Those.
+        raw: The app's request, or what the app's own adapter has made of it.
+        copy: The copy, which has the injected headers.
+        injected: The propagator's headers.
     """
 
     raw: Any
@@ -29,14 +29,14 @@ class Outgoing(NamedTuple):
     @classmethod
     def of(cls, raw: Any, headers: dict[str, str]) -> Outgoing | None:
         """Return a copy of *raw* with *headers*; None if there are none, or it cannot be copied."""
-        # What is not prepared is refused by requests, in its own words.
+        # requests refuses a request that is not prepared, with a message of its own.
         if not headers or not is_a(raw, ("requests",), "PreparedRequest"):
             return None
         if not hasattr(raw.headers, "copy"):
             return None
         try:
             made = copy(raw)
-        except (TypeError, NotImplementedError):  # a proxy around one
+        except (TypeError, NotImplementedError):  # a proxy around a request
             return None
         made.headers = raw.headers.copy()
         made.headers.update(headers)
@@ -44,7 +44,7 @@ class Outgoing(NamedTuple):
 
     @fail_safe
     def hand_back(self, made: Any) -> None:
-        """Leave the app with its own request, and with what its adapter has written on the copy.
+        """Restore the app's request in the response, and copy to it what the adapter has written.
 
         Args:
             made: The response, or the exception in its place.

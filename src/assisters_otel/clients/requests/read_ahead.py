@@ -1,6 +1,10 @@
-"""The beginning of a body that urllib3 is to read: read by a twin of its response, and put back.
+"""Reads the beginning of a failed answer's body before urllib3 does, and puts it back.
 
-Where a body ends, and whether there is one, is for urllib3 and `http.client` to say.
+urllib3 and `http.client` alone know where a body ends, and whether there is one. So a copy of
+urllib3's response does the reading, from a `_Tap` on the connection's reader. The tap keeps the
+bytes as they came over the wire, framing included. Afterwards the original reads them from a
+`_Replay`, and then goes on with the connection. An exception of the connection is raised again, at
+the same place.
 """
 
 from __future__ import annotations
@@ -18,15 +22,15 @@ if TYPE_CHECKING:
 
 
 READ_AHEAD_S: Final = 5.0
-"""How long reading ahead goes on with a peer that drips, if the caller has set no limit."""
+"""The limit of reading ahead in seconds, with a peer that sends slowly, if the caller has none."""
 
 
 class _EnoughError(Exception):
-    """It is enough, or has taken long enough."""
+    """The limit of bytes or of time is reached."""
 
 
 class _Replay(io.RawIOBase):
-    """What has been read already, and then the rest."""
+    """A reader of the bytes that were read ahead, and then of the connection."""
 
     def __init__(self, read: bytes, rest: Any, error: Exception | None) -> None:
         self._read = memoryview(read)
@@ -50,7 +54,7 @@ class _Replay(io.RawIOBase):
             try:
                 raise_late(error)
             finally:
-                del error  # its traceback knows this frame
+                del error  # its traceback refers to this frame
         chunk = self._rest.read1(len(buffer))
         buffer[: len(chunk)] = chunk
         return len(chunk)
@@ -63,13 +67,13 @@ class _Replay(io.RawIOBase):
 
 
 class _Tap:
-    """A connection's reader that keeps what is read from it, in the twin's hands.
+    """A connection's reader that keeps the bytes which the copied response reads.
 
-    It takes no more from the connection than what it is asked for.
+    It reads no more from the connection than it is asked for.
 
     Attributes:
-        read_already: What has been read.
-        error: What the connection has raised.
+        read_already: The bytes that have been read.
+        error: The exception that the connection has raised, or None.
     """
 
     def __init__(self, wire: Any, is_over: Callable[[bytearray], bool]) -> None:
@@ -79,10 +83,10 @@ class _Tap:
         self._is_over = is_over
 
     def read1(self, size: int = -1) -> bytes:
-        return self._take(self._wire.read1, size)
+        return self._read_through(self._wire.read1, size)
 
     def readline(self, limit: int = -1) -> bytes:
-        return self._take(self._wire.readline, limit)
+        return self._read_through(self._wire.readline, limit)
 
     def read(self, size: int = -1) -> bytes:
         parts: list[bytes] = []
@@ -91,7 +95,7 @@ class _Tap:
             try:
                 part = self.read1(min(left, MAX_BYTES) if left > 0 else MAX_BYTES)
             except Exception:
-                if parts:  # which the next reading raises again
+                if parts:  # the next read raises the exception again
                     break
                 raise
             if not part:
@@ -105,7 +109,7 @@ class _Tap:
         buffer[: len(part)] = part
         return len(part)
 
-    def _take(self, step: Callable[[int], bytes], size: int) -> bytes:
+    def _read_through(self, step: Callable[[int], bytes], size: int) -> bytes:
         if self.error is not None:
             raise self.error
         if self._is_over(self.read_already):
@@ -119,28 +123,28 @@ class _Tap:
         return part
 
     def flush(self) -> None:
-        """Do nothing: it is for reading."""
+        """Do nothing: this is no writer."""
 
     def close(self) -> None:
-        """Leave the connection open: it is the response's own."""
+        """Leave the connection open: it belongs to the original response."""
 
 
 def beginning(response: Any, now: Callable[[], float], limit_s: float) -> bytes | None:
     """Read the beginning of a body of which nothing has been read.
 
-    The reader finds the same bytes and, where the peer failed, the same exception at the same
-    place.
+    The caller's read gets the same bytes. Where the peer failed, it gets the same exception at the
+    same place.
 
     Args:
-        response: urllib3's.
+        response: The response of urllib3.
         now: A steady clock, in seconds.
-        limit_s: For how long, with a peer that drips.
+        limit_s: The limit of time with a peer that sends slowly, in seconds.
 
     Returns:
         The body without its framing, up to about `limits.MAX_BYTES`; None if there is none.
 
     Raises:
-        BaseException: What is not of the connection, as `foreign_exceptions` knows it.
+        BaseException: A foreign exception, as `foreign_exceptions` knows it.
     """
     original = response._original_response  # noqa: SLF001 - as `http.client` has answered
     wire = original.fp
@@ -149,33 +153,38 @@ def beginning(response: Any, now: Callable[[], float], limit_s: float) -> bytes 
     end_s = now() + limit_s
     tap = _Tap(wire, lambda read: len(read) > MAX_BYTES or now() >= end_s)
     body, handled = bytearray(), sys.exc_info()[1]
-    theirs: BaseException | None = None
+    foreign: BaseException | None = None
     errors = sys.modules["urllib3.exceptions"].HTTPError, HTTPException, OSError, _EnoughError
     try:
-        for part in _twin(response, original, tap).stream(MAX_BYTES, decode_content=False):
+        for part in _copy_reading_from(response, original, tap).stream(
+            MAX_BYTES, decode_content=False
+        ):
             body += part
-    except errors as met:  # the caller's: its own reading raises it
-        theirs = find_foreign(tap.error or met, handled)
-    finally:  # whatever went wrong, the reader finds what was read
-        error = tap.error if theirs is None else None
+    except errors as raised:  # it belongs to the caller, whose own read raises it
+        foreign = find_foreign(tap.error or raised, handled)
+    finally:  # in each case the caller reads the bytes that were read here
+        error = tap.error if foreign is None else None
         if error is not None:
             cut(error, handled)
-            error.__traceback__ = None  # its frames know the response
+            error.__traceback__ = None  # its frames refer to the response
         original.fp = io.BufferedReader(_Replay(bytes(tap.read_already), wire, error))
         del handled, error
-    if theirs is not None:
-        raise theirs
+    if foreign is not None:
+        raise foreign
     return bytes(body)
 
 
-def _twin(response: Any, original: Any, tap: _Tap) -> Any:
-    """Copy a response, with what it reads from; the twin knows no connection to give back."""
+def _copy_reading_from(response: Any, original: Any, tap: _Tap) -> Any:
+    """Return a copy of a response that reads from *tap*, and has no connection to give back."""
     answered = _copy(original, fp=tap)
     return _copy(response, _fp=answered, _original_response=answered, _pool=None, _connection=None)
 
 
 def _copy(thing: Any, **changes: Any) -> Any:
-    """Copy an object with some changes; they come first, for one that is dropped closes itself."""
+    """Return a copy of an object with some attributes changed.
+
+    The copy gets all attributes at once: an unchanged copy would close the connection when dropped.
+    """
     kind: Any = type(thing)
     copy = kind.__new__(kind)
     vars(copy).update({**vars(thing), **changes})

@@ -1,4 +1,4 @@
-"""Reads a request of requests'."""
+"""Reads a request of requests, for the recognition of resends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import urljoin
 
 
 class RequestsRequestReader:
-    """Reads what a resend is known by."""
+    """Reads the properties by which a resend is recognised."""
 
     __slots__ = ("_raw",)
 

@@ -1,7 +1,8 @@
-"""urllib3's response, told of as it is read: the same bytes, exceptions and closes.
+"""Watches urllib3's response while the app reads it. Bytes, exceptions and closes stay the same.
 
-One that is to tell gets a class with the same methods, whichever of them the app reads by. They
-all fetch through four that are not public, and have been the same since urllib3 1.26.
+A watched response gets a subclass of its class. All public methods of urllib3's response read
+through four that are not public. These four have been the same since urllib3 1.26, and the subclass
+overrides them. Without them a response is not watched.
 """
 
 from __future__ import annotations
@@ -18,44 +19,46 @@ if TYPE_CHECKING:
 
     from assisters_otel.recording.response_body import ResponseBody
 
-_FETCHES: Final = ("_fp_read", "_handle_chunk", "_update_chunk_length", "_error_catcher")
+_READ_METHODS: Final = ("_fp_read", "_handle_chunk", "_update_chunk_length", "_error_catcher")
 _WATCH: Final = "_assisters_otel_watch"
 
 
 def watch(raw: Any, body: ResponseBody, broke: Callable[[BaseException], object]) -> None:
-    """Have a body told of what is read.
+    """Report what is read of a response to *body*.
 
     Args:
-        raw: The response, of which nothing has been read.
-        body: Gets the bytes as they came over the wire, still encoded, and the end.
-        broke: Gets what is raised in place of more, in urllib3's words.
+        raw: The response of urllib3, of which nothing has been read.
+        body: The receiver of the bytes as they came over the wire, still encoded, and of the end.
+        broke: A function that gets the exception that urllib3 raises in place of more bytes.
     """
     kind: Any = type(raw)
     if is_of(kind, "urllib3.response", "HTTPResponse") and all(
-        hasattr(kind, name) for name in _FETCHES
+        hasattr(kind, name) for name in _READ_METHODS
     ):
         vars(raw)[_WATCH] = body, broke
-        raw.__class__ = _telling(kind)
+        raw.__class__ = _watching_class(kind)
 
 
 @lru_cache(GENERATIONS)
-def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
+def _watching_class(base: Any) -> type:  # noqa: C901 - a class, not one function
+    """Return a subclass of a response's class that reports chunks and the end to its body."""
+
     class HTTPResponse(base):  # type: ignore[misc]
         def _fp_read(self, *args: Any, **kwargs: Any) -> Any:
-            return self._tell(super()._fp_read(*args, **kwargs))
+            return self._report_chunk(super()._fp_read(*args, **kwargs))
 
         def _handle_chunk(self, amt: int | None) -> Any:
-            return self._tell(super()._handle_chunk(amt))
+            return self._report_chunk(super()._handle_chunk(amt))
 
         def _update_chunk_length(self) -> None:
-            found = self.__dict__.pop(_WATCH, None)  # it closes itself before it raises
+            found = self.__dict__.pop(_WATCH, None)  # urllib3 closes the response, then raises
             try:
                 super()._update_chunk_length()
             finally:
                 if found is not None:
                     self.__dict__[_WATCH] = found
 
-        def _tell(self, chunk: Any) -> Any:
+        def _report_chunk(self, chunk: Any) -> Any:
             found = vars(self).get(_WATCH)
             if found is not None and chunk:
                 body, _ = found
@@ -69,17 +72,17 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
             try:
                 with super()._error_catcher():
                     yield
-            except GeneratorExit:  # the generator that reads is dropped
-                self._tell_last(left=True)
+            except GeneratorExit:  # the app has dropped the generator that reads
+                self._report_end(left=True)
                 raise
             except BaseException as error:
-                self._tell_last(error=error)
+                self._report_end(error=error)
                 raise
             original = self._original_response
             if original is not None and original.isclosed():
-                self._tell_last(ended=True)
+                self._report_end(ended=True)
 
-        def _tell_last(
+        def _report_end(
             self, *, error: BaseException | None = None, ended: bool = False, left: bool = False
         ) -> None:
             found = self.__dict__.pop(_WATCH, None)
@@ -97,10 +100,10 @@ def _telling(base: Any) -> type:  # noqa: C901 - a class, not one function
 
         def close(self) -> None:
             super().close()
-            self._tell_last()
+            self._report_end()
 
         def __del__(self) -> None:
-            # What is collected closes itself; that is nobody's wish.
+            # urllib3 closes a response that is collected. The caller has not closed it.
             found = self.__dict__.pop(_WATCH, None)
             if found is not None:
                 body, _ = found
