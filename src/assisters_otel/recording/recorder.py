@@ -118,6 +118,7 @@ class Recorder:
     def stop(self) -> None:
         """Watch no host any more, end open bodies, and log the failures not logged yet."""
         self.watched.stop()
+        self.deferred.run_all()  # what the collector has found, with the moment of that
         self._open.abandon_all()
         self.deferred.stop()
         self.sinks.stop()
