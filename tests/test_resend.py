@@ -17,7 +17,7 @@ from opentelemetry import trace
 from assisters_otel.api.request import ApiRequest
 from assisters_otel.attempts.attempt import Attempt
 from assisters_otel.attempts.control_flow import units
-from assisters_otel.attempts.retry_chain import Chain
+from assisters_otel.attempts.retry_chain import RetryChain
 from assisters_otel.outcomes import AttemptOutcome
 from assisters_otel.resends import failed_attempts, tracker
 from assisters_otel.resends.request_identity import request_identity
@@ -109,7 +109,7 @@ def test_a_call_that_sends_each_attempt_from_a_thread_of_its_own_is_known_again(
     around = under(1)
 
     def call():
-        chain = Chain(None)
+        chain = RetryChain(None)
         numbers = []
 
         def send_once():

@@ -82,7 +82,7 @@ def _chain_of(error: BaseException) -> Iterator[BaseException]:
         left += [one.__cause__, one.__context__, *one.args, getattr(one, "reason", None)]
 
 
-OF_FILES: Final = (
+FILE_ERRORS: Final = (
     FileExistsError,
     FileNotFoundError,
     IsADirectoryError,

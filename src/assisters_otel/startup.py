@@ -149,10 +149,10 @@ def _set_up(
     # Compared with None: a provider that has a length may be false.
     tracers: Any = arguments.tracer_provider
     if tracers is None:
-        tracers = _usable(trace.get_tracer_provider())
+        tracers = _reusable(trace.get_tracer_provider())
     meters: Any = arguments.meter_provider
     if meters is None:
-        meters = _usable(metrics.get_meter_provider())
+        meters = _reusable(metrics.get_meter_provider())
     reused = tuple(provider for provider in (tracers, meters) if provider is not None)
     if reused:
         logger.info(
@@ -254,7 +254,7 @@ def _build_one(
         return None, f"no telemetry is sent: {'. '.join(reasons)}"
 
 
-def _usable(provider: P) -> P | None:
+def _reusable(provider: P) -> P | None:
     """Return the global provider, or None if it is a stand-in, or the library has shut it down."""
     is_ended = process.PROCESS.was_shut_down(provider)
     return None if is_ended or providers.is_stand_in(provider) else provider

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from assisters_otel.api.request import ApiRequest, RequestReader
     from assisters_otel.attempts.call import Call
-    from assisters_otel.attempts.retry_chain import Chain
+    from assisters_otel.attempts.retry_chain import RetryChain
     from assisters_otel.outcomes import AttemptOutcome, Resend
 
 _SECRET_HEADERS: Final = ("authorization", "x-api-key", "api-key")
@@ -160,7 +160,7 @@ class Attempt:
         self._origin: Origin | None = None
 
     @property
-    def chain(self) -> Chain | None:
+    def chain(self) -> RetryChain | None:
         """The attempts of its call, or None."""
         return None if self.call is None else self.call.chain
 

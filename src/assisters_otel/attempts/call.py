@@ -24,7 +24,7 @@ from urllib.parse import unquote
 from opentelemetry import context, trace
 
 from assisters_otel.attempts.clock import Moment
-from assisters_otel.attempts.retry_chain import Chain
+from assisters_otel.attempts.retry_chain import RetryChain
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import CallOutcome
 from assisters_otel.semconv import attributes as names
@@ -42,11 +42,10 @@ if TYPE_CHECKING:
 _KEY: Final = context.create_key("assisters_otel-call")
 _scope: Final[ContextVar[Call | None]] = ContextVar("assisters_otel-call", default=None)
 
-# A header of every request of an SDK by Stainless, such as `openai`, unless the app removes it.
-_SDK_MARK: Final = "x-stainless-lang"
+_SDK_MARK: Final = "x-stainless-lang"  # a header of SDKs by Stainless, such as `openai`
 
 
-class Asked(NamedTuple):
+class CallRequest(NamedTuple):
     """The arguments of a call.
 
     Attributes:
@@ -123,7 +122,13 @@ class Call:
     )
 
     def __init__(
-        self, asked: Asked, span: Span, around: SpanContext, watcher: Watcher, *, is_ours: bool
+        self,
+        asked: CallRequest,
+        span: Span,
+        around: SpanContext,
+        watcher: Watcher,
+        *,
+        is_ours: bool,
     ) -> None:
         """Start the call.
 
@@ -139,7 +144,7 @@ class Call:
         self.is_ours = is_ours
         self.around = around
         made = span.get_span_context()
-        self.chain = Chain(made if made.is_valid else None)
+        self.chain = RetryChain(made if made.is_valid else None)
         self.last: AttemptOutcome | None = None
         self._watcher = watcher
         self._body: Body | None = None

@@ -132,14 +132,14 @@ def is_over(task: object) -> bool:
     if task is None:
         return True
     if isinstance(task, threading.Thread):
-        return not task.is_alive() or _is_idle(task)
+        return not task.is_alive() or _is_idle_pool_thread(task)
     done = getattr(task, "done", None)
     if done is not None:
         return bool(done())
     return getattr(getattr(task, "coro", None), "cr_frame", None) is None  # trio's
 
 
-def _is_idle(thread: threading.Thread) -> bool:
+def _is_idle_pool_thread(thread: threading.Thread) -> bool:
     frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - documented, for debugging
     while frame is not None:
         if str(frame.f_globals.get("__name__")).partition(".")[0] not in _POOLS:

@@ -18,14 +18,14 @@ Key = tuple[int, int]
 """The key of a failed attempt: the id of its task, thread or parent span, and its identity."""
 
 
-class CallBefore(NamedTuple):
+class PreviousCall(NamedTuple):
     """The call that a failed attempt belonged to: its span, and its own number as a resend."""
 
     span: SpanContext | None
     number: int
 
 
-class Before(NamedTuple):
+class FailedAttempt(NamedTuple):
     """The record of an attempt that failed or was cancelled, for the attributes of its resend.
 
     Attributes:
@@ -44,12 +44,12 @@ class Before(NamedTuple):
     reason: str | None
     span: SpanContext | None
     wait_s: float | None
-    hopeless: bool
+    is_permanent: bool
     authorization: bytes | None
-    call: CallBefore | None
+    call: PreviousCall | None
 
 
-class Hop(NamedTuple):
+class PendingRedirect(NamedTuple):
     """A redirect that has been answered, and that the client has not followed yet.
 
     Attributes:
@@ -66,7 +66,7 @@ class Hop(NamedTuple):
     identities: tuple[int, ...]
 
 
-class Chain:
+class RetryChain:
     """The attempts of one call, one after the other.
 
     Attributes:
@@ -99,14 +99,14 @@ class Chain:
         Args:
             call: The context of the call's span, or None.
         """
-        self.call = CallBefore(call, 0)
+        self.call = PreviousCall(call, 0)
         self.resend_of: SpanContext | None = None
         self.sent = 0
         self.number = 0
         self.retries = 0
         self.wait_s = 0.0
-        self.before: Before | None = None
-        self.hop: Hop | None = None
+        self.before: FailedAttempt | None = None
+        self.hop: PendingRedirect | None = None
         self.keys: tuple[Key, ...] = ()
 
     def follows(self, message: RequestReader) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MODULE: Final = "assisters"
 
 
-class _Scoped:
+class _FirstStepInCall:
     """The chunks of the SDK's generator. Its first step runs inside the call.
 
     The SDK sends its requests in the first step, before the first chunk. Another task may ask for
@@ -38,7 +38,7 @@ class _Scoped:
         self.send = chunks.send
         self.throw = chunks.throw
 
-    def __iter__(self) -> _Scoped:
+    def __iter__(self) -> _FirstStepInCall:
         return self
 
     def __next__(self) -> Any:
@@ -90,7 +90,7 @@ class Assisters:
         def stream(client: Any, *args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
             chunks = wrapped(client, *args, **kwargs)
             call = self._begin_stream(client, args, kwargs)
-            return (yield from (chunks if call is None else _Scoped(chunks, call)))
+            return (yield from (chunks if call is None else _FirstStepInCall(chunks, call)))
 
         return stream
 

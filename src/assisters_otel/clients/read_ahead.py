@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def _contexts(error: BaseException | None) -> Iterator[BaseException]:
+def _context_chain(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an exception and the chain of its contexts, each once: the chain may be a ring."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -38,13 +38,13 @@ def find_foreign(error: BaseException, handled: BaseException | None) -> BaseExc
 @fail_safe
 def cut(error: Exception, handled: BaseException | None) -> None:
     """Remove *handled*, which was being handled when reading ahead started, from the context."""
-    for one in _contexts(error):
+    for one in _context_chain(error):
         if one.__context__ is handled:
             one.__context__ = None
             return
 
 
-def raise_late(error: Exception) -> NoReturn:
+def raise_in_reader(error: Exception) -> NoReturn:
     """Raise an exception of reading ahead, with the context that the caller's read would give it.
 
     The caller may be handling another exception: an SDK reads the body of an error response in its
@@ -53,14 +53,14 @@ def raise_late(error: Exception) -> NoReturn:
     Raises:
         Exception: *error*.
     """
-    context, first = error.__context__, list(_contexts(error))[-1]
+    context, first = error.__context__, list(_context_chain(error))[-1]
     try:
         raise error
     finally:
         if context is not None:
             handled, error.__context__ = error.__context__, context
             is_new = handled is not context and first.__context__ is None
-            if is_new and all(one is not first for one in _contexts(handled)):
+            if is_new and all(one is not first for one in _context_chain(handled)):
                 first.__context__ = handled
             del handled
         del error, first, context  # the traceback refers to this frame

@@ -158,7 +158,7 @@ class BodyRecorder:
             context = trace.set_span_in_context(shown)
         if outcome.failed:
             self._sinks.count(attempts=0, errors=1)
-            self._sinks.metrics.record_broken(outcome, context)
+            self._sinks.metrics.record_late_error(outcome, context)
         if (outcome.failed or outcome.cancelled) and not body.has_failed:
             self._sinks.resends.failed(attempt, outcome, time.time())
         else:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from opentelemetry import trace
 
 from assisters_otel.api import endpoints, redaction
-from assisters_otel.attempts.call import Asked, Call
+from assisters_otel.attempts.call import Call, CallRequest
 from assisters_otel.recording.watched_hosts import HTTP_PORT, HTTPS_PORT
 from assisters_otel.sinks.call_span import end_call_span, start_or_adopt_call_span
 from assisters_otel.sinks.known_attempts import remember_attempt
@@ -62,7 +62,7 @@ class CallRecorder:
         self._sinks = sinks
         self._capture_message = capture_message
 
-    def start(self, asked: Asked) -> Call:
+    def start(self, asked: CallRequest) -> Call:
         """Start a call, in a span of the library's or in the one that a GenAI instrumentation made.
 
         Args:
@@ -100,7 +100,7 @@ class CallRecorder:
             return None
         operation = endpoints.OPERATIONS.get(request.template or "")
         name = redaction.clean(model) or None if isinstance(model, str) else None
-        return self.start(Asked(request, operation, name))
+        return self.start(CallRequest(request, operation, name))
 
     # -- the reports of a call, as its `Watcher` ----------------------------------------------
 

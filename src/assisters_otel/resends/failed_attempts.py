@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from assisters_otel.attempts.retry_chain import Before, Key
+    from assisters_otel.attempts.retry_chain import FailedAttempt, Key
 
 WINDOW_S: Final = 600.0
 """The seconds for which a failed attempt is remembered."""
@@ -49,7 +49,7 @@ class RememberedAttempt(NamedTuple):
         succeeded_s: When an equal request with the same parent last succeeded, on the same clock.
     """
 
-    before: Before
+    before: FailedAttempt
     owner: Callable[[], object]
     whole: str | int | None
     parent_id: int
@@ -101,7 +101,7 @@ class FailedAttempts:
         shared = attempt._replace(is_shared=True, is_fan_out=is_fan_out, succeeded_s=succeeded_s)
         self.remember(key, shared)
 
-    def mark_resent(self, key: Key, before: Before | None) -> None:
+    def mark_resent(self, key: Key, before: FailedAttempt | None) -> None:
         """Record that an attempt has its resend, if it is still the one with this key."""
         attempt = self.by_key.get(key)
         if attempt is None or attempt.before is not before:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from assisters_otel.attempts.attempt import Attempt
-    from assisters_otel.attempts.retry_chain import Before
+    from assisters_otel.attempts.retry_chain import FailedAttempt
     from assisters_otel.resends.failed_attempts import FailedAttempts, RememberedAttempt
 
 
@@ -57,7 +57,7 @@ class FlowMatcher:
         self._in_flight = in_flight
         self._secret = secret
 
-    def take_failed(self, attempt: Attempt, now: float) -> Before | None:
+    def take_failed(self, attempt: Attempt, now: float) -> FailedAttempt | None:
         """Return the failed attempt that *attempt* sends again, and mark it as resent.
 
         Args:
@@ -124,7 +124,7 @@ class FlowMatcher:
             return True
         if attempt.is_bare and not self._is_same_asker(failed, attempt, shared):
             return False
-        if not failed.before.hopeless:
+        if not failed.before.is_permanent:
             return True
         if not attempt.has_company and next(self.equal_in_flight(attempt), None) is not None:
             attempt.has_company = True

@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Final
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.headers import retry_after_s
 from assisters_otel.attempts import control_flow
-from assisters_otel.attempts.retry_chain import Before, Hop
+from assisters_otel.attempts.retry_chain import FailedAttempt, PendingRedirect
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import Resend
 from assisters_otel.resends.failed_attempts import FailedAttempts, RememberedAttempt
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from assisters_otel.attempts.attempt import Attempt
-    from assisters_otel.attempts.retry_chain import Chain, Key
+    from assisters_otel.attempts.retry_chain import Key, RetryChain
     from assisters_otel.outcomes import AttemptOutcome
 
 _EARLY_S: Final = 0.01
@@ -84,7 +84,7 @@ class ResendTracker:
         self._in_flight: set[weakref.ref[Attempt]] = set()
         self._matcher = FlowMatcher(self._failed, self._in_flight, self._secret)
         # By the `id` of the task or thread. The lock of the failed attempts guards it as well.
-        self._pending_redirects: OrderedDict[int, Hop] = OrderedDict()
+        self._pending_redirects: OrderedDict[int, PendingRedirect] = OrderedDict()
 
     # -- an attempt starts ------------------------------------------------------------------
 
@@ -109,7 +109,7 @@ class ResendTracker:
         attempt.resend = resend
         return resend
 
-    def _in_call(self, chain: Chain, attempt: Attempt, now: float) -> Resend | None:
+    def _in_call(self, chain: RetryChain, attempt: Attempt, now: float) -> Resend | None:
         """Apply the first rule, and count the attempt in its call."""
         hop, chain.hop = chain.hop, None
         before, chain.before = chain.before, None
@@ -149,24 +149,24 @@ class ResendTracker:
         resend = self._resend_of(before, attempt, now)
         return resend if resend.number >= count else resend._replace(number=count)
 
-    def _resend_of(self, before: Before, attempt: Attempt, now: float) -> Resend:
+    def _resend_of(self, before: FailedAttempt, attempt: Attempt, now: float) -> Resend:
         """Return the record of a resend whose previous attempt is known."""
         delay_s = max(now - before.ended_s, 0.0)
         wait_s = before.wait_s
         # The API has neither refused another key nor asked it to wait.
         is_same_key = (
-            before.hopeless or wait_s is not None
+            before.is_permanent or wait_s is not None
         ) and before.authorization == authorization_digest(attempt.reader, self._secret)
         return Resend(
             before.number + 1,
             reason=before.reason,
             delay_s=delay_s,
             early=None if wait_s is None else is_same_key and delay_s < wait_s - _EARLY_S,
-            futile=before.hopeless and is_same_key,
+            futile=before.is_permanent and is_same_key,
             previous_span=before.span,
         )
 
-    def _take_redirect(self) -> Hop | None:
+    def _take_redirect(self) -> PendingRedirect | None:
         """Remove and return the redirect that the current task or thread was answered with."""
         owner = control_flow.owner()
         with self._failed.lock:
@@ -213,21 +213,21 @@ class ResendTracker:
         self.closed(attempt)
         now = self._now()
         chain = attempt.chain
-        hopeless = outcome.failed and not outcome.retryable
-        before = Before(
+        is_permanent = outcome.failed and not outcome.retryable
+        before = FailedAttempt(
             number=attempt.resend.number if attempt.resend is not None else 0,
             ended_s=now,
             reason=outcome.retry_reason,
             span=attempt.span.get_span_context() if attempt.span is not None else None,
             wait_s=retry_after_s(outcome.headers.get(response_headers.RETRY_AFTER), unix_s),
-            hopeless=hopeless,
+            is_permanent=is_permanent,
             authorization=authorization_digest(attempt.reader, self._secret),
             call=chain.call if chain is not None else None,
         )
         identities = self._identities(attempt)
         origin = attempt.origin()
         parent, place = origin.parent, origin.place
-        if hopeless:
+        if is_permanent:
             for other in self._matcher.equal_in_flight(attempt):
                 attempt.has_company = other.has_company = True
         remembered = RememberedAttempt(
@@ -261,7 +261,7 @@ class ResendTracker:
             location: The Location header.
         """
         owner = control_flow.owner()
-        hop = Hop(
+        hop = PendingRedirect(
             weakref.ref(owner),
             hash(attempt.reader.redirect_target(location)),
             attempt.resend.number if attempt.resend is not None else 0,
@@ -281,7 +281,7 @@ class ResendTracker:
         return attempt.origins if identity is None else (identity, *attempt.origins)
 
 
-def _after_redirect(attempt: Attempt, hop: Hop | None) -> Resend | None:
+def _after_redirect(attempt: Attempt, hop: PendingRedirect | None) -> Resend | None:
     """Return a resend if *attempt* goes where a redirect leads, and set `Attempt.origins`."""
     if hop is None or hop.url != hash(attempt.reader.url()):
         return None

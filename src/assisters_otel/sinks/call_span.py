@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
     from opentelemetry.util.types import AttributeValue
 
-    from assisters_otel.attempts.call import Asked, Call
+    from assisters_otel.attempts.call import Call, CallRequest
     from assisters_otel.outcomes import CallOutcome
 
 _GEN_AI_SCOPES: Final = (
@@ -41,7 +41,7 @@ _GEN_AI_SCOPES: Final = (
 
 
 @fail_safe
-def start_or_adopt_call_span(tracer: Tracer, asked: Asked) -> tuple[Span, bool]:
+def start_or_adopt_call_span(tracer: Tracer, asked: CallRequest) -> tuple[Span, bool]:
     """Return the span of an SDK's call, and True if it is the library's.
 
     It is the current span if a GenAI instrumentation has made that for this call, else a new one.

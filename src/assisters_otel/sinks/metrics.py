@@ -95,14 +95,14 @@ def _no_metrics() -> None:
     """Return None: no `AttemptMetrics` exists yet."""
 
 
-_LATEST: Final[WeakIdentityDict[_GaugeCallbacks]] = WeakIdentityDict()
+_gauge_callbacks_by_provider: Final[WeakIdentityDict[_GaugeCallbacks]] = WeakIdentityDict()
 
 
 def _gauge_callbacks(provider: MeterProvider, meter: Meter) -> _GaugeCallbacks:
-    latest = _LATEST.get(provider)
+    latest = _gauge_callbacks_by_provider.get(provider)
     if latest is None:
         latest = _GaugeCallbacks(meter)
-        _LATEST.put_for_ever(provider, latest)
+        _gauge_callbacks_by_provider.put_for_ever(provider, latest)
     return latest
 
 
@@ -182,7 +182,7 @@ class AttemptMetrics:
             self._keep_limits(request, outcome.headers)
 
     @fail_safe
-    def record_broken(self, outcome: AttemptOutcome, context: Context | None) -> None:
+    def record_late_error(self, outcome: AttemptOutcome, context: Context | None) -> None:
         """Count one error: an answer that was counted as a success has failed after its status.
 
         Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from assisters_otel.causes import OF_FILES, is_of_dead_loop
+from assisters_otel.causes import FILE_ERRORS, is_of_dead_loop
 from assisters_otel.clients.classes import is_a
 from assisters_otel.fail_safe import fail_safe
 
@@ -17,7 +17,7 @@ def is_transient(error: BaseException) -> bool:
     if type(error).__name__ in {"ClientConnectionError", "ClientOSError"} and cause is not None:
         network = (OSError, asyncio.TimeoutError, asyncio.CancelledError)
         is_theirs = isinstance(cause, network) or is_a(cause, ("aiohttp",), "ClientError")
-        return is_theirs and not isinstance(cause, OF_FILES)
+        return is_theirs and not isinstance(cause, FILE_ERRORS)
     kinds = ("ClientConnectionError", "ClientPayloadError", "ClientResponseError")
     is_theirs = is_a(error, ("aiohttp",), *kinds) or isinstance(error, asyncio.TimeoutError)
     return is_theirs or is_of_dead_loop(error)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.api.limits import MAX_BYTES
 from assisters_otel.clients.classes import CLIENTS, GENERATIONS, is_a
-from assisters_otel.clients.read_ahead import cut, find_foreign, raise_late
+from assisters_otel.clients.read_ahead import cut, find_foreign, raise_in_reader
 from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one function
                 raise
             if error is not None:
                 try:
-                    raise_late(error)
+                    raise_in_reader(error)
                 finally:
                     del error  # its traceback refers to this frame
             if rest is not None:
@@ -183,7 +183,7 @@ def async_replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one fun
                 raise
             if error is not None:
                 try:
-                    raise_late(error)
+                    raise_in_reader(error)
                 finally:
                     del error  # its traceback refers to this frame
             if rest is not None:

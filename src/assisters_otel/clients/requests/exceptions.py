@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from assisters_otel.causes import OF_FILES
+from assisters_otel.causes import FILE_ERRORS
 from assisters_otel.clients.classes import is_a
 from assisters_otel.fail_safe import fail_safe
 
@@ -27,4 +27,4 @@ def is_transient(error: BaseException) -> bool:
     # urllib3 reports any OSError as an aborted connection, also one of the file that is sent.
     within = (met, *getattr(met, "args", ()))
     is_transient = is_a(error, ("requests",), "ConnectionError", "Timeout", "ChunkedEncodingError")
-    return is_transient and not any(isinstance(one, OF_FILES) for one in within)
+    return is_transient and not any(isinstance(one, FILE_ERRORS) for one in within)

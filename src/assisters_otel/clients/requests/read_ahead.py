@@ -15,7 +15,7 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.api.limits import MAX_BYTES
-from assisters_otel.clients.read_ahead import cut, find_foreign, raise_late
+from assisters_otel.clients.read_ahead import cut, find_foreign, raise_in_reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +52,7 @@ class _Replay(io.RawIOBase):
         if self._error is not None:
             error, self._error = self._error, None
             try:
-                raise_late(error)
+                raise_in_reader(error)
             finally:
                 del error  # its traceback refers to this frame
         chunk = self._rest.read1(len(buffer))
