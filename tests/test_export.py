@@ -514,6 +514,7 @@ def test_a_sampler_that_raises_is_told(build, monkeypatch, registered):
 def test_grpc_without_its_extra_says_what_to_install(build, monkeypatch):
     everything = registration.entry_points
     monkeypatch.setitem(registration._HOMES, "otlp_proto_grpc", "not-installed-here")
+    monkeypatch.setitem(registration._MODULES, "otlp_proto_grpc", "not_installed.here")
     hidden = lambda **by: [e for e in everything(**by) if "grpc" not in e.name]  # noqa: E731
     monkeypatch.setattr(registration, "entry_points", hidden)
 
@@ -1106,3 +1107,14 @@ def test_metrics_that_were_not_built_cannot_be_renewed(build, monkeypatch):
 
     with pytest.raises(RuntimeError, match="metrics=True"):
         build(metrics=False).renew_after_fork()
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_an_exporter_that_is_bundled_without_its_metadata_is_found(build, monkeypatch, protocol):
+    for name in registration._HOMES:
+        monkeypatch.setitem(registration._HOMES, name, "not-installed-here")
+
+    provided = build(protocol=protocol)
+
+    name = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}[protocol]
+    assert [one.split()[1] for one in provided.destinations] == [name, name]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution
+from importlib.util import find_spec
 from os import environ
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
@@ -21,7 +22,6 @@ from assisters_otel.variables.rules import RATIO_SAMPLERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from importlib.metadata import EntryPoint
 
     Warn = Callable[[str], object]
 
@@ -34,6 +34,16 @@ _HOMES: Final = {
 }
 """The distributions that register the two exporters of OTLP."""
 
+_MODULES: Final = {
+    PROTOCOLS["http/protobuf"]: "opentelemetry.exporter.otlp.proto.http",
+    _GRPC: "opentelemetry.exporter.otlp.proto.grpc",
+}
+_CLASSES: Final = {
+    "opentelemetry_traces_exporter": "trace_exporter:OTLPSpanExporter",
+    "opentelemetry_metrics_exporter": "metric_exporter:OTLPMetricExporter",
+}
+"""What these distributions register, by the group of entry points."""
+
 
 def _find_entry_point(group: str, name: str) -> EntryPoint | None:
     # To read the entry points of all installed distributions takes half of the time of `init`. So
@@ -42,7 +52,17 @@ def _find_entry_point(group: str, name: str) -> EntryPoint | None:
         with suppress(PackageNotFoundError):
             at_home = distribution(_HOMES[name]).entry_points
             return next(iter(at_home.select(group=group, name=name)), None)
+        return _find_unregistered(group, name)
     return next(iter(entry_points(group=group, name=name)), None)
+
+
+def _find_unregistered(group: str, name: str) -> EntryPoint | None:
+    """Return what the exporters of OTLP register, where a bundler ships no metadata of theirs."""
+    try:
+        is_there = group in _CLASSES and find_spec(_MODULES[name]) is not None
+    except ImportError:  # not even the packages above it
+        return None
+    return EntryPoint(name, f"{_MODULES[name]}.{_CLASSES[group]}", group) if is_there else None
 
 
 def load_entry_point(group: str, name: str, variable: str, also: Iterable[str] = ()) -> object:
