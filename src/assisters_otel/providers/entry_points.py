@@ -42,7 +42,7 @@ _CLASSES: Final = {
     "opentelemetry_traces_exporter": "trace_exporter:OTLPSpanExporter",
     "opentelemetry_metrics_exporter": "metric_exporter:OTLPMetricExporter",
 }
-"""What these distributions register, by the group of entry points."""
+"""The classes that these distributions register, by the group of entry points."""
 
 
 def _find_entry_point(group: str, name: str) -> EntryPoint | None:
@@ -57,7 +57,7 @@ def _find_entry_point(group: str, name: str) -> EntryPoint | None:
 
 
 def _find_unregistered(group: str, name: str) -> EntryPoint | None:
-    """Return what the exporters of OTLP register, where a bundler ships no metadata of theirs."""
+    """Return what the exporters of OTLP register, where a bundler has left their metadata out."""
     try:
         is_there = group in _CLASSES and find_spec(_MODULES[name]) is not None
     except ImportError:  # not even the packages above it

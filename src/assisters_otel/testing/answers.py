@@ -1,4 +1,4 @@
-"""What the fake API was asked and what it answers: records. Pure."""
+"""The requests that the fake API has received, and its answers: records. Pure."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Answer:
         chunk_delay_s: Between two chunks.
         gzip: The body is compressed.
         size: The least number of bytes in the body, before compression.
-        fault: What goes wrong on the wire, or None.
+        fault: The fault on the wire, or None.
         parts: The chunks in which the body is sent, or None for the usual ones.
         event: Data of an error event, which takes the place of an event stream's second half.
         code: The error code, documented or not; None for an answer without one.

@@ -31,8 +31,8 @@ def headers(answer: Answer, content: Content, elapsed_s: float, now_s: float) ->
 
     Args:
         answer: Its `headers` win, and take away where they are None.
-        content: What is sent; a 429 has no headroom, a Retry-After and a reset. But not one that
-            passes with no minute, as of a month's tokens.
+        content: The body and its status. A 429 has no headroom, a Retry-After and a reset, but for
+            an error that no retry helps, such as a month's tokens.
         elapsed_s: Since the request came in.
         now_s: Unix time.
     """
@@ -81,7 +81,7 @@ class Wire:
 
         Args:
             answer: How to send.
-            content: What to send.
+            content: The body to send.
             began_s: When the request came in, by `time.perf_counter`.
 
         Returns:
@@ -138,7 +138,7 @@ class Wire:
         await self._gone(None)
 
     async def _gone(self, within_s: float | None) -> bool:
-        """Wait; True as soon as nobody listens any more, False when the time is over."""
+        """Wait. Return True when the client has gone, False when the time is over."""
         if within_s == 0:
             return False
         try:

@@ -1,4 +1,4 @@
-"""What each documented endpoint answers when all is well, as data.
+"""The answer of each documented endpoint to a valid request, as data.
 
 Source: the endpoint list and the client of the official `assisters` 0.1.0
 package; chat, embeddings, models, moderations and images have the shapes that the

@@ -86,10 +86,10 @@ class Script:
             in_stream: An error code, documented or not: after half of its events an event
                 stream has an error event with that code, and ends. With *type*, *message*
                 and *param*. An answer that is none is as it would be.
-            fault: ``"drop"`` closes the connection without an answer; ``"garbage"``
+            fault: ``"drop"`` closes the connection without an answer. ``"garbage"``
                 writes *body*, or bytes that are no HTTP, in place of an answer and
-                closes; ``"silence"`` never answers; ``"stall"`` sends headers and half
-                the body, then nothing; ``"truncate"`` sends the same, then closes;
+                closes. ``"silence"`` never answers. ``"stall"`` sends headers and half
+                the body, then nothing. ``"truncate"`` sends the same, then closes.
                 ``"unfinished"`` ends an event stream regularly after half of its events.
             times: How often all this is repeated.
 
@@ -225,7 +225,7 @@ class Script:
             return self._answers.popleft() if self._answers else Answer()
 
     def requests(self) -> list[Received]:
-        """Give the requests so far, in a list of the caller's own."""
+        """Return the requests so far, in a list of the caller's own."""
         with self._lock:
             return list(self._requests)
 

@@ -41,7 +41,7 @@ _LAST_PORT: Final = 65535
 
 
 def _of_script(method: Callable[Concatenate[Script, P], T]) -> Callable[Concatenate[FakeApi, P], T]:
-    """Make a method of the script one of the API that has it, arguments and documentation too."""
+    """Return a method of the script as one of the API, with its arguments and documentation."""
 
     @wraps(method)
     def forwarded(api: FakeApi, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -60,9 +60,9 @@ class FakeApi:
             client = openai.OpenAI(base_url=api.url, api_key="ask_test")
 
     It speaks HTTP/1.1 with keep-alive, in a daemon thread; it prints nothing and
-    touches neither signals nor logging. What it is not told to do otherwise by
-    `answers` it does well: every documented endpoint succeeds, every other path is
-    a 404 with an envelope, and every answer has the documented headers.
+    touches neither signals nor logging. Without a script every documented endpoint
+    succeeds, and every other path is a 404 with an envelope. Every answer has the
+    documented headers.
 
     Args:
         port: Fixed, or 0 for one that is free. It stays the same when a stopped
@@ -212,7 +212,7 @@ def _run(server: Coroutine[None, None, None]) -> None:
 
 async def _end_connections(state: ServerState, quiet: int) -> None:
     """Abort what is open, until *quiet* turns of the loop have found nothing."""
-    # Whoever waits sees its client go and returns; none needs to be cancelled.
+    # A handler that waits sees its client go and returns. None needs to be cancelled.
     idle = 0
     while True:
         idle = 0 if state.connections or len(asyncio.all_tasks()) > 1 else idle + 1
