@@ -13,7 +13,8 @@ from tenacity import (
     retry_if_exception,
     stop_after_attempt,
     stop_after_delay,
-    wait_exponential_jitter,
+    wait_exponential,
+    wait_random,
 )
 
 from assisters_otel import retry_after_s, retryable
@@ -21,7 +22,7 @@ from assisters_otel import retry_after_s, retryable
 if TYPE_CHECKING:
     from assisters_otel.testing import FakeApi
 
-longer_each_time = wait_exponential_jitter(initial=0.5, max=10, jitter=0.5)
+longer_each_time = wait_exponential(multiplier=0.5, max=10) + wait_random(0, 0.5)
 
 
 def pause_s(state: RetryCallState) -> float:

@@ -289,6 +289,19 @@ def test_the_picture_is_drawn_of_the_first_calls(app, tmp_path):
     assert "http://" not in drawn.replace("http://www.w3.org/2000/svg", "")
 
 
+def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_watched(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "assisters_otel", "watch", "--port", "0", "--picture", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--picture cannot be written" in " ".join(done.stderr.split())
+
+
 # -- what is received -----------------------------------------------------------------------------
 
 

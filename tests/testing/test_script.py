@@ -103,6 +103,19 @@ def test_retry_after_is_sent_as_it_is_written(assisters_api, get, value, sent):
     assert get().headers["retry-after"] == sent
 
 
+def test_a_success_beside_an_error_asks_for_no_pause(assisters_api, get):
+    assisters_api.answers("rate_limit_exceeded", "ok", retry_after=2)
+
+    assert get().headers["retry-after"] == "2"
+    assert "retry-after" not in get().headers
+
+
+def test_a_success_alone_asks_for_the_pause_that_is_written(assisters_api, get):
+    assisters_api.answers("ok", retry_after=2)
+
+    assert get().headers["retry-after"] == "2"
+
+
 def test_a_header_can_be_added_replaced_and_taken_away(assisters_api, get):
     assisters_api.answers(
         "rate_limit_exceeded",

@@ -74,7 +74,8 @@ class Script:
             json: The same as a JSON value; for a bare null say ``body="null"``.
             content_type: Default: JSON, or the endpoint's own.
             headers: Further headers; the value None takes a documented one away.
-            retry_after: The header, on any status. Default: 1 on a 429.
+            retry_after: The header, on any status; beside error codes not on an ``"ok"``.
+                Default: 1 on a 429.
             request_id: X-Request-ID. Default: a new one, ``req_…``.
             delay_s: Seconds before the first byte.
             chunked: Several chunks without a content-length: one for each event of an
@@ -164,13 +165,13 @@ class Script:
             if wrong:
                 raise ValueError(instead)
 
-        for name, value in (
-            ("location", redirect),
-            ("retry-after", retry_after),
-            ("x-request-id", request_id),
-        ):
+        for name, value in (("location", redirect), ("x-request-id", request_id)):
             if value is not None:
                 extra[name] = str(value)
+        # answers("rate_limit_exceeded", "ok", retry_after=2) asks for one pause.
+        of_success = dict(extra)
+        if retry_after is not None:
+            extra["retry-after"] = str(retry_after)
         script_arguments.check_sent({**extra, "content-type": content_type})
         moved = None
         if redirect is not None:
@@ -202,7 +203,7 @@ class Script:
                     status=met,
                     body=raw,
                     content_type=content_type,
-                    headers=extra,
+                    headers=extra if row or failing or not any(rows) else of_success,
                     delay_s=delay_s,
                     chunked=chunked or chunk_delay_s > 0,
                     chunk_delay_s=chunk_delay_s,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from assisters_otel.cli.watch.calls import Shown
     from assisters_otel.cli.watch.printing import Printer
     from assisters_otel.cli.watch.receiver import Receiver
@@ -51,6 +54,9 @@ def watch(
     """
     from assisters_otel.cli.watch import printing  # noqa: PLC0415 - the extra's
 
+    if picture is not None:
+        with _writing():  # before hours of calls are lost to a folder that does not exist
+            picture.open("ab").close()
     receiver = _receiver(port)
     over = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -65,10 +71,16 @@ def watch(
         except BrokenPipeError:  # `watch | head`
             sys.stderr.close()
     if picture is not None:
-        try:
+        with _writing():
             picture.write_text(drawing.draw(), "utf-8")
-        except OSError as error:
-            raise typer.BadParameter(f"--picture cannot be written: {error}") from error
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise typer.BadParameter(f"--picture cannot be written: {error}") from error
 
 
 def _receiver(port: int) -> Receiver:
