@@ -49,6 +49,8 @@ SCOPE: Final = "opentelemetry.instrumentation.requests"
 """The HTTP instrumentation's module, which is the scope of its spans."""
 
 _HTTPS: Final = 443
+_TOLD: Final = ("method", "url", "response", "error", "_pool")
+"""What `Retry.increment` is called with, in this order."""
 
 
 class Requests(Adapter):
@@ -101,9 +103,9 @@ class Requests(Adapter):
         call = unbound(original)
 
         def send(adapter: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-            exchange = self._open(request, partial(read_limit_s, *args, **kwargs))
+            exchange = self._open(adapter, request, partial(read_limit_s, *args, **kwargs))
             if exchange is None:
-                return call(adapter, request, *args, **kwargs)
+                return self._send_unwatched(call, adapter, request, *args, **kwargs)
             outgoing = exchange.outgoing
             sent = request if outgoing is None else outgoing.copy
             self._start(exchange)
@@ -131,8 +133,20 @@ class Requests(Adapter):
 
         return send
 
+    def _send_unwatched(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self._exchange.get() is None:
+            return call(*args, **kwargs)
+        # The body of a watched request is being made of what another host answers.
+        token = self._exchange.set(None)
+        try:
+            return call(*args, **kwargs)
+        finally:
+            self._exchange.reset(token)
+
     @fail_safe
-    def _open(self, raw: Any, read_limit: Callable[[], float | None]) -> RequestsExchange | None:
+    def _open(
+        self, adapter: Any, raw: Any, read_limit: Callable[[], float | None]
+    ) -> RequestsExchange | None:
         """Return the exchange of a request that is watched, or None."""
         request = self._request(raw)
         if request is None:
@@ -144,7 +158,7 @@ class Requests(Adapter):
             port = request.port or _HTTPS
             own = self._spans.start(request, raw.url, port, RequestsRequestReader(raw))
         return RequestsExchange(
-            self._recorder, self._spans, request, raw, app_span, own, read_limit
+            self._recorder, self._spans, request, adapter, raw, app_span, own, read_limit
         )
 
     @fail_safe
@@ -202,7 +216,9 @@ class Requests(Adapter):
             exchange = self._exchange.get()
             if exchange is None:
                 return call(retry, *args, **kwargs)
-            told = dict(zip(("method", "url", "response", "error"), args, strict=False)) | kwargs
+            told = dict(zip(_TOLD, args, strict=False)) | kwargs
+            if not exchange.sends_through(told.get("_pool")):
+                return call(retry, *args, **kwargs)
             response, error = told.get("response"), told.get("error")
             try:
                 result = call(retry, *args, **kwargs)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from assisters_otel.clients.exchange import Exchange
 from assisters_otel.clients.requests.exceptions import is_transient
 from assisters_otel.clients.requests.outgoing import Outgoing
 from assisters_otel.clients.requests.read_ahead import READ_AHEAD_S, beginning
 from assisters_otel.clients.requests.request_reader import RequestsRequestReader
+from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,18 +64,20 @@ class RequestsExchange(Exchange):
     """An exchange of an adapter's, with the attempts that urllib3 makes of it.
 
     Attributes:
+        adapter: What sends it.
         raw: What the adapter was given.
         outgoing: What is sent in its place, with the propagator's headers; or None.
         read_limit: Returns the caller's own limit for a read, in seconds, or None.
     """
 
-    __slots__ = ("outgoing", "raw", "read_limit")
+    __slots__ = ("adapter", "outgoing", "raw", "read_limit")
 
     def __init__(  # noqa: PLR0913, PLR0917 - all of it is of one request
         self,
         recorder: Recorder,
         spans: HttpSpans,
         request: ApiRequest,
+        adapter: Any,
         raw: Any,
         app_span: Span | None,
         own: OwnSpan | None,
@@ -81,9 +85,34 @@ class RequestsExchange(Exchange):
     ) -> None:
         reader = RequestsRequestReader(raw)
         super().__init__(recorder, spans, request, reader, is_transient, app_span, own)
+        self.adapter = adapter
         self.raw = raw
         self.outgoing = None if own is None else Outgoing.of(raw, own.headers)
         self.read_limit = read_limit
+
+    @fail_safe
+    def sends_through(self, pool: Any) -> bool:
+        """Return True if this is sent through a pool of urllib3's.
+
+        The app may send something else meanwhile by urllib3 itself: in the iterator that is this
+        one's body, or in a `Retry` of its own.
+
+        Args:
+            pool: What urllib3 tells a `Retry` of; None if it does not.
+        """
+        if pool is None:
+            return True
+        url = urlsplit(self.raw.url)
+        port = url.port or (443 if url.scheme == "https" else 80)
+        if (pool.host.strip("[]").lower(), pool.port or port) == (url.hostname, port):
+            return True
+        # Of a proxy, or of an adapter which sends to another address.
+        managers = (self.adapter.poolmanager, *self.adapter.proxy_manager.values())
+        for manager in managers:
+            with manager.pools.lock:
+                if any(one is pool for one in manager.pools._container.values()):  # noqa: SLF001 - its `get` counts as a use
+                    return True
+        return False
 
 
 def beginning_of(response: Any, exchange: RequestsExchange) -> bytes | None:
