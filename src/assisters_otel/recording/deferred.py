@@ -9,9 +9,9 @@ and when metrics are asked for. `put` may be called inside anything: it takes no
 from __future__ import annotations
 
 import gc
+import math
 import threading
 from collections import deque
-from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +19,10 @@ from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+WAIT_S: Final = 1.0
+"""For how long another thread that runs steps is waited for, in seconds, if nobody says how long.
+A step ends a span, and a processor of the app's may take long to export that."""
 
 IDLE_S: Final = 1.0
 """For how long the thread waits for another body, in seconds. Then it ends: an app that forks later
@@ -45,6 +49,7 @@ class Deferred:
         self._lock = threading.RLock()  # a signal handler may flush meanwhile
         self._thread: threading.Thread | None = None
         self._collecting = 0
+        self._is_slow = False  # whoever runs steps has been waited for in vain
 
     def watch_collector(self) -> None:
         """Know from now on whether the garbage collector runs."""
@@ -78,15 +83,19 @@ class Deferred:
         return bool(self._steps)
 
     @fail_safe
-    def run_all(self, *, wait: bool = True) -> None:
+    def run_all(self, wait_s: float | None = None) -> None:
         """Run every step that is kept.
 
         Args:
-            wait: If another thread is just running some, wait until it has done so. Otherwise
-                leave them to it.
+            wait_s: If another thread is just running some, wait for it so long, in seconds, and
+                leave them to it then. None for `WAIT_S`, once for each time that it takes longer.
         """
-        if not self._lock.acquire(blocking=wait):
+        if wait_s is None:
+            wait_s = 0 if self._is_slow else WAIT_S
+        if not self._lock.acquire(timeout=-1 if wait_s > threading.TIMEOUT_MAX else wait_s):
+            self._is_slow = self._is_slow or wait_s > 0
             return
+        self._is_slow = False
         try:
             while True:
                 try:
@@ -106,8 +115,10 @@ class Deferred:
                 target=self._run, args=(self._wake,), name="assisters-otel-deferred", daemon=True
             )
             self._thread = thread
-            with suppress(RuntimeError):  # none can be started, as at the interpreter's exit
+            try:
                 thread.start()
+            except RuntimeError:  # none can be started now, as at the interpreter's exit
+                self._thread = None
 
     def _run(self, wake: SimpleQueue[bool]) -> None:
         is_awaited = True
@@ -116,7 +127,7 @@ class Deferred:
                 is_stopped = not wake.get(timeout=IDLE_S)
             except Empty:
                 is_awaited, is_stopped = bool(self._is_needed()), False
-            self.run_all()
+            self.run_all(math.inf)
             if is_stopped:
                 return
         self._thread = None
