@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import threading
 import time
 from time import sleep
@@ -95,6 +96,49 @@ def test_the_thread_is_there_for_open_streams_alone(api):
 
     assert set(seen) == {1}
     assert wait_for(lambda: not threads(), 5)
+
+
+def told_of(memory):
+    """Count what has been recorded, by metric, and the spans."""
+    points = {
+        name: [(one["count"], one["value"]) for one in found]
+        for name, found in memory.collect().items()
+    }
+    return points, len(memory.spans())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # a fork with threads, of the server's
+@pytest.mark.usefixtures("telemetry")
+@pytest.mark.parametrize("end", ["dropped", "closed", "read"])
+@pytest.mark.parametrize("streamer", [one for one in STREAMERS if not one.is_async], ids=str)
+def test_a_forked_child_reports_no_stream_of_its_parent(api, memory, streamer, end):
+    async def script(opened):
+        stream = await opened()
+        await stream.read()
+        child = os.fork()
+        if child == 0:
+            told = 99
+            try:
+                before = told_of(memory)
+                if end == "read":
+                    await stream.rest()
+                elif end == "closed":
+                    await stream.close()
+                del stream
+                gc.collect()
+                told = int(told_of(memory) != before)
+            finally:
+                os._exit(told)
+        _, status = os.waitpid(child, 0)  # noqa: ASYNC222 - no event loop runs
+        assert os.waitstatus_to_exitcode(status) == 0
+        if end != "read":  # what the child has read, nobody else gets
+            await stream.rest()
+        await stream.close()
+
+    streamer.use(api.url, script)
+
+    assert len(ended(memory)) == 1
 
 
 class Slow(SpanExporter):

@@ -62,6 +62,9 @@ class Body(Protocol):
     def abandon(self) -> None:
         """End it: nobody else will."""
 
+    def forked(self) -> None:
+        """Report nothing of it in this forked child: the parent does."""
+
 
 class Watcher(Protocol):
     """Who wants to know of a call's end."""
@@ -224,6 +227,13 @@ class Call:
         if self._body is not None:
             self._body.abandon()
         self.end(names.CANCELLED_CALL)
+
+    @fail_safe
+    def forked(self) -> None:
+        """Report nothing of it in this forked child: the parent does."""
+        next(self._once, None)
+        if self._body is not None:
+            self._body.forked()
 
     def end(self, outcome: str, exception: str | None = None, at: Moment | None = None) -> None:
         """End, once; put off for a moment if this is running inside the garbage collector.

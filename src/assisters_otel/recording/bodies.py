@@ -34,6 +34,9 @@ class Abandonable(Protocol):
     def abandon(self) -> None:
         """End it, since its reader will not."""
 
+    def forked(self) -> None:
+        """Report nothing of it in this forked child: the parent does."""
+
 
 class OpenBodies:
     """The calls that have returned, and the streams outside of calls, whose bodies are open."""
@@ -54,8 +57,10 @@ class OpenBodies:
         self._open.discard(one)
 
     def forked(self) -> None:
-        """Forget all of them in a forked child: the parent ends them."""
-        self._open = set()
+        """Forget all of them in a forked child: the parent ends them, whoever reads on here."""
+        opened, self._open = self._open, set()
+        for one in opened:
+            one.forked()
 
     def abandon_all(self) -> None:
         """End all of them."""
