@@ -152,7 +152,14 @@ class Exchange:
         if own is not None:
             if isinstance(error, Exception) and self._response is None:
                 self._spans.raised(own.span, error, is_outcome=not self._is_refused)
-            http_span.end(own.span, self._left_ns)
+            deferred = self._recorder.deferred
+            if deferred.is_collecting():
+                # A coroutine that is not awaited any more. The app's processors may hold a lock
+                # that an end needs, and what is written of the attempt is still to be written.
+                end_ns = self._left_ns or time.time_ns()
+                deferred.put(partial(http_span.end, own.span, end_ns))
+            else:
+                http_span.end(own.span, self._left_ns)
             self._leave()
 
     def leave(self) -> None:
