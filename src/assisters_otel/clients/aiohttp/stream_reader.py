@@ -129,11 +129,20 @@ def _may_wait(reader: Any) -> bool:
 def _put_behind(reader: Any, error: Exception) -> None:
     """Have what has been raised raised again, once what was there before it is read."""
     error.__traceback__ = None  # it knows frames of ours
-    if reader._buffer and reader.exception() is error:  # noqa: SLF001 - as above
+    if reader.exception() is error:
+        if not reader._buffer:  # noqa: SLF001 - as above
+            return
         reader._exception = None  # noqa: SLF001 - `set_exception` cannot take it back
-        _broken[id(reader)] = error
-        kind: Any = type(reader)
-        reader.__class__ = _broken_off(kind)
+    elif isinstance(error, asyncio.TimeoutError):
+        # The limit for all of the request. Its clock lets nobody read any more, not what is there.
+        if error.__cause__ is not None:
+            error.__cause__.__traceback__ = None  # it knows the reader
+        reader._timer = sys.modules["aiohttp.helpers"].TimerNoop()  # noqa: SLF001 - as above
+    else:
+        return
+    _broken[id(reader)] = error
+    kind: Any = type(reader)
+    reader.__class__ = _broken_off(kind)
 
 
 @lru_cache(GENERATIONS)
