@@ -84,10 +84,14 @@ async def wait_for_beginning(reader: Any, limit_s: float) -> None:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
+    before = reader.exception()
     timer, handled = loop.call_later(limit_s, wake), sys.exc_info()[1]
     try:
         while _may_wait(reader) and loop.time() < end_s:
             await reader._wait("read")  # noqa: SLF001 - as above
+        met = reader.exception()
+        if met is not None and met is not before:  # the clock of ours has rung with theirs
+            _put_behind(reader, met)
     except Exception as error:  # noqa: BLE001 - the caller's; its read raises it
         theirs = find_foreign(error, handled)
         if theirs is not None:
