@@ -153,7 +153,7 @@ class Exchange:
             if isinstance(error, Exception) and self._response is None:
                 self._spans.raised(own.span, error, is_outcome=not self._is_refused)
             deferred = self._recorder.deferred
-            if deferred.is_collecting():
+            if error is not None and deferred.is_collecting():
                 # A coroutine that is not awaited any more. The app's processors may hold a lock
                 # that an end needs, and what is written of the attempt is still to be written.
                 end_ns = self._left_ns or time.time_ns()

@@ -57,7 +57,7 @@ class OpenBodies:
         self._open.discard(one)
 
     def forked(self) -> None:
-        """Forget all of them in a forked child: the parent ends them, whoever reads on here."""
+        """Forget all of them in a forked child: the parent ends them."""
         opened, self._open = self._open, set()
         for one in opened:
             one.forked()

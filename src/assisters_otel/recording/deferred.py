@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 WAIT_S: Final = 1.0
-"""For how long another thread that runs steps is waited for, in seconds, if nobody says how long.
+"""For how long another thread that runs steps is waited for, in seconds, if no other time is given.
 A step ends a span, and a processor of the app's may take long to export that."""
 
 IDLE_S: Final = 1.0
@@ -49,7 +49,7 @@ class Deferred:
         self._lock = threading.RLock()  # a signal handler may flush meanwhile
         self._thread: threading.Thread | None = None
         self._collecting = 0
-        self._is_slow = False  # whoever runs steps has been waited for in vain
+        self._is_slow = False  # a thread that runs steps was waited for in vain
 
     def watch_collector(self) -> None:
         """Know from now on whether the garbage collector runs."""

@@ -64,7 +64,7 @@ class RequestsExchange(Exchange):
     """An exchange of an adapter's, with the attempts that urllib3 makes of it.
 
     Attributes:
-        adapter: What sends it.
+        adapter: The adapter that sends it.
         raw: What the adapter was given.
         outgoing: What is sent in its place, with the propagator's headers; or None.
         read_limit: Returns the caller's own limit for a read, in seconds, or None.
