@@ -228,7 +228,6 @@ class Call:
             self._body.abandon()
         self.end(names.CANCELLED_CALL)
 
-    @fail_safe
     def forked(self) -> None:
         """Report nothing of it in this forked child: the parent does."""
         next(self._once, None)

@@ -152,14 +152,11 @@ class Exchange:
         if own is not None:
             if isinstance(error, Exception) and self._response is None:
                 self._spans.raised(own.span, error, is_outcome=not self._is_refused)
-            deferred = self._recorder.deferred
-            if error is not None and deferred.is_collecting():
-                # A coroutine that is not awaited any more. The app's processors may hold a lock
-                # that an end needs, and what is written of the attempt is still to be written.
-                end_ns = self._left_ns or time.time_ns()
-                deferred.put(partial(http_span.end, own.span, end_ns))
-            else:
+            if error is None:
                 http_span.end(own.span, self._left_ns)
+            else:  # the collector may have closed a coroutine that is not awaited any more
+                end = partial(http_span.end, own.span, self._left_ns or time.time_ns())
+                self._recorder.deferred.run_outside_collector(end)
             self._leave()
 
     def leave(self) -> None:

@@ -77,6 +77,14 @@ class Deferred:
         if self._thread is not None:
             self._wake.put(True)
 
+    @fail_safe
+    def run_outside_collector(self, step: Callable[[], object]) -> None:
+        """Run a step now, or soon if this runs inside the garbage collector."""
+        if self.is_collecting():
+            self.put(step)
+        else:
+            step()
+
     @property
     def has_steps(self) -> bool:
         """True if there is something to run."""
