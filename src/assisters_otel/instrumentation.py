@@ -6,6 +6,7 @@ and nothing of providers but the two that it records in.
 
 from __future__ import annotations
 
+import time
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -125,7 +126,8 @@ class Instrumentation:
 
     @fail_safe
     def _flush(self, timeout_s: float, *, at_exit: bool) -> bool:
-        self.recorder.deferred.run_all()
+        until_s = time.monotonic() + workers.limited(timeout_s)
+        self.recorder.deferred.run_all(timeout_s)
         # Read now: an app may set the global providers after it is instrumented.
         tracers, meters = self._tracer_provider, self._meter_provider
         tracers = trace.get_tracer_provider() if tracers is None else tracers
@@ -133,7 +135,7 @@ class Instrumentation:
         given: tuple[object, ...] = (tracers, meters)
         flushes = providers.flushes(providers.without_exit_hook(given) if at_exit else given)
         flushers = workers.DaemonWorkers(len(flushes))
-        done = workers.run_all(flushers.submit(flushes), timeout_s)
+        done = workers.run_all(flushers.submit(flushes), max(until_s - time.monotonic(), 0))
         flushers.stop()
         return done
 

@@ -144,11 +144,12 @@ class Telemetry:
 
     @fail_safe
     def _flush(self, timeout_s: float, *, at_end: bool = False) -> bool:
-        if self._instrumentation is not None:
-            self._instrumentation.recorder.deferred.run_all()
         until_s = time.monotonic() + workers.limited(timeout_s)
+        if self._instrumentation is not None:
+            self._instrumentation.recorder.deferred.run_all(timeout_s)
         started = self._workers.submit(providers.flushes(self._reused))
-        done = self._exports is None or self._exports.flush(timeout_s, at_end=at_end)
+        left_s = max(until_s - time.monotonic(), 0)
+        done = self._exports is None or self._exports.flush(left_s, at_end=at_end)
         return workers.run_all(started, max(until_s - time.monotonic(), 0)) and done
 
     def shutdown(self) -> None:

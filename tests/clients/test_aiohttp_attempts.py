@@ -8,6 +8,7 @@ import inspect
 import aiohttp
 import pytest
 from aiohttp.client_reqrep import ClientResponse
+from opentelemetry import trace
 
 pytestmark = pytest.mark.usefixtures("telemetry")
 
@@ -67,6 +68,70 @@ def test_an_attempt_that_follows_one_that_has_met_no_error_does_not_fail_it(
     assert memory.points("assisters.client.errors") == []
     ended_with = {point.get("error.type") for point in memory.points(DURATION)}
     assert ended_with <= {None, "CancelledError"}
-    (span,) = memory.attempts()
-    assert "error.type" not in span.attributes
-    assert "http.request.resend_count" not in span.attributes
+    spans = memory.attempts()
+    assert len(spans) == 2, "each attempt has a span of its own"
+    for span in spans:
+        assert "error.type" not in span.attributes
+        assert "http.request.resend_count" not in span.attributes
+
+
+@pytest.mark.parametrize("way", [a_redirect, a_hedge])
+def test_no_attempt_stays_in_the_context_of_the_app(api, way):
+    async def whole():
+        assert await way(api) == 200
+        assert trace.get_current_span() is trace.INVALID_SPAN
+
+    asyncio.run(whole())
+
+
+@pytest.mark.parametrize("loser", ["first", "second"])
+def test_of_attempts_at_the_same_time_each_is_told_as_it_ended(api, memory, telemetry, loser):
+    """Whichever of them a middleware leaves."""
+    api.answers(**({"fault": "silence"} if loser == "first" else {"delay_s": 0.3}))
+    if loser == "second":
+        api.answers(fault="silence")
+
+    async def both(request, handler):
+        tasks = [asyncio.create_task(handler(request)) for _ in range(2)]
+        done, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for one in rest:
+            one.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        return done.pop().result()
+
+    async def whole():
+        async with aiohttp.ClientSession(middlewares=[both]) as session:
+            return await _get(session, api)
+
+    assert asyncio.run(whole()) == 200
+
+    points = memory.points(DURATION)
+    assert sorted(str(point.get("error.type")) for point in points) == ["CancelledError", "None"]
+    statuses = [span.attributes.get("http.response.status_code") for span in memory.attempts()]
+    assert sorted(map(str, statuses)) == ["200", "None"]
+    assert telemetry.status().attempts == 2
+
+
+def test_an_attempt_that_a_middleware_answers_for_has_failed(api, memory, telemetry):
+    """Its own answer comes from somewhere else."""
+    kept = []
+
+    async def answer(request, handler):
+        try:
+            return await handler(request)
+        except aiohttp.ClientError:
+            return kept[0]
+
+    async def whole():
+        async with aiohttp.ClientSession() as session:
+            kept.append(await session.get(f"{api.url}/rate-limit"))
+            await kept[0].read()
+        api.answers(fault="drop", times=2)
+        async with aiohttp.ClientSession(middlewares=[answer]) as session:
+            return await _get(session, api)
+
+    assert asyncio.run(whole()) == 200
+
+    failed = [point for point in memory.points(DURATION) if point.get("error.type")]
+    assert [point["error.type"] for point in failed] == ["ServerDisconnectedError"]
+    assert telemetry.status().errors == failed[0]["count"]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import threading
 import time
 from time import sleep
 
 import pytest
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 
+from assisters_otel.recording.deferred import WAIT_S
 from sizes import SIZE
 from streamers import STREAMERS
 
@@ -93,3 +96,127 @@ def test_the_thread_is_there_for_open_streams_alone(api):
 
     assert set(seen) == {1}
     assert wait_for(lambda: not threads(), 5)
+
+
+def told_of(memory):
+    """Count what has been recorded, by metric, and the spans."""
+    points = {
+        name: [(one["count"], one["value"]) for one in found]
+        for name, found in memory.collect().items()
+    }
+    return points, len(memory.spans())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # a fork with threads, of the server's
+@pytest.mark.usefixtures("telemetry")
+@pytest.mark.parametrize("end", ["dropped", "closed", "read"])
+@pytest.mark.parametrize("streamer", [one for one in STREAMERS if not one.is_async], ids=str)
+def test_a_forked_child_reports_no_stream_of_its_parent(api, memory, streamer, end):
+    async def script(opened):
+        stream = await opened()
+        await stream.read()
+        child = os.fork()
+        if child == 0:
+            told = 99
+            try:
+                before = told_of(memory)
+                if end == "read":
+                    await stream.rest()
+                elif end == "closed":
+                    await stream.close()
+                del stream
+                gc.collect()
+                told = int(told_of(memory) != before)
+            finally:
+                os._exit(told)
+        _, status = os.waitpid(child, 0)  # noqa: ASYNC222 - no event loop runs
+        assert os.waitstatus_to_exitcode(status) == 0
+        if end != "read":  # what the child has read, nobody else gets
+            await stream.rest()
+        await stream.close()
+
+    streamer.use(api.url, script)
+
+    assert len(ended(memory)) == 1
+
+
+class Slow(SpanExporter):
+    """Takes long over what it gets, as one does without a collector."""
+
+    def __init__(self):
+        self.go_on = threading.Event()
+        self.has_begun = threading.Event()
+
+    def export(self, spans):
+        if any(span.name == "assisters.stream" for span in spans):
+            self.has_begun.set()
+            self.go_on.wait(60)
+        return SpanExportResult.SUCCESS
+
+
+@pytest.fixture
+def exporter(memory, telemetry):  # noqa: ARG001 - the library is on before
+    slow = Slow()
+    memory.tracer_provider.add_span_processor(SimpleSpanProcessor(slow))
+    yield slow
+    slow.go_on.set()
+
+
+def _drop_one(api, exporter):
+    """Leave a stream to the thread, which waits for the exporter."""
+    streamer = next(one for one in STREAMERS if one.name == "httpx")
+
+    async def script(opened):
+        await read_one_and_leave(opened, [])
+        gc.collect()
+
+    streamer.use(api.url, script)
+    assert exporter.has_begun.wait(10)
+
+
+def test_a_flush_waits_for_a_slow_exporter_no_longer_than_it_is_told(api, telemetry, exporter):
+    _drop_one(api, exporter)
+
+    started_s = time.monotonic()
+    assert not telemetry.flush(0.5)
+    assert time.monotonic() - started_s < 5
+
+
+def test_who_asks_for_metrics_waits_for_a_slow_exporter_once(api, memory, exporter):
+    """Not for each instrument, and not as long as that takes."""
+    _drop_one(api, exporter)
+
+    started_s = time.monotonic()
+    memory.collect()
+    first_s = time.monotonic() - started_s
+    memory.collect()
+    assert first_s < 2 * WAIT_S
+    assert time.monotonic() - started_s - first_s < WAIT_S / 2
+
+    exporter.go_on.set()
+    assert wait_for(lambda: memory.points("assisters.client.request.duration"), 5)
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_a_thread_that_cannot_be_started_is_started_with_the_next_stream(api, monkeypatch):
+    streamer = next(one for one in STREAMERS if one.name == "httpx")
+
+    async def script(opened):
+        stream = await opened()
+        seen.append(len(threads()))
+        await stream.rest()
+        await stream.close()
+
+    def start(thread):
+        if thread.name == THREAD:
+            raise RuntimeError("can't start new thread")
+        start_any(thread)
+
+    seen, start_any = [], threading.Thread.start
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        streamer.use(api.url, script)
+    streamer.use(api.url, script)
+
+    assert seen == [0, 1]

@@ -367,3 +367,33 @@ def test_httpx2_under_httpx_s_name_is_patched_once():
     )
 
     assert done.out == "1 None\n1 <class 'function'>\n"
+
+
+@pytest.mark.parametrize("how", ["alone", "by name", "and more"])
+def test_a_transport_of_httpx_gets_all_that_it_is_called_with(api, caller, monkeypatch, how):
+    """The app has put another method in its place, which takes more than the request."""
+    kind = caller.module.AsyncHTTPTransport if caller.run else caller.module.HTTPTransport
+    name = "handle_async_request" if caller.run else "handle_request"
+    seen, before = [], vars(kind)[name]
+
+    def method(self, request, *args, **options):
+        seen.append((args, options))
+        return before(self, request)
+
+    class Own(kind):
+        pass
+
+    def own(self, request):
+        if how == "and more":
+            return getattr(super(Own, self), name)(request, "fast", tier="gold")
+        send = getattr(super(Own, self), name)
+        return send(request=request) if how == "by name" else send(request)
+
+    setattr(Own, name, own)
+    monkeypatch.setattr(kind, name, method)
+    with assisters_otel.init(hosts=[api.url], strict=True) as telemetry:
+        client = caller.client(transport=Own())
+        assert caller.send("GET", f"{api.url}/models", client=client).status_code == 200
+        assert telemetry.status().attempts == 1
+
+    assert seen == [(("fast",), {"tier": "gold"}) if how == "and more" else ((), {})]

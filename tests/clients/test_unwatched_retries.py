@@ -93,3 +93,54 @@ def _is_nothing(memory, told, caplog):
     assert memory.collect() == {}
     assert (told.attempts, told.errors, told.last_failure) == (0, 0, None)
     assert [one for one in caplog.records if one.name == "assisters_otel"] == []
+
+
+@pytest.mark.parametrize("send", [by_requests, by_urllib3])
+@pytest.mark.parametrize("answer", [{"status": 503}, {"fault": "drop"}], ids=str)
+def test_what_a_body_is_made_of_is_no_attempt_at_the_api(
+    api, memory, status, other, send, answer, caplog
+):
+    """The iterator that is the body of a watched request asks another host, more than once."""
+    other.answers(**answer, times=2)
+
+    def body():
+        yield str(send(f"{other.url}/embeddings")).encode()
+
+    with requests.Session() as session:
+        session.trust_env = False
+        assert session.post(f"{api.url}/embeddings", data=body()).status_code == 200
+
+    assert (len(other.requests), api.requests[0].body) == (3, b"200")
+    assert (status().attempts, status().errors, status().last_failure) == (1, 0, None)
+    assert [span.attributes["server.port"] for span in memory.spans()] == [api.port]
+    assert "error.type" not in memory.spans()[0].attributes
+    assert [one for one in caplog.records if one.name == "assisters_otel"] == []
+
+
+class Elsewhere(HTTPAdapter):
+    """Sends to an address of its own, as an adapter of requests-toolbelt does."""
+
+    def __init__(self, port, **options):
+        super().__init__(**options)
+        self._port = port
+
+    def get_connection_with_tls_context(self, *_, **__):
+        return self.poolmanager.connection_from_url(f"http://127.0.0.1:{self._port}")
+
+    get_connection = get_connection_with_tls_context
+
+
+def test_what_urllib3_sends_again_to_an_address_of_the_adapters_is_an_attempt(other, memory):
+    other.answers(status=503, times=2)
+    with (
+        assisters_otel.init(
+            tracer_provider=memory.tracer_provider, meter_provider=memory.meter_provider
+        ) as telemetry,
+        requests.Session() as session,
+    ):
+        session.trust_env = False
+        session.mount("http://", Elsewhere(other.port, max_retries=Retry(**RETRIES)))
+        assert session.post("http://api.assisters.dev/v1/embeddings", data=b"{}").ok
+        found = telemetry.status()
+
+    assert (found.attempts, found.errors, found.last_failure) == (3, 2, None)

@@ -19,11 +19,11 @@ from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
-from urllib.parse import unquote
 
 from opentelemetry import context, trace
 
 from assisters_otel.attempts.clock import Moment
+from assisters_otel.attempts.request_matching import is_same_path, is_sdk_request
 from assisters_otel.attempts.retry_chain import RetryChain
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import CallOutcome
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 _KEY: Final = context.create_key("assisters_otel-call")
 _scope: Final[ContextVar[Call | None]] = ContextVar("assisters_otel-call", default=None)
-
-_SDK_MARK: Final = "x-stainless-lang"  # a header of SDKs by Stainless, such as `openai`
 
 
 class CallRequest(NamedTuple):
@@ -67,6 +65,9 @@ class Body(Protocol):
 
     def abandon(self) -> None:
         """End it: its reader will not do so."""
+
+    def forked(self) -> None:
+        """Report nothing of it in this forked child: the parent does."""
 
 
 class Watcher(Protocol):
@@ -196,9 +197,9 @@ class Call:
         own = self.asked.request
         if request.method != own.method or request.template != own.template:
             return False
-        if request.template is None and not _is_same_path(request.path, own.path):
+        if request.template is None and not is_same_path(request.path, own.path):
             return False
-        return self._built_request is None or _is_sdk_request(message, self._built_request)
+        return self._built_request is None or is_sdk_request(message, self._built_request)
 
     def answered(self, body: Body) -> None:
         """Keep the body of a successful answer, whose end may end the call."""
@@ -237,6 +238,12 @@ class Call:
             self._body.abandon()
         self.end(names.CANCELLED_CALL)
 
+    def forked(self) -> None:
+        """Report nothing of it in this forked child: the parent does."""
+        next(self._once, None)
+        if self._body is not None:
+            self._body.forked()
+
     def end(self, outcome: str, exception: str | None = None, at: Moment | None = None) -> None:
         """End the call, once. Inside the garbage collector the end is deferred.
 
@@ -274,24 +281,6 @@ class Call:
     def is_open(self) -> bool:
         """True if a request that is sent in its scope may be part of it."""
         return self._is_open
-
-
-def _is_same_path(path: str, asked: str) -> bool:
-    """Return True if two paths are equal when decoded."""
-    return path == asked or unquote(path) == unquote(asked)
-
-
-def _is_sdk_request(message: RequestReader, own: RequestReader) -> bool:
-    """Return True if a request is the one that the SDK has built, also if a hook has changed it."""
-    body = message.body()
-    if body and body == own.body():
-        return True
-    if own.header(_SDK_MARK) is not None and message.header(_SDK_MARK) is not None:
-        return True
-    # Requests without a body differ in their client. Those with a body that can be read only once
-    # differ in its boundary.
-    name = "content-type" if body is None else "user-agent"
-    return body == own.body() and message.header(name) == own.header(name)
 
 
 def current_call() -> Call | None:

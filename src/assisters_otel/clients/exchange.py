@@ -4,13 +4,11 @@ The adapter opens an exchange for a watched request, and runs the client's own s
 and `end`. The ``with`` block of an exchange does both. In between it calls `answered` with the
 response's headers. Then it sets `read_beginning`, or watches what `body` returns.
 
-A response, an exception and a cancellation all pass `end`. It reports the attempt once, and then
-ends the span, if that is the library's. Each step is fail-safe by itself: a step that fails costs
-what it would have written, and the client's response or exception leaves the block as it was.
+A response, an exception and a cancellation all pass `end`. It reports the attempt once, and ends a
+span of the library's. Each step is fail-safe: one that fails costs what it would have written.
 
-What would break it: a reference to the response or to the exception after `end`, since both refer
-to the caller's frames. Also a span that ends before its attempt is reported: it takes no attribute
-any more, and the metrics take their exemplar from the current span.
+What would break it: a reference to the response or the exception after `end`; both refer to the
+caller's frames. Also a span that ends before its attempt is reported: it takes nothing any more.
 """
 
 from __future__ import annotations
@@ -157,7 +155,11 @@ class Exchange:
         if own is not None:
             if isinstance(error, Exception) and self._response is None:
                 self._spans.raised(own.span, error, is_outcome=not self._is_refused)
-            http_span.end(own.span, self._left_ns)
+            if error is None:
+                http_span.end(own.span, self._left_ns)
+            else:  # the collector may have closed a coroutine that is not awaited any more
+                end = partial(http_span.end, own.span, self._left_ns or time.time_ns())
+                self._recorder.deferred.run_outside_collector(end)
             self._leave()
 
     def leave(self) -> None:
@@ -279,8 +281,8 @@ class Exchange:
 
     def _report_error(self, error: BaseException) -> None:
         if self.attempt is not None:
-            transient = self._is_transient(error)
-            self._recorder.raised(self.attempt, error, transient=bool(transient))
+            is_transient = bool(self._is_transient(error))
+            self._recorder.raised(self.attempt, error, transient=is_transient)
 
     @fail_safe
     def _leave(self) -> None:
@@ -292,7 +294,7 @@ class Exchange:
             if mark is not None:
                 _ENTERED.reset(mark)
         except ValueError:
-            # The garbage collector closes a coroutine that is not awaited to its end, and does so
-            # in another context. The context that was entered has ended with its task.
+            # The garbage collector closes a coroutine that is not awaited to its end, in another
+            # context. The one that was entered has ended with its task.
             return
         context.detach(token)

@@ -38,6 +38,9 @@ class Abandonable(Protocol):
     def abandon(self) -> None:
         """End it: its reader will not do so."""
 
+    def forked(self) -> None:
+        """Report nothing of it in this forked child: the parent does."""
+
 
 class OpenBodies:
     """The calls that have returned with an open body, and the open streams outside of calls."""
@@ -59,7 +62,9 @@ class OpenBodies:
 
     def forked(self) -> None:
         """Forget all of them in a forked child: the parent ends them."""
-        self._open = set()
+        opened, self._open = self._open, set()
+        for one in opened:
+            one.forked()
 
     def abandon_all(self) -> None:
         """End all of them."""

@@ -13,9 +13,9 @@ is put into a deque, which takes no lock, and is run at the first of these:
 from __future__ import annotations
 
 import gc
+import math
 import threading
 from collections import deque
-from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +23,10 @@ from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+WAIT_S: Final = 1.0
+"""For how long another thread that runs steps is waited for, in seconds, if no other time is given.
+A step ends a span, and a processor of the app's may take long to export that."""
 
 IDLE_S: Final = 1.0
 """The seconds for which the thread waits for another step. Without an open body it ends then:
@@ -49,6 +53,7 @@ class Deferred:
         self._lock = threading.RLock()  # a signal handler may flush meanwhile
         self._thread: threading.Thread | None = None
         self._collecting = 0
+        self._is_slow = False  # a thread that runs steps was waited for in vain
 
     def watch_collector(self) -> None:
         """Observe from now on when the garbage collector runs."""
@@ -76,20 +81,33 @@ class Deferred:
         if self._thread is not None:
             self._wake.put(True)
 
+    @fail_safe
+    def run_outside_collector(self, step: Callable[[], object]) -> None:
+        """Run a step now, or soon if this runs inside the garbage collector."""
+        if self.is_collecting():
+            self.put(step)
+        else:
+            step()
+
     @property
     def has_steps(self) -> bool:
         """True if a step waits to be run."""
         return bool(self._steps)
 
     @fail_safe
-    def run_all(self, *, wait: bool = True) -> None:
+    def run_all(self, wait_s: float | None = None) -> None:
         """Run every step that is kept.
 
         Args:
-            wait: True to wait while another thread runs steps. Otherwise that thread runs the rest.
+            wait_s: The seconds to wait while another thread runs steps; then it runs the rest. None
+                for `WAIT_S`, once for each time that it takes longer.
         """
-        if not self._lock.acquire(blocking=wait):
+        if wait_s is None:
+            wait_s = 0 if self._is_slow else WAIT_S
+        if not self._lock.acquire(timeout=-1 if wait_s > threading.TIMEOUT_MAX else wait_s):
+            self._is_slow = self._is_slow or wait_s > 0
             return
+        self._is_slow = False
         try:
             while True:
                 try:
@@ -109,8 +127,10 @@ class Deferred:
                 target=self._run, args=(self._wake,), name="assisters-otel-deferred", daemon=True
             )
             self._thread = thread
-            with suppress(RuntimeError):  # Python starts no threads at the interpreter's exit
+            try:
                 thread.start()
+            except RuntimeError:  # none can be started now, as at the interpreter's exit
+                self._thread = None
 
     def _run(self, wake: SimpleQueue[bool]) -> None:
         is_awaited = True
@@ -119,7 +139,7 @@ class Deferred:
                 is_stopped = not wake.get(timeout=IDLE_S)
             except Empty:
                 is_awaited, is_stopped = bool(self._is_needed()), False
-            self.run_all()
+            self.run_all(math.inf)
             if is_stopped:
                 return
         self._thread = None

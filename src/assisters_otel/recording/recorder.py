@@ -127,7 +127,7 @@ class Recorder:
         if not self._has_started:
             self._start_once()
         if self.deferred.has_steps:
-            self.deferred.run_all(wait=False)
+            self.deferred.run_all(0)
 
     def _start_once(self) -> None:
         with self._lock:  # another thread waits until the step has run

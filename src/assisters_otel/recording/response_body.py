@@ -183,6 +183,10 @@ class ResponseBody:
         """End the body: its reader will not do so."""
         self._end(BodyEnd.COLLECTED)
 
+    def forked(self) -> None:
+        """Report nothing of it in this forked child: the parent does."""
+        self.is_over = self.has_failed = True
+
     @staticmethod
     def is_known(error: BaseException) -> bool:
         """Return True if an exception comes from an attempt that has been reported."""

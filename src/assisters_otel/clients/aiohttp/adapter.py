@@ -23,7 +23,6 @@ from assisters_otel.clients.aiohttp.request_reader import AiohttpRequestReader
 from assisters_otel.clients.aiohttp.session_request import (
     SessionRequest,
     headers_as_read,
-    headers_of,
     http_version_of,
     is_instrumented,
     put_headers,
@@ -144,12 +143,7 @@ class Aiohttp(Adapter):
     def _succeeded(asked: SessionRequest, response: Any) -> None:
         if asked.span is not None:
             foreign_span.on_recorded_exception(asked.span, None)
-        exchange, asked.exchange = asked.exchange, None
-        if exchange is not None:  # the app's own classes have not called the wrapped methods
-            try:
-                exchange.answered(response, response.status, None, headers_of(response))
-            finally:
-                exchange.end(None)
+        asked.end(response)
 
     # -- one attempt ------------------------------------------------------------------------------
 
@@ -201,7 +195,7 @@ class Aiohttp(Adapter):
         if request is None:
             return None
         asked = self._asked.get()
-        if asked is None or asked.session is None:
+        if asked is None or not asked.is_told_of:
             # A redirect from a host that is not watched. So each step reports its own exception.
             asked = SessionRequest()
             self._asked.set(asked)
@@ -212,6 +206,8 @@ class Aiohttp(Adapter):
                 asked.error = None
                 self._start(asked, request, raw)
             return asked
+        asked = asked.for_another()
+        self._asked.set(asked)
         if asked.last is None:
             self._find_app_span(asked, raw)
         self._start(asked, request, raw)
@@ -229,7 +225,7 @@ class Aiohttp(Adapter):
             foreign_span.on_recorded_exception(asked.span, lambda error: self._failed(asked, error))
 
     def _start(self, asked: SessionRequest, request: ApiRequest, raw: Any) -> None:
-        asked.hop, asked.response = raw, None
+        asked.start(raw)
         reader = AiohttpRequestReader(raw)
         own: OwnSpan | None = None
         if asked.span is None and not asked.app_makes_spans:
@@ -250,7 +246,7 @@ class Aiohttp(Adapter):
         try:
             return await step
         except BaseException as error:
-            if asked.session is None:
+            if not asked.is_told_of:
                 self._failed(asked, error)
             else:
                 asked.error = error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.clients.aiohttp import stream_reader
@@ -24,6 +25,7 @@ class SessionRequest:
 
     Attributes:
         session: The session; None for an attempt after a redirect from a host that is not watched.
+        is_told_of: True if the session reports how it ends.
         options: The keyword arguments of the session's method.
         url: The URL, as the app has given it.
         hop: The client's request object of the last attempt.
@@ -31,6 +33,7 @@ class SessionRequest:
         exchange: The exchange of the last attempt, until that has ended.
         last: The exchange of the last attempt, also after its end.
         error: The exception of the last attempt, as long as the session may still send it again.
+        task: The task that makes the last attempt.
         span: The app's HTTP span around all attempts, or None.
         app_makes_spans: True if the app's HTTP instrumentation covers the attempts, also where it
             has sampled its span out.
@@ -43,16 +46,19 @@ class SessionRequest:
         "exchange",
         "hop",
         "injected",
+        "is_told_of",
         "last",
         "options",
         "response",
         "session",
         "span",
+        "task",
         "url",
     )
 
     def __init__(self, session: Any = None, url: Any = None, options: Any = None) -> None:
         self.session = session
+        self.is_told_of = session is not None
         self.url = url
         self.options = options or {}
         self.hop: Any = None
@@ -60,9 +66,43 @@ class SessionRequest:
         self.exchange: Exchange | None = None
         self.last: Exchange | None = None
         self.error: BaseException | None = None
+        self.task: asyncio.Task[Any] | None = None
         self.span: Span | None = None
         self.app_makes_spans = False
         self.injected: dict[str, str] = {}
+
+    def start(self, hop: Any) -> None:
+        """Keep the client's request object of an attempt that starts."""
+        self.hop, self.response, self.task = hop, None, asyncio.current_task()
+
+    def for_another(self) -> SessionRequest:
+        """Return what another attempt is in flight in: this, or one for an attempt beside it."""
+        exchange = self.exchange
+        if exchange is None:
+            return self
+        if self.task is asyncio.current_task():
+            # It was answered, by a request or response class that does it all itself.
+            self.exchange = None
+            exchange.end(None)
+            return self
+        # A middleware sends another one while this one's is under way.
+        other = SessionRequest(self.session, self.url, self.options)
+        other.is_told_of = False
+        other.span, other.app_makes_spans, other.last = self.span, self.app_makes_spans, self.last
+        return other
+
+    def end(self, response: Any) -> None:
+        """End the last attempt with the app's response, if no wrapped method has ended it."""
+        exchange, self.exchange = self.exchange, None
+        if exchange is None:
+            return
+        if self.error is not None:  # a middleware has answered in its place
+            exchange.end(self.error)
+            return
+        try:  # of a request or response class that does it all itself
+            exchange.answered(response, response.status, None, headers_of(response))
+        finally:
+            exchange.end(None)
 
 
 def read_limit_s(asked: SessionRequest) -> float:

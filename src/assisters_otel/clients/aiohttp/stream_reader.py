@@ -84,10 +84,14 @@ async def wait_for_beginning(reader: Any, limit_s: float) -> None:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
+    before = reader.exception()
     timer, handled = loop.call_later(limit_s, wake), sys.exc_info()[1]
     try:
         while _may_wait(reader) and loop.time() < end_s:
             await reader._wait("read")  # noqa: SLF001 - as above
+        met = reader.exception()
+        if met is not None and met is not before:  # the library's clock has rung with the caller's
+            _raise_after_buffer(reader, met)
     except Exception as error:  # noqa: BLE001 - the caller's read raises it
         foreign = find_foreign(error, handled)
         if foreign is not None:
@@ -129,11 +133,20 @@ def _may_wait(reader: Any) -> bool:
 def _raise_after_buffer(reader: Any, error: Exception) -> None:
     """Raise an exception again when the bytes that came before it have been read."""
     error.__traceback__ = None  # it refers to frames of the library
-    if reader._buffer and reader.exception() is error:  # noqa: SLF001 - as above
+    if reader.exception() is error:
+        if not reader._buffer:  # noqa: SLF001 - as above
+            return
         reader._exception = None  # noqa: SLF001 - `set_exception` cannot take it back
-        _pending_errors[id(reader)] = error
-        kind: Any = type(reader)
-        reader.__class__ = _raising_class(kind)
+    elif isinstance(error, asyncio.TimeoutError):
+        # The limit of the whole request. Its clock refuses every read, also of what is there.
+        if error.__cause__ is not None:
+            error.__cause__.__traceback__ = None  # it refers to the reader
+        reader._timer = sys.modules["aiohttp.helpers"].TimerNoop()  # noqa: SLF001 - as above
+    else:
+        return
+    _pending_errors[id(reader)] = error
+    kind: Any = type(reader)
+    reader.__class__ = _raising_class(kind)
 
 
 @lru_cache(GENERATIONS)

@@ -109,8 +109,9 @@ class Httpx(Adapter):
             exchange = self._open(transport, "handle_request", args, kwargs)
             if exchange is None:
                 return call(transport, *args, **kwargs)
+            kwargs.pop("request", None)
             with exchange:
-                response = call(transport, exchange.outgoing)
+                response = call(transport, exchange.outgoing, *args[1:], **kwargs)
                 ahead = self._answered(exchange, response, replay, watched)
                 if ahead is not None:
                     ahead.read()
@@ -125,8 +126,9 @@ class Httpx(Adapter):
             exchange = self._open(transport, "handle_async_request", args, kwargs)
             if exchange is None:
                 return await call(transport, *args, **kwargs)
+            kwargs.pop("request", None)
             with exchange:
-                response = await call(transport, exchange.outgoing)
+                response = await call(transport, exchange.outgoing, *args[1:], **kwargs)
                 ahead = self._answered(exchange, response, async_replay, async_watched)
                 if ahead is not None:
                     await ahead.read()

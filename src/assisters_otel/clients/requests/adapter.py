@@ -42,6 +42,7 @@ from assisters_otel.clients.requests.exchange import (
     SessionSend,
     beginning_of,
     headers_of,
+    mask_redirect_target,
     read_ahead,
     read_limit_s,
 )
@@ -65,6 +66,8 @@ SCOPE: Final = "opentelemetry.instrumentation.requests"
 """The HTTP instrumentation's module, which is the scope of its spans."""
 
 _HTTPS: Final = 443
+_TOLD: Final = ("method", "url", "response", "error", "_pool")
+"""The parameters of `Retry.increment`, in this order."""
 
 
 class Requests(Adapter):
@@ -119,9 +122,9 @@ class Requests(Adapter):
         call = unbound(original)
 
         def send(adapter: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-            exchange = self._open(request, partial(read_limit_s, *args, **kwargs))
+            exchange = self._open(adapter, request, partial(read_limit_s, *args, **kwargs))
             if exchange is None:
-                return call(adapter, request, *args, **kwargs)
+                return self._send_unwatched(call, adapter, request, *args, **kwargs)
             outgoing = exchange.outgoing
             sent = request if outgoing is None else outgoing.copy
             self._start(exchange)
@@ -149,8 +152,20 @@ class Requests(Adapter):
 
         return send
 
+    def _send_unwatched(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self._exchange.get() is None:
+            return call(*args, **kwargs)
+        # The body of a watched request is being made of what another host answers.
+        token = self._exchange.set(None)
+        try:
+            return call(*args, **kwargs)
+        finally:
+            self._exchange.reset(token)
+
     @fail_safe
-    def _open(self, raw: Any, read_limit: Callable[[], float | None]) -> RequestsExchange | None:
+    def _open(
+        self, adapter: Any, raw: Any, read_limit: Callable[[], float | None]
+    ) -> RequestsExchange | None:
         """Return the exchange of a request that is watched, or None."""
         request = self._request(raw)
         if request is None:
@@ -162,7 +177,7 @@ class Requests(Adapter):
             port = request.port or _HTTPS
             own = self._spans.start(request, raw.url, port, RequestsRequestReader(raw))
         return RequestsExchange(
-            self._recorder, self._spans, request, raw, app_span, own, read_limit
+            self._recorder, self._spans, request, adapter, raw, app_span, own, read_limit
         )
 
     @fail_safe
@@ -183,7 +198,7 @@ class Requests(Adapter):
         """Record an answer's headers. Return True if it has failed and its session reports it."""
         span = exchange.app_span
         if span is not None and response.is_redirect:
-            _mask_what_follows(span)
+            mask_redirect_target(span)
         version = HTTP_VERSIONS.get(getattr(response.raw, "version", 0))
         headers = headers_of(response)
         if not exchange.answered(response, response.status_code, version, headers):
@@ -221,7 +236,9 @@ class Requests(Adapter):
             exchange = self._exchange.get()
             if exchange is None:
                 return call(retry, *args, **kwargs)
-            told = dict(zip(("method", "url", "response", "error"), args, strict=False)) | kwargs
+            told = dict(zip(_TOLD, args, strict=False)) | kwargs
+            if not exchange.sends_through(told.get("_pool")):
+                return call(retry, *args, **kwargs)
             response, error = told.get("response"), told.get("error")
             try:
                 result = call(retry, *args, **kwargs)
@@ -270,16 +287,6 @@ class Requests(Adapter):
 def _find_app_span(raw: Any) -> Span | None:
     host = urlsplit(raw.url).hostname or ""
     return foreign_span.find_app_span(SCOPE, raw.method, host, raw.url, is_inside=True)
-
-
-@fail_safe
-def _mask_what_follows(span: Span) -> None:
-    # If the redirect's target cannot be reached, this span records the exception, which quotes the
-    # URL. The hook masks it then, and is removed when the span ends.
-    foreign_span.on_recorded_exception(
-        span, lambda _: foreign_span.before_end(span, foreign_span.mask_status)
-    )
-    foreign_span.before_end(span, lambda _: None)
 
 
 def _is_export(raw: Any) -> bool:

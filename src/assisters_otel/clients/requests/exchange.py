@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from assisters_otel.clients.exchange import Exchange
 from assisters_otel.clients.requests.exceptions import is_transient
 from assisters_otel.clients.requests.outgoing import Outgoing
 from assisters_otel.clients.requests.read_ahead import READ_AHEAD_S, beginning
 from assisters_otel.clients.requests.request_reader import RequestsRequestReader
+from assisters_otel.fail_safe import fail_safe
+from assisters_otel.sinks import foreign_span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,18 +67,20 @@ class RequestsExchange(Exchange):
     """The exchange of one `HTTPAdapter.send`, with all attempts that urllib3 makes of it.
 
     Attributes:
+        adapter: The adapter that sends the request.
         raw: The request that the adapter got.
         outgoing: The copy that is sent, with the propagator's headers; None if *raw* itself is.
         read_limit: A function that returns the caller's limit for a read, in seconds, or None.
     """
 
-    __slots__ = ("outgoing", "raw", "read_limit")
+    __slots__ = ("adapter", "outgoing", "raw", "read_limit")
 
     def __init__(  # noqa: PLR0913, PLR0917 - all of it is of one request
         self,
         recorder: Recorder,
         spans: HttpSpans,
         request: ApiRequest,
+        adapter: Any,
         raw: Any,
         app_span: Span | None,
         own: OwnSpan | None,
@@ -83,9 +88,34 @@ class RequestsExchange(Exchange):
     ) -> None:
         reader = RequestsRequestReader(raw)
         super().__init__(recorder, spans, request, reader, is_transient, app_span, own)
+        self.adapter = adapter
         self.raw = raw
         self.outgoing = None if own is None else Outgoing.of(raw, own.headers)
         self.read_limit = read_limit
+
+    @fail_safe
+    def sends_through(self, pool: Any) -> bool:
+        """Return True if this is sent through a pool of urllib3's.
+
+        The app may send something else meanwhile by urllib3 itself: in the iterator that is this
+        one's body, or in a `Retry` of its own.
+
+        Args:
+            pool: The pool that urllib3 names to a `Retry`; None if it names none.
+        """
+        if pool is None:
+            return True
+        url = urlsplit(self.raw.url)
+        port = url.port or (443 if url.scheme == "https" else 80)
+        if (pool.host.strip("[]").lower(), pool.port or port) == (url.hostname, port):
+            return True
+        # Of a proxy, or of an adapter which sends to another address.
+        managers = (self.adapter.poolmanager, *self.adapter.proxy_manager.values())
+        for manager in managers:
+            with manager.pools.lock:
+                if any(one is pool for one in manager.pools._container.values()):  # noqa: SLF001 - its `get` counts as a use
+                    return True
+        return False
 
 
 def beginning_of(response: Any, exchange: RequestsExchange) -> bytes | None:
@@ -121,3 +151,14 @@ def read_limit_s(_stream: object = False, timeout: Any = None, *_: Any, **__: An
         given = timeout._read, timeout.total  # noqa: SLF001 - as above
         timeout = next((one for one in given if isinstance(one, (int, float))), None)
     return float(timeout) if isinstance(timeout, (int, float)) else None
+
+
+@fail_safe
+def mask_redirect_target(span: Span) -> None:
+    """Mask the exception that the app's span records if a redirect's target is not reached."""
+    # If the redirect's target cannot be reached, this span records the exception, which quotes the
+    # URL. The hook masks it then, and is removed when the span ends.
+    foreign_span.on_recorded_exception(
+        span, lambda _: foreign_span.before_end(span, foreign_span.mask_status)
+    )
+    foreign_span.before_end(span, lambda _: None)

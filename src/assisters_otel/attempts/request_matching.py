@@ -1,0 +1,29 @@
+"""Tells a call's own requests from others that are sent in its scope."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
+
+if TYPE_CHECKING:
+    from assisters_otel.api.request import RequestReader
+
+_SDK_MARK: Final = "x-stainless-lang"  # a header of SDKs by Stainless, such as `openai`
+
+
+def is_same_path(path: str, asked: str) -> bool:
+    """Return True if two paths are equal when decoded."""
+    return path == asked or unquote(path) == unquote(asked)
+
+
+def is_sdk_request(message: RequestReader, own: RequestReader) -> bool:
+    """Return True if a request is the one that the SDK has built, also if a hook has changed it."""
+    body = message.body()
+    if body and body == own.body():
+        return True
+    if own.header(_SDK_MARK) is not None and message.header(_SDK_MARK) is not None:
+        return True
+    # Requests without a body differ in their client. Those with a body that can be read only once
+    # differ in its boundary.
+    name = "content-type" if body is None else "user-agent"
+    return body == own.body() and message.header(name) == own.header(name)

@@ -1,0 +1,105 @@
+"""A failed answer of aiohttp's that is not whole when its caller's time is up, with us and without.
+
+The library waits for its beginning. What came in time, and what then is raised, is the caller's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import aiohttp
+import pytest
+
+import assisters_otel
+
+READS = {
+    "read": lambda content: content.read(),
+    "readany": lambda content: content.readany(),
+    "read(10)": lambda content: content.read(10),
+    "readexactly": lambda content: content.readexactly(10),
+    "readchunk": lambda content: content.readchunk(),
+    "readline": lambda content: content.readline(),
+}
+LIMITS = {
+    "total": aiohttp.ClientTimeout(total=0.5),
+    "sock_read": aiohttp.ClientTimeout(sock_read=0.5),
+    "total before sock_read": aiohttp.ClientTimeout(total=0.5, sock_read=60),
+}
+
+
+def _kinds(error):
+    found = []
+    while error is not None:
+        found.append((type(error), str(error)))
+        error = error.__cause__
+    return found
+
+
+async def _read(url, limit, read):
+    """Return what is read, step by step, until something is raised twice."""
+    seen, raised = [], 0
+    async with aiohttp.ClientSession(timeout=limit) as session:
+        response = await session.get(f"{url}/models")
+        while raised < 2:
+            try:
+                seen.append(await read(response.content))
+            except (aiohttp.ClientError, asyncio.TimeoutError) as error:  # noqa: PERF203 - it goes on
+                seen.append(_kinds(error) if not raised else type(error))
+                raised += 1
+        response.close()
+    return seen
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("read", READS)
+def test_a_failed_answer_that_is_late_is_read_as_without_us(api, memory, read, limit):
+    def met():
+        api.answers(status=500, body=b"{" + b"x" * 200 + b"}", fault="stall")
+        return asyncio.run(_read(api.url, LIMITS[limit], READS[read]))
+
+    expected = met()
+    with assisters_otel.init(
+        hosts=[api.url],
+        tracer_provider=memory.tracer_provider,
+        meter_provider=memory.meter_provider,
+        strict=True,
+    ):
+        assert met() == expected
+    assert memory.attempt().attributes["http.response.status_code"] == 500
+
+
+HEAD = b"HTTP/1.1 500 No\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n"
+
+
+def test_both_clocks_may_ring_in_one_step_of_the_loop(memory):
+    """The library's own, and that of aiohttp, which begins again with each part of a body."""
+
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD)
+        await asyncio.sleep(0.05)
+        writer.write(b"{begun")
+        asyncio.get_running_loop().call_later(0.3, time.sleep, 0.5)  # until both are due
+
+    async def whole():
+        limit = aiohttp.ClientTimeout(sock_read=0.5)
+        async with (
+            await asyncio.start_server(answer, "127.0.0.1", 0) as server,
+            aiohttp.ClientSession(timeout=limit) as session,
+        ):
+            port = server.sockets[0].getsockname()[1]
+            with assisters_otel.init(
+                hosts=[f"127.0.0.1:{port}"],
+                tracer_provider=memory.tracer_provider,
+                meter_provider=memory.meter_provider,
+                strict=True,
+            ):
+                response = await session.get(f"http://127.0.0.1:{port}/v1/models")
+                first = await response.content.readany()
+                with pytest.raises(aiohttp.SocketTimeoutError):
+                    await response.content.readany()
+                response.close()
+                return first
+
+    assert asyncio.run(whole()) == b"{begun"
