@@ -1,4 +1,4 @@
-"""Tells a call's own requests from others that are sent in its scope."""
+"""The rules by which a request that is sent in a call's scope is one of the call's."""
 
 from __future__ import annotations
 
