@@ -75,7 +75,10 @@ HEAD = b"HTTP/1.1 500 No\r\nContent-Type: application/json\r\nContent-Length: 99
 def test_both_clocks_may_ring_in_one_step_of_the_loop(memory):
     """The library's own, and that of aiohttp, which begins again with each part of a body."""
 
+    writers = []
+
     async def answer(reader, writer):
+        writers.append(writer)
         await reader.readuntil(b"\r\n\r\n")
         writer.write(HEAD)
         await asyncio.sleep(0.05)
@@ -100,6 +103,9 @@ def test_both_clocks_may_ring_in_one_step_of_the_loop(memory):
                 with pytest.raises(aiohttp.SocketTimeoutError):
                     await response.content.readany()
                 response.close()
+                for writer in writers:
+                    writer.close()
+                    await writer.wait_closed()
                 return first
 
     assert asyncio.run(whole()) == b"{begun"
