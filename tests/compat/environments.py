@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
 
 PROJECT = Path(__file__).parents[2]
 _HOUR_S = 3600
@@ -160,6 +161,25 @@ def environment(name: str, python: Path, built: Path, *install: Sequence[str]) -
         run(uv(), "pip", "install", "--quiet", "--python", inside, *anew, built)
         written.write_text(stamp)
         yield inside
+
+
+def try_each(
+    script: str, cells: Sequence[object], attempt: Callable[[Any, Path, Path], tuple[bool, str]]
+) -> int:
+    """Try the wheel in one cell after the other, print what came of each; return an exit code."""
+    try:
+        built = wheel()
+    except NotMadeError as error:
+        sys.exit(f"[{script}] {error}")
+    failed = 0
+    for cell in cells:
+        begun = time.monotonic()
+        good, told = attempt(cell, Path(sys.executable), built)
+        took = f"{time.monotonic() - begun:4.0f} s"
+        print(f"{'ok    ' if good else 'FAILED'} {cell!s:22} {took}  {told}", flush=True)
+        failed += not good
+    print(f"{len(cells) - failed} passed, {failed} failed")
+    return 1 if failed else 0
 
 
 @contextmanager

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from environments import (
     PROJECT,
@@ -16,8 +15,11 @@ from environments import (
     end_all_on_sigterm,
     environment,
     run_for,
-    wheel,
+    try_each,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NEEDS = {
     "litellm": "litellm==1.110.2",
@@ -45,19 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("name", nargs="*", choices=[[], *NEEDS], help="some of them")
     chosen = parser.parse_args(argv).name or list(NEEDS)
-    try:
-        built = wheel()
-    except NotMadeError as error:
-        sys.exit(f"[policies] {error}")
-    failed = 0
-    for name in chosen:
-        begun = time.monotonic()
-        good, told = attempt(name, Path(sys.executable), built)
-        took = f"{time.monotonic() - begun:4.0f} s"
-        print(f"{'ok    ' if good else 'FAILED'} {name:12} {took}  {told}", flush=True)
-        failed += not good
-    print(f"{len(chosen) - failed} passed, {failed} failed")
-    return 1 if failed else 0
+    return try_each("policies", chosen, attempt)
 
 
 if __name__ == "__main__":

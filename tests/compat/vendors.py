@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from itertools import product
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from environments import (
     PROJECT,
@@ -19,8 +17,11 @@ from environments import (
     end_all_on_sigterm,
     environment,
     run_for,
-    wheel,
+    try_each,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NEEDS = {
     "logfire": "logfire==5.4.0",
@@ -83,19 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     chosen = [one for one in CELLS if not asked.cell or str(one) in asked.cell]
     if not chosen:
         parser.error(f"there is none of these here; there are {', '.join(map(str, CELLS))}")
-    try:
-        built = wheel()
-    except NotMadeError as error:
-        sys.exit(f"[vendors] {error}")
-    failed = 0
-    for cell in chosen:
-        begun = time.monotonic()
-        good, told = attempt(cell, Path(sys.executable), built)
-        took = f"{time.monotonic() - begun:4.0f} s"
-        print(f"{'ok    ' if good else 'FAILED'} {cell!s:22} {took}  {told}", flush=True)
-        failed += not good
-    print(f"{len(chosen) - failed} passed, {failed} failed")
-    return 1 if failed else 0
+    return try_each("vendors", chosen, attempt)
 
 
 if __name__ == "__main__":

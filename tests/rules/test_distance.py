@@ -99,4 +99,4 @@ def test_nor_is_a_call_that_is_retried(api, monkeypatch):
 
         walked = distance_of(call)
 
-    assert walked.crossings <= 333
+    assert walked.crossings <= 330

@@ -21,13 +21,11 @@ from typing import TYPE_CHECKING, Final
 from opentelemetry import context, trace
 
 from assisters_otel.api.headers import CONTENT_LENGTH, header_integer, may_be_read_ahead
-from assisters_otel.clients import http_span
 from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextvars import Token
-    from types import TracebackType
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
@@ -104,17 +102,12 @@ class Exchange:
         self._token: Token[Context] | None = None
         self._mark: Token[None] | None = None
         self._left_ns: int | None = None
-        self._is_refused = False
         self._response: object = None
+        self._is_refused = False
         self.attempt: Attempt | None = None
         self.read_beginning: Callable[[], bytes | None] | None = None
 
-    def __enter__(self) -> Self:
-        """Start the exchange."""
-        self.start()
-        return self
-
-    def start(self) -> None:
+    def start(self) -> Self:
         """Enter the context of the library's span, and start the attempt."""
         if self._own is not None:
             self._enter(self._own)
@@ -123,13 +116,11 @@ class Exchange:
         except BaseException as error:  # a foreign exception, which `fail_safe` lets pass
             self._end_span(error)
             raise
+        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    __enter__ = start
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """End the exchange."""
         self.end(error)
 
@@ -152,15 +143,16 @@ class Exchange:
 
     def _end_span(self, error: BaseException | None) -> None:
         own, self._own = self._own, None
-        if own is not None:
-            if isinstance(error, Exception) and self._response is None:
-                self._spans.raised(own.span, error, is_outcome=not self._is_refused)
-            if error is None:
-                http_span.end(own.span, self._left_ns)
-            else:  # the collector may have closed a coroutine that is not awaited any more
-                end = partial(http_span.end, own.span, self._left_ns or time.time_ns())
-                self._recorder.deferred.run_outside_collector(end)
-            self._leave()
+        if own is None:
+            return
+        if isinstance(error, Exception) and self._response is None:
+            self._spans.raised(own.span, error, is_outcome=not self._is_refused)
+        if error is None:
+            _end(own.span, self._left_ns)
+        else:  # the collector may have closed a coroutine that is not awaited any more
+            end = partial(_end, own.span, self._left_ns or time.time_ns())
+            self._recorder.deferred.run_outside_collector(end)
+        self._leave()
 
     def leave(self) -> None:
         """Leave the library's span, which ends now. The attempt is reported later, by `end`."""
@@ -298,3 +290,8 @@ class Exchange:
             # context. The one that was entered has ended with its task.
             return
         context.detach(token)
+
+
+@fail_safe
+def _end(span: Span, end_ns: int | None) -> None:
+    span.end(end_ns)

@@ -229,12 +229,6 @@ class HttpSpans:
         return sent if sent in known else names.OTHER
 
 
-@fail_safe
-def end(span: Span, end_ns: int | None) -> None:
-    """End a span at *end_ns*, in Unix nanoseconds, or now if that is None."""
-    span.end(end_ns)
-
-
 def _propagated(span: Span) -> dict[str, str]:
     """Return the headers that the global propagator adds for a span.
 

@@ -119,8 +119,7 @@ RULES: Final = (
     Rule(
         "idempotency",
         "remark",
-        "a POST of which nobody knows whether it was done is sent again with the same "
-        "Idempotency-Key",
+        "a POST that may have been done is sent again with the same Idempotency-Key",
         "Make one key for each call, before the first attempt: "
         'headers={"Idempotency-Key": str(uuid4())}.',
         "the request headers: Idempotency-Key, to retry a POST safely",
