@@ -86,14 +86,14 @@ def test_each_vendor_is_tried_with_init_before_it_and_after_it():
 
 def test_a_vendor_that_cannot_be_installed_is_told_and_fails(monkeypatch):
     monkeypatch.setattr(vendors, "attempt", lambda *_: (False, "no such version"))
-    monkeypatch.setattr(vendors, "wheel", lambda: Path("none.whl"))
+    monkeypatch.setattr(environments, "wheel", lambda: Path("none.whl"))
 
     assert vendors.main(["logfire-after"]) == 1
 
 
 def test_a_policy_that_is_judged_otherwise_fails_the_runner(monkeypatch, capsys):
     monkeypatch.setattr(policies, "attempt", lambda name, *_: (name == "litellm", "told"))
-    monkeypatch.setattr(policies, "wheel", lambda: Path("none.whl"))
+    monkeypatch.setattr(environments, "wheel", lambda: Path("none.whl"))
 
     assert policies.main([]) == 1
     assert "1 passed, 1 failed" in capsys.readouterr().out
