@@ -14,7 +14,7 @@ from assisters_otel.testing.answers import BODILESS, EVENTS
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from assisters_otel.testing.answers import Answer, Content
+    from assisters_otel.testing.answers import Answer, SampleBody
 
 # The key in the ASGI scope's state where the server leaves the connection's protocol.
 CONNECTION: Final = "connection"
@@ -26,7 +26,7 @@ _RETRY_AFTER_S: Final = 1
 _TOO_MANY: Final = 429
 
 
-def headers(answer: Answer, content: Content, elapsed_s: float, now_s: float) -> dict[str, str]:
+def headers(answer: Answer, content: SampleBody, elapsed_s: float, now_s: float) -> dict[str, str]:
     """Write the documented headers, under what the script says.
 
     Args:
@@ -54,7 +54,7 @@ def headers(answer: Answer, content: Content, elapsed_s: float, now_s: float) ->
     return {name: value for name, value in named.items() if value is not None}
 
 
-def pieces(body: bytes, content_type: str) -> list[bytes]:
+def split_body(body: bytes, content_type: str) -> list[bytes]:
     """Cut a body into chunks: one for each event of an event stream, else four."""
     if content_type == EVENTS:
         *events, rest = body.split(b"\n\n")
@@ -76,7 +76,7 @@ class Wire:
         self._receive = receive
         self._send = send
 
-    async def put(self, answer: Answer, content: Content, began_s: float) -> bool:
+    async def put(self, answer: Answer, content: SampleBody, began_s: float) -> bool:
         """Send the answer, or as much of it as its fault allows.
 
         Args:
@@ -98,7 +98,7 @@ class Wire:
             await self._respond(answer, content, named)
         return True
 
-    async def _respond(self, answer: Answer, content: Content, named: dict[str, str]) -> None:
+    async def _respond(self, answer: Answer, content: SampleBody, named: dict[str, str]) -> None:
         body, content_type = content.body, content.content_type
         if answer.gzip:
             body, content_type = compress(body, mtime=0), ""
@@ -107,7 +107,7 @@ class Wire:
         if answer.parts is not None and not answer.gzip:
             parts = list(answer.parts)
         elif answer.chunked or content_type == EVENTS:
-            parts = pieces(body, content_type)
+            parts = split_body(body, content_type)
             if partial:
                 parts = parts[: len(parts) // 2]
         else:

@@ -13,7 +13,7 @@ import json
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from assisters_otel.testing.answers import EVENTS, JSON, Content, envelope
+from assisters_otel.testing.answers import EVENTS, JSON, SampleBody, envelope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,8 +30,8 @@ _VECTOR: Final = (0.25, -0.5, 0.125)  # exact as 32-bit floats, so base64 gives 
 _AUDIO: Final = b"ID3\x04" + bytes(60)
 
 
-def _json(value: object, status: int = 200) -> Content:
-    return Content(status, JSON, json.dumps(value).encode())
+def _json(value: object, status: int = 200) -> SampleBody:
+    return SampleBody(status, JSON, json.dumps(value).encode())
 
 
 def _events(*values: object) -> bytes:
@@ -51,7 +51,7 @@ def _usage(**tokens: int) -> dict[str, int]:
     return {f"{kind}_tokens": count for kind, count in tokens.items()}
 
 
-def _chat(received: Received) -> Content:
+def _chat(received: Received) -> SampleBody:
     sent = _sent(received)
     head: dict[str, object] = {
         "id": "chatcmpl-1",
@@ -67,14 +67,14 @@ def _chat(received: Received) -> Content:
         choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
         choices.append({"index": 0, "delta": {}, "finish_reason": "stop"})
         body = _events(*({**head, "choices": [choice]} for choice in choices))
-        return Content(200, EVENTS, body + b"data: [DONE]\n\n")
+        return SampleBody(200, EVENTS, body + b"data: [DONE]\n\n")
     message = {"role": "assistant", "content": "".join(_WORDS)}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     usage = _usage(prompt=9, completion=5, total=14)
     return _json({**head, "choices": [choice], "usage": usage})
 
 
-def _embeddings(received: Received) -> Content:
+def _embeddings(received: Received) -> SampleBody:
     sent = _sent(received)
     asked = sent.get("input", "")
     vector: object = _VECTOR
@@ -87,7 +87,7 @@ def _embeddings(received: Received) -> Content:
     return _json({"object": "list", "data": rows, "model": model, "usage": usage})
 
 
-def _moderate(received: Received) -> Content:
+def _moderate(received: Received) -> SampleBody:
     model = _sent(received).get("model", "assisters-moderation-v1")
     result = {
         "flagged": False,
@@ -97,7 +97,7 @@ def _moderate(received: Received) -> Content:
     return _json({"id": "modr-1", "model": model, "results": [result]})
 
 
-def _rerank(received: Received) -> Content:
+def _rerank(received: Received) -> SampleBody:
     sent = _sent(received)
     documents = sent.get("documents")
     count = len(documents) if isinstance(documents, list) else 1
@@ -105,7 +105,7 @@ def _rerank(received: Received) -> Content:
     return _json({"model": sent.get("model", "assisters-rerank-v1"), "results": results})
 
 
-def _search(received: Received) -> Content:
+def _search(received: Received) -> SampleBody:
     result = {
         "title": "Example",
         "url": "https://example.com/",
@@ -124,7 +124,7 @@ def _search(received: Received) -> Content:
     )
 
 
-def _translate(received: Received) -> Content:
+def _translate(received: Received) -> SampleBody:
     language = _sent(received).get("target_language", "de")
     return _json({"translated_text": "Hallo.", "target_language": language})
 
@@ -133,32 +133,32 @@ def _model(name: str) -> dict[str, object]:
     return {"id": name, "object": "model", "created": _CREATED, "owned_by": "assisters"}
 
 
-def _one_model(received: Received) -> Content:
+def _one_model(received: Received) -> SampleBody:
     name = received.path.partition("/models/")[2]
     if name in MODELS:
         return _json(_model(name))
     return _error(404, f"There is no model {name}.")
 
 
-def _agent_stream(_: Received) -> Content:
+def _agent_stream(_: Received) -> SampleBody:
     # No [DONE]: how an agent's stream ends is not documented.
-    return Content(200, EVENTS, _events({"type": "step", "cycle": 1}, {"type": "answer"}))
+    return SampleBody(200, EVENTS, _events({"type": "step", "cycle": 1}, {"type": "answer"}))
 
 
-def _always(content: Content) -> Callable[[Received], Content]:
+def _always(content: SampleBody) -> Callable[[Received], SampleBody]:
     return lambda _: content
 
 
-def _error(status: int, message: str) -> Content:
-    return Content(status, JSON, envelope(status, message=message))
+def _error(status: int, message: str) -> SampleBody:
+    return SampleBody(status, JSON, envelope(status, message=message))
 
 
-def unknown_path(received: Received) -> Content:
+def unknown_path(received: Received) -> SampleBody:
     """Answer a path that is not documented."""
     return _error(404, f"There is no {received.path} here.")
 
 
-def wrong_method(received: Received) -> Content:
+def wrong_method(received: Received) -> SampleBody:
     """Answer a documented path that was asked with another method."""
     return _error(405, f"{received.path} does not take {received.method}.")
 
@@ -168,10 +168,10 @@ class Endpoint(NamedTuple):
 
     method: str
     path: str
-    sample: Callable[[Received], Content]
+    sample: Callable[[Received], SampleBody]
 
 
-_AUDIO_FILE: Final = _always(Content(200, "audio/mpeg", _AUDIO))
+_AUDIO_FILE: Final = _always(SampleBody(200, "audio/mpeg", _AUDIO))
 _IMAGE: Final = {"created": _CREATED, "data": [{"url": "https://example.com/image.png"}]}
 _MODEL_LIST: Final = {"object": "list", "data": [_model(name) for name in MODELS]}
 _WINDOW: Final = {"rpm": {"limit": 1000, "remaining": 999}, "tpm": {"limit": 100_000}}

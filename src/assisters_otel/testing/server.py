@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
     from typing_extensions import Self
 
-    from assisters_otel.testing.answers import Content
+    from assisters_otel.testing.answers import SampleBody
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -268,7 +268,7 @@ class _Endpoint:
     """
 
     script: Script
-    sample: Callable[[Received], Content]
+    sample: Callable[[Received], SampleBody]
     method: str | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -290,5 +290,5 @@ class _Endpoint:
         documented = self.method in (None, received.method)
         sample = self.sample if documented else sample_bodies.wrong_method
         wire = Wire(scope, receive, send)
-        if not await wire.put(answer, answer.over(sample(received)), began_s):
+        if not await wire.put(answer, answer.with_defaults(sample(received)), began_s):
             self.script.left(received)
