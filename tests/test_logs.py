@@ -12,6 +12,7 @@ from opentelemetry.trace import SpanContext
 from pythonjsonlogger.json import JsonFormatter
 
 from assisters_otel.api.error_body import Envelope
+from assisters_otel.api.identity import Identity
 from assisters_otel.api.request import ApiRequest
 from assisters_otel.outcomes import AttemptOutcome, CallOutcome
 from assisters_otel.sinks.failure_log import MAX_SINGLE_LINES, WINDOW_S, FailureLog
@@ -54,16 +55,27 @@ def failed(code="invalid_model", request=REQUEST, status=400):
     )
 
 
-def test_a_line_has_the_code_the_endpoint_the_request_id_and_the_advice(log, caplog):
-    log.record_failure(failed())
+def test_a_line_has_the_code_the_endpoint_all_ids_and_the_advice(log, caplog):
+    outcome = failed()._replace(caller=Identity("1a2b3c4d"))
+    log.record_failure(outcome, SpanContext(0xABC, 0xDEF, is_remote=False))
 
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert record.name == "assisters_otel"
     assert record.message == (
-        "Assisters API answered 400 invalid_model on POST /v1/embeddings "
-        "(request id req_1): no retry helps"
+        "Assisters API answered 400 invalid_model on POST /v1/embeddings (request id req_1, "
+        f"trace id {0xABC:032x}, key 1a2b3c4d): no retry helps"
     )
+    assert vars(record)["assisters.api_key.fingerprint"] == "1a2b3c4d"
+
+
+def test_a_line_says_of_the_ids_what_is_known(log, caplog):
+    log.record_failure(failed())
+    log.record_failure(AttemptOutcome.of(REQUEST, 0.1, status=400, caller=Identity("1a2b3c4d")))
+
+    first, second = caplog.messages
+    assert "on POST /v1/embeddings (request id req_1): no retry helps" in first
+    assert "on POST /v1/embeddings (key 1a2b3c4d): no retry helps" in second
 
 
 def test_a_line_without_an_envelope_has_the_status(log, caplog):

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from assisters_otel import catalog
+from assisters_otel.api.identity import NOBODY
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
 
     from assisters_otel.api.error_body import Envelope
+    from assisters_otel.api.identity import Identity
     from assisters_otel.api.request import ApiRequest
     from assisters_otel.causes import Cause
 
@@ -57,7 +59,7 @@ class StreamOutcome(NamedTuple):
 class AttemptOutcome(NamedTuple):
     """How an attempt ended: with a response, with an exception, or cancelled by its caller.
 
-    `AttemptOutcome.of` computes the last four attributes from the others.
+    `AttemptOutcome.of` computes `failed`, `code`, `error_type` and `retryable` from the others.
 
     Attributes:
         request: The request that was sent.
@@ -79,6 +81,7 @@ class AttemptOutcome(NamedTuple):
             without any of them is ``truncated``, or its error ``_OTHER``. None on success.
         retryable: True if the attempt failed, and the same request can succeed if it is sent again
             soon.
+        caller: Whose request it was.
     """
 
     request: ApiRequest
@@ -95,6 +98,7 @@ class AttemptOutcome(NamedTuple):
     code: str | None
     error_type: str | None
     retryable: bool
+    caller: Identity = NOBODY
 
     @classmethod
     def of(  # noqa: PLR0913 - all that is known of an attempt
@@ -110,6 +114,7 @@ class AttemptOutcome(NamedTuple):
         transient: bool = False,
         cause: Cause | None = None,
         stream: StreamOutcome | None = None,
+        caller: Identity = NOBODY,
     ) -> AttemptOutcome:
         """Return the outcome of an attempt, with whether and as what it failed.
 
@@ -150,6 +155,7 @@ class AttemptOutcome(NamedTuple):
             code,
             error_type,
             retryable,
+            caller,
         )
 
     @property
@@ -202,6 +208,7 @@ class CallOutcome(NamedTuple):
         wait_s: The total of the seconds between an attempt and its retry.
         last: The outcome of the last attempt, or None if the library saw none.
         exception: The name of the exception that ended the call, or None.
+        caller: Whose call it was.
     """
 
     request: ApiRequest
@@ -213,6 +220,7 @@ class CallOutcome(NamedTuple):
     wait_s: float
     last: AttemptOutcome | None
     exception: str | None
+    caller: Identity = NOBODY
 
     @property
     def failed(self) -> bool:

@@ -74,14 +74,16 @@ EXEMPT = {
     "Deferred._collector": "is called by the garbage collector, wherever that runs",
 }
 # What the user wrote is checked by functions that are to raise.
-CHECKS = ("config", "hosts")
+CHECKS = ("baggage_names", "config", "hosts")
 # What the interpreter calls, or what is no function in the source.
 BY_ITSELF = ("__del__", "<listcomp>", "<dictcomp>", "<setcomp>")
 SINKS = {
     "spans": {
         *("sinks/attempt_span", "sinks/call_span", "sinks/foreign_span", "sinks/stream_span"),
     },
-    "metrics": {"sinks/label_values", "sinks/metrics"},
+    "metrics": {
+        *("sinks/caller_labels", "sinks/label_values", "sinks/metrics", "sinks/rate_limits"),
+    },
     "logs": {"sinks/failure_log"},
     "resends": {
         *("resends/failed_attempts", "resends/flow_matcher"),

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from opentelemetry import context, trace
 
+from assisters_otel.api.identity import Identity
 from assisters_otel.attempts.clock import Moment
 from assisters_otel.attempts.request_matching import is_same_path, is_sdk_request
 from assisters_otel.attempts.retry_chain import RetryChain
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, SpanContext
 
+    from assisters_otel.api.identity import Entries
     from assisters_otel.api.request import ApiRequest, RequestReader
     from assisters_otel.outcomes import AttemptOutcome
 
@@ -94,6 +96,7 @@ class Call:
 
     Attributes:
         asked: The arguments of the call.
+        baggage: The entries of the app's baggage that the settings name, at its start.
         span: The span of the call, the library's or a GenAI instrumentation's.
         is_ours: True if the span is the library's.
         parent_span: The span under which the call was made; not valid without one.
@@ -113,6 +116,7 @@ class Call:
         "_tokens",
         "_watcher",
         "asked",
+        "baggage",
         "chain",
         "context",
         "is_ours",
@@ -141,6 +145,7 @@ class Call:
             is_ours: True if the span is the library's, which is made current and ended.
         """
         self.asked = asked
+        self.baggage: Entries = ()
         self.span = span
         self.is_ours = is_ours
         self.parent_span = parent_span
@@ -274,6 +279,7 @@ class Call:
             wait_s=chain.wait_s,
             last=self.last,
             exception=exception,
+            caller=Identity(baggage=self.baggage) if self.last is None else self.last.caller,
         )
         self._watcher.ended(self, record, None if at is None else at.unix_ns)
 

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from opentelemetry import trace
 
 from assisters_otel.api import endpoints, redaction
+from assisters_otel.attempts.attempt import read_baggage
 from assisters_otel.attempts.call import Call, CallRequest
 from assisters_otel.recording.watched_hosts import HTTP_PORT, HTTPS_PORT
 from assisters_otel.sinks.call_span import end_call_span, start_or_adopt_call_span
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Tracer
 
+    from assisters_otel.attempts.attempt import CallerSettings
     from assisters_otel.outcomes import CallOutcome
     from assisters_otel.recording.bodies import OpenBodies
     from assisters_otel.recording.deferred import Deferred
@@ -35,13 +37,14 @@ _UNQUOTED: Final = "%/:=&?~#+!$,;'@()*[]"
 class CallRecorder:
     """Starts calls, and writes their outcomes to the sinks."""
 
-    def __init__(  # noqa: PLR0913 - made in one place, by the recorder
+    def __init__(  # noqa: PLR0913, PLR0917 - made in one place, by the recorder
         self,
         tracer: Tracer,
         watched: WatchedHosts,
         sinks: ProcessSinks,
         open_bodies: OpenBodies,
         deferred: Deferred,
+        callers: CallerSettings,
         *,
         capture_message: bool,
     ) -> None:
@@ -53,12 +56,14 @@ class CallRecorder:
             sinks: The receivers of the outcomes.
             open_bodies: The set of calls whose bodies are open.
             deferred: The runner of steps that come up inside the garbage collector.
+            callers: The settings of `read_baggage`.
             capture_message: True if the envelope's message is wanted on spans.
         """
         self._tracer = tracer
         self._watched = watched
         self._open = open_bodies
         self._deferred = deferred
+        self._callers = callers
         self._sinks = sinks
         self._capture_message = capture_message
 
@@ -68,14 +73,16 @@ class CallRecorder:
         Args:
             asked: The arguments of the call.
         """
-        parent_span = trace.get_current_span()
+        parent_span, baggage = trace.get_current_span(), read_baggage(self._callers)
         nothing = trace.INVALID_SPAN, False
-        span, is_ours = start_or_adopt_call_span(self._tracer, asked) or nothing
+        span, is_ours = start_or_adopt_call_span(self._tracer, asked, baggage) or nothing
         above = parent_span if span is not parent_span else getattr(parent_span, "parent", None)
         context = above.get_span_context() if isinstance(above, trace.Span) else above
         if context is None:
             context = trace.INVALID_SPAN_CONTEXT
-        return Call(asked, span, context, self, is_ours=is_ours)
+        call = Call(asked, span, context, self, is_ours=is_ours)
+        call.baggage = baggage
+        return call
 
     def start_for_url(  # noqa: PLR0913, PLR0917 - a URL has that many parts
         self, method: str, scheme: str, host: str, port: int | None, path: str, model: object = None

@@ -1,6 +1,7 @@
 """Every instrument: its name, unit, description and labels.
 
-The number of values of each label is bounded: see `sinks.label_values`.
+The number of values of each label is bounded: see `sinks.label_values`. The entries of the app's
+baggage that `init` names are labels of `ERRORS` and `CALL_ATTEMPTS`, beside those of the table.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from opentelemetry.semconv.attributes.http_attributes import (
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 
 from assisters_otel.semconv.attributes import (
+    API_KEY_FINGERPRINT,
     CALL_OUTCOME,
     ERROR_CODE,
     ERROR_RETRYABLE,
@@ -91,6 +93,7 @@ ERRORS: Final = Metric(
         SERVER_ADDRESS,
         SERVER_PORT,
         ERROR_RETRYABLE,
+        API_KEY_FINGERPRINT,
     ),
 )
 RETRIES: Final = Metric(
@@ -134,34 +137,34 @@ FIRST_CHUNK: Final = Metric(
     "Time from the start of a call, or of a request outside one, to the first event of its stream.",
     (GEN_AI_REQUEST_MODEL, URL_TEMPLATE, SERVER_ADDRESS, SERVER_PORT),
 )
-_SERVER: Final = (SERVER_ADDRESS, SERVER_PORT)
+_LIMIT: Final = (SERVER_ADDRESS, SERVER_PORT, API_KEY_FINGERPRINT)
 REQUESTS_LIMIT: Final = Metric(
     "assisters.client.ratelimit.requests.limit",
     "gauge",
     "{request}",
     "Requests a minute that the last response allowed.",
-    _SERVER,
+    _LIMIT,
 )
 REQUESTS_REMAINING: Final = Metric(
     "assisters.client.ratelimit.requests.remaining",
     "gauge",
     "{request}",
     "Requests of this minute that the last response left.",
-    _SERVER,
+    _LIMIT,
 )
 TOKENS_LIMIT: Final = Metric(
     "assisters.client.ratelimit.tokens.limit",
     "gauge",
     "{token}",
     "Tokens a minute that the last response allowed.",
-    _SERVER,
+    _LIMIT,
 )
 TOKENS_REMAINING: Final = Metric(
     "assisters.client.ratelimit.tokens.remaining",
     "gauge",
     "{token}",
     "Tokens of this minute that the last response left.",
-    _SERVER,
+    _LIMIT,
 )
 METRICS: Final = (
     REQUEST_DURATION,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
     from opentelemetry.util.types import AttributeValue
 
+    from assisters_otel.api.identity import Entries
     from assisters_otel.attempts.call import Call, CallRequest
     from assisters_otel.outcomes import CallOutcome
 
@@ -41,10 +42,17 @@ _GEN_AI_SCOPES: Final = (
 
 
 @fail_safe
-def start_or_adopt_call_span(tracer: Tracer, asked: CallRequest) -> tuple[Span, bool]:
+def start_or_adopt_call_span(
+    tracer: Tracer, asked: CallRequest, baggage: Entries
+) -> tuple[Span, bool]:
     """Return the span of an SDK's call, and True if it is the library's.
 
     It is the current span if a GenAI instrumentation has made that for this call, else a new one.
+
+    Args:
+        tracer: The library's tracer.
+        asked: The arguments of the call.
+        baggage: The entries of the app's baggage that become attributes.
 
     Returns:
         The span, and True if it is a new one. If instrumentation is suppressed, a span that records
@@ -62,9 +70,12 @@ def start_or_adopt_call_span(tracer: Tracer, asked: CallRequest) -> tuple[Span, 
         and current.is_recording()
         and names.CALL_OUTCOME not in foreign_span.attributes_of(current)
     ):
+        if baggage:
+            current.set_attributes(dict(baggage))
         return current, False
     request = asked.request
     attributes: dict[str, AttributeValue] = {
+        **dict(baggage),
         names.GEN_AI_PROVIDER_NAME: names.PROVIDER,
         SERVER_ADDRESS: request.address,
     }
@@ -157,4 +168,6 @@ def _call_attributes(outcome: CallOutcome, *, capture_message: bool) -> dict[str
             found |= stream_attributes(last.stream)
     if outcome.error_type is not None:
         found[ERROR_TYPE] = outcome.error_type
+        if outcome.caller.key_fingerprint is not None:
+            found[names.API_KEY_FINGERPRINT] = outcome.caller.key_fingerprint
     return found

@@ -101,7 +101,7 @@ class FailureLog:
         if outcome.status is not None and outcome.code is None and outcome.exception is None:
             ours = what in {str(outcome.status), names.TRUNCATED, names.OTHER}
             known = ours or catalog.find_type(what) is not None
-        line = partial(_attempt_message, outcome, attempts)
+        line = partial(_attempt_message, outcome, attempts, span)
         fields = partial(_attempt_fields, outcome, attempts, span)
         self._record(what if known else _UNKNOWN_CODE, outcome.request, line, fields)
 
@@ -111,7 +111,7 @@ class FailureLog:
         if last is not None and last.failed:
             self.record_failure(last, span, outcome.retries + 1)
             return
-        line, fields = partial(_call_message, outcome), partial(_call_fields, outcome, span)
+        line, fields = partial(_call_message, outcome, span), partial(_call_fields, outcome, span)
         self._record(outcome.error_type or "", outcome.request, line, fields)
 
     def _record(
@@ -188,6 +188,8 @@ def _attempt_fields(outcome: AttemptOutcome, attempts: int, span: SpanContext | 
     request_id = header_text(outcome.headers.get(response_headers.REQUEST_ID))
     if request_id:
         fields[names.REQUEST_ID] = request_id
+    if outcome.caller.key_fingerprint is not None:
+        fields[names.API_KEY_FINGERPRINT] = outcome.caller.key_fingerprint
     return fields
 
 
@@ -208,7 +210,9 @@ def _location_fields(request: ApiRequest, span: SpanContext | None) -> Fields:
     return fields
 
 
-def _attempt_message(outcome: AttemptOutcome, attempts: int, where: str) -> str:
+def _attempt_message(
+    outcome: AttemptOutcome, attempts: int, span: SpanContext | None, where: str
+) -> str:
     what = outcome.retry_reason
     cause = outcome.cause
     if cause is not None:
@@ -223,14 +227,23 @@ def _attempt_message(outcome: AttemptOutcome, attempts: int, where: str) -> str:
     else:
         met = f"answered {outcome.status}" + ("" if what == str(outcome.status) else f" {what}")
     tried = f", {attempts} attempts" if attempts > 1 else ""
-    request_id = header_text(outcome.headers.get(response_headers.REQUEST_ID))
-    quote = f" (request id {request_id})" if request_id else ""
     advice = "a retry can help" if outcome.retryable else "no retry helps"
-    return f"Assisters API {met} on {where}{tried}{quote}: {advice}"
+    return f"Assisters API {met} on {where}{tried}{_ids(outcome, span)}: {advice}"
 
 
-def _call_message(outcome: CallOutcome, where: str) -> str:
-    last = outcome.last
-    request_id = header_text(last.headers.get(response_headers.REQUEST_ID)) if last else None
-    quote = f" (request id {request_id})" if request_id else ""
-    return f"Assisters API: the client failed ({outcome.error_type}) on {where}{quote}"
+def _call_message(outcome: CallOutcome, span: SpanContext | None, where: str) -> str:
+    ids = _ids(outcome.last, span)
+    return f"Assisters API: the client failed ({outcome.error_type}) on {where}{ids}"
+
+
+def _ids(outcome: AttemptOutcome | None, span: SpanContext | None) -> str:
+    """Return the ids of a failure in brackets, as a line of the log quotes them."""
+    ids = []
+    if outcome is not None:
+        ids += [("request id", header_text(outcome.headers.get(response_headers.REQUEST_ID)))]
+    if span is not None and span.is_valid:
+        ids += [("trace id", trace.format_trace_id(span.trace_id))]
+    if outcome is not None:
+        ids += [("key", outcome.caller.key_fingerprint)]
+    quoted = ", ".join(f"{name} {value}" for name, value in ids if value)
+    return f" ({quoted})" if quoted else ""

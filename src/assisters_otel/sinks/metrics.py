@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
-from weakref import ref as weakref
 
-from opentelemetry.metrics import Observation
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.http_attributes import (
     HTTP_REQUEST_METHOD,
@@ -15,12 +13,11 @@ from opentelemetry.semconv.attributes.http_attributes import (
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 
 from assisters_otel import catalog
-from assisters_otel.api import headers as response_headers
-from assisters_otel.api.headers import header_integer
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.otel_api import providers
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import metrics as metric_names
+from assisters_otel.sinks.caller_labels import CallerLabels, LabelSets
 from assisters_otel.sinks.label_values import (
     _EXCEPTION_NAME,
     _METHODS,
@@ -30,23 +27,22 @@ from assisters_otel.sinks.label_values import (
     MAX_MODELS,
     LabelValues,
 )
+from assisters_otel.sinks.rate_limits import RateLimits
 from assisters_otel.version import __version__
-from assisters_otel.weak_identity import WeakIdentityDict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from opentelemetry.context import Context
-    from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider
+    from opentelemetry.metrics import MeterProvider
     from opentelemetry.util.types import AttributeValue
 
-    from assisters_otel.api.request import ApiRequest, LabelsKey
+    from assisters_otel.api.identity import Entries
+    from assisters_otel.api.request import ApiRequest
     from assisters_otel.outcomes import AttemptOutcome, CallOutcome, Resend
 
-FRESH_S: Final = 120.0
-"""The seconds for which a rate limit's last value is reported. Later it may have changed."""
-# The servers whose rate limits are kept. At this number the old ones are dropped.
-_MAX_SERVERS: Final = 64
+    LabelsKey = tuple[str, int | None, str | None]  # the host's name, the port, the template
+
 # The label sets that are cached, since creating one costs more than finding it.
 _MAX_SETS: Final = 512
 _END_LABELS: Final = (ERROR_TYPE, names.ERROR_CODE, HTTP_RESPONSE_STATUS_CODE)
@@ -58,52 +54,7 @@ _CALL_LABELS: Final = (
     names.ERROR_CODE,
     names.CALL_OUTCOME,
     names.GEN_AI_OPERATION_NAME,
-    names.GEN_AI_REQUEST_MODEL,
 )
-_STREAM_LABELS: Final = (names.GEN_AI_REQUEST_MODEL,)
-
-_GAUGES: Final = (
-    (metric_names.REQUESTS_LIMIT, response_headers.RATELIMITS["requests", "limit"]),
-    (metric_names.REQUESTS_REMAINING, response_headers.RATELIMITS["requests", "remaining"]),
-    (metric_names.TOKENS_LIMIT, response_headers.RATELIMITS["tokens", "limit"]),
-    (metric_names.TOKENS_REMAINING, response_headers.RATELIMITS["tokens", "remaining"]),
-)
-_LIMIT_HEADERS: Final = frozenset(header for _, header in _GAUGES)
-
-
-class _GaugeCallbacks:
-    """The callbacks of one provider's observable gauges.
-
-    An instrument keeps the callbacks that it was created with. So a second `init` must be reached
-    through them. The app's provider may also live longer than the library's instruments.
-    """
-
-    __slots__ = ("metrics",)
-
-    def __init__(self, meter: Meter) -> None:
-        self.metrics: Callable[[], AttemptMetrics | None] = _no_metrics
-        for metric, header in _GAUGES:
-            observe = partial(self._observe, header)
-            meter.create_observable_gauge(metric.name, [observe], metric.unit, metric.description)
-
-    def _observe(self, header: bytes, _options: CallbackOptions) -> Iterable[Observation]:
-        metrics = self.metrics()
-        return () if metrics is None else metrics.rate_limit_observations(header)
-
-
-def _no_metrics() -> None:
-    """Return None: no `AttemptMetrics` exists yet."""
-
-
-_gauge_callbacks_by_provider: Final[WeakIdentityDict[_GaugeCallbacks]] = WeakIdentityDict()
-
-
-def _gauge_callbacks(provider: MeterProvider, meter: Meter) -> _GaugeCallbacks:
-    latest = _gauge_callbacks_by_provider.get(provider)
-    if latest is None:
-        latest = _GaugeCallbacks(meter)
-        _gauge_callbacks_by_provider.put_for_ever(provider, latest)
-    return latest
 
 
 class AttemptMetrics:
@@ -123,8 +74,6 @@ class AttemptMetrics:
         meter = providers.meter(
             provider.get_meter(names.SCOPE, __version__, schema_url=names.SCHEMA_URL)
         )
-        self._now = now
-        self._collect = collect
         self._duration = meter.create_histogram(
             metric_names.REQUEST_DURATION.name,
             metric_names.REQUEST_DURATION.unit,
@@ -155,9 +104,12 @@ class AttemptMetrics:
             metric_names.FIRST_CHUNK.description,
             explicit_bucket_boundaries_advisory=metric_names.DURATION_BOUNDARIES,
         )
-        latest = _gauge_callbacks(provider, meter)
-        latest.metrics = weakref(self)
-        self._limits: dict[tuple[str, int | None], tuple[float, Mapping[bytes, bytes]]] = {}
+        self._callers = CallerLabels(now)
+        self._error_sets = LabelSets(metric_names.ERRORS.name)
+        self._duration_sets = LabelSets(metric_names.CALL_DURATION.name)
+        self._attempts_sets = LabelSets(metric_names.CALL_ATTEMPTS.name)
+        self._first_chunk_sets = LabelSets(metric_names.FIRST_CHUNK.name)
+        self._rate_limits = RateLimits(provider, meter, self._callers, now, collect)
         self._code = LabelValues(names.ERROR_CODE, (e.code for e in catalog.ERRORS), _WELL_FORMED)
         types = (names.TRUNCATED, names.OTHER, *(t.type for t in catalog.TYPES))
         self._type = LabelValues(ERROR_TYPE, types, _WELL_FORMED)
@@ -173,13 +125,12 @@ class AttemptMetrics:
             error_type, code = self._error_type(error_type, outcome), self._known_code(outcome)
         end = error_type, code, outcome.status
         if outcome.failed:
-            self._errors.add(1, _labels(request.labels_key, _ERROR_LABELS, *end, outcome.retryable))
+            self._errors.add(1, self._error_labels(outcome, *end))
         method = request.method if request.method in _METHODS else names.OTHER
         self._duration.record(
-            outcome.duration_s, _labels(request.labels_key, _ATTEMPT_LABELS, *end, method)
+            outcome.duration_s, _labels(_endpoint(request), _ATTEMPT_LABELS, *end, method)
         )
-        if not _LIMIT_HEADERS.isdisjoint(outcome.headers):
-            self._keep_limits(request, outcome.headers)
+        self._rate_limits.record(outcome)
 
     @fail_safe
     def record_late_error(self, outcome: AttemptOutcome, context: Context | None) -> None:
@@ -190,8 +141,8 @@ class AttemptMetrics:
             context: A context in which the call's or stream's span is current, for the exemplars.
         """
         error_type = self._error_type(outcome.error_type or names.OTHER, outcome)
-        said = error_type, self._known_code(outcome), outcome.status, outcome.retryable
-        self._errors.add(1, _labels(outcome.request.labels_key, _ERROR_LABELS, *said), context)
+        end = error_type, self._known_code(outcome), outcome.status
+        self._errors.add(1, self._error_labels(outcome, *end), context)
 
     @fail_safe
     def record_stream(
@@ -207,8 +158,8 @@ class AttemptMetrics:
         stream = outcome.stream
         if stream is None or stream.first_chunk_s is None:
             return
-        model = None if model is None else self._model.bounded(model)
-        shared = _labels(outcome.request.labels_key, _STREAM_LABELS, model)
+        key, groups = _endpoint(outcome.request), ((), (), self._model_label(model))
+        shared = _bounded_labels(self._first_chunk_sets, key, (), (), *groups)
         self._first_chunk.record(stream.first_chunk_s, shared, context)
 
     @fail_safe
@@ -216,7 +167,7 @@ class AttemptMetrics:
         """Count one retry when it is sent. Its span must be current, for the exemplars."""
         reason = None if resend.reason is None else self._reason(resend.reason)
         self._retries.add(
-            1, _labels(request.labels_key, _RETRY_LABELS, reason, resend.early, resend.futile)
+            1, _labels(_endpoint(request), _RETRY_LABELS, reason, resend.early, resend.futile)
         )
 
     @fail_safe
@@ -227,14 +178,30 @@ class AttemptMetrics:
             outcome: The outcome.
             context: A context in which the call's span is current, for the exemplars.
         """
-        model = None if outcome.model is None else self._model.bounded(outcome.model)
         error_type = outcome.error_type
         if error_type is not None:
             error_type = self._error_type(error_type, outcome.last)
-        said = error_type, self._known_code(outcome), outcome.outcome, outcome.operation, model
-        shared = _labels(outcome.request.labels_key, _CALL_LABELS, *said)
+        said = error_type, self._known_code(outcome), outcome.outcome, outcome.operation
+        fixed = _endpoint(outcome.request), _CALL_LABELS, said
+        model, baggage = self._model_label(outcome.model), self._callers.baggage(outcome.caller)
+        shared = _bounded_labels(self._duration_sets, *fixed, (), (), model)
         self._call_duration.record(outcome.duration_s, shared, context)
+        shared = _bounded_labels(self._attempts_sets, *fixed, baggage, (), model)
         self._call_attempts.record(outcome.retries + 1, shared, context)
+
+    def _error_labels(
+        self, outcome: AttemptOutcome, *end: AttributeValue | None
+    ) -> Mapping[str, AttributeValue]:
+        key, said, caller = _endpoint(outcome.request), (*end, outcome.retryable), outcome.caller
+        if caller.key_fingerprint is None and not caller.baggage:
+            return _labels(key, _ERROR_LABELS, *said)
+        groups = self._callers.baggage(caller), self._callers.key(caller)
+        return _bounded_labels(self._error_sets, key, _ERROR_LABELS, said, *groups)
+
+    def _model_label(self, model: str | None) -> Entries:
+        if model is None:
+            return ()
+        return ((names.GEN_AI_REQUEST_MODEL, self._model.bounded(model)),)
 
     def _known_code(self, outcome: AttemptOutcome | CallOutcome) -> str | None:
         code = outcome.code
@@ -250,28 +217,30 @@ class AttemptMetrics:
         known = (_STATUSES, self._code, self._type, self._exception)
         return value if any(value in labels for labels in known) else names.OTHER
 
-    def _keep_limits(self, request: ApiRequest, headers: Mapping[bytes, bytes]) -> None:
-        # The four integers are parsed at a collection, and not on each response.
-        now = self._now()
-        if len(self._limits) >= _MAX_SERVERS:
-            fresh = {k: kept for k, kept in self._limits.items() if kept[0] >= now - FRESH_S}
-            self._limits = fresh if len(fresh) < _MAX_SERVERS else {}
-        self._limits[request.address, request.port] = (now, headers)
 
-    def rate_limit_observations(self, header: bytes) -> Iterable[Observation]:
-        """Return each server's last value of a rate limit, unless it is older than `FRESH_S`.
+def _endpoint(request: ApiRequest) -> LabelsKey:
+    return request.address, request.port, request.template
 
-        Args:
-            header: The header that has the value.
-        """
-        self._collect()
-        oldest = self._now() - FRESH_S
-        observations = []
-        for (address, port), (at, headers) in list(self._limits.items()):
-            value = header_integer(headers.get(header))
-            if value is not None and at >= oldest:
-                observations.append(Observation(value, _server(address, port)))
-        return observations
+
+def _bounded_labels(
+    sets: LabelSets,
+    labels_key: LabelsKey,
+    others: tuple[str, ...],
+    values: tuple[AttributeValue | None, ...],
+    *groups: Entries,
+) -> Mapping[str, AttributeValue]:
+    """Return what `_labels` does, with the labels of *groups*, as far as `LabelSets` has a place.
+
+    Args:
+        sets: The sets of the instrument.
+        labels_key: The values of the endpoint's labels.
+        others: The names of the labels that always keep their values.
+        values: Their values.
+        groups: The baggage's labels, then the key's, then the model's.
+    """
+    bounded = sets.bounded((labels_key, values), *groups)
+    others = (*others, *(name for name, _ in bounded))
+    return _labels(labels_key, others, *values, *(value for _, value in bounded))
 
 
 @lru_cache(_MAX_SETS)

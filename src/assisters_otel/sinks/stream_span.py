@@ -41,7 +41,8 @@ def start_stream_span(tracer: Tracer, attempt: Attempt) -> Span | None:
     if above is None:
         above = span.get_span_context()
     request = attempt.request
-    attributes: dict[str, AttributeValue] = {SERVER_ADDRESS: request.address}
+    attributes: dict[str, AttributeValue] = {**dict(attempt.caller.baggage)}
+    attributes[SERVER_ADDRESS] = request.address
     if request.port is not None:
         attributes[SERVER_PORT] = request.port
     if request.template is not None:
