@@ -137,6 +137,27 @@ def _is_sequence(value: object) -> bool:
     return hasattr(value, "__iter__") and not hasattr(value, "keys")
 
 
+def check_provider(name: str, value: object, method: str) -> None:
+    """Check a provider that `init` was given.
+
+    Args:
+        name: The argument's name, for the message.
+        value: The provider, or None.
+        method: The name of a method that such a provider has.
+
+    Raises:
+        ValueError: *value* is a class, or has no such method.
+    """
+    if value is None:
+        return
+    if isinstance(value, type) or not callable(getattr(value, method, None)):
+        what = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise ValueError(
+            f"{name} is no provider: {what}. Write {name}=a provider of "
+            f"OpenTelemetry's, with a method {method}, or leave it out"
+        )
+
+
 def _is_text_mapping(value: object) -> bool:
     items = getattr(value, "items", None)
     return callable(items) and all(isinstance(k, str) and isinstance(v, str) for k, v in items())

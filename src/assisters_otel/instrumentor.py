@@ -17,7 +17,6 @@ from assisters_otel import config as configs
 from assisters_otel.config import warn_of_wrong, with_environment
 from assisters_otel.fail_safe import fail_safe, own_errors
 from assisters_otel.instrumentation import Instrumentation
-from assisters_otel.otel_api import providers
 from assisters_otel.variables import corrections
 
 if TYPE_CHECKING:
@@ -57,8 +56,8 @@ class AssistersInstrumentor(BaseInstrumentor):  # type: ignore[misc] # it has no
         if active is None and configs.sdk_disabled(os.environ):
             return
         if active is None:
-            providers.check_argument("tracer_provider", kwargs.get("tracer_provider"), "get_tracer")
-            providers.check_argument("meter_provider", kwargs.get("meter_provider"), "get_meter")
+            configs.check_provider("tracer_provider", kwargs.get("tracer_provider"), "get_tracer")
+            configs.check_provider("meter_provider", kwargs.get("meter_provider"), "get_meter")
             settings = {name: kwargs[name] for name in _SETTINGS & kwargs.keys()}
             config = configs.from_arguments(**settings)
             own_errors.start(strict=config.strict)

@@ -99,8 +99,8 @@ def init(  # noqa: PLR0913 - the contract's signature
         strict=strict,
     )
     _check_exporters(config)
-    providers.check_argument("tracer_provider", tracer_provider, "get_tracer")
-    providers.check_argument("meter_provider", meter_provider, "get_meter")
+    configs.check_provider("tracer_provider", tracer_provider, "get_tracer")
+    configs.check_provider("meter_provider", meter_provider, "get_meter")
     arguments = InitArguments(config, tracer_provider, meter_provider)
     with process.PROCESS.lock:
         first = cast("Telemetry | None", process.PROCESS.current)

@@ -26,7 +26,7 @@ from unittest.mock import patch
 import openai
 import pytest
 import requests
-from opentelemetry import context, propagate
+from opentelemetry import baggage, context, propagate
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.propagators.composite import CompositePropagator
@@ -399,7 +399,7 @@ def collect_here(instrumentor) -> None:
 def live_elsewhere(api, profiler=None) -> list[object]:
     """Do what no client's life has.
 
-    Zero-code, a runtime, a propagator that raises, a stream that is open at the end.
+    Zero-code, a runtime, baggage, a propagator that raises, a stream that is open at the end.
     """
     api.reset()
     got, instrumentor, memory = [], assisters_otel.AssistersInstrumentor(), Memory()
@@ -407,10 +407,11 @@ def live_elsewhere(api, profiler=None) -> list[object]:
     if instrumentor.is_instrumented_by_opentelemetry:  # a fault planted in the end of a life
         instrumentor.uninstrument()
     sdk = openai.OpenAI(base_url=api.url, api_key="ask_test", max_retries=0)
+    token = context.attach(baggage.set_baggage("tenant", "acme"))
     sys.setprofile(profiler)
     try:
         with patch.dict(os.environ, {CAPTURED: "x-request-id"}):
-            instrumentor.instrument(hosts=[api.url])
+            instrumentor.instrument(hosts=[api.url], baggage=["tenant"])
         importlib.import_module("celery.signals")
         with suppress_instrumentation():
             got.append(requests.get(f"{api.url}/models", timeout=5).status_code)
@@ -438,6 +439,7 @@ def live_elsewhere(api, profiler=None) -> list[object]:
         got.append(error)
     finally:
         sys.setprofile(None)
+        context.detach(token)
         propagate.set_global_textmap(propagator)
         sdk.close()
         theirs.uninstrument()

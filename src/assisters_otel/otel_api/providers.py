@@ -100,24 +100,3 @@ class _Meter:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._made, name)
-
-
-def check_argument(name: str, value: object, method: str) -> None:
-    """Check a provider that `init` was given.
-
-    Args:
-        name: The argument's name, for the message.
-        value: The provider, or None.
-        method: The name of a method that such a provider has.
-
-    Raises:
-        ValueError: *value* is a class, or has no such method.
-    """
-    if value is None:
-        return
-    if isinstance(value, type) or not callable(getattr(value, method, None)):
-        what = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
-        raise ValueError(
-            f"{name} is no provider: {what}. Write {name}=a provider of "
-            f"OpenTelemetry's, with a method {method}, or leave it out"
-        )
