@@ -114,7 +114,7 @@ def test_no_namespace_of_the_conventions_is_missing():
 
 @pytest.mark.parametrize("name", ["http.route", "service.name", "user.id", "assisters.tenant"])
 def test_a_name_in_a_namespace_of_the_conventions_is_refused(name):
-    with pytest.raises(ValueError, match=f"the name {name} is used by "):
+    with pytest.raises(ValueError, match=f"the name '{name}' is used by "):
         config.from_arguments(baggage=[name])
 
 
@@ -149,9 +149,9 @@ def test_a_wrong_name_in_the_variable_costs_that_name_and_is_one_message():
 
     assert found == ("tenant", "team")
     assert message == (
-        "ASSISTERS_OTEL_BAGGAGE: the name le is used by Prometheus. Write a name of your own, "
+        "ASSISTERS_OTEL_BAGGAGE: the name 'le' is used by Prometheus. Write a name of your own, "
         "'tenant'; not a name of a baggage entry: 'a b'. Write a name of your own, 'tenant', of "
-        "letters, digits, '_', '-' and '.', one to an entry; used are tenant, team"
+        "letters, digits, '_', '-' and '.', one to an entry; used are 'tenant', 'team'"
     )
 
 

@@ -124,6 +124,26 @@ def test_a_storm_is_summed_up(log, clock, caplog):
     assert [stands_for(record) for record in caplog.records] == [20, 1]
 
 
+def test_a_storm_of_one_key_does_not_hide_the_first_failure_of_another(log, caplog):
+    for n in range(1000):
+        key = "bbbbbbbb" if n in {500, 501} else "aaaaaaaa"
+        log.record_failure(failed("api_key_revoked", status=401)._replace(caller=Identity(key)))
+
+    single = [one for one in caplog.messages if "answered 401" in one]
+    assert len(single) == MAX_SINGLE_LINES + 1
+    assert "key bbbbbbbb" in single[-1]
+    assert sum(stands_for(record) for record in caplog.records) <= 1000
+
+
+def test_a_storm_of_ever_new_keys_is_one_storm(log, caplog):
+    for n in range(10_000):
+        log.record_failure(failed()._replace(caller=Identity(f"{n:08x}")))
+    log.sum_up()
+
+    assert len(caplog.records) < 50
+    assert sum(stands_for(record) for record in caplog.records) == 10_000
+
+
 def test_a_storm_of_ten_thousand_is_some_lines_that_stand_for_all_of_it(log, caplog):
     for _ in range(10_000):
         log.record_failure(failed())

@@ -53,7 +53,7 @@ def environment_names(environ: Mapping[str, str]) -> tuple[tuple[str, ...], str 
     names = tuple(found.values())
     if not wrong:
         return names, None
-    used = f"used are {', '.join(names)}" if names else "none is used"
+    used = f"used are {', '.join(map(shown, names))}" if names else "none is used"
     return names, f"{environment.ASSISTERS_OTEL_BAGGAGE}: {'; '.join(wrong)}; {used}"
 
 
@@ -75,5 +75,5 @@ def _add(found: dict[str, str], name: str) -> None:
     if user is None and found.get(label, name) != name:
         user = "another entry, as Prometheus spells both"
     if user is not None:
-        raise ValueError(f"the name {name} is used by {user}. Write {_EXAMPLE}")
+        raise ValueError(f"the name {shown(name)} is used by {user}. Write {_EXAMPLE}")
     found[label] = name

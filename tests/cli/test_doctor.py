@@ -182,7 +182,7 @@ def test_nothing_wrong_is_exit_code_0(call, collector, monkeypatch):
         ({"OPENAI_BASE_URL": "http://[::1/v1"}, "OPENAI_BASE_URL", "is no URL"),
         ({"ASSISTERS_OTEL_CAPTURE_MESSAGE": "maybe"}, "messages", "neither true nor false"),
         ({"ASSISTERS_OTEL_KEY_FINGERPRINT": "maybe"}, "key", "No fingerprint is recorded"),
-        ({"ASSISTERS_OTEL_BAGGAGE": "tenant,le"}, "baggage", "used are tenant"),
+        ({"ASSISTERS_OTEL_BAGGAGE": "tenant,le"}, "baggage", "used are 'tenant'"),
         ({"OTEL_BSP_MAX_QUEUE_SIZE": "-1"}, "arrival", "traces: "),
         (
             {

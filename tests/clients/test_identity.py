@@ -302,7 +302,7 @@ def test_the_variable_names_the_entries_and_a_wrong_one_is_one_warning(
     assert memory.attempt().attributes["tenant"] == "acme"
     assert "le" not in memory.attempt().attributes
     (line,) = [line for line in caplog.messages if "ASSISTERS_OTEL_BAGGAGE" in line]
-    assert line.endswith("; used are tenant")
+    assert line.endswith("; used are 'tenant'")
 
 
 def test_zero_code_takes_both_from_arguments_and_variables(api, memory, monkeypatch):

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType
 
 CAPTURED = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE"
+BAGGAGE = "ASSISTERS_OTEL_BAGGAGE"
 HOME = f"{Path(assisters_otel.__file__).parent}/"
 WAITS = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
@@ -410,8 +411,8 @@ def live_elsewhere(api, profiler=None) -> list[object]:
     token = context.attach(baggage.set_baggage("tenant", "acme"))
     sys.setprofile(profiler)
     try:
-        with patch.dict(os.environ, {CAPTURED: "x-request-id"}):
-            instrumentor.instrument(hosts=[api.url], baggage=["tenant"])
+        with patch.dict(os.environ, {CAPTURED: "x-request-id", BAGGAGE: "tenant"}):
+            instrumentor.instrument(hosts=[api.url])
         importlib.import_module("celery.signals")
         with suppress_instrumentation():
             got.append(requests.get(f"{api.url}/models", timeout=5).status_code)
