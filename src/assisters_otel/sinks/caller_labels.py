@@ -17,11 +17,15 @@ from typing import TYPE_CHECKING, Final
 
 from assisters_otel import logger
 from assisters_otel.semconv import attributes as names
+from assisters_otel.sinks.label_values import label_set
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
+
+    from opentelemetry.util.types import AttributeValue
 
     from assisters_otel.api.identity import Entries, Identity
+    from assisters_otel.sinks.label_values import LabelsKey
 
 MAX_KEYS: Final = 20
 """The number of keys that are labels at the same time."""
@@ -126,15 +130,39 @@ class CallerLabels:
 class LabelSets:
     """The label sets of one instrument in this process."""
 
-    def __init__(self, instrument: str) -> None:
+    def __init__(self, instrument: str, fixed_names: tuple[str, ...] = ()) -> None:
         """Start without a set.
 
         Args:
             instrument: The instrument's name, for the message.
+            fixed_names: The names of the labels that always keep their values, but the endpoint's.
         """
         self._instrument = instrument
+        self._names = fixed_names
         self._known: set[tuple[object, ...]] = set()
+        self._whole: dict[tuple[object, ...], Mapping[str, AttributeValue]] = {}
         self._has_warned = False
+
+    def labels(
+        self, endpoint: LabelsKey, values: tuple[AttributeValue | None, ...], *groups: Entries
+    ) -> Mapping[str, AttributeValue]:
+        """Return a set of labels, with ``_OTHER`` for those of *groups* that are beyond the bound.
+
+        Args:
+            endpoint: The values of the endpoint's labels.
+            values: The values of the other labels that always keep them.
+            groups: See `bounded`.
+        """
+        said = endpoint, values, groups
+        whole = self._whole.get(said)
+        if whole is not None:
+            return whole
+        bounded = self.bounded((endpoint, values), *groups)
+        others = (*self._names, *(name for name, _ in bounded))
+        found = label_set(endpoint, others, *values, *(value for _, value in bounded))
+        if bounded == _labels(groups) and len(self._whole) < MAX_SETS:
+            self._whole[said] = found
+        return found
 
     def bounded(self, fixed: object, *groups: Entries) -> Entries:
         """Return the labels of *groups*, with ``_OTHER`` for those that are beyond the bound.

@@ -7,14 +7,20 @@ if it is documented, or is among the first few others that are well-formed. Any 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
+
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 
 from assisters_otel import logger
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    from opentelemetry.util.types import AttributeValue
+
+    LabelsKey = tuple[str, int | None, str | None]  # the host's name, the port, the template
 
 MAX_EXTRA_VALUES: Final = 20
 """The numbers of undocumented codes, types and exception names that a process may add as labels."""
@@ -22,6 +28,8 @@ MAX_EXTRA_VALUES: Final = 20
 MAX_MODELS: Final = 50
 """The number of models that a process may add as labels. The API has no list of the known ones."""
 
+# The label sets that are cached, since creating one costs more than finding it.
+_MAX_SETS: Final = 512
 _WELL_FORMED: Final = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 _EXCEPTION_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.<>]{0,99}\Z")
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}\Z")
@@ -73,3 +81,21 @@ class LabelValues:
     def __contains__(self, value: str) -> bool:
         """Return True if *value* is a label already."""
         return value in self._known or value in self._further
+
+
+@lru_cache(_MAX_SETS)
+def label_set(
+    labels_key: LabelsKey, others: tuple[str, ...], *values: AttributeValue | None
+) -> Mapping[str, AttributeValue]:
+    """Return a set of labels: those of the endpoint, and those of *others* that have a value."""
+    address, port, template = labels_key
+    named = {names.URL_TEMPLATE: template, **dict(zip(others, values, strict=True))}
+    known = {name: value for name, value in named.items() if value is not None}
+    return server_labels(address, port) | known
+
+
+def server_labels(address: str, port: int | None) -> dict[str, AttributeValue]:
+    """Return the labels of a server."""
+    if port is None:
+        return {SERVER_ADDRESS: address}
+    return {SERVER_ADDRESS: address, SERVER_PORT: port}

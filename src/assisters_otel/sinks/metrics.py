@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
@@ -10,7 +9,6 @@ from opentelemetry.semconv.attributes.http_attributes import (
     HTTP_REQUEST_METHOD,
     HTTP_RESPONSE_STATUS_CODE,
 )
-from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 
 from assisters_otel import catalog
 from assisters_otel.fail_safe import fail_safe
@@ -26,6 +24,7 @@ from assisters_otel.sinks.label_values import (
     _WELL_FORMED,
     MAX_MODELS,
     LabelValues,
+    label_set,
 )
 from assisters_otel.sinks.rate_limits import RateLimits
 from assisters_otel.version import __version__
@@ -40,11 +39,8 @@ if TYPE_CHECKING:
     from assisters_otel.api.identity import Entries
     from assisters_otel.api.request import ApiRequest
     from assisters_otel.outcomes import AttemptOutcome, CallOutcome, Resend
+    from assisters_otel.sinks.label_values import LabelsKey
 
-    LabelsKey = tuple[str, int | None, str | None]  # the host's name, the port, the template
-
-# The label sets that are cached, since creating one costs more than finding it.
-_MAX_SETS: Final = 512
 _END_LABELS: Final = (ERROR_TYPE, names.ERROR_CODE, HTTP_RESPONSE_STATUS_CODE)
 _ERROR_LABELS: Final = (*_END_LABELS, names.ERROR_RETRYABLE)
 _ATTEMPT_LABELS: Final = (*_END_LABELS, HTTP_REQUEST_METHOD)
@@ -105,10 +101,10 @@ class AttemptMetrics:
             explicit_bucket_boundaries_advisory=metric_names.DURATION_BOUNDARIES,
         )
         self._callers = CallerLabels(now)
-        self._error_sets = LabelSets(metric_names.ERRORS.name)
-        self._duration_sets = LabelSets(metric_names.CALL_DURATION.name)
-        self._attempts_sets = LabelSets(metric_names.CALL_ATTEMPTS.name)
-        self._first_chunk_sets = LabelSets(metric_names.FIRST_CHUNK.name)
+        self._error_sets = LabelSets(metric_names.ERRORS.name, _ERROR_LABELS)
+        self._duration_sets = LabelSets(metric_names.CALL_DURATION.name, _CALL_LABELS)
+        self._attempts_sets = LabelSets(metric_names.CALL_ATTEMPTS.name, _CALL_LABELS)
+        self._first_chunk_sets = LabelSets(metric_names.FIRST_CHUNK.name, ())
         self._rate_limits = RateLimits(provider, meter, self._callers, now, collect)
         self._code = LabelValues(names.ERROR_CODE, (e.code for e in catalog.ERRORS), _WELL_FORMED)
         types = (names.TRUNCATED, names.OTHER, *(t.type for t in catalog.TYPES))
@@ -128,7 +124,7 @@ class AttemptMetrics:
             self._errors.add(1, self._error_labels(outcome, *end))
         method = request.method if request.method in _METHODS else names.OTHER
         self._duration.record(
-            outcome.duration_s, _labels(_endpoint(request), _ATTEMPT_LABELS, *end, method)
+            outcome.duration_s, label_set(_endpoint(request), _ATTEMPT_LABELS, *end, method)
         )
         self._rate_limits.record(outcome)
 
@@ -159,7 +155,7 @@ class AttemptMetrics:
         if stream is None or stream.first_chunk_s is None:
             return
         key, groups = _endpoint(outcome.request), ((), (), self._model_label(model))
-        shared = _bounded_labels(self._first_chunk_sets, key, (), (), *groups)
+        shared = self._first_chunk_sets.labels(key, (), *groups)
         self._first_chunk.record(stream.first_chunk_s, shared, context)
 
     @fail_safe
@@ -167,7 +163,7 @@ class AttemptMetrics:
         """Count one retry when it is sent. Its span must be current, for the exemplars."""
         reason = None if resend.reason is None else self._reason(resend.reason)
         self._retries.add(
-            1, _labels(_endpoint(request), _RETRY_LABELS, reason, resend.early, resend.futile)
+            1, label_set(_endpoint(request), _RETRY_LABELS, reason, resend.early, resend.futile)
         )
 
     @fail_safe
@@ -182,11 +178,11 @@ class AttemptMetrics:
         if error_type is not None:
             error_type = self._error_type(error_type, outcome.last)
         said = error_type, self._known_code(outcome), outcome.outcome, outcome.operation
-        fixed = _endpoint(outcome.request), _CALL_LABELS, said
+        fixed = _endpoint(outcome.request), said
         model, baggage = self._model_label(outcome.model), self._callers.baggage(outcome.caller)
-        shared = _bounded_labels(self._duration_sets, *fixed, (), (), model)
+        shared = self._duration_sets.labels(*fixed, (), (), model)
         self._call_duration.record(outcome.duration_s, shared, context)
-        shared = _bounded_labels(self._attempts_sets, *fixed, baggage, (), model)
+        shared = self._attempts_sets.labels(*fixed, baggage, (), model)
         self._call_attempts.record(outcome.retries + 1, shared, context)
 
     def _error_labels(
@@ -194,9 +190,9 @@ class AttemptMetrics:
     ) -> Mapping[str, AttributeValue]:
         key, said, caller = _endpoint(outcome.request), (*end, outcome.retryable), outcome.caller
         if caller.key_fingerprint is None and not caller.baggage:
-            return _labels(key, _ERROR_LABELS, *said)
+            return label_set(key, _ERROR_LABELS, *said)
         groups = self._callers.baggage(caller), self._callers.key(caller)
-        return _bounded_labels(self._error_sets, key, _ERROR_LABELS, said, *groups)
+        return self._error_sets.labels(key, said, *groups)
 
     def _model_label(self, model: str | None) -> Entries:
         if model is None:
@@ -220,41 +216,3 @@ class AttemptMetrics:
 
 def _endpoint(request: ApiRequest) -> LabelsKey:
     return request.address, request.port, request.template
-
-
-def _bounded_labels(
-    sets: LabelSets,
-    labels_key: LabelsKey,
-    others: tuple[str, ...],
-    values: tuple[AttributeValue | None, ...],
-    *groups: Entries,
-) -> Mapping[str, AttributeValue]:
-    """Return what `_labels` does, with the labels of *groups*, as far as `LabelSets` has a place.
-
-    Args:
-        sets: The sets of the instrument.
-        labels_key: The values of the endpoint's labels.
-        others: The names of the labels that always keep their values.
-        values: Their values.
-        groups: The baggage's labels, then the key's, then the model's.
-    """
-    bounded = sets.bounded((labels_key, values), *groups)
-    others = (*others, *(name for name, _ in bounded))
-    return _labels(labels_key, others, *values, *(value for _, value in bounded))
-
-
-@lru_cache(_MAX_SETS)
-def _labels(
-    labels_key: LabelsKey, others: tuple[str, ...], *values: AttributeValue | None
-) -> Mapping[str, AttributeValue]:
-    """Return a set of labels: those of the endpoint, and those of *others* that have a value."""
-    address, port, template = labels_key
-    named = {names.URL_TEMPLATE: template, **dict(zip(others, values, strict=True))}
-    known = {name: value for name, value in named.items() if value is not None}
-    return _server(address, port) | known
-
-
-def _server(address: str, port: int | None) -> dict[str, AttributeValue]:
-    if port is None:
-        return {SERVER_ADDRESS: address}
-    return {SERVER_ADDRESS: address, SERVER_PORT: port}

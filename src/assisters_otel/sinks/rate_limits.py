@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, Final
 from weakref import ref as weakref
 
 from opentelemetry.metrics import Observation
-from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 
 from assisters_otel.api.headers import RATELIMITS, header_integer
 from assisters_otel.semconv import metrics as metric_names
 from assisters_otel.sinks.caller_labels import LabelSets
+from assisters_otel.sinks.label_values import server_labels
 from assisters_otel.weak_identity import WeakIdentityDict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider
-    from opentelemetry.util.types import AttributeValue
 
     from assisters_otel.api.identity import Entries, Identity
     from assisters_otel.api.request import ApiRequest
@@ -176,9 +175,7 @@ class RateLimits:
             fresh = [headers for at_s, headers in list(kept.values()) if at_s >= oldest_s]
             value = _value_of_least(fresh, kind, what)
             if value is not None:
-                labels: dict[str, AttributeValue] = {SERVER_ADDRESS: address, **dict(key)}
-                if port is not None:
-                    labels[SERVER_PORT] = port
+                labels = server_labels(address, port) | dict(key)
                 observations.append(Observation(value, labels))
         return observations
 
