@@ -258,7 +258,7 @@ def read_caller(reader: RequestReader, call: Call | None, settings: CallerSettin
         settings: The settings, with the identities that are known.
     """
     known = _read_caller(reader, settings) or NOBODY
-    entries = read_baggage(settings) if call is None else call.baggage
+    entries = read_baggage(settings) if call is None else call.asked.baggage
     return known._replace(baggage=entries) if entries else known
 
 

@@ -52,11 +52,13 @@ class CallRequest(NamedTuple):
         request: The request that the SDK will send.
         operation: The operation's name in the GenAI conventions, or None.
         model: The model's name, cleaned, or None.
+        baggage: The entries of the app's baggage that the settings name, at the call's start.
     """
 
     request: ApiRequest
     operation: str | None
     model: str | None
+    baggage: Entries = ()
 
 
 class Body(Protocol):
@@ -96,7 +98,6 @@ class Call:
 
     Attributes:
         asked: The arguments of the call.
-        baggage: The entries of the app's baggage that the settings name, at its start.
         span: The span of the call, the library's or a GenAI instrumentation's.
         is_ours: True if the span is the library's.
         parent_span: The span under which the call was made; not valid without one.
@@ -116,7 +117,6 @@ class Call:
         "_tokens",
         "_watcher",
         "asked",
-        "baggage",
         "chain",
         "context",
         "is_ours",
@@ -145,7 +145,6 @@ class Call:
             is_ours: True if the span is the library's, which is made current and ended.
         """
         self.asked = asked
-        self.baggage: Entries = ()
         self.span = span
         self.is_ours = is_ours
         self.parent_span = parent_span
@@ -272,14 +271,14 @@ class Call:
             outcome = names.RECOVERED
         ended_s = time.perf_counter() if at is None else at.steady_s
         record = CallOutcome(
-            *self.asked,
+            *self.asked[:3],
             outcome=outcome,
             duration_s=ended_s - self.started_s,
             retries=chain.retries,
             wait_s=chain.wait_s,
             last=self.last,
             exception=exception,
-            caller=Identity(baggage=self.baggage) if self.last is None else self.last.caller,
+            caller=Identity(None, self.asked.baggage) if self.last is None else self.last.caller,
         )
         self._watcher.ended(self, record, None if at is None else at.unix_ns)
 

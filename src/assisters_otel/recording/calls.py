@@ -73,16 +73,14 @@ class CallRecorder:
         Args:
             asked: The arguments of the call.
         """
-        parent_span, baggage = trace.get_current_span(), read_baggage(self._callers)
+        parent_span = trace.get_current_span()
         nothing = trace.INVALID_SPAN, False
-        span, is_ours = start_or_adopt_call_span(self._tracer, asked, baggage) or nothing
+        span, is_ours = start_or_adopt_call_span(self._tracer, asked) or nothing
         above = parent_span if span is not parent_span else getattr(parent_span, "parent", None)
         context = above.get_span_context() if isinstance(above, trace.Span) else above
         if context is None:
             context = trace.INVALID_SPAN_CONTEXT
-        call = Call(asked, span, context, self, is_ours=is_ours)
-        call.baggage = baggage
-        return call
+        return Call(asked, span, context, self, is_ours=is_ours)
 
     def start_for_url(  # noqa: PLR0913, PLR0917 - a URL has that many parts
         self, method: str, scheme: str, host: str, port: int | None, path: str, model: object = None
@@ -107,7 +105,7 @@ class CallRecorder:
             return None
         operation = endpoints.OPERATIONS.get(request.template or "")
         name = redaction.clean(model) or None if isinstance(model, str) else None
-        return self.start(CallRequest(request, operation, name))
+        return self.start(CallRequest(request, operation, name, read_baggage(self._callers)))
 
     # -- the reports of a call, as its `Watcher` ----------------------------------------------
 

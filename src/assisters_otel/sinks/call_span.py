@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
     from opentelemetry.util.types import AttributeValue
 
-    from assisters_otel.api.identity import Entries
     from assisters_otel.attempts.call import Call, CallRequest
     from assisters_otel.outcomes import CallOutcome
 
@@ -42,17 +41,10 @@ _GEN_AI_SCOPES: Final = (
 
 
 @fail_safe
-def start_or_adopt_call_span(
-    tracer: Tracer, asked: CallRequest, baggage: Entries
-) -> tuple[Span, bool]:
+def start_or_adopt_call_span(tracer: Tracer, asked: CallRequest) -> tuple[Span, bool]:
     """Return the span of an SDK's call, and True if it is the library's.
 
     It is the current span if a GenAI instrumentation has made that for this call, else a new one.
-
-    Args:
-        tracer: The library's tracer.
-        asked: The arguments of the call.
-        baggage: The entries of the app's baggage that become attributes.
 
     Returns:
         The span, and True if it is a new one. If instrumentation is suppressed, a span that records
@@ -70,12 +62,12 @@ def start_or_adopt_call_span(
         and current.is_recording()
         and names.CALL_OUTCOME not in foreign_span.attributes_of(current)
     ):
-        if baggage:
-            current.set_attributes(dict(baggage))
+        if asked.baggage:
+            current.set_attributes(dict(asked.baggage))
         return current, False
     request = asked.request
     attributes: dict[str, AttributeValue] = {
-        **dict(baggage),
+        **dict(asked.baggage),
         names.GEN_AI_PROVIDER_NAME: names.PROVIDER,
         SERVER_ADDRESS: request.address,
     }
