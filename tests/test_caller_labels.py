@@ -67,7 +67,7 @@ def call(code=None, tenant=None, model="m", key=None):
     outcome = "ok"
     if code is not None:
         last, outcome = failed(code), "failed"
-    return CallOutcome(REQUEST, "chat", model, outcome, 0.1, 0, 0.0, last, None, caller)
+    return CallOutcome(REQUEST, "chat", model, outcome, 0.1, 0, 0.0, last, None, caller=caller)
 
 
 def test_an_error_has_its_key_and_its_tenant(memory, metrics):
