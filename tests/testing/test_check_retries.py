@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -28,7 +29,10 @@ from urllib3.util.retry import Retry
 
 from assisters_otel import process, retry_after_s, retryable
 from assisters_otel.testing import RetryPolicyError, check_retries
-from assisters_otel.testing.retry_policy import rules
+from assisters_otel.testing.answers import Received
+from assisters_otel.testing.retry_policy import jitter, rules, scenarios
+from assisters_otel.testing.retry_policy.evidence import Evidence
+from assisters_otel.testing.retry_policy.playing import Played
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SENT = {"model": "assisters-embed-v1", "input": "hello"}
@@ -373,6 +377,77 @@ def test_a_new_key_after_a_revoked_one_is_no_hopeless_resend():
 
     assert (errors, remarks) == (set(), set())
     assert seen(report, "idempotency") == "the call sends no POST"
+
+
+def test_fixed_pauses_have_no_jitter_however_long_the_callers_queue_for_a_core():
+    @tenacity.retry(
+        retry=tenacity.retry_if_exception(retryable),
+        stop=tenacity.stop_after_attempt(3),
+        wait=tenacity.wait_fixed(0.4),
+    )
+    def call(api):
+        # A client for each attempt, which takes 40 ms of a core.
+        httpx.post(f"{api.url}/embeddings", json=SENT, trust_env=False).raise_for_status()
+
+    _, _, report = rows(call, leave_out=set(rules.NAMES) - {"jitter"})
+
+    (row,) = [row for row in report.rows if row.rule == "jitter"]
+    assert row.outcome in {"broken", "not judged"}, row.seen
+
+
+def spaced(pauses_s, starts_s, *, work_s=0.04, work_at_start_s=0.04):
+    """Evidence of calls that were refused once, after a crowd whose pauses differ."""
+    request = Received("POST", "/embeddings", "", {}, b"", 0.0)
+    crowd = [
+        Played(
+            scenarios.Scenario(scenarios.CROWD, (), lambda *_: None),
+            requests=(request, replace(request, at_s=0.5 + number / 40)),
+        )
+        for number in range(20)
+    ]
+    calls = [
+        Played(
+            scenarios.spaced(1),
+            requests=(replace(request, at_s=start_s), replace(request, at_s=start_s + pause_s)),
+            cpu_s=[0, work_at_start_s, work_at_start_s + work_s],
+        )
+        for pause_s, start_s in zip(pauses_s, starts_s, strict=True)
+    ]
+    return Evidence([*crowd, *calls], lambda _: True, {})
+
+
+EVENLY = [number / 11 for number in range(12)]
+"""Twelve numbers from 0 to 1."""
+
+
+@pytest.mark.parametrize(
+    ("evidence", "is_kept"),
+    [
+        # openai on a quiet machine: pauses from 0.38 to 0.5 s, one client for all attempts.
+        (spaced([0.38 + n / 8 for n in EVENLY], [0.06 + n / 20 for n in EVENLY], work_s=0.0), True),
+        # Pauses of 0.5 s, a client for each attempt: on a quiet machine, on a busy one.
+        (spaced([0.54 + n / 50 for n in EVENLY], [0.04 + n / 50 for n in EVENLY]), False),
+        (spaced([0.54 + n / 8 for n in EVENLY], [0.04 + n / 7 for n in EVENLY]), False),
+        # One client for each call. The machine wakes its thread late.
+        (spaced([0.1 + n / 40 for n in EVENLY], [0.04 + n / 10 for n in EVENLY], work_s=0), None),
+        # As apart as a call of twice its work: jitter or not, nobody can tell.
+        (spaced([0.54 + n / 8 for n in EVENLY], [0.04 + n / 10 for n in EVENLY]), None),
+        # openai beside ten busy processes: its start says little of a resend.
+        (spaced([0.38 + n / 8 for n in EVENLY], [0.3 + n for n in EVENLY], work_s=0.004), None),
+        # On a machine that gives a seventh of a core nothing is taken for jitter.
+        (spaced([0.54 + n / 2 for n in EVENLY], [0.2 + n / 5 for n in EVENLY]), None),
+        # Full jitter beside two busy processes.
+        (spaced([0.1 + n / 2 for n in EVENLY], [0.07 + n / 10 for n in EVENLY]), True),
+    ],
+)  # fmt: skip
+def test_pauses_have_jitter_if_they_differ_more_than_the_work_of_their_callers(evidence, is_kept):
+    assert jitter.judge_jitter(evidence).is_kept is is_kept
+
+
+def test_one_late_caller_is_no_jitter():
+    evidence = spaced([*[0.5] * 11, 0.9], [0.04] * 12)
+
+    assert jitter.judge_jitter(evidence).is_kept is False
 
 
 # -- how it is used -------------------------------------------------------------------------------
