@@ -56,6 +56,9 @@ _SLOWED: Final = 2.0
 that is busier the ratio of `_CLEAR` grows alike: at 7 times, pauses without jitter varied 2.8 times
 as much as the work."""
 
+_MOST_SLOWED: Final = 4.0
+"""The same ratio, beyond which pauses that vary less than the work may have jitter all the same."""
+
 _LEAST_S: Final = 1e-6
 """A divisor in place of zero, in seconds."""
 
@@ -125,7 +128,7 @@ def _noise(calls: Sequence[Played], refused: int) -> _Noise:
     slowed = median(starts) / work_at_start_s
     spread_s = _spread_s(starts)
     clear = _CLEAR * max(slowed / _SLOWED, 1)
-    least_s = spread_s if share >= _ALIKE else 0
+    least_s = spread_s if share >= _ALIKE and slowed <= _MOST_SLOWED else 0
     return _Noise(least_s, spread_s * min(share + _WOKEN, 1) * clear)
 
 
