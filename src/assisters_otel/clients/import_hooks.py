@@ -39,6 +39,7 @@ class _Imports(MetaPathFinder):
         self._lock = threading.RLock()
         self._waiting: dict[str, list[Listener]] = {}
         self._finding: set[tuple[str, int]] = set()
+        self._added: set[str] = set()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
 
@@ -46,8 +47,18 @@ class _Imports(MetaPathFinder):
         self._lock = threading.RLock()
         self._finding = set()
 
-    def watch(self, name: str, listener: Listener) -> None:
+    def watch(self, name: str, listener: Listener, *, is_added: bool = False) -> None:
+        """Report the import of a module to *listener*, also if it is imported already.
+
+        Args:
+            name: The module.
+            listener: The receiver.
+            is_added: True if a program that embeds Python may add the module to `sys.modules`
+                without an import. Then it is reported at the next import of any module.
+        """
         with self._lock:
+            if is_added and name not in sys.modules:
+                self._added.add(name)
             self._waiting.setdefault(name, []).append(listener)
             if self not in sys.meta_path:
                 sys.meta_path.insert(0, self)
@@ -65,6 +76,7 @@ class _Imports(MetaPathFinder):
                     waiting.remove(listener)
                 if not waiting:
                     del self._waiting[name]
+                    self._added.discard(name)
             if not self._waiting and self in sys.meta_path:
                 sys.meta_path.remove(self)
 
@@ -72,10 +84,17 @@ class _Imports(MetaPathFinder):
         for listener in list(self._waiting.get(name, ())):
             listener.imported(module, name)
 
+    def _tell_added(self) -> None:
+        for name in self._added & sys.modules.keys():
+            self._added.discard(name)
+            self.tell(name, sys.modules[name])
+
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return the spec that the other finders find, with a loader that reports the import."""
+        if self._added:
+            self._tell_added()
         asked = name, threading.get_ident()
         if name not in self._waiting or asked in self._finding:
             return None
