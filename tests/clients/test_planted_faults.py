@@ -413,8 +413,13 @@ def runtimes_that_the_tests_do_not_run_in() -> list[object]:
     invocation = (Client(), lambda _event, _context: "done", "one", b"{}", "application/json")
     deadline_ms = int(time.time() * 1000) + 30_000
     bootstrap.handle_event_request(*invocation, None, None, "arn", deadline_ms, None, None)
+    # uWSGI adds its module without an import, and then imports the app.
+    sys.modules["uwsgi"] = uwsgi = ModuleType("uwsgi")
+    vars(uwsgi)["opt"] = {"skip-atexit-teardown": b"true"}
+    sys.modules.pop("colorsys", None)
+    importlib.import_module("colorsys")
     for name in ("post_fork_hook", "atexit"):
-        getattr(sys.modules["uwsgi"], name, list)()
+        getattr(uwsgi, name, list)()
 
     async def work(_context: object) -> str:
         return "done"
@@ -436,10 +441,6 @@ def live_elsewhere(api, profiler=None) -> list[object]:
     if instrumentor.is_instrumented_by_opentelemetry:  # a fault planted in the end of a life
         instrumentor.uninstrument()
     sdk = openai.OpenAI(base_url=api.url, api_key="ask_test", max_retries=0)
-    # uWSGI, which runs no test, adds its module like this.
-    uwsgi = ModuleType("uwsgi")
-    vars(uwsgi)["opt"] = {"skip-atexit-teardown": b"true"}
-    sys.modules["uwsgi"] = uwsgi
     sys.setprofile(profiler)
     try:
         with patch.dict(os.environ, {CAPTURED: "x-request-id"}):
@@ -472,7 +473,7 @@ def live_elsewhere(api, profiler=None) -> list[object]:
         got.append(error)
     finally:
         sys.setprofile(None)
-        del sys.modules["uwsgi"]
+        sys.modules.pop("uwsgi", None)
         propagate.set_global_textmap(propagator)
         sdk.close()
         theirs.uninstrument()

@@ -84,6 +84,7 @@ class _Imports(MetaPathFinder):
         for listener in list(self._waiting.get(name, ())):
             listener.imported(module, name)
 
+    @fail_safe
     def _tell_added(self) -> None:
         for name in self._added & sys.modules.keys():
             self._added.discard(name)
