@@ -32,10 +32,11 @@ class Listener(Protocol):
         """Handle the import of *module* as *name*. A later import of it is reported as well."""
 
 
-class _Imports(MetaPathFinder):
+class ImportHooks(MetaPathFinder):
     """The finder, with the listeners that wait."""
 
     def __init__(self) -> None:
+        """Wait for no module yet."""
         self._lock = threading.RLock()
         self._waiting: dict[str, list[Listener]] = {}
         self._finding: set[tuple[str, int]] = set()
@@ -48,7 +49,7 @@ class _Imports(MetaPathFinder):
         self._finding = set()
 
     def watch(self, name: str, listener: Listener, *, is_added: bool = False) -> None:
-        """Report the import of a module to *listener*, also if it is imported already.
+        """Report a module to *listener*: now if it is imported, and at each import.
 
         Args:
             name: The module.
@@ -70,6 +71,7 @@ class _Imports(MetaPathFinder):
 
     @fail_safe
     def forget(self, listener: Listener) -> None:
+        """Report nothing to *listener* any more."""
         with self._lock:
             for name, waiting in list(self._waiting.items()):
                 if listener in waiting:
@@ -80,22 +82,23 @@ class _Imports(MetaPathFinder):
             if not self._waiting and self in sys.meta_path:
                 sys.meta_path.remove(self)
 
-    def tell(self, name: str, module: ModuleType) -> None:
+    def report(self, name: str, module: ModuleType) -> None:
+        """Report to each listener that *module* has been imported as *name*."""
         for listener in list(self._waiting.get(name, ())):
             listener.imported(module, name)
 
     @fail_safe
-    def _tell_added(self) -> None:
+    def _report_added(self) -> None:
         for name in self._added & sys.modules.keys():
             self._added.discard(name)
-            self.tell(name, sys.modules[name])
+            self.report(name, sys.modules[name])
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return the spec that the other finders find, with a loader that reports the import."""
         if self._added:
-            self._tell_added()
+            self._report_added()
         asked = name, threading.get_ident()
         if name not in self._waiting or asked in self._finding:
             return None
@@ -129,8 +132,8 @@ class _Loader(wrapt.ObjectProxy):  # type: ignore[type-arg,unused-ignore] # in n
         if getattr(spec, "loader", None) is self:
             spec.loader = loader
         loader.exec_module(module)
-        imports.tell(module.__name__, module)
+        imports.report(module.__name__, module)
 
 
-imports: Final = _Imports()
+imports: Final = ImportHooks()
 """The finder of this process."""

@@ -38,15 +38,15 @@ class RuntimeHooks:
         self._signals = Receivers(celery.RECEIVERS)
         self._uwsgi = UwsgiHooks()
 
-    def put_in(self) -> None:
+    def apply(self) -> None:
         """Hook into each runtime that is imported, now or later. Imports none."""
-        self._methods.put_in()
-        self._signals.put_in()
-        self._uwsgi.put_in()
+        self._methods.apply()
+        self._signals.apply()
+        self._uwsgi.apply()
 
     @fail_safe
-    def take_out(self) -> None:
+    def undo(self) -> None:
         """Remove all hooks."""
-        self._methods.take_out()
-        self._signals.take_out()
-        self._uwsgi.take_out()
+        self._methods.undo()
+        self._signals.undo()
+        self._uwsgi.undo()

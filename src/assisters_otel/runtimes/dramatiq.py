@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.attempts.control_flow import units
-from assisters_otel.clients.patching import Target, unbound
+from assisters_otel.clients.patching import Target, as_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def _as_unit(original: Callable[..., Any]) -> Callable[..., Any]:
     """Return a wrapper of `process_message` that marks the whole message as one unit of work."""
-    process = unbound(original)
+    process = as_function(original)
 
     def process_message(worker: Any, message: Any, *args: Any, **kwargs: Any) -> Any:
         name = f"dramatiq {getattr(message, 'message_id', None)}"

@@ -115,13 +115,13 @@ class UwsgiHooks:
         """Create the hooks without installing them."""
         self._installed: list[Callable[[], None]] = []
 
-    def put_in(self) -> None:
+    def apply(self) -> None:
         """Install the hooks if uWSGI runs this process. It adds its module without an import."""
         imports.watch(_MODULE, self, is_added=True)
         imports.watch(_DECORATORS, self)
 
     @fail_safe
-    def take_out(self) -> None:
+    def undo(self) -> None:
         """Remove the hooks."""
         imports.forget(self)
         removals, self._installed = self._installed, []
