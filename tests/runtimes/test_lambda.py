@@ -60,7 +60,7 @@ def function(
 ) -> Iterator[Function]:
     """Run a function, and kill its process at the end, as it is frozen."""
     with RuntimeApi() as runtime:
-        env = environment(api, collector, mode, PYTHONPATH=str(HERE), **more)
+        env = environment(api, collector, mode, **{"PYTHONPATH": str(HERE), **more})
         env |= {"AWS_LAMBDA_RUNTIME_API": runtime.address, "_HANDLER": handler}
         with running(command(mode, "awslambdaric", handler), env, folder) as app:
             runtime.pid = app.process.pid
@@ -236,6 +236,19 @@ def test_a_runtime_that_forks_for_concurrent_invocations_loses_nothing(
             it.invoke(number=number)
 
         assert told(api, collector) == Told(3, 3, 3), it.app.said
+
+
+def test_the_example_loses_nothing_as_it_stands(api: FakeApi, collector: Collector, tmp_path: Path):
+    api.answers()
+    api.answers(code="invalid_api_key", request_id="req_1")
+    more = {"ASSISTERS_BASE_URL": api.url, "ASSISTERS_API_KEY": "ask_test_1234567890"}
+    more["PYTHONPATH"] = str(HERE.parent.parent / "examples")
+    with function(api, collector, tmp_path, "lambda_function.handler", **more) as it:
+        first, second = it.invoke(name="Ada"), it.invoke(name="Grace")
+
+        assert told(api, collector) == Told(2, 2, 2), it.app.said
+    assert first.body.keys() == {"greeting"}
+    assert (second.body["retry"], second.body["reference"]) == (False, "req_1")
 
 
 def test_a_deadline_is_one_of_the_wall_clock():
