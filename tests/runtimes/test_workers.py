@@ -237,7 +237,7 @@ class Messages:
 
     def close(self) -> None:
         self.broker.close()
-        self.broker.client.close()
+        self.broker.client.connection_pool.disconnect()
 
 
 @pytest.fixture
