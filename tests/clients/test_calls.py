@@ -25,7 +25,7 @@ from memory import Memory
 
 pytestmark = pytest.mark.usefixtures("telemetry")
 
-DURATION = "assisters.client.call.duration"
+DURATION = "gen_ai.client.operation.duration"
 ATTEMPTS = "assisters.client.call.attempts"
 RETRIES = "assisters.client.retries"
 ERRORS = "assisters.client.errors"
@@ -205,7 +205,7 @@ def test_a_call_is_ok(api, memory, flavour):
     streamed = {
         "assisters.stream.outcome": "completed",
         "assisters.stream.chunks": 7,
-        "assisters.stream.time_to_first_chunk": pytest.approx(2.5, abs=2.5),
+        "gen_ai.response.time_to_first_chunk": pytest.approx(2.5, abs=2.5),
     }
     assert dict(call.attributes) == {
         "gen_ai.operation.name": "chat",

@@ -23,9 +23,9 @@ from streamers import STREAMERS, UNSTREAMED
 DURATION = "assisters.client.request.duration"
 ERRORS = "assisters.client.errors"
 RETRIES = "assisters.client.retries"
-CALL = "assisters.client.call.duration"
+CALL = "gen_ai.client.operation.duration"
 CALL_ATTEMPTS = "assisters.client.call.attempts"
-FIRST_CHUNK = "assisters.client.stream.time_to_first_chunk"
+FIRST_CHUNK = "gen_ai.client.operation.time_to_first_chunk"
 LIMIT = "assisters.client.ratelimit.requests.limit"
 BODY = {"model": "assisters-embed-v1", "input": "hello"}
 STREAM = {
