@@ -112,7 +112,9 @@ def test_a_stream_that_completes_has_a_span_that_says_so(api, memory, caller):
     assert ERRORS not in points
     (point,) = points[FIRST_CHUNK]
     assert point["count"] == 1
-    assert point["url.template"] == "/v1/chat/completions"
+    assert point["gen_ai.operation.name"] == "chat"
+    assert point["assisters.call.outcome"] == "ok"
+    assert span.attributes["gen_ai.response.finish_reasons"] == ("stop",)
     assert point["exemplars"][0].span_id == span.context.span_id
 
 
