@@ -414,7 +414,7 @@ def test_trouble_of_the_library_s_own_fails(call, monkeypatch):
     def broken(*_, **__):
         raise ZeroDivisionError("on purpose")
 
-    monkeypatch.setattr("assisters_otel.sinks.metrics.AttemptMetrics.record", broken)
+    monkeypatch.setattr("assisters_otel.sinks.metrics.AttemptMetrics.record_attempt", broken)
 
     code, out, _ = call("demo", "--json")
 
