@@ -211,6 +211,7 @@ STREAM_ATTRIBUTES: Final = (
         "there was one",
         "from the start of the call or request",
     ),
+    *gen_ai.RESPONSE_ATTRIBUTES,
     Attribute(
         ERROR_TYPE,
         "string",
