@@ -7,7 +7,7 @@ import math
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from assisters_otel.api import answer, endpoints, last_events, raw_answer
@@ -188,11 +188,15 @@ def test_an_answer_s_record_is_the_same_in_its_bytes(name, indent):
     assert (found and found.attributes) == expected
 
 
+UNHURRIED = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+"""A machine that does much else at the same time is no fault."""
+
 TRICKS = st.sampled_from(
     ['"usage": {"prompt_tokens": 1}', '"finish_reason": "bad"', '"id": "no"', '"model":"no"', "\\"]
 )
 
 
+@UNHURRIED
 @given(
     st.lists(TRICKS | st.text(max_size=20), max_size=6).map(" ".join),
     st.lists(st.sampled_from(["stop", "length"]), min_size=1, max_size=4),
@@ -221,6 +225,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@UNHURRIED
 @given(JSON_VALUES)
 def test_no_answer_raises(document):
     content = json.dumps(document).encode()
@@ -234,6 +239,7 @@ def test_no_answer_raises(document):
     request_attributes(gen_ai.CHAT, document if isinstance(document, dict) else {})
 
 
+@UNHURRIED
 @given(st.binary())
 def test_no_bytes_raise(content):
     raw_answer.of_content(b"{" + content)
