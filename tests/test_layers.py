@@ -26,7 +26,7 @@ ORDER = (
     ("runtimes",),
     ("instrumentation",),
     ("instrumentor",),
-    ("telemetry",),
+    ("telemetry", "global_providers"),
     ("startup",),
     ("explanation", "testing"),
     ("__init__",),

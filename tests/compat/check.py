@@ -258,6 +258,32 @@ def grpc() -> None:
     assert any(DURATION.encode() in one for one in arrived), arrived
 
 
+def config() -> None:
+    """A configuration file describes the providers."""
+    exporter = "{{exporter: {{otlp_http: {{endpoint: {}/v1/{}}}}}}}"
+    with (
+        Collector() as collector,
+        api() as url,
+        tempfile.NamedTemporaryFile("w", suffix=".yaml") as file,
+    ):
+        spans, points = (exporter.format(collector.endpoint, one) for one in ("traces", "metrics"))
+        file.write(
+            "file_format: '1.0'\n"
+            "resource: {attributes: [{name: service.name, value: of-file}]}\n"
+            f"tracer_provider: {{processors: [{{batch: {spans}}}]}}\n"
+            f"meter_provider: {{readers: [{{periodic: {points}}}]}}\n"
+        )
+        file.flush()
+        os.environ["OTEL_CONFIG_FILE"] = file.name
+        with assisters_otel.init(hosts=[url], strict=True) as on:
+            chat_by("httpx")(url)
+            assert on.flush(5)
+        (span,) = collector.spans()
+        assert {name: span.attributes.get(name) for name in EXPECTED} == EXPECTED
+        (point,) = collector.points(DURATION)
+        assert span.resource["service.name"] == point.resource["service.name"] == "of-file"
+
+
 def testing() -> None:
     """`FakeApi` answers, and pytest has its fixture."""
     import httpx
@@ -305,7 +331,7 @@ def demo() -> None:
     json.loads(done.stdout)
 
 
-CHECKS = (core, empty, auto, grpc, testing, cli, demo)
+CHECKS = (core, empty, auto, grpc, config, testing, cli, demo)
 
 
 def main() -> int:
