@@ -30,7 +30,7 @@ ORDER = (
     ("startup",),
     ("explanation", "testing"),
     ("__init__",),
-    ("cli",),
+    ("cli", "pyinstaller_hooks"),
     ("__main__",),
 )
 """Packages, and modules that are in none. Those of one row do not know each other."""

@@ -221,8 +221,9 @@ def auto() -> None:
         assert collector.points(DURATION)
 
 
-def grpc() -> None:
-    """Spans and metrics arrive over gRPC."""
+@contextmanager
+def grpc_collector() -> Iterator[tuple[str, list[bytes]]]:
+    """An OTLP receiver over gRPC: its address, and what has arrived."""
     from concurrent.futures import ThreadPoolExecutor
 
     import grpc
@@ -248,12 +249,20 @@ def grpc() -> None:
     metrics_grpc.add_MetricsServiceServicer_to_server(Metrics(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    to = {"endpoint": f"http://127.0.0.1:{port}", "protocol": "grpc"}
-    with api() as url, assisters_otel.init("shop", hosts=[url], strict=True, **to) as on:
-        chat_by("httpx")(url)
-        assert on.flush(10)
-        assert on.status().last_failure is None
-    server.stop(None).wait()
+    try:
+        yield f"http://127.0.0.1:{port}", arrived
+    finally:
+        server.stop(None).wait()
+
+
+def grpc() -> None:
+    """Spans and metrics arrive over gRPC."""
+    with grpc_collector() as (endpoint, arrived), api() as url:
+        to = {"endpoint": endpoint, "protocol": "grpc"}
+        with assisters_otel.init("shop", hosts=[url], strict=True, **to) as on:
+            chat_by("httpx")(url)
+            assert on.flush(10)
+            assert on.status().last_failure is None
     assert any(b"rate_limit_exceeded" in one and b"req_1" in one for one in arrived), arrived
     assert any(DURATION.encode() in one for one in arrived), arrived
 
