@@ -14,9 +14,9 @@ import yaml
 
 import assisters_otel
 from assisters_otel import catalog
-from assisters_otel.clients.aiohttp.adapter import Aiohttp
-from assisters_otel.clients.httpx.adapter import Httpx
-from assisters_otel.clients.requests.adapter import Requests
+from assisters_otel.clients.aiohttp.adapter import AiohttpAdapter
+from assisters_otel.clients.httpx.adapter import HttpxAdapter
+from assisters_otel.clients.requests.adapter import RequestsAdapter
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import environment
 from assisters_otel.semconv import metrics as metric_names
@@ -123,7 +123,7 @@ def test_every_variable_that_http_spans_heed_is_in_the_readme():
         each, _, after = several.partition("}")
         written |= {f"{before}{one}{after}" for one in each.split(",")}
 
-    clients = (Httpx, Requests, Aiohttp)
+    clients = (HttpxAdapter, RequestsAdapter, AiohttpAdapter)
     assert written == {
         environment.OTEL_CAPTURE_ALL_METHODS,
         environment.OTEL_CAPTURE_REQUEST_HEADERS,
