@@ -404,3 +404,51 @@ def test_the_example_describes_both(api, by):
     (span,) = collector.spans()
     assert span.resource["service.instance.id"]
     assert ("service_name, given to init, is not used" in done.stderr) == (by == "python")
+
+
+def test_each_detector_of_the_file_is_asked_once(api, collector, tmp_path):
+    """One that asks a cloud for its metadata takes seconds."""
+    found = tmp_path / "counting-1.dist-info"
+    found.mkdir()
+    (found / "METADATA").write_text("Metadata-Version: 2.1\nName: counting\nVersion: 1\n")
+    (found / "entry_points.txt").write_text(
+        "[opentelemetry_resource_detector]\ncounting = counting:Detector\n"
+    )
+    (tmp_path / "counting.py").write_text(
+        "from opentelemetry.sdk.resources import Resource\n"
+        "class Detector:\n"
+        "    def detect(self):\n"
+        "        print('asked')\n"
+        "        return Resource({'cloud.zones': ('a', 'b'), 'cloud.cores': 2})\n"
+    )
+    file = tmp_path / "otel.yaml"
+    file.write_text(
+        "file_format: '1.0'\n"
+        "resource: {detection/development: {detectors: [{counting: }, {service: }]}}\n"
+        f"{traces(collector)}{measured(collector)}"
+    )
+    settings = f"URL = {api.url!r}\nBESIDE = {str(tmp_path)!r}\n"
+
+    done = passed(f"{settings}{SCRIPT}{INIT}", is_first=True, OTEL_CONFIG_FILE=str(file))
+
+    assert done.out.splitlines().count("asked") == 1
+    (span,) = collector.spans()
+    (point,) = collector.points(DURATION)
+    assert span.resource == point.resource
+    assert (span.resource["cloud.zones"], span.resource["cloud.cores"]) == (["a", "b"], 2)
+    assert span.resource["service.instance.id"]
+    assert not warnings(done.out.splitlines())
+
+
+def test_a_detector_that_is_not_there_is_one_warning(play, collector):
+    told = play(
+        "file_format: '1.0'\n"
+        "resource: {detection/development: {detectors: [{nowhere: }]}}\n"
+        f"{traces(collector)}{measured(collector)}",
+        OTEL_SERVICE_NAME="of-variables",
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
+    )
+
+    assert services(collector) == ({"of-variables"}, {"of-variables"})
+    (line,) = warnings(told)
+    assert "resource cannot be used" in line

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from opentelemetry import propagate
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from opentelemetry.configuration import OpenTelemetryConfiguration
+    from opentelemetry.configuration.models import Resource
 
 TRACES: Final = "tracer_provider"
 METRICS: Final = "meter_provider"
@@ -89,6 +90,10 @@ class ConfigFile:
         """
         from opentelemetry.configuration import models  # noqa: PLC0415 - an extra
 
+        try:
+            self._model.resource = _detected(self._model)
+        except ValueError as error:
+            return [f"{self._name}: resource cannot be used: {error}"]
         empty: dict[str, object] = {
             TRACES: models.TracerProvider(processors=[]),
             METRICS: models.MeterProvider(readers=[]),
@@ -137,6 +142,30 @@ class ConfigFile:
             configure_sdk(model)
         except Exception as error:
             raise ValueError(_reason(error)) from error
+
+
+def _detected(model: OpenTelemetryConfiguration) -> Resource:
+    """Return the resource that *model* describes, without detectors but with what they find.
+
+    Each call of ``configure_sdk`` asks the detectors. One that asks a cloud for its metadata takes
+    seconds.
+
+    Raises:
+        ValueError: A detector cannot be used.
+    """
+    from opentelemetry.configuration import models  # noqa: PLC0415 - an extra
+    from opentelemetry.configuration.file import create_resource  # noqa: PLC0415 - an extra
+
+    try:
+        resource = create_resource(model.resource)
+    except Exception as error:
+        raise ValueError(_reason(error)) from error
+    attributes = [
+        # Of any type of an attribute's: without a type's name the value is taken as it is.
+        models.AttributeNameValue(name=name, value=cast("str", value))
+        for name, value in resource.attributes.items()
+    ]
+    return models.Resource(attributes=attributes, schema_url=resource.schema_url)
 
 
 @contextmanager
