@@ -25,7 +25,7 @@ from assisters_otel.sinks.caller_labels import (
 from assisters_otel.sinks.metrics import AttemptMetrics
 from assisters_otel.sinks.rate_limits import FRESH_S
 
-REQUEST = ApiRequest("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
+REQUEST = ApiRequest("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", 443)
 ERRORS = metric_names.ERRORS.name
 KEY = "assisters.api_key.fingerprint"
 LIMIT = "assisters.client.ratelimit.requests.limit"
@@ -80,12 +80,12 @@ def test_an_error_has_its_key_and_its_tenant(memory, metrics):
 
 
 def test_a_call_has_its_tenant_and_not_its_key(memory, metrics):
-    metrics.record_call(call(tenant="acme", key="1a2b3c4d"), Context())
+    metrics.calls.record_call(call(tenant="acme", key="1a2b3c4d"), Context())
 
     attempts = memory.point(metric_names.CALL_ATTEMPTS.name)
     assert attempts["tenant"] == "acme"
     assert KEY not in attempts
-    assert "tenant" not in memory.point(metric_names.CALL_DURATION.name)
+    assert "tenant" not in memory.point(metric_names.OPERATION_DURATION.name)
 
 
 def test_twenty_keys_are_labels_and_the_next_is_other(memory, metrics, caplog):
@@ -161,8 +161,8 @@ def test_a_thousand_tenants_do_not_hide_a_first_revoked_key(memory, metrics, clo
 
 def test_calls_of_a_thousand_tenants_and_many_models_do_not_hide_a_first_failure(memory, metrics):
     for tenant, model in itertools.product(range(50), range(50)):
-        metrics.record_call(call(tenant=f"t{tenant}", model=f"m-{model}"), Context())
-    metrics.record_call(call("api_key_revoked", "t1", "m-7"), Context())
+        metrics.calls.record_call(call(tenant=f"t{tenant}", model=f"m-{model}"), Context())
+    metrics.calls.record_call(call("api_key_revoked", "t1", "m-7"), Context())
 
     points = memory.points(metric_names.CALL_ATTEMPTS.name)
     (revoked,) = [point for point in points if point.get("error.code") == "api_key_revoked"]

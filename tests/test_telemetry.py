@@ -866,7 +866,7 @@ def test_a_trouble_of_ours_does_not_reach_the_app(api, memory, monkeypatch, capl
     for step in (
         "sinks.metrics.AttemptMetrics.record_attempt",
         "sinks.attempt_span.write_outcome",
-        "sinks.failure_log.FailureLog.record",
+        "sinks.failure_log.FailureLog.record_failure",
         "api.error_body.parse_error_body",
     ):
         monkeypatch.setattr(f"assisters_otel.{step}", broken)

@@ -29,7 +29,7 @@ class WrongArgument(ValueError):  # noqa: N818 - `init` documents a ValueError
 
 
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
-_FALSE: Final = frozenset({"false", "0", "no", "off", ""})
+_FALSE: Final = frozenset({"false", "0", "no", "off"})
 PROTOCOLS: Final = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 """The protocols of OTLP, with the names of their exporters' entry points."""
 
@@ -65,6 +65,14 @@ class Config:
     captures_headers: bool = False
     strict: bool = False
     given: frozenset[str] = frozenset()
+
+    def joined(self, other: Config) -> Config:
+        """Return the settings with the hosts and the messages that *other* asks for as well."""
+        return replace(
+            self,
+            hosts=distinct((*self.hosts, *other.hosts)),
+            capture_message=self.capture_message or other.capture_message,
+        )
 
     def hosts_by_name(self) -> dict[str, tuple[Host, ...]]:
         """Return the hosts by each name that a client may use for them, in lower case.
@@ -164,31 +172,26 @@ def _is_text_mapping(value: object) -> bool:
 
 
 def environment_capture_message(environ: Mapping[str, str]) -> bool:
-    """Return True if the environment asks for the envelope's message on spans.
-
-    Raises:
-        ValueError: The variable is neither true nor false. The message shows what to write.
-    """
-    text = environ.get(environment.ASSISTERS_OTEL_CAPTURE_MESSAGE, "").strip().lower()
-    if text not in _TRUE | _FALSE:
-        variable = environment.ASSISTERS_OTEL_CAPTURE_MESSAGE
-        raise ValueError(f"{variable}: neither true nor false: {shown(text)}. Write true or false")
-    return text in _TRUE
+    """Return True if the environment asks for the envelope's message on spans. See `_switch`."""
+    return _switch(environ, environment.ASSISTERS_OTEL_CAPTURE_MESSAGE, "false")
 
 
 def environment_key_fingerprint(environ: Mapping[str, str]) -> bool:
-    """Return True unless the environment switches the fingerprint of the API key off.
+    """Return True unless the environment switches the fingerprint off. See `_switch`."""
+    cost = ". No fingerprint is recorded"
+    return _switch(environ, environment.ASSISTERS_OTEL_KEY_FINGERPRINT, "true", cost)
+
+
+def _switch(environ: Mapping[str, str], variable: str, default: str, cost: str = "") -> bool:
+    """Return True if a variable is true.
 
     Raises:
-        ValueError: The variable is neither true nor false. The message shows what to write.
+        ValueError: It is neither true nor false. The message shows what to write.
     """
-    variable = environment.ASSISTERS_OTEL_KEY_FINGERPRINT
-    text = environ.get(variable, "").strip().lower() or "true"
+    text = environ.get(variable, "").strip().lower() or default
     if text not in _TRUE | _FALSE:
-        raise ValueError(
-            f"{variable}: neither true nor false: {shown(text)}. Write true or false. No "
-            "fingerprint is recorded"
-        )
+        what = f"neither true nor false: {shown(text)}. Write true or false"
+        raise ValueError(f"{variable}: {what}{cost}")
     return text in _TRUE
 
 
@@ -200,6 +203,11 @@ def environment_captures_headers(environ: Mapping[str, str]) -> bool:
 def sdk_disabled(environ: Mapping[str, str]) -> bool:
     """Return True if ``OTEL_SDK_DISABLED`` turns the library off."""
     return environ.get(environment.OTEL_SDK_DISABLED, "").strip().lower() == "true"
+
+
+def config_file(environ: Mapping[str, str]) -> str | None:
+    """Return the path in ``OTEL_CONFIG_FILE``, or None if there is none."""
+    return environ.get(environment.OTEL_CONFIG_FILE, "").strip() or None
 
 
 def disabled_instrumentations(environ: Mapping[str, str]) -> frozenset[str]:

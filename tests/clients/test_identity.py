@@ -26,6 +26,7 @@ FINGERPRINT = hashlib.sha256(LONG.encode()).hexdigest()[:8]
 NAME = "assisters.api_key.fingerprint"
 ERRORS = "assisters.client.errors"
 ATTEMPTS = "assisters.client.call.attempts"
+TOKENS = "gen_ai.client.token.usage"
 REMAINING = "assisters.client.ratelimit.requests.remaining"
 CHAT = {"model": "m", "messages": []}
 
@@ -178,7 +179,10 @@ def test_a_call_has_the_baggage_and_a_failed_one_its_key(api, memory, ask, optio
     assert {one["tenant"] for one in points[ATTEMPTS] + points[ERRORS]} == {"acme"}
     assert [one[NAME] for one in points[ERRORS]] == [FINGERPRINT]
     assert {one[NAME] for one in points[REMAINING]} == {FINGERPRINT}
-    others = points.keys() - {ATTEMPTS, ERRORS}
+    for point in points.get(TOKENS, ()):
+        assert (point["tenant"], point[NAME]) == ("acme", FINGERPRINT)
+    assert options or {one["gen_ai.token.type"] for one in points[TOKENS]} == {"input", "output"}
+    others = points.keys() - {ATTEMPTS, ERRORS, TOKENS}
     assert not [name for name in others for one in points[name] if "tenant" in one]
 
 

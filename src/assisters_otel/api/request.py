@@ -20,14 +20,14 @@ class ApiRequest(NamedTuple):
         path: The path as sent, without the query.
         template: The documented path, ``/v1/models/{id}``, or None.
         address: The host's name.
-        port: The port, or None if it is 443.
+        port: The port.
     """
 
     method: str
     path: str
     template: str | None
     address: str
-    port: int | None
+    port: int
 
 
 class RequestReader(Protocol):

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 
-from assisters_otel import logger
+from assisters_otel import catalog, logger
 from assisters_otel.semconv import attributes as names
+from assisters_otel.semconv import gen_ai
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from opentelemetry.util.types import AttributeValue
 
-    LabelsKey = tuple[str, int | None, str | None]  # the host's name, the port, the template
+    from assisters_otel.outcomes import AttemptOutcome
+
+    LabelsKey = tuple[str, int, str | None]  # the host's name, the port, the template
 
 MAX_EXTRA_VALUES: Final = 20
 """The numbers of undocumented codes, types and exception names that a process may add as labels."""
@@ -35,7 +39,7 @@ _EXCEPTION_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.<>]{0,99}\Z")
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}\Z")
 _STATUSES: Final = frozenset(map(str, range(100, 600)))
 # Source: semantic conventions, http.request.method.
-_METHODS: Final = frozenset(
+METHODS: Final = frozenset(
     "GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH QUERY".split()  # noqa: SIM905 - a list of words
 )
 
@@ -83,6 +87,57 @@ class LabelValues:
         return value in self._known or value in self._further
 
 
+class OutcomeLabels(NamedTuple):
+    """The labels that describe outcomes. Attempts and calls share them, and so their bounds.
+
+    Attributes:
+        code: The codes.
+        type: The types of errors.
+        exception: The names of exceptions, which are types of errors as well.
+        model: The models, asked for or answered with.
+    """
+
+    code: LabelValues
+    type: LabelValues
+    exception: LabelValues
+    model: LabelValues
+
+
+def outcome_labels() -> OutcomeLabels:
+    """Return labels that have their documented values alone."""
+    types = (names.TRUNCATED, names.OTHER, *(t.type for t in catalog.TYPES))
+    return OutcomeLabels(
+        LabelValues(names.ERROR_CODE, (e.code for e in catalog.ERRORS), _WELL_FORMED),
+        LabelValues(ERROR_TYPE, types, _WELL_FORMED),
+        LabelValues(ERROR_TYPE, (names.CANCELLED,), _EXCEPTION_NAME),
+        LabelValues(gen_ai.REQUEST_MODEL, (), _MODEL, MAX_MODELS),
+    )
+
+
+def error_type_label(labels: OutcomeLabels, value: str, outcome: AttemptOutcome | None) -> str:
+    """Return the label of a type of error.
+
+    Args:
+        labels: The labels.
+        value: The type of error: a documented one, a status or the name of an exception.
+        outcome: The outcome of the attempt that it comes from, or None without one.
+    """
+    if outcome is None or not outcome.failed or outcome.error_type == outcome.exception:
+        return labels.exception.bounded(value)
+    return value if value in _STATUSES else labels.type.bounded(value)
+
+
+def reason_label(labels: OutcomeLabels, value: str) -> str:
+    """Return the label of the reason of a retry: the one that the previous attempt was counted as.
+
+    Args:
+        labels: The labels.
+        value: The previous attempt's code, type of error or exception.
+    """
+    known = (_STATUSES, labels.code, labels.type, labels.exception)
+    return value if any(value in values for values in known) else names.OTHER
+
+
 @lru_cache(_MAX_SETS)
 def label_set(
     labels_key: LabelsKey, others: tuple[str, ...], *values: AttributeValue | None
@@ -94,8 +149,6 @@ def label_set(
     return server_labels(address, port) | known
 
 
-def server_labels(address: str, port: int | None) -> dict[str, AttributeValue]:
+def server_labels(address: str, port: int) -> dict[str, AttributeValue]:
     """Return the labels of a server."""
-    if port is None:
-        return {SERVER_ADDRESS: address}
     return {SERVER_ADDRESS: address, SERVER_PORT: port}

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from assisters_otel.outcomes import AttemptOutcome
     from assisters_otel.sinks.caller_labels import CallerLabels
 
-    _Place = tuple[str, int | None, Entries]  # the server, and the label of the key
+    _Place = tuple[str, int, Entries]  # the server, and the label of the key
     # By credential: the time, and the response's headers.
     _Kept = dict[int | None, tuple[float, Mapping[bytes, bytes]]]
 
@@ -119,7 +119,7 @@ class RateLimits:
         self._collect = collect
         self._sets = LabelSets(metric_names.REQUESTS_REMAINING.name)
         self._kept: dict[_Place, _Kept] = {}
-        self._found: dict[tuple[str, int | None, int | None], tuple[float, _Kept]] = {}
+        self._found: dict[tuple[str, int, int | None], tuple[float, _Kept]] = {}
         _callbacks(provider, meter).latest = weakref(self)
 
     def record(self, outcome: AttemptOutcome) -> None:
