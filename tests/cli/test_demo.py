@@ -29,6 +29,13 @@ CODES = [name for scene in SCENES for name in scene.errors if name]
 STREAMED = [name for scene in SCENES for _, name in scene.streams if name]
 LOGGED = [name for scene in SCENES if not scene.outcomes for name in scene.errors if name]
 LOGGED += STREAMED
+LOGGED += [
+    scene.errors[-1]
+    for scene in SCENES
+    if not scene.streams
+    for outcome in scene.outcomes
+    if outcome == "failed"
+]
 COUNTED = CODES + STREAMED
 ALONE = next(scene for scene in SCENES if not scene.outcomes and not any(scene.resends))
 

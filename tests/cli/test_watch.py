@@ -150,12 +150,13 @@ def refused(server):
 def test_a_call_is_shown_as_a_tree_when_it_has_ended(app):
     with Watching("--port", "0") as watching:
         app(watching.url, recovered)
-        title, call, retries, first = (watching.line() for _ in range(4))
+        title, call, retries, tokens, first = (watching.line() for _ in range(5))
         code, out, err = watching.end()
 
     assert re.match(r"\d\d:\d\d:\d\d  shop  trace [0-9a-f]{32}\n", title)
     assert call == "└── recovered  chat assisters-chat-v1\n"
     assert "2 retries" in retries
+    assert tokens == "    1 token in, 5 tokens out\n"
     assert first == "    ├── 429 rate_limit_exceeded  POST /v1/chat/completions\n"
     assert "    └── 200 ok  POST /v1/chat/completions\n" in out
     assert out.endswith("1 call, 0 failed, 2 retries, 1 + 5 tokens\n")

@@ -100,7 +100,8 @@ def call_text(name: str, attributes: Attributes) -> Group:
     if outcome is None:
         return Group(Text(name))
     head = Text.assemble((outcome, f"bold {_COLOURS.get(outcome, 'red')}"), f"  {name}")
-    return Group(head, *_call_retries(attributes), *_stream(attributes))
+    lines = (*_call_retries(attributes), *_stream(attributes), *_usage(attributes))
+    return Group(head, *lines)
 
 
 def _call_retries(attributes: Attributes) -> Iterator[Text]:
@@ -123,6 +124,30 @@ def _stream(attributes: Attributes) -> Iterator[Text]:
     yield Text(", ".join(facts))
     if names.REQUEST_ID in attributes:
         yield Text(f"request id {attributes[names.REQUEST_ID]}")
+
+
+def _usage(attributes: Attributes) -> Iterator[Text]:
+    """Yield the tokens of a call, its key if it has failed, and whose it was."""
+    facts = [
+        f"{attributes[name]} {'token' if attributes[name] == 1 else 'tokens'} {way}"
+        for name, way in ((gen_ai.USAGE_INPUT_TOKENS, "in"), (gen_ai.USAGE_OUTPUT_TOKENS, "out"))
+        if name in attributes
+    ]
+    facts += _caller(attributes)
+    if facts:
+        yield Text(", ".join(facts))
+
+
+def _caller(attributes: Attributes) -> Iterator[str]:
+    """Yield the key's fingerprint, and the entries of the app's baggage.
+
+    What the app names has no namespace; all other attributes have one.
+    """
+    if names.API_KEY_FINGERPRINT in attributes:
+        yield f"key {attributes[names.API_KEY_FINGERPRINT]}"
+    for name, value in attributes.items():
+        if "." not in name:
+            yield f"{name} {value}"
 
 
 def _resend(attributes: Attributes) -> Iterator[Text]:
@@ -156,6 +181,7 @@ def _facts(attributes: Attributes) -> Iterator[list[str]]:
     # (test_a_month_s_tokens_are_not_said_to_come_back_in_a_second).
     if attributes.get(names.ERROR_RETRYABLE):
         yield list(_limits(attributes))
+    yield list(_caller(attributes))
     if names.REQUEST_ID in attributes:
         yield [f"request id {attributes[names.REQUEST_ID]}"]
 

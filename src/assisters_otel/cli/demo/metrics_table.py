@@ -10,6 +10,8 @@ from rich.text import Text
 from assisters_otel.cli import output
 from assisters_otel.cli.span_text import call_outcome, error_name, retry_faults
 from assisters_otel.semconv import attributes as names
+from assisters_otel.semconv import gen_ai
+from assisters_otel.semconv import metrics as metric_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -41,11 +43,25 @@ def _lines(metric: Metric) -> Iterator[tuple[Text, Text]]:
             histograms.setdefault(call_outcome(attributes) or "", []).append(point)
     for what, number in numbers.items():
         yield _line(number, what)
+    if metric.name == metric_names.TOKEN_USAGE.name:
+        yield from _token_lines(point for points in histograms.values() for point in points)
+        return
     for outcome, points in histograms.items():
         count = sum(point.count for point in points)
         mean = sum(point.sum for point in points) / count
         unit = (metric.unit or "").replace("{attempt}", "attempts")
         yield _line(count, f"{outcome}, mean {mean:.2g} {unit}".removeprefix(", "))
+
+
+def _token_lines(points: Iterable[HistogramDataPoint]) -> Iterator[tuple[Text, Text]]:
+    """Yield the tokens, by their way and the key."""
+    sums: dict[str, float] = {}
+    for point in points:
+        attributes = point.attributes or {}
+        what = f"{attributes[gen_ai.TOKEN_TYPE]!s}, {_key(attributes)}"
+        sums[what] = sums.get(what, 0) + point.sum
+    for what, total in sums.items():
+        yield _line(int(total), what)
 
 
 def _line(number: float, what: str) -> tuple[Text, Text]:
@@ -54,5 +70,10 @@ def _line(number: float, what: str) -> tuple[Text, Text]:
 
 def _counted(attributes: Attributes) -> str:
     reason = attributes.get(names.RETRY_REASON)
-    first = f"after {reason}" if reason else error_name(attributes) or ""
+    # Only a rate limit has no error and no reason. It is a key's.
+    first = f"after {reason}" if reason else error_name(attributes) or _key(attributes)
     return ", ".join([first, *retry_faults(attributes)])
+
+
+def _key(attributes: Attributes) -> str:
+    return f"key {attributes.get(names.API_KEY_FINGERPRINT, 'unknown')!s}"

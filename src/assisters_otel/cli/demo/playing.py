@@ -14,7 +14,7 @@ from opentelemetry.trace import format_trace_id
 
 from assisters_otel import init
 from assisters_otel.cli.captured_log import captured_log
-from assisters_otel.cli.demo.scenes import SCENES, Scene
+from assisters_otel.cli.demo.scenes import SCENES, TENANT, Scene
 from assisters_otel.cli.span_text import call_outcome, error_name, stream_outcome
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import metrics as metric_names
@@ -104,6 +104,7 @@ def run_scenes(recording: Recording) -> DemoResult:
         init(
             # Without a port, so that the refused connection of a scene is watched as well.
             hosts=[api.host],
+            baggage=(TENANT,),
             tracer_provider=recording.tracer_provider,
             meter_provider=recording.meter_provider,
         ) as telemetry,

@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import httpx
 import openai
+from opentelemetry import baggage, context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from assisters_otel.testing import FakeApi
 
-_KEY: Final = "ask_demo"
+_KEY: Final = "ask_demo-key-of-the-shop"
+_OTHER_KEY: Final = "ask_demo-key-of-the-office"
 _HEADERS: Final = {"authorization": f"Bearer {_KEY}"}
 _CHAT_MODEL: Final = "assisters-chat-v1"
+TENANT: Final = "tenant"
+"""The baggage entry that tells whose request it is."""
+
 _PROXY_PAGE: Final = "<html><h1>502 Bad Gateway</h1></html>"
 _NO_REQUEST_ID: Final = {"x-request-id": None}
 
@@ -117,6 +122,27 @@ def _failing_streams(api: FakeApi) -> None:
         response.read()
 
 
+def _keys_and_tenants(api: FakeApi) -> None:
+    api.answers("ok", "api_key_revoked")
+    for key, tenant in ((_KEY, "acme"), (_OTHER_KEY, "globex")):
+        # A web app does this in a middleware, after authentication.
+        token = context.attach(baggage.set_baggage(TENANT, tenant))
+        try:
+            with (
+                openai.OpenAI(
+                    base_url=api.url,
+                    api_key=key,
+                    http_client=openai.DefaultHttpxClient(trust_env=False),
+                ) as client,
+                suppress(openai.AuthenticationError),
+            ):
+                client.chat.completions.create(
+                    model=_CHAT_MODEL, messages=[{"role": "user", "content": f"Hello {tenant}."}]
+                )
+        finally:
+            context.detach(token)
+
+
 SCENES: Final = (
     Scene(
         "openai retries by itself",
@@ -124,6 +150,13 @@ SCENES: Final = (
         ("rate_limit_exceeded", "model_overloaded", None),
         (0, 1, 2),
         ("recovered",),
+    ),
+    Scene(
+        "whose key, whose request, how many tokens",
+        _keys_and_tenants,
+        (None, "api_key_revoked"),
+        (0, 0),
+        ("ok", "failed"),
     ),
     Scene(
         "httpx, loops that try too hard",
