@@ -37,12 +37,12 @@ __all__ = ["nothing_planted_leaves", "pytest_configure"]  # pytest's, for all te
 LONG = {
     "backends", "bench", "compat", "fuzz", "load", "neutral", "runtimes", "test_aiohttp",
     "test_answers_understood", "test_app", "test_app_exceptions", "test_app_instrumentation",
-    "test_background_requests", "test_calls", "test_cases", "test_check_retries",
+    "test_background_requests", "test_blocks", "test_calls", "test_cases", "test_check_retries",
     "test_default_host", "test_demo", "test_doctor", "test_durations", "test_equal_requests",
     "test_examples", "test_export", "test_flush", "test_framing", "test_gen_ai",
     "test_global_providers", "test_http_span", "test_http_variables", "test_neutral",
     "test_neutral_sdks", "test_openai_versions", "test_planted_faults", "test_propagation",
-    "test_providers", "test_readme", "test_recorded", "test_recording", "test_requests",
+    "test_providers", "test_recorded", "test_recording", "test_requests",
     "test_resend", "test_resends", "test_secrets", "test_setups", "test_span_context",
     "test_streams", "test_taken", "test_telemetry", "test_variables", "test_watch",
 }  # fmt: skip

@@ -1,0 +1,172 @@
+"""The tables of the documentation say what the code says."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pending
+import pytest
+import tables
+import yaml
+from pages import DOCS, ROOT, name_of, rows
+from queries import rules
+
+import assisters_otel
+from assisters_otel.clients.aiohttp.adapter import Aiohttp
+from assisters_otel.clients.httpx.adapter import Httpx
+from assisters_otel.clients.requests.adapter import Requests
+from assisters_otel.explanation.explain import NOBODY, SIDES, Explanation
+from assisters_otel.semconv import environment
+from assisters_otel.testing import FakeApi
+from assisters_otel.testing.retry_policy import rules as retry_rules
+
+PAGE = {page.stem: page for page in DOCS}
+ALERTS = PAGE["alerts"]
+CONFIGURATION = PAGE["configuration"]
+
+
+def first_names(page, head):
+    """Return what stands in back-ticks in the first cells of a table."""
+    return [name for row in rows(page, head) for name in re.findall("`(.+?)`", row[0])]
+
+
+@pytest.mark.parametrize(
+    ("path", "head", "expected"), tables.tables(), ids=[one[1] for one in tables.tables()]
+)
+def test_a_reference_table_is_what_the_code_says(path, head, expected):
+    assert rows(path, head) == expected, "python tests/docs/tables.py writes it"
+
+
+def test_the_script_writes_rows_into_a_table_and_leaves_the_rest():
+    page = "# Spans\n\n| code | status |\n|---|---|\n| old | 1 |\n| older | 2 |\n\nText.\n"
+
+    changed = tables.written(page, "code", [["new", "3"]])
+
+    assert changed == "# Spans\n\n| code | status |\n|---|---|\n| new | 3 |\n\nText.\n"
+
+
+def test_every_alert_is_in_the_table_with_its_severity_and_has_a_heading():
+    expected = {rule["alert"]: rule["labels"]["severity"] for rule in rules("alert")}
+    listed = {re.findall("`(.+?)`", row[0])[0]: row[1] for row in rows_of_alerts(-1)}
+    headings = re.findall(r"^### (Assisters\w+)$", ALERTS.read_text("utf-8"), re.MULTILINE)
+
+    for alert in pending.ALERTS:
+        listed.pop(alert)
+        headings.remove(alert)
+    assert listed == expected
+    assert sorted(headings) == sorted(expected)
+
+
+def rows_of_alerts(number):
+    """Return the rows of one of the page's two tables of alerts: the first three, or all."""
+    text = ALERTS.read_text("utf-8").split("| alert | severity | fires when |\n")[number]
+    lines = text.splitlines()[1:]
+    return [line.strip("| ").split(" | ") for line in lines[: lines.index("")]]
+
+
+def test_the_first_three_alerts_are_the_same_on_both_pages():
+    expected = [row[0].replace("(#", "(docs/alerts.md#") for row in rows_of_alerts(1)]
+
+    assert len(expected) == 3
+    assert [row[0] for row in rows(ROOT / "README.md", "alert")] == expected
+    assert {row[0] for row in rows_of_alerts(1)} < {row[0] for row in rows_of_alerts(-1)}
+
+
+def test_what_holds_an_alert_back_is_what_alertmanager_says():
+    configuration = yaml.safe_load((ROOT / "collector-config" / "alertmanager.yaml").read_text())
+    expected: dict[str, set[str]] = {}
+    for one in configuration["inhibit_rules"]:
+        (source,), (target,) = one["source_matchers"], one["target_matchers"]
+        for name in re.findall(r"Assisters\w+", target):
+            expected.setdefault(name, set()).update(re.findall(r"Assisters\w+", source))
+    told = {}
+    for section in ALERTS.read_text("utf-8").split("\n### ")[1:]:
+        held = section.partition("Held back by ")[2].partition("\n\n")[0]
+        if held:
+            told[section.split()[0]] = set(re.findall(r"\[(Assisters\w+)\]", held))
+
+    assert told == expected
+
+
+@pytest.mark.parametrize("of", ["cancelled_share"])
+def test_a_threshold_that_a_page_names_is_there(of):
+    assert f"`{of}`" in ALERTS.read_text("utf-8")
+    assert {rule.get("labels", {}).get("of") for rule in rules("record")} >= {of}
+
+
+def test_the_table_of_rules_has_every_rule_of_check_retries():
+    assert first_names(PAGE["retries"], "rule") == list(retry_rules.NAMES)
+    assert {row[1] for row in rows(PAGE["retries"], "rule")} == {"error", "remark"}
+
+
+def test_every_argument_of_init_is_in_its_table():
+    told = set(first_names(CONFIGURATION, "argument of `init`"))
+
+    assert told - set(pending.ARGUMENTS) == set(inspect.signature(assisters_otel.init).parameters)
+
+
+def test_every_variable_of_the_library_is_on_the_page():
+    text = CONFIGURATION.read_text("utf-8")
+
+    for variable in pending.variables():
+        if variable.startswith("ASSISTERS_") or variable in {
+            environment.OTEL_DISABLED_INSTRUMENTATIONS,
+            environment.OTEL_SDK_DISABLED,
+        }:
+            assert variable in text, variable
+
+
+def test_every_variable_that_http_spans_follow_is_in_its_table():
+    written = set()
+    for name in first_names(CONFIGURATION, "variable"):
+        before, _, several = name.partition("{")
+        each, _, after = several.partition("}")
+        written |= {f"{before}{one}{after}" for one in each.split(",")}
+
+    clients = (Httpx, Requests, Aiohttp)
+    assert written == {
+        environment.OTEL_CAPTURE_ALL_METHODS,
+        environment.OTEL_CAPTURE_REQUEST_HEADERS,
+        environment.OTEL_CAPTURE_RESPONSE_HEADERS,
+        environment.OTEL_EXCLUDED_URLS,
+        environment.OTEL_KNOWN_METHODS,
+        environment.OTEL_SANITIZE_FIELDS,
+        *(environment.OTEL_EXCLUDED_URLS_OF.format(client.variable) for client in clients),
+    }
+
+
+def test_every_field_of_an_explanation_is_in_its_table():
+    (side,) = [row[1] for row in rows(PAGE["errors"], "field") if row[0] == "`side`"]
+
+    assert first_names(PAGE["errors"], "field") == list(Explanation._fields)
+    assert re.findall("`(.+?)`", side) == [one for one in SIDES if one != NOBODY]
+
+
+def test_every_argument_of_a_fake_answer_in_the_table_is_one():
+    told = {name.partition("=")[0] for name in first_names(PAGE["testing"], "argument")}
+
+    assert told < set(inspect.signature(FakeApi.answers).parameters)
+
+
+def test_every_extra_is_in_the_table_of_what_to_install():
+    told = set()
+    for row in rows(ROOT / "README.md", "you want"):
+        (of,) = re.findall(r"'\.\[(.+?)\]'", row[1])
+        told |= set(of.split(","))
+
+    assert told - set(pending.EXTRAS) == pending.extras() - {"requests", "aiohttp"}
+
+
+def test_every_example_is_in_the_table_of_examples():
+    page = ROOT / "examples" / "README.md"
+    linked = re.findall(r"\]\((\w+\.py)\)", page.read_text("utf-8"))
+
+    assert sorted(linked) == sorted(path.name for path in page.parent.glob("*.py"))
+
+
+@pytest.mark.parametrize("kind", pending.there())
+def test_what_is_there_is_not_pending(kind):
+    assert sorted(set(getattr(pending, kind)) & pending.there()[kind]) == [], name_of(
+        ROOT / "tests" / "docs" / "pending.py"
+    )
