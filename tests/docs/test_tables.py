@@ -96,8 +96,8 @@ def test_a_threshold_that_a_page_names_is_there(of):
 
 
 def test_the_table_of_rules_has_every_rule_of_check_retries():
-    assert first_names(PAGE["retries"], "rule") == list(retry_rules.NAMES)
-    assert {row[1] for row in rows(PAGE["retries"], "rule")} == {"error", "remark"}
+    assert first_names(PAGE["testing"], "rule") == list(retry_rules.NAMES)
+    assert {row[1] for row in rows(PAGE["testing"], "rule")} == {"error", "remark"}
 
 
 def test_every_argument_of_init_is_in_its_table():
