@@ -55,7 +55,7 @@ def failed(code="invalid_model", request=REQUEST, status=400):
 
 
 def test_a_line_has_the_code_the_endpoint_the_request_id_and_the_advice(log, caplog):
-    log.record(failed())
+    log.record_failure(failed())
 
     (record,) = caplog.records
     assert record.levelname == "WARNING"
@@ -67,7 +67,7 @@ def test_a_line_has_the_code_the_endpoint_the_request_id_and_the_advice(log, cap
 
 
 def test_a_line_without_an_envelope_has_the_status(log, caplog):
-    log.record(AttemptOutcome.of(REQUEST, 0.1, status=502))
+    log.record_failure(AttemptOutcome.of(REQUEST, 0.1, status=502))
 
     assert caplog.messages == [
         "Assisters API answered 502 on POST /v1/embeddings: a retry can help"
@@ -75,7 +75,7 @@ def test_a_line_without_an_envelope_has_the_status(log, caplog):
 
 
 def test_a_line_without_an_answer_has_the_exception(log, caplog):
-    log.record(AttemptOutcome.of(REQUEST, 0.1, exception="ReadTimeout", transient=True))
+    log.record_failure(AttemptOutcome.of(REQUEST, 0.1, exception="ReadTimeout", transient=True))
 
     assert caplog.messages == [
         "Assisters API gave no answer (ReadTimeout) on POST /v1/embeddings: a retry can help"
@@ -83,7 +83,8 @@ def test_a_line_without_an_answer_has_the_exception(log, caplog):
 
 
 def test_an_unknown_path_is_cleaned(log, caplog):
-    log.record(failed(request=REQUEST._replace(path="/ask_0123456789\nWARNING", template=None)))
+    unknown = REQUEST._replace(path="/ask_0123456789\nWARNING", template=None)
+    log.record_failure(failed(request=unknown))
 
     assert "on POST /REDACTED WARNING (request" in caplog.text
     assert "typed" not in caplog.text
@@ -91,8 +92,8 @@ def test_an_unknown_path_is_cleaned(log, caplog):
 
 def test_a_storm_is_summed_up(log, clock, caplog):
     for _ in range(100):
-        log.record(failed())
-    log.record(failed("internal_error"))
+        log.record_failure(failed())
+    log.record_failure(failed("internal_error"))
     assert [stands_for(record) for record in caplog.records] == [1] * MAX_SINGLE_LINES + [
         5,
         10,
@@ -106,14 +107,14 @@ def test_a_storm_is_summed_up(log, clock, caplog):
 
     clock.now += WINDOW_S
     caplog.clear()
-    log.record(failed())
+    log.record_failure(failed())
     assert caplog.messages[0] == ("Assisters API: 20 more met invalid_model on POST /v1/embeddings")
     assert [stands_for(record) for record in caplog.records] == [20, 1]
 
 
 def test_a_storm_of_ten_thousand_is_some_lines_that_stand_for_all_of_it(log, caplog):
     for _ in range(10_000):
-        log.record(failed())
+        log.record_failure(failed())
     log.sum_up()
 
     assert len(caplog.records) < 30
@@ -123,7 +124,7 @@ def test_a_storm_of_ten_thousand_is_some_lines_that_stand_for_all_of_it(log, cap
 def test_a_line_s_fields_are_for_machines(log, caplog):
     span = SpanContext(0xABC, 0xDEF, is_remote=False)
 
-    log.record(failed("rate_limit_exceeded", status=429), span, attempts=3)
+    log.record_failure(failed("rate_limit_exceeded", status=429), span, attempts=3)
 
     (record,) = caplog.records
     told = {name: value for name, value in vars(record).items() if name in FIELDS}
@@ -145,7 +146,7 @@ def test_a_line_s_fields_are_for_machines(log, caplog):
 
 def test_what_is_not_said_at_the_end_is_said_then(log, caplog):
     for _ in range(7):
-        log.record(failed())
+        log.record_failure(failed())
     caplog.clear()
 
     log.sum_up()
@@ -157,27 +158,27 @@ def test_what_is_not_said_at_the_end_is_said_then(log, caplog):
 def test_a_storm_of_ever_new_codes_and_paths_is_one_storm(log, caplog):
     for n in range(1000):
         path = REQUEST._replace(path=f"/v1/users/{n}", template=None)
-        log.record(failed(f"code_{n}", path))
+        log.record_failure(failed(f"code_{n}", path))
 
     assert len(caplog.records) < 30
 
 
 def test_a_storm_of_ever_new_types_is_one_storm(log, caplog):
     for n in range(100):
-        log.record(failed(None)._replace(envelope=Envelope(type=f"type_{n}")))
+        log.record_failure(failed(None)._replace(envelope=Envelope(type=f"type_{n}")))
 
     assert len(caplog.records) < 30
 
 
 def test_the_kinds_of_storms_are_bounded(log):
     for n in range(2000):
-        log.record(failed(None, REQUEST._replace(method=f"M{n}")))
+        log.record_failure(failed(None, REQUEST._replace(method=f"M{n}")))
         assert len(log._storms) <= 256
 
 
 def test_a_signal_handler_s_own_failure_is_logged_while_a_line_is_being_counted(log, caplog):
     with log._lock:  # as if the signal came just then
-        log.record(failed())
+        log.record_failure(failed())
 
     assert len(caplog.records) == 1
 
@@ -208,7 +209,7 @@ def test_a_json_formatter_and_opentelemetry_s_handler_have_the_fields(log, memor
         logger.addHandler(handler)
     try:
         with memory.tracer_provider.get_tracer("app").start_as_current_span("work") as span:
-            log.record(failed(), span.get_span_context())
+            log.record_failure(failed(), span.get_span_context())
     finally:
         for handler in handlers:
             logger.removeHandler(handler)

@@ -43,9 +43,9 @@ def failed(status=400, request=REQUEST, **fields):
 
 def test_twenty_undocumented_codes_are_labels_and_the_next_is_other(memory, metrics, caplog):
     for n in range(MAX_EXTRA_VALUES + 30):
-        metrics.record(failed(code=f"code_{n}"))
-    metrics.record(failed(code="code_3"))
-    metrics.record(failed(code="invalid_model"))
+        metrics.record_attempt(failed(code=f"code_{n}"))
+    metrics.record_attempt(failed(code="code_3"))
+    metrics.record_attempt(failed(code="invalid_model"))
 
     points = {
         point["error.code"]: point["value"] for point in memory.points(metric_names.ERRORS.name)
@@ -60,8 +60,8 @@ def test_twenty_undocumented_codes_are_labels_and_the_next_is_other(memory, metr
 
 def test_types_and_exceptions_are_closed_sets_too(memory, metrics):
     for n in range(100):
-        metrics.record(failed(type=f"type_{n}"))
-        metrics.record(AttemptOutcome.of(REQUEST, 0.1, exception=f"Error{n}"))
+        metrics.record_attempt(failed(type=f"type_{n}"))
+        metrics.record_attempt(AttemptOutcome.of(REQUEST, 0.1, exception=f"Error{n}"))
 
     types = {point["error.type"] for point in memory.points(metric_names.ERRORS.name)}
     assert len(types) == 2 * MAX_EXTRA_VALUES + 1
@@ -74,11 +74,11 @@ def call(model):
 
 
 OVERFLOWS = [
-    ("error.code", lambda to, n: to.record(failed(code=f"code_{n}")), "'code_20'"),
-    ("error.type", lambda to, n: to.record(failed(type=f"type_{n}")), "'type_20'"),
+    ("error.code", lambda to, n: to.record_attempt(failed(code=f"code_{n}")), "'code_20'"),
+    ("error.type", lambda to, n: to.record_attempt(failed(type=f"type_{n}")), "'type_20'"),
     (
         "error.type",
-        lambda to, n: to.record(AttemptOutcome.of(REQUEST, 0.1, exception=f"E{n}")),
+        lambda to, n: to.record_attempt(AttemptOutcome.of(REQUEST, 0.1, exception=f"E{n}")),
         "'E20'",
     ),
     ("gen_ai.request.model", lambda to, n: to.record_call(call(f"m-{n}"), Context()), "'m-50'"),
@@ -102,7 +102,7 @@ def test_a_label_that_has_overflowed_is_warned_of_once_by_its_name(
 
 
 def test_a_status_outside_http_is_other(memory, metrics):
-    metrics.record(failed(status=999))
+    metrics.record_attempt(failed(status=999))
 
     assert memory.point(metric_names.ERRORS.name)["error.type"] == "_OTHER"
 
@@ -110,7 +110,7 @@ def test_a_status_outside_http_is_other(memory, metrics):
 def test_a_closed_set_does_not_take_what_is_not_well_formed():
     closed = LabelValues("x", ["known"], re.compile("[a-z]+\\Z"))
 
-    assert [closed(v) for v in ("known", "new", "No", "n" * 9)] == [
+    assert [closed.bounded(v) for v in ("known", "new", "No", "n" * 9)] == [
         "known",
         "new",
         "_OTHER",
@@ -120,7 +120,7 @@ def test_a_closed_set_does_not_take_what_is_not_well_formed():
 
 def test_a_rate_limit_is_said_for_two_minutes_and_then_no_more(memory, metrics, clock):
     headers = {b"x-ratelimit-remaining-rpm": b"41"}
-    metrics.record(AttemptOutcome.of(REQUEST, 0.1, status=200, headers=headers))
+    metrics.record_attempt(AttemptOutcome.of(REQUEST, 0.1, status=200, headers=headers))
 
     clock.now += FRESH_S
     assert memory.point(REMAINING)["value"] == 41
@@ -131,11 +131,11 @@ def test_a_rate_limit_is_said_for_two_minutes_and_then_no_more(memory, metrics, 
 def test_who_records_later_in_one_provider_is_whom_its_gauges_ask(memory, clock):
     """The SDK keeps the callbacks that an instrument was made with first."""
     first = AttemptMetrics(memory.meter_provider, clock, lambda: None)
-    first.record(
+    first.record_attempt(
         AttemptOutcome.of(REQUEST, 0.1, status=200, headers={b"x-ratelimit-remaining-rpm": b"41"})
     )
     second = AttemptMetrics(memory.meter_provider, clock, lambda: None)
-    second.record(
+    second.record_attempt(
         AttemptOutcome.of(REQUEST, 0.1, status=200, headers={b"x-ratelimit-remaining-rpm": b"7"})
     )
 
@@ -147,8 +147,10 @@ def test_who_records_later_in_one_provider_is_whom_its_gauges_ask(memory, clock)
 
 def test_an_answer_without_limits_does_not_wipe_the_last_ones(memory, metrics):
     headers = {b"x-ratelimit-remaining-rpm": b"41"}
-    metrics.record(AttemptOutcome.of(REQUEST, 0.1, status=200, headers=headers))
-    metrics.record(AttemptOutcome.of(REQUEST, 0.1, status=502, headers={b"x-request-id": b"1"}))
+    metrics.record_attempt(AttemptOutcome.of(REQUEST, 0.1, status=200, headers=headers))
+    metrics.record_attempt(
+        AttemptOutcome.of(REQUEST, 0.1, status=502, headers={b"x-request-id": b"1"})
+    )
 
     assert memory.point(REMAINING)["value"] == 41
 
@@ -158,7 +160,7 @@ def test_a_limit_beyond_int64_is_not_said(memory, metrics):
         b"x-ratelimit-remaining-rpm": str(2**63).encode(),
         b"x-ratelimit-limit-rpm": b"7",
     }
-    metrics.record(AttemptOutcome.of(REQUEST, 0.1, status=200, headers=headers))
+    metrics.record_attempt(AttemptOutcome.of(REQUEST, 0.1, status=200, headers=headers))
 
     assert memory.points(REMAINING) == []
     assert memory.point("assisters.client.ratelimit.requests.limit")["value"] == 7
@@ -169,17 +171,17 @@ def test_limits_of_many_servers_are_bounded(memory, metrics, clock):
     for n in range(200):
         clock.now += 2
         request = REQUEST._replace(address=f"host-{n}")
-        metrics.record(AttemptOutcome.of(request, 0.1, status=200, headers=headers))
+        metrics.record_attempt(AttemptOutcome.of(request, 0.1, status=200, headers=headers))
 
     assert 0 < len(memory.points(REMAINING)) <= 64
     for n in range(200):
         request = REQUEST._replace(address=f"at-once-{n}")
-        metrics.record(AttemptOutcome.of(request, 0.1, status=200, headers=headers))
+        metrics.record_attempt(AttemptOutcome.of(request, 0.1, status=200, headers=headers))
     assert 0 < len(memory.points(REMAINING)) <= 64
 
 
 def test_port_443_is_not_said(memory, metrics):
-    metrics.record(AttemptOutcome.of(REQUEST, 0.1, status=200))
+    metrics.record_attempt(AttemptOutcome.of(REQUEST, 0.1, status=200))
 
     assert "server.port" not in memory.point(metric_names.REQUEST_DURATION.name)
 
@@ -193,7 +195,7 @@ def test_every_metric_is_as_names_describes_it(metrics, clock):
         b"x-ratelimit-limit-tpm": b"1",
         b"x-ratelimit-remaining-tpm": b"1",
     }
-    metrics.record(
+    metrics.record_attempt(
         AttemptOutcome.of(
             REQUEST._replace(port=8080),
             0.1,

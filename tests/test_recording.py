@@ -1581,7 +1581,7 @@ def test_in_a_child_nobody_sends_before_there_is_something_to_record_in(api, mem
     def renew():
         is_renewing.set()
         renewed.append(may_go_on.wait())
-        telemetry._instrumentation.record_in(other.meter_provider)
+        telemetry._instrumentation.use_meter_provider(other.meter_provider)
 
     client = httpx.Client()
     ask = partial(client.get, url_of(api, "models"))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
-    from assisters_otel.clients.adapter import Adapter
+    from assisters_otel.clients.adapter import ClientAdapter
 
 
 class Instrumentation:
@@ -57,19 +57,19 @@ class Instrumentation:
             tracer_provider,
             metrics.get_meter_provider() if meter_provider is None else meter_provider,
         )
-        http: tuple[Adapter, ...] = (
+        http: tuple[ClientAdapter, ...] = (
             *(
-                httpx_adapter.Httpx(module, self.recorder, tracer_provider)
+                httpx_adapter.HttpxAdapter(module, self.recorder, tracer_provider)
                 for module in httpx_adapter.MODULES
             ),
-            requests_adapter.Requests(self.recorder, tracer_provider),
-            aiohttp_adapter.Aiohttp(self.recorder, tracer_provider),
+            requests_adapter.RequestsAdapter(self.recorder, tracer_provider),
+            aiohttp_adapter.AiohttpAdapter(self.recorder, tracer_provider),
         )
         self._tracer_provider, self._meter_provider = tracer_provider, meter_provider
         self._adapters = {adapter.module: adapter for adapter in http}
         sdks = (
-            openai.OpenAI(self.recorder, HttpxRequestReader),
-            assisters.Assisters(self.recorder),
+            openai.OpenAIAdapter(self.recorder, HttpxRequestReader),
+            assisters.AssistersAdapter(self.recorder),
         )
         adapters: tuple[Any, ...] = (*self._adapters.values(), *sdks)
         targets = tuple(target for adapter in adapters for target in adapter.targets())
@@ -94,9 +94,9 @@ class Instrumentation:
     def start(self) -> None:
         """Patch the imported clients, and each other one at its import. It may follow a `stop`."""
         self.recorder.watch(self.config)
-        self._patches.put_in()
-        self._retries.put_in()
-        self._runtimes.put_in()
+        self._patches.apply()
+        self._retries.apply()
+        self._runtimes.apply()
         process.PROCESS.start(self)
 
     def watch(self, config: configs.Config) -> None:
@@ -107,9 +107,9 @@ class Instrumentation:
     def stop(self) -> None:
         """Restore the very same functions, and end what is open."""
         process.PROCESS.stop(self)
-        self._runtimes.take_out()
-        self._patches.take_out()
-        self._retries.take_out()
+        self._runtimes.undo()
+        self._patches.undo()
+        self._retries.undo()
         self.recorder.stop()
 
     def flush(self, timeout_s: float, *, at_exit: bool = False) -> bool:
@@ -147,9 +147,9 @@ class Instrumentation:
         """
         self.recorder.forked(before_next)
 
-    def record_in(self, meter_provider: MeterProvider) -> None:
+    def use_meter_provider(self, meter_provider: MeterProvider) -> None:
         """Record in another provider from now on, in a forked child."""
-        self.recorder.sinks.record_in(meter_provider)
+        self.recorder.sinks.use_meter_provider(meter_provider)
 
     def clients(self) -> tuple[Client, ...]:
         """Return the clients that are patched, and those that will be at their import."""
@@ -165,7 +165,7 @@ class Instrumentation:
         adapter = self._adapters.get(module)
         if adapter is None:
             return None
-        if adapter.theirs_is_on():
+        if adapter.app_instrumentation_is_on():
             return "the application"
         return names.SCOPE if adapter.makes_spans() else None
 

@@ -99,7 +99,7 @@ def init(  # noqa: PLR0913 - the contract's signature
         first = cast("Telemetry | None", process.PROCESS.current)
         if first is not None and first.is_recording:
             return first
-        if first is not None and first.is_over():
+        if first is not None and first.was_uninstrumented():
             first.shutdown()  # the app has called `uninstrument`
             first = None
         if first is None:

@@ -85,7 +85,7 @@ class Telemetry:
         self.suspended: Telemetry | None = None
         self._workers = workers.DaemonWorkers(len(providers.flushes(reused)))
 
-    def is_over(self) -> bool:
+    def was_uninstrumented(self) -> bool:
         """Return True if the app has taken out the patches of `init`, by `uninstrument`."""
         on = self._instrumentation
         return on is not None and AssistersInstrumentor().active is not on
@@ -98,7 +98,7 @@ class Telemetry:
         destinations = tuple(f"the application's {type(p).__name__}" for p in self._reused)
         if self._exports is not None:
             destinations += self._exports.destinations
-        is_active = process.PROCESS.current is self and not self.is_over()
+        is_active = process.PROCESS.current is self and not self.was_uninstrumented()
         return Status(
             active=is_active,
             clients=on.clients() if is_active else (),
@@ -191,7 +191,7 @@ class Telemetry:
 
     @fail_safe
     def _uninstrument(self) -> None:
-        if self._instrumentation is not None and not self.is_over():
+        if self._instrumentation is not None and not self.was_uninstrumented():
             AssistersInstrumentor().uninstrument()
 
     @fail_safe
@@ -215,7 +215,7 @@ class Telemetry:
     def _renew_metrics(self) -> None:
         if self._exports is not None and self._instrumentation is not None:
             with corrections.corrected():
-                self._instrumentation.record_in(self._exports.renew_after_fork())
+                self._instrumentation.use_meter_provider(self._exports.renew_after_fork())
 
     def __repr__(self) -> str:
         told = self.status()

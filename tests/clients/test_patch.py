@@ -54,29 +54,29 @@ def wrap(owner):
 def test_ours_lies_innermost_whoever_came_first(owner):
     wrap(owner)
     wrap(owner)
-    patching.put_in(owner, "method", ours, ON)
+    patching.wrap_innermost(owner, "method", ours, ON)
     wrap(owner)
 
     assert owner().method() == ["layer", "layer", "layer", "ours", "method"]
 
 
 def test_ours_is_put_in_once(owner):
-    patching.put_in(owner, "method", ours, ON)
-    patching.put_in(owner, "method", ours, ON)
+    patching.wrap_innermost(owner, "method", ours, ON)
+    patching.wrap_innermost(owner, "method", ours, ON)
 
     assert owner().method() == ["ours", "method"]
 
 
 def test_ours_looks_like_what_it_stands_for(owner):
     before = inspect.signature(owner.method), owner.method.__qualname__
-    patching.put_in(owner, "method", ours, ON)
+    patching.wrap_innermost(owner, "method", ours, ON)
 
     assert inspect.isfunction(vars(owner)["method"])
     assert (inspect.signature(owner.method), owner.method.__qualname__) == before
 
 
 def test_somebody_s_copy_of_our_attributes_is_not_ours(owner):
-    patching.put_in(owner, "method", ours, ON)
+    patching.wrap_innermost(owner, "method", ours, ON)
     inner = vars(owner)["method"]
 
     @functools.wraps(inner)
@@ -84,7 +84,7 @@ def test_somebody_s_copy_of_our_attributes_is_not_ours(owner):
         return ["theirs", *inner(self)]
 
     owner.method = theirs
-    patching.take_out(owner, "method")
+    patching.unwrap(owner, "method")
 
     assert owner().method() == ["theirs", "ours", "method"]
 
@@ -95,28 +95,28 @@ def test_ours_is_put_below_a_layer_that_was_left_bound(owner):
     wrap(owner)
     wrap(owner)
     unwrap(owner, "method")
-    patching.put_in(owner, "method", ours, ON)
+    patching.wrap_innermost(owner, "method", ours, ON)
     assert owner().method() == ["layer", "ours", "method"]
-    patching.take_out(owner, "method")
+    patching.unwrap(owner, "method")
     assert owner().method() == ["layer", "method"]
 
 
 def test_one_that_hung_on_beyond_its_end_is_replaced(owner):
     before = vars(owner)["method"]
-    patching.put_in(owner, "method", ours, ENDED)
-    patching.put_in(owner, "method", ours, ON)
+    patching.wrap_innermost(owner, "method", ours, ENDED)
+    patching.wrap_innermost(owner, "method", ours, ON)
 
     assert owner().method() == ["ours", "method"]
-    patching.take_out(owner, "method")
+    patching.unwrap(owner, "method")
     assert vars(owner)["method"] is before
 
 
 def test_ours_is_taken_out_from_below_others(owner):
     before = vars(owner)["method"]
-    patching.put_in(owner, "method", ours, ON)
+    patching.wrap_innermost(owner, "method", ours, ON)
     wrap(owner)
     wrap(owner)
-    patching.take_out(owner, "method")
+    patching.unwrap(owner, "method")
 
     assert owner().method() == ["layer", "layer", "method"]
     assert vars(owner)["method"].__wrapped__.__wrapped__ is before
@@ -125,7 +125,7 @@ def test_ours_is_taken_out_from_below_others(owner):
 def test_taking_out_what_is_not_in_changes_nothing(owner):
     wrap(owner)
     before = vars(owner)["method"]
-    patching.take_out(owner, "method")
+    patching.unwrap(owner, "method")
 
     assert vars(owner)["method"] is before
 
@@ -135,12 +135,12 @@ def test_ours_is_taken_out_after_somebody_unwrapped_theirs(owner):
 
     before = vars(owner)["method"]
     wrap(owner)
-    patching.put_in(owner, "method", ours, ON)
+    patching.wrap_innermost(owner, "method", ours, ON)
     unwrap(owner, "method")
     assert owner().method() == ["ours", "method"]
-    patching.put_in(owner, "method", ours, ON)
+    patching.wrap_innermost(owner, "method", ours, ON)
     assert owner().method() == ["ours", "method"]
-    patching.take_out(owner, "method")
+    patching.unwrap(owner, "method")
 
     assert vars(owner)["method"] is before
 
@@ -289,10 +289,10 @@ def test_a_module_is_patched_again_and_again(module):
 
     for _ in range(3):
         installed = patches(module)
-        installed.put_in()
+        installed.apply()
         assert module.Client().send() == ["ours", "send"]
         assert installed.patched == {module.__name__: "unknown"}
-        installed.take_out()
+        installed.undo()
         assert vars(module.Client)["send"] is first
 
     assert module.__name__ not in import_hooks.imports._waiting
@@ -300,7 +300,7 @@ def test_a_module_is_patched_again_and_again(module):
 
 def test_patches_may_be_taken_out_while_another_thread_puts_some_in(module):
     another = patches(types.SimpleNamespace(__name__="assisters_otel_test_another"))
-    thread = threading.Thread(target=another.put_in)
+    thread = threading.Thread(target=another.apply)
 
     class Slow(patching.Patches):
         """Asked whether it is the one that is taken out, it lets another thread go first."""
@@ -316,23 +316,23 @@ def test_patches_may_be_taken_out_while_another_thread_puts_some_in(module):
     target = patching.Target(module.__name__, "Client.send", ours)
     slow = Slow((target,))
     installed = patches(module)
-    slow.put_in()
-    installed.put_in()
+    slow.apply()
+    installed.apply()
 
-    installed.take_out()
+    installed.undo()
 
     thread.join()
     assert import_hooks.imports._waiting[module.__name__] == [slow]
     assert import_hooks.imports._waiting["assisters_otel_test_another"] == [another]
-    slow.take_out()
-    another.take_out()
+    slow.undo()
+    another.undo()
 
 
 def test_a_client_of_another_shape_does_not_break_its_import(module):
     del module.Client.send
     installed = patches(module)
-    installed.put_in()
-    installed.take_out()
+    installed.apply()
+    installed.undo()
 
     assert own_errors.last_failure == "KeyError: 'send'"
 

@@ -13,9 +13,9 @@ from pages import DOCS, ROOT, name_of, rows
 from queries import rules
 
 import assisters_otel
-from assisters_otel.clients.aiohttp.adapter import Aiohttp
-from assisters_otel.clients.httpx.adapter import Httpx
-from assisters_otel.clients.requests.adapter import Requests
+from assisters_otel.clients.aiohttp.adapter import AiohttpAdapter
+from assisters_otel.clients.httpx.adapter import HttpxAdapter
+from assisters_otel.clients.requests.adapter import RequestsAdapter
 from assisters_otel.explanation.explain import NOBODY, SIDES, Explanation
 from assisters_otel.semconv import environment
 from assisters_otel.testing import FakeApi
@@ -124,7 +124,7 @@ def test_every_variable_that_http_spans_follow_is_in_its_table():
         each, _, after = several.partition("}")
         written |= {f"{before}{one}{after}" for one in each.split(",")}
 
-    clients = (Httpx, Requests, Aiohttp)
+    clients = (HttpxAdapter, RequestsAdapter, AiohttpAdapter)
     assert written == {
         environment.OTEL_CAPTURE_ALL_METHODS,
         environment.OTEL_CAPTURE_REQUEST_HEADERS,

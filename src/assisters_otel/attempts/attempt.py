@@ -97,8 +97,8 @@ class Attempt:
 
     __slots__ = (
         "__weakref__",
-        "_around",
         "_origin",
+        "_parent_span",
         "call",
         "duration_s",
         "has_company",
@@ -124,7 +124,7 @@ class Attempt:
         request: ApiRequest,
         reader: RequestReader,
         span: Span | None,
-        around: Span | SpanContext | None,
+        parent_span: Span | SpanContext | None,
         call: Call | None,
         *,
         is_own: bool = False,
@@ -135,7 +135,7 @@ class Attempt:
             request: The request that is about to be sent.
             reader: The reader of the client's own request object.
             span: The attempt's client span, or None.
-            around: The span that was current before that one, if it is known.
+            parent_span: The span that was current before that one, if it is known.
             call: The call of an SDK that it belongs to, or None.
             is_own: True if the span is the library's.
         """
@@ -156,7 +156,7 @@ class Attempt:
         self.is_bare = False
         self.has_company = False
         self.unit = control_flow.units.current()
-        self._around = around
+        self._parent_span = parent_span
         self._origin: Origin | None = None
 
     @property
@@ -170,7 +170,7 @@ class Attempt:
         Another task or thread may read the body, or the garbage collector may end the attempt.
         """
         if self._origin is None:
-            owner = control_flow.owner()
+            owner = control_flow.current_task_or_thread()
             self._origin = Origin(weakref.ref(owner), id(owner), self._parent(), self.unit)
         return self._origin
 
@@ -186,15 +186,15 @@ class Attempt:
 
     def _parent(self) -> SpanContext | None:
         """Return the context of the span under which the attempt or its call was made, or None."""
-        around = self._around
-        if around is None:
+        above = self._parent_span
+        if above is None:
             if self.span is not None:
                 parent: SpanContext | None = getattr(self.span, "parent", None)
                 return parent
-            around = trace.get_current_span()
+            above = trace.get_current_span()
             # The app's HTTP span is current and sampled out. It does not say what its parent is.
             injected = self.reader.header("traceparent") or ""
-            if trace.format_span_id(around.get_span_context().span_id) in injected:
+            if trace.format_span_id(above.get_span_context().span_id) in injected:
                 return None
-        context = around.get_span_context() if isinstance(around, trace.Span) else around
+        context = above.get_span_context() if isinstance(above, trace.Span) else above
         return context if context.is_valid else None

@@ -3,7 +3,7 @@
 How it works.
 
 * The adapter of an SDK enters the call's scope around the SDK's own method. `current_call` returns
-  the call in this scope, and the recorder makes the attempts there its own, if `takes` agrees.
+  the call in this scope, and the recorder makes the attempts there its own, if `includes` agrees.
 * The call ends when the SDK raises, or when it returns. If the SDK returns with an open body, the
   call ends with that body.
 
@@ -96,7 +96,7 @@ class Call:
         asked: The arguments of the call.
         span: The span of the call, the library's or a GenAI instrumentation's.
         is_ours: True if the span is the library's.
-        around: The span under which the call was made; not valid without one.
+        parent_span: The span under which the call was made; not valid without one.
         context: The context that is current while the call sends.
         chain: The attempts of the call.
         last: The outcome of the last attempt, or None.
@@ -112,12 +112,12 @@ class Call:
         "_once",
         "_tokens",
         "_watcher",
-        "around",
         "asked",
         "chain",
         "context",
         "is_ours",
         "last",
+        "parent_span",
         "span",
         "started_s",
     )
@@ -126,7 +126,7 @@ class Call:
         self,
         asked: CallRequest,
         span: Span,
-        around: SpanContext,
+        parent_span: SpanContext,
         watcher: Watcher,
         *,
         is_ours: bool,
@@ -136,14 +136,14 @@ class Call:
         Args:
             asked: The arguments of the call.
             span: The span of the call.
-            around: The span under which the call was made; not valid without one.
+            parent_span: The span under which the call was made; not valid without one.
             watcher: The receiver of its reports.
             is_ours: True if the span is the library's, which is made current and ended.
         """
         self.asked = asked
         self.span = span
         self.is_ours = is_ours
-        self.around = around
+        self.parent_span = parent_span
         made = span.get_span_context()
         self.chain = RetryChain(made if made.is_valid else None)
         self.last: AttemptOutcome | None = None
@@ -159,12 +159,12 @@ class Call:
         self.started_s = time.perf_counter()
 
     @fail_safe
-    def enter(self) -> None:
+    def attach(self) -> None:
         """Enter the call's scope, in which it sends."""
         self._tokens = context.attach(self.context), _scope.set(self)
 
     @fail_safe
-    def leave(self, error: BaseException | None = None) -> None:
+    def detach(self, error: BaseException | None = None) -> None:
         """Leave the call's scope, in the task that entered it.
 
         Args:
@@ -172,7 +172,7 @@ class Call:
         """
         self._is_open = False
         tokens, self._tokens = self._tokens, None
-        if tokens is None:  # `enter` failed
+        if tokens is None:  # `attach` failed
             return
         with suppress(ValueError):  # it was entered in another context
             _scope.reset(tokens[1])
@@ -187,12 +187,12 @@ class Call:
         self._built_request = message
 
     @fail_safe
-    def takes(self, request: ApiRequest, message: RequestReader) -> bool:
+    def includes(self, request: ApiRequest, message: RequestReader) -> bool:
         """Return True if a request that is about to be sent is one of the call's attempts.
 
         A hook, or a task that was started meanwhile, may send something else to the same endpoint.
         """
-        if self.chain.follows(message):
+        if self.chain.is_redirect_to(message):
             return True
         own = self.asked.request
         if request.method != own.method or request.template != own.template:

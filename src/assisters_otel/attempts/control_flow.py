@@ -109,7 +109,7 @@ units: Final = Units()
 """The units of this process."""
 
 
-def owner() -> object:
+def current_task_or_thread() -> object:
     """Return the running task, else the running thread."""
     if asyncio._get_running_loop() is not None:  # noqa: SLF001 - exported; `get_running_loop` raises without a loop
         task = asyncio.current_task()
@@ -127,7 +127,7 @@ def _always() -> bool:
     return True
 
 
-def is_over(task: object) -> bool:
+def has_ended(task: object) -> bool:
     """Return True if a task or thread has ended, or is a pool's thread that waits for work."""
     if task is None:
         return True

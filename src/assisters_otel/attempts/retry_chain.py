@@ -76,16 +76,16 @@ class RetryChain:
         number: The number of the last attempt as a resend.
         retries: The number of retries among the attempts.
         wait_s: The seconds between attempts and their retries, in all.
-        before: The record of the last attempt if it failed, or None.
+        last_failed: The record of the last attempt if it failed, or None.
         hop: The redirect that the last attempt was answered with, or None.
         keys: The keys under which the last attempt is remembered, if it failed.
     """
 
     __slots__ = (
-        "before",
         "call",
         "hop",
         "keys",
+        "last_failed",
         "number",
         "resend_of",
         "retries",
@@ -105,10 +105,10 @@ class RetryChain:
         self.number = 0
         self.retries = 0
         self.wait_s = 0.0
-        self.before: FailedAttempt | None = None
+        self.last_failed: FailedAttempt | None = None
         self.hop: PendingRedirect | None = None
         self.keys: tuple[Key, ...] = ()
 
-    def follows(self, message: RequestReader) -> bool:
+    def is_redirect_to(self, message: RequestReader) -> bool:
         """Return True if a request goes where the last answer has redirected this call."""
         return self.hop is not None and self.hop.url == hash(message.url())

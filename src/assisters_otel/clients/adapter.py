@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from assisters_otel.recording.recorder import Recorder
 
 
-class Adapter(ABC):
+class ClientAdapter(ABC):
     """An HTTP client's adapter.
 
     Attributes:
@@ -70,7 +70,7 @@ class Adapter(ABC):
         """Return True if the library makes an HTTP span for attempts of which the app has none."""
         return not self._spans.is_off
 
-    def theirs_is_on(self) -> bool:
+    def app_instrumentation_is_on(self) -> bool:
         """Return True if the app has switched on OpenTelemetry's instrumentation of the client."""
         instrumentor = getattr(sys.modules.get(self.scope), self.instrumentor, None)
         return instrumentor is not None and instrumentor().is_instrumented_by_opentelemetry

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from assisters_otel.clients.patching import Target, unbound
-from assisters_otel.clients.sdk_call import in_call
+from assisters_otel.clients.patching import Target, as_function
+from assisters_otel.clients.sdk_call import wrap_call
 from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class _FirstStepInCall:
         call, self._call = self._call, None
         if call is None:
             return next(self._chunks)
-        call.enter()
+        call.attach()
         try:
             chunk = next(self._chunks)
             call.returned()
@@ -56,11 +56,11 @@ class _FirstStepInCall:
             call.raised(error)
             raise
         finally:
-            call.leave()
+            call.detach()
         return chunk
 
 
-class Assisters:
+class AssistersAdapter:
     """The adapter."""
 
     module = MODULE
@@ -82,10 +82,10 @@ class Assisters:
         )
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        return in_call(original, self._begin)
+        return wrap_call(original, self._begin)
 
     def _wrap_stream(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        wrapped = unbound(original)
+        wrapped = as_function(original)
 
         def stream(client: Any, *args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
             chunks = wrapped(client, *args, **kwargs)

@@ -36,12 +36,12 @@ def find_base(thing: object, name: str, otherwise: Any) -> Any:
 
 
 def is_of(kind: type, module: str, name: str) -> bool:
-    """Return True if *kind* is that class itself, and no subclass that `named_as` has renamed."""
+    """Return True if *kind* is that class itself, and no subclass that `take_identity` renamed."""
     is_named = kind.__module__ == module and kind.__qualname__ == name
     return is_named and kind.__base__ is not None and kind.__base__.__qualname__ != name
 
 
-def named_as(base: type, ours: type) -> type:
+def take_identity(base: type, ours: type) -> type:
     """Return *ours* with the name of *base*, so that an app that prints it sees no change."""
     ours.__module__, ours.__qualname__ = base.__module__, base.__qualname__
     return ours

@@ -185,9 +185,9 @@ class Exchange:
         span = self.app_span if own is None else own.span
         if own is not None and not own.span.is_recording():
             span = None
-        around = None if own is None else own.around
+        parent_span = None if own is None else own.parent_span
         self.attempt = self._recorder.start(
-            self._request, self._reader, span, around, is_own=own is not None
+            self._request, self._reader, span, parent_span, is_own=own is not None
         )
 
     def answered(

@@ -63,13 +63,13 @@ class OwnSpan(NamedTuple):
 
     Attributes:
         span: The span. It may be sampled out.
-        around: The span that was current before it.
+        parent_span: The span that was current before it.
         headers: The headers that the propagator adds to the request.
         suppresses_others: True if no other HTTP instrumentation makes spans inside it.
     """
 
     span: Span
-    around: Span
+    parent_span: Span
     headers: dict[str, str]
     suppresses_others: bool
 
@@ -143,10 +143,10 @@ class HttpSpans:
         name = "HTTP" if method == names.OTHER else method  # Source: the conventions
         if request.template is not None:
             name = f"{name} {request.template}"
-        around = trace.get_current_span()
+        parent_span = trace.get_current_span()
         span = self._tracer.start_span(name, None, SpanKind.CLIENT, attributes)
         try:
-            return OwnSpan(span, around, _propagated(span), self._suppresses_others)
+            return OwnSpan(span, parent_span, _propagated(span), self._suppresses_others)
         except BaseException:  # a foreign exception, which `fail_safe` lets pass
             span.end()
             raise

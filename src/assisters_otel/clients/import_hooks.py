@@ -32,10 +32,11 @@ class Listener(Protocol):
         """Handle the import of *module* as *name*. A later import of it is reported as well."""
 
 
-class _Imports(MetaPathFinder):
+class ImportHooks(MetaPathFinder):
     """The finder, with the listeners that wait."""
 
     def __init__(self) -> None:
+        """Wait for no module yet."""
         self._lock = threading.RLock()
         self._waiting: dict[str, list[Listener]] = {}
         self._finding: set[tuple[str, int]] = set()
@@ -47,6 +48,7 @@ class _Imports(MetaPathFinder):
         self._finding = set()
 
     def watch(self, name: str, listener: Listener) -> None:
+        """Report the module *name* to *listener*: now if it is imported, and at each import."""
         with self._lock:
             self._waiting.setdefault(name, []).append(listener)
             if self not in sys.meta_path:
@@ -59,6 +61,7 @@ class _Imports(MetaPathFinder):
 
     @fail_safe
     def forget(self, listener: Listener) -> None:
+        """Report nothing to *listener* any more."""
         with self._lock:
             for name, waiting in list(self._waiting.items()):
                 if listener in waiting:
@@ -68,7 +71,8 @@ class _Imports(MetaPathFinder):
             if not self._waiting and self in sys.meta_path:
                 sys.meta_path.remove(self)
 
-    def tell(self, name: str, module: ModuleType) -> None:
+    def report(self, name: str, module: ModuleType) -> None:
+        """Report to each listener that *module* has been imported as *name*."""
         for listener in list(self._waiting.get(name, ())):
             listener.imported(module, name)
 
@@ -109,8 +113,8 @@ class _Loader(wrapt.ObjectProxy):  # type: ignore[type-arg,unused-ignore] # in n
         if getattr(spec, "loader", None) is self:
             spec.loader = loader
         loader.exec_module(module)
-        imports.tell(module.__name__, module)
+        imports.report(module.__name__, module)
 
 
-imports: Final = _Imports()
+imports: Final = ImportHooks()
 """The finder of this process."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from assisters_otel.attempts.call import current_call
-from assisters_otel.clients.patching import Target, unbound
-from assisters_otel.clients.sdk_call import in_call
+from assisters_otel.clients.patching import Target, as_function
+from assisters_otel.clients.sdk_call import wrap_call
 from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MODULE: Final = "openai"
 
 
-class OpenAI:
+class OpenAIAdapter:
     """The adapter."""
 
     module = MODULE
@@ -55,16 +55,16 @@ class OpenAI:
         )
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        return in_call(original, self._begin)
+        return wrap_call(original, self._begin)
 
     def _wrap_async(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        wrapped = unbound(original)
+        wrapped = as_function(original)
 
         async def request(client: Any, *args: Any, **kwargs: Any) -> Any:
             call = self._begin(client, args, kwargs)
             if call is None:
                 return await wrapped(client, *args, **kwargs)
-            call.enter()
+            call.attach()
             raised = None
             try:
                 result = await wrapped(client, *args, **kwargs)
@@ -74,14 +74,14 @@ class OpenAI:
                 call.raised(error)
                 raise
             finally:
-                call.leave(raised)
+                call.detach(raised)
                 del raised  # its traceback refers to this frame
             return result
 
         return request
 
     def _wrap_build(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        wrapped = unbound(original)
+        wrapped = as_function(original)
 
         def build_request(client: Any, *args: Any, **kwargs: Any) -> Any:
             request = wrapped(client, *args, **kwargs)

@@ -5,13 +5,13 @@ Rules.
 * The library's function is innermost: below each layer that another library has put around the
   method, or will put there. Then the order of set-up does not matter, and the app's HTTP span is
   open and current in the function.
-* `Patches.take_out` restores the very same functions, and leaves the layers of others in place.
+* `Patches.undo` restores the very same functions, and leaves the layers of others in place.
 * A method has at most one of the library's functions.
 * Nothing is imported. `import_hooks` reports the import of a client, now or later.
 
 How it works. A method in a class is the end of a chain of layers. A layer is a wrapper of wrapt, or
 a function of OpenTelemetry's instrumentation, which holds the wrapped function in a cell of its
-closure. `_layers` walks the chain, and `_replace_innermost` replaces what the innermost layer
+closure. `_wrapt_layers` walks the chain, and `_replace_innermost` replaces what the innermost layer
 holds. Without a layer it replaces the attribute of the class. A layer may also hold a *bound*
 method, on one client or one transport: `rebinding` finds those by the garbage collector.
 
@@ -77,7 +77,7 @@ _patches_by_function: Final[weakref.WeakKeyDictionary[Callable[..., Any], Patche
 )
 
 
-def _layers(owner: type, name: str) -> list[Any]:
+def _wrapt_layers(owner: type, name: str) -> list[Any]:
     """Return the layers around a method, the outermost first. Below the last is a function.
 
     A layer is a wrapper of wrapt, or a function of OpenTelemetry's instrumentation.
@@ -109,7 +109,7 @@ def _closure_cell(function: Any) -> CellType | None:
     return next(cells, None)
 
 
-def put_in(
+def wrap_innermost(
     owner: type,
     name: str,
     wrap: Callable[[Callable[..., Any]], Callable[..., Any]],
@@ -129,7 +129,7 @@ def put_in(
     """
     if name not in vars(owner) and hasattr(owner, name):
         return
-    layers = _layers(owner, name)
+    layers = _wrapt_layers(owner, name)
     inner = _innermost(layers, owner, name)
     before = _patches_of(inner)
     if before is not None:
@@ -145,11 +145,11 @@ def put_in(
 
 
 @fail_safe
-def take_out(owner: type, name: str) -> None:
+def unwrap(owner: type, name: str) -> None:
     """Remove the library's function from a method. The layers of others stay."""
     if name not in vars(owner):
         return
-    layers = _layers(owner, name)
+    layers = _wrapt_layers(owner, name)
     inner = _innermost(layers, owner, name)
     if _patches_of(inner) is not None:
         is_held = sys.getrefcount(inner) > OWN_REFERENCES
@@ -178,7 +178,7 @@ def _replace_innermost(
         setattr(owner, name, function)
 
 
-def unbound(original: Any) -> Callable[..., Any]:
+def as_function(original: Any) -> Callable[..., Any]:
     """Return what stands in a class as a function whose first argument is the instance.
 
     A mock takes no instance. A descriptor is bound to the instance first.
@@ -223,7 +223,7 @@ class Patches:
         # Weak references: the app decides how long the classes of an earlier import live.
         self._owners: list[tuple[weakref.ref[type], str]] = []
 
-    def put_in(self) -> None:
+    def apply(self) -> None:
         """Wrap the modules that are imported, and each other one at its import."""
         for module in self.modules():
             imports.watch(module, self)
@@ -233,22 +233,22 @@ class Patches:
         return tuple(dict.fromkeys(target.module for target in self._targets))
 
     @fail_safe
-    def take_out(self) -> None:
+    def undo(self) -> None:
         """Restore the very same functions, and wait for no import any more."""
         imports.forget(self)
         owners, self._owners = self._owners, []
         for reference, name in owners:
             owner = reference()
             if owner is not None:
-                take_out(owner, name)
+                unwrap(owner, name)
         self.patched.clear()
 
     def imported(self, module: ModuleType, name: str) -> None:
         """Wrap the targets in *module*, which has just been imported as *name*."""
-        self._put_in(module, name)
+        self._apply(module, name)
 
     @fail_safe
-    def _put_in(self, module: ModuleType, name: str) -> None:
+    def _apply(self, module: ModuleType, name: str) -> None:
         self.patched[name] = str(getattr(module, "__version__", "unknown"))
         for target in self._targets:
             if target.module == name:
@@ -258,7 +258,7 @@ class Patches:
                     owner = next(definers, object)
                     if owner is object:
                         continue
-                put_in(owner, attribute, target.wrap, self)
+                wrap_innermost(owner, attribute, target.wrap, self)
                 if not any(known() is owner and of == attribute for known, of in self._owners):
                     self._owners.append((weakref.ref(owner), attribute))
 

@@ -36,7 +36,7 @@ def find_foreign(error: BaseException, handled: BaseException | None) -> BaseExc
 
 
 @fail_safe
-def cut(error: Exception, handled: BaseException | None) -> None:
+def drop_handled_context(error: Exception, handled: BaseException | None) -> None:
     """Remove *handled*, which was being handled when reading ahead started, from the context."""
     for one in _context_chain(error):
         if one.__context__ is handled:

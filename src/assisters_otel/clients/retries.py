@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.attempts import control_flow
-from assisters_otel.clients.patching import Target, unbound
+from assisters_otel.clients.patching import Target, as_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 def _in_one_send(original: Callable[..., Any]) -> Callable[..., Any]:
-    send = unbound(original)
+    send = as_function(original)
 
     def sent(sender: Any, *args: Any, **kwargs: Any) -> Any:
         with control_flow.one_send():
@@ -26,7 +26,7 @@ def _in_one_send(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _in_one_send_async(original: Callable[..., Any]) -> Callable[..., Any]:
-    send = unbound(original)
+    send = as_function(original)
 
     async def sent(sender: Any, *args: Any, **kwargs: Any) -> Any:
         with control_flow.one_send():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from assisters_otel.clients.patching import unbound
+from assisters_otel.clients.patching import as_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from assisters_otel.attempts.call import Call
 
 
-def in_call(
+def wrap_call(
     original: Callable[..., Any], begin: Callable[[Any, Any, Any], Call | None]
 ) -> Callable[..., Any]:
     """Wrap a method that returns when its call has been answered, or raises when it has failed.
@@ -25,13 +25,13 @@ def in_call(
         begin: A function that gets the client, the arguments and the keyword arguments. It returns
             the call, or None if the call is not watched.
     """
-    wrapped = unbound(original)
+    wrapped = as_function(original)
 
     def request(client: Any, *args: Any, **kwargs: Any) -> Any:
         call = begin(client, args, kwargs)
         if call is None:
             return wrapped(client, *args, **kwargs)
-        call.enter()
+        call.attach()
         try:
             result = wrapped(client, *args, **kwargs)
             call.returned()
@@ -39,7 +39,7 @@ def in_call(
             call.raised(error)
             raise
         finally:
-            call.leave()
+            call.detach()
         return result
 
     return request

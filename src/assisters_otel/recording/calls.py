@@ -68,10 +68,10 @@ class CallRecorder:
         Args:
             asked: The arguments of the call.
         """
-        around = trace.get_current_span()
+        parent_span = trace.get_current_span()
         nothing = trace.INVALID_SPAN, False
         span, is_ours = start_or_adopt_call_span(self._tracer, asked) or nothing
-        above = around if span is not around else getattr(around, "parent", None)
+        above = parent_span if span is not parent_span else getattr(parent_span, "parent", None)
         context = above.get_span_context() if isinstance(above, trace.Span) else above
         if context is None:
             context = trace.INVALID_SPAN_CONTEXT

@@ -47,7 +47,7 @@ class ProcessSinks:
         """
         self._before_collection = before_collection
         self.forked()
-        self.record_in(meter_provider)
+        self.use_meter_provider(meter_provider)
 
     def forked(self) -> None:
         """Start anew in a forked child, where other threads' locks stay held for ever."""
@@ -56,7 +56,7 @@ class ProcessSinks:
         self._log = FailureLog(time.monotonic)
         self.resends = ResendTracker(time.monotonic)
 
-    def record_in(self, meter_provider: MeterProvider) -> None:
+    def use_meter_provider(self, meter_provider: MeterProvider) -> None:
         """Record in the instruments of a provider from now on."""
         self.metrics = AttemptMetrics(meter_provider, time.monotonic, self._before_collection)
 
@@ -69,7 +69,7 @@ class ProcessSinks:
     @fail_safe
     def log_attempt(self, outcome: AttemptOutcome, span: Span | None) -> None:
         """Log an attempt that failed outside of a call."""
-        self._log.record(outcome, foreign_span.span_context_of(span))
+        self._log.record_failure(outcome, foreign_span.span_context_of(span))
 
     @fail_safe
     def log_call(self, outcome: CallOutcome, span: Span) -> None:

@@ -85,10 +85,10 @@ class Recorder:
         self.watched = WatchedHosts(config, self._before_request)
         tracer = trace.get_tracer(names.SCOPE, __version__, tracer_provider, names.SCHEMA_URL)
         self.sinks = sinks = ProcessSinks(meter_provider, self.deferred.run_all)
-        around = sinks, self._open, self.deferred
+        shared = sinks, self._open, self.deferred
         capture = config.capture_message
-        self.bodies = BodyRecorder(tracer, *around, capture_message=capture)
-        self.calls = CallRecorder(tracer, self.watched, *around, capture_message=capture)
+        self.bodies = BodyRecorder(tracer, *shared, capture_message=capture)
+        self.calls = CallRecorder(tracer, self.watched, *shared, capture_message=capture)
 
     def forked(self, before_next: Callable[[], object] | None) -> None:
         """Start anew in a forked child, where other threads' locks stay held for ever.
@@ -144,7 +144,7 @@ class Recorder:
         request: ApiRequest,
         reader: RequestReader,
         span: Span | None,
-        around: Span | None = None,
+        parent_span: Span | None = None,
         *,
         is_own: bool = False,
     ) -> Attempt:
@@ -154,14 +154,14 @@ class Recorder:
             request: The request that is about to be sent.
             reader: The reader of the client's own request object.
             span: The attempt's client span, open, or None for an attempt without a span.
-            around: The span that was current before that one, if it is known.
+            parent_span: The span that was current before that one, if it is known.
             is_own: True if the span is the library's. It has its name and its URL already, and
                 needs no hook at its end.
         """
         call = current_call()
-        if call is not None and not call.takes(request, reader):
+        if call is not None and not call.includes(request, reader):
             call = None
-        place = around if call is None else call.around
+        place = parent_span if call is None else call.parent_span
         attempt = Attempt(request, reader, span, place, call, is_own=is_own)
         resend = self.sinks.resends.started(attempt)
         self._spans.started(attempt)
@@ -258,7 +258,7 @@ class Recorder:
         failed, span, call = outcome.failed, attempt.span, attempt.call
         self.sinks.count(attempts=1, errors=failed)
         self._spans.ended(attempt, outcome)
-        self.sinks.metrics.record(outcome)
+        self.sinks.metrics.record_attempt(outcome)
         if call is not None:
             call.last = outcome
         elif failed:

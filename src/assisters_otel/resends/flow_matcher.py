@@ -139,7 +139,7 @@ class FlowMatcher:
         """
         if shared.is_fan_out or shared.has_company or shared.is_resent:
             return False
-        if not control_flow.is_over(shared.owner()):
+        if not control_flow.has_ended(shared.owner()):
             return False
         if attempt.is_bare and not self._is_same_asker(shared, attempt, shared):
             return False

@@ -112,7 +112,7 @@ class ResendTracker:
     def _in_call(self, chain: RetryChain, attempt: Attempt, now: float) -> Resend | None:
         """Apply the first rule, and count the attempt in its call."""
         hop, chain.hop = chain.hop, None
-        before, chain.before = chain.before, None
+        before, chain.last_failed = chain.last_failed, None
         resend = _after_redirect(attempt, hop) if hop is not None else None
         if resend is None and not chain.sent:
             before = self._matcher.take_failed(attempt, now) if self._failed.by_key else None
@@ -168,7 +168,7 @@ class ResendTracker:
 
     def _take_redirect(self) -> PendingRedirect | None:
         """Remove and return the redirect that the current task or thread was answered with."""
-        owner = control_flow.owner()
+        owner = control_flow.current_task_or_thread()
         with self._failed.lock:
             hop = self._pending_redirects.pop(id(owner), None)
         return hop if hop is not None and hop.owner() is owner else None
@@ -249,7 +249,7 @@ class ResendTracker:
                     keys.append((place, identity))
                     self._failed.remember_shared(keys[-1], remembered)
         if chain is not None:
-            chain.before = before
+            chain.last_failed = before
             chain.keys = tuple(keys)
 
     @fail_safe
@@ -260,7 +260,7 @@ class ResendTracker:
             attempt: The attempt that was answered with it.
             location: The Location header.
         """
-        owner = control_flow.owner()
+        owner = control_flow.current_task_or_thread()
         hop = PendingRedirect(
             weakref.ref(owner),
             hash(attempt.reader.redirect_target(location)),

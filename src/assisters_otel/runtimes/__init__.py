@@ -33,13 +33,13 @@ class RuntimeHooks:
         self._methods = Patches(targets)
         self._signals = Receivers(celery.RECEIVERS)
 
-    def put_in(self) -> None:
+    def apply(self) -> None:
         """Hook into each runtime that is imported, now or later. Imports none."""
-        self._methods.put_in()
-        self._signals.put_in()
+        self._methods.apply()
+        self._signals.apply()
 
     @fail_safe
-    def take_out(self) -> None:
+    def undo(self) -> None:
         """Remove all hooks."""
-        self._methods.take_out()
-        self._signals.take_out()
+        self._methods.undo()
+        self._signals.undo()

@@ -38,13 +38,13 @@ class Receivers:
         self._receivers = receivers
         self._connected: list[tuple[Any, Callable[..., None]]] = []
 
-    def put_in(self) -> None:
+    def apply(self) -> None:
         """Connect the receivers of each module that is imported, now or later. Imports none."""
         for module in dict.fromkeys(receiver.module for receiver in self._receivers):
             imports.watch(module, self)
 
     @fail_safe
-    def take_out(self) -> None:
+    def undo(self) -> None:
         """Disconnect all receivers, and stop waiting for imports."""
         imports.forget(self)
         connected, self._connected = self._connected, []

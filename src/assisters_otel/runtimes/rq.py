@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.attempts.control_flow import units
-from assisters_otel.clients.patching import Target, unbound
+from assisters_otel.clients.patching import Target, as_function
 from assisters_otel.process import PROCESS
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def _as_unit(original: Callable[..., Any]) -> Callable[..., Any]:
     """Return a wrapper of `perform_job` that marks the whole job as one unit of work."""
-    perform = unbound(original)
+    perform = as_function(original)
 
     def perform_job(worker: Any, job: Any, *args: Any, **kwargs: Any) -> Any:
         name = f"rq {getattr(job, 'id', None)}"
@@ -34,7 +34,7 @@ def _as_unit(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _flush_after(original: Callable[..., Any]) -> Callable[..., Any]:
     """Return a wrapper that flushes in a work horse. A worker that performs jobs itself goes on."""
-    handle = unbound(original)
+    handle = as_function(original)
 
     def handled(worker: Any, *args: Any, **kwargs: Any) -> Any:
         try:

@@ -16,7 +16,7 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from assisters_otel.clients.patching import Target, unbound
+from assisters_otel.clients.patching import Target, as_function
 from assisters_otel.process import PROCESS
 from assisters_otel.providers.workers import DaemonWorkers
 
@@ -32,7 +32,7 @@ _CANCELLED_WAIT_S: Final = 0.5
 
 def _flush_after_shutdown(original: Callable[..., Any]) -> Callable[..., Any]:
     """Return a wrapper of `Server.shutdown` that flushes after it."""
-    end = unbound(original)
+    end = as_function(original)
 
     async def shutdown(server: Any, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -47,7 +47,7 @@ def _flush_after_shutdown(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _flush_after_startup(original: Callable[..., Any]) -> Callable[..., Any]:
     """Return a wrapper of `Server.startup` that flushes if a signal has come during the start."""
-    start = unbound(original)
+    start = as_function(original)
 
     async def startup(server: Any, *args: Any, **kwargs: Any) -> Any:
         started = await start(server, *args, **kwargs)

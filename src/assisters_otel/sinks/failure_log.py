@@ -85,7 +85,7 @@ class FailureLog:
         self._lock = threading.RLock()  # a signal handler may send a request meanwhile
         self._storms: dict[_Kind, _Burst] = {}
 
-    def record(
+    def record_failure(
         self, outcome: AttemptOutcome, span: SpanContext | None = None, attempts: int = 1
     ) -> None:
         """Write a failed attempt's line, or add the attempt to a storm.
@@ -109,7 +109,7 @@ class FailureLog:
         """Write a failed call's line, or add the call to a storm."""
         last = outcome.last
         if last is not None and last.failed:
-            self.record(last, span, outcome.retries + 1)
+            self.record_failure(last, span, outcome.retries + 1)
             return
         line, fields = partial(_call_message, outcome), partial(_call_fields, outcome, span)
         self._record(outcome.error_type or "", outcome.request, line, fields)

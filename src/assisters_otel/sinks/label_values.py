@@ -49,17 +49,17 @@ class LabelValues:
         # `next` of an iterator needs no lock. A lock could be held while the process forks.
         self._max = further
         self._slots = iter(range(further))
-        self._told = False
+        self._has_warned = False
 
-    def __call__(self, value: str) -> str:
+    def bounded(self, value: str) -> str:
         """Return *value* if it may be a label, else ``_OTHER``."""
         if value in self._known or value in self._further:
             return value
         if self._form.match(value) and next(self._slots, None) is not None:
             self._further.add(value)
             return value
-        if not self._told:
-            self._told = True
+        if not self._has_warned:
+            self._has_warned = True
             logger.warning(
                 "%s %r is on metrics as %s, and so will be others: "
                 "%d undocumented ones at most are labels of their own. Spans have them all.",

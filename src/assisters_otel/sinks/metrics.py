@@ -49,18 +49,18 @@ FRESH_S: Final = 120.0
 _MAX_SERVERS: Final = 64
 # The label sets that are cached, since creating one costs more than finding it.
 _MAX_SETS: Final = 512
-_OF_END: Final = (ERROR_TYPE, names.ERROR_CODE, HTTP_RESPONSE_STATUS_CODE)
-_OF_ERROR: Final = (*_OF_END, names.ERROR_RETRYABLE)
-_OF_ATTEMPT: Final = (*_OF_END, HTTP_REQUEST_METHOD)
-_OF_RETRY: Final = (names.RETRY_REASON, names.RETRY_EARLY, names.RETRY_FUTILE)
-_OF_CALL: Final = (
+_END_LABELS: Final = (ERROR_TYPE, names.ERROR_CODE, HTTP_RESPONSE_STATUS_CODE)
+_ERROR_LABELS: Final = (*_END_LABELS, names.ERROR_RETRYABLE)
+_ATTEMPT_LABELS: Final = (*_END_LABELS, HTTP_REQUEST_METHOD)
+_RETRY_LABELS: Final = (names.RETRY_REASON, names.RETRY_EARLY, names.RETRY_FUTILE)
+_CALL_LABELS: Final = (
     ERROR_TYPE,
     names.ERROR_CODE,
     names.CALL_OUTCOME,
     names.GEN_AI_OPERATION_NAME,
     names.GEN_AI_REQUEST_MODEL,
 )
-_OF_STREAM: Final = (names.GEN_AI_REQUEST_MODEL,)
+_STREAM_LABELS: Final = (names.GEN_AI_REQUEST_MODEL,)
 
 _GAUGES: Final = (
     (metric_names.REQUESTS_LIMIT, response_headers.RATELIMITS["requests", "limit"]),
@@ -88,7 +88,7 @@ class _GaugeCallbacks:
 
     def _observe(self, header: bytes, _options: CallbackOptions) -> Iterable[Observation]:
         metrics = self.metrics()
-        return () if metrics is None else metrics.limits(header)
+        return () if metrics is None else metrics.rate_limit_observations(header)
 
 
 def _no_metrics() -> None:
@@ -165,7 +165,7 @@ class AttemptMetrics:
         self._model = LabelValues(names.GEN_AI_REQUEST_MODEL, (), _MODEL, MAX_MODELS)
 
     @fail_safe
-    def record(self, outcome: AttemptOutcome) -> None:
+    def record_attempt(self, outcome: AttemptOutcome) -> None:
         """Record one attempt. The attempt's span must be current, for the exemplars."""
         request = outcome.request
         error_type, code = outcome.error_type, None
@@ -173,10 +173,10 @@ class AttemptMetrics:
             error_type, code = self._error_type(error_type, outcome), self._known_code(outcome)
         end = error_type, code, outcome.status
         if outcome.failed:
-            self._errors.add(1, _labels(request.labels_key, _OF_ERROR, *end, outcome.retryable))
+            self._errors.add(1, _labels(request.labels_key, _ERROR_LABELS, *end, outcome.retryable))
         method = request.method if request.method in _METHODS else names.OTHER
         self._duration.record(
-            outcome.duration_s, _labels(request.labels_key, _OF_ATTEMPT, *end, method)
+            outcome.duration_s, _labels(request.labels_key, _ATTEMPT_LABELS, *end, method)
         )
         if not _LIMIT_HEADERS.isdisjoint(outcome.headers):
             self._keep_limits(request, outcome.headers)
@@ -191,7 +191,7 @@ class AttemptMetrics:
         """
         error_type = self._error_type(outcome.error_type or names.OTHER, outcome)
         said = error_type, self._known_code(outcome), outcome.status, outcome.retryable
-        self._errors.add(1, _labels(outcome.request.labels_key, _OF_ERROR, *said), context)
+        self._errors.add(1, _labels(outcome.request.labels_key, _ERROR_LABELS, *said), context)
 
     @fail_safe
     def record_stream(
@@ -207,8 +207,8 @@ class AttemptMetrics:
         stream = outcome.stream
         if stream is None or stream.first_chunk_s is None:
             return
-        model = None if model is None else self._model(model)
-        shared = _labels(outcome.request.labels_key, _OF_STREAM, model)
+        model = None if model is None else self._model.bounded(model)
+        shared = _labels(outcome.request.labels_key, _STREAM_LABELS, model)
         self._first_chunk.record(stream.first_chunk_s, shared, context)
 
     @fail_safe
@@ -216,7 +216,7 @@ class AttemptMetrics:
         """Count one retry when it is sent. Its span must be current, for the exemplars."""
         reason = None if resend.reason is None else self._reason(resend.reason)
         self._retries.add(
-            1, _labels(request.labels_key, _OF_RETRY, reason, resend.early, resend.futile)
+            1, _labels(request.labels_key, _RETRY_LABELS, reason, resend.early, resend.futile)
         )
 
     @fail_safe
@@ -227,23 +227,23 @@ class AttemptMetrics:
             outcome: The outcome.
             context: A context in which the call's span is current, for the exemplars.
         """
-        model = None if outcome.model is None else self._model(outcome.model)
+        model = None if outcome.model is None else self._model.bounded(outcome.model)
         error_type = outcome.error_type
         if error_type is not None:
             error_type = self._error_type(error_type, outcome.last)
         said = error_type, self._known_code(outcome), outcome.outcome, outcome.operation, model
-        shared = _labels(outcome.request.labels_key, _OF_CALL, *said)
+        shared = _labels(outcome.request.labels_key, _CALL_LABELS, *said)
         self._call_duration.record(outcome.duration_s, shared, context)
         self._call_attempts.record(outcome.retries + 1, shared, context)
 
     def _known_code(self, outcome: AttemptOutcome | CallOutcome) -> str | None:
         code = outcome.code
-        return None if code is None else self._code(code)
+        return None if code is None else self._code.bounded(code)
 
     def _error_type(self, value: str, outcome: AttemptOutcome | None) -> str:
         if outcome is None or not outcome.failed or outcome.error_type == outcome.exception:
-            return self._exception(value)
-        return value if value in _STATUSES else self._type(value)
+            return self._exception.bounded(value)
+        return value if value in _STATUSES else self._type.bounded(value)
 
     def _reason(self, value: str) -> str:
         """Return the label under which the previous attempt was counted."""
@@ -258,7 +258,7 @@ class AttemptMetrics:
             self._limits = fresh if len(fresh) < _MAX_SERVERS else {}
         self._limits[request.address, request.port] = (now, headers)
 
-    def limits(self, header: bytes) -> Iterable[Observation]:
+    def rate_limit_observations(self, header: bytes) -> Iterable[Observation]:
         """Return each server's last value of a rate limit, unless it is older than `FRESH_S`.
 
         Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from json import dumps
+from json import dumps, loads
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from assisters_otel import catalog
@@ -51,7 +51,16 @@ class Received:
     at_s: float = field(default=0.0, compare=False)
 
 
-class Content(NamedTuple):
+def sent_json(received: Received) -> dict[str, object]:
+    """Return the JSON object that was sent; an empty one for anything else."""
+    try:
+        value = loads(received.body)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+class SampleBody(NamedTuple):
     """A status and a body: what an endpoint answers when nothing else is asked of it."""
 
     status: int
@@ -93,7 +102,7 @@ class Answer:
     event: bytes | None = None
     code: str | None = None
 
-    def over(self, sample: Content) -> Content:
+    def with_defaults(self, sample: SampleBody) -> SampleBody:
         """Fill what this answer leaves open from the endpoint's own content.
 
         A body below `size` gets blanks at its end, which JSON allows. An event stream that
@@ -108,7 +117,7 @@ class Answer:
             half = events[: len(events) // 2]
             body = b"".join(event + b"\n\n" for event in half)
             body += b"" if self.event is None else b"data: " + self.event + b"\n\n"
-        return Content(
+        return SampleBody(
             status,
             content_type,
             b"" if status in BODILESS else body.ljust(self.size),

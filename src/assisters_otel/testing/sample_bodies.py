@@ -12,8 +12,9 @@ import base64
 import json
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
+from zlib import crc32
 
-from assisters_otel.testing.answers import EVENTS, JSON, Content, envelope
+from assisters_otel.testing.answers import EVENTS, JSON, SampleBody, envelope, sent_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,35 +27,45 @@ MODELS: Final = tuple(
 
 _CREATED: Final = 1_767_225_600  # 2026-01-01T00:00:00Z: any fixed moment will do
 _WORDS: Final = ("Hello", " from", " the", " fake", " API.")
+_MAX_CHOICES: Final = 16  # as many as make an answer of ordinary size
 _VECTOR: Final = (0.25, -0.5, 0.125)  # exact as 32-bit floats, so base64 gives them back
 _AUDIO: Final = b"ID3\x04" + bytes(60)
 
 
-def _json(value: object, status: int = 200) -> Content:
-    return Content(status, JSON, json.dumps(value).encode())
+def _json(value: object, status: int = 200) -> SampleBody:
+    return SampleBody(status, JSON, json.dumps(value).encode())
 
 
 def _events(*values: object) -> bytes:
     return b"".join(b"data: " + json.dumps(value).encode() + b"\n\n" for value in values)
 
 
-def _sent(received: Received) -> dict[str, object]:
-    """Read the JSON object that was sent; an empty one for anything else."""
-    try:
-        value = json.loads(received.body)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def _usage(**tokens: int) -> dict[str, int]:
     return {f"{kind}_tokens": count for kind, count in tokens.items()}
 
 
-def _chat(received: Received) -> Content:
-    sent = _sent(received)
+def _words(asked: object) -> int:
+    """Return the number of words in all texts of what was asked, which stands for its tokens."""
+    if isinstance(asked, str):
+        return len(asked.split())
+    if isinstance(asked, dict):
+        asked = [value for name, value in asked.items() if name != "role"]
+    return sum(map(_words, asked)) if isinstance(asked, list) else 0
+
+
+def _id(kind: str, received: Received) -> str:
+    """Return an id that is the request's own, so that no two answers look alike."""
+    return f"{kind}-{crc32(received.body):08x}"
+
+
+def _chat(received: Received) -> SampleBody:
+    sent = sent_json(received)
+    count = sent.get("n")
+    numbers = range(count if isinstance(count, int) and 0 < count <= _MAX_CHOICES else 1)
+    prompt, completion = _words(sent.get("messages")), len(_WORDS) * len(numbers)
+    usage = _usage(prompt=prompt, completion=completion, total=prompt + completion)
     head: dict[str, object] = {
-        "id": "chatcmpl-1",
+        "id": _id("chatcmpl", received),
         "object": "chat.completion",
         "created": _CREATED,
         "model": sent.get("model", MODELS[0]),
@@ -63,19 +74,25 @@ def _chat(received: Received) -> Content:
         head["object"] = "chat.completion.chunk"
         deltas: list[dict[str, object]] = [{"role": "assistant", "content": ""}]
         deltas += [{"content": word} for word in _WORDS]
-        choices: list[dict[str, object]]
-        choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
-        choices.append({"index": 0, "delta": {}, "finish_reason": "stop"})
-        body = _events(*({**head, "choices": [choice]} for choice in choices))
-        return Content(200, EVENTS, body + b"data: [DONE]\n\n")
+        steps: list[tuple[dict[str, object], str | None]] = [(delta, None) for delta in deltas]
+        steps.append(({}, "stop"))
+        chunks: list[dict[str, object]] = [
+            {"choices": [{"index": number, "delta": delta, "finish_reason": reason}]}
+            for delta, reason in steps
+            for number in numbers
+        ]
+        options = sent.get("stream_options")
+        if isinstance(options, dict) and options.get("include_usage") is True:
+            chunks.append({"choices": [], "usage": usage})
+        body = _events(*({**head, **chunk} for chunk in chunks))
+        return SampleBody(200, EVENTS, body + b"data: [DONE]\n\n")
     message = {"role": "assistant", "content": "".join(_WORDS)}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    usage = _usage(prompt=9, completion=5, total=14)
-    return _json({**head, "choices": [choice], "usage": usage})
+    choices = [{"index": number, "message": message, "finish_reason": "stop"} for number in numbers]
+    return _json({**head, "choices": choices, "usage": usage})
 
 
-def _embeddings(received: Received) -> Content:
-    sent = _sent(received)
+def _embeddings(received: Received) -> SampleBody:
+    sent = sent_json(received)
     asked = sent.get("input", "")
     vector: object = _VECTOR
     if sent.get("encoding_format") == "base64":
@@ -83,29 +100,30 @@ def _embeddings(received: Received) -> Content:
     count = len(asked) if isinstance(asked, list) else 1
     rows = [{"object": "embedding", "index": index, "embedding": vector} for index in range(count)]
     model = sent.get("model", "assisters-embed-v1")
-    usage = _usage(prompt=count, total=count)
+    tokens = _words(asked)
+    usage = _usage(prompt=tokens, total=tokens)
     return _json({"object": "list", "data": rows, "model": model, "usage": usage})
 
 
-def _moderate(received: Received) -> Content:
-    model = _sent(received).get("model", "assisters-moderation-v1")
+def _moderate(received: Received) -> SampleBody:
+    model = sent_json(received).get("model", "assisters-moderation-v1")
     result = {
         "flagged": False,
         "categories": {"harassment": False, "violence": False},
         "category_scores": {"harassment": 0.01, "violence": 0.01},
     }
-    return _json({"id": "modr-1", "model": model, "results": [result]})
+    return _json({"id": _id("modr", received), "model": model, "results": [result]})
 
 
-def _rerank(received: Received) -> Content:
-    sent = _sent(received)
+def _rerank(received: Received) -> SampleBody:
+    sent = sent_json(received)
     documents = sent.get("documents")
     count = len(documents) if isinstance(documents, list) else 1
     results = [{"index": index, "relevance_score": 1 / (1 + index)} for index in range(count)]
     return _json({"model": sent.get("model", "assisters-rerank-v1"), "results": results})
 
 
-def _search(received: Received) -> Content:
+def _search(received: Received) -> SampleBody:
     result = {
         "title": "Example",
         "url": "https://example.com/",
@@ -115,7 +133,7 @@ def _search(received: Received) -> Content:
     }
     return _json(
         {
-            "query": _sent(received).get("query", ""),
+            "query": sent_json(received).get("query", ""),
             "results": [result],
             "related_queries": [],
             "usage": {"searches": 1},
@@ -124,8 +142,8 @@ def _search(received: Received) -> Content:
     )
 
 
-def _translate(received: Received) -> Content:
-    language = _sent(received).get("target_language", "de")
+def _translate(received: Received) -> SampleBody:
+    language = sent_json(received).get("target_language", "de")
     return _json({"translated_text": "Hallo.", "target_language": language})
 
 
@@ -133,32 +151,32 @@ def _model(name: str) -> dict[str, object]:
     return {"id": name, "object": "model", "created": _CREATED, "owned_by": "assisters"}
 
 
-def _one_model(received: Received) -> Content:
+def _one_model(received: Received) -> SampleBody:
     name = received.path.partition("/models/")[2]
     if name in MODELS:
         return _json(_model(name))
     return _error(404, f"There is no model {name}.")
 
 
-def _agent_stream(_: Received) -> Content:
+def _agent_stream(_: Received) -> SampleBody:
     # No [DONE]: how an agent's stream ends is not documented.
-    return Content(200, EVENTS, _events({"type": "step", "cycle": 1}, {"type": "answer"}))
+    return SampleBody(200, EVENTS, _events({"type": "step", "cycle": 1}, {"type": "answer"}))
 
 
-def _always(content: Content) -> Callable[[Received], Content]:
+def _always(content: SampleBody) -> Callable[[Received], SampleBody]:
     return lambda _: content
 
 
-def _error(status: int, message: str) -> Content:
-    return Content(status, JSON, envelope(status, message=message))
+def _error(status: int, message: str) -> SampleBody:
+    return SampleBody(status, JSON, envelope(status, message=message))
 
 
-def unknown_path(received: Received) -> Content:
+def unknown_path(received: Received) -> SampleBody:
     """Answer a path that is not documented."""
     return _error(404, f"There is no {received.path} here.")
 
 
-def wrong_method(received: Received) -> Content:
+def wrong_method(received: Received) -> SampleBody:
     """Answer a documented path that was asked with another method."""
     return _error(405, f"{received.path} does not take {received.method}.")
 
@@ -168,10 +186,10 @@ class Endpoint(NamedTuple):
 
     method: str
     path: str
-    sample: Callable[[Received], Content]
+    sample: Callable[[Received], SampleBody]
 
 
-_AUDIO_FILE: Final = _always(Content(200, "audio/mpeg", _AUDIO))
+_AUDIO_FILE: Final = _always(SampleBody(200, "audio/mpeg", _AUDIO))
 _IMAGE: Final = {"created": _CREATED, "data": [{"url": "https://example.com/image.png"}]}
 _MODEL_LIST: Final = {"object": "list", "data": [_model(name) for name in MODELS]}
 _WINDOW: Final = {"rpm": {"limit": 1000, "remaining": 999}, "tpm": {"limit": 100_000}}

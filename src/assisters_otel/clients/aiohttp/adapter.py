@@ -16,7 +16,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.attempts import control_flow
-from assisters_otel.clients.adapter import Adapter
+from assisters_otel.clients.adapter import ClientAdapter
 from assisters_otel.clients.aiohttp import stream_reader
 from assisters_otel.clients.aiohttp.exceptions import is_transient
 from assisters_otel.clients.aiohttp.request_reader import AiohttpRequestReader
@@ -31,7 +31,7 @@ from assisters_otel.clients.aiohttp.session_request import (
 )
 from assisters_otel.clients.classes import is_a
 from assisters_otel.clients.exchange import Exchange
-from assisters_otel.clients.patching import Target, as_coroutine_function, unbound
+from assisters_otel.clients.patching import Target, as_coroutine_function, as_function
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.sinks import foreign_span
 
@@ -50,7 +50,7 @@ SCOPE: Final = "opentelemetry.instrumentation.aiohttp_client"
 """The HTTP instrumentation's module, which is the scope of its spans."""
 
 
-class Aiohttp(Adapter):
+class AiohttpAdapter(ClientAdapter):
     """The adapter."""
 
     scope = SCOPE
@@ -60,7 +60,7 @@ class Aiohttp(Adapter):
     quotes_exceptions = False
 
     def __init__(self, recorder: Recorder, tracer_provider: TracerProvider | None) -> None:
-        """Prepare, as `Adapter` does."""
+        """Prepare, as `ClientAdapter` does."""
         super().__init__(MODULE, recorder, tracer_provider)
         self._asked: ContextVar[SessionRequest | None] = ContextVar(
             "assisters_otel-aiohttp", default=None
@@ -79,7 +79,7 @@ class Aiohttp(Adapter):
     # -- one request of the app -------------------------------------------------------------------
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        call = unbound(original)
+        call = as_function(original)
         is_plain = type(original) is FunctionType and bool(
             original.__code__.co_flags & inspect.CO_COROUTINE
         )
@@ -148,22 +148,22 @@ class Aiohttp(Adapter):
     # -- one attempt ------------------------------------------------------------------------------
 
     def _wrap_connect(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        call = unbound(original)
+        call = as_function(original)
 
         def connect(connector: Any, *args: Any, **kwargs: Any) -> Any:
             connecting = call(connector, *args, **kwargs)
             asked = self._attempt(args[0] if args else kwargs["req"])
-            return connecting if asked is None else self._met(connecting, asked)
+            return connecting if asked is None else self._keep_error(connecting, asked)
 
         return as_coroutine_function(connect)
 
     def _wrap_send(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        call = unbound(original)
+        call = as_function(original)
 
         async def sent(sending: Any, asked: SessionRequest, raw: Any) -> Any:
             own = put_headers(raw.headers, asked.injected)
             try:
-                asked.response = response = await self._met(sending, asked)
+                asked.response = response = await self._keep_error(sending, asked)
             finally:
                 put_headers_back(raw.headers, asked.injected, own)
             return response
@@ -178,7 +178,7 @@ class Aiohttp(Adapter):
         return as_coroutine_function(send)
 
     def _wrap_start(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        call = unbound(original)
+        call = as_function(original)
 
         def start(response: Any, *args: Any, **kwargs: Any) -> Any:
             starting = call(response, *args, **kwargs)
@@ -217,7 +217,9 @@ class Aiohttp(Adapter):
     def _find_app_span(self, asked: SessionRequest, raw: Any) -> None:
         url, session = raw.url, asked.session
         if session is None:
-            asked.app_makes_spans = self.theirs_is_on() or foreign_span.is_in_app_span(SCOPE)
+            asked.app_makes_spans = self.app_instrumentation_is_on() or foreign_span.is_in_app_span(
+                SCOPE
+            )
         else:
             asked.app_makes_spans = is_instrumented(session)
         asked.span = foreign_span.find_app_span(SCOPE, raw.method, url.raw_host, url)
@@ -242,7 +244,7 @@ class Aiohttp(Adapter):
             return None
         return self._recorder.watched.request(hosts, method, url.port, url.raw_path.encode())
 
-    async def _met(self, step: Any, asked: SessionRequest) -> Any:
+    async def _keep_error(self, step: Any, asked: SessionRequest) -> Any:
         try:
             return await step
         except BaseException as error:
@@ -255,7 +257,7 @@ class Aiohttp(Adapter):
             raise
 
     async def _started(self, starting: Any, asked: SessionRequest, response: Any) -> Any:
-        result = await self._met(starting, asked)
+        result = await self._keep_error(starting, asked)
         exchange, asked.exchange = asked.exchange, None
         asked.hop = asked.response = None
         if exchange is None:
@@ -264,7 +266,7 @@ class Aiohttp(Adapter):
             if self._answered(asked, exchange, response):
                 read_s = read_ahead_s(asked, exchange, response)
                 if read_s is not None:
-                    await stream_reader.wait_for_beginning(response.content, read_s)
+                    await stream_reader.wait_for_read_ahead(response.content, read_s)
         finally:
             exchange.end(None)
         return result
@@ -276,7 +278,7 @@ class Aiohttp(Adapter):
         headers = headers_as_read(asked, response)
         if exchange.answered(response, response.status, http_version_of(response), headers):
             if exchange.may_be_read_ahead():
-                exchange.read_beginning = partial(stream_reader.beginning, response.content)
+                exchange.read_beginning = partial(stream_reader.peek, response.content)
             return True
         body = exchange.body(response)
         if body is not None:
@@ -284,7 +286,7 @@ class Aiohttp(Adapter):
         return False
 
     def _wrap_raise(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        call = unbound(original)
+        call = as_function(original)
 
         def raise_for_status(response: Any, *args: Any, **kwargs: Any) -> Any:
             try:

@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from assisters_otel.api.limits import MAX_BYTES
-from assisters_otel.clients.classes import GENERATIONS, is_of, named_as
+from assisters_otel.clients.classes import GENERATIONS, is_of, take_identity
 from assisters_otel.clients.read_ahead import find_foreign
 from assisters_otel.fail_safe import fail_safe
 
@@ -29,7 +29,7 @@ _CLOSED: Final = ("Connection closed",)
 # `_notify_content`.
 
 
-class _Watch(NamedTuple):
+class _Observation(NamedTuple):
     """The record of a watched reader.
 
     Attributes:
@@ -44,7 +44,7 @@ class _Watch(NamedTuple):
 
 
 # By the id of the reader, which has slots and no room for an attribute. Its `__del__` removes it.
-_watched: Final[dict[int, _Watch]] = {}
+_watched: Final[dict[int, _Observation]] = {}
 _pending_errors: Final[dict[int, Exception]] = {}
 
 
@@ -61,12 +61,12 @@ def watch(response: Any, body: ResponseBody) -> None:
         return
     # If all of the body has arrived, a response that is collected gives its connection back to the
     # pool. The connection keeps the reader until it is used again. So the response is watched, too.
-    _watched[id(reader)] = _Watch(body, weakref.ref(response, lambda _: body.dropped()))
+    _watched[id(reader)] = _Observation(body, weakref.ref(response, lambda _: body.dropped()))
     kind: Any = type(reader)
     reader.__class__ = _watching_class(kind)
 
 
-async def wait_for_beginning(reader: Any, limit_s: float) -> None:
+async def wait_for_read_ahead(reader: Any, limit_s: float) -> None:
     """Wait until the beginning of a body has arrived, or its end, or a time has passed.
 
     An exception of the client belongs to the caller's read. It is raised there, behind the bytes
@@ -103,12 +103,12 @@ async def wait_for_beginning(reader: Any, limit_s: float) -> None:
 
 
 def can_be_waited_for(reader: Any) -> bool:
-    """Return True if a response's content has the class that `wait_for_beginning` knows."""
+    """Return True if a response's content has the class that `wait_for_read_ahead` knows."""
     return is_of(type(reader), "aiohttp.streams", "StreamReader")
 
 
 @fail_safe
-def beginning(reader: Any) -> bytes:
+def peek(reader: Any) -> bytes:
     """Return a copy of the first bytes that a reader holds, up to `limits.MAX_BYTES`."""
     found = bytearray()
     offset = getattr(reader, "_buffer_offset", 0)
@@ -214,7 +214,7 @@ def _watching_class(base: Any) -> type:  # noqa: C901 - a class, not one functio
             if watch is not None:
                 watch.body.dropped()
 
-    return named_as(base, StreamReader)
+    return take_identity(base, StreamReader)
 
 
 @lru_cache(GENERATIONS)
@@ -233,4 +233,4 @@ def _raising_class(base: Any) -> type:
         def __del__(self) -> None:
             _pending_errors.pop(id(self), None)
 
-    return named_as(base, StreamReader)
+    return take_identity(base, StreamReader)

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry import trace
 
 from assisters_otel.causes import is_of_dead_loop
-from assisters_otel.clients.adapter import Adapter
+from assisters_otel.clients.adapter import ClientAdapter
 from assisters_otel.clients.classes import CLIENTS, find_base, is_a
 from assisters_otel.clients.exchange import Exchange
 from assisters_otel.clients.httpx.request_reader import HttpxRequestReader
 from assisters_otel.clients.httpx.streams import async_replay, replay
 from assisters_otel.clients.httpx.watched_streams import async_watched, watched
-from assisters_otel.clients.patching import Target, unbound
+from assisters_otel.clients.patching import Target, as_function
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.sinks import foreign_span
 
@@ -79,10 +79,10 @@ class _Exchange(Exchange):
         super().__init__(recorder, spans, request, reader, is_transient, app_span, own)
         self.raw = self.outgoing = raw
         if own is not None and own.headers:
-            self.outgoing = _copy(raw, own.headers)
+            self.outgoing = _with_headers(raw, own.headers)
 
 
-class Httpx(Adapter):
+class HttpxAdapter(ClientAdapter):
     """The adapter for one of the two modules."""
 
     scope = SCOPE
@@ -91,7 +91,7 @@ class Httpx(Adapter):
     def __init__(
         self, module: str, recorder: Recorder, tracer_provider: TracerProvider | None
     ) -> None:
-        """Prepare for ``httpx`` or ``httpx2``, as `Adapter` does."""
+        """Prepare for ``httpx`` or ``httpx2``, as `ClientAdapter` does."""
         self.instrumentation, self.instrumentor = module, INSTRUMENTORS[module]
         super().__init__(module, recorder, tracer_provider)
 
@@ -103,7 +103,7 @@ class Httpx(Adapter):
         )
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        call = unbound(original)
+        call = as_function(original)
 
         def handle_request(transport: Any, *args: Any, **kwargs: Any) -> Any:
             exchange = self._open(transport, "handle_request", args, kwargs)
@@ -120,7 +120,7 @@ class Httpx(Adapter):
         return handle_request
 
     def _wrap_async(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        call = unbound(original)
+        call = as_function(original)
 
         async def handle_async_request(transport: Any, *args: Any, **kwargs: Any) -> Any:
             exchange = self._open(transport, "handle_async_request", args, kwargs)
@@ -160,7 +160,11 @@ class Httpx(Adapter):
 
         It has sampled the span out, or excludes the URL.
         """
-        return self.theirs_is_on() or _is_instrumented(transport, method) or _is_injected(raw)
+        return (
+            self.app_instrumentation_is_on()
+            or _has_app_layer(transport, method)
+            or _is_injected(raw)
+        )
 
     @fail_safe
     def _answered(
@@ -186,7 +190,7 @@ class Httpx(Adapter):
         if not exchange.may_be_read_ahead() or exchange.raw.method == "HEAD":
             return None
         stream = replay(self._stream(response, is_async=replay is async_replay))
-        ahead = stream(response.stream, exchange.length(), _deadline(exchange.raw))
+        ahead = stream(response.stream, exchange.length(), _read_deadline(exchange.raw))
         response.stream = ahead
         exchange.read_beginning = ahead.beginning
         return ahead
@@ -211,7 +215,7 @@ def _find_app_span(raw: Any) -> Span | None:
     return foreign_span.find_app_span(SCOPE, raw.method, url.raw_host.decode("ascii"), url)
 
 
-def _is_instrumented(transport: Any, method: str) -> bool:
+def _has_app_layer(transport: Any, method: str) -> bool:
     # OpenTelemetry's `instrument_client` leaves a wrapper of wrapt on the transport itself.
     wrapper = getattr(getattr(transport, "__dict__", {}).get(method), "_self_wrapper", None)
     return getattr(getattr(wrapper, "func", None), "__module__", None) == SCOPE
@@ -237,7 +241,7 @@ def _is_in_theirs() -> bool:
     return frame is not None
 
 
-def _copy(raw: Any, headers: dict[str, str]) -> Any:
+def _with_headers(raw: Any, headers: dict[str, str]) -> Any:
     """Return a copy of a request with more headers. It shares everything else.
 
     The app's request does not get them: a redirect would carry them to another host.
@@ -253,7 +257,7 @@ def _copy(raw: Any, headers: dict[str, str]) -> Any:
     return copy
 
 
-def _deadline(raw: Any) -> float:
+def _read_deadline(raw: Any) -> float:
     timeout = raw.extensions.get("timeout") or {}
     read_s = timeout.get("read")
     return time.perf_counter() + (_READ_AHEAD_S if read_s is None else read_s)

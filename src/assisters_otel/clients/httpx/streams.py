@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.api.limits import MAX_BYTES
 from assisters_otel.clients.classes import CLIENTS, GENERATIONS, is_a
-from assisters_otel.clients.read_ahead import cut, find_foreign, raise_in_reader
+from assisters_otel.clients.read_ahead import drop_handled_context, find_foreign, raise_in_reader
 from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Ahead:
     @fail_safe
     def _keep(self, error: Exception, handled: BaseException | None) -> None:
         self._error = error
-        cut(error, handled)
+        drop_handled_context(error, handled)
         # Without the library's frame: that would put the exception into a reference cycle.
         if error.__traceback__ is not None:
             error.__traceback__ = error.__traceback__.tb_next

@@ -38,7 +38,7 @@ async def _no_async_method(*_: object) -> None:
 
 
 @fail_safe
-def _closed(body: ResponseBody) -> None:
+def _report_close(body: ResponseBody) -> None:
     """Report that the stream is closed, with the reason.
 
     An SDK that cannot read the body closes the stream while its exception passes. That is a
@@ -46,7 +46,7 @@ def _closed(body: ResponseBody) -> None:
     """
     error = sys.exc_info()[1]
     # A known exception is that of another stream, which is read inside the `with` of this one.
-    if isinstance(error, Exception) and not body.is_known(error) and _is_of_sdk(error):
+    if isinstance(error, Exception) and not body.is_known(error) and _comes_from_sdk_reading(error):
         body.broke(error)
     elif isinstance(error, GeneratorExit):  # the app has dropped the generator that reads
         body.left()
@@ -54,7 +54,7 @@ def _closed(body: ResponseBody) -> None:
         body.closed()
 
 
-def _is_of_sdk(error: Exception) -> bool:
+def _comes_from_sdk_reading(error: Exception) -> bool:
     """Return True if a passing exception was raised by an SDK while it read a stream."""
     trace = error.__traceback__
     if trace is not None and _module(trace).partition(".")[0] in _SDKS:
@@ -162,7 +162,7 @@ def watched(base: Any) -> type[_Watched]:
             try:
                 self._stream.close()
             finally:
-                _closed(self._body)
+                _report_close(self._body)
 
     return Watched
 
@@ -179,6 +179,6 @@ def async_watched(base: Any) -> type[_Watched]:
             try:
                 await self._stream.aclose()
             finally:
-                _closed(self._body)
+                _report_close(self._body)
 
     return AsyncWatched

@@ -33,8 +33,8 @@ from urllib.parse import urlsplit
 from weakref import ref as weakref
 
 from assisters_otel.attempts import control_flow
-from assisters_otel.clients.adapter import Adapter
-from assisters_otel.clients.patching import Target, unbound
+from assisters_otel.clients.adapter import ClientAdapter
+from assisters_otel.clients.patching import Target, as_function
 from assisters_otel.clients.requests.exceptions import AS_REQUESTS_RAISES
 from assisters_otel.clients.requests.exchange import (
     HTTP_VERSIONS,
@@ -70,7 +70,7 @@ _TOLD: Final = ("method", "url", "response", "error", "_pool")
 """The parameters of `Retry.increment`, in this order."""
 
 
-class Requests(Adapter):
+class RequestsAdapter(ClientAdapter):
     """The adapter."""
 
     scope = SCOPE
@@ -81,7 +81,7 @@ class Requests(Adapter):
     has_user_agent = True
 
     def __init__(self, recorder: Recorder, tracer_provider: TracerProvider | None) -> None:
-        """Prepare, as `Adapter` does."""
+        """Prepare, as `ClientAdapter` does."""
         super().__init__(MODULE, recorder, tracer_provider)
         self._exchange: ContextVar[RequestsExchange | None] = ContextVar(
             "assisters_otel-requests", default=None
@@ -102,7 +102,7 @@ class Requests(Adapter):
 
     def _wrap_session(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap `Session.send`: failed attempts are reported when it returns."""
-        call = unbound(original)
+        call = as_function(original)
         sending = self._sending
 
         def send(session: Any, *args: Any, **kwargs: Any) -> Any:
@@ -119,7 +119,7 @@ class Requests(Adapter):
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap `HTTPAdapter.send`: an exchange is around it."""
-        call = unbound(original)
+        call = as_function(original)
 
         def send(adapter: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
             exchange = self._open(adapter, request, partial(read_limit_s, *args, **kwargs))
@@ -133,13 +133,13 @@ class Requests(Adapter):
                 response = call(adapter, sent, *args, **kwargs)
             except BaseException as error:
                 if outgoing is not None:
-                    outgoing.hand_back(error)
+                    outgoing.restore(error)
                 exchange.end(error)
                 raise
             finally:
                 self._exchange.reset(token)
             if outgoing is not None:
-                outgoing.hand_back(response)
+                outgoing.restore(response)
             try:
                 if self._is_reported_later(exchange, response):
                     exchange.leave()
@@ -172,7 +172,7 @@ class Requests(Adapter):
             return None
         app_span, own = _find_app_span(raw), None
         # The app's instrumentation is around `Session.send`, and does not see an adapter's call.
-        is_theirs = self.theirs_is_on() and self._sending.get() is not None
+        is_theirs = self.app_instrumentation_is_on() and self._sending.get() is not None
         if app_span is None and not is_theirs:
             port = request.port or _HTTPS
             own = self._spans.start(request, raw.url, port, RequestsRequestReader(raw))
@@ -230,7 +230,7 @@ class Requests(Adapter):
 
     def _wrap_increment(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap `Retry.increment`: an attempt ends, and another one starts unless it raises."""
-        call = unbound(original)
+        call = as_function(original)
 
         def increment(retry: Any, *args: Any, **kwargs: Any) -> Any:
             exchange = self._exchange.get()
@@ -246,19 +246,19 @@ class Requests(Adapter):
                 # urllib3 gives up. Its last exception reaches the app. A last answer does as well,
                 # unless urllib3 raises in place of it.
                 if response is not None and retry.raise_on_status:
-                    self._hidden(exchange, response, None)
+                    self._report_hidden_attempt(exchange, response, None)
                     exchange.refuse()
                 raise
             with control_flow.one_send():
                 exchange.expect_another()
-                self._hidden(exchange, response, error)
+                self._report_hidden_attempt(exchange, response, error)
                 exchange.start_again()
             return result
 
         return increment
 
     @fail_safe
-    def _hidden(self, exchange: RequestsExchange, response: Any, error: Any) -> None:
+    def _report_hidden_attempt(self, exchange: RequestsExchange, response: Any, error: Any) -> None:
         """Report an attempt whose answer or exception urllib3 keeps to itself."""
         attempt = exchange.attempt
         if attempt is None:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from assisters_otel.clients.exchange import Exchange
 from assisters_otel.clients.requests.exceptions import is_transient
 from assisters_otel.clients.requests.outgoing import Outgoing
-from assisters_otel.clients.requests.read_ahead import READ_AHEAD_S, beginning
+from assisters_otel.clients.requests.read_ahead import READ_AHEAD_S, peek
 from assisters_otel.clients.requests.request_reader import RequestsRequestReader
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.sinks import foreign_span
@@ -131,7 +131,7 @@ def read_ahead(raw: Any, exchange: RequestsExchange) -> bytes | None:
     if getattr(raw, "_original_response", None) is None:
         return None
     read_s = exchange.read_limit()
-    return beginning(raw, time.perf_counter, READ_AHEAD_S if read_s is None else read_s)
+    return peek(raw, time.perf_counter, READ_AHEAD_S if read_s is None else read_s)
 
 
 def headers_of(response: Any) -> list[tuple[bytes, bytes]]:

@@ -43,7 +43,7 @@ class Outgoing(NamedTuple):
         return cls(raw, made, headers)
 
     @fail_safe
-    def hand_back(self, made: Any) -> None:
+    def restore(self, made: Any) -> None:
         """Restore the app's request in the response, and copy to it what the adapter has written.
 
         Args:

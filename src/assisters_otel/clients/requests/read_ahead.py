@@ -15,7 +15,7 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.api.limits import MAX_BYTES
-from assisters_otel.clients.read_ahead import cut, find_foreign, raise_in_reader
+from assisters_otel.clients.read_ahead import drop_handled_context, find_foreign, raise_in_reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,7 +129,7 @@ class _Tap:
         """Leave the connection open: it belongs to the original response."""
 
 
-def beginning(response: Any, now: Callable[[], float], limit_s: float) -> bytes | None:
+def peek(response: Any, now: Callable[[], float], limit_s: float) -> bytes | None:
     """Read the beginning of a body of which nothing has been read.
 
     The caller's read gets the same bytes. Where the peer failed, it gets the same exception at the
@@ -165,7 +165,7 @@ def beginning(response: Any, now: Callable[[], float], limit_s: float) -> bytes 
     finally:  # in each case the caller reads the bytes that were read here
         error = tap.error if foreign is None else None
         if error is not None:
-            cut(error, handled)
+            drop_handled_context(error, handled)
             error.__traceback__ = None  # its frames refer to the response
         original.fp = io.BufferedReader(_Replay(bytes(tap.read_already), wire, error))
         del handled, error

@@ -12,7 +12,7 @@ from functools import lru_cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from assisters_otel.clients.classes import GENERATIONS, is_of, named_as
+from assisters_otel.clients.classes import GENERATIONS, is_of, take_identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -110,4 +110,4 @@ def _watching_class(base: Any) -> type:  # noqa: C901 - a class, not one functio
                 body.dropped()
             super().__del__()
 
-    return named_as(base, HTTPResponse)
+    return take_identity(base, HTTPResponse)
