@@ -136,6 +136,12 @@ def test_every_variable_that_http_spans_follow_is_in_its_table():
     }
 
 
+def test_every_command_is_in_its_table():
+    told = {name.removeprefix("assisters-otel ") for name in first_names(CONFIGURATION, "command")}
+
+    assert told - set(pending.COMMANDS) == set(pending.commands())
+
+
 def test_every_field_of_an_explanation_is_in_its_table():
     (side,) = [row[1] for row in rows(PAGE["errors"], "field") if row[0] == "`side`"]
 
