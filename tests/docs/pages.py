@@ -17,8 +17,16 @@ PAGES = [
     *DOCS,
     ROOT / "collector-config" / "README.md",
     ROOT / "examples" / "README.md",
-    ROOT / "SECURITY.md",
 ]
+"""The pages for users: all rules are for these."""
+
+LINKING = [
+    *PAGES,
+    ROOT / "SECURITY.md",
+    *ROOT.glob("CONTRIBUTING.md"),
+    *sorted((ROOT / "docs" / "decisions").glob("*.md")),
+]
+"""The pages whose links are followed."""
 
 _FENCE = re.compile(r"(`{3,})(\w*)$")
 
