@@ -176,3 +176,43 @@ def test_what_is_there_is_not_pending(kind):
     assert sorted(set(getattr(pending, kind)) & pending.there()[kind]) == [], name_of(
         ROOT / "tests" / "docs" / "pending.py"
     )
+
+
+NOT_ON_THE_PAGE = {"minimum_attempts", "burn_page_minimum", "burn_ticket_minimum", "page_samples"}
+"""Thresholds that say from how much traffic on an alert judges, not when it fires."""
+
+
+def thresholds():
+    """Yield each alert with a threshold that it asks for, and the threshold's value."""
+    values = {
+        rule["labels"]["of"]: float(re.findall(r"vector\((.+)\)", rule["expr"])[0])
+        for rule in rules("record")
+        if rule["record"] == "assisters:threshold"
+    }
+    for rule in rules("alert"):
+        for of in sorted(set(re.findall(r'assisters:threshold{of="(\w+)"}', rule["expr"]))):
+            if of not in NOT_ON_THE_PAGE:
+                yield rule["alert"], of, values[of]
+
+
+def forms(of, value):
+    """Return the ways in which a page may say a threshold."""
+    if of == "internal_error_budget":
+        return {f"{100 - value * 100:g} %", f"{14.4 * value * 100:g} %"}  # an hour's burn rate
+    words = {3: "three", 10: "ten", 0.5: "half"}
+    return {
+        f"{value * 100:g} %",
+        f"{value:g} s",
+        f"than {value:g} times",
+        words.get(value, f"{value:g} "),
+    }
+
+
+@pytest.mark.parametrize(("alert", "of", "value"), [*thresholds()], ids=str)
+def test_a_threshold_is_on_the_page_as_it_is_in_the_rules(alert, of, value):
+    if alert in pending.ALERTS:
+        return
+    text = ALERTS.read_text("utf-8")
+    section = text.partition(f"\n### {alert}\n")[2].partition("\n### ")[0]
+
+    assert any(form in section for form in forms(of, value)), (of, value)
