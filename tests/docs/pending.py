@@ -19,7 +19,13 @@ from assisters_otel.semconv import attributes, environment, metrics
 COMMANDS = ("alerts", "fingerprint")
 """Commands of `assisters-otel`."""
 
-FILES = ("CONTRIBUTING.md", "collector-config/kubernetes", "examples/otel-config.yaml")
+FILES = (
+    "CONTRIBUTING.md",
+    "collector-config/kubernetes",
+    "examples/otel-config.yaml",
+    "examples/tenant_with_celery.py",
+    "examples/tenant_with_fastapi.py",
+)
 """Files and folders that pages link to."""
 
 NAMES = (
