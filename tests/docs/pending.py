@@ -6,15 +6,18 @@ for. A test fails for each that is there: then it is taken out of its list here.
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pkgutil
 import re
 
 from pages import ROOT
 from queries import label, rules
 
 import assisters_otel
+from assisters_otel import semconv
 from assisters_otel.cli.app import app
-from assisters_otel.semconv import attributes, environment, metrics
+from assisters_otel.semconv import environment
 
 COMMANDS = ("alerts", "fingerprint")
 """Commands of `assisters-otel`."""
@@ -68,17 +71,14 @@ def commands() -> dict[str, set[str]]:
 
 def known_names() -> set[str]:
     """Return every name of an attribute, metric or span that the library writes."""
-    constants = {value for value in vars(attributes).values() if isinstance(value, str)}
-    tables = (
-        attributes.ATTEMPT_ATTRIBUTES,
-        attributes.CALL_ATTRIBUTES,
-        attributes.STREAM_ATTRIBUTES,
-    )
-    return (
-        constants
-        | {one.name for table in tables for one in table}
-        | {one.name for one in metrics.METRICS}
-    )
+    modules = [
+        importlib.import_module(f"{semconv.__name__}.{one.name}")
+        for one in pkgutil.iter_modules(semconv.__path__)
+    ]
+    values = [value for module in modules for value in vars(module).values()]
+    rows = [row for value in values if isinstance(value, tuple) for row in value]
+    named = [one.name for one in [*values, *rows] if isinstance(getattr(one, "name", None), str)]
+    return {value for value in values if isinstance(value, str)} | set(named)
 
 
 def extras() -> set[str]:
