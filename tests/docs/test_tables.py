@@ -9,10 +9,11 @@ import pending
 import pytest
 import tables
 import yaml
-from pages import DOCS, ROOT, name_of, rows
+from pages import DOCS, ROOT, blocks, name_of, rows
 from queries import rules
 
 import assisters_otel
+import test_layers
 from assisters_otel.clients.aiohttp.adapter import AiohttpAdapter
 from assisters_otel.clients.httpx.adapter import HttpxAdapter
 from assisters_otel.clients.requests.adapter import RequestsAdapter
@@ -21,6 +22,7 @@ from assisters_otel.semconv import environment
 from assisters_otel.testing import FakeApi
 from assisters_otel.testing.retry_policy import rules as retry_rules
 
+SOURCE = ROOT / "src" / "assisters_otel"
 PAGE = {page.stem: page for page in DOCS}
 ALERTS = PAGE["alerts"]
 CONFIGURATION = PAGE["configuration"]
@@ -153,6 +155,24 @@ def test_every_argument_of_a_fake_answer_in_the_table_is_one():
     told = {name.partition("=")[0] for name in first_names(PAGE["testing"], "argument")}
 
     assert told < set(inspect.signature(FakeApi.answers).parameters)
+
+
+def test_the_packages_are_in_the_order_in_which_they_import_each_other():
+    rank = {name: number for number, row in enumerate(test_layers.ORDER) for name in row}
+    told = [re.findall(r"\[(\w+)\]", row[0])[0] for row in rows(PAGE["how-it-works"], "package")]
+
+    assert [rank[name] for name in told] == sorted(rank[name] for name in told)
+    packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
+    assert packages - {"otel_api", "variables"} <= set(told)
+
+
+def test_every_module_of_the_drawing_is_there():
+    (drawing,) = [one for one in blocks(PAGE["how-it-works"]) if one.language == "text"]
+    named = re.findall(r"[a-z_]+/[a-z_…/]*(?:\.py)?", drawing.text)
+
+    assert len(named) > 10
+    for name in named:
+        assert list(SOURCE.glob(name.replace("…", "*"))), name
 
 
 def test_every_extra_is_in_the_table_of_what_to_install():
