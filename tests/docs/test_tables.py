@@ -236,3 +236,13 @@ def test_a_threshold_is_on_the_page_as_it_is_in_the_rules(alert, of, value):
     section = text.partition(f"\n### {alert}\n")[2].partition("\n### ")[0]
 
     assert any(form in section for form in forms(of, value)), (of, value)
+
+
+def test_every_variable_of_the_collector_on_the_page_is_read_by_a_configuration():
+    named = re.findall(r"`([A-Z]+(?:_[A-Z]+)+)`", PAGE["kubernetes"].read_text("utf-8"))
+    own = [name for name in named if not name.startswith(("OTEL_", "ASSISTERS_"))]
+    read = "".join(path.read_text("utf-8") for path in (ROOT / "collector-config").glob("*.yaml"))
+
+    assert len(own) > 4
+    for name in own:
+        assert f"${{env:{name}" in read, name
