@@ -30,7 +30,7 @@ NOT_INSTALLED = {"azure", "functions_framework", "logfire"}
 """Modules of scripts that this environment may be without. Such a script is only parsed here."""
 
 STAND_INS = (
-    *("celery", "ddtrace-run", "docker", "gunicorn", "jaeger", "opentelemetry-instrument"),
+    *("ddtrace-run", "docker", "helm", "jaeger", "kubectl", "opentelemetry-instrument"),
     *("otelcol", "pip", "prometheus", "promtool", "pytest", "python", "python3"),
 )
 """Programs that a block starts and this test does not: a stand-in notes how it was called."""
