@@ -177,9 +177,9 @@ def test_every_module_of_the_drawing_is_there():
 
 def test_every_extra_is_in_the_table_of_what_to_install():
     told = set()
-    for row in rows(ROOT / "README.md", "you want"):
-        (of,) = re.findall(r"'\.\[(.+?)\]'", row[1])
-        told |= set(of.split(","))
+    for row in rows(ROOT / "README.md", "you use"):
+        for of in re.findall(r"'\.\[(.+?)\]'", row[1]):
+            told |= set(of.split(","))
 
     assert told - set(pending.EXTRAS) == pending.extras() - {"requests", "aiohttp"}
 
