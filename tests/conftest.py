@@ -42,7 +42,7 @@ LONG = {
     "test_examples", "test_export", "test_flush", "test_framing", "test_gen_ai",
     "test_global_providers", "test_http_span", "test_http_variables", "test_neutral",
     "test_neutral_sdks", "test_openai_versions", "test_planted_faults", "test_propagation",
-    "test_providers", "test_recorded", "test_recording", "test_requests",
+    "test_providers", "test_readme", "test_recorded", "test_recording", "test_requests",
     "test_resend", "test_resends", "test_secrets", "test_setups", "test_span_context",
     "test_streams", "test_taken", "test_telemetry", "test_variables", "test_watch",
 }  # fmt: skip
