@@ -1,7 +1,7 @@
 """What the documentation describes and the code does not have yet.
 
 A block that needs one of these is not run, and a name or a link that is one of these is not looked
-for. A test fails for each that is there: then it is taken out of its list here.
+for. Once it is there it is tried as all else is, and one test fails until it is taken out here.
 """
 
 from __future__ import annotations
@@ -19,43 +19,31 @@ from assisters_otel import semconv
 from assisters_otel.cli.app import app
 from assisters_otel.semconv import environment
 
-COMMANDS = ("alerts", "fingerprint")
-"""Commands of `assisters-otel`."""
-
-FILES = (
-    "CONTRIBUTING.md",
-    "collector-config/kubernetes",
-    "examples/otel-config.yaml",
-    "examples/tenant_with_celery.py",
-    "examples/tenant_with_fastapi.py",
-)
-"""Files and folders that pages link to."""
-
-NAMES = (
-    "assisters.api_key.fingerprint",
-    "assisters.call",
-    "gen_ai.client.operation.duration",
-    "gen_ai.client.operation.time_to_first_chunk",
-    "gen_ai.client.token.usage",
-    "gen_ai.request.max_tokens",
-    "gen_ai.response.time_to_first_chunk",
-)
-"""Names of attributes, metrics and spans."""
-
-ARGUMENTS = ("baggage", "key_fingerprint")
-"""Arguments of `init`."""
-
-PUBLIC = ("flushed",)
-"""Names of the package."""
-
-VARIABLES = ("ASSISTERS_OTEL_BAGGAGE", "ASSISTERS_OTEL_KEY_FINGERPRINT")
-"""Variables of the library."""
-
-EXTRAS = ("config",)
-"""Extras of the distribution."""
-
-ALERTS = ("AssistersTokensFast",)
-"""Alerts."""
+LISTED = {
+    "commands": {"alerts", "fingerprint"},
+    "files": {
+        "CONTRIBUTING.md",
+        "collector-config/kubernetes",
+        "examples/otel-config.yaml",
+        "examples/tenant_with_celery.py",
+        "examples/tenant_with_fastapi.py",
+    },
+    "names": {  # of attributes, metrics and spans
+        "assisters.api_key.fingerprint",
+        "assisters.call",
+        "gen_ai.client.operation.duration",
+        "gen_ai.client.operation.time_to_first_chunk",
+        "gen_ai.client.token.usage",
+        "gen_ai.request.max_tokens",
+        "gen_ai.response.time_to_first_chunk",
+    },
+    "arguments": {"baggage", "key_fingerprint"},  # of `init`
+    "public": {"flushed"},  # names of the package
+    "variables": {"ASSISTERS_OTEL_BAGGAGE", "ASSISTERS_OTEL_KEY_FINGERPRINT"},
+    "extras": {"config"},
+    "alerts": {"AssistersTokensFast"},
+}
+"""What is described and not there yet, by its kind."""
 
 
 def commands() -> dict[str, set[str]]:
@@ -94,26 +82,31 @@ def variables() -> set[str]:
 
 
 def there() -> dict[str, set[str]]:
-    """Return what there is, of each kind that has a list above."""
+    """Return what there is, of each kind that is listed."""
     return {
-        "COMMANDS": set(commands()),
-        "FILES": {name for name in FILES if ROOT.joinpath(name).exists()},
-        "NAMES": known_names(),
-        "ARGUMENTS": set(inspect.signature(assisters_otel.init).parameters),
-        "PUBLIC": set(assisters_otel.__all__),
-        "VARIABLES": variables(),
-        "EXTRAS": extras(),
-        "ALERTS": {rule["alert"] for rule in rules("alert")},
+        "commands": set(commands()),
+        "files": {name for name in LISTED["files"] if ROOT.joinpath(name).exists()},
+        "names": known_names(),
+        "arguments": set(inspect.signature(assisters_otel.init).parameters),
+        "public": set(assisters_otel.__all__),
+        "variables": variables(),
+        "extras": extras(),
+        "alerts": {rule["alert"] for rule in rules("alert")},
     }
+
+
+PENDING = {kind: names - there()[kind] for kind, names in LISTED.items()}
+"""What of it is not there, by its kind."""
 
 
 def missing(text: str) -> list[str]:
     """Return what a block's text needs and the code does not have yet."""
-    names = {form for name in NAMES for form in (name, label(name)) if name != "assisters.call"}
+    names = PENDING["names"] - {"assisters.call"}  # in queries a part of others
     signs = {
-        **{f"assisters-otel {name}": name for name in COMMANDS},
-        **{name: name for name in (*FILES, *names, *VARIABLES, *ALERTS)},
-        **{f"{name}=": name for name in ARGUMENTS},
-        **{f"assisters_otel.{name}": name for name in PUBLIC},
+        **{f"assisters-otel {name}": name for name in PENDING["commands"]},
+        **{f"{name}=": name for name in PENDING["arguments"]},
+        **{f"assisters_otel.{name}": name for name in PENDING["public"]},
     }
+    for name in (*names, *map(label, names), *PENDING["files"], *PENDING["variables"]):
+        signs[name] = name
     return [name for sign, name in signs.items() if sign in text]

@@ -41,7 +41,7 @@ def known_variables():
     return (
         {value for module in modules for value in vars(module).values() if isinstance(value, str)}
         | {variable.format(client) for variable in pending.variables() for client in clients}
-        | set(pending.VARIABLES)
+        | pending.PENDING["variables"]
         | OTHERS
     )
 
@@ -72,7 +72,7 @@ def test_a_link_leads_somewhere(page):
     for line, target in links(page):
         path, _, anchor = target.partition("#")
         there = (page.parent / path).resolve() if path else page
-        if there.relative_to(ROOT).as_posix() in pending.FILES:
+        if there.relative_to(ROOT).as_posix() in pending.PENDING["files"]:
             continue
         assert there.exists(), f"{name_of(page)}:{line}: {target}"
         if anchor:
@@ -111,7 +111,7 @@ def test_every_variable_that_a_page_names_is_one(page):
 
 @PAGE
 def test_every_name_of_telemetry_that_a_page_names_is_sent(page):
-    known = pending.known_names() | set(pending.NAMES)
+    known = pending.known_names() | pending.PENDING["names"]
     text = page.read_text("utf-8")
     for name in re.findall(r"`((?:assisters|gen_ai|error)\.[a-z_.]+[a-z])[`=]", text):
         assert name in known or name.startswith("assisters.dev"), name
@@ -121,12 +121,12 @@ def test_every_name_of_telemetry_that_a_page_names_is_sent(page):
 def test_every_name_of_the_package_that_a_page_names_is_there(page):
     for name in re.findall(r"assisters_otel\.(\w+)", page.read_text("utf-8")):
         submodules = {"testing"}
-        assert name in {*assisters_otel.__all__, *pending.PUBLIC, *submodules}, name
+        assert name in {*assisters_otel.__all__, *pending.PENDING["public"], *submodules}, name
 
 
 @PAGE
 def test_every_command_that_a_page_names_is_there(page):
-    known = {*pending.commands(), *pending.COMMANDS}
+    known = {*pending.commands(), *pending.PENDING["commands"]}
     for name in re.findall(r"(?<![/\w])assisters-otel ([a-z][a-z-]+)", page.read_text("utf-8")):
         assert name in known, name
 

@@ -53,7 +53,7 @@ def test_every_alert_is_in_the_table_with_its_severity_and_has_a_heading():
     listed = {re.findall("`(.+?)`", row[0])[0]: row[1] for row in rows_of_alerts(-1)}
     headings = re.findall(r"^### (Assisters\w+)$", ALERTS.read_text("utf-8"), re.MULTILINE)
 
-    for alert in pending.ALERTS:
+    for alert in pending.PENDING["alerts"]:
         listed.pop(alert)
         headings.remove(alert)
     assert listed == expected
@@ -105,7 +105,9 @@ def test_the_table_of_rules_has_every_rule_of_check_retries():
 def test_every_argument_of_init_is_in_its_table():
     told = set(first_names(CONFIGURATION, "argument of `init`"))
 
-    assert told - set(pending.ARGUMENTS) == set(inspect.signature(assisters_otel.init).parameters)
+    assert told - pending.PENDING["arguments"] == set(
+        inspect.signature(assisters_otel.init).parameters
+    )
 
 
 def test_every_variable_of_the_library_is_on_the_page():
@@ -141,7 +143,7 @@ def test_every_variable_that_http_spans_follow_is_in_its_table():
 def test_every_command_is_in_its_table():
     told = {name.removeprefix("assisters-otel ") for name in first_names(CONFIGURATION, "command")}
 
-    assert told - set(pending.COMMANDS) == set(pending.commands())
+    assert told - pending.PENDING["commands"] == set(pending.commands())
 
 
 def test_every_field_of_an_explanation_is_in_its_table():
@@ -181,21 +183,21 @@ def test_every_extra_is_in_the_table_of_what_to_install():
         for of in re.findall(r"'\.\[(.+?)\]'", row[1]):
             told |= set(of.split(","))
 
-    assert told - set(pending.EXTRAS) == pending.extras() - {"requests", "aiohttp"}
+    assert told - pending.PENDING["extras"] == pending.extras() - {"requests", "aiohttp"}
 
 
 def test_every_example_is_in_the_table_of_examples():
     page = ROOT / "examples" / "README.md"
     linked = re.findall(r"\]\((\w+\.py)\)", page.read_text("utf-8"))
 
-    missing = {name.removeprefix("examples/") for name in pending.FILES}
+    missing = {name.removeprefix("examples/") for name in pending.PENDING["files"]}
 
     assert sorted({*linked} - missing) == sorted(path.name for path in page.parent.glob("*.py"))
 
 
-@pytest.mark.parametrize("kind", pending.there())
+@pytest.mark.parametrize("kind", pending.LISTED)
 def test_what_is_there_is_not_pending(kind):
-    assert sorted(set(getattr(pending, kind)) & pending.there()[kind]) == [], name_of(
+    assert sorted(pending.LISTED[kind] - pending.PENDING[kind]) == [], name_of(
         ROOT / "tests" / "docs" / "pending.py"
     )
 
