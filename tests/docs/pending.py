@@ -102,11 +102,11 @@ PENDING = {kind: names - there()[kind] for kind, names in LISTED.items()}
 def missing(text: str) -> list[str]:
     """Return what a block's text needs and the code does not have yet."""
     names = PENDING["names"] - {"assisters.call"}  # in queries a part of others
+    as_they_are = (*names, *map(label, names), *PENDING["files"], *PENDING["variables"])
     signs = {
+        **{name: name for name in as_they_are},
         **{f"assisters-otel {name}": name for name in PENDING["commands"]},
         **{f"{name}=": name for name in PENDING["arguments"]},
         **{f"assisters_otel.{name}": name for name in PENDING["public"]},
     }
-    for name in (*names, *map(label, names), *PENDING["files"], *PENDING["variables"]):
-        signs[name] = name
     return [name for sign, name in signs.items() if sign in text]
