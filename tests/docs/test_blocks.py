@@ -65,19 +65,13 @@ def imported(text):
             yield node.module.partition(".")[0]
 
 
-@of("python")
-def test_a_script_runs(api, tmp_path, block):
-    ast.parse(block.text)
-    skip_what_is_pending(block)
-    absent = {name for name in imported(block.text) if importlib.util.find_spec(name) is None}
-    if absent:
-        assert absent <= NOT_INSTALLED
-        pytest.skip(f"not installed: {', '.join(absent)}")
-    script = tmp_path / "test_it.py"
-    script.write_text(block.text.replace("https://api.assisters.dev/v1", api.url))
-    by = ["-m", "pytest", "-q", "-p", "no:cacheprovider"] if "def test_" in block.text else []
-    if "told." in block.text or "is_error" in block.text:
-        api.answers("api_key_revoked")
+TESTS = [block for block in all_blocks("python") if "\ndef test_" in block.text]
+SCRIPTS = [block for block in all_blocks("python") if block not in TESTS]
+
+
+@pytest.fixture
+def run(api, tmp_path):
+    """Run a script with the variables of an app whose API is the fake one."""
     variables = {
         "ASSISTERS_BASE_URL": api.url,
         "ASSISTERS_API_KEY": KEY,
@@ -85,12 +79,43 @@ def test_a_script_runs(api, tmp_path, block):
         "OTEL_METRICS_EXPORTER": "none",
     }
 
-    done = warm.run(*by, script, env={**os.environ, **variables}, cwd=tmp_path)
+    def run(*arguments):
+        done = warm.run(*arguments, env={**os.environ, **variables}, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout
 
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    if "told.advice" in block.text:
-        assert catalog.find("api_key_revoked").advice in done.stdout
+    return run
+
+
+@pytest.mark.parametrize("block", SCRIPTS, ids=str)
+def test_a_script_runs(run, api, tmp_path, block):
+    ast.parse(block.text)
+    skip_what_is_pending(block)
+    absent = {name for name in imported(block.text) if importlib.util.find_spec(name) is None}
+    if absent:
+        assert absent <= NOT_INSTALLED
+        pytest.skip(f"not installed: {', '.join(absent)}")
+    script = tmp_path / "script.py"
+    script.write_text(block.text.replace("https://api.assisters.dev/v1", api.url))
+    explains = "told." in block.text
+    if explains:
+        api.answers("api_key_revoked")
+
+    printed = run(script)
+
+    assert (catalog.find("api_key_revoked").advice in printed) is explains
+
+
+def test_the_tests_of_the_pages_pass(run, tmp_path):
+    """All in one run: each start of pytest takes seconds."""
+    for number, block in enumerate(TESTS):
+        tmp_path.joinpath(f"test_{number}.py").write_text(block.text)
+
+    printed = run("-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path)
+
+    assert len(TESTS) > 2
+    assert f"{sum(block.text.count('def test_') for block in TESTS)} passed" in printed
 
 
 # -- sh --------------------------------------------------------------------------------------------
