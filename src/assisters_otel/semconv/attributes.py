@@ -135,7 +135,7 @@ CANCELLED: Final = "CancelledError"
 
 
 class Attribute(NamedTuple):
-    """One row of the tables of span attributes in docs/spans.md.
+    """One row of the README's tables of span attributes.
 
     Attributes:
         name: The name, as exported.
