@@ -45,6 +45,9 @@ LISTED = {
 }
 """What is described and not there yet, by its kind."""
 
+REPLACED = {"assisters.client.call.duration", "assisters.client.stream.time_to_first_chunk"}
+"""Metrics of which the pages describe the ones that are to replace them."""
+
 
 def commands() -> dict[str, set[str]]:
     """Return the commands that there are, each with its options."""
