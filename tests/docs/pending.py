@@ -20,9 +20,8 @@ from assisters_otel.cli.app import app
 from assisters_otel.semconv import environment
 
 LISTED = {
-    "commands": {"alerts", "fingerprint"},
+    "commands": {"fingerprint"},
     "files": {
-        "CONTRIBUTING.md",
         "collector-config/kubernetes",
         "examples/otel-config.yaml",
         "examples/tenant_with_celery.py",

@@ -143,7 +143,7 @@ class Script:
         failing = failing or in_stream is not None
         for wrong, instead in (
             (odd is not None, f"{odd!r} is not documented: {script_arguments.instead_of(odd)}"),
-            (codes and code is not None, "write the codes by position or one as code=, not both"),
+            (codes and code is not None, "write a list of codes or one as code=, not both"),
             (
                 code and not status and not any(rows),
                 f"code={code!r} is not documented: {script_arguments.near(code)}add status=",
