@@ -14,8 +14,8 @@ from servers import CONFIG
 DOCUMENTS = [(block, yaml.safe_load(block.text)) for block in all_blocks("yaml")]
 COLLECTOR = [block for block, document in DOCUMENTS if "exporters" in document]
 PROMETHEUS = [block for block, document in DOCUMENTS if "scrape_configs" in document]
-OF_OTHERS = {"otlp_config", "env"}
-"""What stands first in a document for a server that is not here: Datadog's agent, Kubernetes."""
+OF_OTHERS = {"otlp_config", "env", "instrumentation/development"}
+"""What stands first in a document of another reader: Datadog's agent, the SDK, Kubernetes."""
 
 
 def run(name, *arguments, **environment):
