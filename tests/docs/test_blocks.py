@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -136,7 +137,9 @@ def shell(tmp_path):
     for path in stand_ins:
         path.write_text(note)
         path.chmod(0o755)
-    for name in ("collector-config", "examples", "docs", "tests", "src"):
+    for name in ("collector-config", "examples"):  # copies, which a block may change
+        shutil.copytree(ROOT / name, here / name)
+    for name in ("docs", "src", "tests"):
         (here / name).symlink_to(ROOT / name)
 
     def run(text):
@@ -176,6 +179,22 @@ def test_a_command_can_be_given(shell, block):
         for one in arguments:
             if one.startswith(("collector-config/", "tests/", "examples/", "docs/")):
                 assert (ROOT / one).exists(), one
+
+
+def test_a_label_is_added_where_the_page_says(shell, tmp_path):
+    (block,) = [one for one in all_blocks("sh") if "sed -i" in one.text]
+
+    shell(block.text)
+
+    shipped, changed = ROOT / "collector-config", tmp_path / "here" / "collector-config"
+    names = {path.name for path in shipped.glob("*.yaml")}
+    texts = {name: changed.joinpath(name).read_text() for name in names}
+    assert {name for name in names if texts[name] != shipped.joinpath(name).read_text()} == {
+        "collector.yaml", "gateway.yaml", "prometheus.yaml",
+    }  # fmt: skip
+    for name in ("collector.yaml", "gateway.yaml", "prometheus.yaml"):
+        assert "team.name" in texts[name]
+        assert yaml.safe_load(texts[name])
 
 
 def test_a_wrong_command_is_found(shell):
