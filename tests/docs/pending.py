@@ -23,6 +23,7 @@ LISTED = {
     "commands": {"fingerprint"},
     "files": {
         "collector-config/kubernetes",
+        "examples/lambda_function.py",
         "examples/otel-config.yaml",
         "examples/tenant_with_celery.py",
         "examples/tenant_with_fastapi.py",

@@ -140,6 +140,12 @@ def test_every_variable_that_http_spans_follow_is_in_its_table():
     }
 
 
+def test_every_name_of_the_package_is_in_its_table():
+    told = set(first_names(CONFIGURATION, "name of `assisters_otel`"))
+
+    assert told - pending.PENDING["public"] == set(assisters_otel.__all__)
+
+
 def test_every_command_is_in_its_table():
     told = {name.removeprefix("assisters-otel ") for name in first_names(CONFIGURATION, "command")}
 
