@@ -20,14 +20,14 @@ from assisters_otel.cli.app import app
 from assisters_otel.semconv import environment
 
 LISTED: dict[str, set[str]] = {
-    "commands": {"fingerprint"},
-    "files": {"examples/tenant_with_celery.py", "examples/tenant_with_fastapi.py"},
-    "names": {"assisters.api_key.fingerprint", "assisters.call"},  # attributes, metrics, spans
-    "arguments": {"baggage", "key_fingerprint"},  # of `init`
+    "commands": set(),
+    "files": set(),
+    "names": {"assisters.call"},  # of attributes, metrics and spans
+    "arguments": set(),  # of `init`
     "public": set(),  # names of the package
-    "variables": {"ASSISTERS_OTEL_BAGGAGE", "ASSISTERS_OTEL_KEY_FINGERPRINT"},
+    "variables": set(),
     "extras": set(),
-    "alerts": {"AssistersTokensFast"},
+    "alerts": set(),
 }
 """What is described and not there yet, by its kind."""
 

@@ -46,6 +46,8 @@ def switch_on() -> assisters_otel.Telemetry:
         protocol="http/protobuf",
         hosts=["gateway.example.com:8080/v1"],
         capture_message=False,
+        key_fingerprint=False,
+        baggage=("tenant", "team"),
         tracer_provider=TracerProvider(),
         meter_provider=MeterProvider(),
         strict=True,
@@ -62,6 +64,24 @@ def handle() -> bool:
         in_time: bool = telemetry.flush(timeout_s=2.5)
         telemetry.shutdown()
     return in_time and bool(attempts or hosts or last)
+
+
+@assisters_otel.flushed
+def handler(event: dict[str, str], _context: object) -> str:
+    """A function after which the platform freezes the process."""
+    return event["name"]
+
+
+@assisters_otel.flushed
+async def handler_async(event: dict[str, str]) -> str:
+    """The same, as a coroutine function."""
+    return event["name"]
+
+
+async def invoke() -> str:
+    """A decorated function has the types that it had."""
+    name: str = handler({"name": "a"}, None)
+    return name + await handler_async(event={"name": "b"})
 
 
 def explain(error: openai.APIError, response: httpx.Response) -> str:
