@@ -25,6 +25,9 @@ OTEL_SDK_DISABLED: Final = "OTEL_SDK_DISABLED"
 OTEL_CONFIG_FILE: Final = "OTEL_CONFIG_FILE"
 """The path of a file that describes the providers. Source: the same."""
 
+OTEL_PYTHON_LOGGER_PROVIDER: Final = "OTEL_PYTHON_LOGGER_PROVIDER"
+"""The global logger provider, by the name of its entry point. Source: the same."""
+
 OTEL_DISABLED_INSTRUMENTATIONS: Final = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
 """Which instrumentations are off, by the names of their entry points, or ``*``.
 Source: the same."""
