@@ -36,9 +36,13 @@ def test_begin_is_no_noun_in_any_text():
     assert odd == []
 
 
-@pytest.mark.parametrize("name", ["README.md", "SECURITY.md", "collector-config/dashboard.json"])
-def test_nor_in_what_people_read(name):
-    assert NO_NOUN.findall((ROOT / name).read_text("utf-8")) == []
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHOWN = [*PAGES, ROOT / "collector-config" / "dashboard.json"]
+
+
+@pytest.mark.parametrize("path", SHOWN, ids=lambda path: path.name)
+def test_nor_in_what_people_read(path):
+    assert NO_NOUN.findall(path.read_text("utf-8")) == []
 
 
 @pytest.mark.parametrize("error", catalog.ERRORS, ids=lambda error: error.code)

@@ -2,7 +2,7 @@
 
 A stable name of the semantic conventions is imported. A name that is still in development is typed
 here with its source, because the package that holds it may change or drop it. The tables at the end
-are the README's tables of span attributes (tests/test_readme.py compares them).
+are those of docs/spans.md (tests/docs/tables.py writes them).
 """
 
 from __future__ import annotations
