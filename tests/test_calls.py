@@ -9,7 +9,8 @@ from assisters_otel.api import endpoints
 from assisters_otel.api.event_stream import EventStreamScanner
 from assisters_otel.api.request import ApiRequest
 from assisters_otel.attempts.attempt import Attempt
-from assisters_otel.attempts.call import Call, CallRequest
+from assisters_otel.attempts.call import Call
+from assisters_otel.attempts.call_request import CallRequest
 from assisters_otel.outcomes import AttemptOutcome
 from assisters_otel.recording.response_body import ResponseBody
 

@@ -5,7 +5,8 @@ How it works.
 * The adapter of an SDK enters the call's scope around the SDK's own method. `current_call` returns
   the call in this scope, and the recorder makes the attempts there its own, if `includes` agrees.
 * The call ends when the SDK raises, or when it returns. If the SDK returns with an open body, the
-  call ends with that body.
+  call ends with that body. If the app parses the answer itself, the call waits for that, and ends
+  at the moment of its body's end (`unparsed_answers`).
 
 The scope is kept in two places. OpenTelemetry's context is what the app's code passes from thread
 to thread. ddtrace's context keeps only the span and the baggage, so a context variable has the call
@@ -18,10 +19,11 @@ import time
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry import context, trace
 
+from assisters_otel.attempts.call_request import RESULT
 from assisters_otel.attempts.clock import Moment
 from assisters_otel.attempts.request_matching import is_same_path, is_sdk_request
 from assisters_otel.attempts.retry_chain import RetryChain
@@ -30,63 +32,19 @@ from assisters_otel.outcomes import CallOutcome
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from contextvars import Token
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, SpanContext
 
+    from assisters_otel.api.error_body import Envelope
     from assisters_otel.api.request import ApiRequest, RequestReader
+    from assisters_otel.attempts.call_interfaces import Body, Watcher
+    from assisters_otel.attempts.call_request import CallRequest, ExpectedAnswer
     from assisters_otel.outcomes import AttemptOutcome
 
 _KEY: Final = context.create_key("assisters_otel-call")
 _scope: Final[ContextVar[Call | None]] = ContextVar("assisters_otel-call", default=None)
-
-
-class CallRequest(NamedTuple):
-    """The arguments of a call.
-
-    Attributes:
-        request: The request that the SDK will send.
-        operation: The operation's name in the GenAI conventions, or None.
-        model: The model's name, cleaned, or None.
-    """
-
-    request: ApiRequest
-    operation: str | None
-    model: str | None
-
-
-class Body(Protocol):
-    """The part of a `ResponseBody` that a call uses."""
-
-    is_over: bool
-    made: str
-
-    def abandon(self) -> None:
-        """End it: its reader will not do so."""
-
-    def forked(self) -> None:
-        """Report nothing of it in this forked child: the parent does."""
-
-
-class Watcher(Protocol):
-    """The receiver of a call's reports."""
-
-    def raised(self, call: Call, error: BaseException) -> None:
-        """Record the exception that the SDK has raised to its caller."""
-
-    def waits(self, call: Call) -> None:
-        """Record that a call has returned, and that its body is still open."""
-
-    def ended(self, call: Call, outcome: CallOutcome, end_ns: int | None) -> None:
-        """Record a call's outcome, once. *end_ns* is None if the call ends now."""
-
-    def is_collecting(self) -> bool:
-        """Return True if this runs inside the garbage collector."""
-
-    def put_off(self, step: Callable[[], object]) -> None:
-        """Run a step soon, outside the garbage collector."""
 
 
 class Call:
@@ -94,30 +52,42 @@ class Call:
 
     Attributes:
         asked: The arguments of the call.
+        expected: The answer that the caller expects.
         span: The span of the call, the library's or a GenAI instrumentation's.
         is_ours: True if the span is the library's.
+        is_inference: True if it is the library's, and has the attributes of the GenAI conventions.
+        recorded_elsewhere: The names of the GenAI metrics that another instrumentation records.
         parent_span: The span under which the call was made; not valid without one.
         context: The context that is current while the call sends.
         chain: The attempts of the call.
+        body: The body of the last successful answer, or None.
         last: The outcome of the last attempt, or None.
+        is_ended: True if the call has ended.
+        is_open: True if a request that is sent in its scope may be part of it.
         started_s: The time of its start, by `time.perf_counter`.
     """
 
     __slots__ = (
         "__weakref__",
-        "_body",
+        "_body_end",
         "_built_request",
-        "_is_open",
         "_is_returned",
+        "_is_unparsed",
         "_once",
         "_tokens",
         "_watcher",
         "asked",
+        "body",
         "chain",
         "context",
+        "expected",
+        "is_ended",
+        "is_inference",
+        "is_open",
         "is_ours",
         "last",
         "parent_span",
+        "recorded_elsewhere",
         "span",
         "started_s",
     )
@@ -127,7 +97,7 @@ class Call:
         asked: CallRequest,
         span: Span,
         parent_span: SpanContext,
-        watcher: Watcher,
+        watcher: Watcher[Call],
         *,
         is_ours: bool,
     ) -> None:
@@ -143,15 +113,21 @@ class Call:
         self.asked = asked
         self.span = span
         self.is_ours = is_ours
+        self.is_inference = is_ours
+        self.recorded_elsewhere: frozenset[str] = frozenset()
+        self.expected: ExpectedAnswer = RESULT
         self.parent_span = parent_span
         made = span.get_span_context()
         self.chain = RetryChain(made if made.is_valid else None)
         self.last: AttemptOutcome | None = None
         self._watcher = watcher
-        self._body: Body | None = None
+        self.body: Body | None = None
         self._built_request: RequestReader | None = None
-        self._is_open = True
+        self.is_open = True
         self._is_returned = False
+        self._is_unparsed = False
+        self._body_end: Moment | None = None
+        self.is_ended = False
         self._tokens: tuple[Token[Context], Token[Call | None]] | None = None
         self._once = iter((True,))  # two threads may close one body
         parent = trace.set_span_in_context(span) if is_ours else None
@@ -170,7 +146,7 @@ class Call:
         Args:
             error: The exception that the SDK has raised, or None.
         """
-        self._is_open = False
+        self.is_open = False
         tokens, self._tokens = self._tokens, None
         if tokens is None:  # `attach` failed
             return
@@ -203,23 +179,62 @@ class Call:
 
     def answered(self, body: Body) -> None:
         """Keep the body of a successful answer, whose end may end the call."""
-        self._body = body
+        self.body = body
 
     @fail_safe
-    def returned(self) -> None:
-        """Record that the SDK has returned. The call ends now, or with its open body."""
+    def returned(self, result: object = None, *, is_unparsed: bool = False) -> None:
+        """Record that the SDK has returned. The call ends now, with its open body, or later.
+
+        Args:
+            result: The SDK's result. It may be an object that reads the open body.
+            is_unparsed: True if the app parses it.
+        """
         self._is_returned = True
-        body = self._body
+        if is_unparsed:
+            self._is_unparsed = self._watcher.awaits_parse(self, result)
+        body = self.body
         if body is None:
-            self.end(names.OK)
+            self._complete(names.OK, None)
         elif body.is_over:  # the SDK may have read the event stream to its end
-            self.end(names.FAILED if body.made == names.FAILED else names.OK)
+            self._complete(names.FAILED if body.made == names.FAILED else names.OK, None)
         else:
             self._watcher.waits(self)
 
     @fail_safe
+    def returned_error(self, error: Envelope) -> None:
+        """Record that the SDK has returned an answer with an error in place of the result."""
+        if self.body is not None:
+            self.body.found_unusable(error)
+        self.end(names.FAILED)
+
+    @fail_safe
+    def settle(self) -> None:
+        """Wait for the app's parse no longer: it has parsed the answer, or will not do so."""
+        self._is_unparsed = False
+        if self._body_end is not None:
+            self.end(names.OK, at=self._body_end)
+
+    @fail_safe
+    def parse_failed(self, error: Exception) -> None:
+        """Record that the app's parse of the answer has failed, perhaps after the call's end."""
+        if self.body is not None:
+            self.body.found_unusable(None, error)
+        self._is_unparsed = False
+        if self._body_end is not None:
+            self.end(names.FAILED, type(error).__qualname__, self._body_end)
+
+    def _complete(self, outcome: str, at: Moment | None) -> None:
+        """End the call with its body, unless the app has still to parse the answer."""
+        if self._is_unparsed and outcome == names.OK:
+            self._body_end = at or Moment.now()
+        else:
+            self.end(outcome, at=at)
+
+    @fail_safe
     def raised(self, error: BaseException) -> None:
         """Record that the SDK has raised. If it is no `Exception`, the caller has cancelled."""
+        if self.body is not None and isinstance(error, Exception):
+            self.body.found_unusable(None, error)
         self._watcher.raised(self, error)
         if isinstance(error, Exception):
             self.end(names.FAILED, type(error).__qualname__)
@@ -228,21 +243,22 @@ class Call:
 
     def body_ended(self, body: Body, at: Moment | None) -> None:
         """Record the end of a body. It ends the call if the SDK has returned that body."""
-        if self._is_returned and body is self._body:
-            self.end(body.made, at=at)
+        if self._is_returned and body is self.body:
+            self._complete(body.made, at)
 
     @fail_safe
     def abandon(self) -> None:
         """End the call and its body: the reader will not do so."""
-        if self._body is not None:
-            self._body.abandon()
+        if self.body is not None:
+            self.body.abandon()
+        self.settle()
         self.end(names.CANCELLED_CALL)
 
     def forked(self) -> None:
         """Report nothing of it in this forked child: the parent does."""
         next(self._once, None)
-        if self._body is not None:
-            self._body.forked()
+        if self.body is not None:
+            self.body.forked()
 
     def end(self, outcome: str, exception: str | None = None, at: Moment | None = None) -> None:
         """End the call, once. Inside the garbage collector the end is deferred.
@@ -255,12 +271,12 @@ class Call:
             exception: The name of the exception that ended it, or None.
             at: The moment of the end, or None for now.
         """
-        if at is None and self._watcher.is_collecting():
-            self._watcher.put_off(partial(self.end, outcome, exception, Moment.now()))
+        if self._watcher.is_collecting():
+            self._watcher.put_off(partial(self.end, outcome, exception, at or Moment.now()))
             return
         if next(self._once, None) is None:
             return
-        self._is_open = False
+        self.is_open, self.is_ended = False, True
         self._built_request = None  # a task that outlives the call may keep the call alive
         chain = self.chain
         if outcome == names.OK and chain.retries:
@@ -276,11 +292,6 @@ class Call:
             exception=exception,
         )
         self._watcher.ended(self, record, None if at is None else at.unix_ns)
-
-    @property
-    def is_open(self) -> bool:
-        """True if a request that is sent in its scope may be part of it."""
-        return self._is_open
 
 
 def current_call() -> Call | None:

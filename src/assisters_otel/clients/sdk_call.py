@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def wrap_call(
-    original: Callable[..., Any], begin: Callable[[Any, Any, Any], Call | None]
+    original: Callable[..., Any],
+    begin: Callable[[Any, Any, Any], Call | None],
+    returned: Callable[[Call, Any], object],
 ) -> Callable[..., Any]:
     """Wrap a method that returns when its call has been answered, or raises when it has failed.
 
@@ -24,6 +26,7 @@ def wrap_call(
         original: The method, as it stands in its class.
         begin: A function that gets the client, the arguments and the keyword arguments. It returns
             the call, or None if the call is not watched.
+        returned: A function that gets the call and what the SDK returns.
     """
     wrapped = as_function(original)
 
@@ -34,7 +37,7 @@ def wrap_call(
         call.attach()
         try:
             result = wrapped(client, *args, **kwargs)
-            call.returned()
+            returned(call, result)
         except BaseException as error:
             call.raised(error)
             raise

@@ -79,7 +79,7 @@ class Recorder:
         self._lock = threading.RLock()  # a signal handler may send a request meanwhile
         self._spans = AttemptSpans(config)
         self._open = OpenBodies()
-        self.deferred = Deferred(self._open.__bool__)
+        self.deferred = Deferred(self._open.has_any)
         self._has_started = False
         self._before_first: Callable[[], object] | None = self.deferred.watch_collector
         self.watched = WatchedHosts(config, self._before_request)

@@ -32,9 +32,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 from weakref import ref as weakref
 
 from assisters_otel.api.event_stream import BodyEnd, stream_outcome
+from assisters_otel.api.unusable_answer import BodyBeginning, skip_all
 from assisters_otel.attempts.clock import Moment
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import AttemptOutcome, StreamOutcome
+from assisters_otel.recording import unusable_answers
 from assisters_otel.semconv import attributes as names
 from assisters_otel.sinks.call_span import write_abandoned_state
 from assisters_otel.sinks.known_attempts import find_attempt, remember_attempt
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
+    from assisters_otel.api.error_body import Envelope
     from assisters_otel.api.event_stream import EventStreamScanner
     from assisters_otel.attempts.attempt import Attempt
     from assisters_otel.recording.deferred import Deferred
@@ -69,6 +72,11 @@ class BodyRecorder(Protocol):
     def body_ended(self, body: ResponseBody, outcome: AttemptOutcome, at: Moment | None) -> None:
         """Record the end of a body, once."""
 
+    def body_unusable(
+        self, body: ResponseBody, error: Envelope | None, exception: Exception | None
+    ) -> None:
+        """Record that a body that has ended well is no success, once."""
+
 
 class ResponseBody:
     """One body.
@@ -76,7 +84,10 @@ class ResponseBody:
     Attributes:
         attempt: The attempt whose answer has the body.
         span: The span of its event stream outside a call, or None.
+        beginning: The first bytes of a body that the app reads, or None.
+        reported: The outcome of the attempt, with that of the body; None before the end.
         events: The scanner of its event stream, or None if it is no event stream.
+        skip_chunk: A function that returns True if a chunk need not be fed.
         has_failed: True if it has had an error event, which has been recorded.
         is_over: True if it has ended.
         made: The outcome that its end means for its call: one of `names.OUTCOMES`.
@@ -92,11 +103,14 @@ class ResponseBody:
         "_sent",
         "_started_s",
         "attempt",
+        "beginning",
         "events",
         "has_failed",
         "is_over",
         "made",
         "read_s",
+        "reported",
+        "skip_chunk",
         "span",
     )
 
@@ -131,11 +145,21 @@ class ResponseBody:
         self._started_s = attempt.sent_s if attempt.call is None else attempt.call.started_s
         self._first_s: float | None = None
         self._once = iter((True,))  # two threads may close one body
+        self.reported: AttemptOutcome | None = None
+        self.beginning: BodyBeginning | None = None
+        self.skip_chunk: Callable[[bytes], bool] = skip_all
+        if events is not None:
+            self.skip_chunk = events.skip_plain_event
+        elif attempt.call is not None and attempt.call.expected.is_read_by_app:
+            self.beginning = BodyBeginning()
+            self.skip_chunk = self.beginning.is_full
 
     @fail_safe
     def feed(self, chunk: bytes) -> None:
-        """Scan the next bytes of an event stream, unless `skip_plain_event` has skipped them."""
+        """Read the next bytes, unless `skip_chunk` has skipped them."""
         if self.events is None:
+            if self.beginning is not None:
+                self.beginning.feed(chunk)
             return
         self.events.feed(chunk)
         if self._first_s is None and self.events.chunks:
@@ -215,14 +239,37 @@ class ResponseBody:
             stream = self._stream(self.events, name)
         self.made = CALL_OUTCOME_OF.get(name, names.CANCELLED_CALL)
         self.is_over = True
-        outcome = self._outcome(stream, error)
-        if outcome.failed:
-            call = self.attempt.call
-            shown = self.span if call is None else call.span
-            for thing in (self._sent(), error):
-                if thing is not None:
-                    remember_attempt(thing, outcome, shown)
+        unusable = None
+        if error is None and self.events is None:
+            unusable = unusable_answers.error_in_place(self.attempt, self.beginning)
+        if unusable is not None:
+            self.made = names.FAILED
+            outcome = unusable_answers.outcome_of(self.attempt, unusable, None)
+        else:
+            outcome = self._outcome(stream, error)
+        self.report(outcome, error)
         self._recorder.body_ended(self, outcome, at)
+
+    def report(self, outcome: AttemptOutcome, error: BaseException | None) -> None:
+        """Set `reported`, and remember a failure by what the app has of it, for `explain`."""
+        self.reported = outcome
+        if not outcome.failed:
+            return
+        call = self.attempt.call
+        shown = self.span if call is None else call.span
+        for thing in (self._sent(), error):
+            if thing is not None:
+                remember_attempt(thing, outcome, shown)
+
+    @fail_safe
+    def found_unusable(self, error: Envelope | None, exception: Exception | None = None) -> None:
+        """Record that the answer has a status of success, and is none.
+
+        Args:
+            error: The error in place of the result, or None.
+            exception: The exception with which the SDK has refused to parse it, or None.
+        """
+        self._recorder.body_unusable(self, error, exception)
 
     def _stream(self, events: EventStreamScanner, outcome: str) -> StreamOutcome:
         return StreamOutcome(outcome, events.chunks, self._first_s)

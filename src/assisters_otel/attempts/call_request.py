@@ -1,0 +1,42 @@
+"""What a call asks for, and which answer its caller expects. Frozen and pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from assisters_otel.api.request import ApiRequest
+
+
+class CallRequest(NamedTuple):
+    """The arguments of a call.
+
+    Attributes:
+        request: The request that the SDK will send.
+        operation: The operation's name in the GenAI conventions, or None.
+        model: The model's name, cleaned, or None.
+    """
+
+    request: ApiRequest
+    operation: str | None
+    model: str | None
+
+
+class ExpectedAnswer(NamedTuple):
+    """The answer that the caller of an SDK expects.
+
+    Attributes:
+        is_document: True if it is JSON or an event stream. False for texts and bytes, which the SDK
+            returns as they are.
+        is_read_by_app: True if the app, and not the SDK, reads or parses the body. Then the SDK has
+            no result, and the first bytes of the body are kept.
+        is_event_stream: True if the app has asked for an event stream.
+    """
+
+    is_document: bool = True
+    is_read_by_app: bool = False
+    is_event_stream: bool = False
+
+
+RESULT: Final = ExpectedAnswer()
+"""A result that the SDK parses before it returns."""
