@@ -416,9 +416,10 @@ def answers(data: bytes) -> None:
     call = None
     if kind == "call":
         path = target.partition("?")[0]
-        call = recorder.calls.start_for_url(method, "https", _HOST, None, path, model or None)
+        hosts = recorder.watched.named(_HOST)
+        call = recorder.calls.start_for_url(hosts, method, "https", None, path, model or None)
     if call is not None:
-        call.enter()
+        call.attach()
     error: Exception | None = None
     held: list[Any] = []
     try:
@@ -430,7 +431,7 @@ def answers(data: bytes) -> None:
             call.returned() if error is None else call.raised(error)
     finally:
         if call is not None:
-            call.leave()
+            call.detach()
     for end in held:
         end()
     now.check()

@@ -44,11 +44,6 @@ def is_page(headers: Mapping[bytes, bytes]) -> bool:
     return headers.get(CONTENT_TYPE, b"").lstrip().lower().startswith(_PAGE)
 
 
-def skip_all(_chunk: bytes) -> bool:
-    """Return True: nothing of the body is kept."""
-    return True
-
-
 def error_in_result(result: Mapping[str, object]) -> Envelope | None:
     """Return the error that a parsed answer has in place of a result, or None.
 

@@ -37,10 +37,9 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, SpanContext
 
-    from assisters_otel.api.error_body import Envelope
     from assisters_otel.api.request import ApiRequest, RequestReader
     from assisters_otel.attempts.call_interfaces import Body, Watcher
-    from assisters_otel.attempts.call_request import CallRequest, ExpectedAnswer
+    from assisters_otel.attempts.call_request import CallRequest, ExpectedAnswer, Judge
     from assisters_otel.outcomes import AttemptOutcome
 
 _KEY: Final = context.create_key("assisters_otel-call")
@@ -182,30 +181,29 @@ class Call:
         self.body = body
 
     @fail_safe
-    def returned(self, result: object = None, *, is_unparsed: bool = False) -> None:
+    def returned(self, result: object = None, judge: Judge | None = None) -> None:
         """Record that the SDK has returned. The call ends now, with its open body, or later.
 
         Args:
             result: The SDK's result. It may be an object that reads the open body.
-            is_unparsed: True if the app parses it.
+            judge: The SDK's adapter judges it. None if every result is a success.
         """
         self._is_returned = True
-        if is_unparsed:
-            self._is_unparsed = self._watcher.awaits_parse(self, result)
-        body = self.body
-        if body is None:
+        body, error = self.body, None
+        if judge is not None:
+            error, is_unparsed = judge(self.expected, result)
+            if is_unparsed:
+                self._is_unparsed = self._watcher.awaits_parse(self, result)
+        if error is not None and body is not None:
+            body.found_unusable(error)
+        if error is not None:
+            self.end(names.FAILED)
+        elif body is None:
             self._complete(names.OK, None)
         elif body.is_over:  # the SDK may have read the event stream to its end
             self._complete(names.FAILED if body.made == names.FAILED else names.OK, None)
         else:
             self._watcher.waits(self)
-
-    @fail_safe
-    def returned_error(self, error: Envelope) -> None:
-        """Record that the SDK has returned an answer with an error in place of the result."""
-        if self.body is not None:
-            self.body.found_unusable(error)
-        self.end(names.FAILED)
 
     @fail_safe
     def settle(self) -> None:
@@ -219,6 +217,7 @@ class Call:
         """Record that the app's parse of the answer has failed, perhaps after the call's end."""
         if self.body is not None:
             self.body.found_unusable(None, error)
+        self._watcher.raised(self, error)
         self._is_unparsed = False
         if self._body_end is not None:
             self.end(names.FAILED, type(error).__qualname__, self._body_end)

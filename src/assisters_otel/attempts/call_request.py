@@ -1,10 +1,12 @@
-"""What a call asks for, and which answer its caller expects. Frozen and pure."""
+"""The arguments of a call, and the answer that its caller expects. Frozen and pure."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
+    from assisters_otel.api.error_body import Envelope
     from assisters_otel.api.request import ApiRequest
 
 
@@ -40,3 +42,8 @@ class ExpectedAnswer(NamedTuple):
 
 RESULT: Final = ExpectedAnswer()
 """A result that the SDK parses before it returns."""
+
+Judge = Callable[[ExpectedAnswer, object], "tuple[Envelope | None, bool]"]
+"""A function of an SDK's adapter. It gets what is expected and the SDK's result. It returns the
+error that the result has in place of what was asked for, or None; and True if the result is an
+answer that the app parses itself."""

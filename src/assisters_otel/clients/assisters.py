@@ -17,6 +17,7 @@ from assisters_otel.fail_safe import fail_safe
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from assisters_otel.api.error_body import Envelope
     from assisters_otel.attempts.call import Call
     from assisters_otel.recording.recorder import Recorder
 
@@ -87,10 +88,10 @@ class AssistersAdapter:
         )
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        return wrap_call(original, self._begin, _returned)
+        return wrap_call(original, self._begin, _judge)
 
     def _wrap_bytes(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        return wrap_call(original, self._begin, lambda call, result: call.returned(result))
+        return wrap_call(original, self._begin, None)
 
     def _wrap_stream(self, original: Callable[..., Any]) -> Callable[..., Any]:
         wrapped = as_function(original)
@@ -118,14 +119,13 @@ class AssistersAdapter:
         self, client: Any, method: str, named: Any, body: Any, expected: ExpectedAnswer = RESULT
     ) -> Call | None:
         url = urlsplit(client._url(named["path"], named.get("root")))  # noqa: SLF001 - as its own methods do
-        place = url.scheme, url.hostname or "", url.port, url.path
-        return self._recorder.calls.start_for_url(method, *place, body.get("model"), expected)
+        hosts = self._recorder.watched.named(url.hostname or "")
+        if hosts is None:
+            return None
+        place = url.scheme, url.port, url.path
+        model = body.get("model")
+        return self._recorder.calls.start_for_url(hosts, method, *place, model, expected)
 
 
-@fail_safe
-def _returned(call: Call, result: Any) -> None:
-    error = error_in_result(result) if isinstance(result, dict) else None
-    if error is None:
-        call.returned(result)
-    else:
-        call.returned_error(error)
+def _judge(_expected: ExpectedAnswer, result: object) -> tuple[Envelope | None, bool]:
+    return error_in_result(result) if isinstance(result, dict) else None, False

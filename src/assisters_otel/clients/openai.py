@@ -26,6 +26,7 @@ from assisters_otel.fail_safe import fail_safe
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from assisters_otel.api.error_body import Envelope
     from assisters_otel.api.request import RequestReader
     from assisters_otel.attempts.call import Call
     from assisters_otel.recording.recorder import Recorder
@@ -81,10 +82,12 @@ class OpenAIAdapter:
             Target(MODULE, "_legacy_response.LegacyAPIResponse.parse", self._wrap_parse),
             Target(MODULE, "_response.APIResponse.parse", self._wrap_parse),
             Target(MODULE, "_response.AsyncAPIResponse.parse", self._wrap_async_parse),
+            Target(MODULE, "_response.APIResponse.close", self._wrap_close),
+            Target(MODULE, "_response.AsyncAPIResponse.close", self._wrap_async_close),
         )
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        return wrap_call(original, self._begin, _returned)
+        return wrap_call(original, self._begin, _judge)
 
     def _wrap_async(self, original: Callable[..., Any]) -> Callable[..., Any]:
         wrapped = as_function(original)
@@ -97,7 +100,7 @@ class OpenAIAdapter:
             raised = None
             try:
                 result = await wrapped(client, *args, **kwargs)
-                _returned(call, result)
+                call.returned(result, _judge)
             except BaseException as error:
                 raised = error
                 call.raised(error)
@@ -118,7 +121,8 @@ class OpenAIAdapter:
             except Exception as error:
                 self._parse_failed(answer, error)
                 raise
-            self._parsed(answer)
+            if self._recorder.calls.unparsed.is_used:
+                self._settle(answer)
             return result
 
         return parse
@@ -132,13 +136,36 @@ class OpenAIAdapter:
             except Exception as error:
                 self._parse_failed(answer, error)
                 raise
-            self._parsed(answer)
+            if self._recorder.calls.unparsed.is_used:
+                self._settle(answer)
             return result
 
         return parse
 
+    def _wrap_close(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        wrapped = as_function(original)
+
+        def close(answer: Any) -> None:
+            try:
+                wrapped(answer)
+            finally:
+                self._settle(answer)
+
+        return close
+
+    def _wrap_async_close(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        wrapped = as_function(original)
+
+        async def close(answer: Any) -> None:
+            try:
+                await wrapped(answer)
+            finally:
+                self._settle(answer)
+
+        return close
+
     @fail_safe
-    def _parsed(self, answer: Any) -> None:
+    def _settle(self, answer: Any) -> None:
         call = self._recorder.calls.unparsed.find(answer)
         if call is not None:
             call.settle()
@@ -167,27 +194,28 @@ class OpenAIAdapter:
 
     @fail_safe
     def _begin(self, client: Any, args: Any, kwargs: Any) -> Call | None:
-        url = client.base_url
-        hosts = self._recorder.watched.named(url.host)
+        base = client.base_url
         options = args[1] if len(args) > 1 else kwargs["options"]
-        expected = _expected_answer(args[0] if args else kwargs["cast_to"], options, kwargs)
         path = options.url
         if "://" in path:  # a whole URL, as a list's next page may have
-            whole = urlsplit(path)
-            place = whole.scheme, whole.hostname or "", whole.port, whole.path
-            return self._recorder.calls.start_for_url(options.method, *place, None, expected)
+            url = urlsplit(path)
+            hosts = self._recorder.watched.named(url.hostname or "")
+            place = url.scheme, url.port, url.path
+        else:
+            hosts = self._recorder.watched.named(base.host)
+            if hosts is None:
+                return None
+            parent = base.raw_path.decode("ascii").partition("?")[0]
+            place = base.scheme, base.port, f"{parent.rstrip('/')}/{path.lstrip('/')}"
         if hosts is None:
             return None
-        base = url.raw_path.decode("ascii").partition("?")[0]
         body = options.json_data
         return self._recorder.calls.start_for_url(
+            hosts,
             options.method,
-            url.scheme,
-            url.host,
-            url.port,
-            f"{base.rstrip('/')}/{path.lstrip('/')}",
+            *place,
             body.get("model") if isinstance(body, dict) else None,
-            expected,
+            _expected_answer(args[0] if args else kwargs["cast_to"], options, kwargs),
             is_recorded_apart=_is_recorded_apart(path),
         )
 
@@ -215,17 +243,12 @@ def _expected_answer(cast_to: Any, options: Any, kwargs: Any) -> ExpectedAnswer:
     return ExpectedAnswer(kind not in _NO_DOCUMENTS, is_read_by_app, is_event_stream)
 
 
-@fail_safe
-def _returned(call: Call, result: Any) -> None:
-    expected = call.expected
-    error = None
-    if not expected.is_read_by_app:
-        error = error_in_result(result if isinstance(result, dict) else _members(result))
-    if error is not None:
-        call.returned_error(error)
-    else:
-        is_raw = expected.is_read_by_app and hasattr(result, "http_response")
-        call.returned(result, is_unparsed=is_raw and not expected.is_event_stream)
+def _judge(expected: ExpectedAnswer, result: Any) -> tuple[Envelope | None, bool]:
+    """Judge the SDK's result, as `Judge` has it. A body that the app reads is judged by itself."""
+    if expected.is_read_by_app:
+        return None, not expected.is_event_stream and hasattr(result, "http_response")
+    members = result if isinstance(result, dict) else _members(result)
+    return error_in_result(members) if members else None, False
 
 
 def _members(result: Any) -> dict[str, Any]:

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from assisters_otel.attempts.call import Call
+    from assisters_otel.attempts.call_request import Judge
 
 
 def wrap_call(
     original: Callable[..., Any],
     begin: Callable[[Any, Any, Any], Call | None],
-    returned: Callable[[Call, Any], object],
+    judge: Judge | None,
 ) -> Callable[..., Any]:
     """Wrap a method that returns when its call has been answered, or raises when it has failed.
 
@@ -26,7 +27,7 @@ def wrap_call(
         original: The method, as it stands in its class.
         begin: A function that gets the client, the arguments and the keyword arguments. It returns
             the call, or None if the call is not watched.
-        returned: A function that gets the call and what the SDK returns.
+        judge: A function that judges what the SDK returns, or None if each result is a success.
     """
     wrapped = as_function(original)
 
@@ -37,7 +38,7 @@ def wrap_call(
         call.attach()
         try:
             result = wrapped(client, *args, **kwargs)
-            returned(call, result)
+            call.returned(result, judge)
         except BaseException as error:
             call.raised(error)
             raise

@@ -16,7 +16,7 @@ from assisters_otel.api import headers as response_headers
 from assisters_otel.attempts.clock import Moment
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import FIRST_REDIRECT
-from assisters_otel.recording import unusable_answers
+from assisters_otel.recording import body_outcomes
 from assisters_otel.recording.response_body import ResponseBody
 from assisters_otel.recording.unparsed_answers import UnparsedAnswers
 from assisters_otel.semconv import attributes as names
@@ -174,12 +174,17 @@ class BodyRecorder:
             return
         body.made = names.FAILED
         if error is None:
-            error = unusable_answers.error_in_place(attempt, body.beginning)
-        call.last = outcome = unusable_answers.outcome_of(attempt, error, exception)
-        body.report(outcome, exception)
-        self._sinks.count(attempts=0, errors=1)
-        self._sinks.metrics.record_late_error(outcome, call.context)
-        self._sinks.resends.failed(attempt, outcome, time.time())
+            error = body_outcomes.error_in_place(attempt, body.beginning)
+        outcome = body_outcomes.of_unusable(attempt, error, exception)
+        if error is not None:
+            call.last = outcome
+            body.report(outcome, exception)
+        if error is not None or call.is_ended:
+            self._sinks.count(attempts=0, errors=1)
+            self._sinks.metrics.record_late_error(outcome, call.context)
+        # Whether a retry helps against a parse that fails is not known: none is called futile.
+        known = outcome if error is not None else outcome._replace(retryable=True)
+        self._sinks.resends.failed(attempt, known, time.time())
         if call.is_ended:
             self._sinks.log_attempt(outcome, call.span)
 

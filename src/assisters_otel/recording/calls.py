@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Tracer
 
+    from assisters_otel.hosts import Host
     from assisters_otel.outcomes import CallOutcome
     from assisters_otel.recording.bodies import OpenBodies
     from assisters_otel.recording.deferred import Deferred
@@ -80,7 +81,8 @@ class CallRecorder:
             is_recorded_apart: True if another instrumentation records the call in a span that is
                 never current.
         """
-        self.unparsed.settle_previous()
+        if self.unparsed.waits:
+            self.unparsed.settle_previous()
         parent_span = trace.get_current_span()
         made = start_or_adopt_call_span(self._tracer, asked, is_recorded_apart=is_recorded_apart)
         span = trace.INVALID_SPAN if made is None else made.span
@@ -96,9 +98,9 @@ class CallRecorder:
 
     def start_for_url(  # noqa: PLR0913, PLR0917 - a URL has that many parts
         self,
+        hosts: tuple[Host, ...],
         method: str,
         scheme: str,
-        host: str,
         port: int | None,
         path: str,
         model: object = None,
@@ -106,12 +108,12 @@ class CallRecorder:
         *,
         is_recorded_apart: bool = False,
     ) -> Call | None:
-        """Start a call if its URL goes to a watched host. Return None if not.
+        """Start a call if its port and path are watched. Return None if not.
 
         Args:
+            hosts: The watched hosts of its host's name.
             method: The method, in upper or lower case.
             scheme: ``https`` or ``http``.
-            host: The host, in lower case.
             port: The port, or None for the scheme's default.
             path: The path without the query. The client may still encode some of it.
             model: The model, as the caller gave it, or None.
@@ -119,9 +121,6 @@ class CallRecorder:
             is_recorded_apart: True if another instrumentation records the call in a span that is
                 never current.
         """
-        hosts = self._watched.named(host)
-        if hosts is None:
-            return None
         port = port or (HTTPS_PORT if scheme == "https" else HTTP_PORT)
         target = quote(path, safe=_UNQUOTED).encode()
         request = self._watched.request(hosts, method.upper(), port, target)
@@ -161,7 +160,8 @@ class CallRecorder:
     def ended(self, call: Call, outcome: CallOutcome, end_ns: int | None) -> None:
         """Write a call's outcome to each sink."""
         self._open.discard(call)
-        self.unparsed.discard(call)
+        if self.unparsed.waits:
+            self.unparsed.discard(call)
         self._sinks.metrics.record_call(outcome, call.context)
         if outcome.failed:
             self._sinks.log_call(outcome, call.span)

@@ -32,11 +32,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 from weakref import ref as weakref
 
 from assisters_otel.api.event_stream import BodyEnd, stream_outcome
-from assisters_otel.api.unusable_answer import BodyBeginning, skip_all
+from assisters_otel.api.headers import CONTENT_TYPE
+from assisters_otel.api.unusable_answer import BodyBeginning
 from assisters_otel.attempts.clock import Moment
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import AttemptOutcome, StreamOutcome
-from assisters_otel.recording import unusable_answers
+from assisters_otel.recording import body_outcomes
 from assisters_otel.semconv import attributes as names
 from assisters_otel.sinks.call_span import write_abandoned_state
 from assisters_otel.sinks.known_attempts import find_attempt, remember_attempt
@@ -87,7 +88,7 @@ class ResponseBody:
         beginning: The first bytes of a body that the app reads, or None.
         reported: The outcome of the attempt, with that of the body; None before the end.
         events: The scanner of its event stream, or None if it is no event stream.
-        skip_chunk: A function that returns True if a chunk need not be fed.
+        skip_chunk: A function that returns a true value if a chunk need not be fed.
         has_failed: True if it has had an error event, which has been recorded.
         is_over: True if it has ended.
         made: The outcome that its end means for its call: one of `names.OUTCOMES`.
@@ -147,7 +148,7 @@ class ResponseBody:
         self._once = iter((True,))  # two threads may close one body
         self.reported: AttemptOutcome | None = None
         self.beginning: BodyBeginning | None = None
-        self.skip_chunk: Callable[[bytes], bool] = skip_all
+        self.skip_chunk: Callable[[bytes], object] = bool  # True: nothing of a chunk is read
         if events is not None:
             self.skip_chunk = events.skip_plain_event
         elif attempt.call is not None and attempt.call.expected.is_read_by_app:
@@ -240,11 +241,16 @@ class ResponseBody:
         self.made = CALL_OUTCOME_OF.get(name, names.CANCELLED_CALL)
         self.is_over = True
         unusable = None
-        if error is None and self.events is None:
-            unusable = unusable_answers.error_in_place(self.attempt, self.beginning)
+        headers = self.attempt.headers
+        if (error is None and self.events is None) and (
+            self.beginning is not None or b"html" in headers.get(CONTENT_TYPE, b"").lower()
+        ):
+            unusable = body_outcomes.error_in_place(self.attempt, self.beginning)
         if unusable is not None:
             self.made = names.FAILED
-            outcome = unusable_answers.outcome_of(self.attempt, unusable, None)
+            outcome = body_outcomes.of_unusable(self.attempt, unusable, None)
+        elif error is None and stream is None and self.attempt.outcome is not None:
+            outcome = self.attempt.outcome
         else:
             outcome = self._outcome(stream, error)
         self.report(outcome, error)
@@ -275,25 +281,11 @@ class ResponseBody:
         return StreamOutcome(outcome, events.chunks, self._first_s)
 
     def _outcome(self, stream: StreamOutcome | None, error: BaseException | None) -> AttemptOutcome:
-        """Return the attempt's outcome, with that of the body."""
-        answered = self.attempt.outcome
-        if answered is None:  # `BodyRecorder.watch` has checked it
-            raise RuntimeError("a body without an answer")
-        if error is None and stream is None:
-            return answered
-        envelope = None if self.events is None else self.events.error
-        if envelope is not None:
-            envelope = self.attempt.without_secrets(envelope)
-        broke = error is not None and envelope is None and self.made == names.FAILED
-        cancelled = error is not None and self.made == names.CANCELLED_CALL
-        return AttemptOutcome.of(
-            answered.request,
-            answered.duration_s,
-            status=answered.status,
-            headers=answered.headers,
-            envelope=envelope,
-            exception=type(error).__qualname__ if broke or cancelled else None,
-            cancelled=cancelled,
-            transient=broke and error is not None and bool(self._is_transient(error)),
-            stream=stream,
+        return body_outcomes.of_body(
+            self.attempt,
+            stream,
+            None if self.events is None else self.events.error,
+            error,
+            made=self.made,
+            is_transient=self._is_transient,
         )

@@ -5,7 +5,7 @@ litellm use them. The body is complete, and whether it is a result is known when
 it. Until then the call waits. It ends at the first of these, at the moment of its body's end:
 
 * The app has parsed the answer, or has failed to.
-* The app has dropped the answer.
+* The app has closed or dropped the answer.
 * The same task or thread starts its next call.
 * `LIMIT_S` have passed, or telemetry stops.
 
@@ -32,7 +32,7 @@ contract is five at most."""
 
 
 class _Wait(NamedTuple):
-    """What a call waits for: the task or thread that has made it, and the answer."""
+    """A call's wait: the task or thread that has made it, the answer, and the start."""
 
     owner: int
     answer: weakref.ref[object]
@@ -40,7 +40,12 @@ class _Wait(NamedTuple):
 
 
 class UnparsedAnswers:
-    """The answers, and the calls that wait."""
+    """The answers, and the calls that wait.
+
+    Attributes:
+        is_used: True if there has been such an answer in this process.
+        waits: The calls that wait.
+    """
 
     def __init__(self) -> None:
         """Start empty."""
@@ -49,7 +54,8 @@ class UnparsedAnswers:
     def forked(self) -> None:
         """Forget all of them in a forked child: the parent ends them."""
         self._calls: WeakIdentityDict[Call] = WeakIdentityDict()
-        self._waits: dict[Call, _Wait] = {}
+        self.waits: dict[Call, _Wait] = {}
+        self.is_used = False
         # By the `id` of the task or thread. Another one may have the same later: then a call that
         # waits for nothing but its parse ends a little earlier.
         self._by_owner: dict[int, Call] = {}
@@ -60,12 +66,13 @@ class UnparsedAnswers:
         Returns:
             False if the answer cannot be referred to weakly.
         """
+        self.is_used = True
         return self._calls.put(answer, call)
 
     def wait(
         self, call: Call, answer: object, put_off: Callable[[Callable[[], object]], object]
     ) -> None:
-        """Let a call wait until its answer has been parsed.
+        """Keep a call open until its answer has been parsed.
 
         Args:
             call: The call.
@@ -75,7 +82,7 @@ class UnparsedAnswers:
         owner = id(control_flow.current_task_or_thread())
         # The callback may run at any point of the program.
         dropped = weakref.ref(answer, lambda _: put_off(call.settle))
-        self._waits[call] = _Wait(owner, dropped, time.monotonic())
+        self.waits[call] = _Wait(owner, dropped, time.monotonic())
         self._by_owner[owner] = call
 
     def find(self, answer: object) -> Call | None:
@@ -84,23 +91,22 @@ class UnparsedAnswers:
 
     def discard(self, call: Call) -> None:
         """Remove a call that has ended. A later parse still finds it."""
-        wait = self._waits.pop(call, None)
+        wait = self.waits.pop(call, None)
         if wait is not None and self._by_owner.get(wait.owner) is call:
             del self._by_owner[wait.owner]
 
     def settle_previous(self) -> None:
         """End the wait of the previous call of this task or thread: its next one starts."""
-        if self._by_owner:
-            call = self._by_owner.pop(id(control_flow.current_task_or_thread()), None)
-            if call is not None:
-                call.settle()
+        call = self._by_owner.pop(id(control_flow.current_task_or_thread()), None)
+        if call is not None:
+            call.settle()
 
     def settle_old(self) -> None:
         """End the waits that have lasted for `LIMIT_S`."""
-        if not self._waits:
+        if not self.waits:
             return
         latest_s = time.monotonic() - LIMIT_S
-        for call, wait in list(self._waits.items()):  # the oldest first
+        for call, wait in list(self.waits.items()):  # the oldest first
             if wait.since_s > latest_s:
                 return
             call.settle()

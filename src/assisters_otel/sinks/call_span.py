@@ -65,7 +65,7 @@ def start_or_adopt_call_span(
             current.
     """
     current = trace.get_current_span()
-    found = find_gen_ai_span(current)
+    found = find_gen_ai_span(current) if current.is_recording() else None
     metrics: frozenset[str] = frozenset() if found is None else found.metrics
     if found is not None and found.is_of_call:
         return CallSpan(current, False, False, metrics)

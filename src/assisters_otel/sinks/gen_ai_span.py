@@ -12,7 +12,7 @@ Rules.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from assisters_otel.semconv import attributes as names
 from assisters_otel.sinks import foreign_span
@@ -88,11 +88,9 @@ def find_gen_ai_span(current: Span) -> GenAISpan | None:
     """Return what the current span is to a call that starts, or None if it is no GenAI span.
 
     Args:
-        current: The current span.
+        current: The current span, recording.
     """
-    if not current.is_recording():
-        return None
-    made_by: Any = getattr(current, "instrumentation_scope", None)
+    made_by = getattr(current, "instrumentation_scope", None)
     scope = getattr(made_by, "name", None)
     if not isinstance(scope, str) or scope == names.SCOPE:
         return None
