@@ -258,9 +258,7 @@ def _members(result: Any) -> dict[str, Any]:
     error = extra.get("error") or members.get("error")
     if not error:
         return {}
-    given: Iterable[str] = getattr(
-        result, "model_fields_set", getattr(result, "__fields_set__", ())
-    )
-    if not isinstance(error, dict | str):
+    given: Iterable[str] = getattr(result, "model_fields_set", ())
+    if hasattr(error, "model_fields_set"):  # the SDK has parsed it, as one of `responses`
         error = {**vars(error), **(getattr(error, "model_extra", None) or {})}
     return {**extra, **{name: members.get(name) for name in given}, "error": error}
