@@ -15,9 +15,7 @@ ENVELOPE = {"error": {"type": "server_error", "code": "internal_error", "message
 def error_of(body, *, chunk=7, **headers):
     beginning = BodyBeginning()
     for start in range(0, len(body), chunk):
-        part = body[start : start + chunk]
-        if not beginning.is_full(part):
-            beginning.feed(part)
+        beginning.feed(body[start : start + chunk])
     return beginning.error(
         {name.replace("_", "-").encode(): value for name, value in headers.items()}
     )

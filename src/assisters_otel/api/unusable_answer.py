@@ -71,14 +71,10 @@ class BodyBeginning:
         self._parts: list[bytes] = []
         self.size = 0
 
-    def is_full(self, _chunk: bytes = b"") -> bool:
-        """Return True if no further bytes are kept."""
-        return self.size > MAX_BYTES
-
     def feed(self, chunk: bytes) -> None:
         """Keep the next bytes, as sent."""
-        if not self.is_full():
-            part = chunk[: MAX_BYTES + 1 - self.size]
+        part = chunk[: MAX_BYTES + 1 - self.size]
+        if part:
             self._parts.append(part)
             self.size += len(part)
 
@@ -89,7 +85,7 @@ class BodyBeginning:
             headers: The headers that `known_headers` selected. They say how the body was sent.
         """
         beginning = b"".join(self._parts)
-        if self.is_full():
+        if self.size > MAX_BYTES:
             return error_body.parse_truncated_event(beginning)
         if CONTENT_ENCODING not in headers and _ERROR not in beginning:
             return None

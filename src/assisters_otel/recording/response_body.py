@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from operator import not_
 from typing import TYPE_CHECKING, Final, Protocol
 from weakref import ref as weakref
 
@@ -153,7 +154,7 @@ class ResponseBody:
             self.skip_chunk = events.skip_plain_event
         elif attempt.call is not None and attempt.call.expected.is_read_by_app:
             self.beginning = BodyBeginning()
-            self.skip_chunk = self.beginning.is_full
+            self.skip_chunk = not_  # each chunk is fed
 
     @fail_safe
     def feed(self, chunk: bytes) -> None:
