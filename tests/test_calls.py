@@ -81,21 +81,19 @@ class Watched:
 )
 def test_a_call_ends_once_with_the_first_thing_that_ends_it(steps, told):
     watcher = Watched()
-    asked = CallRequest(
-        ApiRequest("GET", "/v1/models", "/v1/models", "localhost", None), None, None
-    )
+    asked = CallRequest(ApiRequest("GET", "/v1/models", "/v1/models", "localhost", 443), None, None)
     call = Call(asked, INVALID_SPAN, INVALID_SPAN_CONTEXT, watcher, is_ours=False)
     watcher.call = call
     body = None
     for step in steps.split():
         if step in {"body", "chat"}:
             template = endpoints.CHAT if step == "chat" else "/v1/models"
-            request = ApiRequest("GET", template, template, "localhost", None)
+            request = ApiRequest("GET", template, template, "localhost", 443)
             attempt = Attempt(request, None, None, None, call)
             attempt.outcome = AttemptOutcome.of(request, 0.0, status=200)
             scanner = EventStreamScanner()
             body = ResponseBody(watcher, attempt, scanner, lambda _: True, watcher)
-            call.answered(body)
+            call.body = body
         elif step == "done":
             body.feed(DONE)
         elif step == "raised":

@@ -36,7 +36,18 @@ API = "https://api.assisters.dev/v1/chat/completions"
 OTHER = "https://example.org/v1/chat/completions"
 _QUESTION = b'{"model": "assisters-chat-v1", "messages": [{"role": "user", "content": "Hi %05d"}]}'
 _OK = (200, b'{"id": "chatcmpl-1", "object": "chat.completion", "choices": []}')
+_USED = (
+    200,
+    (
+        b'{"id": "chatcmpl-1", "object": "chat.completion", "created": 1, '
+        b'"model": "assisters-chat-v1", "choices": [{"index": 0, "message": {"role": "assistant", '
+        b'"content": "Hello."}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 9, '
+        b'"completion_tokens": 5, "total_tokens": 14, "prompt_tokens_details": '
+        b'{"cached_tokens": 0}}}'
+    ),
+)
 _MESSAGES = [{"role": "user", "content": "Hi"}]
+_LIMITS = {"max_tokens": 50, "temperature": 0.5}
 _LIMITED = (429, answers.envelope(429, "rate_limit_exceeded", param="requests"))
 _HEADERS = [
     (b"Date", b"Mon, 06 Jul 2026 09:00:00 GMT"),
@@ -67,6 +78,7 @@ class Case(NamedTuple):
         again: Whether each request is the one before once more; else each has another body.
         sdk: How many requests each is of: a call of `openai`, of which all but the last are
             answered with a 429; 0 for a plain request of httpx.
+        tokens: Whether a call names two limits, and its answer has choices and a usage.
         peer: The module of a GenAI instrumentation that is on as well.
         floor: The SDK's own calls that the contract asks for, with values made beforehand, in
             a hook of OpenTelemetry's instrumentation: nothing can cost less, whoever makes them.
@@ -83,6 +95,7 @@ class Case(NamedTuple):
     limited: bool = False
     again: bool = False
     sdk: int = 0
+    tokens: bool = False
     peer: str | None = None
     floor: bool = False
     log: logging.Handler | None = None
@@ -124,6 +137,13 @@ CASES += (
     Case("openai call", OTEL_CALL, 0.35, theirs=True, ours=True, sdk=1),
     Case("openai call, 429, 429, 200", OTEL_RETRIES, 0.25, theirs=True, ours=True, sdk=3),
 )
+BARE_TOKENS, OTEL_TOKENS = len(CASES), len(CASES) + 1
+CASES += (
+    Case("bare, openai with tokens", sdk=1, tokens=True),
+    Case("OpenTelemetry's, openai with tokens", BARE_TOKENS, theirs=True, sdk=1, tokens=True),
+    Case("openai with tokens, we alone", BARE_TOKENS, 1.25, ours=True, sdk=1, tokens=True),
+    Case("openai with tokens", OTEL_TOKENS, 1.05, theirs=True, ours=True, sdk=1, tokens=True),
+)
 CASES += (
     Case("the SDK's calls alone, 200", OTEL, theirs=True, floor=True),
     Case("the SDK's calls alone, 429", OTEL_LIMITED, theirs=True, floor=True, limited=True),
@@ -145,6 +165,17 @@ PEERS = tuple(
     )
     for module in _PEERS
     for sdk in (1, 3)
+)
+PEERS += tuple(
+    Case(
+        f"{module.removeprefix('opentelemetry.instrumentation.')}, tokens",
+        OTEL_TOKENS,
+        theirs=True,
+        sdk=1,
+        tokens=True,
+        peer=module,
+    )
+    for module in _PEERS
 )
 """They do not all take out again what they have put in: each in a process of its own."""
 
@@ -305,6 +336,7 @@ class Bench:
         self._url = case.url
         self._retries = case.sdk - 1
         self._again = case.again
+        self._limits = _LIMITS if case.tokens else {}
         self.send = self._send_calls if case.sdk else self._send_requests
         transport = httpx.HTTPTransport(verify=False)
         self._pool = transport._pool = Pool()  # type: ignore[assignment]
@@ -312,6 +344,8 @@ class Bench:
         self._client = httpx.Client(transport=transport)
         transport2 = httpx2.HTTPTransport(verify=False)
         self._pool2 = transport2._pool = Pool(httpcore2)  # type: ignore[assignment]
+        if case.tokens:
+            self._pool2.answer = _USED
         self._sdk = openai.OpenAI(
             base_url=API.removesuffix("/chat/completions"),
             api_key="ask_bench",
@@ -361,7 +395,7 @@ class Bench:
             create = partial(self._floor.call, create)
         for _ in range(calls):
             pool.limited = self._retries
-            create(model="assisters-chat-v1", messages=_MESSAGES)
+            create(model="assisters-chat-v1", messages=_MESSAGES, **self._limits)
 
     def _send_requests(self, requests: int, every: int = 0) -> None:
         """Send requests one by one; of *every* so many, one is answered with a 429."""

@@ -34,6 +34,13 @@ NO_INFERENCES = [
     ("gen_ai.request.model", "chat"),
 ]
 
+ALL_INFERENCES = [(name, one) for name, values in INFERENCES.items() for one in sorted(values)]
+GEN_AI_METRICS = {
+    "gen_ai.client.operation.duration",
+    "gen_ai.client.operation.time_to_first_chunk",
+    "gen_ai.client.token.usage",
+}
+
 
 def chat(client):
     client.chat.completions.create(**CHAT)
@@ -62,7 +69,8 @@ def inside(memory, api):
 
 @pytest.mark.parametrize("scope", [*FRAMEWORK_SCOPES, "app", *(f"{one}x" for one in SDK_SCOPES)])
 @pytest.mark.parametrize(
-    ("name", "value"), [(name, value) for name, values in INFERENCES.items() for value in values]
+    ("name", "value"),
+    [(name, one) for name, values in INFERENCES.items() for one in sorted(values)],
 )
 def test_a_framework_s_inference_is_not_written_to_and_the_call_in_it_is_none(
     inside, scope, name, value
@@ -185,6 +193,39 @@ def test_a_failing_stream_that_outlives_the_sdk_s_span_says_why(api, memory):
     (own,) = (span for span in memory.spans() if span.name == "assisters.stream")
     assert own.attributes["error.code"] == "internal_error"
     assert own.status.description == "internal_error"
+
+
+@pytest.mark.parametrize("scope", [*SDK_SCOPES, *FRAMEWORK_SCOPES, "app"])
+def test_a_metric_that_the_other_instrumentation_records_is_not_recorded_again(
+    inside, memory, scope
+):
+    def streamed(client):
+        list(
+            client.chat.completions.create(
+                **CHAT, stream=True, stream_options={"include_usage": True}
+            )
+        )
+
+    inside(scope, streamed, **{"gen_ai.operation.name": "chat"})
+
+    theirs = SDK_SCOPES.get(scope) or FRAMEWORK_SCOPES.get(scope, frozenset())
+    assert GEN_AI_METRICS & memory.collect().keys() == GEN_AI_METRICS - theirs
+    assert memory.point("assisters.client.call.attempts")["count"] == 1
+
+
+def test_the_time_to_the_first_chunk_is_the_only_gen_ai_attribute_under_an_inference(inside):
+    _, spans = inside("app", stream, **{"gen_ai.operation.name": "chat"})
+
+    (call,) = (span for span in spans if span.name == "assisters.call")
+    found = [one for one in call.attributes if one.startswith("gen_ai.")]
+    assert found == ["gen_ai.response.time_to_first_chunk"]
+
+
+def test_none_is_written_to_another_s_span(inside):
+    around, _ = inside("openinference.instrumentation.openai", stream)
+
+    assert not [one for one in around.attributes if one.startswith("gen_ai.")]
+    assert around.attributes["assisters.stream.outcome"] == "completed"
 
 
 @pytest.fixture

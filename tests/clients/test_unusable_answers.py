@@ -20,7 +20,8 @@ pytestmark = pytest.mark.usefixtures("telemetry")
 
 OUTCOME = "assisters.call.outcome"
 ERRORS = "assisters.client.errors"
-DURATION = "assisters.client.call.duration"
+ATTEMPTS = "assisters.client.call.attempts"
+DURATION = "gen_ai.client.operation.duration"
 AGAIN = "assisters.call.resend_count"
 CHAT = {"model": "assisters-chat-v1", "messages": [{"role": "user", "content": "Hi."}]}
 ENVELOPE = {
@@ -154,7 +155,7 @@ def failed(memory, **expected):
     call = memory.call()
     assert call.attributes[OUTCOME] == "failed"
     assert call.status.status_code is StatusCode.ERROR
-    assert memory.point(DURATION)["error.type"] == call.attributes["error.type"]
+    assert memory.point(ATTEMPTS)["error.type"] == call.attributes["error.type"]
     assert "error.type" not in memory.attempt().attributes, "the attempt was a success"
     point = memory.point(ERRORS)
     assert point["value"] == 1

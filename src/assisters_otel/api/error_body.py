@@ -29,6 +29,9 @@ _ENVELOPE_FIELDS: Final = tuple(
     re.compile(rb'(?<!\\)"%s"\s*:\s*"([\w.\[\]-]{1,128})"' % name)
     for name in (b"type", b"code", b"param")
 )
+# The types of the two events that report an error of the `openai` SDK's `responses`.
+_ERROR: Final = "error"
+_FAILED_RESPONSE: Final = "response.failed"
 # Values that need no cleaning.
 _DOCUMENTED: Final = frozenset(
     {*(error.code for error in catalog.ERRORS), *(row.type for row in catalog.TYPES)}
@@ -78,12 +81,12 @@ def sent_document(body: bytes, headers: Mapping[bytes, bytes]) -> dict[str, obje
     Returns:
         The object; an empty one if *body* is none.
     """
-    found = _document(body) if _BRACE.match(body) else {}
+    found = parse_object(body) if _BRACE.match(body) else {}
     encoding = headers.get(CONTENT_ENCODING)
     if found or encoding is None:
         return found
     plain = decode_body(body, encoding.decode("latin-1"))
-    return {} if plain is None else _document(plain)
+    return {} if plain is None else parse_object(plain)
 
 
 def envelope_of(error: object) -> Envelope | None:
@@ -101,7 +104,7 @@ def parse_error_body(body: bytes) -> Envelope | None:
         The envelope, or None if *body* has none. ``{"error": "text"}`` has a message only. A field
         of the wrong type is None.
     """
-    return envelope_of(_document(body).get("error"))
+    return envelope_of(parse_object(body).get("error"))
 
 
 def without_keys(found: Envelope, secrets: Sequence[str]) -> Envelope:
@@ -121,10 +124,17 @@ def parse_error_event(data: bytes, *, is_named: bool = False) -> Envelope | None
         The envelope. It is empty if *data* reports an error without any field. None if
         ``"error"`` is absent, null or empty, as in the events of a good stream.
     """
-    document = _document(data)
+    document = parse_object(data)
     error = document.get("error")
     if error:
         return _envelope(error) if isinstance(error, str | dict) else Envelope()
+    kind = document.get("type")
+    if kind == _FAILED_RESPONSE:
+        response = document.get("response")
+        error = response.get("error") if isinstance(response, dict) else None
+        return _envelope(error) if isinstance(error, str | dict) else Envelope()
+    if kind == _ERROR and "message" in document:
+        return _envelope(document)._replace(type=None)  # of the event, and not of the error
     return _envelope(document) if is_named else None
 
 
@@ -145,7 +155,8 @@ def parse_truncated_event(data: bytes) -> Envelope | None:
     return Envelope(*(None if match is None else clean(match[1].decode()) for match in matches))
 
 
-def _document(body: bytes) -> dict[str, object]:
+def parse_object(body: bytes) -> dict[str, object]:
+    """Parse a JSON object. Return an empty one if *body* is none, or is longer than `MAX_BYTES`."""
     if len(body) > MAX_BYTES:
         return {}
     try:

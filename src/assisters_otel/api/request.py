@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-LabelsKey = tuple[str, int | None, str | None]
+LabelsKey = tuple[str, int, str | None]
 """The host's name, the port and the documented path of a request."""
 
 
@@ -23,14 +23,14 @@ class ApiRequest(NamedTuple):
         path: The path as sent, without the query.
         template: The documented path, ``/v1/models/{id}``, or None.
         address: The host's name.
-        port: The port, or None if it is 443.
+        port: The port.
     """
 
     method: str
     path: str
     template: str | None
     address: str
-    port: int | None
+    port: int
 
     @property
     def labels_key(self) -> LabelsKey:

@@ -20,29 +20,34 @@ from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Final
+from weakref import ref as weakref
 
 from opentelemetry import context, trace
 
+from assisters_otel.api import raw_answer
 from assisters_otel.attempts.call_request import RESULT
 from assisters_otel.attempts.clock import Moment
-from assisters_otel.attempts.request_matching import is_same_path, is_sdk_request
+from assisters_otel.attempts.request_matching import is_of_call, is_sdk_request
 from assisters_otel.attempts.retry_chain import RetryChain
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import CallOutcome
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextvars import Token
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, SpanContext
 
+    from assisters_otel.api.answer import Answer
     from assisters_otel.api.request import ApiRequest, RequestReader
     from assisters_otel.attempts.call_interfaces import Body, Watcher
     from assisters_otel.attempts.call_request import CallRequest, ExpectedAnswer, Judge
     from assisters_otel.outcomes import AttemptOutcome
 
 _KEY: Final = context.create_key("assisters_otel-call")
+_answer_of: Final = fail_safe(raw_answer.of_sdk_result)
 _scope: Final[ContextVar[Call | None]] = ContextVar("assisters_otel-call", default=None)
 
 
@@ -59,7 +64,8 @@ class Call:
         parent_span: The span under which the call was made; not valid without one.
         context: The context that is current while the call sends.
         chain: The attempts of the call.
-        body: The body of the last successful answer, or None.
+        body: The body of the last successful answer, whose end may end the call; or None.
+        built_request: The reader of the request that the SDK has built last, or None.
         last: The outcome of the last attempt, or None.
         is_ended: True if the call has ended.
         is_open: True if a request that is sent in its scope may be part of it.
@@ -68,15 +74,17 @@ class Call:
 
     __slots__ = (
         "__weakref__",
+        "_answer",
         "_body_end",
-        "_built_request",
         "_is_returned",
         "_is_unparsed",
         "_once",
+        "_result",
         "_tokens",
         "_watcher",
         "asked",
         "body",
+        "built_request",
         "chain",
         "context",
         "expected",
@@ -121,12 +129,12 @@ class Call:
         self.last: AttemptOutcome | None = None
         self._watcher = watcher
         self.body: Body | None = None
-        self._built_request: RequestReader | None = None
+        self.built_request: RequestReader | None = None
         self.is_open = True
-        self._is_returned = False
-        self._is_unparsed = False
+        self._is_returned = self._is_unparsed = self.is_ended = False
         self._body_end: Moment | None = None
-        self.is_ended = False
+        self._answer: Answer | None = None
+        self._result: Callable[[], object] | None = None
         self._tokens: tuple[Token[Context], Token[Call | None]] | None = None
         self._once = iter((True,))  # two threads may close one body
         parent = trace.set_span_in_context(span) if is_ours else None
@@ -157,10 +165,6 @@ class Call:
             return
         context.detach(tokens[0])
 
-    def builds(self, message: RequestReader) -> None:
-        """Keep the reader of the request that the SDK has built, for its first send or a resend."""
-        self._built_request = message
-
     @fail_safe
     def includes(self, request: ApiRequest, message: RequestReader) -> bool:
         """Return True if a request that is about to be sent is one of the call's attempts.
@@ -169,16 +173,9 @@ class Call:
         """
         if self.chain.is_redirect_to(message):
             return True
-        own = self.asked.request
-        if request.method != own.method or request.template != own.template:
-            return False
-        if request.template is None and not is_same_path(request.path, own.path):
-            return False
-        return self._built_request is None or is_sdk_request(message, self._built_request)
-
-    def answered(self, body: Body) -> None:
-        """Keep the body of a successful answer, whose end may end the call."""
-        self.body = body
+        return is_of_call(self.asked.request, request) and (
+            self.built_request is None or is_sdk_request(message, self.built_request)
+        )
 
     @fail_safe
     def returned(self, result: object = None, judge: Judge | None = None) -> None:
@@ -194,33 +191,35 @@ class Call:
             error, is_unparsed = judge(self.expected, result)
             if is_unparsed:
                 self._is_unparsed = self._watcher.awaits_parse(self, result)
-        if error is not None and body is not None:
-            body.found_unusable(error)
         if error is not None:
+            if body is not None:
+                body.found_unusable(error)
             self.end(names.FAILED)
-        elif body is None:
-            self._complete(names.OK, None)
-        elif body.is_over:  # the SDK may have read the event stream to its end
-            self._complete(names.FAILED if body.made == names.FAILED else names.OK, None)
-        else:
+        elif body is not None and not body.is_over:
+            with suppress(TypeError):  # not every type has weak references
+                self._result = weakref(result)
             self._watcher.waits(self)
+        else:
+            self._answer = self._read_answer(result)
+            # The SDK may have read an event stream to its end.
+            has_failed = body is not None and body.made == names.FAILED
+            self._complete(names.FAILED if has_failed else names.OK, None)
 
     @fail_safe
-    def settle(self) -> None:
-        """Wait for the app's parse no longer: it has parsed the answer, or will not do so."""
-        self._is_unparsed = False
-        if self._body_end is not None:
-            self.end(names.OK, at=self._body_end)
+    def settle(self, error: Exception | None = None) -> None:
+        """Wait for the app's parse no longer: it has parsed the answer, or will not do so.
 
-    @fail_safe
-    def parse_failed(self, error: Exception) -> None:
-        """Record that the app's parse of the answer has failed, perhaps after the call's end."""
-        if self.body is not None:
-            self.body.found_unusable(None, error)
-        self._watcher.raised(self, error)
+        Args:
+            error: The exception with which the parse has failed, perhaps after the call's end.
+        """
+        if error is not None:
+            if self.body is not None:
+                self.body.found_unusable(None, error)
+            self._watcher.raised(self, error)
         self._is_unparsed = False
         if self._body_end is not None:
-            self.end(names.FAILED, type(error).__qualname__, self._body_end)
+            name = None if error is None else type(error).__qualname__
+            self.end(names.OK if name is None else names.FAILED, name, self._body_end)
 
     def _complete(self, outcome: str, at: Moment | None) -> None:
         """End the call with its body, unless the app has still to parse the answer."""
@@ -260,10 +259,7 @@ class Call:
             self.body.forked()
 
     def end(self, outcome: str, exception: str | None = None, at: Moment | None = None) -> None:
-        """End the call, once. Inside the garbage collector the end is deferred.
-
-        The garbage collector may run while the SDK holds a lock that a metric needs, and an object
-        that it collects may close a stream. Recording there has been seen to wait for ever.
+        """End the call, once. Inside the garbage collector the end is deferred (`Watcher.put_off`).
 
         Args:
             outcome: One of `names.OUTCOMES`. OK becomes RECOVERED if there were retries.
@@ -276,21 +272,26 @@ class Call:
         if next(self._once, None) is None:
             return
         self.is_open, self.is_ended = False, True
-        self._built_request = None  # a task that outlives the call may keep the call alive
+        self.built_request = None  # a task that outlives the call may keep the call alive
         chain = self.chain
         if outcome == names.OK and chain.retries:
             outcome = names.RECOVERED
         ended_s = time.perf_counter() if at is None else at.steady_s
         record = CallOutcome(
-            *self.asked,
+            *self.asked[:3],
             outcome=outcome,
             duration_s=ended_s - self.started_s,
             retries=chain.retries,
             wait_s=chain.wait_s,
             last=self.last,
             exception=exception,
+            answer=self._answer or self._read_answer(self._result and self._result()),
         )
         self._watcher.ended(self, record, None if at is None else at.unix_ns)
+
+    def _read_answer(self, result: object) -> Answer | None:
+        stream = None if self.last is None else self.last.stream
+        return _answer_of(result) if stream is None else stream.answer
 
 
 def current_call() -> Call | None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from assisters_otel.api.error_body import Envelope
+    from assisters_otel.api.gen_ai_request import Value
     from assisters_otel.api.request import ApiRequest
 
 
@@ -15,13 +19,15 @@ class CallRequest(NamedTuple):
 
     Attributes:
         request: The request that the SDK will send.
-        operation: The operation's name in the GenAI conventions, or None.
+        operation: The operation's ``gen_ai.operation.name``, or None.
         model: The model's name, cleaned, or None.
+        attributes: The further GenAI attributes of the request.
     """
 
     request: ApiRequest
     operation: str | None
     model: str | None
+    attributes: Mapping[str, Value] = MappingProxyType({})
 
 
 class ExpectedAnswer(NamedTuple):

@@ -112,7 +112,7 @@ class AssistersAdapter:
     @fail_safe
     def _begin_stream(self, client: Any, args: Any, kwargs: Any) -> Call | None:
         named = dict(zip(("path", "json_body"), args, strict=False)) | kwargs
-        body = named["json_body"] or {}
+        body = {**(named["json_body"] or {}), "stream": True}  # the agent's GET has no body
         return self._call(client, named.get("method", "POST"), named, body, _EVENTS)
 
     def _call(
@@ -123,8 +123,7 @@ class AssistersAdapter:
         if hosts is None:
             return None
         place = url.scheme, url.port, url.path
-        model = body.get("model")
-        return self._recorder.calls.start_for_url(hosts, method, *place, model, expected)
+        return self._recorder.calls.start_for_url(hosts, method, *place, body, expected)
 
 
 def _judge(_expected: ExpectedAnswer, result: object) -> tuple[Envelope | None, bool]:

@@ -174,7 +174,7 @@ class OpenAIAdapter:
     def _parse_failed(self, answer: Any, error: Exception) -> None:
         call = self._recorder.calls.unparsed.find(answer)
         if call is not None:
-            call.parse_failed(error)
+            call.settle(error)
 
     def _wrap_build(self, original: Callable[..., Any]) -> Callable[..., Any]:
         wrapped = as_function(original)
@@ -190,7 +190,7 @@ class OpenAIAdapter:
     def _built(self, request: Any) -> None:
         call = current_call()
         if call is not None:
-            call.builds(self._reader_of(request))
+            call.built_request = self._reader_of(request)
 
     @fail_safe
     def _begin(self, client: Any, args: Any, kwargs: Any) -> Call | None:
@@ -209,12 +209,14 @@ class OpenAIAdapter:
             place = base.scheme, base.port, f"{parent.rstrip('/')}/{path.lstrip('/')}"
         if hosts is None:
             return None
-        body = options.json_data
+        body = options.json_data if isinstance(options.json_data, dict) else {}
+        if options.extra_json:
+            body = {**body, **options.extra_json}  # as `BaseClient._build_request` merges them
         return self._recorder.calls.start_for_url(
             hosts,
             options.method,
             *place,
-            body.get("model") if isinstance(body, dict) else None,
+            body,
             _expected_answer(args[0] if args else kwargs["cast_to"], options, kwargs),
             is_recorded_apart=_is_recorded_apart(path),
         )

@@ -142,7 +142,7 @@ class BodyRecorder:
         body = ResponseBody(self, attempt, events, is_transient, sent)
         attempt.origin()  # determined now, as another task or thread may read the body
         if call is not None:
-            call.answered(body)
+            call.body = body
         else:
             body.span = self._start_stream_span(attempt)
             self._open.add(body)
@@ -211,14 +211,13 @@ class BodyRecorder:
             self._sinks.resends.failed(attempt, outcome, time.time())
         else:
             self._sinks.resends.closed(attempt)
-        if outcome.stream is not None:
-            model = None if call is None else call.asked.model
-            self._sinks.metrics.record_stream(outcome, model, context)
         if call is not None:
             if outcome.stream is not None and not call.is_ours:
                 self._record_apart(call, body, outcome, at or Moment.now())
             call.body_ended(body, at)
             return
+        if outcome.stream is not None:
+            self._sinks.metrics.calls.record_stream(outcome, body.made, context)
         self._open.discard(body)
         if outcome.failed:
             self._sinks.log_attempt(outcome, shown)

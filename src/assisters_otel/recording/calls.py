@@ -6,12 +6,14 @@ the `CallRecorder`, once. Between the two, the recorder assigns attempts to it.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from opentelemetry import trace
 
 from assisters_otel.api import endpoints, redaction
+from assisters_otel.api.gen_ai_request import request_attributes
 from assisters_otel.attempts.call import Call
 from assisters_otel.attempts.call_request import RESULT, CallRequest, ExpectedAnswer
 from assisters_otel.recording.watched_hosts import HTTP_PORT, HTTPS_PORT
@@ -23,7 +25,7 @@ from assisters_otel.sinks.call_span import (
 from assisters_otel.sinks.known_attempts import remember_attempt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from opentelemetry.trace import Tracer
 
@@ -103,7 +105,7 @@ class CallRecorder:
         scheme: str,
         port: int | None,
         path: str,
-        model: object = None,
+        body: Mapping[str, object] = MappingProxyType({}),
         expected: ExpectedAnswer = RESULT,
         *,
         is_recorded_apart: bool = False,
@@ -116,7 +118,7 @@ class CallRecorder:
             scheme: ``https`` or ``http``.
             port: The port, or None for the scheme's default.
             path: The path without the query. The client may still encode some of it.
-            model: The model, as the caller gave it, or None.
+            body: The members of the JSON object or form that will be sent.
             expected: The answer that the caller expects.
             is_recorded_apart: True if another instrumentation records the call in a span that is
                 never current.
@@ -127,8 +129,12 @@ class CallRecorder:
         if request is None:
             return None
         operation = endpoints.OPERATIONS.get(request.template or "")
+        if request.template is None:
+            operation = endpoints.gateway_operation(request.path)
+        model = body.get("model")
         name = redaction.clean(model) or None if isinstance(model, str) else None
-        asked = CallRequest(request, operation, name)
+        attributes = request_attributes(operation, body)
+        asked = CallRequest(request, operation, name, attributes)
         call = self.start(asked, is_recorded_apart=is_recorded_apart)
         call.expected = expected
         return call
@@ -162,7 +168,7 @@ class CallRecorder:
         self._open.discard(call)
         if self.unparsed.waits:
             self.unparsed.discard(call)
-        self._sinks.metrics.record_call(outcome, call.context)
+        self._sinks.metrics.calls.record_call(outcome, call.context, call.recorded_elsewhere)
         if outcome.failed:
             self._sinks.log_call(outcome, call.span)
         end_call_span(call, outcome, end_ns, capture_message=self._capture_message)

@@ -74,5 +74,4 @@ class WatchedHosts:
         else:
             return None
         self._before_request()
-        at = None if port == HTTPS_PORT else port
-        return ApiRequest(method, path, endpoints.template(path), host.name, at)
+        return ApiRequest(method, path, endpoints.template(path), host.name, port)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from assisters_otel.semconv import attributes as names
+from assisters_otel.semconv import gen_ai, metrics
 from assisters_otel.sinks import foreign_span
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
-_DURATION: Final = "gen_ai.client.operation.duration"
-_FIRST_CHUNK: Final = "gen_ai.client.operation.time_to_first_chunk"
-_TOKENS: Final = "gen_ai.client.token.usage"
+_DURATION: Final = metrics.OPERATION_DURATION.name
+_FIRST_CHUNK: Final = metrics.FIRST_CHUNK.name
+_TOKENS: Final = metrics.TOKEN_USAGE.name
 
 _NOTHING: Final[frozenset[str]] = frozenset()
 _DURATION_AND_TOKENS: Final = frozenset({_DURATION, _TOKENS})
@@ -44,7 +45,6 @@ none of them: instrumentations of several SDKs and frameworks share that scope."
 
 FRAMEWORK_SCOPES: Final[Mapping[str, frozenset[str]]] = {
     "opentelemetry.instrumentation.langchain": _DURATION_AND_TOKENS,
-    "opentelemetry.instrumentation.openai_agents": _DURATION_AND_TOKENS,
     "opentelemetry.util.genai.handler": _DURATION_AND_TOKENS,
     "pydantic-ai": frozenset({_TOKENS, _FIRST_CHUNK}),
 }
@@ -52,11 +52,11 @@ FRAMEWORK_SCOPES: Final[Mapping[str, frozenset[str]]] = {
 `opentelemetry-util-genai` 0.4b0, pydantic-ai 2.68."""
 
 INFERENCES: Final[Mapping[str, frozenset[str]]] = {
-    "gen_ai.operation.name": frozenset(
+    gen_ai.OPERATION_NAME: frozenset(
         {
-            *("chat", "text_completion", "generate_content", "embeddings"),
-            *("rerank", "moderation", "transcription", "speech", "audio_enhancement"),
-            *("image_generation", "search", "translation"),
+            *(gen_ai.CHAT, gen_ai.TEXT_COMPLETION, "generate_content", gen_ai.EMBEDDINGS),
+            *(gen_ai.RERANK, gen_ai.MODERATION, gen_ai.TRANSCRIPTION, gen_ai.SPEECH),
+            *(gen_ai.AUDIO_ENHANCEMENT, gen_ai.IMAGE_GENERATION, gen_ai.SEARCH, gen_ai.TRANSLATION),
         }
     ),
     "openinference.span.kind": frozenset({"LLM", "EMBEDDING"}),
@@ -99,8 +99,8 @@ def find_gen_ai_span(current: Span) -> GenAISpan | None:
     if scope in SDK_SCOPES and names.CALL_OUTCOME not in attributes:
         return GenAISpan(is_of_call=True, metrics=SDK_SCOPES[scope])
     if scope in INFERENCE_SCOPES or _is_inference(attributes):
-        metrics = SDK_SCOPES.get(scope) or FRAMEWORK_SCOPES.get(scope, _NOTHING)
-        return GenAISpan(is_of_call=False, metrics=metrics)
+        recorded = SDK_SCOPES.get(scope) or FRAMEWORK_SCOPES.get(scope, _NOTHING)
+        return GenAISpan(is_of_call=False, metrics=recorded)
     return None
 
 

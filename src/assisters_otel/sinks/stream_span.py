@@ -18,6 +18,7 @@ from assisters_otel.api.headers import header_text
 from assisters_otel.attempts.clock import Moment
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.semconv import attributes as names
+from assisters_otel.semconv import gen_ai
 from assisters_otel.sinks import attempt_span
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def record_stream_of_call(  # noqa: PLR0913 - all of it is of one stream
 ) -> None:
     """Record an event stream that has ended after the span of its call.
 
-    A GenAI instrumentation may end its span when the SDK returns.
+    A GenAI instrumentation may end its span when the SDK returns. What it says of the answer by the
+    conventions is its own, and is not said again here.
 
     Args:
         tracer: The library's tracer.
@@ -64,6 +66,8 @@ def record_stream_of_call(  # noqa: PLR0913 - all of it is of one stream
         end: The moment of the end.
         capture_message: True if the envelope's message is wanted.
     """
+    if outcome.stream is not None:
+        outcome = outcome._replace(stream=outcome.stream._replace(answer=None))
     answered = Moment.at(attempt.sent_s + attempt.duration_s)
     span = _start(tracer, attempt, call_span.get_span_context(), answered.unix_ns)
     end_stream_span(span, outcome, end_ns=end.unix_ns, capture_message=capture_message)
@@ -79,9 +83,10 @@ def _start(tracer: Tracer, attempt: Attempt, above: SpanContext, start_ns: int |
         start_ns: The time of its start in Unix nanoseconds, or None for now.
     """
     request, span = attempt.request, attempt.span
-    attributes: dict[str, AttributeValue] = {SERVER_ADDRESS: request.address}
-    if request.port is not None:
-        attributes[SERVER_PORT] = request.port
+    attributes: dict[str, AttributeValue] = {
+        SERVER_ADDRESS: request.address,
+        SERVER_PORT: request.port,
+    }
     if request.template is not None:
         attributes[names.URL_TEMPLATE] = request.template
     return tracer.start_span(
@@ -116,6 +121,8 @@ def _write_stream(span: Span, outcome: AttemptOutcome, *, capture_message: bool)
     found: dict[str, AttributeValue] = {}
     if outcome.stream is not None:
         found |= stream_attributes(outcome.stream)
+        if outcome.stream.answer is not None:
+            found |= outcome.stream.answer.attributes
     request_id = header_text(outcome.headers.get(response_headers.REQUEST_ID))
     if request_id:
         found[names.REQUEST_ID] = request_id
@@ -134,5 +141,5 @@ def stream_attributes(stream: StreamOutcome) -> dict[str, AttributeValue]:
         names.STREAM_CHUNKS: stream.chunks,
     }
     if stream.first_chunk_s is not None:
-        found[names.STREAM_FIRST_CHUNK] = stream.first_chunk_s
+        found[gen_ai.RESPONSE_FIRST_CHUNK] = stream.first_chunk_s
     return found
