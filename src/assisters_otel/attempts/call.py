@@ -25,6 +25,7 @@ from weakref import ref as weakref
 from opentelemetry import context, trace
 
 from assisters_otel.api import raw_answer
+from assisters_otel.api.identity import Identity
 from assisters_otel.attempts.call_request import RESULT
 from assisters_otel.attempts.clock import Moment
 from assisters_otel.attempts.request_matching import is_of_call, is_sdk_request
@@ -148,11 +149,7 @@ class Call:
 
     @fail_safe
     def detach(self, error: BaseException | None = None) -> None:
-        """Leave the call's scope, in the task that entered it.
-
-        Args:
-            error: The exception that the SDK has raised, or None.
-        """
+        """Leave the call's scope, in the task that entered it. *error* is what the SDK has raised."""
         self.is_open = False
         tokens, self._tokens = self._tokens, None
         if tokens is None:  # `attach` failed
@@ -285,6 +282,7 @@ class Call:
             wait_s=chain.wait_s,
             last=self.last,
             exception=exception,
+            caller=Identity(None, self.asked.baggage) if self.last is None else self.last.caller,
             answer=self._answer or self._read_answer(self._result and self._result()),
         )
         self._watcher.ended(self, record, None if at is None else at.unix_ns)

@@ -50,8 +50,9 @@ def of_unusable(
         attempt.duration_s,
         status=attempt.status,
         headers=attempt.headers,
-        envelope=None if error is None else attempt.without_secrets(error),
+        envelope=None if error is None else attempt.hide_secrets(error),
         exception=None if error is not None or exception is None else type(exception).__qualname__,
+        caller=attempt.caller,
         is_unusable=True,
     )
 
@@ -80,7 +81,7 @@ def of_body(  # noqa: PLR0913 - all that is known of a body
     if answered is None:  # `BodyRecorder.watch` has checked it
         raise RuntimeError("a body without an answer")
     if envelope is not None:
-        envelope = attempt.without_secrets(envelope)
+        envelope = attempt.hide_secrets(envelope)
     broke = error is not None and envelope is None and made == names.FAILED
     cancelled = error is not None and made == names.CANCELLED_CALL
     return AttemptOutcome.of(
@@ -93,4 +94,5 @@ def of_body(  # noqa: PLR0913 - all that is known of a body
         cancelled=cancelled,
         transient=broke and error is not None and bool(is_transient(error)),
         stream=stream,
+        caller=answered.caller,
     )

@@ -14,6 +14,7 @@ from opentelemetry import trace
 
 from assisters_otel.api import endpoints, redaction
 from assisters_otel.api.gen_ai_request import request_attributes
+from assisters_otel.attempts.attempt import read_baggage
 from assisters_otel.attempts.call import Call
 from assisters_otel.attempts.call_request import RESULT, CallRequest, ExpectedAnswer
 from assisters_otel.recording.watched_hosts import HTTP_PORT, HTTPS_PORT
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Tracer
 
+    from assisters_otel.attempts.attempt import CallerSettings
     from assisters_otel.hosts import Host
     from assisters_otel.outcomes import CallOutcome
     from assisters_otel.recording.bodies import OpenBodies
@@ -47,13 +49,14 @@ class CallRecorder:
         unparsed: The calls whose answers the app parses itself.
     """
 
-    def __init__(  # noqa: PLR0913 - made in one place, by the recorder
+    def __init__(  # noqa: PLR0913, PLR0917 - made in one place, by the recorder
         self,
         tracer: Tracer,
         watched: WatchedHosts,
         sinks: ProcessSinks,
         open_bodies: OpenBodies,
         deferred: Deferred,
+        callers: CallerSettings,
         *,
         capture_message: bool,
     ) -> None:
@@ -65,12 +68,14 @@ class CallRecorder:
             sinks: The receivers of the outcomes.
             open_bodies: The set of calls whose bodies are open.
             deferred: The runner of steps that come up inside the garbage collector.
+            callers: The settings of `read_baggage`.
             capture_message: True if the envelope's message is wanted on spans.
         """
         self._tracer = tracer
         self._watched = watched
         self._open = open_bodies
         self._deferred = deferred
+        self._callers = callers
         self._sinks = sinks
         self._capture_message = capture_message
         self.unparsed = open_bodies.unparsed
@@ -134,7 +139,7 @@ class CallRecorder:
         model = body.get("model")
         name = redaction.clean(model) or None if isinstance(model, str) else None
         attributes = request_attributes(operation, body)
-        asked = CallRequest(request, operation, name, attributes)
+        asked = CallRequest(request, operation, name, attributes, read_baggage(self._callers))
         call = self.start(asked, is_recorded_apart=is_recorded_apart)
         call.expected = expected
         return call

@@ -69,6 +69,8 @@ def start_or_adopt_call_span(
     found = find_gen_ai_span(current) if current.is_recording() else None
     metrics: frozenset[str] = frozenset() if found is None else found.metrics
     if found is not None and found.is_of_call:
+        if asked.baggage:
+            current.set_attributes(dict(asked.baggage))
         return CallSpan(current, False, False, metrics)
     if not is_instrumentation_enabled():
         return CallSpan(INVALID_SPAN, False, False, metrics)
@@ -82,13 +84,18 @@ def _start_inner(tracer: Tracer, asked: CallRequest) -> Span:
     return tracer.start_span(
         names.CALL_SPAN,
         kind=SpanKind.INTERNAL,
-        attributes={SERVER_ADDRESS: asked.request.address, SERVER_PORT: asked.request.port},
+        attributes={
+            SERVER_ADDRESS: asked.request.address,
+            SERVER_PORT: asked.request.port,
+            **dict(asked.baggage),
+        },
     )
 
 
 def _start_inference(tracer: Tracer, asked: CallRequest) -> Span:
     request = asked.request
     attributes: dict[str, AttributeValue] = {
+        **dict(asked.baggage),
         gen_ai.PROVIDER_NAME: gen_ai.PROVIDER,
         SERVER_ADDRESS: request.address,
         SERVER_PORT: request.port,
@@ -205,6 +212,8 @@ def _call_attributes(outcome: CallOutcome, *, capture_message: bool) -> dict[str
             found |= stream_attributes(last.stream)
     if outcome.error_type is not None:
         found[ERROR_TYPE] = outcome.error_type
+        if outcome.caller.key_fingerprint is not None:
+            found[names.API_KEY_FINGERPRINT] = outcome.caller.key_fingerprint
     return found
 
 

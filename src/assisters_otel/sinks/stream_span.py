@@ -84,6 +84,7 @@ def _start(tracer: Tracer, attempt: Attempt, above: SpanContext, start_ns: int |
     """
     request, span = attempt.request, attempt.span
     attributes: dict[str, AttributeValue] = {
+        **dict(attempt.caller.baggage),
         SERVER_ADDRESS: request.address,
         SERVER_PORT: request.port,
     }
