@@ -149,7 +149,7 @@ class Call:
 
     @fail_safe
     def detach(self, error: BaseException | None = None) -> None:
-        """Leave the call's scope, in the task that entered it. *error* is what the SDK has raised."""
+        """Leave the call's scope, in the task that entered it. *error* is what the SDK raised."""
         self.is_open = False
         tokens, self._tokens = self._tokens, None
         if tokens is None:  # `attach` failed
