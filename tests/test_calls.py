@@ -93,7 +93,7 @@ def test_a_call_ends_once_with_the_first_thing_that_ends_it(steps, told):
             attempt.outcome = AttemptOutcome.of(request, 0.0, status=200)
             scanner = EventStreamScanner()
             body = ResponseBody(watcher, attempt, scanner, lambda _: True, watcher)
-            call.answered(body)
+            call.body = body
         elif step == "done":
             body.feed(DONE)
         elif step == "raised":

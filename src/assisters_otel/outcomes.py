@@ -78,11 +78,14 @@ class AttemptOutcome(NamedTuple):
             retry can help. False for a mistake of the app or the client.
         cause: The cause of the exception, if the exception's name does not show it; or None.
         stream: How the body's event stream ended; None if there is none, or if it is still open.
+        is_unusable: True if the answer has a status of success and is none: an error or a page is
+            in place of the result, or the SDK cannot parse it (`unusable_answer`).
         failed: True if the status is 400 or above, or if no complete response came. False if
             cancelled.
         code: The envelope's code, as sent, or None.
         error_type: The envelope's type; else the status; else the exception's name. A stream
-            without any of them is ``truncated``, or its error ``_OTHER``. None on success.
+            without any of them is ``truncated``, or its error ``_OTHER``, as is that of an unusable
+            answer. None on success.
         retryable: True if the attempt failed, and the same request can succeed if it is sent again
             soon.
         caller: Whose request it was.
@@ -98,6 +101,7 @@ class AttemptOutcome(NamedTuple):
     transient: bool
     cause: Cause | None
     stream: StreamOutcome | None
+    is_unusable: bool
     failed: bool
     code: str | None
     error_type: str | None
@@ -119,6 +123,7 @@ class AttemptOutcome(NamedTuple):
         cause: Cause | None = None,
         stream: StreamOutcome | None = None,
         caller: Identity = NOBODY,
+        is_unusable: bool = False,
     ) -> AttemptOutcome:
         """Return the outcome of an attempt, with whether and as what it failed.
 
@@ -132,10 +137,10 @@ class AttemptOutcome(NamedTuple):
         elif stream is not None:
             failed = stream.failed
         else:
-            failed = status is None or exception is not None or status >= FIRST_ERROR
+            failed = status is None or exception is not None or status >= FIRST_ERROR or is_unusable
         if failed:
             is_truncated = stream is not None and stream.outcome == names.TRUNCATED
-            if exception is None and stream is not None:
+            if exception is None and (stream is not None or is_unusable):
                 error_type = type_ or (names.TRUNCATED if is_truncated else names.OTHER)
             else:
                 error_type = type_ or exception or str(status)
@@ -155,6 +160,7 @@ class AttemptOutcome(NamedTuple):
             transient,
             cause,
             stream,
+            is_unusable,
             failed,
             code,
             error_type,

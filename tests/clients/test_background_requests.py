@@ -342,4 +342,4 @@ def test_a_call_holds_no_request_once_it_is_over(api):
     way = WAYS[0]
     way.run(way.client(api, hook), embed)
 
-    assert held[0]._built_request is None
+    assert held[0].built_request is None

@@ -21,7 +21,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 import assisters_otel
-from assisters_otel.sinks import call_span
+from assisters_otel.sinks import gen_ai_span
 from memory import Memory
 
 pytestmark = pytest.mark.usefixtures("telemetry")
@@ -1060,7 +1060,7 @@ def test_a_function_on_a_client_that_encloses_its_request_is_no_way_around_us(
 
 
 @pytest.mark.usefixtures("telemetry")
-@pytest.mark.parametrize("scope", call_span._GEN_AI_SCOPES)
+@pytest.mark.parametrize("scope", gen_ai_span.SDK_SCOPES)
 def test_a_span_of_each_known_genai_instrumentation_is_the_call_s(api, memory, scope):
     tracer = memory.tracer_provider.get_tracer(scope)
     with (

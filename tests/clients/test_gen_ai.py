@@ -87,6 +87,7 @@ def play(ask, *answers, times=1, stream=False):
             # A body that breaks off is httpx2's error in openai 3.0, and openai's own later.
             with contextlib.suppress(openai.APIError, httpx2.HTTPError):
                 ask(stream)
+    telemetry.flush(5)  # the end of what was collected is put off
     played = [told(span) for span in memory.spans() if span.name != "work"]
     memory.clear()
     return played
@@ -101,7 +102,7 @@ with FakeApi() as api:
         tracer_provider=memory.tracer_provider,
         meter_provider=memory.meter_provider,
         strict=True,
-    ):
+    ) as telemetry:
         if not {before}:
             theirs()
         seen = {{
@@ -144,8 +145,8 @@ def played(request, seen):
 def around(spans):
     """The one span around all attempts, which is not ours."""
     attempts = [one for one in spans if one["is"] == "attempt"]
-    (span,) = (one for one in spans if one["is"] != "attempt")
-    assert span["is"] != "assisters_otel"
+    (span,) = (one for one in spans if one["is"] not in {"attempt", "assisters_otel"})
+    assert not [one for one in spans if "assisters.call.outcome" in one["attributes"]][1:]
     assert {one["parent"] for one in attempts} == {span["id"]}
     return span
 
@@ -192,10 +193,21 @@ def test_a_stream_that_nobody_closes_is_told_though_its_maker_ends_the_span(play
     assert told["assisters.stream.outcome"] == "abandoned"
 
 
-def test_a_stream_whose_maker_ends_the_span_at_once_is_not_said_to_be_dropped(played):
-    told = around(played["raw"])["attributes"]
+def test_a_stream_whose_maker_ends_the_span_at_once_has_its_outcome_on_a_span_of_its_own(played):
+    span = around(played["raw"])
+    (attempt,) = (one for one in played["raw"] if one["is"] == "attempt")
+    own = [one for one in played["raw"] if one["is"] == "assisters_otel"]
 
-    assert told.get(OUTCOME) in {"ok", None}
+    assert span["attributes"]["assisters.retry.count"] == 0
+    assert span["attributes"]["assisters.request.id"]
+    if span["attributes"].get(OUTCOME) is not None:
+        assert span["attributes"][OUTCOME] == "ok"
+        assert own == []
+        return
+    (stream,) = own
+    assert stream["attributes"]["assisters.stream.outcome"] == "completed"
+    assert stream["parent"] == span["id"]
+    assert stream["links"] == [attempt["id"]]
 
 
 def test_a_loop_outside_goes_on_counting_over_their_spans(played):

@@ -86,7 +86,8 @@ CHECKS = ("baggage_names", "config", "hosts")
 BY_ITSELF = ("__del__", "<listcomp>", "<dictcomp>", "<setcomp>")
 SINKS = {
     "spans": {
-        *("sinks/attempt_span", "sinks/call_span", "sinks/foreign_span", "sinks/stream_span"),
+        *("sinks/attempt_span", "sinks/call_span", "sinks/foreign_span", "sinks/gen_ai_span"),
+        "sinks/stream_span",
     },
     "metrics": {
         *("sinks/caller_labels", "sinks/label_values", "sinks/metrics", "sinks/rate_limits"),
@@ -403,6 +404,28 @@ def collect_here(instrumentor) -> None:
         deferred.run_all()
 
 
+def live_with_answers(api, sdk, memory) -> list[object]:
+    """Parse answers that the SDK has not, get one that is no success, and outlive a GenAI span."""
+    got: list[object] = []
+    raw = sdk.chat.completions.with_raw_response
+    got.append(raw.create(model="m", messages=[]).parse().object)
+    api.answers(body='{"id": ', content_type="application/json")
+    with suppress(ValueError):
+        got.append(raw.create(model="m", messages=[]).parse())
+    with sdk.chat.completions.with_streaming_response.create(model="m", messages=[]) as answer:
+        got.append(len(answer.read()) > 0)
+    api.answers(json={"error": {"code": "internal_error"}}, status=200)
+    got.append(sdk.chat.completions.create(model="m", messages=[]).choices)
+    tracer = memory.tracer_provider.get_tracer("logfire.openai")
+    with tracer.start_as_current_span("around"):
+        chunks = sdk.chat.completions.create(model="m", messages=[], stream=True)
+    got += [chunk.object for chunk in chunks]
+    tracer = memory.tracer_provider.get_tracer("pydantic-ai")
+    with tracer.start_as_current_span("chat", attributes={"gen_ai.operation.name": "chat"}):
+        got.append(sdk.chat.completions.create(model="m", messages=[]).object)
+    return got
+
+
 def runtimes_that_the_tests_do_not_run_in() -> list[object]:
     """Do what AWS Lambda's runtime and uWSGI do, and what `flushed` decorates."""
     bootstrap = importlib.import_module("awslambdaric.bootstrap")
@@ -470,6 +493,7 @@ def live_elsewhere(api, profiler=None) -> list[object]:
         collect_here(instrumentor)
         stream = sdk.chat.completions.create(model="m", messages=[], stream=True)
         got.append(next(iter(stream)).object)
+        got += live_with_answers(api, sdk, memory)
         if instrumentor.active is not None:
             instrumentor.active.flush(5)
         instrumentor.uninstrument()

@@ -10,8 +10,10 @@ from importlib.metadata import metadata
 from pathlib import Path
 
 import bundle
+import check_gen_ai
 import environments
 import foreign
+import gen_ai
 import matrix
 import policies
 import pytest
@@ -90,6 +92,16 @@ def test_a_vendor_that_cannot_be_installed_is_told_and_fails(monkeypatch):
     monkeypatch.setattr(environments, "wheel", lambda: Path("none.whl"))
 
     assert vendors.main(["logfire-after"]) == 1
+
+
+def test_every_genai_instrumentation_that_can_be_checked_is_tried(monkeypatch, capsys):
+    assert set(check_gen_ai.PEERS) == set(gen_ai.NEEDS)
+
+    monkeypatch.setattr(gen_ai, "attempt", lambda name, *_: (name != "logfire", "told"))
+    monkeypatch.setattr(environments, "wheel", lambda: Path("none.whl"))
+
+    assert gen_ai.main(["logfire", "langfuse"]) == 1
+    assert "1 passed, 1 failed" in capsys.readouterr().out
 
 
 def test_a_bundle_that_cannot_be_built_is_told_and_fails(monkeypatch, capsys):

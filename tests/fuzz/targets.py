@@ -424,8 +424,9 @@ def answers(data: bytes) -> None:
     call = None
     if kind == "call":
         path = target.partition("?")[0]
+        hosts = recorder.watched.named(_HOST)
         asked = {"model": model or None, "stream": True, "max_tokens": len(rest)}
-        call = recorder.calls.start_for_url(method, "https", _HOST, None, path, asked)
+        call = recorder.calls.start_for_url(hosts, method, "https", None, path, asked)
     if call is not None:
         call.attach()
     error: Exception | None = None

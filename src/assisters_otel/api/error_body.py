@@ -68,12 +68,30 @@ def parse_sent_body(body: bytes, headers: Mapping[bytes, bytes]) -> Envelope | N
     Returns:
         The envelope, or None if *body* holds none.
     """
-    found = parse_error_body(body) if _BRACE.match(body) else None
+    return envelope_of(sent_document(body, headers).get("error"))
+
+
+def sent_document(body: bytes, headers: Mapping[bytes, bytes]) -> dict[str, object]:
+    """Return the JSON object in the body of a response, as sent or as its client has decoded it.
+
+    Args:
+        body: The bytes. A body longer than `MAX_BYTES` is not parsed.
+        headers: The response's, from `known_headers`. They say how the body was sent.
+
+    Returns:
+        The object; an empty one if *body* is none.
+    """
+    found = parse_object(body) if _BRACE.match(body) else {}
     encoding = headers.get(CONTENT_ENCODING)
-    if found is not None or encoding is None:
+    if found or encoding is None:
         return found
     plain = decode_body(body, encoding.decode("latin-1"))
-    return None if plain is None else parse_error_body(plain)
+    return {} if plain is None else parse_object(plain)
+
+
+def envelope_of(error: object) -> Envelope | None:
+    """Return the envelope in the ``error`` of a document, or None if it is no object or text."""
+    return _envelope(error) if isinstance(error, str | dict) else None
 
 
 def parse_error_body(body: bytes) -> Envelope | None:
@@ -86,8 +104,7 @@ def parse_error_body(body: bytes) -> Envelope | None:
         The envelope, or None if *body* has none. ``{"error": "text"}`` has a message only. A field
         of the wrong type is None.
     """
-    error = parse_object(body).get("error")
-    return _envelope(error) if isinstance(error, str | dict) else None
+    return envelope_of(parse_object(body).get("error"))
 
 
 def without_keys(found: Envelope, secrets: Sequence[str]) -> Envelope:

@@ -5,7 +5,8 @@ How it works.
 * The adapter of an SDK enters the call's scope around the SDK's own method. `current_call` returns
   the call in this scope, and the recorder makes the attempts there its own, if `includes` agrees.
 * The call ends when the SDK raises, or when it returns. If the SDK returns with an open body, the
-  call ends with that body.
+  call ends with that body. If the app parses the answer itself, the call waits for that, and ends
+  at the moment of its body's end (`unparsed_answers`).
 
 The scope is kept in two places. OpenTelemetry's context is what the app's code passes from thread
 to thread. ddtrace's context keeps only the span and the baggage, so a context variable has the call
@@ -18,15 +19,16 @@ import time
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 from weakref import ref as weakref
 
 from opentelemetry import context, trace
 
 from assisters_otel.api import raw_answer
 from assisters_otel.api.identity import Identity
+from assisters_otel.attempts.call_request import RESULT
 from assisters_otel.attempts.clock import Moment
-from assisters_otel.attempts.request_matching import is_same_path, is_sdk_request
+from assisters_otel.attempts.request_matching import is_of_call, is_sdk_request
 from assisters_otel.attempts.retry_chain import RetryChain
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import CallOutcome
@@ -41,7 +43,8 @@ if TYPE_CHECKING:
 
     from assisters_otel.api.answer import Answer
     from assisters_otel.api.request import ApiRequest, RequestReader
-    from assisters_otel.attempts.call_request import CallRequest
+    from assisters_otel.attempts.call_interfaces import Body, Watcher
+    from assisters_otel.attempts.call_request import CallRequest, ExpectedAnswer, Judge
     from assisters_otel.outcomes import AttemptOutcome
 
 _KEY: Final = context.create_key("assisters_otel-call")
@@ -49,69 +52,50 @@ _answer_of: Final = fail_safe(raw_answer.of_sdk_result)
 _scope: Final[ContextVar[Call | None]] = ContextVar("assisters_otel-call", default=None)
 
 
-class Body(Protocol):
-    """The part of a `ResponseBody` that a call uses."""
-
-    is_over: bool
-    made: str
-
-    def abandon(self) -> None:
-        """End it: its reader will not do so."""
-
-    def forked(self) -> None:
-        """Report nothing of it in this forked child: the parent does."""
-
-
-class Watcher(Protocol):
-    """The receiver of a call's reports."""
-
-    def raised(self, call: Call, error: BaseException) -> None:
-        """Record the exception that the SDK has raised to its caller."""
-
-    def waits(self, call: Call) -> None:
-        """Record that a call has returned, and that its body is still open."""
-
-    def ended(self, call: Call, outcome: CallOutcome, end_ns: int | None) -> None:
-        """Record a call's outcome, once. *end_ns* is None if the call ends now."""
-
-    def is_collecting(self) -> bool:
-        """Return True if this runs inside the garbage collector."""
-
-    def put_off(self, step: Callable[[], object]) -> None:
-        """Run a step soon, outside the garbage collector."""
-
-
 class Call:
     """One call.
 
     Attributes:
         asked: The arguments of the call.
+        expected: The answer that the caller expects.
         span: The span of the call, the library's or a GenAI instrumentation's.
         is_ours: True if the span is the library's.
+        is_inference: True if it is the library's, and has the attributes of the GenAI conventions.
+        recorded_elsewhere: The names of the GenAI metrics that another instrumentation records.
         parent_span: The span under which the call was made; not valid without one.
         context: The context that is current while the call sends.
         chain: The attempts of the call.
+        body: The body of the last successful answer, whose end may end the call; or None.
+        built_request: The reader of the request that the SDK has built last, or None.
         last: The outcome of the last attempt, or None.
+        is_ended: True if the call has ended.
+        is_open: True if a request that is sent in its scope may be part of it.
         started_s: The time of its start, by `time.perf_counter`.
     """
 
     __slots__ = (
         "__weakref__",
         "_answer",
-        "_body",
-        "_built_request",
-        "_is_open",
+        "_body_end",
         "_is_returned",
+        "_is_unparsed",
         "_once",
         "_result",
         "_tokens",
         "_watcher",
         "asked",
+        "body",
+        "built_request",
         "chain",
         "context",
+        "expected",
+        "is_ended",
+        "is_inference",
+        "is_open",
         "is_ours",
         "last",
         "parent_span",
+        "recorded_elsewhere",
         "span",
         "started_s",
     )
@@ -121,7 +105,7 @@ class Call:
         asked: CallRequest,
         span: Span,
         parent_span: SpanContext,
-        watcher: Watcher,
+        watcher: Watcher[Call],
         *,
         is_ours: bool,
     ) -> None:
@@ -137,15 +121,19 @@ class Call:
         self.asked = asked
         self.span = span
         self.is_ours = is_ours
+        self.is_inference = is_ours
+        self.recorded_elsewhere: frozenset[str] = frozenset()
+        self.expected: ExpectedAnswer = RESULT
         self.parent_span = parent_span
         made = span.get_span_context()
         self.chain = RetryChain(made if made.is_valid else None)
         self.last: AttemptOutcome | None = None
         self._watcher = watcher
-        self._body: Body | None = None
-        self._built_request: RequestReader | None = None
-        self._is_open = True
-        self._is_returned = False
+        self.body: Body | None = None
+        self.built_request: RequestReader | None = None
+        self.is_open = True
+        self._is_returned = self._is_unparsed = self.is_ended = False
+        self._body_end: Moment | None = None
         self._answer: Answer | None = None
         self._result: Callable[[], object] | None = None
         self._tokens: tuple[Token[Context], Token[Call | None]] | None = None
@@ -161,12 +149,8 @@ class Call:
 
     @fail_safe
     def detach(self, error: BaseException | None = None) -> None:
-        """Leave the call's scope, in the task that entered it.
-
-        Args:
-            error: The exception that the SDK has raised, or None.
-        """
-        self._is_open = False
+        """Leave the call's scope, in the task that entered it. *error* is what the SDK raised."""
+        self.is_open = False
         tokens, self._tokens = self._tokens, None
         if tokens is None:  # `attach` failed
             return
@@ -178,10 +162,6 @@ class Call:
             return
         context.detach(tokens[0])
 
-    def builds(self, message: RequestReader) -> None:
-        """Keep the reader of the request that the SDK has built, for its first send or a resend."""
-        self._built_request = message
-
     @fail_safe
     def includes(self, request: ApiRequest, message: RequestReader) -> bool:
         """Return True if a request that is about to be sent is one of the call's attempts.
@@ -190,39 +170,66 @@ class Call:
         """
         if self.chain.is_redirect_to(message):
             return True
-        own = self.asked.request
-        if request.method != own.method or request.template != own.template:
-            return False
-        if request.template is None and not is_same_path(request.path, own.path):
-            return False
-        return self._built_request is None or is_sdk_request(message, self._built_request)
-
-    def answered(self, body: Body) -> None:
-        """Keep the body of a successful answer, whose end may end the call."""
-        self._body = body
+        return is_of_call(self.asked.request, request) and (
+            self.built_request is None or is_sdk_request(message, self.built_request)
+        )
 
     @fail_safe
-    def returned(self, result: object = None) -> None:
-        """Record that the SDK has returned. The call ends now, or with its open body.
+    def returned(self, result: object = None, judge: Judge | None = None) -> None:
+        """Record that the SDK has returned. The call ends now, with its open body, or later.
 
         Args:
             result: The SDK's result. It may be an object that reads the open body.
+            judge: The SDK's adapter judges it. None if every result is a success.
         """
         self._is_returned = True
-        body = self._body
-        if body is not None and not body.is_over:
+        body, error = self.body, None
+        if judge is not None:
+            error, is_unparsed = judge(self.expected, result)
+            if is_unparsed:
+                self._is_unparsed = self._watcher.awaits_parse(self, result)
+        if error is not None:
+            if body is not None:
+                body.found_unusable(error)
+            self.end(names.FAILED)
+        elif body is not None and not body.is_over:
             with suppress(TypeError):  # not every type has weak references
                 self._result = weakref(result)
             self._watcher.waits(self)
-            return
-        self._answer = self._read_answer(result)
-        # The SDK may have read an event stream to its end.
-        has_failed = body is not None and body.made == names.FAILED
-        self.end(names.FAILED if has_failed else names.OK)
+        else:
+            self._answer = self._read_answer(result)
+            # The SDK may have read an event stream to its end.
+            has_failed = body is not None and body.made == names.FAILED
+            self._complete(names.FAILED if has_failed else names.OK, None)
+
+    @fail_safe
+    def settle(self, error: Exception | None = None) -> None:
+        """Wait for the app's parse no longer: it has parsed the answer, or will not do so.
+
+        Args:
+            error: The exception with which the parse has failed, perhaps after the call's end.
+        """
+        if error is not None:
+            if self.body is not None:
+                self.body.found_unusable(None, error)
+            self._watcher.raised(self, error)
+        self._is_unparsed = False
+        if self._body_end is not None:
+            name = None if error is None else type(error).__qualname__
+            self.end(names.OK if name is None else names.FAILED, name, self._body_end)
+
+    def _complete(self, outcome: str, at: Moment | None) -> None:
+        """End the call with its body, unless the app has still to parse the answer."""
+        if self._is_unparsed and outcome == names.OK:
+            self._body_end = at or Moment.now()
+        else:
+            self.end(outcome, at=at)
 
     @fail_safe
     def raised(self, error: BaseException) -> None:
         """Record that the SDK has raised. If it is no `Exception`, the caller has cancelled."""
+        if self.body is not None and isinstance(error, Exception):
+            self.body.found_unusable(None, error)
         self._watcher.raised(self, error)
         if isinstance(error, Exception):
             self.end(names.FAILED, type(error).__qualname__)
@@ -231,40 +238,38 @@ class Call:
 
     def body_ended(self, body: Body, at: Moment | None) -> None:
         """Record the end of a body. It ends the call if the SDK has returned that body."""
-        if self._is_returned and body is self._body:
-            self.end(body.made, at=at)
+        if self._is_returned and body is self.body:
+            self._complete(body.made, at)
 
     @fail_safe
     def abandon(self) -> None:
         """End the call and its body: the reader will not do so."""
-        if self._body is not None:
-            self._body.abandon()
+        if self.body is not None:
+            self.body.abandon()
+        self.settle()
         self.end(names.CANCELLED_CALL)
 
     def forked(self) -> None:
         """Report nothing of it in this forked child: the parent does."""
         next(self._once, None)
-        if self._body is not None:
-            self._body.forked()
+        if self.body is not None:
+            self.body.forked()
 
     def end(self, outcome: str, exception: str | None = None, at: Moment | None = None) -> None:
-        """End the call, once. Inside the garbage collector the end is deferred.
-
-        The garbage collector may run while the SDK holds a lock that a metric needs, and an object
-        that it collects may close a stream. Recording there has been seen to wait for ever.
+        """End the call, once. Inside the garbage collector the end is deferred (`Watcher.put_off`).
 
         Args:
             outcome: One of `names.OUTCOMES`. OK becomes RECOVERED if there were retries.
             exception: The name of the exception that ended it, or None.
             at: The moment of the end, or None for now.
         """
-        if at is None and self._watcher.is_collecting():
-            self._watcher.put_off(partial(self.end, outcome, exception, Moment.now()))
+        if self._watcher.is_collecting():
+            self._watcher.put_off(partial(self.end, outcome, exception, at or Moment.now()))
             return
         if next(self._once, None) is None:
             return
-        self._is_open = False
-        self._built_request = None  # a task that outlives the call may keep the call alive
+        self.is_open, self.is_ended = False, True
+        self.built_request = None  # a task that outlives the call may keep the call alive
         chain = self.chain
         if outcome == names.OK and chain.retries:
             outcome = names.RECOVERED
@@ -285,11 +290,6 @@ class Call:
     def _read_answer(self, result: object) -> Answer | None:
         stream = None if self.last is None else self.last.stream
         return _answer_of(result) if stream is None else stream.answer
-
-    @property
-    def is_open(self) -> bool:
-        """True if a request that is sent in its scope may be part of it."""
-        return self._is_open
 
 
 def current_call() -> Call | None:

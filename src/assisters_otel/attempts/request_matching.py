@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
-    from assisters_otel.api.request import RequestReader
+    from assisters_otel.api.request import ApiRequest, RequestReader
 
 _SDK_MARK: Final = "x-stainless-lang"  # a header of SDKs by Stainless, such as `openai`
 
@@ -14,6 +14,13 @@ _SDK_MARK: Final = "x-stainless-lang"  # a header of SDKs by Stainless, such as 
 def is_same_path(path: str, asked: str) -> bool:
     """Return True if two paths are equal when decoded."""
     return path == asked or unquote(path) == unquote(asked)
+
+
+def is_of_call(asked: ApiRequest, request: ApiRequest) -> bool:
+    """Return True if a request goes where that of a call was to go."""
+    if request.method != asked.method or request.template != asked.template:
+        return False
+    return request.template is not None or is_same_path(request.path, asked.path)
 
 
 def is_sdk_request(message: RequestReader, own: RequestReader) -> bool:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from assisters_otel.api.unusable_answer import error_in_result
+from assisters_otel.attempts.call_request import RESULT, ExpectedAnswer
 from assisters_otel.clients.patching import Target, as_function
 from assisters_otel.clients.sdk_call import wrap_call
 from assisters_otel.fail_safe import fail_safe
@@ -15,10 +17,14 @@ from assisters_otel.fail_safe import fail_safe
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from assisters_otel.api.error_body import Envelope
     from assisters_otel.attempts.call import Call
     from assisters_otel.recording.recorder import Recorder
 
 MODULE: Final = "assisters"
+
+_EVENTS: Final = ExpectedAnswer(is_read_by_app=True)
+"""The answer that `_stream` expects: the SDK skips each line of it that is no event."""
 
 
 class _FirstStepInCall:
@@ -77,12 +83,15 @@ class AssistersAdapter:
         """Return the methods to wrap."""
         return (
             Target(MODULE, "Assisters._request", self._wrap),
-            Target(MODULE, "Assisters._request_bytes", self._wrap),
+            Target(MODULE, "Assisters._request_bytes", self._wrap_bytes),
             Target(MODULE, "Assisters._stream", self._wrap_stream),
         )
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        return wrap_call(original, self._begin)
+        return wrap_call(original, self._begin, _judge)
+
+    def _wrap_bytes(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        return wrap_call(original, self._begin, None)
 
     def _wrap_stream(self, original: Callable[..., Any]) -> Callable[..., Any]:
         wrapped = as_function(original)
@@ -104,10 +113,18 @@ class AssistersAdapter:
     def _begin_stream(self, client: Any, args: Any, kwargs: Any) -> Call | None:
         named = dict(zip(("path", "json_body"), args, strict=False)) | kwargs
         body = {**(named["json_body"] or {}), "stream": True}  # the agent's GET has no body
-        return self._call(client, named.get("method", "POST"), named, body)
+        return self._call(client, named.get("method", "POST"), named, body, _EVENTS)
 
-    def _call(self, client: Any, method: str, named: Any, body: Any) -> Call | None:
+    def _call(
+        self, client: Any, method: str, named: Any, body: Any, expected: ExpectedAnswer = RESULT
+    ) -> Call | None:
         url = urlsplit(client._url(named["path"], named.get("root")))  # noqa: SLF001 - as its own methods do
-        return self._recorder.calls.start_for_url(
-            method, url.scheme, url.hostname or "", url.port, url.path, body
-        )
+        hosts = self._recorder.watched.named(url.hostname or "")
+        if hosts is None:
+            return None
+        place = url.scheme, url.port, url.path
+        return self._recorder.calls.start_for_url(hosts, method, *place, body, expected)
+
+
+def _judge(_expected: ExpectedAnswer, result: object) -> tuple[Envelope | None, bool]:
+    return error_in_result(result) if isinstance(result, dict) else None, False

@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from assisters_otel.attempts.call import Call
+    from assisters_otel.attempts.call_request import Judge
 
 
 def wrap_call(
-    original: Callable[..., Any], begin: Callable[[Any, Any, Any], Call | None]
+    original: Callable[..., Any],
+    begin: Callable[[Any, Any, Any], Call | None],
+    judge: Judge | None,
 ) -> Callable[..., Any]:
     """Wrap a method that returns when its call has been answered, or raises when it has failed.
 
@@ -24,6 +27,7 @@ def wrap_call(
         original: The method, as it stands in its class.
         begin: A function that gets the client, the arguments and the keyword arguments. It returns
             the call, or None if the call is not watched.
+        judge: A function that judges what the SDK returns, or None if each result is a success.
     """
     wrapped = as_function(original)
 
@@ -34,7 +38,7 @@ def wrap_call(
         call.attach()
         try:
             result = wrapped(client, *args, **kwargs)
-            call.returned(result)
+            call.returned(result, judge)
         except BaseException as error:
             call.raised(error)
             raise

@@ -13,9 +13,13 @@ from opentelemetry import trace
 
 from assisters_otel.api import event_stream
 from assisters_otel.api import headers as response_headers
+from assisters_otel.attempts.clock import Moment
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import FIRST_REDIRECT
+from assisters_otel.recording import body_outcomes
 from assisters_otel.recording.response_body import ResponseBody
+from assisters_otel.recording.unparsed_answers import UnparsedAnswers
+from assisters_otel.semconv import attributes as names
 from assisters_otel.sinks import stream_span
 
 if TYPE_CHECKING:
@@ -23,8 +27,9 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span, Tracer
 
+    from assisters_otel.api.error_body import Envelope
     from assisters_otel.attempts.attempt import Attempt
-    from assisters_otel.attempts.clock import Moment
+    from assisters_otel.attempts.call import Call
     from assisters_otel.outcomes import AttemptOutcome
     from assisters_otel.recording.deferred import Deferred
     from assisters_otel.recording.process_sinks import ProcessSinks
@@ -43,13 +48,20 @@ class Abandonable(Protocol):
 
 
 class OpenBodies:
-    """The calls that have returned with an open body, and the open streams outside of calls."""
+    """The calls that have returned and not ended, and the open streams outside of calls.
+
+    Attributes:
+        unparsed: The calls whose answers the app parses itself.
+    """
 
     def __init__(self) -> None:
         """Start empty."""
         self._open: set[Abandonable] = set()
+        self.unparsed = UnparsedAnswers()
 
-    def __bool__(self) -> bool:
+    def has_any(self) -> bool:
+        """Return True if there is one, after ending those that have waited too long."""
+        self.unparsed.settle_old()
         return bool(self._open)
 
     def add(self, one: Abandonable) -> None:
@@ -63,6 +75,7 @@ class OpenBodies:
     def forked(self) -> None:
         """Forget all of them in a forked child: the parent ends them."""
         opened, self._open = self._open, set()
+        self.unparsed.forked()
         for one in opened:
             one.forked()
 
@@ -129,7 +142,7 @@ class BodyRecorder:
         body = ResponseBody(self, attempt, events, is_transient, sent)
         attempt.origin()  # determined now, as another task or thread may read the body
         if call is not None:
-            call.answered(body)
+            call.body = body
         else:
             body.span = self._start_stream_span(attempt)
             self._open.add(body)
@@ -144,6 +157,36 @@ class BodyRecorder:
     def body_failed(self, body: ResponseBody, outcome: AttemptOutcome) -> None:
         """Record that an event stream has an error event. A resend may come before its end."""
         self._sinks.resends.failed(body.attempt, outcome, time.time())
+
+    def body_unusable(
+        self, body: ResponseBody, error: Envelope | None, exception: Exception | None
+    ) -> None:
+        """Record that a body that has ended well is no success, once.
+
+        Args:
+            body: The body.
+            error: The error in place of the result, or None.
+            exception: The exception with which the SDK has refused to parse it, or None.
+        """
+        attempt, call = body.attempt, body.attempt.call
+        # The exception is of another attempt if that has ended since.
+        if call is None or call.last is not body.reported or body.made != names.OK:
+            return
+        body.made = names.FAILED
+        if error is None:
+            error = body_outcomes.error_in_place(attempt, body.beginning)
+        outcome = body_outcomes.of_unusable(attempt, error, exception)
+        if error is not None:
+            call.last = outcome
+            body.report(outcome, exception)
+        if error is not None or call.is_ended:
+            self._sinks.count(attempts=0, errors=1)
+            self._sinks.metrics.record_late_error(outcome, call.context)
+        # Whether a retry helps against a parse that fails is not known: none is called futile.
+        known = outcome if error is not None else outcome._replace(retryable=True)
+        self._sinks.resends.failed(attempt, known, time.time())
+        if call.is_ended:
+            self._sinks.log_attempt(outcome, call.span)
 
     def body_ended(self, body: ResponseBody, outcome: AttemptOutcome, at: Moment | None) -> None:
         """Record the end of a body, after its attempt.
@@ -169,6 +212,8 @@ class BodyRecorder:
         else:
             self._sinks.resends.closed(attempt)
         if call is not None:
+            if outcome.stream is not None and not call.is_ours:
+                self._record_apart(call, body, outcome, at or Moment.now())
             call.body_ended(body, at)
             return
         if outcome.stream is not None:
@@ -183,3 +228,19 @@ class BodyRecorder:
                 end_ns=None if at is None else at.unix_ns,
                 capture_message=self._capture_message,
             )
+
+    def _record_apart(
+        self, call: Call, body: ResponseBody, outcome: AttemptOutcome, end: Moment
+    ) -> None:
+        """Record a stream that has ended after the call's span, which is not the library's."""
+        # A span of a call is not recording either if instrumentation is suppressed.
+        if call.span.is_recording() or not call.span.get_span_context().is_valid:
+            return
+        stream_span.record_stream_of_call(
+            self._tracer,
+            call.span,
+            body.attempt,
+            outcome,
+            end=end,
+            capture_message=self._capture_message,
+        )

@@ -16,9 +16,13 @@ from assisters_otel.api import endpoints, redaction
 from assisters_otel.api.gen_ai_request import request_attributes
 from assisters_otel.attempts.attempt import read_baggage
 from assisters_otel.attempts.call import Call
-from assisters_otel.attempts.call_request import CallRequest
+from assisters_otel.attempts.call_request import RESULT, CallRequest, ExpectedAnswer
 from assisters_otel.recording.watched_hosts import HTTP_PORT, HTTPS_PORT
-from assisters_otel.sinks.call_span import end_call_span, start_or_adopt_call_span
+from assisters_otel.sinks.call_span import (
+    end_call_span,
+    start_or_adopt_call_span,
+    write_returned_state,
+)
 from assisters_otel.sinks.known_attempts import remember_attempt
 
 if TYPE_CHECKING:
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from assisters_otel.attempts.attempt import CallerSettings
+    from assisters_otel.hosts import Host
     from assisters_otel.outcomes import CallOutcome
     from assisters_otel.recording.bodies import OpenBodies
     from assisters_otel.recording.deferred import Deferred
@@ -38,7 +43,11 @@ _UNQUOTED: Final = "%/:=&?~#+!$,;'@()*[]"
 
 
 class CallRecorder:
-    """Starts calls, and writes their outcomes to the sinks."""
+    """Starts calls, and writes their outcomes to the sinks.
+
+    Attributes:
+        unparsed: The calls whose answers the app parses itself.
+    """
 
     def __init__(  # noqa: PLR0913, PLR0917 - made in one place, by the recorder
         self,
@@ -69,44 +78,56 @@ class CallRecorder:
         self._callers = callers
         self._sinks = sinks
         self._capture_message = capture_message
+        self.unparsed = open_bodies.unparsed
 
-    def start(self, asked: CallRequest) -> Call:
+    def start(self, asked: CallRequest, *, is_recorded_apart: bool = False) -> Call:
         """Start a call, in a span of the library's or in the one that a GenAI instrumentation made.
 
         Args:
             asked: The arguments of the call.
+            is_recorded_apart: True if another instrumentation records the call in a span that is
+                never current.
         """
+        if self.unparsed.waits:
+            self.unparsed.settle_previous()
         parent_span = trace.get_current_span()
-        nothing = trace.INVALID_SPAN, False
-        span, is_ours = start_or_adopt_call_span(self._tracer, asked) or nothing
+        made = start_or_adopt_call_span(self._tracer, asked, is_recorded_apart=is_recorded_apart)
+        span = trace.INVALID_SPAN if made is None else made.span
         above = parent_span if span is not parent_span else getattr(parent_span, "parent", None)
         context = above.get_span_context() if isinstance(above, trace.Span) else above
         if context is None:
             context = trace.INVALID_SPAN_CONTEXT
-        return Call(asked, span, context, self, is_ours=is_ours)
+        if made is None:
+            return Call(asked, span, context, self, is_ours=False)
+        call = Call(asked, span, context, self, is_ours=made.is_ours)
+        call.is_inference, call.recorded_elsewhere = made.is_inference, made.recorded_elsewhere
+        return call
 
     def start_for_url(  # noqa: PLR0913, PLR0917 - a URL has that many parts
         self,
+        hosts: tuple[Host, ...],
         method: str,
         scheme: str,
-        host: str,
         port: int | None,
         path: str,
         body: Mapping[str, object] = MappingProxyType({}),
+        expected: ExpectedAnswer = RESULT,
+        *,
+        is_recorded_apart: bool = False,
     ) -> Call | None:
-        """Start a call if its URL goes to a watched host. Return None if not.
+        """Start a call if its port and path are watched. Return None if not.
 
         Args:
+            hosts: The watched hosts of its host's name.
             method: The method, in upper or lower case.
             scheme: ``https`` or ``http``.
-            host: The host, in lower case.
             port: The port, or None for the scheme's default.
             path: The path without the query. The client may still encode some of it.
             body: The members of the JSON object or form that will be sent.
+            expected: The answer that the caller expects.
+            is_recorded_apart: True if another instrumentation records the call in a span that is
+                never current.
         """
-        hosts = self._watched.named(host)
-        if hosts is None:
-            return None
         port = port or (HTTPS_PORT if scheme == "https" else HTTP_PORT)
         target = quote(path, safe=_UNQUOTED).encode()
         request = self._watched.request(hosts, method.upper(), port, target)
@@ -118,8 +139,10 @@ class CallRecorder:
         model = body.get("model")
         name = redaction.clean(model) or None if isinstance(model, str) else None
         attributes = request_attributes(operation, body)
-        baggage = read_baggage(self._callers)
-        return self.start(CallRequest(request, operation, name, attributes, baggage))
+        asked = CallRequest(request, operation, name, attributes, read_baggage(self._callers))
+        call = self.start(asked, is_recorded_apart=is_recorded_apart)
+        call.expected = expected
+        return call
 
     # -- the reports of a call, as its `Watcher` ----------------------------------------------
 
@@ -130,14 +153,27 @@ class CallRecorder:
             remember_attempt(error, call.last, call.span)
 
     def waits(self, call: Call) -> None:
-        """Record that a call has returned with an open body, whose end ends the call."""
+        """Record that a call has returned, and that its body or its parse will end it."""
+        if not call.is_ours:
+            write_returned_state(call)
         self._open.add(call)
         self._deferred.expect()
+
+    def awaits_parse(self, call: Call, answer: object) -> bool:
+        """Return True if a call waits until the app has parsed the answer that it has returned."""
+        # A GenAI instrumentation ends its span when the SDK returns. So its call cannot wait.
+        if not self.unparsed.remember(call, answer) or not call.is_ours:
+            return False
+        self.unparsed.wait(call, answer, self._deferred.put)
+        self.waits(call)
+        return True
 
     def ended(self, call: Call, outcome: CallOutcome, end_ns: int | None) -> None:
         """Write a call's outcome to each sink."""
         self._open.discard(call)
-        self._sinks.metrics.calls.record_call(outcome, call.context)
+        if self.unparsed.waits:
+            self.unparsed.discard(call)
+        self._sinks.metrics.calls.record_call(outcome, call.context, call.recorded_elsewhere)
         if outcome.failed:
             self._sinks.log_call(outcome, call.span)
         end_call_span(call, outcome, end_ns, capture_message=self._capture_message)

@@ -40,7 +40,8 @@ class Deferred:
         """Start without a step and without a thread.
 
         Args:
-            is_needed: A function that returns a true value as long as bodies are open.
+            is_needed: A function that returns a true value as long as bodies are open. The thread
+                calls it at least once in `IDLE_S`.
         """
         self._is_needed = is_needed
         self.forked()
@@ -139,6 +140,8 @@ class Deferred:
                 is_stopped = not wake.get(timeout=IDLE_S)
             except Empty:
                 is_awaited, is_stopped = bool(self._is_needed()), False
+            else:
+                self._is_needed()  # it also looks for what has waited too long
             self.run_all(math.inf)
             if is_stopped:
                 return

@@ -80,7 +80,7 @@ class Recorder:
         self._spans = AttemptSpans(config)
         self._callers = CallerSettings(config.key_fingerprint, config.baggage, {})
         self._open = OpenBodies()
-        self.deferred = Deferred(self._open.__bool__)
+        self.deferred = Deferred(self._open.has_any)
         self._has_started = False
         self._before_first: Callable[[], object] | None = self.deferred.watch_collector
         self.watched = WatchedHosts(config, self._before_request)

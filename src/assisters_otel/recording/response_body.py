@@ -28,14 +28,18 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from operator import not_
 from typing import TYPE_CHECKING, Final, Protocol
 from weakref import ref as weakref
 
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.body_end import BodyEnd, stream_outcome
+from assisters_otel.api.headers import CONTENT_TYPE
+from assisters_otel.api.unusable_answer import BodyBeginning
 from assisters_otel.attempts.clock import Moment
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import AttemptOutcome, StreamOutcome
+from assisters_otel.recording import body_outcomes
 from assisters_otel.semconv import attributes as names
 from assisters_otel.sinks.call_span import write_abandoned_state
 from assisters_otel.sinks.known_attempts import find_attempt, remember_attempt
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
+    from assisters_otel.api.error_body import Envelope
     from assisters_otel.api.event_stream import EventStreamScanner
     from assisters_otel.attempts.attempt import Attempt
     from assisters_otel.recording.deferred import Deferred
@@ -70,6 +75,11 @@ class BodyRecorder(Protocol):
     def body_ended(self, body: ResponseBody, outcome: AttemptOutcome, at: Moment | None) -> None:
         """Record the end of a body, once."""
 
+    def body_unusable(
+        self, body: ResponseBody, error: Envelope | None, exception: Exception | None
+    ) -> None:
+        """Record that a body that has ended well is no success, once."""
+
 
 class ResponseBody:
     """One body.
@@ -77,7 +87,10 @@ class ResponseBody:
     Attributes:
         attempt: The attempt whose answer has the body.
         span: The span of its event stream outside a call, or None.
+        beginning: The first bytes of a body that the app reads, or None.
+        reported: The outcome of the attempt, with that of the body; None before the end.
         events: The scanner of its event stream, or None if it is no event stream.
+        skip_chunk: A function that returns a true value if a chunk need not be fed.
         has_failed: True if it has had an error event, which has been recorded.
         is_over: True if it has ended.
         made: The outcome that its end means for its call: one of `names.OUTCOMES`.
@@ -93,11 +106,14 @@ class ResponseBody:
         "_sent",
         "_started_s",
         "attempt",
+        "beginning",
         "events",
         "has_failed",
         "is_over",
         "made",
         "read_s",
+        "reported",
+        "skip_chunk",
         "span",
     )
 
@@ -132,11 +148,21 @@ class ResponseBody:
         self._started_s = attempt.sent_s if attempt.call is None else attempt.call.started_s
         self._first_s: float | None = None
         self._once = iter((True,))  # two threads may close one body
+        self.reported: AttemptOutcome | None = None
+        self.beginning: BodyBeginning | None = None
+        self.skip_chunk: Callable[[bytes], object] = bool  # True: nothing of a chunk is read
+        if events is not None:
+            self.skip_chunk = events.skip_plain_event
+        elif attempt.call is not None and attempt.call.expected.is_read_by_app:
+            self.beginning = BodyBeginning()
+            self.skip_chunk = not_  # each chunk is fed
 
     @fail_safe
     def feed(self, chunk: bytes) -> None:
-        """Scan the next bytes of an event stream, unless `skip_plain_event` has skipped them."""
+        """Read the next bytes, unless `skip_chunk` has skipped them."""
         if self.events is None:
+            if self.beginning is not None:
+                self.beginning.feed(chunk)
             return
         self.events.feed(chunk)
         if self._first_s is None and self.events.chunks:
@@ -210,7 +236,7 @@ class ResponseBody:
             return
         if next(self._once, None) is None:
             return
-        stream, name = None, str(end.value)
+        stream, unusable, name = None, None, str(end.value)
         if self.events is not None:
             attempt = self.attempt
             is_delimited = response_headers.is_delimited(attempt.headers)
@@ -220,14 +246,41 @@ class ResponseBody:
             stream = self._stream(self.events, name)
         self.made = CALL_OUTCOME_OF.get(name, names.CANCELLED_CALL)
         self.is_over = True
-        outcome = self._outcome(stream, error)
-        if outcome.failed:
-            call = self.attempt.call
-            shown = self.span if call is None else call.span
-            for thing in (self._sent(), error):
-                if thing is not None:
-                    remember_attempt(thing, outcome, shown)
+        headers = self.attempt.headers
+        if (error is None and self.events is None) and (
+            self.beginning is not None or b"html" in headers.get(CONTENT_TYPE, b"").lower()
+        ):
+            unusable = body_outcomes.error_in_place(self.attempt, self.beginning)
+        if unusable is not None:
+            self.made = names.FAILED
+            outcome = body_outcomes.of_unusable(self.attempt, unusable, None)
+        elif error is None and stream is None and self.attempt.outcome is not None:
+            outcome = self.attempt.outcome
+        else:
+            outcome = self._outcome(stream, error)
+        self.report(outcome, error)
         self._recorder.body_ended(self, outcome, at)
+
+    def report(self, outcome: AttemptOutcome, error: BaseException | None) -> None:
+        """Set `reported`, and remember a failure by what the app has of it, for `explain`."""
+        self.reported = outcome
+        if not outcome.failed:
+            return
+        call = self.attempt.call
+        shown = self.span if call is None else call.span
+        for thing in (self._sent(), error):
+            if thing is not None:
+                remember_attempt(thing, outcome, shown)
+
+    @fail_safe
+    def found_unusable(self, error: Envelope | None, exception: Exception | None = None) -> None:
+        """Record that the answer has a status of success, and is none.
+
+        Args:
+            error: The error in place of the result, or None.
+            exception: The exception with which the SDK has refused to parse it, or None.
+        """
+        self._recorder.body_unusable(self, error, exception)
 
     def _stream(self, events: EventStreamScanner, outcome: str) -> StreamOutcome:
         answer = events.last.answer
@@ -237,26 +290,11 @@ class ResponseBody:
         return StreamOutcome(outcome, events.chunks, self._first_s, answer)
 
     def _outcome(self, stream: StreamOutcome | None, error: BaseException | None) -> AttemptOutcome:
-        """Return the attempt's outcome, with that of the body."""
-        answered = self.attempt.outcome
-        if answered is None:  # `BodyRecorder.watch` has checked it
-            raise RuntimeError("a body without an answer")
-        if error is None and stream is None:
-            return answered
-        envelope = None if self.events is None else self.events.error
-        if envelope is not None:
-            envelope = self.attempt.hide_secrets(envelope)
-        broke = error is not None and envelope is None and self.made == names.FAILED
-        cancelled = error is not None and self.made == names.CANCELLED_CALL
-        return AttemptOutcome.of(
-            answered.request,
-            answered.duration_s,
-            status=answered.status,
-            headers=answered.headers,
-            envelope=envelope,
-            exception=type(error).__qualname__ if broke or cancelled else None,
-            cancelled=cancelled,
-            transient=broke and error is not None and bool(self._is_transient(error)),
-            stream=stream,
-            caller=answered.caller,
+        return body_outcomes.of_body(
+            self.attempt,
+            stream,
+            None if self.events is None else self.events.error,
+            error,
+            made=self.made,
+            is_transient=self._is_transient,
         )

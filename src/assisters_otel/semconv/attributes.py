@@ -101,8 +101,12 @@ CANCELLED_CALL: Final = "cancelled"
 OUTCOMES: Final = (OK, RECOVERED, FAILED, CANCELLED_CALL)
 """The ways in which a call can end. A recovered call succeeded after a retry."""
 
+CALL_SPAN: Final = "assisters.call"
+"""The name of the span of a call that another instrumentation's span describes as an inference."""
+
 STREAM_SPAN: Final = "assisters.stream"
-"""The name of the span of an event stream outside an SDK's call."""
+"""The name of the span of an event stream outside an SDK's call, or of one that ends after the span
+that another instrumentation has made for its call."""
 
 STREAM_OUTCOME: Final = "assisters.stream.outcome"
 """string. One of `STREAM_OUTCOMES`."""

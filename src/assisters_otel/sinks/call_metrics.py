@@ -62,6 +62,7 @@ class _Ended(NamedTuple):
     answer: Answer | None
     stream: StreamOutcome | None
     caller: Identity
+    recorded_elsewhere: frozenset[str] = frozenset()
 
 
 class CallMetrics:
@@ -89,12 +90,18 @@ class CallMetrics:
         self._tokens = _histogram(meter, metric_names.TOKEN_USAGE, metric_names.TOKEN_BOUNDARIES)
 
     @fail_safe
-    def record_call(self, outcome: CallOutcome, context: Context) -> None:
+    def record_call(
+        self,
+        outcome: CallOutcome,
+        context: Context,
+        recorded_elsewhere: frozenset[str] = frozenset(),
+    ) -> None:
         """Record one call of an SDK.
 
         Args:
             outcome: The outcome.
             context: A context in which the call's span is current, for the exemplars.
+            recorded_elsewhere: The names of the GenAI metrics that another instrumentation records.
         """
         request, operation = outcome.request, outcome.operation
         error_type, code = None, None
@@ -113,7 +120,16 @@ class CallMetrics:
         if operation is None:
             return
         stream = None if outcome.last is None else outcome.last.stream
-        ended = _Ended(request, operation, model, *said, outcome.answer, stream, outcome.caller)
+        ended = _Ended(
+            request,
+            operation,
+            model,
+            *said,
+            outcome.answer,
+            stream,
+            outcome.caller,
+            recorded_elsewhere,
+        )
         self._record_end(ended, outcome.duration_s, context)
 
     @fail_safe
@@ -149,11 +165,13 @@ class CallMetrics:
         said = (*shared, ended.error_type, ended.code)
         # Both instruments have the same sets.
         labels = self._duration_sets.labels(server, said, (), (), models)
-        if duration_s is not None:
+        elsewhere = ended.recorded_elsewhere
+        if duration_s is not None and metric_names.OPERATION_DURATION.name not in elsewhere:
             self._duration.record(duration_s, labels, context)
-        if stream is not None and stream.first_chunk_s is not None:
-            self._first_chunk.record(stream.first_chunk_s, labels, context)
-        if answer is None:
+        first_s = None if stream is None else stream.first_chunk_s
+        if first_s is not None and metric_names.FIRST_CHUNK.name not in elsewhere:
+            self._first_chunk.record(first_s, labels, context)
+        if answer is None or metric_names.TOKEN_USAGE.name in elsewhere:
             return
         groups: tuple[Entries, Entries] = (), ()
         if ended.caller.baggage or ended.caller.key_fingerprint is not None:

@@ -1,12 +1,13 @@
 """Starts the span of an SDK's call, and writes the call's outcome to it.
 
-The span is the library's. If a GenAI instrumentation has made a span around the call, that one is
-used instead, and is not ended here.
+The span is the library's. If an instrumentation of the SDK has made a span around the call, that
+one is used instead, and is not ended here. Inside another instrumentation's inference the library's
+span is no inference itself. See `gen_ai_span`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, NamedTuple
 
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
@@ -21,6 +22,7 @@ from assisters_otel.otel_api import providers
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import gen_ai
 from assisters_otel.sinks import attempt_span, foreign_span
+from assisters_otel.sinks.gen_ai_span import find_gen_ai_span
 from assisters_otel.sinks.stream_span import stream_attributes
 
 if TYPE_CHECKING:
@@ -29,44 +31,68 @@ if TYPE_CHECKING:
 
     from assisters_otel.attempts.call import Call
     from assisters_otel.attempts.call_request import CallRequest
-    from assisters_otel.outcomes import CallOutcome
+    from assisters_otel.outcomes import AttemptOutcome, CallOutcome
 
-_GEN_AI_SCOPES: Final = (
-    "opentelemetry.instrumentation.openai",
-    "opentelemetry.instrumentation.genai.openai",
-    "opentelemetry.util.genai",
-    "openinference.instrumentation.openai",
-    "logfire.openai",
-)
-"""The scopes under which instrumentations of the `openai` SDK make the span around a call. Source:
-`opentelemetry-instrumentation-openai` and `-openai-v2`, `-genai-openai`, OpenInference, logfire."""
+
+class CallSpan(NamedTuple):
+    """The span of a call.
+
+    Attributes:
+        span: The span.
+        is_ours: True if it is the library's.
+        is_inference: True if it is the library's, and has the attributes of the GenAI conventions.
+        recorded_elsewhere: The names of the GenAI metrics that another instrumentation records.
+    """
+
+    span: Span
+    is_ours: bool
+    is_inference: bool
+    recorded_elsewhere: frozenset[str]
 
 
 @fail_safe
-def start_or_adopt_call_span(tracer: Tracer, asked: CallRequest) -> tuple[Span, bool]:
-    """Return the span of an SDK's call, and True if it is the library's.
+def start_or_adopt_call_span(
+    tracer: Tracer, asked: CallRequest, *, is_recorded_apart: bool
+) -> CallSpan:
+    """Return the span of an SDK's call.
 
-    It is the current span if a GenAI instrumentation has made that for this call, else a new one.
+    It is the current span if an instrumentation of the SDK has made that for this call, else a new
+    one. If instrumentation is suppressed, a new one records nothing.
 
-    Returns:
-        The span, and True if it is a new one. If instrumentation is suppressed, a span that records
-        nothing, and False.
+    Args:
+        tracer: The library's tracer.
+        asked: The arguments of the call.
+        is_recorded_apart: True if another instrumentation records the call in a span that is never
+            current.
     """
-    if not is_instrumentation_enabled():
-        return INVALID_SPAN, False
-    current: Any = trace.get_current_span()
-    made_by = getattr(current, "instrumentation_scope", None)
-    scope = getattr(made_by, "name", None)
-    is_gen_ai = isinstance(scope, str) and scope.startswith(_GEN_AI_SCOPES)
-    # A span that has a call's outcome already is around several calls.
-    if (
-        is_gen_ai
-        and current.is_recording()
-        and names.CALL_OUTCOME not in foreign_span.attributes_of(current)
-    ):
+    current = trace.get_current_span()
+    found = find_gen_ai_span(current) if current.is_recording() else None
+    metrics: frozenset[str] = frozenset() if found is None else found.metrics
+    if found is not None and found.is_of_call:
         if asked.baggage:
             current.set_attributes(dict(asked.baggage))
-        return current, False
+        return CallSpan(current, False, False, metrics)
+    if not is_instrumentation_enabled():
+        return CallSpan(INVALID_SPAN, False, False, metrics)
+    is_inference = found is None and not is_recorded_apart
+    span = _start_inference(tracer, asked) if is_inference else _start_inner(tracer, asked)
+    return CallSpan(span, True, is_inference, metrics)
+
+
+def _start_inner(tracer: Tracer, asked: CallRequest) -> Span:
+    """Start a span inside an inference of another instrumentation's, which is counted there."""
+    return tracer.start_span(
+        names.CALL_SPAN,
+        kind=SpanKind.INTERNAL,
+        attributes={
+            SERVER_ADDRESS: asked.request.address,
+            SERVER_PORT: asked.request.port,
+            **dict(asked.baggage),
+        },
+    )
+
+
+def _start_inference(tracer: Tracer, asked: CallRequest) -> Span:
     request = asked.request
     attributes: dict[str, AttributeValue] = {
         **dict(asked.baggage),
@@ -82,10 +108,25 @@ def start_or_adopt_call_span(tracer: Tracer, asked: CallRequest) -> tuple[Span, 
     name = (asked.operation, asked.model)
     if asked.operation is None:
         name = (request.method, request.template)
-    span = tracer.start_span(
+    return tracer.start_span(
         " ".join(filter(None, name)), kind=SpanKind.CLIENT, attributes=attributes
     )
-    return span, True
+
+
+def write_returned_state(call: Call) -> None:
+    """Write to a GenAI instrumentation's span what is known of a call whose stream is open.
+
+    The instrumentation may end the span before the stream ends.
+    """
+    if not call.span.is_recording():
+        return
+    found: dict[str, AttributeValue] = {
+        names.RETRY_COUNT: call.chain.retries,
+        names.RETRY_WAIT: round(call.chain.wait_s, names.DIGITS),
+    }
+    if call.last is not None:
+        found |= _request_id(call.last)
+    call.span.set_attributes(found)
 
 
 def write_abandoned_state(call: Call) -> None:
@@ -129,7 +170,9 @@ def end_call_span(
 def _write_call(call: Call, outcome: CallOutcome, *, capture_message: bool) -> None:
     span, chain = call.span, call.chain
     found = _call_attributes(outcome, capture_message=capture_message)
-    if call.is_ours and outcome.operation is not None and outcome.answer is not None:
+    if not call.is_ours:
+        found.pop(gen_ai.RESPONSE_FIRST_CHUNK, None)  # what it says by the conventions is its own
+    if call.is_inference and outcome.operation is not None and outcome.answer is not None:
         found |= outcome.answer.attributes
         reasons = outcome.answer.attributes.get(gen_ai.RESPONSE_FINISH_REASONS, ())
         choices = call.asked.attributes.get(gen_ai.REQUEST_CHOICE_COUNT, 1)
@@ -162,9 +205,7 @@ def _call_attributes(outcome: CallOutcome, *, capture_message: bool) -> dict[str
     }
     last = outcome.last
     if last is not None:
-        request_id = header_text(last.headers.get(response_headers.REQUEST_ID))
-        if request_id:
-            found[names.REQUEST_ID] = request_id
+        found |= _request_id(last)
         if outcome.failed and last.failed:
             found |= attempt_span.error_attributes(last, capture_message=capture_message)
         if last.stream is not None:
@@ -174,3 +215,8 @@ def _call_attributes(outcome: CallOutcome, *, capture_message: bool) -> dict[str
         if outcome.caller.key_fingerprint is not None:
             found[names.API_KEY_FINGERPRINT] = outcome.caller.key_fingerprint
     return found
+
+
+def _request_id(last: AttemptOutcome) -> dict[str, AttributeValue]:
+    request_id = header_text(last.headers.get(response_headers.REQUEST_ID))
+    return {names.REQUEST_ID: request_id} if request_id else {}

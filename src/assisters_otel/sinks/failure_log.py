@@ -236,6 +236,8 @@ def _attempt_message(
         met = f"{begin} ({what}: {cause.told})"
     elif outcome.status is None:
         met = f"gave no answer ({what})"
+    elif outcome.is_unusable:
+        met = f"answered {outcome.status}, which is no success ({what}),"
     elif outcome.exception is not None:
         met = f"answered {outcome.status}, and broke off ({what}),"
     elif outcome.stream is not None:

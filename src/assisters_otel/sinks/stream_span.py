@@ -15,13 +15,14 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.headers import header_text
+from assisters_otel.attempts.clock import Moment
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import gen_ai
 from assisters_otel.sinks import attempt_span
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.trace import Span, SpanContext, Tracer
     from opentelemetry.util.types import AttributeValue
 
     from assisters_otel.attempts.attempt import Attempt
@@ -39,9 +40,49 @@ def start_stream_span(tracer: Tracer, attempt: Attempt) -> Span | None:
     if span is None:
         return None
     above = attempt.origin().parent if attempt.is_own else getattr(span, "parent", None)
-    if above is None:
-        above = span.get_span_context()
-    request = attempt.request
+    return _start(tracer, attempt, above or span.get_span_context(), None)
+
+
+@fail_safe
+def record_stream_of_call(  # noqa: PLR0913 - all of it is of one stream
+    tracer: Tracer,
+    call_span: Span,
+    attempt: Attempt,
+    outcome: AttemptOutcome,
+    *,
+    end: Moment,
+    capture_message: bool,
+) -> None:
+    """Record an event stream that has ended after the span of its call.
+
+    A GenAI instrumentation may end its span when the SDK returns. What it says of the answer by the
+    conventions is its own, and is not said again here.
+
+    Args:
+        tracer: The library's tracer.
+        call_span: The call's span, another instrumentation's, ended.
+        attempt: The attempt.
+        outcome: The attempt's outcome, with that of the stream.
+        end: The moment of the end.
+        capture_message: True if the envelope's message is wanted.
+    """
+    if outcome.stream is not None:
+        outcome = outcome._replace(stream=outcome.stream._replace(answer=None))
+    answered = Moment.at(attempt.sent_s + attempt.duration_s)
+    span = _start(tracer, attempt, call_span.get_span_context(), answered.unix_ns)
+    end_stream_span(span, outcome, end_ns=end.unix_ns, capture_message=capture_message)
+
+
+def _start(tracer: Tracer, attempt: Attempt, above: SpanContext, start_ns: int | None) -> Span:
+    """Start the span of an event stream.
+
+    Args:
+        tracer: The library's tracer.
+        attempt: The attempt, which the span links to.
+        above: The context of the parent span.
+        start_ns: The time of its start in Unix nanoseconds, or None for now.
+    """
+    request, span = attempt.request, attempt.span
     attributes: dict[str, AttributeValue] = {
         **dict(attempt.caller.baggage),
         SERVER_ADDRESS: request.address,
@@ -54,7 +95,8 @@ def start_stream_span(tracer: Tracer, attempt: Attempt) -> Span | None:
         trace.set_span_in_context(trace.NonRecordingSpan(above), Context()),
         SpanKind.INTERNAL,
         attributes,
-        [trace.Link(span.get_span_context())],
+        [] if span is None else [trace.Link(span.get_span_context())],
+        start_ns,
     )
 
 

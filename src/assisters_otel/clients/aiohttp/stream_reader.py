@@ -164,7 +164,7 @@ def _watching_class(base: Any) -> type:  # noqa: C901 - a class, not one functio
                 body.read_s = perf_counter()
                 if cancelled is not None:
                     _watched[id(self)] = watch._replace(cancelled=None)
-                if body.events is not None and not body.events.skip_plain_event(chunk):
+                if not body.skip_chunk(chunk):
                     body.feed(chunk)
                 if self.at_eof():
                     body.ended()

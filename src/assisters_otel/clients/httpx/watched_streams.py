@@ -25,10 +25,6 @@ _CHAT_HELPER: Final = "openai.lib.streaming"
 """The module that joins a chat's chunks in the `openai` SDK. Source: `ChatCompletionStream`."""
 
 
-def _always(_: bytes) -> bool:
-    return True
-
-
 def _no_method(*_: object) -> None:
     """Stand in for a method that an iterator does not have."""
 
@@ -77,14 +73,12 @@ def _module(trace: TracebackType) -> str:
 class _Chunks:
     """The chunks of a stream, with the methods of a generator, which the client's code may call."""
 
-    __slots__ = ("_body", "_chunks", "_skip_plain_event", "close", "send", "throw")
+    __slots__ = ("_body", "_chunks", "_skip_chunk", "close", "send", "throw")
 
     def __init__(self, chunks: Any, body: ResponseBody) -> None:
         self._chunks = chunks
         self._body = body
-        events = body.events
-        # A body that is no event stream has no scanner, and is not fed.
-        self._skip_plain_event = _always if events is None else events.skip_plain_event
+        self._skip_chunk = body.skip_chunk
         self.close = getattr(chunks, "close", _no_method)
         self.send = getattr(chunks, "send", _no_method)
         self.throw = getattr(chunks, "throw", _no_method)
@@ -102,7 +96,7 @@ class _Chunks:
             self._body.broke(error)
             raise
         self._body.read_s = perf_counter()
-        if not self._skip_plain_event(chunk):
+        if not self._skip_chunk(chunk):
             self._body.feed(chunk)
         return chunk
 
@@ -110,13 +104,12 @@ class _Chunks:
 class _AsyncChunks:
     """The chunks of an async stream."""
 
-    __slots__ = ("_body", "_chunks", "_skip_plain_event", "aclose", "asend", "athrow")
+    __slots__ = ("_body", "_chunks", "_skip_chunk", "aclose", "asend", "athrow")
 
     def __init__(self, chunks: Any, body: ResponseBody) -> None:
         self._chunks = chunks
         self._body = body
-        events = body.events
-        self._skip_plain_event = _always if events is None else events.skip_plain_event
+        self._skip_chunk = body.skip_chunk
         self.aclose = getattr(chunks, "aclose", _no_async_method)
         self.asend = getattr(chunks, "asend", _no_async_method)
         self.athrow = getattr(chunks, "athrow", _no_async_method)
@@ -134,7 +127,7 @@ class _AsyncChunks:
             self._body.broke(error)
             raise
         self._body.read_s = perf_counter()
-        if not self._skip_plain_event(chunk):
+        if not self._skip_chunk(chunk):
             self._body.feed(chunk)
         return chunk
 

@@ -63,7 +63,7 @@ def _watching_class(base: Any) -> type:  # noqa: C901 - a class, not one functio
             if found is not None and chunk:
                 body, _ = found
                 body.read_s = perf_counter()
-                if body.events is not None and not body.events.skip_plain_event(chunk):
+                if not body.skip_chunk(chunk):
                     body.feed(chunk)
             return chunk
 
