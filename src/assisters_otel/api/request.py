@@ -24,6 +24,8 @@ class ApiRequest(NamedTuple):
         template: The documented path, ``/v1/models/{id}``, or None.
         address: The host's name.
         port: The port, or None if it is 443.
+        clean_url: The whole URL if it has nothing that telemetry must not show. None if it has, or
+            if that is not known.
     """
 
     method: str
@@ -31,6 +33,7 @@ class ApiRequest(NamedTuple):
     template: str | None
     address: str
     port: int | None
+    clean_url: str | None = None
 
     @property
     def labels_key(self) -> LabelsKey:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final, Protocol
 from opentelemetry import trace
 
 from assisters_otel.api import event_stream
-from assisters_otel.api import headers as response_headers
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import FIRST_REDIRECT
 from assisters_otel.recording.response_body import ResponseBody
@@ -119,7 +118,7 @@ class BodyRecorder:
             and belongs to no call.
         """
         call = attempt.call
-        if call is None and not response_headers.is_event_stream(attempt.headers):
+        if call is None and not attempt.is_event_stream:
             return None
         if not _SUCCESS <= attempt.status < FIRST_REDIRECT or attempt.outcome is None:
             return None

@@ -23,7 +23,6 @@ from opentelemetry import trace
 from assisters_otel import causes
 from assisters_otel.api import error_body, redaction
 from assisters_otel.api import headers as response_headers
-from assisters_otel.api.headers import known_headers
 from assisters_otel.attempts.attempt import Attempt
 from assisters_otel.attempts.call import current_call
 from assisters_otel.fail_safe import fail_safe
@@ -40,7 +39,7 @@ from assisters_otel.sinks.known_attempts import find_attempt, remember_attempt
 from assisters_otel.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
@@ -126,7 +125,7 @@ class Recorder:
     def _before_request(self) -> None:
         if not self._has_started:
             self._start_once()
-        if self.deferred.has_steps:
+        if self.deferred.steps:
             self.deferred.run_all(0)
 
     def _start_once(self) -> None:
@@ -171,20 +170,23 @@ class Recorder:
         return attempt
 
     @staticmethod
-    def answered(attempt: Attempt, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    def answered(
+        attempt: Attempt, status: int, headers: Sequence[tuple[bytes, bytes, bytes]]
+    ) -> bool:
         """Record the response's headers, which end the attempt's duration.
 
         Args:
             attempt: The attempt.
             status: The HTTP status.
-            headers: Names and values as sent.
+            headers: The names as sent, the names in lower case, and the values.
 
         Returns:
             True if it has failed. Then `report` wants the beginning of the body.
         """
         attempt.duration_s = time.perf_counter() - attempt.sent_s
         attempt.status = status
-        attempt.headers = known_headers(headers)
+        attempt.headers = known = response_headers.known_lower_headers(headers)
+        attempt.is_event_stream = response_headers.is_event_stream(known)
         return status >= FIRST_ERROR
 
     def report(self, attempt: Attempt, body: bytes | None = None) -> None:
@@ -198,7 +200,8 @@ class Recorder:
         envelope = _envelope(body, attempt.headers) if body else None
         if envelope is not None:
             envelope = attempt.without_secrets(envelope)
-        if attempt.status >= FIRST_ERROR or _has_odd_id(attempt):
+        has_failed = attempt.status >= FIRST_ERROR
+        if has_failed or not attempt.headers.get(response_headers.REQUEST_ID, _ID).startswith(_ID):
             _hide_secrets(attempt)
         outcome = AttemptOutcome.of(
             attempt.request,
@@ -266,7 +269,7 @@ class Recorder:
         if failed or outcome.cancelled:
             self.sinks.resends.failed(attempt, outcome, time.time())
             return
-        is_watched = call is not None or response_headers.is_event_stream(outcome.headers)
+        is_watched = call is not None or attempt.is_event_stream
         self.sinks.resends.answered(attempt, is_open=is_watched and not outcome.is_redirect)
         if response_headers.LOCATION in outcome.headers and outcome.is_redirect:
             location = outcome.headers[response_headers.LOCATION].decode("latin-1")
@@ -278,18 +281,14 @@ def _run(step: Callable[[], object]) -> None:
     step()
 
 
-def _has_odd_id(attempt: Attempt) -> bool:
-    """Return True if the request id does not have the form of the API's ids."""
-    return not attempt.headers.get(response_headers.REQUEST_ID, _ID).startswith(_ID)
-
-
 @fail_safe
 def _hide_secrets(attempt: Attempt) -> None:
     """Remove the keys of the request's own headers from a request id that quotes them."""
     quoted = attempt.headers.get(response_headers.REQUEST_ID)
     if quoted is not None:
         shown = redaction.without(quoted.decode("latin-1"), attempt.secrets())
-        attempt.headers[response_headers.REQUEST_ID] = shown.encode("latin-1", "replace")
+        hidden = {response_headers.REQUEST_ID: shown.encode("latin-1", "replace")}
+        attempt.headers = {**attempt.headers, **hidden}
 
 
 @fail_safe

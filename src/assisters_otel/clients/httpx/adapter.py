@@ -21,7 +21,7 @@ from assisters_otel.causes import is_of_dead_loop
 from assisters_otel.clients.adapter import ClientAdapter
 from assisters_otel.clients.classes import CLIENTS, find_base, is_a
 from assisters_otel.clients.exchange import Exchange
-from assisters_otel.clients.httpx.request_reader import HttpxRequestReader
+from assisters_otel.clients.httpx.request_reader import HttpxRequestReader, lower_headers
 from assisters_otel.clients.httpx.streams import async_replay, replay
 from assisters_otel.clients.httpx.watched_streams import async_watched, watched
 from assisters_otel.clients.patching import Target, as_function
@@ -29,14 +29,14 @@ from assisters_otel.fail_safe import fail_safe
 from assisters_otel.sinks import foreign_span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
     from types import FrameType
 
     from opentelemetry.trace import Span, TracerProvider
 
-    from assisters_otel.api.request import ApiRequest
-    from assisters_otel.clients.http_span import HttpSpans, OwnSpan
     from assisters_otel.clients.httpx.streams import Ahead
+    from assisters_otel.clients.routes import Route
+    from assisters_otel.hosts import Host
     from assisters_otel.recording.recorder import Recorder
 
 SCOPE: Final = "opentelemetry.instrumentation.httpx"
@@ -65,21 +65,8 @@ class _Exchange(Exchange):
 
     __slots__ = ("outgoing", "raw")
 
-    def __init__(  # noqa: PLR0913, PLR0917 - all of it is of one request
-        self,
-        recorder: Recorder,
-        spans: HttpSpans,
-        request: ApiRequest,
-        reader: HttpxRequestReader,
-        raw: Any,
-        is_transient: Callable[[BaseException], bool | None],
-        app_span: Span | None,
-        own: OwnSpan | None,
-    ) -> None:
-        super().__init__(recorder, spans, request, reader, is_transient, app_span, own)
-        self.raw = self.outgoing = raw
-        if own is not None and own.headers:
-            self.outgoing = _with_headers(raw, own.headers)
+    raw: Any
+    outgoing: Any
 
 
 class HttpxAdapter(ClientAdapter):
@@ -144,15 +131,34 @@ class HttpxAdapter(ClientAdapter):
         hosts = self._recorder.watched.named(url.host)
         if hosts is None:
             return None
+        # The URL's parts as httpx keeps them: the URL itself is hashed as a text, which it would
+        # write anew. They are private: read with httpx 0.28 and httpx2 2.16.
+        key = raw.method, getattr(url, "_uri_reference", url)
+        route = self._routes.find(key, hosts)
+        if route is None:
+            route = self._new_route(key, hosts, raw.method, url)
+        elif not self._recorder.watched.may_record():
+            return None
+        if route is None:
+            return None
+        reader, app_span, own = HttpxRequestReader(raw), _find_app_span(raw, route), None
+        if app_span is None and not self._app_makes_spans(raw, transport, method):
+            own = self._spans.start(route, reader)
+        told = self._is_transient, app_span, own
+        exchange = _Exchange(self._recorder, self._spans, route.request, reader, *told)
+        exchange.raw = exchange.outgoing = raw
+        if own is not None and own.headers:
+            exchange.outgoing = _with_headers(raw, own.headers)
+        return exchange
+
+    def _new_route(
+        self, key: Hashable, hosts: tuple[Host, ...], method: str, url: Any
+    ) -> Route | None:
         port = url.port or (443 if url.scheme == "https" else 80)
-        request = self._recorder.watched.request(hosts, raw.method, port, url.raw_path)
+        request = self._recorder.watched.request(hosts, method, port, url.raw_path)
         if request is None:
             return None
-        reader, app_span, own = HttpxRequestReader(raw), _find_app_span(raw), None
-        if app_span is None and not self._app_makes_spans(raw, transport, method):
-            own = self._spans.start(request, str(url), port, reader)
-        told = self._is_transient, app_span, own
-        return _Exchange(self._recorder, self._spans, request, reader, raw, *told)
+        return self._make_route(key, hosts, request, str(url), port)
 
     @fail_safe
     def _app_makes_spans(self, raw: Any, transport: Any, method: str) -> bool:
@@ -180,7 +186,7 @@ class HttpxAdapter(ClientAdapter):
             The stream to be read ahead, which is set in the response; None if none is read.
         """
         version = response.http_version.removeprefix("HTTP/")
-        headers = response.headers.raw
+        headers = lower_headers(response.headers)
         if not exchange.answered(response, response.status_code, version, headers):
             body = exchange.body(exchange.raw)
             if body is not None:
@@ -210,9 +216,9 @@ class HttpxAdapter(ClientAdapter):
 
 
 @fail_safe
-def _find_app_span(raw: Any) -> Span | None:
-    url = raw.url
-    return foreign_span.find_app_span(SCOPE, raw.method, url.raw_host.decode("ascii"), url)
+def _find_app_span(raw: Any, route: Route) -> Span | None:
+    host = raw.url.raw_host.decode("ascii")
+    return foreign_span.find_app_span(SCOPE, raw.method, host, route.url)
 
 
 def _has_app_layer(transport: Any, method: str) -> bool:
@@ -253,7 +259,8 @@ def _with_headers(raw: Any, headers: dict[str, str]) -> Any:
         copy.headers = type(raw.headers)(raw.headers)
     except (TypeError, AttributeError):  # a proxy around a request, or a class with slots
         return raw
-    copy.headers.update(headers)
+    for name, value in headers.items():
+        copy.headers[name] = value  # `update` reads all headers first
     return copy
 
 
