@@ -6,12 +6,12 @@ their values. A value that is not in the documented form is None.
 
 from __future__ import annotations
 
-import re
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 from assisters_otel.api.limits import MAX_BYTES, MAX_VALUE
+from assisters_otel.api.patterns import pattern
 from assisters_otel.api.redaction import clean
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ _MAX_DIGITS: Final = 15
 
 _EVENT_STREAM: Final = b"text/event-stream"
 
-_NUMBER: Final = re.compile(rb"\s*(\d{1,15}(?:\.\d{1,15})?)\s*\Z")
+_NUMBER: Final = pattern(rb"\s*(\d{1,15}(?:\.\d{1,15})?)\s*\Z")
 _INT64: Final = 2**63
-_INTEGER: Final = re.compile(rb"\s*(\d{1,19})\s*\Z")
+_INTEGER: Final = pattern(rb"\s*(\d{1,19})\s*\Z")
 # The first second of 2001. A smaller number is no reset, which the API documents as Unix seconds.
 _FIRST_UNIX_TIME: Final = 978_307_200
 

@@ -228,9 +228,10 @@ class Exchange:
         Args:
             sent: The app's request or response. `explain` finds a body's failure by it.
         """
-        if self.attempt is None:
+        attempt = self.attempt
+        if attempt is None or (attempt.call is None and not attempt.is_event_stream):
             return None
-        return self._recorder.bodies.watch(self.attempt, self._is_transient, sent)
+        return self._recorder.bodies.watch(attempt, self._is_transient, sent)
 
     def may_be_read_ahead(self) -> bool:
         """Return True if the body of a failed answer may be read before the caller reads it."""

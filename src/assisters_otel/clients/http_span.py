@@ -128,12 +128,15 @@ class HttpSpans:
         return Route(hosts, request, url, start)
 
     @fail_safe
-    def start(self, route: Route, reader: RequestReader) -> OwnSpan | None:
+    def start(
+        self, route: Route, reader: RequestReader, parent_span: Span | None = None
+    ) -> OwnSpan | None:
         """Start the span of an attempt, not yet current.
 
         Args:
             route: The route of the request that is about to be sent.
             reader: The reader of its headers, which is called if some are captured.
+            parent_span: The current span, if the caller has it.
 
         Returns:
             The span. None if spans are off or suppressed, or the URL is excluded.
@@ -144,7 +147,8 @@ class HttpSpans:
         attributes = start.attributes.copy()  # a sampler of the app's gets it
         if self._has_user_agent or self._request_headers is not None:
             attributes |= self._attributes_of_headers(reader)
-        parent_span = trace.get_current_span()
+        if parent_span is None:
+            parent_span = trace.get_current_span()
         span = self._tracer.start_span(start.name, None, SpanKind.CLIENT, attributes)
         try:
             within = trace.set_span_in_context(span)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry import baggage, context
 from opentelemetry.propagate import get_global_textmap
 
+from assisters_otel.api.patterns import pattern
 from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ BAGGAGE: Final = ("baggage", "uberctx-", "ot-baggage-")
 """The starts of the names of headers with baggage: of W3C, Jaeger and OpenTracing. Source: the
 propagators' `inject`."""
 
-_HEADER_NAME: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+_HEADER_NAME: Final = pattern(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 """The form of a header's name. Source: RFC 9110, section 5.1."""
 
 

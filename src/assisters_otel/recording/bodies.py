@@ -118,8 +118,6 @@ class BodyRecorder:
             and belongs to no call.
         """
         call = attempt.call
-        if call is None and not attempt.is_event_stream:
-            return None
         if not _SUCCESS <= attempt.status < FIRST_REDIRECT or attempt.outcome is None:
             return None
         events = event_stream.scanner_for(attempt.headers)

@@ -163,7 +163,8 @@ class Recorder:
         place = parent_span if call is None else call.parent_span
         attempt = Attempt(request, reader, span, place, call, is_own=is_own)
         resend = self.sinks.resends.started(attempt)
-        self._spans.started(attempt)
+        if resend is not None or not is_own:
+            self._spans.started(attempt)
         if resend is not None and resend.is_retry:
             self.sinks.metrics.record_retry(request, resend)
         attempt.sent_s = time.perf_counter()

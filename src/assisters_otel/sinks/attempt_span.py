@@ -124,9 +124,10 @@ def _put_outcome(
     took_ms = header_number(headers.get(response_headers.PROCESSING_TIME_MS))
     if took_ms is not None:
         found[names.SERVER_DURATION] = took_ms / 1000
-    wait_s = retry_after_s(headers.get(response_headers.RETRY_AFTER), now)
-    if wait_s is not None:
-        found[names.RETRY_AFTER] = wait_s
+    if response_headers.RETRY_AFTER in headers:
+        wait_s = retry_after_s(headers[response_headers.RETRY_AFTER], now)
+        if wait_s is not None:
+            found[names.RETRY_AFTER] = wait_s
     if outcome.failed and outcome.status == _TOO_MANY_REQUESTS:
         for name, header, is_reset in _LIMITS:
             sent = headers.get(header)

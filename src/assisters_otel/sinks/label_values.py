@@ -6,13 +6,14 @@ if it is documented, or is among the first few others that are well-formed. Any 
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final
 
 from assisters_otel import logger
+from assisters_otel.api.patterns import pattern
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Iterable
 
 
@@ -22,9 +23,9 @@ MAX_EXTRA_VALUES: Final = 20
 MAX_MODELS: Final = 50
 """The number of models that a process may add as labels. The API has no list of the known ones."""
 
-_WELL_FORMED: Final = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
-_EXCEPTION_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.<>]{0,99}\Z")
-_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}\Z")
+_WELL_FORMED: Final = pattern(r"[a-z][a-z0-9_]{0,63}\Z")
+_EXCEPTION_NAME: Final = pattern(r"[A-Za-z_][A-Za-z0-9_.<>]{0,99}\Z")
+_MODEL: Final = pattern(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}\Z")
 _STATUSES: Final = frozenset(map(str, range(100, 600)))
 # Source: semantic conventions, http.request.method.
 _METHODS: Final = frozenset(

@@ -221,7 +221,7 @@ class AiohttpAdapter(ClientAdapter):
             )
         else:
             asked.app_makes_spans = is_instrumented(session)
-        asked.span = foreign_span.find_app_span(SCOPE, raw.method, url.raw_host, url)
+        asked.span = foreign_span.find_app_span(SCOPE, raw.method, url.raw_host, str(url))
         if asked.span is not None and session is not None:
             foreign_span.on_recorded_exception(asked.span, lambda error: self._failed(asked, error))
 

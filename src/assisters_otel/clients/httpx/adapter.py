@@ -141,9 +141,12 @@ class HttpxAdapter(ClientAdapter):
             return None
         if route is None:
             return None
-        reader, app_span, own = HttpxRequestReader(raw), _find_app_span(raw, route), None
-        if app_span is None and not self._app_makes_spans(raw, transport, method):
-            own = self._spans.start(route, reader)
+        reader, app_span, own = HttpxRequestReader(raw), None, None
+        current = trace.get_current_span()
+        if current.is_recording():
+            app_span = _find_app_span(raw, route)
+        if app_span is None and not self._app_makes_spans(raw, transport, method, current):
+            own = self._spans.start(route, reader, current)
         told = self._is_transient, app_span, own
         exchange = _Exchange(self._recorder, self._spans, route.request, reader, *told)
         exchange.raw = exchange.outgoing = raw
@@ -161,7 +164,7 @@ class HttpxAdapter(ClientAdapter):
         return self._make_route(key, hosts, request, str(url), port)
 
     @fail_safe
-    def _app_makes_spans(self, raw: Any, transport: Any, method: str) -> bool:
+    def _app_makes_spans(self, raw: Any, transport: Any, method: str, current: Span) -> bool:
         """Return True if the app's HTTP instrumentation covers a request without a readable span.
 
         It has sampled the span out, or excludes the URL.
@@ -169,7 +172,7 @@ class HttpxAdapter(ClientAdapter):
         return (
             self.app_instrumentation_is_on()
             or _has_app_layer(transport, method)
-            or _is_injected(raw)
+            or _is_injected(raw, current)
         )
 
     @fail_safe
@@ -227,13 +230,13 @@ def _has_app_layer(transport: Any, method: str) -> bool:
     return getattr(getattr(wrapper, "func", None), "__module__", None) == SCOPE
 
 
-def _is_injected(raw: Any) -> bool:
+def _is_injected(raw: Any, span: Span) -> bool:
     # The app has put OpenTelemetry's transport around this one, and its span is sampled out. Or the
     # span is recorded, but has no scope: then the headers may be another tracer's.
-    span = trace.get_current_span()
     context = span.get_span_context()
-    is_told = span.is_recording() and getattr(span, "instrumentation_scope", None) is not None
-    if is_told or not context.is_valid:
+    if not context.is_valid:
+        return False
+    if span.is_recording() and getattr(span, "instrumentation_scope", None) is not None:
         return False
     if trace.format_span_id(context.span_id) not in raw.headers.get("traceparent", ""):
         return False

@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.api.limits import MAX_BYTES
+from assisters_otel.api.patterns import pattern
 from assisters_otel.clients.classes import CLIENTS, GENERATIONS, is_a
 from assisters_otel.clients.read_ahead import drop_handled_context, find_foreign, raise_in_reader
 from assisters_otel.fail_safe import fail_safe
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 
-_MORE_THAN_CHUNKS: Final = re.compile(
+_MORE_THAN_CHUNKS: Final = pattern(
     rb"(?:\r\n)?0+(?:;[^\r\n]*)?\r\n(?:[^\r\n]+\r\n)*\r\n(?=.)", re.DOTALL
 )
 """The last chunk of a chunked body, its trailers, and at least one byte behind them."""
