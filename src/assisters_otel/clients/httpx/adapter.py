@@ -6,7 +6,7 @@ exchange has one of the library's. It stands below httpx's redirects and auth fl
 their requests is an attempt.
 
 A successful answer gets a stream that watches it. A failed one gets a stream that has read the
-beginning of the body, and replays it. Both are subclasses of the client's own stream class.
+beginning of the body, and replays it. Its class is a subclass of the client's own stream class.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from assisters_otel.clients.adapter import ClientAdapter
 from assisters_otel.clients.classes import CLIENTS, find_base, is_a
 from assisters_otel.clients.exchange import Exchange
 from assisters_otel.clients.httpx.request_reader import HttpxRequestReader, lower_headers
-from assisters_otel.clients.httpx.streams import async_replay, replay
-from assisters_otel.clients.httpx.watched_streams import async_watched, watched
+from assisters_otel.clients.httpx.streams import async_stream_class, sync_stream_class
 from assisters_otel.clients.patching import Target, as_function
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.sinks import foreign_span
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span, TracerProvider
 
-    from assisters_otel.clients.httpx.streams import Ahead
+    from assisters_otel.clients.httpx.streams import Stream
     from assisters_otel.clients.routes import Route
     from assisters_otel.hosts import Host
     from assisters_otel.recording.recorder import Recorder
@@ -99,9 +98,9 @@ class HttpxAdapter(ClientAdapter):
             kwargs.pop("request", None)
             with exchange:
                 response = call(transport, exchange.outgoing, *args[1:], **kwargs)
-                ahead = self._answered(exchange, response, replay, watched)
-                if ahead is not None:
-                    ahead.read()
+                stream = self._answered(exchange, response, sync_stream_class, "SyncByteStream")
+                if stream is not None:
+                    stream.read_ahead()
             return response
 
         return handle_request
@@ -116,9 +115,9 @@ class HttpxAdapter(ClientAdapter):
             kwargs.pop("request", None)
             with exchange:
                 response = await call(transport, exchange.outgoing, *args[1:], **kwargs)
-                ahead = self._answered(exchange, response, async_replay, async_watched)
-                if ahead is not None:
-                    await ahead.read()
+                stream = self._answered(exchange, response, async_stream_class, "AsyncByteStream")
+                if stream is not None:
+                    await stream.read_ahead()
             return response
 
         return handle_async_request
@@ -180,8 +179,8 @@ class HttpxAdapter(ClientAdapter):
         self,
         exchange: _Exchange,
         response: Any,
-        replay: Callable[[Any], type[Ahead]],
-        watched: Callable[[Any], Any],
+        class_for: Callable[[Any], type[Stream]],
+        base: str,
     ) -> Any:
         """Record an answer's headers.
 
@@ -193,16 +192,15 @@ class HttpxAdapter(ClientAdapter):
         if not exchange.answered(response, response.status_code, version, headers):
             body = exchange.body(exchange.raw)
             if body is not None:
-                kind = watched(self._stream(response, is_async=watched is async_watched))
+                kind = class_for(self._base(response, base))
                 response.stream = kind(response.stream, body)
             return None
         if not exchange.may_be_read_ahead() or exchange.raw.method == "HEAD":
             return None
-        stream = replay(self._stream(response, is_async=replay is async_replay))
-        ahead = stream(response.stream, exchange.length(), _read_deadline(exchange.raw))
-        response.stream = ahead
-        exchange.read_beginning = ahead.beginning
-        return ahead
+        kind, deadline = class_for(self._base(response, base)), _read_deadline(exchange.raw)
+        response.stream = stream = kind(response.stream, None, exchange.length(), deadline)
+        exchange.read_beginning = stream.beginning
+        return stream
 
     @staticmethod
     @fail_safe
@@ -212,9 +210,8 @@ class HttpxAdapter(ClientAdapter):
             return not is_a(error, CLIENTS, "UnsupportedProtocol", "LocalProtocolError")
         return is_of_dead_loop(error)
 
-    def _stream(self, response: Any, *, is_async: bool) -> Any:
-        """Return the client's class that a response's stream must be an instance of."""
-        name = "AsyncByteStream" if is_async else "SyncByteStream"
+    def _base(self, response: Any, name: str) -> Any:
+        """Return the client's class *name*, which a response's stream must be an instance of."""
         return find_base(response.stream, name, None) or getattr(sys.modules[self.module], name)
 
 
