@@ -1,4 +1,4 @@
-"""A route is what all requests of one method and URL have in common, and holds nothing of a user's."""
+"""A route is what all requests of one method and one URL have in common, whoever sends them."""
 
 from __future__ import annotations
 
