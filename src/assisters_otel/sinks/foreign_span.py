@@ -160,7 +160,7 @@ def attributes_of(span: Any) -> dict[str, Any]:
     # A plain dict: the SDK's mapping raises and catches an exception for each missing name.
     attributes = getattr(span, "attributes", None)
     copy = getattr(attributes, "copy", None)
-    return copy() if attributes and copy is not None else dict(attributes or {})
+    return dict(attributes or {}) if copy is None else copy()
 
 
 @fail_safe
