@@ -43,10 +43,16 @@ LONG = {
     "test_global_providers", "test_http_span", "test_http_variables", "test_neutral",
     "test_neutral_sdks", "test_openai_versions", "test_planted_faults", "test_propagation",
     "test_providers", "test_readme", "test_recorded", "test_recording", "test_requests",
-    "test_resend", "test_resends", "test_secrets", "test_setups", "test_span_context",
-    "test_streams", "test_taken", "test_telemetry", "test_variables", "test_watch",
+    "test_resend", "test_resends", "test_retries_of_loops", "test_retries_of_sdks",
+    "test_secrets", "test_setups", "test_span_context", "test_streams", "test_taken",
+    "test_telemetry", "test_variables", "test_watch",
 }  # fmt: skip
 """Folders and modules that take more than some seconds. What is in the others is quick."""
+
+WAITING = ("test_retries_of_loops", "test_retries_of_sdks", "test_check_retries")
+"""Modules that wait for minutes, and compute little: pauses of real retry policies. They come
+first, and the others are computed meanwhile. As the last ones they would leave all cores but one
+idle."""
 
 REPEATING = {
     "fuzz", "neutral", "test_app_instrumentation", "test_attempt_spans", "test_attribute_limits",
@@ -67,6 +73,12 @@ def _place(path: Path) -> set[str]:
     return {*path.relative_to(Path(__file__).parent.parent).parts, path.stem}
 
 
+def _order(item: pytest.Item) -> tuple[bool, bool, int]:
+    name = item.path.stem
+    rank = WAITING.index(name) if name in WAITING else len(WAITING)
+    return "backends" in item.path.parts, "quick" in item.keywords, rank
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Where only what is quick is asked for, do not even import the rest."""
     return True if config.option.markexpr == "quick" and collection_path.stem in LONG else None
@@ -75,6 +87,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what is quick. What takes long comes first, so that no core waits at the end for it.
 
+    What waits long comes first of all.
+
     But the tests on real servers come last: those are built while the others run. And what is
     measured, only where it is asked for. Not by an option for all of pytest, which would keep who
     has no pytest-benchmark from running the example that is a test.
@@ -82,7 +96,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if LONG.isdisjoint(_place(item.path)):
             item.add_marker(pytest.mark.quick)
-    items.sort(key=lambda item: ("backends" in item.path.parts, "quick" in item.keywords))
+    items.sort(key=_order)
     if not config.getoption("benchmark_only"):
         skipped = pytest.mark.skip(reason="pytest tests/bench --benchmark-only")
         for item in items:

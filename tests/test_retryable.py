@@ -112,12 +112,13 @@ def test_an_exception_that_has_nothing_to_do_with_it_is_none_that_a_retry_helps(
         assert retry_after_s(error) is None
 
 
-def test_what_is_neither_is_said_at_once():
-    for wrong in (None, "", 429, object()):
-        with pytest.raises(ValueError, match="an exception, a response or an error code"):
-            retryable(wrong)
-        with pytest.raises(ValueError, match="an exception, a response or an error code"):
-            retry_after_s(wrong)
+@pytest.mark.parametrize("function", [retryable, retry_after_s, explain])
+@pytest.mark.parametrize("wrong", [None, "", 3, []], ids=repr)
+def test_what_is_neither_is_said_at_once_by_the_function_that_was_called(function, wrong):
+    says = rf"^{function.__name__}\(\) takes an exception, a response or an error code"
+
+    with pytest.raises(ValueError, match=says):
+        function(wrong)
 
 
 def test_it_says_what_explain_says(server):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+__all__ = ["ERRORS", "TYPES", "Error", "ErrorType", "find", "find_type", "retryable"]
+
 
 class Error(NamedTuple):
     """One documented error code.

@@ -17,6 +17,14 @@ def ask(api):
     with httpx.Client(base_url=api.url, trust_env=False, timeout=4) as client:
         client.post("/moderate", json={"input": "hello"}).raise_for_status()
 
+def ask_nobody(api):
+    pass
+
+def ask_for_ever(api):
+    ask(api)
+    import time
+    time.sleep(3)
+
 async def ask_async(api):
     async with httpx.AsyncClient(base_url=api.url, trust_env=False, timeout=4) as client:
         (await client.post("/moderate", json={"input": "hello"})).raise_for_status()
@@ -98,20 +106,25 @@ def test_json_is_one_document(folder):
     ("arguments", "says"),
     [
         (["my_app"], "write MODULE:FUNCTION"),
-        (["my_app:nothing"], "my_app has no function nothing"),
-        (["my_app:else"], "my_app has no function else"),
-        (["no_app:ask"], "no_app cannot be imported: ModuleNotFoundError"),
+        (["my_app:nothing"], "my_app:nothing: my_app has no function nothing"),
+        (["my_app:else"], "my_app:else: my_app has no function else"),
+        (["no_app:ask"], "no_app:ask: no_app cannot be imported: ModuleNotFoundError"),
         (["broken_app:ask"], "No module named 'not_installed_anywhere'"),
-        (["my_app:fails"], "call fails before it has sent anything to api.url, with KeyError"),
+        (["my_app:fails"], "my_app:fails fails before it has sent anything to api.url, with"),
+        (["my_app:ask_nobody"], "my_app:ask_nobody has sent nothing to api.url"),
+        (
+            ["my_app:ask_for_ever", "--limit-s", "1"],
+            "my_app:ask_for_ever does not end where all is well: give it less to do, or a longer",
+        ),
         (["my_app:ask", "--leave-out", "jiter"], "did you mean 'jitter'"),
-        (["my_app:ask", "--limit-s", "0"], "limit_s=60"),
+        (["my_app:ask", "--limit-s", "0"], "write --limit-s 60"),
     ],
 )
 def test_a_wrong_call_is_told_what_to_write(folder, arguments, says):
     done = check(folder, *arguments)
 
     assert done.returncode == 2, done.stdout
-    assert says in done.stderr
+    assert says in " ".join(done.stderr.replace("│", " ").split())
     assert "ask_0123456789" not in done.stderr
 
 

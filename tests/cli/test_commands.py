@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -109,17 +110,41 @@ def test_the_fake_api_plays_its_script_until_it_is_interrupted(tmp_path):
     [
         ("{", "is no JSON"),
         ('{"codes": []}', "write a list of objects"),
-        ('[{"codes": ["ok"]}, {"codes": ["odd"]}]', "answer 2: 'odd' is not documented"),
         (
-            '[{"colour": "red"}]',
-            "no answer has 'colour'. Write some of body",
+            '[{"codes": ["ok"]}, {"codes": ["odd"]}]',
+            'answer 2: "odd" is not documented: write "status": 400, "code": "odd"',
         ),
+        ('[{"codes": ["overload"]}]', 'did you mean "model_overloaded"? Else write "status": 400'),
+        ('[{"codes": ["drop"]}]', 'write "fault": "drop"'),
+        ('[{"codes": [429]}]', 'a code is text, not 429: write "status": 429'),
+        ('[{"codes": [true]}]', 'not true: write "codes": ["internal_error", "ok"]'),
+        ('[{"codes": ["ok"], "code": "ok"}]', 'write a list of codes or one as "code", not both'),
+        ('[{"colour": "red"}]', 'no answer has "colour". Write some of body'),
         ('[{"codes": "ok"}]', 'codes is a list. Write "codes": ["ok"]'),
-        ('[{"delay_s": "soon"}]', "delay_s is a number"),
-        ('[{"size": true}]', "size is a number"),
+        ('[{"code": "odd"}]', '"code": "odd" is not documented: add "status"'),
+        ('[{"code": "internal_error", "status": 200}]', '"code": "internal_error" is an error'),
+        ('[{"message": 5}]', 'message is text, not 5: write "message": "…"'),
+        ('[{"message": "x"}]', '"type", "message" and "param" need a code'),
+        ('[{"status": 400, "message": "x", "body": ""}]', '"type", "message" and "param" make'),
+        ('[{"body": "x", "json": 1}]', 'write "body" or "json", not both'),
+        ('[{"body": ["x"]}]', 'body is text, not ["x"]: write "body": "…"'),
+        ('[{"delay_s": "soon"}]', 'delay_s is a number, not "soon": write "delay_s": 2'),
+        ('[{"delay_s": NaN}]', 'write "delay_s": 2, or "fault": "silence" for no answer'),
+        ('[{"chunk_delay_s": -1}]', 'or "fault": "stall" for no more of it'),
+        ('[{"retry_after": true}]', 'retry_after is a number, not true: write "retry_after": 2'),
+        ('[{"retry_after": -1}]', 'or text for any other: "retry_after": "soon"'),
+        ('[{"size": true}]', 'size is a number, not true: write "size": 2'),
+        ('[{"times": 0}]', '"times": 0 is none: write "times": 1 or more'),
+        ('[{"status": 99}]', 'write "status": a number from 200 to 599'),
+        ('[{"gzip": null}]', 'gzip is a switch, not null: write "gzip": true'),
+        ('[{"headers": {"a b": "it\'s"}}]', 'no header can be sent as "a b": "it\'s"'),
+        ('[{"headers": [1]}]', 'not [1]: write {"x-odd": "1"}'),
+        ('[{"headers": {"Content-Length": 1}}]', 'write "fault": "truncate", "chunked": true or'),
+        ('[{"fault": "fire"}]', "write one of the faults drop, stall"),
+        ('[{"in_stream": "ok", "body": "x"}]', '"in_stream" fails after a success'),
     ],
 )
-def test_a_wrong_script_says_what_to_write(call, assisters_api, tmp_path, script, says):
+def test_a_wrong_script_says_what_to_write_as_json(call, assisters_api, tmp_path, script, says):
     path = tmp_path / "script.json"
     path.write_text(script)
 
@@ -127,7 +152,9 @@ def test_a_wrong_script_says_what_to_write(call, assisters_api, tmp_path, script
     done = call("fake-api", "--script", path, "--port", str(assisters_api.port))
 
     assert done.code == 2
-    assert says in " ".join(done.err.replace("│", " ").split())
+    told = " ".join(done.err.replace("│", " ").split())
+    assert says in told
+    assert not re.search(r"\b[a-z_]+=|\b(True|False|None)\b", told)
 
 
 def test_a_port_that_is_taken_is_said(run, assisters_api):

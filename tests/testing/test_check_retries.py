@@ -1,4 +1,4 @@
-"""`check_retries` finds what is wrong with a policy and nothing else: on the real things."""
+"""`check_retries` finds what is wrong with a policy and nothing else. How it is used."""
 
 from __future__ import annotations
 
@@ -12,251 +12,20 @@ import threading
 import time
 import uuid
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import replace
 
-import aiohttp
-import assisters
 import httpx
 import openai
 import pytest
-import requests
-import stamina
 import tenacity
-from aiohttp_retry import ExponentialRetry, RetryClient
-from requests.adapters import HTTPAdapter
-from urllib3.util.retry import Retry
 
 from assisters_otel import process, retry_after_s, retryable
-from assisters_otel.testing import RetryPolicyError, check_retries
-from assisters_otel.testing.retry_policy import rules
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-SENT = {"model": "assisters-embed-v1", "input": "hello"}
-HEADERS = {"Authorization": "Bearer ask_test"}
-NOT_SURVIVED = {"rate_limited", "overloaded", "internal_error"}
-
-
-def rows(call, **options):
-    """The names of the errors and of the remarks, and the report."""
-    try:
-        report = check_retries(call, **options)
-    except RetryPolicyError as error:
-        report, text = error.report, str(error)
-    else:
-        text = ""
-    assert text == ("" if report.ok else f"\n{report}")
-    print(report)  # noqa: T201 - for whoever reads a failure
-    errors = {row.rule for row in report.errors}
-    return errors, {row.rule for row in report.remarks}, report
-
-
-def seen(report, rule):
-    (row,) = [row for row in report.rows if row.rule == rule]
-    return row.seen
-
-
-def post(api):
-    with httpx.Client(base_url=api.url, headers=HEADERS, trust_env=False) as client:
-        return client.post("/embeddings", json=SENT).raise_for_status()
-
-
-# -- the real things ------------------------------------------------------------------------------
-
-
-def by_openai(**options):
-    def call(api):
-        with openai.OpenAI(base_url=api.url, api_key="ask_test", **options) as client:
-            client.embeddings.create(**SENT)
-
-    return call
-
-
-def test_openai_as_it_comes_asks_again_for_used_up_tokens():
-    errors, remarks, report = rows(by_openai())
-
-    assert (errors, remarks) == ({"hopeless"}, {"idempotency", "own_timeout"})
-    (row,) = report.errors
-    assert row.seen == "sent again after tokens_exhausted"
-    assert "max_retries=0" in row.advice
-    assert "retryable" in row.advice
-
-
-def test_openai_without_retries_survives_nothing():
-    errors, remarks, _ = rows(by_openai(max_retries=0))
-
-    assert (errors, remarks) == (NOT_SURVIVED, {"own_timeout"})
-
-
-def test_the_assisters_sdk_as_it_comes_waits_for_nothing():
-    def call(api):
-        with assisters.Assisters("ask_test", base_url=api.url) as client:
-            client.embeddings.create(**SENT)
-
-    errors, remarks, report = rows(call)
-
-    assert errors == {"retry_after", "hopeless"}
-    assert remarks == {"back_off", "jitter", "own_timeout"}
-    assert seen(report, "hopeless") == "sent again after tokens_exhausted"
-
-
-def test_httpx_bare_hides_each_failure_from_who_does_not_look():
-    def call(api):
-        return httpx.post(f"{api.url}/embeddings", json=SENT, trust_env=False)
-
-    errors, remarks, report = rows(call)
-    assert (errors, remarks) == ({*NOT_SURVIVED, "surfaced"}, set())
-    assert "returned Response after rate_limited, overloaded" in seen(report, "surfaced")
-
-    errors, remarks, _ = rows(call, succeeded=lambda response: response.is_success)
-    assert (errors, remarks) == (NOT_SURVIVED, set())
-
-
-def test_tenacity_that_retries_each_exception_asks_again_in_vain():
-    @tenacity.retry(
-        retry=tenacity.retry_if_exception_type(Exception),
-        stop=tenacity.stop_after_attempt(4),
-        wait=tenacity.wait_fixed(1),
-    )
-    def send(client):
-        client.post("/embeddings", json=SENT).raise_for_status()
-
-    def call(api):
-        with httpx.Client(base_url=api.url, headers=HEADERS, trust_env=False) as client:
-            send(client)
-
-    errors, remarks, report = rows(call)
-
-    assert errors == {"retry_after", "hopeless"}
-    assert remarks == {"back_off", "jitter", "idempotency"}
-    assert seen(report, "hopeless") == "sent again after all 12"
-
-
-def test_stamina_with_the_predicate_alone_does_not_wait_as_long_as_it_is_asked_to():
-    call = stamina.retry(on=retryable, attempts=5, wait_initial=0.25)(post)
-
-    errors, remarks, _ = rows(call)
-
-    assert (errors, remarks) == ({"retry_after"}, {"idempotency"})
-
-
-def test_tenacity_around_openai_is_two_layers():
-    call = tenacity.retry(
-        retry=tenacity.retry_if_exception_type(openai.APIError),
-        stop=tenacity.stop_after_attempt(3),
-        wait=tenacity.wait_random_exponential(multiplier=0.5, max=2),
-    )(by_openai(timeout=5))
-
-    errors, remarks, report = rows(call)
-
-    assert errors == {"hopeless"}
-    assert remarks == {"layers", "idempotency"}
-    assert seen(report, "layers") == "9 attempts: 3 in each of 3 calls"
-
-
-def test_tenacity_around_the_assisters_sdk_is_two_layers():
-    def call(api):
-        with assisters.Assisters("ask_test", base_url=api.url) as client:
-            client.embeddings.create(**SENT)
-
-    loop = tenacity.retry(stop=tenacity.stop_after_attempt(2))(call)
-
-    _, remarks, report = rows(loop, leave_out=["own_timeout", "hopeless"])
-
-    assert "layers" in remarks
-    assert seen(report, "layers") == "6 attempts: 3 in each of 2 calls"
-
-
-def by_urllib3(api):
-    policy = Retry(
-        3,
-        status_forcelist=[429, 500, 503],
-        allowed_methods=None,
-        backoff_factor=0.5,
-        raise_on_status=False,
-    )
-    with requests.Session() as session:
-        session.trust_env = False
-        session.mount("http://", HTTPAdapter(max_retries=policy))
-        response = session.post(f"{api.url}/embeddings", json=SENT, timeout=4)
-        response.raise_for_status()
-
-
-def test_urllib3_s_retry_knows_no_codes_and_has_no_jitter():
-    errors, remarks, report = rows(by_urllib3)
-
-    assert (errors, remarks) == ({"hopeless"}, {"jitter", "idempotency"})
-    assert seen(report, "hopeless") == "sent again after tokens_exhausted"
-
-
-def test_a_loop_around_urllib3_s_retry_is_two_layers():
-    call = tenacity.retry(
-        retry=tenacity.retry_if_exception(retryable),
-        stop=tenacity.stop_after_attempt(2),
-        wait=tenacity.wait_fixed(0.1),
-    )(by_urllib3)
-
-    _, remarks, _ = rows(call, leave_out=["own_timeout", "hopeless", "jitter"])
-
-    assert remarks == {"layers", "idempotency"}
-
-
-def test_aiohttp_retry_ignores_retry_after():
-    async def call(api):
-        policy = ExponentialRetry(attempts=3, start_timeout=0.5, statuses={429, 500, 503})
-        timeout = aiohttp.ClientTimeout(total=4)
-        async with (
-            RetryClient(retry_options=policy, timeout=timeout) as client,
-            client.post(f"{api.url}/embeddings", json=SENT) as response,
-        ):
-            response.raise_for_status()
-            await response.read()
-
-    errors, remarks, report = rows(call)
-
-    assert errors == {"retry_after", "hopeless"}
-    assert remarks == {"jitter"}
-    assert seen(report, "hopeless") == "sent again after tokens_exhausted"
-    assert seen(report, "idempotency") == "it is not sent again"
-
-
-def test_a_time_out_around_ends_what_has_none_of_its_own():
-    async def call(api):
-        async with openai.AsyncOpenAI(base_url=api.url, api_key="ask_test") as client:
-            await asyncio.wait_for(client.embeddings.create(**SENT), 4.5)
-
-    errors, remarks, report = rows(call)
-
-    assert (errors, remarks) == ({"hopeless"}, {"idempotency"})
-    assert "gave up after 4." in seen(report, "own_timeout")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "retry_policy", "retry_with_tenacity", "retry_with_stamina", "retry_with_backoff",
-        "retry_with_httpx_retries",
-    ],
-)  # fmt: skip
-def test_the_examples_keep_every_rule(name):
-    pytest.importorskip("backoff" if name.endswith("backoff") else "httpx")
-    code = (
-        f"import {name}\n"
-        "from assisters_otel.testing import check_retries\n"
-        f"report = check_retries({name}.call)\n"
-        "print([row.rule for row in report.rows if row.outcome != 'kept'], report)"
-    )
-    path = [str(EXAMPLES), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert done.stdout.startswith("['streams'] "), done.stdout + done.stderr
-    assert "Assisters API" not in done.stderr
-
+from assisters_otel.testing import check_retries
+from assisters_otel.testing.answers import Received
+from assisters_otel.testing.retry_policy import jitter, rules, scenarios
+from assisters_otel.testing.retry_policy.evidence import Evidence
+from assisters_otel.testing.retry_policy.playing import Played
+from retry_reports import HEADERS, NOT_SURVIVED, SENT, by_openai, post, rows, seen
 
 # -- each rule is broken by somebody --------------------------------------------------------------
 
@@ -329,7 +98,8 @@ def test_a_stream_that_breaks_off_is_not_noticed_by_openai():
             )
             return list(chunks)
 
-    _, remarks, _ = rows(call, leave_out=["hopeless", "idempotency"])
+    left_out = ["hopeless", "idempotency", "jitter"]
+    _, remarks, _ = rows(call, leave_out=left_out)
     assert remarks == {"streams"}
 
     def looks(api):
@@ -337,7 +107,7 @@ def test_a_stream_that_breaks_off_is_not_noticed_by_openai():
         if chunks[-1].choices[0].finish_reason is None:
             raise RuntimeError("the stream broke off")
 
-    _, remarks, _ = rows(looks, leave_out=["hopeless", "idempotency"])
+    _, remarks, _ = rows(looks, leave_out=left_out)
     assert remarks == set()
 
 
@@ -375,6 +145,80 @@ def test_a_new_key_after_a_revoked_one_is_no_hopeless_resend():
     assert seen(report, "idempotency") == "the call sends no POST"
 
 
+def test_fixed_pauses_have_no_jitter_however_long_the_callers_queue_for_a_core():
+    @tenacity.retry(
+        retry=tenacity.retry_if_exception(retryable),
+        stop=tenacity.stop_after_attempt(3),
+        wait=tenacity.wait_fixed(0.4),
+    )
+    def call(api):
+        # A client for each attempt, which takes 40 ms of a core.
+        httpx.post(f"{api.url}/embeddings", json=SENT, trust_env=False).raise_for_status()
+
+    _, _, report = rows(call, leave_out=set(rules.NAMES) - {"jitter"})
+
+    (row,) = [row for row in report.rows if row.rule == "jitter"]
+    assert row.outcome in {"broken", "not judged"}, row.seen
+
+
+def spaced(pauses_s, starts_s, *, work_s=0.04, work_at_start_s=0.04):
+    """Evidence of calls that were refused once, after a crowd whose pauses differ."""
+    request = Received("POST", "/embeddings", "", {}, b"", 0.0)
+    crowd = [
+        Played(
+            scenarios.Scenario(scenarios.CROWD, (), lambda *_: None),
+            requests=(request, replace(request, at_s=0.5 + number / 40)),
+        )
+        for number in range(20)
+    ]
+    calls = [
+        Played(
+            scenarios.spaced(1),
+            requests=(replace(request, at_s=start_s), replace(request, at_s=start_s + pause_s)),
+            cpu_s=[0, work_at_start_s, work_at_start_s + work_s],
+        )
+        for pause_s, start_s in zip(pauses_s, starts_s, strict=True)
+    ]
+    return Evidence([*crowd, *calls], lambda _: True, {})
+
+
+EVENLY = [number / 11 for number in range(12)]
+"""Twelve numbers from 0 to 1."""
+
+
+@pytest.mark.parametrize(
+    ("evidence", "is_kept"),
+    [
+        # openai on a quiet machine: pauses from 0.38 to 0.5 s, one client for all attempts.
+        (spaced([0.38 + n / 8 for n in EVENLY], [0.06 + n / 20 for n in EVENLY], work_s=0.0), True),
+        # Pauses of 0.5 s, a client for each attempt: on a quiet machine, on a busy one.
+        (spaced([0.54 + n / 50 for n in EVENLY], [0.04 + n / 50 for n in EVENLY]), False),
+        (spaced([0.54 + n / 8 for n in EVENLY], [0.04 + n / 7 for n in EVENLY]), False),
+        # One client for each call. The machine wakes its thread late.
+        (spaced([0.1 + n / 40 for n in EVENLY], [0.04 + n / 10 for n in EVENLY], work_s=0), None),
+        # As apart as a call of twice its work: jitter or not, nobody can tell.
+        (spaced([0.54 + n / 8 for n in EVENLY], [0.04 + n / 10 for n in EVENLY]), None),
+        # openai beside ten busy processes: its start says little of a resend.
+        (spaced([0.38 + n / 8 for n in EVENLY], [0.3 + n for n in EVENLY], work_s=0.004), None),
+        # The same where a client is cheap, as with one that the app has made.
+        (spaced([0.38 + n / 8 for n in EVENLY], [0.1 + n / 2 for n in EVENLY], work_s=0.008,
+                work_at_start_s=0.008), None),
+        # On a machine that gives a seventh of a core nothing is taken for jitter.
+        (spaced([0.54 + n / 2 for n in EVENLY], [0.2 + n / 5 for n in EVENLY]), None),
+        # Full jitter beside two busy processes.
+        (spaced([0.1 + n / 2 for n in EVENLY], [0.07 + n / 10 for n in EVENLY]), True),
+    ],
+)  # fmt: skip
+def test_pauses_have_jitter_if_they_differ_more_than_the_work_of_their_callers(evidence, is_kept):
+    assert jitter.judge_jitter(evidence).is_kept is is_kept
+
+
+def test_one_late_caller_is_no_jitter():
+    evidence = spaced([*[0.5] * 11, 0.9], [0.04] * 12)
+
+    assert jitter.judge_jitter(evidence).is_kept is False
+
+
 # -- how it is used -------------------------------------------------------------------------------
 
 
@@ -391,7 +235,7 @@ def test_one_after_the_other_has_the_same_rows():
     errors, remarks, report = rows(call, parallel=False)
 
     assert (errors, remarks) == ({"hopeless"}, {"idempotency"})
-    assert report.calls < 30
+    assert report.calls < 30 + scenarios.SPACED_CALLERS
 
 
 def test_the_progress_is_shown_on_a_terminal_and_gone_at_the_end():
@@ -424,7 +268,7 @@ def test_the_progress_is_shown_on_a_terminal_and_gone_at_the_end():
 
 
 def test_what_is_left_out_is_not_judged():
-    errors, _, report = rows(by_openai(timeout=4), leave_out=["hopeless", "surfaced"])
+    errors, _, report = rows(by_openai(timeout=4), leave_out=["hopeless", "surfaced", "jitter"])
 
     assert errors == set()
     assert [row.outcome for row in report.rows if row.rule == "hopeless"] == ["left out"]

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from assisters_otel.cli import check_retries, errors, explain, fake_api
+from assisters_otel.cli import alerts, check_retries, errors, explain, fake_api
 from assisters_otel.cli.demo import command as demo
 from assisters_otel.cli.doctor import command as doctor
 from assisters_otel.cli.watch import command as watch
@@ -21,6 +21,7 @@ app: Final = typer.Typer(
     # Without a terminal rich cuts the lines of its boxes at 80 columns.
     rich_markup_mode="rich" if sys.stderr.isatty() else None,
 )
+app.command(name="alerts", help=alerts.HELP)(alerts.alerts)
 app.command(name="check-retries", help=check_retries.HELP)(check_retries.check_retries)
 app.command(name="demo", help=demo.HELP)(demo.demo)
 app.command(name="doctor", help=doctor.HELP)(doctor.doctor)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 HELP: Final = (
     "Prove a retry policy. FUNCTION takes a fake API and calls it once, at its url, as the app "
-    "does; it may be async. Some forty calls meet every documented error. Exits with 1 if a rule "
+    "does; it may be async. Some fifty calls meet every documented error. Exits with 1 if a rule "
     "is broken that is no mere remark."
 )
 _LIMIT_S: Final = 60.0
@@ -57,14 +57,23 @@ def check_retries(
     from assisters_otel import testing  # noqa: PLC0415 - it takes OpenTelemetry's SDK
     from assisters_otel.cli import output  # noqa: PLC0415 - the extra's
 
-    check = testing.check_retries  # which says what to install, before the app is imported
+    _ = testing.check_retries  # which says what to install, before the app is imported
+    from assisters_otel.testing.retry_policy import check  # noqa: PLC0415 - of another extra
+
     call = _find(target)
     try:
-        report = check(call, leave_out=leave_out or (), limit_s=limit_s, parallel=not in_turn)
+        report = check.check_policy(
+            call,
+            leave_out=leave_out or (),
+            succeeded=None,
+            parallel=not in_turn,
+            limit_s=limit_s,
+            words=check.Words(target, "--limit-s", f"--limit-s {_LIMIT_S:g}"),
+        )
     except testing.RetryPolicyError as error:
         report = error.report
     except ValueError as error:
-        raise typer.BadParameter(redaction.redact(str(error))) from error
+        raise typer.BadParameter(str(error)) from error  # without secrets: see check.py
     if json:
         output.show_json(report.as_dict())
     else:
@@ -84,11 +93,11 @@ def _find(target: str) -> Callable[[FakeApi], object]:
     except Exception as error:
         # `main` would report the app's ImportError as a missing extra of this package.
         told = redaction.redact(f"{type(error).__name__}: {error}")
-        raise typer.BadParameter(f"{module} cannot be imported: {told}") from error
+        raise typer.BadParameter(f"{target}: {module} cannot be imported: {told}") from error
     for part in name.split("."):
         found = getattr(found, part, None)
     if not callable(found):
-        raise typer.BadParameter(f"{module} has no function {name}")
+        raise typer.BadParameter(f"{target}: {module} has no function {name}")
     return found
 
 

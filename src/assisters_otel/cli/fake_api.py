@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import re
 import signal
 import threading
-from json import loads
+from json import dumps, loads
 from pathlib import Path  # noqa: TC003 - typer reads the annotation
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -22,6 +24,16 @@ HELP: Final = (
     'FakeApi.answers: [{"codes": ["rate_limit_exceeded", "ok"], "retry_after": 2}].'
 )
 _LAST_PORT: Final = 65535
+_PYTHON: Final = re.compile(
+    r"""(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+    r"|answers\((?P<codes>[^()]*)\)"
+    r"|\b(?P<name>[a-z_]+)=(?P<value>(?=[\w'\"{\[]))?"
+    r"|\b(?P<word>True|False|None|nan|inf)\b"
+)
+"""The Python in the errors of `FakeApi.answers`: text, a call, the name of an argument, a word."""
+_WORDS: Final = {"True": "true", "False": "false", "None": "null", "nan": "NaN", "inf": "Infinity"}
+_ONLY_PYTHON: Final = "text, bytes or a list of bytes"
+"""The kinds of body that Python can give. JSON has text alone."""
 
 
 def fake_api(
@@ -86,10 +98,25 @@ def _add(api: FakeApi, answer: dict[str, Any], where: str) -> None:
     unknown = next((name for name in answer if name not in known), None)
     if unknown is not None:
         names = ", ".join(sorted(known))
-        raise typer.BadParameter(f"{where}: no answer has {unknown!r}. Write some of {names}")
-    if not isinstance(codes, list) or not all(isinstance(code, str) for code in codes):
+        raise typer.BadParameter(f"{where}: no answer has {dumps(unknown)}. Write some of {names}")
+    if not isinstance(codes, list):
         raise typer.BadParameter(f'{where}: codes is a list. Write "codes": ["ok"]')
     try:
         api.answers(*codes, **answer)
     except (ValueError, TypeError) as error:
-        raise typer.BadParameter(f"{where}: {error}") from error
+        raise typer.BadParameter(f"{where}: {_in_json(str(error))}") from error
+
+
+def _in_json(text: str) -> str:
+    """Return a text of `FakeApi.answers` with its Python written as a script has it."""
+    return _PYTHON.sub(_write_json, text.replace(_ONLY_PYTHON, "text"))
+
+
+def _write_json(found: re.Match[str]) -> str:
+    if found["text"]:
+        return dumps(ast.literal_eval(found["text"]), ensure_ascii=False)
+    if found["codes"] is not None:
+        return f'"codes": [{_in_json(found["codes"])}]'
+    if found["name"]:
+        return f'"{found["name"]}"' if found["value"] is None else f'"{found["name"]}": '
+    return _WORDS[found["word"]]

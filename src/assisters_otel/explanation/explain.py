@@ -133,10 +133,17 @@ def explain(thing: object) -> Explanation:
     Raises:
         ValueError: *thing* is neither an exception, a response nor a code.
     """
+    return explain_for("explain", thing)
+
+
+def explain_for(function: str, thing: object) -> Explanation:
+    """Return what *thing* means; the ValueError names the public *function* that was called."""
     evidence = find_evidence(thing)
     if evidence is None:
         what = type(thing).__name__ if thing != "" else "an empty text"
-        raise ValueError(f"explain() takes an exception, a response or an error code, not {what}")
+        raise ValueError(
+            f"{function}() takes an exception, a response or an error code, not {what}"
+        )
     return explain_evidence(evidence)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from assisters_otel.explanation.explain import explain
+from assisters_otel.explanation.explain import explain_for
 
 
 def retryable(thing: object) -> bool:
@@ -19,7 +19,7 @@ def retryable(thing: object) -> bool:
     Raises:
         ValueError: *thing* is neither an exception, a response nor a code.
     """
-    return explain(thing).retryable
+    return explain_for("retryable", thing).retryable
 
 
 def retry_after_s(thing: object) -> float | None:
@@ -34,4 +34,4 @@ def retry_after_s(thing: object) -> float | None:
     Raises:
         ValueError: *thing* is neither an exception, a response nor a code.
     """
-    return explain(thing).retry_after_s
+    return explain_for("retry_after_s", thing).retry_after_s

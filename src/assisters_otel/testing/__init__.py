@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from assisters_otel.testing.retry_policy.check import check_retries
     from assisters_otel.testing.retry_policy.report import RetryPolicyError, RetryReport, RetryRow
     from assisters_otel.testing.server import FakeApi
+    from assisters_otel.testing.usage import SentUsage
 
 __all__ = [
     "AssistersTelemetry",
@@ -25,6 +26,7 @@ __all__ = [
     "RetryPolicyError",
     "RetryReport",
     "RetryRow",
+    "SentUsage",
     "check_retries",
     "recorded",
 ]
@@ -39,6 +41,7 @@ _HOMES: Final = {
     "RetryPolicyError": "retry_policy.report",
     "RetryReport": "retry_policy.report",
     "RetryRow": "retry_policy.report",
+    "SentUsage": "usage",
     "check_retries": "retry_policy.check",
     "recorded": "recording",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from json import dumps
+from json import dumps, loads
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from assisters_otel import catalog
@@ -49,6 +49,15 @@ class Received:
     headers: dict[str, str]
     body: bytes
     at_s: float = field(default=0.0, compare=False)
+
+
+def sent_json(received: Received) -> dict[str, object]:
+    """Return the JSON object that was sent; an empty one for anything else."""
+    try:
+        value = loads(received.body)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 class SampleBody(NamedTuple):

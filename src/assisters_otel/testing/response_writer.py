@@ -6,12 +6,14 @@ import asyncio
 import time
 import uuid
 from gzip import compress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel import catalog
 from assisters_otel.testing.answers import BODILESS, EVENTS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import Receive, Scope, Send
 
     from assisters_otel.testing.answers import Answer, SampleBody
@@ -64,14 +66,36 @@ def split_body(body: bytes, content_type: str) -> list[bytes]:
     return [body[at : at + step] for at in range(0, len(body), step)] or [b""]
 
 
-class Wire:
+def _parts(answer: Answer, body: bytes, content_type: str, *, partial: bool) -> list[bytes] | None:
+    """Return the chunks of a chunked body, or None if it is sent with a length."""
+    if answer.parts is not None and not answer.gzip:
+        return list(answer.parts)
+    if answer.chunked or content_type == EVENTS:
+        parts = split_body(body, content_type)
+        return parts[: len(parts) // 2] if partial else parts
+    return None
+
+
+class ResponseWriter:
     """The way back to the client for one request.
 
     Every wait ends when the client goes away or the server stops, so a stalled
     answer holds nothing up.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, before_end: Callable[[], object]
+    ) -> None:
+        """Prepare for one request.
+
+        Args:
+            scope: The ASGI scope of the request.
+            receive: The ASGI function that receives.
+            send: The ASGI function that sends.
+            before_end: Called before the last bytes of a body that is sent to its end. Later is
+                too late: the client may look at the books as soon as it has them.
+        """
+        self._before_end = before_end
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -104,13 +128,8 @@ class Wire:
             body, content_type = compress(body, mtime=0), ""
             named["content-encoding"] = "gzip"
         partial = answer.fault not in (None, "unfinished")
-        if answer.parts is not None and not answer.gzip:
-            parts = list(answer.parts)
-        elif answer.chunked or content_type == EVENTS:
-            parts = split_body(body, content_type)
-            if partial:
-                parts = parts[: len(parts) // 2]
-        else:
+        parts = _parts(answer, body, content_type, partial=partial)
+        if parts is None:
             parts = [body[: len(body) // 2] if partial else body]
             if content.status not in BODILESS:
                 # Of an empty body a byte is missing, too.
@@ -119,6 +138,8 @@ class Wire:
         await self._send({"type": "http.response.start", "status": content.status, "headers": raw})
         for number, part in enumerate(parts, 1):
             more = partial or number < len(parts)
+            if not more and answer.fault is None:
+                self._report_end()
             await self._send({"type": "http.response.body", "body": part, "more_body": more})
             if more and await self._gone(answer.chunk_delay_s):
                 return
@@ -127,9 +148,18 @@ class Wire:
         elif answer.fault == "truncate":
             await self._cut()
 
+    def _connection(self) -> Any:
+        """Return the connection's protocol, or None under a server that is not the fake API's."""
+        return self._scope.get("state", {}).get(CONNECTION)
+
+    def _report_end(self) -> None:
+        connection = self._connection()
+        if connection is None or not connection.transport.is_closing():
+            self._before_end()
+
     async def _cut(self, raw: bytes = b"") -> None:
         """Write *raw* past the protocol, and close the connection."""
-        connection = self._scope.get("state", {}).get(CONNECTION)
+        connection = self._connection()
         if connection is None:
             raise ConnectionAbortedError("the script ends the connection here")
         connection.transport.write(raw)

@@ -12,8 +12,9 @@ import base64
 import json
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
+from zlib import crc32
 
-from assisters_otel.testing.answers import EVENTS, JSON, SampleBody, envelope
+from assisters_otel.testing.answers import EVENTS, JSON, SampleBody, envelope, sent_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +27,7 @@ MODELS: Final = tuple(
 
 _CREATED: Final = 1_767_225_600  # 2026-01-01T00:00:00Z: any fixed moment will do
 _WORDS: Final = ("Hello", " from", " the", " fake", " API.")
+_MAX_CHOICES: Final = 16  # as many as make an answer of ordinary size
 _VECTOR: Final = (0.25, -0.5, 0.125)  # exact as 32-bit floats, so base64 gives them back
 _AUDIO: Final = b"ID3\x04" + bytes(60)
 
@@ -38,23 +40,32 @@ def _events(*values: object) -> bytes:
     return b"".join(b"data: " + json.dumps(value).encode() + b"\n\n" for value in values)
 
 
-def _sent(received: Received) -> dict[str, object]:
-    """Read the JSON object that was sent; an empty one for anything else."""
-    try:
-        value = json.loads(received.body)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def _usage(**tokens: int) -> dict[str, int]:
     return {f"{kind}_tokens": count for kind, count in tokens.items()}
 
 
+def _words(asked: object) -> int:
+    """Return the number of words in all texts of what was asked, which stands for its tokens."""
+    if isinstance(asked, str):
+        return len(asked.split())
+    if isinstance(asked, dict):
+        asked = [value for name, value in asked.items() if name != "role"]
+    return sum(map(_words, asked)) if isinstance(asked, list) else 0
+
+
+def _id(kind: str, received: Received) -> str:
+    """Return an id that is the request's own, so that no two answers look alike."""
+    return f"{kind}-{crc32(received.body):08x}"
+
+
 def _chat(received: Received) -> SampleBody:
-    sent = _sent(received)
+    sent = sent_json(received)
+    count = sent.get("n")
+    numbers = range(count if isinstance(count, int) and 0 < count <= _MAX_CHOICES else 1)
+    prompt, completion = _words(sent.get("messages")), len(_WORDS) * len(numbers)
+    usage = _usage(prompt=prompt, completion=completion, total=prompt + completion)
     head: dict[str, object] = {
-        "id": "chatcmpl-1",
+        "id": _id("chatcmpl", received),
         "object": "chat.completion",
         "created": _CREATED,
         "model": sent.get("model", MODELS[0]),
@@ -63,19 +74,25 @@ def _chat(received: Received) -> SampleBody:
         head["object"] = "chat.completion.chunk"
         deltas: list[dict[str, object]] = [{"role": "assistant", "content": ""}]
         deltas += [{"content": word} for word in _WORDS]
-        choices: list[dict[str, object]]
-        choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
-        choices.append({"index": 0, "delta": {}, "finish_reason": "stop"})
-        body = _events(*({**head, "choices": [choice]} for choice in choices))
+        steps: list[tuple[dict[str, object], str | None]] = [(delta, None) for delta in deltas]
+        steps.append(({}, "stop"))
+        chunks: list[dict[str, object]] = [
+            {"choices": [{"index": number, "delta": delta, "finish_reason": reason}]}
+            for delta, reason in steps
+            for number in numbers
+        ]
+        options = sent.get("stream_options")
+        if isinstance(options, dict) and options.get("include_usage") is True:
+            chunks.append({"choices": [], "usage": usage})
+        body = _events(*({**head, **chunk} for chunk in chunks))
         return SampleBody(200, EVENTS, body + b"data: [DONE]\n\n")
     message = {"role": "assistant", "content": "".join(_WORDS)}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    usage = _usage(prompt=9, completion=5, total=14)
-    return _json({**head, "choices": [choice], "usage": usage})
+    choices = [{"index": number, "message": message, "finish_reason": "stop"} for number in numbers]
+    return _json({**head, "choices": choices, "usage": usage})
 
 
 def _embeddings(received: Received) -> SampleBody:
-    sent = _sent(received)
+    sent = sent_json(received)
     asked = sent.get("input", "")
     vector: object = _VECTOR
     if sent.get("encoding_format") == "base64":
@@ -83,22 +100,23 @@ def _embeddings(received: Received) -> SampleBody:
     count = len(asked) if isinstance(asked, list) else 1
     rows = [{"object": "embedding", "index": index, "embedding": vector} for index in range(count)]
     model = sent.get("model", "assisters-embed-v1")
-    usage = _usage(prompt=count, total=count)
+    tokens = _words(asked)
+    usage = _usage(prompt=tokens, total=tokens)
     return _json({"object": "list", "data": rows, "model": model, "usage": usage})
 
 
 def _moderate(received: Received) -> SampleBody:
-    model = _sent(received).get("model", "assisters-moderation-v1")
+    model = sent_json(received).get("model", "assisters-moderation-v1")
     result = {
         "flagged": False,
         "categories": {"harassment": False, "violence": False},
         "category_scores": {"harassment": 0.01, "violence": 0.01},
     }
-    return _json({"id": "modr-1", "model": model, "results": [result]})
+    return _json({"id": _id("modr", received), "model": model, "results": [result]})
 
 
 def _rerank(received: Received) -> SampleBody:
-    sent = _sent(received)
+    sent = sent_json(received)
     documents = sent.get("documents")
     count = len(documents) if isinstance(documents, list) else 1
     results = [{"index": index, "relevance_score": 1 / (1 + index)} for index in range(count)]
@@ -115,7 +133,7 @@ def _search(received: Received) -> SampleBody:
     }
     return _json(
         {
-            "query": _sent(received).get("query", ""),
+            "query": sent_json(received).get("query", ""),
             "results": [result],
             "related_queries": [],
             "usage": {"searches": 1},
@@ -125,7 +143,7 @@ def _search(received: Received) -> SampleBody:
 
 
 def _translate(received: Received) -> SampleBody:
-    language = _sent(received).get("target_language", "de")
+    language = sent_json(received).get("target_language", "de")
     return _json({"translated_text": "Hallo.", "target_language": language})
 
 

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Final
 from assisters_otel import catalog
 from assisters_otel.testing import script_arguments
 from assisters_otel.testing.answers import Answer, envelope
+from assisters_otel.testing.usage import sent_usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from assisters_otel.testing.answers import Fault, Received
+    from assisters_otel.testing.answers import Fault, Received, SampleBody
+    from assisters_otel.testing.usage import SentUsage
 
 _FIRST_ERROR: Final = 400
 
@@ -26,6 +28,7 @@ class Script:
         self._lock = Lock()
         self._answers: deque[Answer] = deque()
         self._requests: list[Received] = []
+        self._usage: list[SentUsage] = []
         self.before: Callable[[Received], object] = lambda _: None
         """Called with each request before it takes its answer, so that it can still be given."""
         self.left: Callable[[Received], object] = lambda _: None
@@ -140,7 +143,7 @@ class Script:
         failing = failing or in_stream is not None
         for wrong, instead in (
             (odd is not None, f"{odd!r} is not documented: {script_arguments.instead_of(odd)}"),
-            (codes and code is not None, "write the codes by position or one as code=, not both"),
+            (codes and code is not None, "write a list of codes or one as code=, not both"),
             (
                 code and not status and not any(rows),
                 f"code={code!r} is not documented: {script_arguments.near(code)}add status=",
@@ -230,8 +233,21 @@ class Script:
         with self._lock:
             return list(self._requests)
 
+    def book(self, received: Received, content: SampleBody) -> None:
+        """Keep the usage that an answer reports, which is about to be sent to its end."""
+        usage = sent_usage(received, content)
+        if usage is not None:
+            with self._lock:
+                self._usage.append(usage)
+
+    def usage(self) -> list[SentUsage]:
+        """Return the usage that was sent so far, in a list of the caller's own."""
+        with self._lock:
+            return list(self._usage)
+
     def reset(self) -> None:
-        """Forget the answers still to give, and the requests."""
+        """Forget the answers still to give, the requests, and the usage."""
         with self._lock:
             self._answers.clear()
             self._requests.clear()
+            self._usage.clear()

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import wraps
 from threading import Thread
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
-from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Route, Router
 from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from assisters_otel.testing import sample_bodies
-from assisters_otel.testing.answers import Received
-from assisters_otel.testing.response_writer import CONNECTION, Wire
+from assisters_otel.testing.endpoint_app import EndpointApp
+from assisters_otel.testing.response_writer import CONNECTION
 from assisters_otel.testing.script import Script
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from starlette.types import Receive, Scope, Send
     from typing_extensions import Self
 
-    from assisters_otel.testing.answers import SampleBody
+    from assisters_otel.testing.answers import Received
+    from assisters_otel.testing.usage import SentUsage
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -89,11 +86,11 @@ class FakeApi:
         self.connections = 0
         self.app: Router = Router(
             [
-                Route(f"/v1{path}", _Endpoint(self._script, sample, method))
+                Route(f"/v1{path}", EndpointApp(self._script, sample, method))
                 for method, path, sample in sample_bodies.ENDPOINTS
             ],
             redirect_slashes=False,
-            default=_Endpoint(self._script, sample_bodies.unknown_path),
+            default=EndpointApp(self._script, sample_bodies.unknown_path),
         )
         self._port = port
         self._running: tuple[Thread, Callable[[], object]] | None = None
@@ -121,6 +118,15 @@ class FakeApi:
     def requests(self) -> list[Received]:
         """The requests so far, in the order in which they took their answers; a copy."""
         return self._script.requests()
+
+    @property
+    def usage(self) -> list[SentUsage]:
+        """The usage in the answers that were sent to their end, one for each; a copy.
+
+        Its sums are what a client may count: an answer that was broken off or cancelled has told
+        it nothing.
+        """
+        return self._script.usage()
 
     def start(self) -> Self:
         """Listen.
@@ -255,40 +261,3 @@ def _config(app: Router) -> Config:
 
 # Turns of the loop that a connection may take from its last callback to its closed socket.
 _QUIET_TURNS: Final = 5
-
-
-@dataclass(frozen=True)
-class _Endpoint:
-    """An ASGI app for one path: note the request, take the script's answer, send it.
-
-    Attributes:
-        script: Where the answer comes from.
-        sample: The content of an answer that has none of its own.
-        method: The only one that *sample* is for, or None for all.
-    """
-
-    script: Script
-    sample: Callable[[Received], SampleBody]
-    method: str | None = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began_s = time.perf_counter()
-        request = Request(scope, receive)
-        try:
-            body = await request.body()
-        except ClientDisconnect:
-            return
-        received = Received(
-            method=request.method,
-            path=scope["path"],
-            query=scope["query_string"].decode("latin-1"),
-            headers={name: ", ".join(request.headers.getlist(name)) for name in request.headers},
-            body=body,
-            at_s=time.monotonic(),
-        )
-        answer = self.script.take(received)
-        documented = self.method in (None, received.method)
-        sample = self.sample if documented else sample_bodies.wrong_method
-        wire = Wire(scope, receive, send)
-        if not await wire.put(answer, answer.with_defaults(sample(received)), began_s):
-            self.script.left(received)

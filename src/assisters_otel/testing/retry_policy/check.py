@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from assisters_otel import logger
 from assisters_otel.api import redaction
 from assisters_otel.semconv import attributes as names
 from assisters_otel.testing.recording import recorded
-from assisters_otel.testing.retry_policy import rules, scenarios
+from assisters_otel.testing.retry_policy import jitter, rules, scenarios
 from assisters_otel.testing.retry_policy.evidence import Evidence, asks_for_stream
 from assisters_otel.testing.retry_policy.judging import judge
 from assisters_otel.testing.retry_policy.playing import Player
@@ -35,6 +35,20 @@ _OUTCOMES: Final[dict[bool | None, Outcome]] = {
 }
 
 
+class Words(NamedTuple):
+    """The words for the arguments in the text of a ValueError.
+
+    Attributes:
+        call: The name of the call.
+        limit_s: The name of the limit.
+        write_limit_s: A right limit, as its user writes it.
+    """
+
+    call: str = "call"
+    limit_s: str = "limit_s"
+    write_limit_s: str = "limit_s=60"
+
+
 def check_retries(
     call: Callable[[FakeApi], object],
     *,
@@ -55,8 +69,9 @@ def check_retries(
             check_retries(ask)
 
     Some forty calls are played at once, each in a thread of its own. They take as long as the
-    slowest: for a policy that waits seconds, less than a minute. Nothing of it is exported or
-    logged.
+    slowest. If their pauses differ, a dozen calls follow, half a second apart, which show whether
+    that is jitter. For a policy that waits seconds all this takes less than a minute. Nothing of
+    it is exported or logged.
 
     Args:
         call: Calls the API once at ``api.url``, as the app does, and reads an event stream to its
@@ -76,7 +91,27 @@ def check_retries(
             and the attribute `report` the report.
         ValueError: An argument is wrong, or *call* does not call the API where all is well.
     """
-    _check(call, leave_out, succeeded, limit_s)
+    return check_policy(
+        call,
+        leave_out=leave_out,
+        succeeded=succeeded,
+        parallel=parallel,
+        limit_s=limit_s,
+        words=Words(),
+    )
+
+
+def check_policy(  # noqa: PLR0913 - the arguments of check_retries, and the words
+    call: Callable[[FakeApi], object],
+    *,
+    leave_out: Collection[str],
+    succeeded: Callable[[object], bool] | None,
+    parallel: bool,
+    limit_s: float,
+    words: Words,
+) -> RetryReport:
+    """Do what `check_retries` does; a ValueError names the arguments by *words*."""
+    _check(call, leave_out, succeeded, limit_s, words)
     began_s = time.monotonic()
     wanted = {name for name in rules.NAMES if name not in leave_out}
     with ExitStack() as stack:
@@ -85,7 +120,7 @@ def check_retries(
         player = Player(call, limit_s)
         stack.callback(player.close)
         (well,) = player.play([scenarios.WELL], parallel=False)
-        _check_call(well, succeeded)
+        _check_call(well, succeeded, words)
         chosen = [*scenarios.scenarios(parallel=parallel)]
         if asks_for_stream(well.requests[0]):
             chosen.append(scenarios.BROKEN_OFF)
@@ -93,9 +128,13 @@ def check_retries(
             [one for one in chosen if not wanted.isdisjoint(one.rules)], parallel=parallel
         )
         evidence = Evidence(played, _judging(succeeded), _calls_by_port(seen))
+        refused = jitter.refusals_to_judge(evidence) if "jitter" in wanted else 0
+        if refused:
+            spaced = player.play_spaced(scenarios.spaced(refused), parallel=parallel)
+            evidence = evidence._replace(played=[*played, *spaced])
     report = RetryReport(
         tuple(_row(rule, evidence, wanted) for rule in rules.RULES),
-        len(played) + 1,
+        len(evidence.played) + 1,
         time.monotonic() - began_s,
     )
     if not report.ok:
@@ -140,7 +179,9 @@ def _calls_by_port(seen: Recorded) -> dict[int, list[int]]:
     return found
 
 
-def _check(call: object, leave_out: Collection[str], succeeded: object, limit_s: float) -> None:
+def _check(
+    call: object, leave_out: Collection[str], succeeded: object, limit_s: float, words: Words
+) -> None:
     if not callable(call):
         raise ValueError(
             f"call is a function that takes the API, not {type(call).__name__}: "
@@ -160,25 +201,31 @@ def _check(call: object, leave_out: Collection[str], succeeded: object, limit_s:
         )
     is_number = isinstance(limit_s, int | float) and not isinstance(limit_s, bool)
     if not is_number or not 0 < limit_s <= _LONGEST_S:
-        raise ValueError(f"limit_s is a number of seconds, not {limit_s!r}: write limit_s=60")
+        raise ValueError(
+            f"{words.limit_s} is a number of seconds, not {limit_s!r}: write {words.write_limit_s}"
+        )
 
 
-def _check_call(well: Played, succeeded: Callable[[object], bool] | None) -> None:
+def _check_call(well: Played, succeeded: Callable[[object], bool] | None, words: Words) -> None:
     """Refuse a call that does not call the API, or that fails where all is well."""
     if not well.has_ended:
-        raise ValueError("call does not end where all is well: give it less to do, or limit_s more")
+        raise ValueError(
+            f"{words.call} does not end where all is well: give it less to do, or a longer "
+            f"{words.limit_s}"
+        )
     if well.error is not None:
         if not isinstance(well.error, Exception):
             raise well.error
         what = "where all is well" if well.requests else "before it has sent anything to api.url"
         told = redaction.clean(f"{type(well.error).__name__}: {well.error}", _TOLD)
         raise ValueError(
-            f"call fails {what}, with {told}. Write a function that calls the API at api.url"
+            f"{words.call} fails {what}, with {told}. "
+            "Write a function that calls the API at api.url"
         ) from well.error
     if not well.requests:
         raise ValueError(
-            "call has sent nothing to api.url: write base_url=api.url, and see that no proxy or "
-            "test double of the client is in between"
+            f"{words.call} has sent nothing to api.url: write base_url=api.url, and see that no "
+            "proxy or test double of the client is in between"
         )
     if succeeded is not None and not succeeded(well.value):
         raise ValueError(

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
+from statistics import median
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from assisters_otel.testing.retry_policy.scenarios import CROWD
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from assisters_otel.testing.answers import Received
     from assisters_otel.testing.retry_policy.playing import Played
 
 EARLY_S: Final = 0.05
 """How much shorter than Retry-After a wait may be, in seconds: a sleep may end a little early."""
+
+_HALF: Final = 0.5
 
 
 class Verdict(NamedTuple):
@@ -64,6 +70,28 @@ def resends(one: Played) -> list[Received]:
     if first is None:
         return []
     return [other for other in others if _target(other) == _target(first)]
+
+
+def pauses(one: Played) -> list[float]:
+    """Return the seconds before each resend of a call."""
+    sent = [one.requests[0], *resends(one)] if one.requests else []
+    return [after.at_s - before.at_s for before, after in pairwise(sent)]
+
+
+def pauses_by_step(evidence: Evidence) -> list[list[float]]:
+    """Return the pauses of the crowd before each resend, as long as half of them sent it."""
+    callers = evidence.of(CROWD)
+    steps: list[list[float]] = []
+    for one in callers:
+        for step, pause_s in enumerate(pauses(one)):
+            steps[step:] = steps[step:] or [[]]
+            steps[step].append(pause_s)
+    return [step for step in steps if len(step) >= len(callers) * _HALF]
+
+
+def pauses_text(steps: Iterable[Sequence[float]]) -> str:
+    """Return the median of each step's pauses, for people."""
+    return ", ".join(f"{median(step):.2f}" for step in steps) + " s"
 
 
 def _target(request: Received) -> tuple[str, str, str]:

@@ -34,6 +34,14 @@ _SETTLED_S: Final = 5.0
 _CANCELLED_S: Final = 1.0
 """How long a coroutine may take to end once it is cancelled, in seconds. Then it goes on alone."""
 
+_APART_S: Final = 0.5
+"""How long the start of the next spaced call waits for the end of this one, in seconds: as long as
+the first pause of most policies."""
+
+_APART: Final = 4
+"""The least distance of two spaced calls, as a multiple of the time until the first request of the
+earlier one. On a slow or busy machine calls that start sooner lengthen each other's pauses."""
+
 _LOOK_S: Final = 0.1
 """How often the progress is looked at, in seconds."""
 
@@ -47,6 +55,7 @@ class Played:
         port: The port of the call's API.
         requests: The requests that the call had sent when it ended, or when its time was over.
         refusals: The refusal of each request, or None for a success.
+        cpu_s: The CPU time of the process at the start and at each request, in seconds.
         left_s: The moment when the client first closed a connection without an answer, or None.
         has_ended: False if its time was over before it ended.
         began_s: The moment of its start, by `time.monotonic`.
@@ -59,6 +68,7 @@ class Played:
     port: int = 0
     requests: tuple[Received, ...] = ()
     refusals: list[Refusal | None] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
     left_s: float | None = None
     has_ended: bool = False
     began_s: float = 0.0
@@ -82,6 +92,7 @@ class _Run:
     def refuse(self, received: Received) -> None:
         """Refuse a request as the scenario says. The API's thread calls this."""
         self.first_s = received.at_s if self.first_s is None else self.first_s
+        self.played.cpu_s.append(time.process_time())
         refusals = self.played.refusals
         told = self.played.scenario.refuse(len(refusals) + 1, received.at_s - self.first_s)
         told = None if self.is_over else told
@@ -161,11 +172,31 @@ class Player:
             runs[-1].has_sent.wait(_START_S)
         return [self._result(run) for run in runs]
 
+    def play_spaced(self, scenario: Scenario, *, parallel: bool) -> list[Played]:
+        """Play a scenario with calls that disturb each other little; return when all have ended.
+
+        The next one starts at the end of this one, or, if *parallel*, when this one has waited for
+        long.
+        """
+        self._progress.begin(scenario.callers)
+        runs = []
+        for _ in range(scenario.callers):
+            run = self._start(scenario)
+            runs.append(run)
+            if not parallel:
+                self._result(run)
+                continue
+            run.has_sent.wait(_START_S)
+            started_s = time.monotonic() - run.played.began_s
+            wait([run.done], max(_APART_S, _APART * started_s))
+        return [self._result(run) for run in runs]
+
     def _start(self, scenario: Scenario) -> _Run:
         run = _Run(Played(scenario))
         on_requests(run.api, run.refuse, run.leave)
         run.api.start()
         run.played.port = run.api.port
+        run.played.cpu_s.append(time.process_time())
         run.played.began_s = time.monotonic()
         self._open.append(run)
         threading.Thread(

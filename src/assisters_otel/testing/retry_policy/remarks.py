@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from statistics import median, quantiles
+from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from assisters_otel.testing.retry_policy.evidence import (
@@ -12,8 +12,10 @@ from assisters_otel.testing.retry_policy.evidence import (
     Verdict,
     attempts_text,
     end_text,
-    resends,
+    pauses_by_step,
+    pauses_text,
 )
+from assisters_otel.testing.retry_policy.jitter import judge_jitter
 from assisters_otel.testing.retry_policy.scenarios import (
     CLOSED_S,
     CROWD,
@@ -24,16 +26,11 @@ from assisters_otel.testing.retry_policy.scenarios import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
 GROWS: Final = 1.25
 """The least ratio of the last pause to the first that counts as growth. stamina's first pauses grow
 least, by a third. Medians of 20 equal pauses differ by less."""
-
-SPREAD: Final = 0.08
-"""The least interquartile range of the pauses that counts as jitter, as a share of their median.
-openai's jitter has 0.14, give or take 0.03 with 20 callers. Without jitter a busy machine, which
-wakes threads late, has 0.02 to 0.07 at pauses of half a second."""
 
 FALLS: Final = 0.4
 """The largest share of the previous pause at which an outer layer is taken to start anew. Pauses
@@ -42,31 +39,10 @@ that are all drawn from one range have medians of 20 with such a ratio once in 2
 _STEPS: Final = 2
 """The number of pauses that show whether they grow."""
 
-_HALF: Final = 0.5
-
-_NEVER: Final = 1e-3
-"""A pause below this is none, in seconds."""
-
-
-def _pauses(evidence: Evidence) -> list[list[float]]:
-    """Return the pauses of all callers before each resend, as long as half of them sent it."""
-    callers = evidence.of(CROWD)
-    steps: list[list[float]] = []
-    for one in callers:
-        sent = [one.requests[0], *resends(one)] if one.requests else []
-        for step, (before, after) in enumerate(pairwise(sent)):
-            steps[step:] = steps[step:] or [[]]
-            steps[step].append(after.at_s - before.at_s)
-    return [step for step in steps if len(step) >= len(callers) * _HALF]
-
-
-def _told(pauses: Iterable[list[float]]) -> str:
-    return ", ".join(f"{median(step):.2f}" for step in pauses) + " s"
-
 
 def _first_layer(evidence: Evidence) -> list[list[float]]:
     """Return the pauses until an outer layer starts anew, which may do so after a short pause."""
-    pauses = _pauses(evidence)
+    pauses = pauses_by_step(evidence)
     for one in evidence.of(CROWD):
         calls = evidence.calls_by_port.get(one.port, ())
         if len(calls) > 1:
@@ -87,21 +63,7 @@ def _back_off(evidence: Evidence) -> Verdict:
     if len(pauses) < _STEPS:
         return Verdict(None, f"{len(pauses) + 1} attempts are too few to see it")
     first, last = median(pauses[0]), median(pauses[-1])
-    return Verdict(last > max(first * GROWS, EARLY_S), f"pauses of {_told(pauses)} (medians)")
-
-
-def _jitter(evidence: Evidence) -> Verdict:
-    pauses = _pauses(evidence)
-    if not pauses:
-        return Verdict(None, "nothing is sent again")
-    shares = []
-    for step in pauses:
-        low, _, high = quantiles(step, n=4) if len(step) > 1 else (0, 0, 0)
-        shares.append((high - low) / max(median(step), _NEVER))
-    spread = median(shares) if median(median(step) for step in pauses) > EARLY_S else 0
-    count = len(evidence.of(CROWD))
-    seen = f"pauses of {_told(pauses)}, half of {count} callers within {spread:.0%} of that"
-    return Verdict(spread > SPREAD, seen)
+    return Verdict(last > max(first * GROWS, EARLY_S), f"pauses of {pauses_text(pauses)} (medians)")
 
 
 def _layers(evidence: Evidence) -> Verdict:
@@ -114,10 +76,10 @@ def _layers(evidence: Evidence) -> Verdict:
     anew = marks.count("0")
     if anew > 1 and max(map(int, filter(None, marks))) > 0:
         return Verdict(False, f"{count} attempts: the SDK starts anew {anew} times")
-    pauses = [median(step) for step in _pauses(evidence)]
+    pauses = [median(step) for step in pauses_by_step(evidence)]
     # Two pauses are too few: the first may hold the time that it takes to make a client.
     if any(_falls(before, after) for before, after in pairwise(pauses[1:])):
-        told = _told(_pauses(evidence))
+        told = pauses_text(pauses_by_step(evidence))
         return Verdict(False, f"{count} attempts; pauses of {told} start anew")
     return Verdict(True, attempts_text(one))
 
@@ -156,7 +118,7 @@ def _own_timeout(evidence: Evidence) -> Verdict:
 
 REMARKS: Final[Mapping[str, Callable[[Evidence], Verdict]]] = {
     "back_off": _back_off,
-    "jitter": _jitter,
+    "jitter": judge_jitter,
     "layers": _layers,
     "idempotency": _idempotency,
     "streams": _streams,

@@ -23,6 +23,7 @@ ONCE: Final = {
 
 SECONDS, DATE = "seconds", "date"
 OUTAGE, CROWD, DROPPED, SILENT, STREAM = "outage", "crowd", "dropped", "silent", "stream"
+SPACED = "spaced"
 PASSES_S: Final = 1
 """The Retry-After of `rate_limited`, in seconds: the shortest that the API gives."""
 
@@ -38,6 +39,10 @@ CALLERS: Final = 20
 
 CALLERS_IN_TURN: Final = 5
 """How many do one after the other, each as long as the whole of a call."""
+
+SPACED_CALLERS: Final = 12
+"""How many calls are played for the jitter of one pause. openai spreads a pause evenly over a
+quarter of it. Of 12 such pauses all but the longest lie within a tenth once in 350 times."""
 
 _CROWD_ATTEMPTS: Final = 7
 """Attempts of each of them: enough to see the pauses of two layers of three begin anew."""
@@ -141,4 +146,14 @@ def scenarios(*, parallel: bool) -> tuple[Scenario, ...]:
             _fail_for_a_while,
             CALLERS if parallel else CALLERS_IN_TURN,
         ),
+    )
+
+
+def spaced(refused: int) -> Scenario:
+    """Return the scenario for the jitter of one pause: *refused* requests, then success."""
+    return Scenario(
+        SPACED,
+        ("jitter",),
+        lambda number, _: Refusal("model_overloaded") if number <= refused else None,
+        SPACED_CALLERS,
     )
