@@ -12,7 +12,7 @@ import assisters_otel
 from assisters_otel.api.headers import known_headers, known_lower_headers, with_lower_names
 from assisters_otel.api.request import ApiRequest
 from assisters_otel.clients.http_span import HttpSpans
-from assisters_otel.clients.httpx.request_reader import lower_headers
+from assisters_otel.clients.httpx.request_reader import lower_headers, route_key
 from assisters_otel.clients.routes import Routes
 from assisters_otel.hosts import Host
 
@@ -113,3 +113,16 @@ def test_headers_are_the_same_without_httpx_s_own_list(module):
         b"content-length": b"3",
     }
     assert list(lower_headers(module.Headers())) == []
+
+
+@pytest.mark.parametrize("module", [httpx, httpx2])
+def test_a_key_has_the_whole_url_and_the_method(module):
+    keys = [
+        route_key(method, module.URL(url))
+        for method in ("GET", "POST")
+        for url in (URL, f"{URL}?a=1", URL.replace("https", "http"), URL.replace(".dev", ".dev:8"))
+    ]
+
+    assert len(set(keys)) == 8
+    assert route_key("GET", module.URL(URL)) == keys[0]
+    assert route_key("GET", URL) == ("GET", URL)

@@ -21,7 +21,7 @@ from assisters_otel.causes import is_of_dead_loop
 from assisters_otel.clients.adapter import ClientAdapter
 from assisters_otel.clients.classes import CLIENTS, find_base, is_a
 from assisters_otel.clients.exchange import Exchange
-from assisters_otel.clients.httpx.request_reader import HttpxRequestReader, lower_headers
+from assisters_otel.clients.httpx.request_reader import HttpxRequestReader, lower_headers, route_key
 from assisters_otel.clients.httpx.streams import async_stream_class, sync_stream_class
 from assisters_otel.clients.patching import Target, as_function
 from assisters_otel.fail_safe import fail_safe
@@ -130,9 +130,7 @@ class HttpxAdapter(ClientAdapter):
         hosts = self._recorder.watched.named(url.host)
         if hosts is None:
             return None
-        # The URL's parts as httpx keeps them: the URL itself is hashed as a text, which it would
-        # write anew. They are private: read with httpx 0.28 and httpx2 2.16.
-        key = raw.method, getattr(url, "_uri_reference", url)
+        key = route_key(raw.method, url)
         route = self._routes.find(key, hosts)
         if route is None:
             route = self._new_route(key, hosts, raw.method, url)

@@ -8,7 +8,7 @@ from assisters_otel.api.headers import with_lower_names
 from assisters_otel.clients.classes import CLIENTS, is_a
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
 _OWN_LENGTH: Final = 3
 
@@ -21,11 +21,23 @@ def lower_headers(headers: Any) -> Sequence[tuple[bytes, bytes, bytes]]:
             alone``). It is private: read with httpx 0.28 and httpx2 2.16. Without it the public
             list is read (test_headers_are_the_same_without_httpx_s_own_list).
     """
-    own = getattr(headers, "_list", None)
-    if own and len(own[0]) == _OWN_LENGTH:
-        found: Sequence[tuple[bytes, bytes, bytes]] = own
-        return found
-    return with_lower_names(headers.raw)
+    try:
+        own: Sequence[tuple[bytes, bytes, bytes]] = headers._list  # noqa: SLF001 - see above
+    except AttributeError:
+        own = ()
+    return own if own and len(own[0]) == _OWN_LENGTH else with_lower_names(headers.raw)
+
+
+def route_key(method: str, url: Any) -> Hashable:
+    """Return a key that requests of one method and URL have in common.
+
+    It has the URL's parts as httpx keeps them. The URL itself is hashed as a text, which it would
+    write anew (``200, alone``). They are private: read with httpx 0.28 and httpx2 2.16.
+    """
+    try:
+        return method, url._uri_reference  # noqa: SLF001 - see above
+    except AttributeError:
+        return method, url
 
 
 class HttpxRequestReader:
