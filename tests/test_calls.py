@@ -9,7 +9,8 @@ from assisters_otel.api import endpoints
 from assisters_otel.api.event_stream import EventStreamScanner
 from assisters_otel.api.request import ApiRequest
 from assisters_otel.attempts.attempt import Attempt
-from assisters_otel.attempts.call import Call, CallRequest
+from assisters_otel.attempts.call import Call
+from assisters_otel.attempts.call_request import CallRequest
 from assisters_otel.outcomes import AttemptOutcome
 from assisters_otel.recording.response_body import ResponseBody
 
@@ -80,16 +81,14 @@ class Watched:
 )
 def test_a_call_ends_once_with_the_first_thing_that_ends_it(steps, told):
     watcher = Watched()
-    asked = CallRequest(
-        ApiRequest("GET", "/v1/models", "/v1/models", "localhost", None), None, None
-    )
+    asked = CallRequest(ApiRequest("GET", "/v1/models", "/v1/models", "localhost", 443), None, None)
     call = Call(asked, INVALID_SPAN, INVALID_SPAN_CONTEXT, watcher, is_ours=False)
     watcher.call = call
     body = None
     for step in steps.split():
         if step in {"body", "chat"}:
             template = endpoints.CHAT if step == "chat" else "/v1/models"
-            request = ApiRequest("GET", template, template, "localhost", None)
+            request = ApiRequest("GET", template, template, "localhost", 443)
             attempt = Attempt(request, None, None, None, call)
             attempt.outcome = AttemptOutcome.of(request, 0.0, status=200)
             scanner = EventStreamScanner()

@@ -26,11 +26,11 @@ ORDER = (
     ("runtimes",),
     ("instrumentation",),
     ("instrumentor",),
-    ("telemetry",),
+    ("telemetry", "global_providers"),
     ("startup",),
     ("explanation", "testing"),
     ("__init__",),
-    ("cli",),
+    ("cli", "pyinstaller_hooks"),
     ("__main__",),
 )
 """Packages, and modules that are in none. Those of one row do not know each other."""

@@ -16,7 +16,7 @@ from assisters_otel.api.request import ApiRequest
 from assisters_otel.outcomes import AttemptOutcome, CallOutcome
 from assisters_otel.sinks.failure_log import MAX_SINGLE_LINES, WINDOW_S, FailureLog
 
-REQUEST = ApiRequest("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
+REQUEST = ApiRequest("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", 443)
 
 
 FIELDS = {

@@ -6,6 +6,7 @@ import re
 import pytest
 from opentelemetry.context import Context
 
+from assisters_otel.api.answer import Answer
 from assisters_otel.api.error_body import Envelope
 from assisters_otel.api.request import ApiRequest
 from assisters_otel.outcomes import AttemptOutcome, CallOutcome, Resend, StreamOutcome
@@ -16,7 +17,10 @@ from assisters_otel.sinks.metrics import FRESH_S, AttemptMetrics
 from assisters_otel.version import __version__
 from memory import Memory
 
-REQUEST = ApiRequest("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
+REQUEST = ApiRequest("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", 443)
+ANSWER = Answer(
+    "assisters-chat-v1", {"gen_ai.usage.input_tokens": 9, "gen_ai.usage.output_tokens": 5}
+)
 REMAINING = "assisters.client.ratelimit.requests.remaining"
 
 
@@ -81,7 +85,11 @@ OVERFLOWS = [
         lambda to, n: to.record_attempt(AttemptOutcome.of(REQUEST, 0.1, exception=f"E{n}")),
         "'E20'",
     ),
-    ("gen_ai.request.model", lambda to, n: to.record_call(call(f"m-{n}"), Context()), "'m-50'"),
+    (
+        "gen_ai.request.model",
+        lambda to, n: to.calls.record_call(call(f"m-{n}"), Context()),
+        "'m-50'",
+    ),
 ]
 
 
@@ -180,12 +188,6 @@ def test_limits_of_many_servers_are_bounded(memory, metrics, clock):
     assert 0 < len(memory.points(REMAINING)) <= 64
 
 
-def test_port_443_is_not_said(memory, metrics):
-    metrics.record_attempt(AttemptOutcome.of(REQUEST, 0.1, status=200))
-
-    assert "server.port" not in memory.point(metric_names.REQUEST_DURATION.name)
-
-
 def test_every_metric_is_as_names_describes_it(metrics, clock):
     memory = Memory()
     metrics = AttemptMetrics(memory.meter_provider, clock, lambda: None)
@@ -208,16 +210,16 @@ def test_every_metric_is_as_names_describes_it(metrics, clock):
     told = Resend(1, reason="rate_limit_exceeded", early=True, futile=False)
     metrics.record_retry(request, told)
     last = AttemptOutcome.of(
-        request, 0.1, status=500, envelope=Envelope("server_error", "internal_error")
+        request,
+        0.1,
+        status=200,
+        envelope=Envelope("server_error", "internal_error"),
+        stream=StreamOutcome("error", 7, 0.5),
     )
     call = CallOutcome(
-        request, "chat", "assisters-chat-v1", "failed", 1.0, 2, 0.5, last, "APIError"
+        request, "chat", "assisters-chat-v1", "failed", 1.0, 2, 0.5, last, "APIError", ANSWER
     )
-    metrics.record_call(call, Context())
-    stream = StreamOutcome("completed", 7, 0.5)
-    metrics.record_stream(
-        AttemptOutcome.of(request, 0.1, status=200, stream=stream), "m-1", Context()
-    )
+    metrics.calls.record_call(call, Context())
     data = memory._reader.get_metrics_data()
     (scope,) = data.resource_metrics[0].scope_metrics
     found = {metric.name: metric for metric in scope.metrics}
@@ -231,13 +233,16 @@ def test_every_metric_is_as_names_describes_it(metrics, clock):
         assert metric.unit == described.unit
         assert metric.description == described.description
         assert kinds[type(metric.data).__name__] == described.instrument
-        (point,) = metric.data.data_points
-        assert set(point.attributes) == set(described.attributes)
+        for point in metric.data.data_points:
+            assert set(point.attributes) == set(described.attributes)
     (duration,) = found[metric_names.REQUEST_DURATION.name].data.data_points
     assert duration.explicit_bounds == metric_names.DURATION_BOUNDARIES
-    (duration,) = found[metric_names.CALL_DURATION.name].data.data_points
+    (duration,) = found[metric_names.OPERATION_DURATION.name].data.data_points
     assert duration.explicit_bounds == metric_names.DURATION_BOUNDARIES
     (attempts,) = found[metric_names.CALL_ATTEMPTS.name].data.data_points
     assert attempts.explicit_bounds == metric_names.ATTEMPTS_BOUNDARIES
     assert attempts.sum == 3
+    tokens = found[metric_names.TOKEN_USAGE.name].data.data_points
+    assert {point.explicit_bounds for point in tokens} == {metric_names.TOKEN_BOUNDARIES}
+    assert sorted(point.sum for point in tokens) == [5, 9]
     memory.shutdown()

@@ -26,7 +26,7 @@ from sizes import sized
 
 SECRET = "Bearer ask_0123456789abcdef"
 PROMPT = b'{"input": "what the user typed"}'
-REQUEST = ApiRequest("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", None)
+REQUEST = ApiRequest("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", 443)
 OK = AttemptOutcome.of(REQUEST, 0.1, status=200)
 FAILED = AttemptOutcome.of(REQUEST, 0.1, status=500)
 

@@ -9,7 +9,7 @@ from assisters_otel.sinks import attempt_span, foreign_span
 
 SCOPE = "opentelemetry.instrumentation.httpx"
 URL = "https://api.assisters.dev/v1/models"
-REQUEST = ApiRequest("GET", "/v1/models", "/v1/models", "api.assisters.dev", None)
+REQUEST = ApiRequest("GET", "/v1/models", "/v1/models", "api.assisters.dev", 443)
 
 
 @pytest.fixture

@@ -13,14 +13,15 @@ import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from assisters_otel.api import event_stream
+from assisters_otel.api import body_end
+from assisters_otel.api.body_end import BodyEnd
 from assisters_otel.api.error_body import Envelope
 from assisters_otel.api.event_stream import (
     MAX_BYTES,
-    BodyEnd,
     EventStreamScanner,
     scanner_for,
 )
+from assisters_otel.api.headers import is_delimited, known_headers
 from assisters_otel.semconv import attributes as names
 
 CHAT = "/v1/chat/completions"
@@ -36,6 +37,10 @@ ENVELOPE = {
 }
 ERROR = json.dumps(ENVELOPE).encode()
 READ = Envelope("server_error", "model_overloaded", "model", "m")
+
+
+def stream_outcome(watched, way, template, *, is_delimited=True):
+    return body_end.stream_outcome(watched, way, template, is_delimited=is_delimited)
 
 
 class Said(NamedTuple):
@@ -360,7 +365,7 @@ def test_a_bomb_of_lines_takes_no_time(encoding, encode, line):
     took_s = time.process_time() - ended_s
 
     assert watched.is_undecodable
-    assert event_stream.stream_outcome(watched, BodyEnd.COMPLETE, CHAT) == names.COMPLETED
+    assert stream_outcome(watched, BodyEnd.COMPLETE, CHAT) == names.COMPLETED
     # A loop that takes as long where nothing measures coverage; it was twenty times that.
     assert took_s < 12 * (ended_s - began_s)
 
@@ -382,7 +387,7 @@ def test_what_cannot_be_unpacked_is_neither_done_nor_truncated(encoding):
         watched.feed(b"\xffnothing of the kind" + DONE)
 
     assert watched.is_undecodable
-    assert event_stream.stream_outcome(watched, BodyEnd.COMPLETE, CHAT) == names.COMPLETED
+    assert stream_outcome(watched, BodyEnd.COMPLETE, CHAT) == names.COMPLETED
     assert not watched.done
 
 
@@ -412,7 +417,81 @@ def test_the_first_outcome_that_applies_is_told(body, way, template, expected):
     watched = EventStreamScanner()
     watched.feed(body)
 
-    assert event_stream.stream_outcome(watched, way, template) == expected
+    assert stream_outcome(watched, way, template) == expected
+
+
+FINISHED = b'data: {"choices": [{"index": 0, "finish_reason": "stop"}]}\n\n'
+USED = FINISHED + b'data: {"choices": [], "usage": {"prompt_tokens": 1}}\n\n'
+
+
+@pytest.mark.parametrize("body", [FINISHED, USED])
+@pytest.mark.parametrize(
+    ("way", "is_delimited", "expected"),
+    [
+        (BodyEnd.COMPLETE, True, "completed"),
+        (BodyEnd.COMPLETE, False, "truncated"),
+        (BodyEnd.BROKEN, True, "error"),
+        (BodyEnd.CLOSED, True, "cancelled"),
+        (BodyEnd.COLLECTED, True, "abandoned"),
+    ],
+)
+def test_a_chat_without_its_done_is_complete_if_nothing_is_missing(
+    body, way, is_delimited, expected
+):
+    watched = EventStreamScanner()
+    watched.feed(body)
+
+    assert stream_outcome(watched, way, CHAT, is_delimited=is_delimited) == expected
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({b"transfer-encoding": b"chunked"}, True),
+        ({b"transfer-encoding": b"gzip, Chunked "}, True),
+        ({b"content-length": b"7"}, True),
+        ({b"transfer-encoding": b"gzip"}, False),
+        ({}, False),
+    ],
+)
+def test_the_headers_show_whether_an_end_is_the_end(headers, expected):
+    assert is_delimited(known_headers(headers.items())) is expected
+
+
+RESPONSE_DELTA = (
+    b'event: response.output_text.delta\ndata: {"type": "response.output_text.delta"}\n\n'
+)
+REFUSED = b'{"code": "no_code", "message": "m", "param": null}'
+
+
+def of_responses(kind, inner=b"{}"):
+    return b'event: %s\ndata: {"type": "%s", "response": %s}\n\n' % (kind, kind, inner)
+
+
+@pytest.mark.parametrize(
+    ("end", "way", "expected"),
+    [
+        *((of_responses(b"response.completed"), way, "completed")
+          for way in (BodyEnd.COMPLETE, BodyEnd.CLOSED, BodyEnd.BROKEN, BodyEnd.COLLECTED)),
+        (of_responses(b"response.incomplete"), BodyEnd.COMPLETE, "completed"),
+        (of_responses(b"response.failed", b'{"error": ' + REFUSED + b"}"), BodyEnd.CLOSED, "error"),
+        (of_responses(b"response.failed"), BodyEnd.CLOSED, "error"),
+        (b'event: error\ndata: {"type": "error", "code": "no_code", "message": "m"}\n\n',
+         BodyEnd.COMPLETE, "error"),
+        (b'data: {"type": "error", "code": "no_code", "message": "m"}\n\n',
+         BodyEnd.COMPLETE, "error"),
+        (RESPONSE_DELTA, BodyEnd.COMPLETE, "truncated"),
+        (RESPONSE_DELTA, BodyEnd.CLOSED, "cancelled"),
+        (RESPONSE_DELTA, BodyEnd.BROKEN, "error"),
+    ],
+)  # fmt: skip
+def test_a_stream_of_responses_has_ends_of_its_own(end, way, expected):
+    watched = EventStreamScanner()
+    watched.feed(of_responses(b"response.created", b'{"error": null}') + RESPONSE_DELTA + end)
+
+    assert stream_outcome(watched, way, None) == expected
+    if b"no_code" in end:
+        assert watched.error == Envelope(code="no_code", message="m")
 
 
 def test_only_an_event_stream_is_watched():

@@ -862,9 +862,9 @@ def test_a_trouble_of_ours_does_not_reach_the_app(api, memory, monkeypatch, capl
         raise RuntimeError("ours, with Bearer ask_live_0123456789")
 
     for step in (
-        "sinks.metrics.AttemptMetrics.record",
+        "sinks.metrics.AttemptMetrics.record_attempt",
         "sinks.attempt_span.write_outcome",
-        "sinks.failure_log.FailureLog.record",
+        "sinks.failure_log.FailureLog.record_failure",
         "api.error_body.parse_error_body",
     ):
         monkeypatch.setattr(f"assisters_otel.{step}", broken)
@@ -895,7 +895,7 @@ def test_a_trouble_of_ours_is_raised_if_strict(api, telemetry, monkeypatch):
     def broken(*_args, **_kwargs):
         raise RuntimeError("ours")
 
-    monkeypatch.setattr("assisters_otel.sinks.metrics.AttemptMetrics.record", broken)
+    monkeypatch.setattr("assisters_otel.sinks.metrics.AttemptMetrics.record_attempt", broken)
     with pytest.raises(RuntimeError, match="ours"):
         httpx.get(api.url + "/models", trust_env=False)
     assert telemetry.status().active

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from assisters_otel.explanation.explain import Explanation, explain
     from assisters_otel.explanation.retries import retry_after_s, retryable
     from assisters_otel.instrumentor import AssistersInstrumentor
+    from assisters_otel.runtimes.flushed import flushed
     from assisters_otel.startup import init
     from assisters_otel.telemetry import Status, Telemetry
     from assisters_otel.version import __version__
@@ -31,6 +32,7 @@ __all__ = [
     "__version__",
     "catalog",
     "explain",
+    "flushed",
     "init",
     "retry_after_s",
     "retryable",
@@ -47,6 +49,7 @@ _HOMES: Final = {
     "Telemetry": "telemetry",
     "__version__": "version",
     "explain": "explanation.explain",
+    "flushed": "runtimes.flushed",
     "init": "startup",
     "retry_after_s": "explanation.retries",
     "retryable": "explanation.retries",

@@ -60,6 +60,14 @@ class Config:
     captures_headers: bool = False
     strict: bool = False
 
+    def joined(self, other: Config) -> Config:
+        """Return the settings with the hosts and the messages that *other* asks for as well."""
+        return replace(
+            self,
+            hosts=distinct((*self.hosts, *other.hosts)),
+            capture_message=self.capture_message or other.capture_message,
+        )
+
     def hosts_by_name(self) -> dict[str, tuple[Host, ...]]:
         """Return the hosts by each name that a client may use for them, in lower case.
 
@@ -169,6 +177,11 @@ def environment_captures_headers(environ: Mapping[str, str]) -> bool:
 def sdk_disabled(environ: Mapping[str, str]) -> bool:
     """Return True if ``OTEL_SDK_DISABLED`` turns the library off."""
     return environ.get(environment.OTEL_SDK_DISABLED, "").strip().lower() == "true"
+
+
+def config_file(environ: Mapping[str, str]) -> str | None:
+    """Return the path in ``OTEL_CONFIG_FILE``, or None if there is none."""
+    return environ.get(environment.OTEL_CONFIG_FILE, "").strip() or None
 
 
 def disabled_instrumentations(environ: Mapping[str, str]) -> frozenset[str]:

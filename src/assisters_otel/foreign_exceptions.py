@@ -32,6 +32,7 @@ INJECTED: Final = frozenset(
         "billiard.exceptions.SoftTimeLimitExceeded",
         "celery.exceptions.SoftTimeLimitExceeded",
         "dramatiq.middleware.threading.Interrupt",
+        "dramatiq.threading.Interrupt",
         "func_timeout.exceptions.FunctionTimedOut",
         "rq.timeouts.BaseTimeoutException",
         "stopit.utils.TimeoutException",

@@ -149,7 +149,16 @@ class Instrumentation:
 
     def use_meter_provider(self, meter_provider: MeterProvider) -> None:
         """Record in another provider from now on, in a forked child."""
+        self._meter_provider = meter_provider
         self.recorder.sinks.use_meter_provider(meter_provider)
+
+    def records_in_global_providers(self) -> bool:
+        """Return True if the global providers have all that the library records."""
+        pairs = (
+            (self._tracer_provider, trace.get_tracer_provider()),
+            (self._meter_provider, metrics.get_meter_provider()),
+        )
+        return all(given is None or given is used for given, used in pairs)
 
     def clients(self) -> tuple[Client, ...]:
         """Return the clients that are patched, and those that will be at their import."""

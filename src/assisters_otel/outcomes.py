@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import SpanContext
 
+    from assisters_otel.api.answer import Answer
     from assisters_otel.api.error_body import Envelope
     from assisters_otel.api.request import ApiRequest
     from assisters_otel.causes import Cause
@@ -42,11 +43,14 @@ class StreamOutcome(NamedTuple):
         chunks: The number of data events received, without ``[DONE]``.
         first_chunk_s: Seconds from the start of the call to the first data event, or None if there
             was none. Outside a call they count from the start of the request.
+        answer: The record of the answer in its last events, or None. It has a usage only if the
+            stream is complete.
     """
 
     outcome: str
     chunks: int
     first_chunk_s: float | None
+    answer: Answer | None = None
 
     @property
     def failed(self) -> bool:
@@ -202,6 +206,7 @@ class CallOutcome(NamedTuple):
         wait_s: The total of the seconds between an attempt and its retry.
         last: The outcome of the last attempt, or None if the library saw none.
         exception: The name of the exception that ended the call, or None.
+        answer: The record of the answer, or None if there is none.
     """
 
     request: ApiRequest
@@ -213,6 +218,7 @@ class CallOutcome(NamedTuple):
     wait_s: float
     last: AttemptOutcome | None
     exception: str | None
+    answer: Answer | None = None
 
     @property
     def failed(self) -> bool:

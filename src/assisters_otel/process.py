@@ -82,6 +82,9 @@ class Patched(Protocol):
     def forked(self, before_next: Callable[[], object] | None) -> None:
         """Start anew in a forked child."""
 
+    def records_in_global_providers(self) -> bool:
+        """Return True if the global providers have all that the library records."""
+
 
 class ProcessState:
     """The state of one process.
@@ -119,6 +122,12 @@ class ProcessState:
 
     # -- the end ------------------------------------------------------------------------------
 
+    def flush(self, timeout_s: float) -> bool:
+        """Send what is queued; return True if all of it was taken within *timeout_s* seconds."""
+        if self.current is not None:
+            return self.current.flush_at_end(timeout_s)
+        return self.instrumentation is not None and self.instrumentation.flush(timeout_s)
+
     def flush_at_end(self) -> None:
         """Send what is queued: the process may have no later moment for it.
 
@@ -139,11 +148,7 @@ class ProcessState:
         started_s, available_s = time.monotonic(), self._time_left_s()
         is_taken = False
         try:
-            timeout_s = max(available_s - RESERVE_S, 0.0)
-            if self.current is not None:
-                is_taken = self.current.flush_at_end(timeout_s)
-            elif self.instrumentation is not None:
-                is_taken = self.instrumentation.flush(timeout_s)
+            is_taken = self.flush(max(available_s - RESERVE_S, 0.0))
         finally:
             self._last_moment_s = time.monotonic()
             left_s = available_s - (self._last_moment_s - started_s)

@@ -3,7 +3,8 @@
 1. Check the arguments. A wrong one is a `ValueError`.
 2. Return the first handle if `init` has been called before.
 3. Read the environment. A wrong variable is one warning, and costs only what it names.
-4. Use the app's providers, and build those that the app has not set, tracer and meter separately.
+4. Use the app's providers, or those of the configuration file, and build those that are missing,
+   tracer and meter separately.
 5. Patch the clients, and make the built providers the global ones.
 
 A fault in the last three steps does not reach the app: the handle is inert then.
@@ -13,20 +14,18 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from opentelemetry import metrics, trace
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import NoOpTracerProvider
 
 from assisters_otel import config as configs
-from assisters_otel import logger, process
+from assisters_otel import global_providers, logger, process
 from assisters_otel.api import redaction
 from assisters_otel.config import InitArguments, warn_of_wrong, with_environment
 from assisters_otel.fail_safe import fail_safe_but_for, own_errors
 from assisters_otel.instrumentation import Instrumentation
 from assisters_otel.instrumentor import AssistersInstrumentor
-from assisters_otel.otel_api import providers
 from assisters_otel.semconv import environment
 from assisters_otel.telemetry import Telemetry
 from assisters_otel.variables import corrections, rules
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from assisters_otel.providers import owned_providers
-
-P = TypeVar("P")
 
 _ENTRY_POINT: Final = "assisters"
 """The name of `AssistersInstrumentor` among the entry points. Source: pyproject.toml."""
@@ -150,13 +147,10 @@ def _set_up(
     config: configs.Config,
     wrong: Sequence[corrections.Correction],
 ) -> Telemetry:
-    # Compared with None: a provider that has a length may be false.
-    tracers: Any = arguments.tracer_provider
-    if tracers is None:
-        tracers = _reusable(trace.get_tracer_provider())
-    meters: Any = arguments.meter_provider
-    if meters is None:
-        meters = _reusable(metrics.get_meter_provider())
+    found = global_providers.find(arguments, strict=config.strict)
+    if found.is_disabled:
+        return Telemetry(arguments)
+    tracers, meters = found.tracer_provider, found.meter_provider
     reused = tuple(provider for provider in (tracers, meters) if provider is not None)
     if reused:
         logger.info(
@@ -182,7 +176,7 @@ def _set_up(
             _first(meters, exports and exports.meter_provider, NoOpMeterProvider()),
         )
         if exports is not None:
-            _make_global(exports)
+            global_providers.make_global(exports)
     except BaseException:
         if exports is not None:
             exports.shutdown(0)
@@ -192,9 +186,13 @@ def _set_up(
 
 def _instrument(config: configs.Config, tracers: Any, meters: Any) -> Instrumentation:
     instrumentor = AssistersInstrumentor()
+    active = instrumentor.active
     is_zero_code = instrumentor.is_instrumented_by_opentelemetry
     if is_zero_code:
         instrumentor.uninstrument()  # zero-code has switched it on with fewer arguments
+    if active is not None:
+        # A configuration file may have hosts for it.
+        config = config.joined(active.config)
     instrumentation = Instrumentation(config, tracers, meters)
     if not is_zero_code:
         # With zero-code the names mean OpenTelemetry's own instrumentations.
@@ -239,46 +237,5 @@ def _build(
     return exports
 
 
-def _reusable(provider: P) -> P | None:
-    """Return the global provider, or None if it is a stand-in, or the library has shut it down."""
-    is_ended = process.PROCESS.was_shut_down(provider)
-    return None if is_ended or providers.is_stand_in(provider) else provider
-
-
 def _first(*found: Any) -> Any:
     return next(provider for provider in found if provider is not None)
-
-
-_KINDS: Final = {"tracer": "TracerProvider", "meter": "MeterProvider"}
-
-
-def _make_global(exports: owned_providers.OwnedProviders) -> None:
-    replaced, made = [], []
-    if exports.tracer_provider is not None:
-        if process.PROCESS.was_shut_down(trace.get_tracer_provider()):
-            replaced.append("tracer")
-        else:
-            made.append("tracer")
-            trace.set_tracer_provider(exports.tracer_provider)
-    if exports.meter_provider is not None:
-        if process.PROCESS.was_shut_down(metrics.get_meter_provider()):
-            replaced.append("meter")
-        else:
-            made.append("meter")
-            metrics.set_meter_provider(exports.meter_provider)
-    if made:
-        # Logged beforehand: OpenTelemetry's own lines, which this one quotes, do not name `init`.
-        logger.info(
-            "init has set the global %s provider, which can be set once. One that the application "
-            "sets later is refused (%s) and gets no spans or metrics of instrumentations. Set it "
-            "before init, or give init %s",
-            " and ".join(made),
-            ", ".join(f"Overriding of current {_KINDS[what]} is not allowed" for what in made),
-            " and ".join(f"{what}_provider=" for what in made),
-        )
-    if replaced:
-        logger.info(
-            "the global %s provider, which was shut down, cannot be replaced: "
-            "new ones serve what init watches, but not the app's own spans and metrics",
-            " and ".join(replaced),
-        )

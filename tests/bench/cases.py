@@ -38,7 +38,18 @@ API = "https://api.assisters.dev/v1/chat/completions"
 OTHER = "https://example.org/v1/chat/completions"
 _QUESTION = b'{"model": "assisters-chat-v1", "messages": [{"role": "user", "content": "Hi %05d"}]}'
 _OK = (200, b'{"id": "chatcmpl-1", "object": "chat.completion", "choices": []}')
+_USED = (
+    200,
+    (
+        b'{"id": "chatcmpl-1", "object": "chat.completion", "created": 1, '
+        b'"model": "assisters-chat-v1", "choices": [{"index": 0, "message": {"role": "assistant", '
+        b'"content": "Hello."}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 9, '
+        b'"completion_tokens": 5, "total_tokens": 14, "prompt_tokens_details": '
+        b'{"cached_tokens": 0}}}'
+    ),
+)
 _MESSAGES = [{"role": "user", "content": "Hi"}]
+_LIMITS = {"max_tokens": 50, "temperature": 0.5}
 _LIMITED = (429, answers.envelope(429, "rate_limit_exceeded", param="requests"))
 _HEADERS = [
     (b"Date", b"Mon, 06 Jul 2026 09:00:00 GMT"),
@@ -69,6 +80,7 @@ class Case(NamedTuple):
         again: Whether each request is the one before once more; else each has another body.
         sdk: How many requests each is of: a call of `openai`, of which all but the last are
             answered with a 429; 0 for a plain request of httpx.
+        tokens: Whether a call names two limits, and its answer has choices and a usage.
         peer: The module of a GenAI instrumentation that is on as well.
         floor: The SDK's own calls that the contract asks for, with values made beforehand, in
             a hook of OpenTelemetry's instrumentation: nothing can cost less, whoever makes them.
@@ -85,6 +97,7 @@ class Case(NamedTuple):
     limited: bool = False
     again: bool = False
     sdk: int = 0
+    tokens: bool = False
     peer: str | None = None
     floor: bool = False
     log: logging.Handler | None = None
@@ -112,6 +125,7 @@ ROWS = (
     Row("429 again", 0.95, 0.80, {"limited": True, "again": True}),
     Row("openai", 0.95, 0.80, {"sdk": 1}),
     Row("openai, 429, 429, 200", 1.05, 0.90, {"sdk": 3}),
+    Row("openai, tokens", 1.25, 1.05, {"sdk": 1, "tokens": True}),
     Row("other host", 0.01, 0.01, {"url": OTHER}),
 )
 BARE, OTEL = 0, len(ROWS)
@@ -131,7 +145,7 @@ _ON_TOP = tuple(
 _FLOORS = tuple(
     Case(f"{row.name}, the SDK's calls alone", OTEL + n, theirs=True, floor=True, **row.what)
     for n, row in enumerate(ROWS)
-    if "url" not in row.what and "again" not in row.what
+    if row.what.keys() <= {"limited", "sdk"}
 )
 _LINES = tuple(
     Case(f"429, a line each, {name}", OTEL + 1, theirs=True, ours=True, limited=True, log=handler)
@@ -151,11 +165,11 @@ for pytest that loads into every run, so it is measured only where it is install
 PEERS = tuple(
     Case(f"{ROWS[n].name}, {module}", OTEL + n, theirs=True, peer=module, **ROWS[n].what)
     for module in _GEN_AI
-    for n in (3, 4)
+    for n in (3, 4, 5)
 )
 if importlib.util.find_spec(LOGFIRE) is not None:
     PEERS += tuple(
-        Case(f"{ROWS[n].name}, {LOGFIRE}", n, peer=LOGFIRE, **ROWS[n].what) for n in (0, 1, 5)
+        Case(f"{ROWS[n].name}, {LOGFIRE}", n, peer=LOGFIRE, **ROWS[n].what) for n in (0, 1, 6)
     )
 """They do not all take out again what they have put in: each in a process of its own."""
 
@@ -317,6 +331,7 @@ class Bench:
         self._url = case.url
         self._retries = case.sdk - 1
         self._again = case.again
+        self._limits = _LIMITS if case.tokens else {}
         self.send = self._send_calls if case.sdk else self._send_requests
         transport = httpx.HTTPTransport(verify=False)
         self._pool = transport._pool = Pool()  # type: ignore[assignment]
@@ -324,6 +339,8 @@ class Bench:
         self._client = httpx.Client(transport=transport)
         transport2 = httpx2.HTTPTransport(verify=False)
         self._pool2 = transport2._pool = Pool(httpcore2)  # type: ignore[assignment]
+        if case.tokens:
+            self._pool2.answer = _USED
         self._sdk = openai.OpenAI(
             base_url=API.removesuffix("/chat/completions"),
             api_key="ask_bench",
@@ -382,7 +399,7 @@ class Bench:
             create = partial(self._floor.call, create)
         for _ in range(calls):
             pool.limited = self._retries
-            create(model="assisters-chat-v1", messages=_MESSAGES)
+            create(model="assisters-chat-v1", messages=_MESSAGES, **self._limits)
 
     def _send_requests(self, requests: int, every: int = 0) -> None:
         """Send requests one by one; of *every* so many, one is answered with a 429."""

@@ -394,7 +394,7 @@ def test_a_scene_that_came_out_otherwise_is_said_and_fails(call, short, monkeypa
         ("resends", (0, 0, 0, 1), "the resend counts say (0, 0, 0, 0) in place of (0, 0, 0, 1)"),
         ("resends", (0, 0, 0, 1), "assisters.client.retries counts {} in place of {'missing_para"),
         ("outcomes", ("ok",), "the call spans say () in place of ('ok',)"),
-        ("outcomes", ("ok",), "assisters.client.call.duration counts {} in place of {'ok': 1}"),
+        ("outcomes", ("ok",), "gen_ai.client.operation.duration counts {} in place of {'ok': 1}"),
         ("streams", (("error", "x"),), "the streams say () in place of (('error', 'x'),)"),
     ],
 )
@@ -414,7 +414,7 @@ def test_trouble_of_the_library_s_own_fails(call, monkeypatch):
     def broken(*_, **__):
         raise ZeroDivisionError("on purpose")
 
-    monkeypatch.setattr("assisters_otel.sinks.metrics.AttemptMetrics.record", broken)
+    monkeypatch.setattr("assisters_otel.sinks.metrics.AttemptMetrics.record_attempt", broken)
 
     code, out, _ = call("demo", "--json")
 

@@ -649,3 +649,48 @@ def test_it_says_through_which_client_the_installed_sdk_goes(monkeypatch, wanted
     monkeypatch.setattr(packages, "requires", lambda _: wanted)
 
     assert packages._through("openai") == through
+
+
+CONFIGURED = """
+file_format: '1.0'
+tracer_provider: {processors: [{batch: {exporter: {otlp_http: {endpoint: http://127.0.0.1:9}}}}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "extra", "wrong", "says"),
+    [
+        (CONFIGURED, True, False, "describes the providers"),
+        ("disabled: 3\n", True, True, "cannot be used"),
+        (CONFIGURED, False, True, "pip install 'assisters-otel[config]'"),
+        (f"{CONFIGURED}disabled: true\n", True, True, "is disabled"),
+    ],
+    ids=["used", "broken", "without the extra", "disabled"],
+)
+def test_a_configuration_file_is_named(findings, tmp_path, monkeypatch, file, extra, wrong, says):
+    path = tmp_path / "otel.yaml"
+    path.write_text(file)
+    if not extra:
+        monkeypatch.setitem(sys.modules, "opentelemetry.configuration", None)
+
+    found, amiss = findings(OTEL_CONFIG_FILE=str(path), OTEL_TRACES_EXPORTER="nowhere")
+
+    (told,) = [one for one in found if one["check"] == "OTEL_CONFIG_FILE"]
+    assert says in told["what"]
+    assert ("OTEL_CONFIG_FILE" in amiss) == wrong
+    # The variables hold where the file does not.
+    is_read = any("nowhere" in one["what"] for one in found)
+    assert is_read == (says not in {"describes the providers", "is disabled"})
+
+
+def test_with_a_configuration_file_an_endpoint_that_is_named_is_tried(run, collector, tmp_path):
+    path = tmp_path / "otel.yaml"
+    path.write_text(CONFIGURED)
+
+    found, _ = read(
+        run(
+            "doctor", "--json", "--endpoint", collector.endpoint, OTEL_CONFIG_FILE=str(path)
+        )
+    )  # fmt: skip
+
+    assert [one["fine"] for one in found if one["check"] == "arrival"] == [True, True]

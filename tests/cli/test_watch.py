@@ -158,7 +158,7 @@ def test_a_call_is_shown_as_a_tree_when_it_has_ended(app):
     assert "2 retries" in retries
     assert first == "    ├── 429 rate_limit_exceeded  POST /v1/chat/completions\n"
     assert "    └── 200 ok  POST /v1/chat/completions\n" in out
-    assert out.endswith("1 call, 0 failed, 2 retries\n")
+    assert out.endswith("1 call, 0 failed, 2 retries, 1 + 5 tokens\n")
     assert (code, err) == (0, "")
 
 
@@ -204,7 +204,7 @@ def test_errors_shows_failures_alone_and_counts_the_rest(app):
 
     assert "insufficient_funds" in out
     assert "200 ok" not in out
-    assert out.endswith("3 calls, 1 failed (insufficient_funds 1), 2 retries\n")
+    assert out.endswith("3 calls, 1 failed (insufficient_funds 1), 2 retries, 2 + 10 tokens\n")
 
 
 def test_attempts_outside_a_call_and_streams_are_shown(app):

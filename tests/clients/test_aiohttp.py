@@ -510,8 +510,8 @@ def test_a_stream_that_was_read_to_its_end_is_completed(api, memory, watched):
     for span in streams:
         assert span.attributes["assisters.stream.outcome"] == "completed"
         assert span.attributes["assisters.stream.chunks"] == 7
-        assert 0 < span.attributes["assisters.stream.time_to_first_chunk"] < 5
-    points = memory.points("assisters.client.stream.time_to_first_chunk")
+        assert 0 < span.attributes["gen_ai.response.time_to_first_chunk"] < 5
+    points = memory.points("gen_ai.client.operation.time_to_first_chunk")
     assert [point["count"] for point in points] == [len(READS_STREAM)]
 
 

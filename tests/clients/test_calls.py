@@ -8,6 +8,7 @@ import gc
 import io
 import threading
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import anyio
 import assisters
@@ -25,7 +26,7 @@ from memory import Memory
 
 pytestmark = pytest.mark.usefixtures("telemetry")
 
-DURATION = "assisters.client.call.duration"
+DURATION = "gen_ai.client.operation.duration"
 ATTEMPTS = "assisters.client.call.attempts"
 RETRIES = "assisters.client.retries"
 ERRORS = "assisters.client.errors"
@@ -178,11 +179,12 @@ def check_metrics(memory, outcome, *, attempts=1, code=None):
         assert point[OUTCOME] == outcome == call.attributes[OUTCOME]
         assert point["gen_ai.operation.name"] == "chat"
         assert point["gen_ai.request.model"] == "assisters-chat-v1"
-        assert point["url.template"] == "/v1/chat/completions"
         assert point["server.address"] == "127.0.0.1"
         assert point.get("error.type") == call.attributes.get("error.type")
         assert point.get("error.code") == code == call.attributes.get("error.code")
         assert [one.span_id for one in point["exemplars"]] == [call.context.span_id]
+    assert tries["url.template"] == "/v1/chat/completions"
+    assert "url.template" not in duration
     assert tries["exemplars"][0].value == attempts == len(memory.attempts())
     assert call.attributes["assisters.retry.count"] == attempts - 1
     assert sum(point["value"] for point in points.get(RETRIES, ())) == attempts - 1
@@ -205,7 +207,12 @@ def test_a_call_is_ok(api, memory, flavour):
     streamed = {
         "assisters.stream.outcome": "completed",
         "assisters.stream.chunks": 7,
-        "assisters.stream.time_to_first_chunk": pytest.approx(2.5, abs=2.5),
+        "gen_ai.response.time_to_first_chunk": pytest.approx(2.5, abs=2.5),
+        "gen_ai.request.stream": True,
+    }
+    tokens = {
+        "gen_ai.usage.input_tokens": len(CHAT["messages"][0]["content"].split()),
+        "gen_ai.usage.output_tokens": 5,
     }
     assert dict(call.attributes) == {
         "gen_ai.operation.name": "chat",
@@ -217,7 +224,10 @@ def test_a_call_is_ok(api, memory, flavour):
         "assisters.retry.count": 0,
         "assisters.retry.wait": 0.0,
         "assisters.request.id": "req_1",
-        **(streamed if flavour.stream else {}),
+        "gen_ai.response.id": f"chatcmpl-{crc32(api.requests[0].body):08x}",
+        "gen_ai.response.model": "assisters-chat-v1",
+        "gen_ai.response.finish_reasons": ("stop",),
+        **(streamed if flavour.stream else tokens),
     }
     assert call.status.status_code is trace.StatusCode.UNSET
     assert not call.events
@@ -240,7 +250,7 @@ def test_a_call_has_recovered(api, memory, flavour, caplog):
     assert call.status.status_code is trace.StatusCode.UNSET
     first, second, third = memory.attempts()
     delays = [one.attributes["assisters.retry.delay"] for one in (second, third)]
-    assert call.attributes["assisters.retry.wait"] == pytest.approx(sum(delays))
+    assert call.attributes["assisters.retry.wait"] == pytest.approx(sum(delays), abs=2e-6)
     assert [one.attributes[COUNT] for one in (second, third)] == [1, 2]
     assert second.attributes["assisters.retry.reason"] == "rate_limit_exceeded"
     assert second.attributes["assisters.retry.early"] is True
@@ -274,6 +284,7 @@ def test_a_call_has_failed(api, memory, flavour, caplog):
         "error.type": "insufficient_funds_error",
         "error.code": "insufficient_funds",
         "error.param": "model",
+        **({"gen_ai.request.stream": True} if flavour.stream else {}),
     }
     assert call.status.status_code is trace.StatusCode.ERROR
     assert call.status.description == "insufficient_funds"
@@ -347,38 +358,45 @@ def interrupted(client):
 
 
 @pytest.mark.parametrize(
-    ("ask", "name", "model"),
+    ("ask", "name", "operation", "model"),
     [
-        (lambda at: at.embeddings.create(model="assisters-embed-v1", input="x"), None, None),
-        (lambda at: at.models.list(), "GET /v1/models", None),
-        (lambda at: at.models.retrieve("assisters-chat-v1"), "GET /v1/models/{id}", None),
+        (
+            lambda at: at.embeddings.create(model="assisters-embed-v1", input="x"),
+            "embeddings assisters-embed-v1",
+            "embeddings",
+            "assisters-embed-v1",
+        ),
+        (lambda at: at.models.list(), "GET /v1/models", None, None),
+        (lambda at: at.models.retrieve("assisters-chat-v1"), "GET /v1/models/{id}", None, None),
         (
             lambda at: at.audio.speech.create(model="assisters-tts-v1", input="x", voice="a"),
-            "POST /v1/audio/speech",
+            "speech assisters-tts-v1",
+            "speech",
             "assisters-tts-v1",
         ),
         (
             lambda at: at.audio.transcriptions.create(model="m-1", file=io.BytesIO(b"audio")),
-            "POST /v1/audio/transcriptions",
+            "transcription m-1",
+            "transcription",
             "m-1",
         ),
     ],
 )
 @pytest.mark.parametrize("sdk", ["openai", "assisters"])
-def test_a_call_is_named_after_its_operation_else_its_path(api, memory, sdk, ask, name, model):
+def test_a_call_is_named_after_its_operation_else_its_path(
+    api, memory, sdk, ask, name, operation, model
+):
     make = of_openai(openai.OpenAI) if sdk == "openai" else of_assisters
     with make(api) as client:
         answer = ask(client)
 
     assert answer
     call = memory.call()
-    if name is None:
-        assert call.name == "embeddings assisters-embed-v1"
-        assert call.attributes["gen_ai.operation.name"] == "embeddings"
-    else:
-        assert call.name == name
-        assert "gen_ai.operation.name" not in call.attributes
-        assert call.attributes.get("gen_ai.request.model") == model
+    assert call.name == name
+    assert call.attributes.get("gen_ai.operation.name") == operation
+    assert call.attributes.get("gen_ai.request.model") == model
+    assert (DURATION in memory.collect()) == (operation is not None)
+    assert memory.point(ATTEMPTS)["count"] == 1
     assert memory.attempt().parent.span_id == call.context.span_id
 
 

@@ -23,9 +23,9 @@ from streamers import STREAMERS, UNSTREAMED
 DURATION = "assisters.client.request.duration"
 ERRORS = "assisters.client.errors"
 RETRIES = "assisters.client.retries"
-CALL = "assisters.client.call.duration"
+CALL = "gen_ai.client.operation.duration"
 CALL_ATTEMPTS = "assisters.client.call.attempts"
-FIRST_CHUNK = "assisters.client.stream.time_to_first_chunk"
+FIRST_CHUNK = "gen_ai.client.operation.time_to_first_chunk"
 LIMIT = "assisters.client.ratelimit.requests.limit"
 BODY = {"model": "assisters-embed-v1", "input": "hello"}
 STREAM = {
@@ -39,11 +39,11 @@ ADDRESS = "192.0.2.1"  # nobody's: it is for documentation (RFC 5737)
 
 # The base URL, and the port that the contract says.
 PLACES = {
-    "https://api.assisters.dev/v1": None,
-    "https://api.assisters.dev:443/v1": None,
+    "https://api.assisters.dev/v1": 443,
+    "https://api.assisters.dev:443/v1": 443,
     "https://api.assisters.dev:444/v1": 444,
     "http://api.assisters.dev/v1": 80,
-    "https://assisters.dev/api/v1": None,
+    "https://assisters.dev/api/v1": 443,
 }
 
 
@@ -146,7 +146,7 @@ def check_places(told, url):
     host = "assisters.dev" if url == "https://assisters.dev/api/v1" else "api.assisters.dev"
     assert told
     for one in told:
-        assert (one["server.address"], one.get("server.port")) == (host, PLACES[url])
+        assert (one["server.address"], one["server.port"]) == (host, PLACES[url])
 
 
 async def read(opened):

@@ -25,9 +25,9 @@ from streamers import PLAIN, SDKS, STREAMERS, UNSTREAMED
 pytestmark = pytest.mark.usefixtures("telemetry")
 
 REQUEST = "assisters.client.request.duration"
-CALL = "assisters.client.call.duration"
-FIRST_CHUNK = "assisters.client.stream.time_to_first_chunk"
-FIRST = "assisters.stream.time_to_first_chunk"
+CALL = "gen_ai.client.operation.duration"
+FIRST_CHUNK = "gen_ai.client.operation.time_to_first_chunk"
+FIRST = "gen_ai.response.time_to_first_chunk"
 BODY = {"model": "assisters-embed-v1", "input": "hello"}
 EVENTS = {"content_type": "text/event-stream"}
 TEXT = b'data: {"choices": []}\n\n'

@@ -8,6 +8,7 @@ and those that others call (clients, the SDK, the garbage collector): what *they
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import importlib
 import inspect
@@ -15,11 +16,13 @@ import logging
 import os
 import socket
 import sys
+import time
 import zlib
 from collections import Counter
 from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 from unittest.mock import patch
 
@@ -69,6 +72,9 @@ EXEMPT = {
     "Exchange.start_again": "as above",
     "SessionSend.__init__": "assigns its arguments",
     "Exchange._end_span": "as above",
+    "_chain.<locals>.hook": "runs the app's own function, and a guarded step",
+    "WorkUnit.__enter__": "calls guarded steps alone",
+    "WorkUnit.__exit__": "as above",
     "Telemetry.shutdown": "calls guarded steps alone, as does what it calls",
     "Telemetry.end": "as above",
     "Deferred._collector": "is called by the garbage collector, wherever that runs",
@@ -394,6 +400,37 @@ def collect_here(instrumentor) -> None:
         deferred.run_all()
 
 
+def runtimes_that_the_tests_do_not_run_in() -> list[object]:
+    """Do what AWS Lambda's runtime and uWSGI do, and what `flushed` decorates."""
+    bootstrap = importlib.import_module("awslambdaric.bootstrap")
+    ended: list[object] = []
+
+    class Client:
+        marshaller = bootstrap.LambdaRuntimeClient.marshaller
+
+        def post_invocation_result(self, *result: object) -> None:
+            ended.append(result)
+
+    invocation = (Client(), lambda _event, _context: "done", "one", b"{}", "application/json")
+    deadline_ms = int(time.time() * 1000) + 30_000
+    bootstrap.handle_event_request(*invocation, None, None, "arn", deadline_ms, None, None)
+    # uWSGI adds its module without an import, and then imports the app.
+    sys.modules["uwsgi"] = uwsgi = ModuleType("uwsgi")
+    vars(uwsgi)["opt"] = {"skip-atexit-teardown": b"true"}
+    sys.modules.pop("colorsys", None)
+    importlib.import_module("colorsys")
+    for name in ("post_fork_hook", "atexit"):
+        getattr(uwsgi, name, list)()
+
+    async def work(_context: object) -> str:
+        return "done"
+
+    context = bootstrap.LambdaContext("one", None, None, deadline_ms)
+    ended.append(assisters_otel.flushed(lambda _context: "done")(context))
+    ended.append(asyncio.run(assisters_otel.flushed(work)(context)))
+    return ended
+
+
 def live_elsewhere(api, profiler=None) -> list[object]:
     """Do what no client's life has.
 
@@ -410,6 +447,7 @@ def live_elsewhere(api, profiler=None) -> list[object]:
         with patch.dict(os.environ, {CAPTURED: "x-request-id"}):
             instrumentor.instrument(hosts=[api.url])
         importlib.import_module("celery.signals")
+        got += runtimes_that_the_tests_do_not_run_in()
         with suppress_instrumentation():
             got.append(requests.get(f"{api.url}/models", timeout=5).status_code)
         propagate.set_global_textmap(CompositePropagator([Refusing(), propagator]))
@@ -436,6 +474,7 @@ def live_elsewhere(api, profiler=None) -> list[object]:
         got.append(error)
     finally:
         sys.setprofile(None)
+        sys.modules.pop("uwsgi", None)
         propagate.set_global_textmap(propagator)
         sdk.close()
         theirs.uninstrument()

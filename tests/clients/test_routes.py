@@ -22,7 +22,7 @@ URL = f"https://api.assisters.dev{PATH}"
 
 
 def route(url, memory, template=PATH):
-    request = ApiRequest("GET", PATH, template, "api.assisters.dev", None)
+    request = ApiRequest("GET", PATH, template, "api.assisters.dev", 443)
     return HttpSpans("HTTPX", memory.tracer_provider).route(HOSTS, request, url, 443)
 
 

@@ -37,9 +37,9 @@ EVENTS = "text/event-stream"
 TEXT = b'data: {"choices": []}\n\n'
 OUTCOME = "assisters.stream.outcome"
 CHUNKS = "assisters.stream.chunks"
-FIRST = "assisters.stream.time_to_first_chunk"
+FIRST = "gen_ai.response.time_to_first_chunk"
 ERRORS = "assisters.client.errors"
-FIRST_CHUNK = "assisters.client.stream.time_to_first_chunk"
+FIRST_CHUNK = "gen_ai.client.operation.time_to_first_chunk"
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,9 @@ def test_a_stream_that_completes_has_a_span_that_says_so(api, memory, caller):
     assert ERRORS not in points
     (point,) = points[FIRST_CHUNK]
     assert point["count"] == 1
-    assert point["url.template"] == "/v1/chat/completions"
+    assert point["gen_ai.operation.name"] == "chat"
+    assert point["assisters.call.outcome"] == "ok"
+    assert span.attributes["gen_ai.response.finish_reasons"] == ("stop",)
     assert point["exemplars"][0].span_id == span.context.span_id
 
 
@@ -414,7 +416,7 @@ def test_a_failing_stream_fails_its_call(api, memory, sdk, failure, caplog):
     assert call.status.description == (code or type_)
     assert memory.point(ERRORS)["value"] == 1
     assert memory.point(ERRORS).get("error.code") == code
-    assert memory.point("assisters.client.call.duration")["assisters.call.outcome"] == "failed"
+    assert memory.point("gen_ai.client.operation.duration")["assisters.call.outcome"] == "failed"
     assert memory.point(FIRST_CHUNK)["gen_ai.request.model"] == "assisters-chat-v1"
     (line,) = [one.getMessage() for one in caplog.records if one.name == "assisters_otel"]
     assert "req_1" in line

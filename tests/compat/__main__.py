@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import bundle
 import foreign
 import matrix
 import vendors
@@ -11,4 +12,6 @@ from environments import end_all_on_sigterm
 
 if __name__ == "__main__":
     end_all_on_sigterm()
-    sys.exit(matrix.main([]) | vendors.main([]) | foreign.main(["--modes", "otel ours"]))
+    sys.exit(
+        matrix.main([]) | vendors.main([]) | bundle.main() | foreign.main(["--modes", "otel ours"])
+    )

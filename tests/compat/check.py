@@ -221,8 +221,9 @@ def auto() -> None:
         assert collector.points(DURATION)
 
 
-def grpc() -> None:
-    """Spans and metrics arrive over gRPC."""
+@contextmanager
+def grpc_collector() -> Iterator[tuple[str, list[bytes]]]:
+    """An OTLP receiver over gRPC: its address, and what has arrived."""
     from concurrent.futures import ThreadPoolExecutor
 
     import grpc
@@ -248,14 +249,48 @@ def grpc() -> None:
     metrics_grpc.add_MetricsServiceServicer_to_server(Metrics(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    to = {"endpoint": f"http://127.0.0.1:{port}", "protocol": "grpc"}
-    with api() as url, assisters_otel.init("shop", hosts=[url], strict=True, **to) as on:
-        chat_by("httpx")(url)
-        assert on.flush(10)
-        assert on.status().last_failure is None
-    server.stop(None).wait()
+    try:
+        yield f"http://127.0.0.1:{port}", arrived
+    finally:
+        server.stop(None).wait()
+
+
+def grpc() -> None:
+    """Spans and metrics arrive over gRPC."""
+    with grpc_collector() as (endpoint, arrived), api() as url:
+        to = {"endpoint": endpoint, "protocol": "grpc"}
+        with assisters_otel.init("shop", hosts=[url], strict=True, **to) as on:
+            chat_by("httpx")(url)
+            assert on.flush(10)
+            assert on.status().last_failure is None
     assert any(b"rate_limit_exceeded" in one and b"req_1" in one for one in arrived), arrived
     assert any(DURATION.encode() in one for one in arrived), arrived
+
+
+def config() -> None:
+    """A configuration file describes the providers."""
+    exporter = "{{exporter: {{otlp_http: {{endpoint: {}/v1/{}}}}}}}"
+    with (
+        Collector() as collector,
+        api() as url,
+        tempfile.NamedTemporaryFile("w", suffix=".yaml") as file,
+    ):
+        spans, points = (exporter.format(collector.endpoint, one) for one in ("traces", "metrics"))
+        file.write(
+            "file_format: '1.0'\n"
+            "resource: {attributes: [{name: service.name, value: of-file}]}\n"
+            f"tracer_provider: {{processors: [{{batch: {spans}}}]}}\n"
+            f"meter_provider: {{readers: [{{periodic: {points}}}]}}\n"
+        )
+        file.flush()
+        os.environ["OTEL_CONFIG_FILE"] = file.name
+        with assisters_otel.init(hosts=[url], strict=True) as on:
+            chat_by("httpx")(url)
+            assert on.flush(5)
+        (span,) = collector.spans()
+        assert {name: span.attributes.get(name) for name in EXPECTED} == EXPECTED
+        (point,) = collector.points(DURATION)
+        assert span.resource["service.name"] == point.resource["service.name"] == "of-file"
 
 
 def testing() -> None:
@@ -305,7 +340,7 @@ def demo() -> None:
     json.loads(done.stdout)
 
 
-CHECKS = (core, empty, auto, grpc, testing, cli, demo)
+CHECKS = (core, empty, auto, grpc, config, testing, cli, demo)
 
 
 def main() -> int:

@@ -31,7 +31,7 @@ RESOLUTIONS = {"newest": "highest", "lowest": "lowest-direct"}
 OLD = "old"
 OLD_CLIENTS = {"core": ("aiohttp==3.8.6", "httpx==0.23.0", "requests==2.26.0")}
 """Below any range of ours, and there in long-lived apps; tried on the oldest Python alone."""
-EXTRAS = ("auto", "grpc", "testing", "cli", "demo")
+EXTRAS = ("auto", "grpc", "config", "testing", "cli", "demo")
 EMPTY = "empty"
 EMPTY_EXTRAS = ("aiohttp", "requests")
 """The extras that bring nothing: names that still install. Tried as one install."""
@@ -39,6 +39,7 @@ CLIENTS = {
     "core": ("aiohttp>=3.14,<4", "httpx>=0.27,<1", "httpx2>=2,<3", "openai>=3,<4"),
     "auto": ("httpx>=0.27,<1",),
     "grpc": ("httpx>=0.27,<1",),
+    "config": ("httpx>=0.27,<1",),
     EMPTY: ("aiohttp>=3.14,<4",),
     "testing": ("httpx>=0.27,<1", "pytest>=8.3"),
     "cli": (),

@@ -9,6 +9,7 @@ from dataclasses import replace
 from importlib.metadata import metadata
 from pathlib import Path
 
+import bundle
 import environments
 import foreign
 import matrix
@@ -89,6 +90,46 @@ def test_a_vendor_that_cannot_be_installed_is_told_and_fails(monkeypatch):
     monkeypatch.setattr(environments, "wheel", lambda: Path("none.whl"))
 
     assert vendors.main(["logfire-after"]) == 1
+
+
+def test_a_bundle_that_cannot_be_built_is_told_and_fails(monkeypatch, capsys):
+    monkeypatch.setattr(environments, "wheel", lambda: Path("none.whl"))
+    monkeypatch.setattr(bundle, "attempt", lambda *_: (False, "no compiler"))
+
+    assert bundle.main() == 1
+    assert "no compiler" in capsys.readouterr().out
+
+
+@pytest.fixture
+def builder(tmp_path):
+    """An interpreter that notes each build, and makes a file as PyInstaller does."""
+    inside = tmp_path / "bin" / "python"
+    app, notes = tmp_path / "bundle" / bundle.APP.stem, tmp_path / "notes"
+    interpreter(inside, f"echo built >> {notes}; mkdir -p {app.parent}; echo app > {app}")
+    return inside, notes
+
+
+def test_a_bundle_is_built_anew_only_for_another_wheel(builder, tmp_path):
+    inside, notes = builder
+
+    for digest in ("one", "one", "two", "two", "one"):
+        app = bundle.bundle(inside, tmp_path / digest / "a.whl")
+
+    assert app.read_text() == "app\n"
+    assert notes.read_text() == "built\n" * 3
+
+
+def test_a_bundle_that_was_not_finished_is_built_anew(builder, tmp_path):
+    inside, notes = builder
+    bundle.bundle(inside, tmp_path / "one" / "a.whl")
+    interpreter(inside, "exit 1")
+    with pytest.raises(NotMadeError):
+        bundle.bundle(inside, tmp_path / "two" / "a.whl")
+    interpreter(inside, f"echo built >> {notes}")
+
+    bundle.bundle(inside, tmp_path / "one" / "a.whl")
+
+    assert notes.read_text() == "built\n" * 2
 
 
 def test_a_policy_that_is_judged_otherwise_fails_the_runner(monkeypatch, capsys):

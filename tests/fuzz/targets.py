@@ -36,7 +36,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from urllib3.exceptions import HTTPError
 
 from assisters_otel import catalog
-from assisters_otel.api import endpoints, error_body, event_stream, redaction
+from assisters_otel.api import body_end, endpoints, error_body, event_stream, redaction
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.content_encoding import decode_body
 from assisters_otel.api.headers import (
@@ -57,6 +57,7 @@ from assisters_otel.fail_safe import own_errors
 from assisters_otel.hosts import Host
 from assisters_otel.recording.recorder import Recorder
 from assisters_otel.semconv import attributes as names
+from assisters_otel.semconv import gen_ai
 from assisters_otel.semconv import metrics as metric_names
 from assisters_otel.sinks import foreign_span
 from assisters_otel.sinks.label_values import MAX_EXTRA_VALUES, MAX_MODELS
@@ -185,9 +186,10 @@ def events(data: bytes) -> None:
                 watched.feed(chunk)
             if at % 64 == 0:
                 assert kept(watched) <= _MAX_KEPT
+                assert len(watched._previous) + len(watched._last) <= event_stream.MAX_BYTES
         assert kept(watched) <= _MAX_KEPT
-        outcome = event_stream.stream_outcome(
-            watched, event_stream.BodyEnd.COMPLETE, endpoints.CHAT
+        outcome = body_end.stream_outcome(
+            watched, body_end.BodyEnd.COMPLETE, endpoints.CHAT, is_delimited=True
         )
         assert outcome in names.STREAM_OUTCOMES
         told.append((watched.chunks, watched.done, watched.error, outcome))
@@ -223,7 +225,7 @@ def _read(data: bytes, *, ahead: bool) -> object:
             preload_content=False,
         )
         if ahead:
-            body = requests_read_ahead.beginning(response, time.monotonic, 5.0)
+            body = requests_read_ahead.peek(response, time.monotonic, 5.0)
             assert body is None or len(body) <= 2 * MAX_BYTES
         return response.status, b"".join(response.stream(decode_content=False))
     except (HTTPError, HTTPException, OSError, ValueError, MemoryError, OverflowError) as error:
@@ -354,8 +356,12 @@ _KNOWN: Final[dict[str, set[Any]]] = {
     "http.response.status_code": set(range(100, 1000)),
     "url.template": set(endpoints.TEMPLATES),
     "server.address": {_HOST},
-    "gen_ai.operation.name": set(endpoints.OPERATIONS.values()),
+    "server.port": {443},
+    "gen_ai.operation.name": set(endpoints.OPERATIONS.values()) | {gen_ai.TEXT_COMPLETION},
+    "gen_ai.provider.name": {gen_ai.PROVIDER},
     "gen_ai.request.model": {names.OTHER},
+    "gen_ai.response.model": {names.OTHER},
+    "gen_ai.token.type": {gen_ai.INPUT, gen_ai.OUTPUT},
 }
 _WORD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.<>]{0,99}\Z")
 _FURTHER: Final = {
@@ -363,6 +369,8 @@ _FURTHER: Final = {
     # Envelopes' types and exceptions' names, each a set of its own.
     "error.type": ("type", _WORD, 2 * MAX_EXTRA_VALUES),
     "assisters.retry.reason": ("reason", _WORD, 3 * MAX_EXTRA_VALUES),
+    # They share their places.
+    "gen_ai.response.model": ("model", re.compile(r"[A-Za-z0-9][\x21-\x7e]{0,127}\Z"), MAX_MODELS),
     "gen_ai.request.model": ("model", re.compile(r"[A-Za-z0-9][\x21-\x7e]{0,127}\Z"), MAX_MODELS),
 }
 # So many inputs have one process: enough that its sets of labels are full.
@@ -417,9 +425,10 @@ def answers(data: bytes) -> None:
     call = None
     if kind == "call":
         path = target.partition("?")[0]
-        call = recorder.calls.start_for_url(method, "https", _HOST, None, path, model or None)
+        asked = {"model": model or None, "stream": True, "max_tokens": len(rest)}
+        call = recorder.calls.start_for_url(method, "https", _HOST, None, path, asked)
     if call is not None:
-        call.enter()
+        call.attach()
     error: Exception | None = None
     held: list[Any] = []
     try:
@@ -428,10 +437,10 @@ def answers(data: bytes) -> None:
             if error is None:
                 break
         if call is not None:
-            call.returned() if error is None else call.raised(error)
+            call.returned(rest) if error is None else call.raised(error)
     finally:
         if call is not None:
-            call.leave()
+            call.detach()
     for end in held:
         end()
     now.check()

@@ -135,7 +135,7 @@ def test_an_input_that_takes_long_is_found(monkeypatch):
 
 def test_a_label_outside_its_closed_set_is_found(monkeypatch):
     monkeypatch.setattr(
-        "assisters_otel.sinks.label_values.LabelValues.__call__", lambda _, value: value
+        "assisters_otel.sinks.label_values.LabelValues.bounded", lambda _, value: value
     )
     code = b'one POST /v1/search\n429\n\n{"error": {"code": "no-%d"}}'
 

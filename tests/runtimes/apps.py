@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 INSTRUMENTORS = entry_points(group="opentelemetry_instrumentor").names
 OTHERS = ",".join(sorted(INSTRUMENTORS - {"assisters"}))
+PROGRAMS = ("uwsgi",)  # they are no modules
 SLACK_S = 15  # on a busy machine everything takes longer
 
 
@@ -77,10 +78,17 @@ def environment(api: FakeApi, collector: Collector, mode: str, **more: str) -> d
 
 def command(mode: str, *words: str) -> list[str]:
     """``python -m`` something, under ``opentelemetry-instrument`` where that is the mode."""
-    python = [sys.executable, "-m", *words]
-    if mode != "zero-code":
-        return python
-    return [str(Path(sys.executable).with_name("opentelemetry-instrument")), *python]
+    python = [sys.executable, "-m"]
+    if words[0] in PROGRAMS:
+        python, words = [beside(words[0])], words[1:]
+    if mode == "zero-code":
+        python = [beside("opentelemetry-instrument"), *python]
+    return [*python, *words]
+
+
+def beside(program: str) -> str:
+    """The path of a program in this environment."""
+    return str(Path(sys.executable).with_name(program))
 
 
 class App:

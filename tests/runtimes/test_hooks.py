@@ -6,17 +6,21 @@ import json
 import subprocess
 import sys
 import textwrap
+from importlib.util import find_spec
 
 import pytest
+
+from assisters_otel.foreign_exceptions import INJECTED
 
 HOOKED = """
 import json
 
 def functions():
-    import uvicorn, rq
+    import uvicorn, rq, dramatiq.worker
     import celery.signals as signals
+    from awslambdaric import bootstrap
 
-    owners = [uvicorn.Server, *rq.Worker.__mro__[:-1]]
+    owners = [uvicorn.Server, *rq.Worker.__mro__[:-1], dramatiq.worker._WorkerThread, bootstrap]
     found = {f"{owner.__name__}.{name}": held for owner in owners
              for name, held in vars(owner).items() if callable(held)}
     names = ("task_prerun", "task_postrun", "worker_process_shutdown")
@@ -54,9 +58,11 @@ def test_shutdown_leaves_the_very_same_functions_and_receivers(when):
     functions, receivers = passed(f"WHEN = {when!r}\n{textwrap.dedent(script)}").splitlines()
 
     last = ("job_failure", "job_retry", "job_success")
-    assert {name.partition(".")[2] for name in functions.split()} == {
+    assert {name.rpartition(".")[2] for name in functions.split()} == {
         *(f"handle_{name}" for name in last),
+        "handle_event_request",
         "perform_job",
+        "process_message",
         "shutdown",
         "startup",
     }
@@ -68,7 +74,22 @@ def test_no_runtime_is_imported_that_the_app_does_not_use():
         import sys
         import assisters_otel
         assisters_otel.init("jobs")
-        print([name for name in ("celery", "rq", "uvicorn", "gunicorn") if name in sys.modules])
+        print([name for name in ("awslambdaric", "celery", "dramatiq",
+               "rq", "uvicorn", "gunicorn") if name in sys.modules])
     """)
 
     assert said == "[]\n"
+
+
+@pytest.mark.parametrize("name", sorted(INJECTED))
+def test_an_injected_exception_is_listed_by_the_name_that_its_class_has(name):
+    module, _, attribute = name.rpartition(".")
+    if find_spec(module.partition(".")[0]) is None:
+        pytest.skip("not installed")
+
+    said = passed(f"""
+        from {module} import {attribute} as injected
+        print(f"{{injected.__module__}}.{{injected.__qualname__}}")
+    """)
+
+    assert said.strip() in INJECTED

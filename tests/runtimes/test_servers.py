@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -33,6 +34,10 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="these signals a
 
 UVICORN = ("uvicorn", "--fd={fd}", "--log-level=warning", "site_app:asgi")
 GUNICORN = ("gunicorn", "--bind=fd://{fd}", "--log-level=warning")
+UWSGI = (
+    *("uwsgi", "--http-socket=fd://{fd}", f"--virtualenv={sys.prefix}"),
+    *("--module=site_app:wsgi", "--need-app", "--die-on-term"),
+)
 HYPERCORN = ("hypercorn", "--bind=fd://{fd}", "--log-level=warning", "site_app:asgi")
 PROGRAM = ("programmatic_uvicorn", "{fd}")
 
@@ -46,13 +51,19 @@ class Server(NamedTuple):
         recycled: What makes a worker end by itself after some requests.
         group: Whether all of its processes get SIGINT, as of Ctrl-C in a terminal. gunicorn's
             master sends its workers SIGQUIT for it: some hang or complain if they get both, without
-            us too, and uvicorn's worker does not listen to that one.
+            us too, and uvicorn's worker does not listen to that one. uWSGI's master sends them
+            SIGINT: a second one ends a worker at once, without us too.
     """
 
     words: tuple[str, ...]
     workers: int = 1
     recycled: tuple[str, ...] = ()
     group: bool = True
+
+
+def uwsgi(*options: str, workers: int = 1) -> Server:
+    recycled = () if "reload" in options[-1] else ("--max-requests=4",)
+    return Server((*UWSGI, "--master", *options), workers, recycled, group=False)
 
 
 SERVERS = {
@@ -88,6 +99,18 @@ SERVERS = {
         (*GUNICORN, "--worker-class=uvicorn_worker.UvicornWorker", "site_app:asgi"),
         recycled=("--max-requests=4",),
     ),
+    "uwsgi": uwsgi("--enable-threads", "--processes=2", workers=2),
+    "uwsgi --lazy-apps": uwsgi("--enable-threads", "--processes=2", "--lazy-apps", workers=2),
+    "uwsgi --threads": uwsgi("--threads=4", "--processes=2", workers=2),
+    "uwsgi without threads": uwsgi("--processes=2", workers=2),
+    "uwsgi --skip-atexit-teardown": uwsgi("--enable-threads", "--skip-atexit-teardown"),
+    "uwsgi --py-call-osafterfork": uwsgi("--enable-threads", "--py-call-osafterfork"),
+    "uwsgi --py-call-uwsgi-fork-hooks": uwsgi("--enable-threads", "--py-call-uwsgi-fork-hooks"),
+    "uwsgi SIGHUP": uwsgi("--enable-threads", "--processes=2", workers=2),
+    "uwsgi --touch-chain-reload": uwsgi(
+        "--enable-threads", "--lazy-apps", "--touch-chain-reload=switched_on.py"
+    ),
+    "uwsgi without a master": Server((*UWSGI, "--enable-threads"), group=False),
     "gunicorn gevent": Server((*GUNICORN, "--worker-class=gevent", "site_app:wsgi"), group=False),
 }
 BRIEFLY = {
@@ -96,6 +119,8 @@ BRIEFLY = {
     "hypercorn": ("SIGTERM", "zero-code"),
     "gunicorn --preload": ("recycled", "ours"),
     "gunicorn uvicorn_worker": ("SIGTERM", "zero-code"),
+    "uwsgi": ("SIGTERM", "ours"),
+    "uwsgi --lazy-apps": ("recycled", "zero-code"),
 }
 """What is tried of all that at less than full size: one ending of each."""
 
@@ -106,6 +131,8 @@ ENDINGS = ("SIGTERM", "SIGINT", "recycled")
 def table() -> Iterator[object]:
     """Yield a case for each cell."""
     for name, server in SERVERS.items():
+        if "osafterfork" in name and sys.version_info >= (3, 13):
+            continue  # it ends every worker there, without us too
         cells = [(e, m) for e in ENDINGS for m in MODES if e != "recycled" or server.recycled]
         if SIZE < WHOLE:
             cells = [BRIEFLY[name]] if name in BRIEFLY else []
@@ -135,11 +162,16 @@ def test_nothing_is_lost_when_a_server_ends(
         arguments = command(mode, *(word.format(fd=fd) for word in words))
         with running(arguments, env, tmp_path, pass_fds=[fd]) as app:
             visit(listener, server.workers)
-            if "--reload" in name:
+            if "uwsgi" in name:
+                time.sleep(1)  # a worker that is still busy at the signal ends as it is
+            if "-reload" in name or name == "uwsgi SIGHUP":
+                if name == "uwsgi SIGHUP":
+                    app.process.send_signal(signal.SIGHUP)
                 (tmp_path / "switched_on.py").touch()
                 # Until the old worker has ended: SIGINT to one that is ending means at once.
                 wait_until(lambda: told(api, collector).spans, app)
                 visit(listener)
+                time.sleep(1 if "uwsgi" in name else 0)
             if ending == "recycled" and name == "uvicorn":
                 app.end()
             elif ending == "SIGINT":

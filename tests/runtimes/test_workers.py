@@ -27,6 +27,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="Celery and RQ f
 
 CELERY = ("celery", "-A", "celery_jobs", "worker", "--loglevel=WARNING")
 RQ = ("rq_worker", "{redis}")
+DRAMATIQ = ("dramatiq", "dramatiq_jobs", "--processes=2", "--threads=2")
 JOBS = 4
 
 
@@ -59,7 +60,12 @@ RQS = {
     "spawn": Worker((*RQ, "SpawnWorker"), ("SIGTERM", "burst"), ("once", "fails")),
     "simple": Worker((*RQ, "SimpleWorker"), ("SIGTERM", "SIGINT", "burst"), ("once", "fails")),
 }
-MODES = ("ours", "the app's", "zero-code")
+DRAMATIQS = {
+    "dramatiq": Worker(DRAMATIQ, jobs=("once", "once_async", "fails")),
+    "dramatiq, spawned": Worker((*DRAMATIQ, "--use-spawn"), ("SIGTERM",)),
+    "dramatiq, time limits": Worker(DRAMATIQ, ("SIGTERM",), ("once", "too_long"), ("ours",)),
+    "dramatiq, a second signal": Worker(DRAMATIQ, ("killed",), modes=("ours",)),
+}
 
 
 BRIEFLY = {
@@ -68,6 +74,8 @@ BRIEFLY = {
     "threads": ("SIGINT", "the app's"),
     "fork": ("SIGTERM", "ours"),
     "spawn": ("burst", "the app's"),
+    "dramatiq": ("SIGTERM", "zero-code"),
+    "dramatiq, time limits": ("SIGTERM", "ours"),
 }
 """What is tried of all that at less than full size: one ending of each."""
 
@@ -211,6 +219,64 @@ def test_nothing_is_lost_when_a_rq_worker_ends(
     assert ending == "burst" or app.exit_s < 5 + SLACK_S
 
 
+class Messages:
+    """Dramatiq's messages as an app sends them, that is by name."""
+
+    def __init__(self, url: str) -> None:
+        self._dramatiq = importlib.import_module("dramatiq")
+        self.broker = importlib.import_module("dramatiq.brokers.redis").RedisBroker(url=url)
+        self.broker.declare_queue("default")
+
+    def send(self, name: str, *arguments: object) -> None:
+        message = self._dramatiq.Message("default", name, arguments, {}, {})
+        self.broker.enqueue(message)
+
+    def are_done(self) -> bool:
+        queues = ("default", "default.DQ")  # the second one has what is to be sent again
+        return not sum(map(self.broker.do_qsize, queues))
+
+    def close(self) -> None:
+        self.broker.close()
+        self.broker.client.connection_pool.disconnect()
+
+
+@pytest.fixture
+def messages(queue: str) -> Iterator[Messages]:
+    messages = Messages(queue)
+    yield messages
+    messages.close()
+
+
+@pytest.mark.parametrize(("name", "ending", "mode"), list(table(DRAMATIQS)))
+def test_nothing_is_lost_when_a_dramatiq_worker_ends(
+    api: FakeApi,
+    collector: Collector,
+    messages: Messages,
+    queue: str,
+    tmp_path: Path,
+    *,
+    name: str,
+    ending: str,
+    mode: str,
+):
+    worker = DRAMATIQS[name]
+    env = environment(api, collector, mode, REDIS=queue, PYTHONPATH=str(HERE))
+    env |= {"WITHOUT_LOOP": "yes"} if ending == "killed" else {}
+    for number in range(JOBS):
+        messages.send(worker.jobs[number % len(worker.jobs)])
+    with running(command(mode, *worker.words), env, tmp_path) as app:
+        wait_until(messages.are_done, app)
+        if ending == "killed":
+            app.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: app.said.count("Stopping worker") == 2, app)
+        by = signal.SIGINT if ending == "SIGINT" else signal.SIGTERM
+        app.end(by, group=ending == "SIGINT")
+
+    assert told(api, collector) == Told(JOBS, JOBS, JOBS), app.said
+    assert app.said.count("stopped in time") == worker.jobs.count("too_long") * JOBS // 2, app.said
+    assert app.exit_s < 5 + SLACK_S
+
+
 # -- units of work ------------------------------------------------------------------------------
 
 
@@ -264,3 +330,33 @@ def test_three_jobs_that_ask_the_same_are_three_firsts(
         app.end()
 
     assert resends(collector) == [0, 0, 0, 0], app.said
+
+
+@pytest.mark.parametrize("actor", ["asks", "asks_async"])
+def test_three_messages_that_ask_the_same_are_three_firsts(
+    api: FakeApi, collector: Collector, messages: Messages, queue: str, tmp_path: Path, actor: str
+):
+    api.answers(code="rate_limit_exceeded", times=3)
+    words = command("ours", "dramatiq", "dramatiq_jobs", "--processes=1", "--threads=1")
+    env = environment(api, collector, "ours", REDIS=queue, PYTHONPATH=str(HERE))
+    for _ in range(3):
+        messages.send(actor, "the same text")
+    with running(words, env, tmp_path) as app:
+        wait_until(messages.are_done, app)
+        app.end(signal.SIGTERM)
+
+    assert resends(collector) == [0, 0, 0], app.said
+
+
+def test_a_message_that_dramatiq_sends_again_sends_again(
+    api: FakeApi, collector: Collector, messages: Messages, queue: str, tmp_path: Path
+):
+    api.answers(code="rate_limit_exceeded", times=3)
+    words = command("ours", "dramatiq", "dramatiq_jobs", "--processes=1", "--threads=1")
+    env = environment(api, collector, "ours", REDIS=queue, PYTHONPATH=str(HERE))
+    messages.send("asks_again", "some text")
+    with running(words, env, tmp_path) as app:
+        wait_until(lambda: len(api.requests) == 3 and messages.are_done(), app)
+        app.end(signal.SIGTERM)
+
+    assert resends(collector) == [0, 1, 2], app.said

@@ -205,6 +205,8 @@ EVENLY = [number / 11 for number in range(12)]
                 work_at_start_s=0.008), None),
         # On a machine that gives a seventh of a core nothing is taken for jitter.
         (spaced([0.54 + n / 2 for n in EVENLY], [0.2 + n / 5 for n in EVENLY]), None),
+        # No pause: a busy machine alone makes the crowd wait.
+        (spaced([0.005 + n / 20 for n in EVENLY], [0.001 + n / 300 for n in EVENLY]), False),
         # Full jitter beside two busy processes.
         (spaced([0.1 + n / 2 for n in EVENLY], [0.07 + n / 10 for n in EVENLY]), True),
     ],

@@ -10,6 +10,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from assisters_otel.api import redaction
+from assisters_otel.semconv import gen_ai
 
 CHAT: Final = "/v1/chat/completions"
 """The only endpoint for which the end of a stream is documented: ``data: [DONE]``."""
@@ -42,8 +43,27 @@ _TAILS: Final = frozenset(
 TEMPLATES: Final = frozenset({f"/v1/{tail}" for tail in _TAILS} | {"/v1/models/{id}"})
 """All values that ``url.template`` can have."""
 
-OPERATIONS: Final = {CHAT: "chat", "/v1/embeddings": "embeddings"}
-"""The documented paths for which the GenAI conventions have a ``gen_ai.operation.name``."""
+OPERATIONS: Final = {
+    CHAT: gen_ai.CHAT,
+    "/v1/embeddings": gen_ai.EMBEDDINGS,
+    "/v1/agent/run": gen_ai.INVOKE_AGENT,
+    AGENT_STREAM: gen_ai.INVOKE_AGENT,
+    "/v1/moderate": gen_ai.MODERATION,
+    "/v1/moderations": gen_ai.MODERATION,
+    "/v1/rerank": gen_ai.RERANK,
+    "/v1/audio/transcriptions": gen_ai.TRANSCRIPTION,
+    "/v1/audio/speech": gen_ai.SPEECH,
+    "/v1/audio/enhance": gen_ai.AUDIO_ENHANCEMENT,
+    "/v1/images/generations": gen_ai.IMAGE_GENERATION,
+    "/v1/search": gen_ai.SEARCH,
+    "/v1/translate": gen_ai.TRANSLATION,
+}
+"""The ``gen_ai.operation.name`` of each documented path that has one. A path that reads models,
+limits or the wallet, or tops the wallet up, has none."""
+
+_GATEWAY_OPERATIONS: Final = {"responses": gen_ai.CHAT, "completions": gen_ai.TEXT_COMPLETION}
+"""The same by the last segment of paths that the API does not document. A gateway may offer them,
+and the `openai` SDK calls them. Source: the conventions' examples of both operations."""
 
 # Longer than any documented path behind a gateway's prefix. A longer path is not parsed.
 _MAX_PATH: Final = 512
@@ -73,6 +93,15 @@ def _template(path: str) -> str | None:
         if len(rest) == _MODEL_ID_SEGMENTS and rest[0] == "models":
             return "/v1/models/{id}"
     return None
+
+
+def gateway_operation(path: str) -> str | None:
+    """Return the ``gen_ai.operation.name`` of a path that is not documented, or None.
+
+    Args:
+        path: The path as sent, without the query.
+    """
+    return _GATEWAY_OPERATIONS.get(path.rstrip("/").rpartition("/")[2])
 
 
 def masked_url(url: str, template: str | None) -> str:

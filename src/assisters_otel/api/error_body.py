@@ -29,6 +29,9 @@ _ENVELOPE_FIELDS: Final = tuple(
     pattern(rb'(?<!\\)"%s"\s*:\s*"([\w.\[\]-]{1,128})"' % name)
     for name in (b"type", b"code", b"param")
 )
+# The types of the two events that report an error of the `openai` SDK's `responses`.
+_ERROR: Final = "error"
+_FAILED_RESPONSE: Final = "response.failed"
 # Values that need no cleaning.
 _DOCUMENTED: Final = frozenset(
     {*(error.code for error in catalog.ERRORS), *(row.type for row in catalog.TYPES)}
@@ -83,7 +86,7 @@ def parse_error_body(body: bytes) -> Envelope | None:
         The envelope, or None if *body* has none. ``{"error": "text"}`` has a message only. A field
         of the wrong type is None.
     """
-    error = _document(body).get("error")
+    error = parse_object(body).get("error")
     return _envelope(error) if isinstance(error, str | dict) else None
 
 
@@ -104,10 +107,17 @@ def parse_error_event(data: bytes, *, is_named: bool = False) -> Envelope | None
         The envelope. It is empty if *data* reports an error without any field. None if
         ``"error"`` is absent, null or empty, as in the events of a good stream.
     """
-    document = _document(data)
+    document = parse_object(data)
     error = document.get("error")
     if error:
         return _envelope(error) if isinstance(error, str | dict) else Envelope()
+    kind = document.get("type")
+    if kind == _FAILED_RESPONSE:
+        response = document.get("response")
+        error = response.get("error") if isinstance(response, dict) else None
+        return _envelope(error) if isinstance(error, str | dict) else Envelope()
+    if kind == _ERROR and "message" in document:
+        return _envelope(document)._replace(type=None)  # of the event, and not of the error
     return _envelope(document) if is_named else None
 
 
@@ -128,7 +138,8 @@ def parse_truncated_event(data: bytes) -> Envelope | None:
     return Envelope(*(None if match is None else clean(match[1].decode()) for match in matches))
 
 
-def _document(body: bytes) -> dict[str, object]:
+def parse_object(body: bytes) -> dict[str, object]:
+    """Parse a JSON object. Return an empty one if *body* is none, or is longer than `MAX_BYTES`."""
     if len(body) > MAX_BYTES:
         return {}
     try:

@@ -22,7 +22,9 @@ How it works.
 * A compressed stream is decoded first, in bounded steps. The bytes received bound the number of
   lines that it may decode to, because a line costs time and a bomb holds millions. Beyond that
   bound, and after broken data, `is_undecodable` is true and nothing more is read.
-* `finish` inspects the event at the end of the body that no blank line has ended.
+* The last two events but ``[DONE]`` are kept, `MAX_BYTES` of both together at most. The usage and
+  the finish reason stand there (`last_events.of_events`).
+* `finish` inspects the event at the end of the body that no blank line has ended, and these two.
 
 What would break it: `skip_plain_event` for a chunk in the middle of an event, or for the first data
 event, whose time is recorded by the caller of `feed`. `_is_between_events` prevents both.
@@ -30,13 +32,11 @@ event, whose time is recorded by the caller of `feed`. `_is_between_events` prev
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from assisters_otel.api import endpoints, error_body, limits
+from assisters_otel.api import error_body, last_events, limits
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.content_encoding import decoder_for
-from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 
 MAX_BYTES: Final = limits.MAX_BYTES
 """The part of an unfinished event that is kept, in bytes. A longer event is counted."""
+
+_MAX_PLAIN: Final = 16 * 1024
+"""The length of a chunk that `skip_plain_event` takes. An ordinary event has some 200 bytes."""
 
 MAX_NAME: Final = 64
 """The part of an event's name that is kept, in bytes. The only name that matters is ``error``."""
@@ -65,22 +68,6 @@ _LINES_A_BYTE: Final = 8
 _BYTES_A_LINE: Final = 1024
 
 
-class BodyEnd(Enum):
-    """The ways in which a response body can end.
-
-    Attributes:
-        COMPLETE: Its last byte was read.
-        BROKEN: An exception came in place of more of it.
-        CLOSED: The client closed it before its end.
-        COLLECTED: The garbage collector found it neither read to its end nor closed.
-    """
-
-    COMPLETE = "complete"
-    BROKEN = "broken"
-    CLOSED = "closed"
-    COLLECTED = "collected"
-
-
 class EventStreamScanner:
     """Reads one event stream, chunk by chunk.
 
@@ -91,6 +78,7 @@ class EventStreamScanner:
             field of one.
         is_undecodable: True if the events cannot be read: no decoder is installed, the data is
             broken, or it is a bomb.
+        last: The record of the answer in the last events. It is made by `finish`.
     """
 
     __slots__ = (
@@ -104,13 +92,16 @@ class EventStreamScanner:
         "_is_line_cut",
         "_is_past_bom",
         "_is_too_long",
+        "_last",
         "_line",
         "_line_budget",
+        "_previous",
         "_size",
         "chunks",
         "done",
         "error",
         "is_undecodable",
+        "last",
     )
 
     def __init__(self, content_encoding: bytes = b"") -> None:
@@ -122,6 +113,8 @@ class EventStreamScanner:
         self.chunks = 0
         self.done = False
         self.error: Envelope | None = None
+        self.last = last_events.LastEvents()
+        self._previous = self._last = b""
         encoding = content_encoding.strip().lower()
         self._is_encoded = encoding not in _NOT_ENCODED
         self._decoder: Decoder | None = decoder_for(encoding) if self._is_encoded else None
@@ -148,12 +141,14 @@ class EventStreamScanner:
         if (
             self._is_between_events
             and chunk.startswith(_PLAIN_STARTS)
-            and chunk.find(b"\n") == len(chunk) - 2
+            and chunk.find(b"\n") == (size := len(chunk)) - 2
+            and size <= _MAX_PLAIN
             and chunk[-1] == _LF
             and chunk.find(b"\r") < 0
             and chunk.find(_ERROR_KEY) < 0
         ):
             self.chunks += 1
+            self._previous, self._last = self._last, chunk
             return True
         return False
 
@@ -194,6 +189,7 @@ class EventStreamScanner:
             self._end_line()
         if self._data:
             self._inspect_event()
+        self.last = last_events.of_events((self._previous, self._last))
 
     def _feed_decoded(self, chunk: bytes) -> None:
         if self._is_after_cr and chunk[:1] == b"\n":
@@ -250,12 +246,20 @@ class EventStreamScanner:
         self._size = 0
         self._is_too_long = False
 
+    def _keep(self, data: bytes) -> None:
+        """Keep the last two events. The next one may be plain, and be kept as it is."""
+        if self._is_too_long or len(data) > MAX_BYTES - _MAX_PLAIN:
+            data = b""
+        has_room = len(self._last) + len(data) <= MAX_BYTES
+        self._previous, self._last = self._last if has_room else b"", data
+
     def _inspect_event(self) -> bool:
         """Record the end or the first error, if the event is one. Return True for the end."""
         data = b"\n".join(self._data)
         if data.rstrip(b" \t") == _DONE:  # `openai` accepts blanks behind it
             self.done = True
             return True
+        self._keep(data)
         if self.error is None:
             is_named = self._event == _ERROR_NAME
             found = None
@@ -276,25 +280,3 @@ def scanner_for(headers: Mapping[bytes, bytes]) -> EventStreamScanner | None:
     if not response_headers.is_event_stream(headers):
         return None
     return EventStreamScanner(headers.get(response_headers.CONTENT_ENCODING, b""))
-
-
-def stream_outcome(events: EventStreamScanner, end: BodyEnd, template: str | None) -> str:
-    """Return how a stream ended: the first of `names.STREAM_OUTCOMES` that applies.
-
-    Args:
-        events: The scanner that has read it.
-        end: How its body ended.
-        template: The documented path. For a chat, ``[DONE]`` is documented as the end, so without
-            it the stream is truncated. For other paths no end is documented.
-    """
-    events.finish()
-    if events.error is not None:
-        return names.STREAM_ERROR
-    if events.done:
-        return names.COMPLETED
-    if end is BodyEnd.COMPLETE:
-        is_done_required = template == endpoints.CHAT and not events.is_undecodable
-        return names.TRUNCATED if is_done_required else names.COMPLETED
-    if end is BodyEnd.BROKEN:
-        return names.STREAM_ERROR
-    return names.CANCELLED_STREAM if end is BodyEnd.CLOSED else names.ABANDONED

@@ -23,6 +23,7 @@ RETRY_AFTER: Final = b"retry-after"
 CONTENT_TYPE: Final = b"content-type"
 CONTENT_LENGTH: Final = b"content-length"
 CONTENT_ENCODING: Final = b"content-encoding"
+TRANSFER_ENCODING: Final = b"transfer-encoding"
 LOCATION: Final = b"location"
 RATELIMITS: Final[Mapping[tuple[str, str], bytes]] = {
     ("requests", "limit"): b"x-ratelimit-limit-rpm",
@@ -40,6 +41,7 @@ _PICKED: Final = frozenset(
         CONTENT_TYPE,
         CONTENT_LENGTH,
         CONTENT_ENCODING,
+        TRANSFER_ENCODING,
         LOCATION,
         *RATELIMITS.values(),
     }
@@ -66,6 +68,16 @@ def is_event_stream(headers: Mapping[bytes, bytes]) -> bool:
         headers: The headers that `known_headers` selected.
     """
     return headers.get(CONTENT_TYPE, b"").lstrip().lower().startswith(_EVENT_STREAM)
+
+
+def is_delimited(headers: Mapping[bytes, bytes]) -> bool:
+    """Return True if a response's headers show where its body ends: by its length or by chunks.
+
+    Args:
+        headers: The headers that `known_headers` selected.
+    """
+    sent_in = headers.get(TRANSFER_ENCODING, b"").lower()
+    return CONTENT_LENGTH in headers or sent_in.rstrip().endswith(b"chunked")
 
 
 def may_be_read_ahead(headers: Mapping[bytes, bytes]) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-LabelsKey = tuple[str, int | None, str | None]
+LabelsKey = tuple[str, int, str | None]
 """The host's name, the port and the documented path of a request."""
 
 
@@ -23,7 +23,7 @@ class ApiRequest(NamedTuple):
         path: The path as sent, without the query.
         template: The documented path, ``/v1/models/{id}``, or None.
         address: The host's name.
-        port: The port, or None if it is 443.
+        port: The port.
         clean_url: The whole URL if it has nothing that telemetry must not show. None if it has, or
             if that is not known.
     """
@@ -32,7 +32,7 @@ class ApiRequest(NamedTuple):
     path: str
     template: str | None
     address: str
-    port: int | None
+    port: int
     clean_url: str | None = None
 
     @property

@@ -18,10 +18,12 @@ import time
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+from weakref import ref as weakref
 
 from opentelemetry import context, trace
 
+from assisters_otel.api import raw_answer
 from assisters_otel.attempts.clock import Moment
 from assisters_otel.attempts.request_matching import is_same_path, is_sdk_request
 from assisters_otel.attempts.retry_chain import RetryChain
@@ -36,25 +38,14 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, SpanContext
 
+    from assisters_otel.api.answer import Answer
     from assisters_otel.api.request import ApiRequest, RequestReader
+    from assisters_otel.attempts.call_request import CallRequest
     from assisters_otel.outcomes import AttemptOutcome
 
 _KEY: Final = context.create_key("assisters_otel-call")
+_answer_of: Final = fail_safe(raw_answer.of_sdk_result)
 _scope: Final[ContextVar[Call | None]] = ContextVar("assisters_otel-call", default=None)
-
-
-class CallRequest(NamedTuple):
-    """The arguments of a call.
-
-    Attributes:
-        request: The request that the SDK will send.
-        operation: The operation's name in the GenAI conventions, or None.
-        model: The model's name, cleaned, or None.
-    """
-
-    request: ApiRequest
-    operation: str | None
-    model: str | None
 
 
 class Body(Protocol):
@@ -105,11 +96,13 @@ class Call:
 
     __slots__ = (
         "__weakref__",
+        "_answer",
         "_body",
         "_built_request",
         "_is_open",
         "_is_returned",
         "_once",
+        "_result",
         "_tokens",
         "_watcher",
         "asked",
@@ -152,6 +145,8 @@ class Call:
         self._built_request: RequestReader | None = None
         self._is_open = True
         self._is_returned = False
+        self._answer: Answer | None = None
+        self._result: Callable[[], object] | None = None
         self._tokens: tuple[Token[Context], Token[Call | None]] | None = None
         self._once = iter((True,))  # two threads may close one body
         parent = trace.set_span_in_context(span) if is_ours else None
@@ -206,16 +201,23 @@ class Call:
         self._body = body
 
     @fail_safe
-    def returned(self) -> None:
-        """Record that the SDK has returned. The call ends now, or with its open body."""
+    def returned(self, result: object = None) -> None:
+        """Record that the SDK has returned. The call ends now, or with its open body.
+
+        Args:
+            result: The SDK's result. It may be an object that reads the open body.
+        """
         self._is_returned = True
         body = self._body
-        if body is None:
-            self.end(names.OK)
-        elif body.is_over:  # the SDK may have read the event stream to its end
-            self.end(names.FAILED if body.made == names.FAILED else names.OK)
-        else:
+        if body is not None and not body.is_over:
+            with suppress(TypeError):  # not every type has weak references
+                self._result = weakref(result)
             self._watcher.waits(self)
+            return
+        self._answer = self._read_answer(result)
+        # The SDK may have read an event stream to its end.
+        has_failed = body is not None and body.made == names.FAILED
+        self.end(names.FAILED if has_failed else names.OK)
 
     @fail_safe
     def raised(self, error: BaseException) -> None:
@@ -267,15 +269,20 @@ class Call:
             outcome = names.RECOVERED
         ended_s = time.perf_counter() if at is None else at.steady_s
         record = CallOutcome(
-            *self.asked,
+            *self.asked[:3],
             outcome=outcome,
             duration_s=ended_s - self.started_s,
             retries=chain.retries,
             wait_s=chain.wait_s,
             last=self.last,
             exception=exception,
+            answer=self._answer or self._read_answer(self._result and self._result()),
         )
         self._watcher.ended(self, record, None if at is None else at.unix_ns)
+
+    def _read_answer(self, result: object) -> Answer | None:
+        stream = None if self.last is None else self.last.stream
+        return _answer_of(result) if stream is None else stream.answer
 
     @property
     def is_open(self) -> bool:

@@ -89,6 +89,10 @@ class Units:
                     running.remove(ended)
             self._running = tuple(running)
 
+    def is_inside(self) -> bool:
+        """Return True if this task or thread works for a unit whose context it has."""
+        return bool(self._entered.get())
+
     def current(self) -> str | None:
         """Return the name of the unit that this task or thread works for, or None.
 

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from assisters_otel import catalog
 from assisters_otel.semconv import attributes as names
+from assisters_otel.semconv import gen_ai
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -117,8 +118,8 @@ def _stream(attributes: Attributes) -> Iterator[Text]:
     error = error_name(attributes)
     facts = [f"stream {outcome}" if error in (None, outcome) else f"stream {outcome}: {error}"]
     facts.append(f"{attributes[names.STREAM_CHUNKS]} chunks")
-    if names.STREAM_FIRST_CHUNK in attributes:
-        facts.append(f"the first after {attributes[names.STREAM_FIRST_CHUNK]:.2f} s")
+    if gen_ai.RESPONSE_FIRST_CHUNK in attributes:
+        facts.append(f"the first after {attributes[gen_ai.RESPONSE_FIRST_CHUNK]:.2f} s")
     yield Text(", ".join(facts))
     if names.REQUEST_ID in attributes:
         yield Text(f"request id {attributes[names.REQUEST_ID]}")

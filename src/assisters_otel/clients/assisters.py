@@ -103,10 +103,11 @@ class AssistersAdapter:
     @fail_safe
     def _begin_stream(self, client: Any, args: Any, kwargs: Any) -> Call | None:
         named = dict(zip(("path", "json_body"), args, strict=False)) | kwargs
-        return self._call(client, named.get("method", "POST"), named, named["json_body"] or {})
+        body = {**(named["json_body"] or {}), "stream": True}  # the agent's GET has no body
+        return self._call(client, named.get("method", "POST"), named, body)
 
     def _call(self, client: Any, method: str, named: Any, body: Any) -> Call | None:
         url = urlsplit(client._url(named["path"], named.get("root")))  # noqa: SLF001 - as its own methods do
         return self._recorder.calls.start_for_url(
-            method, url.scheme, url.hostname or "", url.port, url.path, body.get("model")
+            method, url.scheme, url.hostname or "", url.port, url.path, body
         )

@@ -40,6 +40,7 @@ class ImportHooks(MetaPathFinder):
         self._lock = threading.RLock()
         self._waiting: dict[str, list[Listener]] = {}
         self._finding: set[tuple[str, int]] = set()
+        self._added: set[str] = set()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forked)
 
@@ -47,9 +48,18 @@ class ImportHooks(MetaPathFinder):
         self._lock = threading.RLock()
         self._finding = set()
 
-    def watch(self, name: str, listener: Listener) -> None:
-        """Report the module *name* to *listener*: now if it is imported, and at each import."""
+    def watch(self, name: str, listener: Listener, *, is_added: bool = False) -> None:
+        """Report a module to *listener*: now if it is imported, and at each import.
+
+        Args:
+            name: The module.
+            listener: The receiver.
+            is_added: True if a program that embeds Python may add the module to `sys.modules`
+                without an import. Then it is reported at the next import of any module.
+        """
         with self._lock:
+            if is_added and name not in sys.modules:
+                self._added.add(name)
             self._waiting.setdefault(name, []).append(listener)
             if self not in sys.meta_path:
                 sys.meta_path.insert(0, self)
@@ -68,6 +78,7 @@ class ImportHooks(MetaPathFinder):
                     waiting.remove(listener)
                 if not waiting:
                     del self._waiting[name]
+                    self._added.discard(name)
             if not self._waiting and self in sys.meta_path:
                 sys.meta_path.remove(self)
 
@@ -76,10 +87,18 @@ class ImportHooks(MetaPathFinder):
         for listener in list(self._waiting.get(name, ())):
             listener.imported(module, name)
 
+    @fail_safe
+    def _report_added(self) -> None:
+        for name in self._added & sys.modules.keys():
+            self._added.discard(name)
+            self.report(name, sys.modules[name])
+
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return the spec that the other finders find, with a loader that reports the import."""
+        if self._added:
+            self._report_added()
         asked = name, threading.get_ident()
         if name not in self._waiting or asked in self._finding:
             return None

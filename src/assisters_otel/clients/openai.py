@@ -68,7 +68,7 @@ class OpenAIAdapter:
             raised = None
             try:
                 result = await wrapped(client, *args, **kwargs)
-                call.returned()
+                call.returned(result)
             except BaseException as error:
                 raised = error
                 call.raised(error)
@@ -110,12 +110,14 @@ class OpenAIAdapter:
         if hosts is None:
             return None
         base = url.raw_path.decode("ascii").partition("?")[0]
-        body = options.json_data
+        body = options.json_data if isinstance(options.json_data, dict) else {}
+        if options.extra_json:
+            body = {**body, **options.extra_json}  # as `BaseClient._build_request` merges them
         return self._recorder.calls.start_for_url(
             options.method,
             url.scheme,
             url.host,
             url.port,
             f"{base.rstrip('/')}/{path.lstrip('/')}",
-            body.get("model") if isinstance(body, dict) else None,
+            body,
         )

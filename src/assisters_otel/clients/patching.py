@@ -55,7 +55,7 @@ class Target(NamedTuple):
 
     Attributes:
         module: The client's top module. The method is wrapped when it is imported.
-        path: The method, from that module on.
+        path: The method, from that module on. A function of the module has its name alone.
         wrap: A function that gets the original and returns the function to put in its place.
         wherever_defined: True if the class that defines the method may be a base of the named one.
             It may differ between versions, and without one nothing is wrapped. False if a class
@@ -263,6 +263,6 @@ class Patches:
                     self._owners.append((weakref.ref(owner), attribute))
 
 
-def _owner(module: ModuleType, path: str) -> tuple[type, str]:
+def _owner(module: Any, path: str) -> tuple[Any, str]:
     owner, _, name = path.rpartition(".")
-    return attrgetter(owner)(module), name
+    return (attrgetter(owner)(module) if owner else module), name

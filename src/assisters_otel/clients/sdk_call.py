@@ -34,7 +34,7 @@ def wrap_call(
         call.attach()
         try:
             result = wrapped(client, *args, **kwargs)
-            call.returned()
+            call.returned(result)
         except BaseException as error:
             call.raised(error)
             raise

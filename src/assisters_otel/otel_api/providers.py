@@ -26,7 +26,7 @@ def is_stand_in(provider: object) -> bool:
     Its class is known by name and package. logfire's tracer provider has the same class name.
     """
     kind = type(provider)
-    names = {"ProxyTracerProvider", "_ProxyMeterProvider"}
+    names = {"ProxyTracerProvider", "_ProxyMeterProvider", "ProxyLoggerProvider"}
     return kind.__name__ in names and kind.__module__.startswith("opentelemetry.")
 
 

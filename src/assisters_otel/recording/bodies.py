@@ -165,12 +165,11 @@ class BodyRecorder:
             self._sinks.resends.failed(attempt, outcome, time.time())
         else:
             self._sinks.resends.closed(attempt)
-        if outcome.stream is not None:
-            model = None if call is None else call.asked.model
-            self._sinks.metrics.record_stream(outcome, model, context)
         if call is not None:
             call.body_ended(body, at)
             return
+        if outcome.stream is not None:
+            self._sinks.metrics.calls.record_stream(outcome, body.made, context)
         self._open.discard(body)
         if outcome.failed:
             self._sinks.log_attempt(outcome, shown)

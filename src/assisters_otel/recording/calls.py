@@ -6,19 +6,22 @@ the `CallRecorder`, once. Between the two, the recorder assigns attempts to it.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from opentelemetry import trace
 
 from assisters_otel.api import endpoints, redaction
-from assisters_otel.attempts.call import Call, CallRequest
+from assisters_otel.api.gen_ai_request import request_attributes
+from assisters_otel.attempts.call import Call
+from assisters_otel.attempts.call_request import CallRequest
 from assisters_otel.recording.watched_hosts import HTTP_PORT, HTTPS_PORT
 from assisters_otel.sinks.call_span import end_call_span, start_or_adopt_call_span
 from assisters_otel.sinks.known_attempts import remember_attempt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from opentelemetry.trace import Tracer
 
@@ -78,7 +81,13 @@ class CallRecorder:
         return Call(asked, span, context, self, is_ours=is_ours)
 
     def start_for_url(  # noqa: PLR0913, PLR0917 - a URL has that many parts
-        self, method: str, scheme: str, host: str, port: int | None, path: str, model: object = None
+        self,
+        method: str,
+        scheme: str,
+        host: str,
+        port: int | None,
+        path: str,
+        body: Mapping[str, object] = MappingProxyType({}),
     ) -> Call | None:
         """Start a call if its URL goes to a watched host. Return None if not.
 
@@ -88,7 +97,7 @@ class CallRecorder:
             host: The host, in lower case.
             port: The port, or None for the scheme's default.
             path: The path without the query. The client may still encode some of it.
-            model: The model, as the caller gave it, or None.
+            body: The members of the JSON object or form that will be sent.
         """
         hosts = self._watched.named(host)
         if hosts is None:
@@ -99,8 +108,12 @@ class CallRecorder:
         if request is None:
             return None
         operation = endpoints.OPERATIONS.get(request.template or "")
+        if request.template is None:
+            operation = endpoints.gateway_operation(request.path)
+        model = body.get("model")
         name = redaction.clean(model) or None if isinstance(model, str) else None
-        return self.start(CallRequest(request, operation, name))
+        attributes = request_attributes(operation, body)
+        return self.start(CallRequest(request, operation, name, attributes))
 
     # -- the reports of a call, as its `Watcher` ----------------------------------------------
 
@@ -118,7 +131,7 @@ class CallRecorder:
     def ended(self, call: Call, outcome: CallOutcome, end_ns: int | None) -> None:
         """Write a call's outcome to each sink."""
         self._open.discard(call)
-        self._sinks.metrics.record_call(outcome, call.context)
+        self._sinks.metrics.calls.record_call(outcome, call.context)
         if outcome.failed:
             self._sinks.log_call(outcome, call.span)
         end_call_span(call, outcome, end_ns, capture_message=self._capture_message)

@@ -31,7 +31,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 from weakref import ref as weakref
 
-from assisters_otel.api.event_stream import BodyEnd, stream_outcome
+from assisters_otel.api import headers as response_headers
+from assisters_otel.api.body_end import BodyEnd, stream_outcome
 from assisters_otel.attempts.clock import Moment
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import AttemptOutcome, StreamOutcome
@@ -139,7 +140,7 @@ class ResponseBody:
             return
         self.events.feed(chunk)
         if self._first_s is None and self.events.chunks:
-            self._first_s = time.perf_counter() - self._started_s
+            self._first_s = round(time.perf_counter() - self._started_s, names.DIGITS)
             call = self.attempt.call
             # Not earlier: some GenAI instrumentations end their span when the call returns.
             if call is not None and not call.is_ours:
@@ -211,7 +212,11 @@ class ResponseBody:
             return
         stream, name = None, str(end.value)
         if self.events is not None:
-            name = stream_outcome(self.events, end, self.attempt.request.template)
+            attempt = self.attempt
+            is_delimited = response_headers.is_delimited(attempt.headers)
+            name = stream_outcome(
+                self.events, end, attempt.request.template, is_delimited=is_delimited
+            )
             stream = self._stream(self.events, name)
         self.made = CALL_OUTCOME_OF.get(name, names.CANCELLED_CALL)
         self.is_over = True
@@ -225,7 +230,11 @@ class ResponseBody:
         self._recorder.body_ended(self, outcome, at)
 
     def _stream(self, events: EventStreamScanner, outcome: str) -> StreamOutcome:
-        return StreamOutcome(outcome, events.chunks, self._first_s)
+        answer = events.last.answer
+        if answer is not None and outcome != names.COMPLETED:
+            # A stream that goes on may have a usage in each event, of the tokens so far.
+            answer = answer.without_usage()
+        return StreamOutcome(outcome, events.chunks, self._first_s, answer)
 
     def _outcome(self, stream: StreamOutcome | None, error: BaseException | None) -> AttemptOutcome:
         """Return the attempt's outcome, with that of the body."""

@@ -83,5 +83,4 @@ class WatchedHosts:
             return None
         if not self.may_record():
             return None
-        at = None if port == HTTPS_PORT else port
-        return ApiRequest(method, path, endpoints.template(path), host.name, at)
+        return ApiRequest(method, path, endpoints.template(path), host.name, port)

@@ -4,24 +4,28 @@ A runtime is a server or a worker that runs the app: uvicorn, Celery, RQ. Its fi
 as data: a method to wrap, or a signal to connect to. They are installed when the app imports the
 runtime and removed at `shutdown`. The library itself imports no runtime.
 
-A hook does one of two things:
+A hook does one of these:
 
 * At the end of a process it flushes the exporters (`process.ProcessState.flush_at_end`). These
   runtimes end a process in ways that run no `atexit` function, so what is queued would be lost.
 * It marks the start and the end of a unit of work, such as a task of Celery. An attempt in one unit
   is no resend of an attempt in another (`control_flow.Units`).
+* It flushes at the end of a unit of work, where the process is frozen after it (`work_units`).
+* It tells Python of a fork that the runtime has made in C (`uwsgi`).
 
-No hook installs a signal handler, replaces ``os._exit``, or exports while a request is served. No
-hook is needed for gunicorn and hypercorn: their processes end as Python's do, or run a server of
-uvicorn. For the children of multiprocessing see `process`.
+No hook installs a signal handler, replaces ``os._exit``, or exports while a request is served. AWS
+Lambda's invocation is flushed after its answer. No hook is needed for gunicorn and hypercorn: their
+processes end as Python's do, or run a server of uvicorn. For the children of multiprocessing, which
+Dramatiq's workers are, see `process`.
 """
 
 from __future__ import annotations
 
 from assisters_otel.clients.patching import Patches
 from assisters_otel.fail_safe import fail_safe
-from assisters_otel.runtimes import celery, rq, uvicorn
+from assisters_otel.runtimes import aws_lambda, celery, dramatiq, rq, uvicorn
 from assisters_otel.runtimes.receivers import Receivers
+from assisters_otel.runtimes.uwsgi import UwsgiHooks
 
 
 class RuntimeHooks:
@@ -29,17 +33,20 @@ class RuntimeHooks:
 
     def __init__(self) -> None:
         """Create the hooks without installing them."""
-        targets = (*uvicorn.TARGETS, *rq.TARGETS)
+        targets = (*uvicorn.TARGETS, *rq.TARGETS, *dramatiq.TARGETS, *aws_lambda.TARGETS)
         self._methods = Patches(targets)
         self._signals = Receivers(celery.RECEIVERS)
+        self._uwsgi = UwsgiHooks()
 
     def apply(self) -> None:
         """Hook into each runtime that is imported, now or later. Imports none."""
         self._methods.apply()
         self._signals.apply()
+        self._uwsgi.apply()
 
     @fail_safe
     def undo(self) -> None:
         """Remove all hooks."""
         self._methods.undo()
         self._signals.undo()
+        self._uwsgi.undo()

@@ -7,7 +7,7 @@ are the README's tables of span attributes (tests/test_readme.py compares them).
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.http_attributes import (
@@ -16,6 +16,9 @@ from opentelemetry.semconv.attributes.http_attributes import (
 )
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 from opentelemetry.semconv.schemas import Schemas
+
+from assisters_otel.semconv import gen_ai
+from assisters_otel.semconv.tables import Attribute
 
 SCOPE: Final = "assisters_otel"
 """The name of the library's meter, tracer and logger."""
@@ -65,15 +68,6 @@ RETRY_EARLY: Final = "assisters.retry.early"
 RETRY_FUTILE: Final = "assisters.retry.futile"
 """bool. True if no retry helps against the previous attempt's error."""
 
-GEN_AI_OPERATION_NAME: Final = "gen_ai.operation.name"
-GEN_AI_PROVIDER_NAME: Final = "gen_ai.provider.name"
-GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"
-"""string. Source: GenAI conventions, in development. The package that holds the constants marks
-them deprecated, because they move to another one; so they are typed here."""
-
-PROVIDER: Final = "assisters"
-"""The value of ``gen_ai.provider.name`` on call spans."""
-
 RETRY_COUNT: Final = "assisters.retry.count"
 """int, call spans only. The number of resends within the call."""
 
@@ -113,12 +107,6 @@ STREAM_OUTCOME: Final = "assisters.stream.outcome"
 STREAM_CHUNKS: Final = "assisters.stream.chunks"
 """int. The number of data events received, without ``[DONE]``."""
 
-STREAM_FIRST_CHUNK: Final = "assisters.stream.time_to_first_chunk"
-"""double, seconds. From the start of the call to the first data event. Outside a call it counts
-from the start of the request.
-
-Source: GenAI conventions, ``gen_ai.client.operation.time_to_first_chunk``."""
-
 STREAM_ERROR: Final = "error"
 COMPLETED: Final = "completed"
 TRUNCATED: Final = "truncated"
@@ -127,27 +115,15 @@ ABANDONED: Final = "abandoned"
 STREAM_OUTCOMES: Final = (STREAM_ERROR, COMPLETED, TRUNCATED, CANCELLED_STREAM, ABANDONED)
 """The ways in which an event stream can end. The first one that applies is reported."""
 
+DIGITS: Final = 6
+"""The decimals of a span's doubles, all of them seconds. No clock here is finer than a microsecond,
+and backends show what is sent."""
+
 OTHER: Final = "_OTHER"
 """The value of a metric's label that is not in its closed set. Source: semantic conventions."""
 
 CANCELLED: Final = "CancelledError"
 """``error.type`` of an attempt that its caller cancelled. Frameworks differ in the exception."""
-
-
-class Attribute(NamedTuple):
-    """One row of the README's tables of span attributes.
-
-    Attributes:
-        name: The name, as exported.
-        type: OpenTelemetry's type, and the unit if there is one.
-        when: The condition under which a span has it.
-        value: A description of its value.
-    """
-
-    name: str
-    type: str
-    when: str
-    value: str
 
 
 ATTEMPT_ATTRIBUTES: Final = (
@@ -200,11 +176,15 @@ ATTEMPT_ATTRIBUTES: Final = (
 )
 
 CALL_ATTRIBUTES: Final = (
-    Attribute(GEN_AI_OPERATION_NAME, "string", "the conventions have one", "`chat`, `embeddings`"),
-    Attribute(GEN_AI_PROVIDER_NAME, "string", "always", f"`{PROVIDER}`"),
-    Attribute(GEN_AI_REQUEST_MODEL, "string", "the call names one", "as asked for"),
+    Attribute(
+        gen_ai.OPERATION_NAME, "string", "the endpoint has one", "`chat`, `embeddings`, `rerank` …"
+    ),
+    Attribute(gen_ai.PROVIDER_NAME, "string", "always", f"`{gen_ai.PROVIDER}`"),
+    Attribute(gen_ai.REQUEST_MODEL, "string", "the call names one", "as asked for"),
     Attribute(SERVER_ADDRESS, "string", "always", "the API's host"),
-    Attribute(SERVER_PORT, "int", "it is not 443", "its port"),
+    Attribute(SERVER_PORT, "int", "always", "its port"),
+    *gen_ai.REQUEST_ATTRIBUTES,
+    *gen_ai.RESPONSE_ATTRIBUTES,
     Attribute(CALL_OUTCOME, "string", "always", ", ".join(f"`{one}`" for one in OUTCOMES)),
     Attribute(RETRY_COUNT, "int", "always", "resends within the call"),
     Attribute(RETRY_WAIT, "double, s", "always", "between its attempts, in all"),
@@ -226,8 +206,12 @@ STREAM_ATTRIBUTES: Final = (
     Attribute(STREAM_OUTCOME, "string", "always", ", ".join(f"`{one}`" for one in STREAM_OUTCOMES)),
     Attribute(STREAM_CHUNKS, "int", "always", "data events but `[DONE]`"),
     Attribute(
-        STREAM_FIRST_CHUNK, "double, s", "there was one", "from the start of the call or request"
+        gen_ai.RESPONSE_FIRST_CHUNK,
+        "double, s",
+        "there was one",
+        "from the start of the call or request",
     ),
+    *gen_ai.RESPONSE_ATTRIBUTES,
     Attribute(
         ERROR_TYPE,
         "string",

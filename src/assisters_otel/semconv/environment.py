@@ -16,6 +16,9 @@ ASSISTERS_OTEL_CAPTURE_MESSAGE: Final = "ASSISTERS_OTEL_CAPTURE_MESSAGE"
 OTEL_SDK_DISABLED: Final = "OTEL_SDK_DISABLED"
 """``true`` turns the library off. Source: OpenTelemetry's environment variables."""
 
+OTEL_CONFIG_FILE: Final = "OTEL_CONFIG_FILE"
+"""The path of a file that describes the providers. Source: the same."""
+
 OTEL_DISABLED_INSTRUMENTATIONS: Final = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
 """Which instrumentations are off, by the names of their entry points, or ``*``.
 Source: the same."""

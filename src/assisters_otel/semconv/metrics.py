@@ -14,12 +14,11 @@ from opentelemetry.semconv.attributes.http_attributes import (
 )
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 
+from assisters_otel.semconv import gen_ai
 from assisters_otel.semconv.attributes import (
     CALL_OUTCOME,
     ERROR_CODE,
     ERROR_RETRYABLE,
-    GEN_AI_OPERATION_NAME,
-    GEN_AI_REQUEST_MODEL,
     RETRY_EARLY,
     RETRY_FUTILE,
     RETRY_REASON,
@@ -100,40 +99,57 @@ RETRIES: Final = Metric(
     "Attempts that were sent again after one that failed or was cancelled.",
     (RETRY_REASON, RETRY_EARLY, RETRY_FUTILE, URL_TEMPLATE, SERVER_ADDRESS, SERVER_PORT),
 )
-_CALL: Final = (
-    GEN_AI_OPERATION_NAME,
-    GEN_AI_REQUEST_MODEL,
-    URL_TEMPLATE,
-    SERVER_ADDRESS,
-    SERVER_PORT,
-    CALL_OUTCOME,
-    ERROR_TYPE,
-    ERROR_CODE,
-)
-CALL_DURATION: Final = Metric(
-    "assisters.client.call.duration",
-    "histogram",
-    "s",
-    "Time from the start of an SDK's call, over its retries, to the end of its body.",
-    _CALL,
-)
 CALL_ATTEMPTS: Final = Metric(
     "assisters.client.call.attempts",
     "histogram",
     "{attempt}",
     "Attempts that an SDK's call took; a redirect's hop belongs to the attempt before it.",
-    _CALL,
+    (
+        gen_ai.OPERATION_NAME,
+        gen_ai.REQUEST_MODEL,
+        URL_TEMPLATE,
+        SERVER_ADDRESS,
+        SERVER_PORT,
+        CALL_OUTCOME,
+        ERROR_TYPE,
+        ERROR_CODE,
+    ),
 )
 ATTEMPTS_BOUNDARIES: Final = (1, 2, 3, 4, 5, 8)
 """Attempts. By default `openai` and `assisters` send a request three times at most."""
 
+_OPERATION: Final = (
+    gen_ai.OPERATION_NAME,
+    gen_ai.PROVIDER_NAME,
+    gen_ai.REQUEST_MODEL,
+    gen_ai.RESPONSE_MODEL,
+    SERVER_ADDRESS,
+    SERVER_PORT,
+)
+OPERATION_DURATION: Final = Metric(
+    "gen_ai.client.operation.duration",
+    "histogram",
+    "s",
+    "Time from the start of an SDK's call, over its retries, to the end of its body.",
+    (*_OPERATION, CALL_OUTCOME, ERROR_TYPE, ERROR_CODE),
+)
 FIRST_CHUNK: Final = Metric(
-    "assisters.client.stream.time_to_first_chunk",
+    "gen_ai.client.operation.time_to_first_chunk",
     "histogram",
     "s",
     "Time from the start of a call, or of a request outside one, to the first event of its stream.",
-    (GEN_AI_REQUEST_MODEL, URL_TEMPLATE, SERVER_ADDRESS, SERVER_PORT),
+    (*_OPERATION, CALL_OUTCOME, ERROR_TYPE, ERROR_CODE),
 )
+TOKEN_USAGE: Final = Metric(
+    "gen_ai.client.token.usage",
+    "histogram",
+    "{token}",
+    "Tokens of a call, as its answer counts them.",
+    (*_OPERATION, gen_ai.TOKEN_TYPE, CALL_OUTCOME),
+)
+TOKEN_BOUNDARIES: Final = tuple(4**power for power in range(14))
+"""Tokens, 1 to 67,108,864. Source: semantic conventions, ``gen_ai.client.token.usage``."""
+
 _SERVER: Final = (SERVER_ADDRESS, SERVER_PORT)
 REQUESTS_LIMIT: Final = Metric(
     "assisters.client.ratelimit.requests.limit",
@@ -167,8 +183,9 @@ METRICS: Final = (
     REQUEST_DURATION,
     ERRORS,
     RETRIES,
-    CALL_DURATION,
     CALL_ATTEMPTS,
+    OPERATION_DURATION,
+    TOKEN_USAGE,
     FIRST_CHUNK,
     REQUESTS_LIMIT,
     REQUESTS_REMAINING,

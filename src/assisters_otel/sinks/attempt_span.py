@@ -123,17 +123,17 @@ def _put_outcome(
         found[names.RESPONSE_HEADER_REQUEST_ID] = (request_id,)
     took_ms = header_number(headers.get(response_headers.PROCESSING_TIME_MS))
     if took_ms is not None:
-        found[names.SERVER_DURATION] = took_ms / 1000
+        found[names.SERVER_DURATION] = round(took_ms / 1000, names.DIGITS)
     if response_headers.RETRY_AFTER in headers:
         wait_s = retry_after_s(headers[response_headers.RETRY_AFTER], now)
         if wait_s is not None:
-            found[names.RETRY_AFTER] = wait_s
+            found[names.RETRY_AFTER] = round(wait_s, names.DIGITS)
     if outcome.failed and outcome.status == _TOO_MANY_REQUESTS:
         for name, header, is_reset in _LIMITS:
             sent = headers.get(header)
             limit = rate_limit_reset_s(sent, now) if is_reset else header_integer(sent)
             if limit is not None:
-                found[name] = limit
+                found[name] = round(limit, names.DIGITS)  # a reset is a double
     if request_id:
         found[names.REQUEST_ID] = request_id
     if outcome.failed:
@@ -190,7 +190,7 @@ def write_resend(span: Span, resend: Resend) -> None:
     if resend.reason is not None:
         found[names.RETRY_REASON] = resend.reason
     if resend.delay_s is not None:
-        found[names.RETRY_DELAY] = resend.delay_s
+        found[names.RETRY_DELAY] = round(resend.delay_s, names.DIGITS)
     if resend.early is not None:
         found[names.RETRY_EARLY] = resend.early
     if resend.futile is not None:

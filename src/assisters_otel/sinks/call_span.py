@@ -19,6 +19,7 @@ from assisters_otel.api.headers import header_text
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.otel_api import providers
 from assisters_otel.semconv import attributes as names
+from assisters_otel.semconv import gen_ai
 from assisters_otel.sinks import attempt_span, foreign_span
 from assisters_otel.sinks.stream_span import stream_attributes
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
     from opentelemetry.util.types import AttributeValue
 
-    from assisters_otel.attempts.call import Call, CallRequest
+    from assisters_otel.attempts.call import Call
+    from assisters_otel.attempts.call_request import CallRequest
     from assisters_otel.outcomes import CallOutcome
 
 _GEN_AI_SCOPES: Final = (
@@ -65,15 +67,15 @@ def start_or_adopt_call_span(tracer: Tracer, asked: CallRequest) -> tuple[Span, 
         return current, False
     request = asked.request
     attributes: dict[str, AttributeValue] = {
-        names.GEN_AI_PROVIDER_NAME: names.PROVIDER,
+        gen_ai.PROVIDER_NAME: gen_ai.PROVIDER,
         SERVER_ADDRESS: request.address,
+        SERVER_PORT: request.port,
+        **asked.attributes,
     }
     if asked.operation is not None:
-        attributes[names.GEN_AI_OPERATION_NAME] = asked.operation
+        attributes[gen_ai.OPERATION_NAME] = asked.operation
     if asked.model is not None:
-        attributes[names.GEN_AI_REQUEST_MODEL] = asked.model
-    if request.port is not None:
-        attributes[SERVER_PORT] = request.port
+        attributes[gen_ai.REQUEST_MODEL] = asked.model
     name = (asked.operation, asked.model)
     if asked.operation is None:
         name = (request.method, request.template)
@@ -95,7 +97,7 @@ def write_abandoned_state(call: Call) -> None:
         {
             names.CALL_OUTCOME: names.CANCELLED_CALL,
             names.RETRY_COUNT: call.chain.retries,
-            names.RETRY_WAIT: call.chain.wait_s,
+            names.RETRY_WAIT: round(call.chain.wait_s, names.DIGITS),
             names.STREAM_OUTCOME: names.ABANDONED,
         }
     )
@@ -124,15 +126,24 @@ def end_call_span(
 def _write_call(call: Call, outcome: CallOutcome, *, capture_message: bool) -> None:
     span, chain = call.span, call.chain
     found = _call_attributes(outcome, capture_message=capture_message)
+    if call.is_ours and outcome.operation is not None and outcome.answer is not None:
+        found |= outcome.answer.attributes
+        reasons = outcome.answer.attributes.get(gen_ai.RESPONSE_FINISH_REASONS, ())
+        choices = call.asked.attributes.get(gen_ai.REQUEST_CHOICE_COUNT, 1)
+        if isinstance(reasons, tuple) and len(reasons) != choices:
+            # The last events of a stream do not have the reasons of all choices.
+            found.pop(gen_ai.RESPONSE_FINISH_REASONS, None)
     if chain.call.number:
         found[names.CALL_RESEND_COUNT] = chain.call.number
     attempt_span.put_last(found)
     span.set_attributes(found)
     if chain.resend_of is not None:
         providers.add_link(span, chain.resend_of)
-    if outcome.failed and call.is_ours:
+    if not outcome.failed:
+        return
+    if call.is_ours:
         span.set_status(StatusCode.ERROR, outcome.code or outcome.error_type)
-    elif outcome.failed:
+    else:
         # The span's maker writes the exception's class to ``error.type`` later.
         error: dict[str, AttributeValue] = {
             name: found[name] for name in attempt_span.LAST if name in found
@@ -144,7 +155,7 @@ def _call_attributes(outcome: CallOutcome, *, capture_message: bool) -> dict[str
     found: dict[str, AttributeValue] = {
         names.CALL_OUTCOME: outcome.outcome,
         names.RETRY_COUNT: outcome.retries,
-        names.RETRY_WAIT: outcome.wait_s,
+        names.RETRY_WAIT: round(outcome.wait_s, names.DIGITS),
     }
     last = outcome.last
     if last is not None:

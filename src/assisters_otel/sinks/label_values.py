@@ -6,16 +6,25 @@ if it is documented, or is among the first few others that are well-formed. Any 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from assisters_otel import logger
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
+
+from assisters_otel import catalog, logger
 from assisters_otel.api.patterns import pattern
 from assisters_otel.semconv import attributes as names
+from assisters_otel.semconv import gen_ai
 
 if TYPE_CHECKING:
     import re
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    from opentelemetry.util.types import AttributeValue
+
+    from assisters_otel.api.request import LabelsKey
+    from assisters_otel.outcomes import AttemptOutcome
 
 MAX_EXTRA_VALUES: Final = 20
 """The numbers of undocumented codes, types and exception names that a process may add as labels."""
@@ -23,12 +32,14 @@ MAX_EXTRA_VALUES: Final = 20
 MAX_MODELS: Final = 50
 """The number of models that a process may add as labels. The API has no list of the known ones."""
 
+# The label sets that are cached, since creating one costs more than finding it.
+_MAX_SETS: Final = 512
 _WELL_FORMED: Final = pattern(r"[a-z][a-z0-9_]{0,63}\Z")
 _EXCEPTION_NAME: Final = pattern(r"[A-Za-z_][A-Za-z0-9_.<>]{0,99}\Z")
 _MODEL: Final = pattern(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}\Z")
 _STATUSES: Final = frozenset(map(str, range(100, 600)))
 # Source: semantic conventions, http.request.method.
-_METHODS: Final = frozenset(
+METHODS: Final = frozenset(
     "GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH QUERY".split()  # noqa: SIM905 - a list of words
 )
 
@@ -74,3 +85,70 @@ class LabelValues:
     def __contains__(self, value: str) -> bool:
         """Return True if *value* is a label already."""
         return value in self._known or value in self._further
+
+
+class OutcomeLabels(NamedTuple):
+    """The labels that describe outcomes. Attempts and calls share them, and so their bounds.
+
+    Attributes:
+        code: The codes.
+        type: The types of errors.
+        exception: The names of exceptions, which are types of errors as well.
+        model: The models, asked for or answered with.
+    """
+
+    code: LabelValues
+    type: LabelValues
+    exception: LabelValues
+    model: LabelValues
+
+
+def outcome_labels() -> OutcomeLabels:
+    """Return labels that have their documented values alone."""
+    types = (names.TRUNCATED, names.OTHER, *(t.type for t in catalog.TYPES))
+    return OutcomeLabels(
+        LabelValues(names.ERROR_CODE, (e.code for e in catalog.ERRORS), _WELL_FORMED),
+        LabelValues(ERROR_TYPE, types, _WELL_FORMED),
+        LabelValues(ERROR_TYPE, (names.CANCELLED,), _EXCEPTION_NAME),
+        LabelValues(gen_ai.REQUEST_MODEL, (), _MODEL, MAX_MODELS),
+    )
+
+
+def error_type_label(labels: OutcomeLabels, value: str, outcome: AttemptOutcome | None) -> str:
+    """Return the label of a type of error.
+
+    Args:
+        labels: The labels.
+        value: The type of error: a documented one, a status or the name of an exception.
+        outcome: The outcome of the attempt that it comes from, or None without one.
+    """
+    if outcome is None or not outcome.failed or outcome.error_type == outcome.exception:
+        return labels.exception.bounded(value)
+    return value if value in _STATUSES else labels.type.bounded(value)
+
+
+def reason_label(labels: OutcomeLabels, value: str) -> str:
+    """Return the label of the reason of a retry: the one that the previous attempt was counted as.
+
+    Args:
+        labels: The labels.
+        value: The previous attempt's code, type of error or exception.
+    """
+    known = (_STATUSES, labels.code, labels.type, labels.exception)
+    return value if any(value in values for values in known) else names.OTHER
+
+
+@lru_cache(_MAX_SETS)
+def label_set(
+    labels_key: LabelsKey, others: tuple[str, ...], *values: AttributeValue | None
+) -> Mapping[str, AttributeValue]:
+    """Return a set of labels: those of the endpoint, and those of *others* that have a value."""
+    address, port, template = labels_key
+    named = {names.URL_TEMPLATE: template, **dict(zip(others, values, strict=True))}
+    known = {name: value for name, value in named.items() if value is not None}
+    return server_labels(address, port) | known
+
+
+def server_labels(address: str, port: int) -> dict[str, AttributeValue]:
+    """Return the labels of a server."""
+    return {SERVER_ADDRESS: address, SERVER_PORT: port}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from weakref import ref as weakref
 
@@ -12,23 +12,21 @@ from opentelemetry.semconv.attributes.http_attributes import (
     HTTP_REQUEST_METHOD,
     HTTP_RESPONSE_STATUS_CODE,
 )
-from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 
-from assisters_otel import catalog
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.headers import header_integer
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.otel_api import providers
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import metrics as metric_names
+from assisters_otel.sinks.call_metrics import CallMetrics
 from assisters_otel.sinks.label_values import (
-    _EXCEPTION_NAME,
-    _METHODS,
-    _MODEL,
-    _STATUSES,
-    _WELL_FORMED,
-    MAX_MODELS,
-    LabelValues,
+    METHODS,
+    error_type_label,
+    label_set,
+    outcome_labels,
+    reason_label,
+    server_labels,
 )
 from assisters_otel.version import __version__
 from assisters_otel.weak_identity import WeakIdentityDict
@@ -38,29 +36,18 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider
-    from opentelemetry.util.types import AttributeValue
 
-    from assisters_otel.api.request import ApiRequest, LabelsKey
-    from assisters_otel.outcomes import AttemptOutcome, CallOutcome, Resend
+    from assisters_otel.api.request import ApiRequest
+    from assisters_otel.outcomes import AttemptOutcome, Resend
 
 FRESH_S: Final = 120.0
 """The seconds for which a rate limit's last value is reported. Later it may have changed."""
 # The servers whose rate limits are kept. At this number the old ones are dropped.
 _MAX_SERVERS: Final = 64
-# The label sets that are cached, since creating one costs more than finding it.
-_MAX_SETS: Final = 512
 _END_LABELS: Final = (ERROR_TYPE, names.ERROR_CODE, HTTP_RESPONSE_STATUS_CODE)
 _ERROR_LABELS: Final = (*_END_LABELS, names.ERROR_RETRYABLE)
 _ATTEMPT_LABELS: Final = (*_END_LABELS, HTTP_REQUEST_METHOD)
 _RETRY_LABELS: Final = (names.RETRY_REASON, names.RETRY_EARLY, names.RETRY_FUTILE)
-_CALL_LABELS: Final = (
-    ERROR_TYPE,
-    names.ERROR_CODE,
-    names.CALL_OUTCOME,
-    names.GEN_AI_OPERATION_NAME,
-    names.GEN_AI_REQUEST_MODEL,
-)
-_STREAM_LABELS: Final = (names.GEN_AI_REQUEST_MODEL,)
 
 _GAUGES: Final = (
     (metric_names.REQUESTS_LIMIT, response_headers.RATELIMITS["requests", "limit"]),
@@ -107,7 +94,11 @@ def _gauge_callbacks(provider: MeterProvider, meter: Meter) -> _GaugeCallbacks:
 
 
 class AttemptMetrics:
-    """The instruments of one provider."""
+    """The instruments of one provider.
+
+    Attributes:
+        calls: Those for calls.
+    """
 
     def __init__(
         self, provider: MeterProvider, now: Callable[[], float], collect: Callable[[], object]
@@ -125,6 +116,8 @@ class AttemptMetrics:
         )
         self._now = now
         self._collect = collect
+        self._labels = outcome_labels()
+        self.calls = CallMetrics(meter, self._labels)
         self._duration = meter.create_histogram(
             metric_names.REQUEST_DURATION.name,
             metric_names.REQUEST_DURATION.unit,
@@ -137,32 +130,9 @@ class AttemptMetrics:
         self._retries = meter.create_counter(
             metric_names.RETRIES.name, metric_names.RETRIES.unit, metric_names.RETRIES.description
         )
-        self._call_duration = meter.create_histogram(
-            metric_names.CALL_DURATION.name,
-            metric_names.CALL_DURATION.unit,
-            metric_names.CALL_DURATION.description,
-            explicit_bucket_boundaries_advisory=metric_names.DURATION_BOUNDARIES,
-        )
-        self._call_attempts = meter.create_histogram(
-            metric_names.CALL_ATTEMPTS.name,
-            metric_names.CALL_ATTEMPTS.unit,
-            metric_names.CALL_ATTEMPTS.description,
-            explicit_bucket_boundaries_advisory=metric_names.ATTEMPTS_BOUNDARIES,
-        )
-        self._first_chunk = meter.create_histogram(
-            metric_names.FIRST_CHUNK.name,
-            metric_names.FIRST_CHUNK.unit,
-            metric_names.FIRST_CHUNK.description,
-            explicit_bucket_boundaries_advisory=metric_names.DURATION_BOUNDARIES,
-        )
         latest = _gauge_callbacks(provider, meter)
         latest.metrics = weakref(self)
-        self._limits: dict[tuple[str, int | None], tuple[float, Mapping[bytes, bytes]]] = {}
-        self._code = LabelValues(names.ERROR_CODE, (e.code for e in catalog.ERRORS), _WELL_FORMED)
-        types = (names.TRUNCATED, names.OTHER, *(t.type for t in catalog.TYPES))
-        self._type = LabelValues(ERROR_TYPE, types, _WELL_FORMED)
-        self._exception = LabelValues(ERROR_TYPE, (names.CANCELLED,), _EXCEPTION_NAME)
-        self._model = LabelValues(names.GEN_AI_REQUEST_MODEL, (), _MODEL, MAX_MODELS)
+        self._limits: dict[tuple[str, int], tuple[float, Mapping[bytes, bytes]]] = {}
 
     @fail_safe
     def record_attempt(self, outcome: AttemptOutcome) -> None:
@@ -170,13 +140,18 @@ class AttemptMetrics:
         request = outcome.request
         error_type, code = outcome.error_type, None
         if error_type is not None:
-            error_type, code = self._error_type(error_type, outcome), self._known_code(outcome)
+            error_type, code = (
+                error_type_label(self._labels, error_type, outcome),
+                self._code(outcome),
+            )
         end = error_type, code, outcome.status
         if outcome.failed:
-            self._errors.add(1, _labels(request.labels_key, _ERROR_LABELS, *end, outcome.retryable))
-        method = request.method if request.method in _METHODS else names.OTHER
+            self._errors.add(
+                1, label_set(request.labels_key, _ERROR_LABELS, *end, outcome.retryable)
+            )
+        method = request.method if request.method in METHODS else names.OTHER
         self._duration.record(
-            outcome.duration_s, _labels(request.labels_key, _ATTEMPT_LABELS, *end, method)
+            outcome.duration_s, label_set(request.labels_key, _ATTEMPT_LABELS, *end, method)
         )
         if not _LIMIT_HEADERS.isdisjoint(outcome.headers):
             self._keep_limits(request, outcome.headers)
@@ -189,66 +164,20 @@ class AttemptMetrics:
             outcome: The attempt's outcome, with that of the body.
             context: A context in which the call's or stream's span is current, for the exemplars.
         """
-        error_type = self._error_type(outcome.error_type or names.OTHER, outcome)
-        said = error_type, self._known_code(outcome), outcome.status, outcome.retryable
-        self._errors.add(1, _labels(outcome.request.labels_key, _ERROR_LABELS, *said), context)
-
-    @fail_safe
-    def record_stream(
-        self, outcome: AttemptOutcome, model: str | None, context: Context | None
-    ) -> None:
-        """Record the time to the first chunk of an event stream, if it had one.
-
-        Args:
-            outcome: The attempt's outcome, with that of the stream.
-            model: The call's model, cleaned, or None.
-            context: A context in which the call's or stream's span is current, for the exemplars.
-        """
-        stream = outcome.stream
-        if stream is None or stream.first_chunk_s is None:
-            return
-        model = None if model is None else self._model.bounded(model)
-        shared = _labels(outcome.request.labels_key, _STREAM_LABELS, model)
-        self._first_chunk.record(stream.first_chunk_s, shared, context)
+        error_type = error_type_label(self._labels, outcome.error_type or names.OTHER, outcome)
+        said = error_type, self._code(outcome), outcome.status, outcome.retryable
+        self._errors.add(1, label_set(outcome.request.labels_key, _ERROR_LABELS, *said), context)
 
     @fail_safe
     def record_retry(self, request: ApiRequest, resend: Resend) -> None:
         """Count one retry when it is sent. Its span must be current, for the exemplars."""
-        reason = None if resend.reason is None else self._reason(resend.reason)
+        reason = None if resend.reason is None else reason_label(self._labels, resend.reason)
         self._retries.add(
-            1, _labels(request.labels_key, _RETRY_LABELS, reason, resend.early, resend.futile)
+            1, label_set(request.labels_key, _RETRY_LABELS, reason, resend.early, resend.futile)
         )
 
-    @fail_safe
-    def record_call(self, outcome: CallOutcome, context: Context) -> None:
-        """Record one call of an SDK.
-
-        Args:
-            outcome: The outcome.
-            context: A context in which the call's span is current, for the exemplars.
-        """
-        model = None if outcome.model is None else self._model.bounded(outcome.model)
-        error_type = outcome.error_type
-        if error_type is not None:
-            error_type = self._error_type(error_type, outcome.last)
-        said = error_type, self._known_code(outcome), outcome.outcome, outcome.operation, model
-        shared = _labels(outcome.request.labels_key, _CALL_LABELS, *said)
-        self._call_duration.record(outcome.duration_s, shared, context)
-        self._call_attempts.record(outcome.retries + 1, shared, context)
-
-    def _known_code(self, outcome: AttemptOutcome | CallOutcome) -> str | None:
-        code = outcome.code
-        return None if code is None else self._code.bounded(code)
-
-    def _error_type(self, value: str, outcome: AttemptOutcome | None) -> str:
-        if outcome is None or not outcome.failed or outcome.error_type == outcome.exception:
-            return self._exception.bounded(value)
-        return value if value in _STATUSES else self._type.bounded(value)
-
-    def _reason(self, value: str) -> str:
-        """Return the label under which the previous attempt was counted."""
-        known = (_STATUSES, self._code, self._type, self._exception)
-        return value if any(value in labels for labels in known) else names.OTHER
+    def _code(self, outcome: AttemptOutcome) -> str | None:
+        return None if outcome.code is None else self._labels.code.bounded(outcome.code)
 
     def _keep_limits(self, request: ApiRequest, headers: Mapping[bytes, bytes]) -> None:
         # The four integers are parsed at a collection, and not on each response.
@@ -270,22 +199,5 @@ class AttemptMetrics:
         for (address, port), (at, headers) in list(self._limits.items()):
             value = header_integer(headers.get(header))
             if value is not None and at >= oldest:
-                observations.append(Observation(value, _server(address, port)))
+                observations.append(Observation(value, server_labels(address, port)))
         return observations
-
-
-@lru_cache(_MAX_SETS)
-def _labels(
-    labels_key: LabelsKey, others: tuple[str, ...], *values: AttributeValue | None
-) -> Mapping[str, AttributeValue]:
-    """Return a set of labels: those of the endpoint, and those of *others* that have a value."""
-    address, port, template = labels_key
-    named = {names.URL_TEMPLATE: template, **dict(zip(others, values, strict=True))}
-    known = {name: value for name, value in named.items() if value is not None}
-    return _server(address, port) | known
-
-
-def _server(address: str, port: int | None) -> dict[str, AttributeValue]:
-    if port is None:
-        return {SERVER_ADDRESS: address}
-    return {SERVER_ADDRESS: address, SERVER_PORT: port}

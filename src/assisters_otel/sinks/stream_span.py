@@ -17,6 +17,7 @@ from assisters_otel.api import headers as response_headers
 from assisters_otel.api.headers import header_text
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.semconv import attributes as names
+from assisters_otel.semconv import gen_ai
 from assisters_otel.sinks import attempt_span
 
 if TYPE_CHECKING:
@@ -41,9 +42,10 @@ def start_stream_span(tracer: Tracer, attempt: Attempt) -> Span | None:
     if above is None:
         above = span.get_span_context()
     request = attempt.request
-    attributes: dict[str, AttributeValue] = {SERVER_ADDRESS: request.address}
-    if request.port is not None:
-        attributes[SERVER_PORT] = request.port
+    attributes: dict[str, AttributeValue] = {
+        SERVER_ADDRESS: request.address,
+        SERVER_PORT: request.port,
+    }
     if request.template is not None:
         attributes[names.URL_TEMPLATE] = request.template
     return tracer.start_span(
@@ -77,6 +79,8 @@ def _write_stream(span: Span, outcome: AttemptOutcome, *, capture_message: bool)
     found: dict[str, AttributeValue] = {}
     if outcome.stream is not None:
         found |= stream_attributes(outcome.stream)
+        if outcome.stream.answer is not None:
+            found |= outcome.stream.answer.attributes
     request_id = header_text(outcome.headers.get(response_headers.REQUEST_ID))
     if request_id:
         found[names.REQUEST_ID] = request_id
@@ -95,5 +99,5 @@ def stream_attributes(stream: StreamOutcome) -> dict[str, AttributeValue]:
         names.STREAM_CHUNKS: stream.chunks,
     }
     if stream.first_chunk_s is not None:
-        found[names.STREAM_FIRST_CHUNK] = stream.first_chunk_s
+        found[gen_ai.RESPONSE_FIRST_CHUNK] = stream.first_chunk_s
     return found

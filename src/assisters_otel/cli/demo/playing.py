@@ -177,7 +177,7 @@ def _wrong_metrics(metrics: tuple[Metric, ...]) -> Iterator[str]:
     for name, expected, key in (
         (metric_names.ERRORS.name, errors, error_name),
         (metric_names.RETRIES.name, retries, _retry_reason),
-        (metric_names.CALL_DURATION.name, outcomes, call_outcome),
+        (metric_names.OPERATION_DURATION.name, outcomes, call_outcome),
     ):
         seen: Counter[str | None] = Counter()
         for point in (p for m in metrics if m.name == name for p in m.data.data_points):

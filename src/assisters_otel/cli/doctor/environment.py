@@ -10,10 +10,11 @@ from assisters_otel.api.redaction import shown
 from assisters_otel.cli.doctor import collector, packages, process
 from assisters_otel.cli.doctor.finding import Finding
 from assisters_otel.hosts import environment_hosts, may_hold_password
+from assisters_otel.providers import config_file
 from assisters_otel.semconv import environment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Iterator, Mapping
 
 _OPT_IN: Final = "OTEL_SEMCONV_STABILITY_OPT_IN"
 _NAMES_BY_MODE: Final = {"http/dup": "old and stable names", "http": "stable names"}
@@ -40,7 +41,34 @@ def run_checks(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Fin
     yield from _conventions(environ)
     yield from packages.check_packages(environ)
     yield from process.check_process(environ)
-    yield from collector.check_collector(endpoint, environ)
+    has_file = yield from _config_file(environ)
+    if endpoint or not has_file:
+        yield from collector.check_collector(endpoint, environ)
+
+
+def _config_file(environ: Mapping[str, str]) -> Generator[Finding, None, bool]:
+    """Check the configuration file.
+
+    Returns:
+        True if there is a file that can be used: then the variables of the exporters are not read.
+    """
+    variable = environment.OTEL_CONFIG_FILE
+    path = config.config_file(environ)
+    if path is None:
+        return False
+    try:
+        file = config_file.ConfigFile(path)
+    except ValueError as error:
+        text = f"{error}. The OTEL_* variables are taken instead"
+        yield Finding(variable, False, text, "Correct the file, or unset the variable.")
+        return False
+    if file.is_disabled:
+        text = f"{shown(path)} is disabled: nothing is watched"
+        yield Finding(variable, False, text, "Take 'disabled: true' out of the file.")
+    else:
+        text = f"{shown(path)} describes the providers. A receiver is tried by --endpoint"
+        yield Finding(variable, True, text)
+    return True
 
 
 def _hosts(environ: Mapping[str, str]) -> Iterator[Finding]:

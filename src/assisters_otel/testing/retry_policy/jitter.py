@@ -103,7 +103,7 @@ def _judge_spaced(played: Sequence[Played], refused: int) -> Verdict:
     found = [pauses(one)[refused - 1] for one in calls]
     spread_s = _spread_s(found)
     seen = f"{len(found)} callers, one by one, paused {min(found):.2f} to {max(found):.2f} s"
-    if spread_s <= median(found) * SPREAD:
+    if median(found) <= EARLY_S or spread_s <= median(found) * SPREAD:
         return Verdict(False, seen)
     noise = _noise(calls, refused)
     if spread_s > noise.most_s:
