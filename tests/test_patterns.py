@@ -14,7 +14,8 @@ from assisters_otel.api import patterns
 
 def found():
     for module in pkgutil.walk_packages(assisters_otel.__path__, "assisters_otel."):
-        if ".cli" in module.name or module.name.endswith("__main__"):
+        # Their imports need a package of their own, and they have none.
+        if any(part in module.name for part in (".cli", "__main__", "hook")):
             continue
         for name, value in vars(importlib.import_module(module.name)).items():
             if isinstance(value, patterns._Pattern):
