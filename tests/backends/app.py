@@ -12,6 +12,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any
 
 import assisters
 import httpx
@@ -126,6 +127,25 @@ class Scenes:
                 with suppress(httpx.HTTPError):
                     self.http.post(f"{self.api.url}/embeddings", json=body)
         return count
+
+    def keys(self, answers: dict[str, dict[str, Any]]) -> list[str]:
+        """One chat with each key, which has an answer of its own; what each raised, or "ok"."""
+        said = []
+        for key, answer in answers.items():
+            self.api.answers(**answer)
+            words = f"planted-prompt {time.perf_counter_ns()}"
+            try:
+                self.openai.with_options(api_key=key, max_retries=0).chat.completions.create(
+                    model=MODEL, messages=[{"role": "user", "content": words}]
+                )
+                said.append("ok")
+            except FAILURES as error:
+                said.append(type(error).__name__)
+        return said
+
+    def books(self) -> int:
+        """The tokens, in and out, that the API has told its clients of."""
+        return sum(one.input_tokens + one.output_tokens for one in self.api.usage)
 
     def again(self, code: str, times: int, retry_after: float | None = None) -> int:
         """One request sent again and again, at once."""

@@ -37,8 +37,17 @@ ALL = {
     "$older": ".*",
     "$server": ".*",
     "$endpoint": ".*",
+    "$who": "tenant",
 }
 """Grafana's variables, filled in with everything."""
+
+BAGGAGE = {"tenant"}
+"""What an app names by ``init(baggage=…)``, as the dashboard's variable has it."""
+OF_BAGGAGE = (
+    "assisters.client.errors",
+    "assisters.client.call.attempts",
+    "gen_ai.client.token.usage",
+)
 
 # The resource's keys that the collector keeps, and what Prometheus makes of a target.
 RESOURCE = {*SCOPE, "service_version", "service_instance_id", "job", "instance"}
@@ -97,6 +106,8 @@ def series() -> dict[str, set[str]]:
     known = dict(OTHERS)
     for metric in metric_names.METRICS:
         labels = RESOURCE | {label(name) for name in metric.attributes}
+        if metric.name in OF_BAGGAGE:
+            labels |= BAGGAGE
         name = label(metric.name) + _UNITS.get(metric.unit, "")
         if metric.instrument == "counter":
             known[f"{name}_total"] = labels

@@ -34,6 +34,8 @@ PAGE = CONFIG.joinpath("README.md").read_text()
 """Where a runbook_url leads to."""
 PROMTOOL = {path.name: yaml.safe_load(path.read_text()) for path in CONFIG.glob("*_test.yaml")}
 TESTS = [test for file in PROMTOOL.values() for test in file["tests"]]
+OF_YOURS = "tokens_a_month"
+"""The threshold that has no number as shipped."""
 KINDS = {"error_code", "error_type", "assisters_retry_reason", "http_response_status_code"}
 """What tells one kind of failure from another."""
 ONE_BY_ONE = {
@@ -287,7 +289,20 @@ def test_every_threshold_stands_in_the_first_group_and_is_used():
     set_ = {r["labels"]["of"] for r in first["rules"] if r["record"] == "assisters:threshold"}
     used = set(re.findall(r'assisters:threshold{of="(\w+)"}', str(others)))
 
-    assert used == set_
+    assert used == set_ | {OF_YOURS}
+
+
+def test_the_threshold_that_only_the_user_knows_is_set_by_taking_comment_signs_away():
+    text = CONFIG.joinpath("alerts.yaml").read_text()
+    (comment,) = re.findall(
+        r"((?:^      # .*\n){3})      # Of all attempts, ref", text, re.MULTILINE
+    )
+    changed = yaml.safe_load(text.replace(comment, comment.replace("# ", "", 1)
+                                          .replace("#   ", "  ")))  # fmt: skip
+
+    before, after = (one["groups"][0]["rules"] for one in (RULES, changed))
+    (added,) = [rule for rule in after if rule not in before]
+    assert added["labels"] == {"of": OF_YOURS}
 
 
 def test_no_rule_reads_days_of_what_processes_send():

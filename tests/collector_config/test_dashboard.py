@@ -24,6 +24,7 @@ QUESTIONS = [
     "Which code?",
     "Which endpoint and model?",
     "How much headroom is left?",
+    "Whose key, whose request, how many tokens?",
     "What do retries cost?",
     "From a point to its trace",
     "Can this be trusted?",

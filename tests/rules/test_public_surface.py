@@ -15,8 +15,8 @@ TYPING = Path(__file__).parents[1] / "typing" / "api.py"
 
 PUBLIC = {
     assisters_otel: """
-        AssistersInstrumentor Explanation Status Telemetry __version__ catalog explain init
-        retry_after_s retryable
+        AssistersInstrumentor Explanation Status Telemetry __version__ catalog explain
+        flushed init retry_after_s retryable
     """,
     testing: """
         AssistersTelemetry FakeApi Point Received Recorded RetryPolicyError RetryReport RetryRow

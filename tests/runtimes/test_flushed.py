@@ -18,6 +18,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 import assisters_otel
+from assisters_otel.attempts.control_flow import units
 from assisters_otel.runtimes import work_units
 from scripts import passed
 
@@ -297,6 +298,21 @@ def test_each_call_is_a_flow_of_control_of_its_own(api, flushes):
 
     resends = [span.attributes.get("http.request.resend_count", 0) for span in flushes.spans]
     assert resends == [0, 0, 1, 0, 1, 0]
+
+
+def test_a_call_in_a_unit_of_a_runtime_is_of_that_unit(api, flushes):
+    """A task that Celery runs again is the same unit, whatever it calls."""
+    api.answers(code="rate_limit_exceeded", times=3)
+    work = assisters_otel.flushed(
+        lambda: requests.post(f"{api.url}/embeddings", json={"input": "a"}, timeout=10)
+    )
+    for task in ("celery 1", "celery 1", "celery 2"):
+        units.start(task)
+        work()
+        units.end(task)
+
+    resends = [span.attributes.get("http.request.resend_count", 0) for span in flushes.spans]
+    assert resends == [0, 1, 0]
 
 
 def test_a_decorated_function_looks_like_itself():

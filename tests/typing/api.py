@@ -64,6 +64,24 @@ def handle() -> bool:
     return in_time and bool(attempts or hosts or last)
 
 
+@assisters_otel.flushed
+def handler(event: dict[str, str], _context: object) -> str:
+    """A function after which the platform freezes the process."""
+    return event["name"]
+
+
+@assisters_otel.flushed
+async def handler_async(event: dict[str, str]) -> str:
+    """The same, as a coroutine function."""
+    return event["name"]
+
+
+async def invoke() -> str:
+    """A decorated function has the types that it had."""
+    name: str = handler({"name": "a"}, None)
+    return name + await handler_async(event={"name": "b"})
+
+
 def explain(error: openai.APIError, response: httpx.Response) -> str:
     """What is known of an error."""
     explanation: assisters_otel.Explanation = assisters_otel.explain(error)
