@@ -51,7 +51,7 @@ def test_a_call_whose_answer_an_sdk_cannot_read_says_in_its_line_how_many_attemp
     call, last = memory.call(), memory.attempts()[-1]
     assert record.getMessage() == (
         "Assisters API: the client failed (JSONDecodeError) on POST /v1/chat/completions "
-        "(request id req_1)"
+        f"(request id req_1, trace id {call.context.trace_id:032x})"
     )
     told = {name: value for name, value in vars(record).items() if "." in name or "_id" in name}
     assert told == {

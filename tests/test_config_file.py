@@ -359,6 +359,16 @@ def test_what_else_cannot_be_used_costs_itself_alone(play, api, collector, part)
         assert "traceparent" in api.requests[0].headers
 
 
+def test_a_wrong_logger_provider_in_the_variables_costs_no_other_signal(play, collector):
+    told = play(
+        HEAD + traces(collector) + measured(collector),
+        OTEL_PYTHON_LOGGER_PROVIDER="nowhere",
+    )
+
+    assert services(collector) == ({"of-file"}, {"of-file"})
+    assert not warnings(told)
+
+
 def test_with_strict_a_broken_file_is_a_value_error(play):
     told = play(
         "no configuration",

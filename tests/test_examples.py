@@ -216,6 +216,34 @@ def test_the_service_s_users_get_a_sentence_and_a_reference(api, collector):
     assert failed.trace_id in refused
 
 
+def test_a_tenant_is_on_spans_and_metrics_once_it_is_known(api, collector):
+    api.answers("ok", "insufficient_funds")
+    script = (
+        "from fastapi.testclient import TestClient; import tenant_with_fastapi as s; "
+        "c = TestClient(s.app, raise_server_exceptions=False).__enter__(); "
+        "ask = lambda **h: print(c.get('/greeting?name=Ada', headers=h).status_code); "
+        "ask(baggage='tenant=umbrella'); "
+        "ask(authorization='Bearer token-of-acme', baggage='tenant=umbrella'); "
+        "ask(authorization='Bearer token-of-umbrella'); c.__exit__(None, None, None)"
+    )
+    done = run(
+        "-c",
+        script,
+        PYTHONPATH=os.pathsep.join(filter(None, [str(EXAMPLES), os.environ.get("PYTHONPATH")])),
+        ASSISTERS_BASE_URL=api.url,
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
+    )
+
+    assert done.stdout.split() == ["401", "200", "500"], done.stderr
+    calls = [span for span in collector.spans() if span.name == "chat assisters-chat-v1"]
+    told = {call.attributes["tenant"]: call.attributes["assisters.call.outcome"] for call in calls}
+    assert told == {"acme": "ok", "umbrella": "failed"}
+    (error,) = collector.points("assisters.client.errors")
+    assert error.attributes["tenant"] == "umbrella"
+    assert len(api.requests) == 2
+    assert not [one for one in api.requests if "baggage" in one.headers]
+
+
 def test_the_retries_of_urllib3_are_on_the_span(api, collector):
     api.answers("rate_limit_exceeded", retry_after=0)
     api.answers("model_overloaded", "ok")

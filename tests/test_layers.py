@@ -16,7 +16,7 @@ ORDER = (
     ("version", "semconv", "own_export", "weak_identity", "catalog", "foreign_exceptions"),
     ("otel_api", "logger", "api"),
     ("fail_safe",),
-    ("causes", "hosts", "variables"),
+    ("baggage_names", "causes", "hosts", "variables"),
     ("outcomes", "config"),
     ("attempts",),
     ("resends", "sinks"),

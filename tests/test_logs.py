@@ -12,6 +12,7 @@ from opentelemetry.trace import SpanContext
 from pythonjsonlogger.json import JsonFormatter
 
 from assisters_otel.api.error_body import Envelope
+from assisters_otel.api.identity import Identity
 from assisters_otel.api.request import ApiRequest
 from assisters_otel.outcomes import AttemptOutcome, CallOutcome
 from assisters_otel.sinks.failure_log import MAX_SINGLE_LINES, WINDOW_S, FailureLog
@@ -54,16 +55,27 @@ def failed(code="invalid_model", request=REQUEST, status=400):
     )
 
 
-def test_a_line_has_the_code_the_endpoint_the_request_id_and_the_advice(log, caplog):
-    log.record_failure(failed())
+def test_a_line_has_the_code_the_endpoint_all_ids_and_the_advice(log, caplog):
+    outcome = failed()._replace(caller=Identity("1a2b3c4d"))
+    log.record_failure(outcome, SpanContext(0xABC, 0xDEF, is_remote=False))
 
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert record.name == "assisters_otel"
     assert record.message == (
-        "Assisters API answered 400 invalid_model on POST /v1/embeddings "
-        "(request id req_1): no retry helps"
+        "Assisters API answered 400 invalid_model on POST /v1/embeddings (request id req_1, "
+        f"trace id {0xABC:032x}, key 1a2b3c4d): no retry helps"
     )
+    assert vars(record)["assisters.api_key.fingerprint"] == "1a2b3c4d"
+
+
+def test_a_line_says_of_the_ids_what_is_known(log, caplog):
+    log.record_failure(failed())
+    log.record_failure(AttemptOutcome.of(REQUEST, 0.1, status=400, caller=Identity("1a2b3c4d")))
+
+    first, second = caplog.messages
+    assert "on POST /v1/embeddings (request id req_1): no retry helps" in first
+    assert "on POST /v1/embeddings (key 1a2b3c4d): no retry helps" in second
 
 
 def test_a_line_without_an_envelope_has_the_status(log, caplog):
@@ -110,6 +122,26 @@ def test_a_storm_is_summed_up(log, clock, caplog):
     log.record_failure(failed())
     assert caplog.messages[0] == ("Assisters API: 20 more met invalid_model on POST /v1/embeddings")
     assert [stands_for(record) for record in caplog.records] == [20, 1]
+
+
+def test_a_storm_of_one_key_does_not_hide_the_first_failure_of_another(log, caplog):
+    for n in range(1000):
+        key = "bbbbbbbb" if n in {500, 501} else "aaaaaaaa"
+        log.record_failure(failed("api_key_revoked", status=401)._replace(caller=Identity(key)))
+
+    single = [one for one in caplog.messages if "answered 401" in one]
+    assert len(single) == MAX_SINGLE_LINES + 1
+    assert "key bbbbbbbb" in single[-1]
+    assert sum(stands_for(record) for record in caplog.records) <= 1000
+
+
+def test_a_storm_of_ever_new_keys_is_one_storm(log, caplog):
+    for n in range(10_000):
+        log.record_failure(failed()._replace(caller=Identity(f"{n:08x}")))
+    log.sum_up()
+
+    assert len(caplog.records) < 50
+    assert sum(stands_for(record) for record in caplog.records) == 10_000
 
 
 def test_a_storm_of_ten_thousand_is_some_lines_that_stand_for_all_of_it(log, caplog):

@@ -8,12 +8,14 @@ from opentelemetry.context import Context
 
 from assisters_otel.api.answer import Answer
 from assisters_otel.api.error_body import Envelope
+from assisters_otel.api.identity import Identity
 from assisters_otel.api.request import ApiRequest
 from assisters_otel.outcomes import AttemptOutcome, CallOutcome, Resend, StreamOutcome
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import metrics as metric_names
 from assisters_otel.sinks.label_values import MAX_EXTRA_VALUES, MAX_MODELS, LabelValues
-from assisters_otel.sinks.metrics import FRESH_S, AttemptMetrics
+from assisters_otel.sinks.metrics import AttemptMetrics
+from assisters_otel.sinks.rate_limits import FRESH_S
 from assisters_otel.version import __version__
 from memory import Memory
 
@@ -204,6 +206,7 @@ def test_every_metric_is_as_names_describes_it(metrics, clock):
             status=429,
             headers=all_limits,
             envelope=Envelope(type="rate_limit_error", code="rate_limit_exceeded"),
+            caller=Identity("1a2b3c4d", (), 1),
         )
     )
     request = REQUEST._replace(port=8080)
@@ -217,7 +220,17 @@ def test_every_metric_is_as_names_describes_it(metrics, clock):
         stream=StreamOutcome("error", 7, 0.5),
     )
     call = CallOutcome(
-        request, "chat", "assisters-chat-v1", "failed", 1.0, 2, 0.5, last, "APIError", ANSWER
+        request,
+        "chat",
+        "assisters-chat-v1",
+        "failed",
+        1.0,
+        2,
+        0.5,
+        last,
+        "APIError",
+        ANSWER,
+        Identity("1a2b3c4d"),
     )
     metrics.calls.record_call(call, Context())
     data = memory._reader.get_metrics_data()

@@ -244,7 +244,9 @@ def test_after_somebody_uninstrumented_init_begins_anew(api, memory):
 
 
 def test_an_unknown_keyword_of_the_instrumentor_says_what_to_write():
-    with pytest.raises(ValueError, match=r"unknown: host\. Write one of capture_message, hosts"):
+    with pytest.raises(
+        ValueError, match=r"unknown: host\. Write one of baggage, capture_message, hosts"
+    ):
         AssistersInstrumentor().instrument(host=["gateway.example"])
 
     assert not AssistersInstrumentor().is_instrumented_by_opentelemetry

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from operator import is_
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from assisters_otel import logger
+from assisters_otel import baggage_names, logger
 from assisters_otel.api import redaction
 from assisters_otel.api.redaction import shown
 from assisters_otel.hosts import DEFAULT_HOSTS, Host, argument_host, distinct, environment_hosts
@@ -29,7 +29,7 @@ class WrongArgument(ValueError):  # noqa: N818 - `init` documents a ValueError
 
 
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
-_FALSE: Final = frozenset({"false", "0", "no", "off", ""})
+_FALSE: Final = frozenset({"false", "0", "no", "off"})
 PROTOCOLS: Final = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 """The protocols of OTLP, with the names of their exporters' entry points."""
 
@@ -47,8 +47,11 @@ class Config:
         protocol: One of `PROTOCOLS`, or None.
         hosts: Every host that is watched.
         capture_message: True if the envelope's message is written to the span.
+        key_fingerprint: True if the fingerprint of the API key is written with each failure.
+        baggage: The names of the baggage's entries that become attributes and labels.
         captures_headers: True if HTTP instrumentation writes response headers to spans.
         strict: True if errors of the library itself are raised. Otherwise they are logged.
+        given: The names of the arguments of `init` that win over their variables.
     """
 
     service_name: str | None = None
@@ -57,8 +60,11 @@ class Config:
     protocol: str | None = None
     hosts: tuple[Host, ...] = DEFAULT_HOSTS
     capture_message: bool = False
+    key_fingerprint: bool = True
+    baggage: tuple[str, ...] = ()
     captures_headers: bool = False
     strict: bool = False
+    given: frozenset[str] = frozenset()
 
     def joined(self, other: Config) -> Config:
         """Return the settings with the hosts and the messages that *other* asks for as well."""
@@ -89,6 +95,8 @@ def from_arguments(  # noqa: PLR0913 - as many as `init` has
     protocol: str | None = None,
     hosts: Sequence[str] | None = None,
     capture_message: bool | None = None,
+    key_fingerprint: bool | None = None,
+    baggage: Sequence[str] | None = None,
     strict: bool = False,
 ) -> Config:
     """Check the arguments of `init` and return their settings, without the environment's.
@@ -107,7 +115,11 @@ def from_arguments(  # noqa: PLR0913 - as many as `init` has
         )
     if hosts is not None and (isinstance(hosts, (str, bytes)) or not _is_sequence(hosts)):
         raise ValueError("hosts is a sequence. Write hosts=['gateway.example'], with brackets")
-    for name, flag in (("capture_message", capture_message), ("strict", strict)):
+    if baggage is not None and (isinstance(baggage, (str, bytes)) or not _is_sequence(baggage)):
+        raise ValueError("baggage is a sequence of names. Write baggage=('tenant',), with a comma")
+    switches = {"capture_message": capture_message, "key_fingerprint": key_fingerprint}
+    settings: dict[str, object] = {**switches, "baggage": baggage}
+    for name, flag in (*switches.items(), ("strict", strict)):
         if not isinstance(flag, (bool, type(None))):
             raise ValueError(f"{name} is a switch. Write {name}=True or {name}=False")
     return Config(
@@ -117,7 +129,10 @@ def from_arguments(  # noqa: PLR0913 - as many as `init` has
         protocol=protocol,
         hosts=distinct((*DEFAULT_HOSTS, *map(argument_host, hosts or ()))),
         capture_message=bool(capture_message),
+        key_fingerprint=key_fingerprint is None or key_fingerprint,
+        baggage=baggage_names.argument_names(baggage or ()),
         strict=bool(strict),
+        given=frozenset(name for name, value in settings.items() if value is not None),
     )
 
 
@@ -157,15 +172,26 @@ def _is_text_mapping(value: object) -> bool:
 
 
 def environment_capture_message(environ: Mapping[str, str]) -> bool:
-    """Return True if the environment asks for the envelope's message on spans.
+    """Return True if the environment asks for the envelope's message on spans. See `_switch`."""
+    return _switch(environ, environment.ASSISTERS_OTEL_CAPTURE_MESSAGE, "false")
+
+
+def environment_key_fingerprint(environ: Mapping[str, str]) -> bool:
+    """Return True unless the environment switches the fingerprint off. See `_switch`."""
+    cost = ". No fingerprint is recorded"
+    return _switch(environ, environment.ASSISTERS_OTEL_KEY_FINGERPRINT, "true", cost)
+
+
+def _switch(environ: Mapping[str, str], variable: str, default: str, cost: str = "") -> bool:
+    """Return True if a variable is true.
 
     Raises:
-        ValueError: The variable is neither true nor false. The message shows what to write.
+        ValueError: It is neither true nor false. The message shows what to write.
     """
-    text = environ.get(environment.ASSISTERS_OTEL_CAPTURE_MESSAGE, "").strip().lower()
+    text = environ.get(variable, "").strip().lower() or default
     if text not in _TRUE | _FALSE:
-        variable = environment.ASSISTERS_OTEL_CAPTURE_MESSAGE
-        raise ValueError(f"{variable}: neither true nor false: {shown(text)}. Write true or false")
+        what = f"neither true nor false: {shown(text)}. Write true or false"
+        raise ValueError(f"{variable}: {what}{cost}")
     return text in _TRUE
 
 
@@ -190,33 +216,42 @@ def disabled_instrumentations(environ: Mapping[str, str]) -> frozenset[str]:
     return frozenset(filter(None, map(str.strip, listed)))
 
 
-def with_environment(
-    config: Config, environ: Mapping[str, str], *, capture_message_given: bool
-) -> Config:
+def with_environment(config: Config, environ: Mapping[str, str]) -> Config:
     """Return the settings with the environment's added. Log a warning for each wrong variable.
-
-    Args:
-        config: The settings from the arguments.
-        environ: The environment.
-        capture_message_given: True if `init` was called with *capture_message*, which then wins.
 
     Raises:
         ValueError: A variable is wrong, and *config* is strict.
     """
+    config, wrong = read_environment(config, environ)
+    _warn_or_raise(wrong, strict=config.strict)
+    return config
+
+
+def read_environment(config: Config, environ: Mapping[str, str]) -> tuple[Config, tuple[str, ...]]:
+    """Return the settings with the environment's added, and a message for each wrong variable."""
     hosts, wrong = environment_hosts(environ)
     config = replace(
         config,
         hosts=tuple(dict.fromkeys((*config.hosts, *hosts))),
         captures_headers=environment_captures_headers(environ),
     )
-    if not capture_message_given:
+    if "capture_message" not in config.given:
         try:
-            wanted = environment_capture_message(environ)
-            config = replace(config, capture_message=wanted)
+            config = replace(config, capture_message=environment_capture_message(environ))
         except ValueError as error:
             wrong += (str(error),)
-    _warn_or_raise(wrong, strict=config.strict)
-    return config
+    if "key_fingerprint" not in config.given:
+        try:
+            config = replace(config, key_fingerprint=environment_key_fingerprint(environ))
+        except ValueError as error:
+            # Only a user who wants no fingerprint sets the variable.
+            config = replace(config, key_fingerprint=False)
+            wrong += (str(error),)
+    if "baggage" not in config.given:
+        names, message = baggage_names.environment_names(environ)
+        config = replace(config, baggage=names)
+        wrong += () if message is None else (message,)
+    return config, wrong
 
 
 def warn_of_wrong(
@@ -248,20 +283,18 @@ class InitArguments(NamedTuple):
 
     Attributes:
         config: The settings from the arguments, without the environment's.
-        capture_message: The argument; None if it was left out.
         tracer_provider: The argument, or None.
         meter_provider: The argument, or None.
     """
 
     config: Config
-    capture_message: bool | None
     tracer_provider: object
     meter_provider: object
 
     def is_same_as(self, other: InitArguments) -> bool:
         """Return True if all arguments are the same. Providers are compared by identity."""
         providers, others = self._providers(), other._providers()
-        return self[:2] == other[:2] and all(map(is_, providers, others))
+        return self.config == other.config and all(map(is_, providers, others))
 
     def _providers(self) -> tuple[object, object]:
         return self.tracer_provider, self.meter_provider

@@ -106,23 +106,24 @@ def _apply(path: str, found: Found, *, strict: bool) -> bool:
     needed = {
         config_file.TRACES: found.tracer_provider is None and trace.get_tracer_provider(),
         config_file.METRICS: found.meter_provider is None and metrics.get_meter_provider(),
-        config_file.LOGS: _logs.get_logger_provider(),
+        # With the variable OpenTelemetry loads a provider, and raises for a wrong name.
+        config_file.LOGS: environment.OTEL_PYTHON_LOGGER_PROVIDER not in os.environ
+        and _logs.get_logger_provider(),
     }
     wanted = {part for part, now in needed.items() if now and providers.is_stand_in(now)}
     try:
         file = config_file.ConfigFile(path)
     except ValueError as error:
-        texts = [str(error)]
+        texts = [f"{error}. {config_file.INSTEAD}"]
     else:
         if file.is_disabled:
             logger.info("the file in %s is disabled: nothing is watched", _VARIABLE)
             return True
         texts = file.apply(wanted)
     for text in texts:
-        whole = f"{text}. The OTEL_* variables and the arguments of init are taken instead"
         if strict:
-            raise ValueError(whole)
-        logger.warning("%s", whole)
+            raise ValueError(text)
+        logger.warning("%s", text)
     return False
 
 

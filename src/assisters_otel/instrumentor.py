@@ -23,16 +23,15 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 
-_KEYWORDS: Final = frozenset(
-    {"tracer_provider", "meter_provider", "hosts", "capture_message", "strict", "instrumentation"}
-)
+_SETTINGS: Final = frozenset({"hosts", "capture_message", "key_fingerprint", "baggage", "strict"})
+_KEYWORDS: Final = _SETTINGS | {"tracer_provider", "meter_provider", "instrumentation"}
 
 
 class AssistersInstrumentor(BaseInstrumentor):  # type: ignore[misc] # it has no types
     """Instruments the clients of the Assisters API with the global providers, or with given ones.
 
     ``instrument`` takes, as any instrumentor's, ``tracer_provider`` and ``meter_provider``, and
-    ``hosts``, ``capture_message`` and ``strict`` as `init` does.
+    ``hosts``, ``capture_message``, ``key_fingerprint``, ``baggage`` and ``strict`` as `init` does.
     """
 
     active: Instrumentation | None = None
@@ -46,8 +45,8 @@ class AssistersInstrumentor(BaseInstrumentor):  # type: ignore[misc] # it has no
 
         Args:
             **kwargs: ``tracer_provider`` and ``meter_provider``, as for any instrumentor.
-                ``hosts``, ``capture_message`` and ``strict``, as for `init`. From `init` itself an
-                ``instrumentation`` that is ready to start.
+                ``hosts``, ``capture_message``, ``key_fingerprint``, ``baggage`` and ``strict``, as
+                for `init`. From `init` itself an ``instrumentation`` that is ready to start.
         """
         unknown = ", ".join(sorted(kwargs.keys() - _KEYWORDS))
         if unknown:
@@ -59,11 +58,8 @@ class AssistersInstrumentor(BaseInstrumentor):  # type: ignore[misc] # it has no
         if active is None:
             configs.check_provider("tracer_provider", kwargs.get("tracer_provider"), "get_tracer")
             configs.check_provider("meter_provider", kwargs.get("meter_provider"), "get_meter")
-            config = configs.from_arguments(
-                hosts=kwargs.get("hosts"),
-                capture_message=kwargs.get("capture_message"),
-                strict=kwargs.get("strict", False),
-            )
+            settings = {name: kwargs[name] for name in _SETTINGS & kwargs.keys()}
+            config = configs.from_arguments(**settings)
             own_errors.start(strict=config.strict)
             active = _make(config, kwargs)
             if active is None:  # a fault of the library's, which has been logged
@@ -79,11 +75,7 @@ class AssistersInstrumentor(BaseInstrumentor):  # type: ignore[misc] # it has no
 
 @fail_safe
 def _make(config: configs.Config, arguments: dict[str, Any]) -> Instrumentation:
-    config = with_environment(
-        config,
-        os.environ,
-        capture_message_given=arguments.get("capture_message") is not None,
-    )
+    config = with_environment(config, os.environ)
     warn_of_wrong(corrections.corrections(os.environ), set(), strict=config.strict)
     with corrections.corrected():
         return Instrumentation(

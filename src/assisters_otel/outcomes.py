@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from assisters_otel import catalog
+from assisters_otel.api.identity import NOBODY
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from assisters_otel.api.answer import Answer
     from assisters_otel.api.error_body import Envelope
+    from assisters_otel.api.identity import Identity
     from assisters_otel.api.request import ApiRequest
     from assisters_otel.causes import Cause
 
@@ -61,7 +63,7 @@ class StreamOutcome(NamedTuple):
 class AttemptOutcome(NamedTuple):
     """How an attempt ended: with a response, with an exception, or cancelled by its caller.
 
-    `AttemptOutcome.of` computes the last four attributes from the others.
+    `AttemptOutcome.of` computes `failed`, `code`, `error_type` and `retryable` from the others.
 
     Attributes:
         request: The request that was sent.
@@ -83,6 +85,7 @@ class AttemptOutcome(NamedTuple):
             without any of them is ``truncated``, or its error ``_OTHER``. None on success.
         retryable: True if the attempt failed, and the same request can succeed if it is sent again
             soon.
+        caller: Whose request it was.
     """
 
     request: ApiRequest
@@ -99,6 +102,7 @@ class AttemptOutcome(NamedTuple):
     code: str | None
     error_type: str | None
     retryable: bool
+    caller: Identity = NOBODY
 
     @classmethod
     def of(  # noqa: PLR0913 - all that is known of an attempt
@@ -114,6 +118,7 @@ class AttemptOutcome(NamedTuple):
         transient: bool = False,
         cause: Cause | None = None,
         stream: StreamOutcome | None = None,
+        caller: Identity = NOBODY,
     ) -> AttemptOutcome:
         """Return the outcome of an attempt, with whether and as what it failed.
 
@@ -154,6 +159,7 @@ class AttemptOutcome(NamedTuple):
             code,
             error_type,
             retryable,
+            caller,
         )
 
     @property
@@ -207,6 +213,7 @@ class CallOutcome(NamedTuple):
         last: The outcome of the last attempt, or None if the library saw none.
         exception: The name of the exception that ended the call, or None.
         answer: The record of the answer, or None if there is none.
+        caller: Whose call it was.
     """
 
     request: ApiRequest
@@ -219,6 +226,7 @@ class CallOutcome(NamedTuple):
     last: AttemptOutcome | None
     exception: str | None
     answer: Answer | None = None
+    caller: Identity = NOBODY
 
     @property
     def failed(self) -> bool:

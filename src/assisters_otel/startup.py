@@ -50,6 +50,8 @@ def init(  # noqa: PLR0913 - the contract's signature
     protocol: str | None = None,
     hosts: Sequence[str] | None = None,
     capture_message: bool | None = None,
+    key_fingerprint: bool | None = None,
+    baggage: Sequence[str] | None = None,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
     strict: bool = False,
@@ -69,6 +71,9 @@ def init(  # noqa: PLR0913 - the contract's signature
             ``host[:port][/path-prefix]`` or a base URL.
         capture_message: True if the envelope's message, masked and cut, is written to the span. It
             may quote an end user's text. Off by default.
+        key_fingerprint: True if the fingerprint of the API key is recorded. On by default.
+        baggage: The names of entries of the app's baggage, such as ``("tenant",)``, that become
+            attributes of attempts, calls and streams, and labels of metrics.
         tracer_provider: The app's own provider, in place of the global one.
         meter_provider: The app's own provider, in place of the global one.
         strict: True if the library's own faults are raised, which are otherwise logged. For tests.
@@ -86,12 +91,14 @@ def init(  # noqa: PLR0913 - the contract's signature
         protocol=protocol,
         hosts=hosts,
         capture_message=capture_message,
+        key_fingerprint=key_fingerprint,
+        baggage=baggage,
         strict=strict,
     )
     _check_exporters(config)
     configs.check_provider("tracer_provider", tracer_provider, "get_tracer")
     configs.check_provider("meter_provider", meter_provider, "get_meter")
-    arguments = InitArguments(config, capture_message, tracer_provider, meter_provider)
+    arguments = InitArguments(config, tracer_provider, meter_provider)
     with process.PROCESS.lock:
         first = cast("Telemetry | None", process.PROCESS.current)
         if first is not None and first.is_recording:
@@ -133,19 +140,13 @@ def _start(arguments: InitArguments) -> Telemetry:
         logger.info("%s has %s: nothing is watched", variable, min(off))
         return Telemetry(arguments)
     wrong = corrections.corrections(os.environ)
-    config = with_environment(
-        arguments.config,
-        os.environ,
-        capture_message_given=arguments.capture_message is not None,
-    )
+    config = with_environment(arguments.config, os.environ)
     with corrections.corrected():
         return _set_up(arguments, config, wrong)
 
 
 def _set_up(
-    arguments: InitArguments,
-    config: configs.Config,
-    wrong: Sequence[corrections.Correction],
+    arguments: InitArguments, config: configs.Config, wrong: Sequence[corrections.Correction]
 ) -> Telemetry:
     found = global_providers.find(arguments, strict=config.strict)
     if found.is_disabled:

@@ -181,6 +181,8 @@ def test_nothing_wrong_is_exit_code_0(call, collector, monkeypatch):
         ({"ASSISTERS_BASE_URL": "http://h:99999/v1"}, "ASSISTERS_BASE_URL", "is no URL"),
         ({"OPENAI_BASE_URL": "http://[::1/v1"}, "OPENAI_BASE_URL", "is no URL"),
         ({"ASSISTERS_OTEL_CAPTURE_MESSAGE": "maybe"}, "messages", "neither true nor false"),
+        ({"ASSISTERS_OTEL_KEY_FINGERPRINT": "maybe"}, "key", "No fingerprint is recorded"),
+        ({"ASSISTERS_OTEL_BAGGAGE": "tenant,le"}, "baggage", "used are 'tenant'"),
         ({"OTEL_BSP_MAX_QUEUE_SIZE": "-1"}, "arrival", "traces: "),
         (
             {
@@ -210,6 +212,7 @@ def test_what_keeps_telemetry_away_is_found(findings, collector, environment, ch
         },
         {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.25"},
         {"OTEL_SEMCONV_STABILITY_OPT_IN": "http/dup"},
+        {"ASSISTERS_OTEL_KEY_FINGERPRINT": "false", "ASSISTERS_OTEL_BAGGAGE": "tenant, team"},
     ],
 )
 def test_what_is_in_order_is_not_complained_of(findings, collector, environment):

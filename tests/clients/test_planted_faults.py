@@ -29,7 +29,7 @@ from unittest.mock import patch
 import openai
 import pytest
 import requests
-from opentelemetry import context, propagate
+from opentelemetry import baggage, context, propagate
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.propagators.composite import CompositePropagator
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType
 
 CAPTURED = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_RESPONSE"
+BAGGAGE = "ASSISTERS_OTEL_BAGGAGE"
 HOME = f"{Path(assisters_otel.__file__).parent}/"
 WAITS = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
@@ -80,14 +81,16 @@ EXEMPT = {
     "Deferred._collector": "is called by the garbage collector, wherever that runs",
 }
 # What the user wrote is checked by functions that are to raise.
-CHECKS = ("config", "hosts")
+CHECKS = ("baggage_names", "config", "hosts")
 # What the interpreter calls, or what is no function in the source.
 BY_ITSELF = ("__del__", "<listcomp>", "<dictcomp>", "<setcomp>")
 SINKS = {
     "spans": {
         *("sinks/attempt_span", "sinks/call_span", "sinks/foreign_span", "sinks/stream_span"),
     },
-    "metrics": {"sinks/label_values", "sinks/metrics"},
+    "metrics": {
+        *("sinks/caller_labels", "sinks/label_values", "sinks/metrics", "sinks/rate_limits"),
+    },
     "logs": {"sinks/failure_log"},
     "resends": {
         *("resends/failed_attempts", "resends/flow_matcher"),
@@ -434,7 +437,7 @@ def runtimes_that_the_tests_do_not_run_in() -> list[object]:
 def live_elsewhere(api, profiler=None) -> list[object]:
     """Do what no client's life has.
 
-    Zero-code, a runtime, a propagator that raises, a stream that is open at the end.
+    Zero-code, a runtime, baggage, a propagator that raises, a stream that is open at the end.
     """
     api.reset()
     got, instrumentor, memory = [], assisters_otel.AssistersInstrumentor(), Memory()
@@ -442,9 +445,10 @@ def live_elsewhere(api, profiler=None) -> list[object]:
     if instrumentor.is_instrumented_by_opentelemetry:  # a fault planted in the end of a life
         instrumentor.uninstrument()
     sdk = openai.OpenAI(base_url=api.url, api_key="ask_test", max_retries=0)
+    token = context.attach(baggage.set_baggage("tenant", "acme"))
     sys.setprofile(profiler)
     try:
-        with patch.dict(os.environ, {CAPTURED: "x-request-id"}):
+        with patch.dict(os.environ, {CAPTURED: "x-request-id", BAGGAGE: "tenant"}):
             instrumentor.instrument(hosts=[api.url])
         importlib.import_module("celery.signals")
         got += runtimes_that_the_tests_do_not_run_in()
@@ -474,6 +478,7 @@ def live_elsewhere(api, profiler=None) -> list[object]:
         got.append(error)
     finally:
         sys.setprofile(None)
+        context.detach(token)
         sys.modules.pop("uwsgi", None)
         propagate.set_global_textmap(propagator)
         sdk.close()

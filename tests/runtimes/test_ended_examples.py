@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -31,7 +32,8 @@ def collector() -> Iterator[Collector]:
 
 def outside(api: FakeApi, collector: Collector, **more: str) -> dict[str, str]:
     ours = {"ASSISTERS_BASE_URL": api.url, "ASSISTERS_API_KEY": "ask_test_1234567890"}
-    return environment(api, collector, "ours", PYTHONPATH=str(EXAMPLES), **ours, **more)
+    path = os.pathsep.join(filter(None, [str(EXAMPLES), os.environ.get("PYTHONPATH")]))
+    return environment(api, collector, "ours", PYTHONPATH=path, **ours, **more)
 
 
 def test_fastapi_service_under_uvicorn_with_workers(
@@ -68,6 +70,27 @@ def test_celery_worker(api: FakeApi, collector: Collector, tmp_path: Path):
     assert told(api, collector) == (2, 2, 2), app.said
     counts = [span.attributes.get("http.request.resend_count") for span in attempts(collector)]
     assert sorted(counts, key=bool) == [None, 1]
+
+
+def test_tenant_with_celery(api: FakeApi, collector: Collector, tmp_path: Path):
+    api.answers("ok", "insufficient_funds", "ok")
+    with redis_server() as url:
+        from celery import Celery
+
+        with Celery(broker=url) as sender:
+            for headers in ({"tenant": "acme"}, {"tenant": "umbrella"}, None):
+                sender.send_task("tenant_with_celery.greet", ["Ada"], headers=headers)
+        words = command("ours", "celery", "-A", "tenant_with_celery", "worker", "--concurrency=1")
+        env = outside(api, collector, CELERY_BROKER_URL=url)
+        with running(words, env, tmp_path) as app:
+            wait_until(lambda: len(api.requests) == 3, app)
+            app.end(signal.SIGTERM)
+
+    calls = [span for span in collector.spans() if span.name.startswith("chat")]
+    found = {(one.attributes["tenant"], one.attributes["assisters.call.outcome"]) for one in calls}
+    assert found == {("acme", "ok"), ("umbrella", "failed"), ("unknown", "ok")}, app.said
+    (error,) = collector.points("assisters.client.errors")
+    assert error.attributes["tenant"] == "umbrella"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM there")

@@ -46,6 +46,8 @@ def switch_on() -> assisters_otel.Telemetry:
         protocol="http/protobuf",
         hosts=["gateway.example.com:8080/v1"],
         capture_message=False,
+        key_fingerprint=False,
+        baggage=("tenant", "team"),
         tracer_provider=TracerProvider(),
         meter_provider=MeterProvider(),
         strict=True,

@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-LabelsKey = tuple[str, int, str | None]
-"""The host's name, the port and the documented path of a request."""
-
 
 class ApiRequest(NamedTuple):
     """A request, without its query, headers and body, which telemetry must not contain.
@@ -34,11 +31,6 @@ class ApiRequest(NamedTuple):
     address: str
     port: int
     clean_url: str | None = None
-
-    @property
-    def labels_key(self) -> LabelsKey:
-        """The values of the labels that all metrics of this request share."""
-        return self.address, self.port, self.template
 
 
 class RequestReader(Protocol):

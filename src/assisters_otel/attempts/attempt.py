@@ -1,4 +1,4 @@
-"""The record of an attempt in flight, and its origin: the task or thread that sends it.
+"""The record of an attempt in flight, its origin (a task or thread), and whose request it is.
 
 What would break it: a reference to the client's response or to an exception. Both would keep the
 app's objects alive as long as the attempt is remembered.
@@ -9,9 +9,11 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from opentelemetry import trace
+from opentelemetry import baggage, trace
 
-from assisters_otel.api import error_body
+from assisters_otel.api import error_body, redaction
+from assisters_otel.api.headers import REQUEST_ID
+from assisters_otel.api.identity import NOBODY, Entries, Identity, key_fingerprint
 from assisters_otel.attempts import control_flow
 from assisters_otel.fail_safe import fail_safe
 
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from assisters_otel.outcomes import AttemptOutcome, Resend
 
 _SECRET_HEADERS: Final = ("authorization", "x-api-key", "api-key")
+_MAX_CREDENTIALS: Final = 256
+"""The Authorization headers whose fingerprints are remembered. A token that changes by the hour
+leaves an entry each hour, so all are forgotten at this number."""
 
 
 class Origin(NamedTuple):
@@ -96,6 +101,7 @@ class Attempt:
             time, or at that of an attempt that it follows.
         origins: The identities of the requests that were redirected to this one.
         unit: The unit of work that sends it, as `control_flow.Units` has it, or None.
+        caller: Whose request it is.
     """
 
     __slots__ = (
@@ -105,6 +111,7 @@ class Attempt:
         "_secrets",
         "answer_attributes",
         "call",
+        "caller",
         "duration_s",
         "has_company",
         "headers",
@@ -155,7 +162,7 @@ class Attempt:
         self.resend: Resend | None = None
         self.sent_s = self.started_s = 0.0
         self.status = 0
-        self.headers: Mapping[bytes, bytes] = {}
+        self.headers: dict[bytes, bytes] = {}
         self.is_event_stream = False
         self.duration_s = 0.0
         self.outcome: AttemptOutcome | None = None
@@ -163,6 +170,7 @@ class Attempt:
         self.identity: int | None = None
         self.is_bare = False
         self.has_company = False
+        self.caller = NOBODY
         self.unit = control_flow.units.current()
         self._parent_span = parent_span
         self._origin: Origin | None = None
@@ -191,9 +199,20 @@ class Attempt:
         return self._secrets
 
     @fail_safe
-    def without_secrets(self, told: error_body.Envelope) -> error_body.Envelope:
-        """Return an envelope without these keys: an API may quote the request in its answer."""
-        return error_body.without_keys(told, self.secrets())
+    def hide_secrets(self, told: error_body.Envelope | None) -> error_body.Envelope | None:
+        """Return an envelope without these keys, and remove them from the request id.
+
+        An API may quote the request in its answer.
+
+        Args:
+            told: The envelope of the answer, or None.
+        """
+        secrets = self.secrets()
+        quoted = self.headers.get(REQUEST_ID)
+        if quoted is not None:
+            shown = redaction.without(quoted.decode("latin-1"), secrets)
+            self.headers[REQUEST_ID] = shown.encode("latin-1", "replace")
+        return None if told is None else error_body.without_keys(told, secrets)
 
     def _parent(self) -> SpanContext | None:
         """Return the context of the span under which the attempt or its call was made, or None."""
@@ -209,3 +228,61 @@ class Attempt:
                 return None
         context = above.get_span_context() if isinstance(above, trace.Span) else above
         return context if context.is_valid else None
+
+
+class CallerSettings(NamedTuple):
+    """The settings of `read_caller`.
+
+    Attributes:
+        shows_key: True if the fingerprint of the key is wanted.
+        names: The names of the baggage's entries that are wanted.
+        known: The identities by credential, so that a fingerprint is computed once for each key.
+    """
+
+    shows_key: bool
+    names: tuple[str, ...]
+    known: dict[int, Identity]
+
+
+def read_baggage(settings: CallerSettings) -> Entries:
+    """Return the entries of the current baggage that the settings name, cleaned."""
+    return (_read_baggage(settings.names) or ()) if settings.names else ()
+
+
+@fail_safe
+def _read_baggage(names: tuple[str, ...]) -> Entries:
+    held = baggage.get_all()
+    found = ((name, held.get(name)) for name in names)
+    texts = ((name, redaction.clean(str(value))) for name, value in found if value is not None)
+    return tuple((name, text.strip()) for name, text in texts if text.strip())
+
+
+def read_caller(reader: RequestReader, call: Call | None, settings: CallerSettings) -> Identity:
+    """Return whose request an attempt is that is about to be sent.
+
+    No key is kept. Its identity is found by the header's `hash`, which Python keys anew for each
+    process.
+
+    Args:
+        reader: The reader of the client's own request object.
+        call: The call that it belongs to, or None.
+        settings: The settings, with the identities that are known.
+    """
+    known = _read_caller(reader, settings) or NOBODY
+    entries = read_baggage(settings) if call is None else call.asked.baggage
+    return known._replace(baggage=entries) if entries else known
+
+
+@fail_safe
+def _read_caller(reader: RequestReader, settings: CallerSettings) -> Identity:
+    value = reader.header("authorization")
+    if not value:
+        return NOBODY
+    credential = hash(value)
+    known = settings.known.get(credential)
+    if known is None:
+        shown = key_fingerprint(value) if settings.shows_key else None
+        if len(settings.known) >= _MAX_CREDENTIALS:
+            settings.known.clear()
+        known = settings.known[credential] = Identity(shown, (), credential)
+    return known

@@ -24,6 +24,7 @@ from weakref import ref as weakref
 from opentelemetry import context, trace
 
 from assisters_otel.api import raw_answer
+from assisters_otel.api.identity import Identity
 from assisters_otel.attempts.clock import Moment
 from assisters_otel.attempts.request_matching import is_same_path, is_sdk_request
 from assisters_otel.attempts.retry_chain import RetryChain
@@ -276,6 +277,7 @@ class Call:
             wait_s=chain.wait_s,
             last=self.last,
             exception=exception,
+            caller=Identity(None, self.asked.baggage) if self.last is None else self.last.caller,
             answer=self._answer or self._read_answer(self._result and self._result()),
         )
         self._watcher.ended(self, record, None if at is None else at.unix_ns)

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from assisters_otel.cli import alerts, check_retries, errors, explain, fake_api
+from assisters_otel.cli import alerts, check_retries, errors, explain, fake_api, fingerprint
 from assisters_otel.cli.demo import command as demo
 from assisters_otel.cli.doctor import command as doctor
 from assisters_otel.cli.watch import command as watch
@@ -28,6 +28,9 @@ app.command(name="doctor", help=doctor.HELP)(doctor.doctor)
 app.command(name="errors", help=errors.HELP)(errors.errors)
 app.command(name="explain", help=explain.HELP)(explain.explain)
 app.command(name="fake-api", help=fake_api.HELP)(fake_api.fake_api)
+app.command(name="fingerprint", help=fingerprint.HELP, context_settings=fingerprint.CONTEXT)(
+    fingerprint.fingerprint
+)
 app.command(name="watch", help=watch.HELP)(watch.watch)
 
 

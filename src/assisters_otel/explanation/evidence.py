@@ -74,6 +74,7 @@ class Evidence(NamedTuple):
         trace_id: The trace of the attempt in hex, else the current one, or None.
         is_stream: True if an event stream failed after its status.
         cause: Why there is no answer, where the exception's name does not say it.
+        key_fingerprint: The fingerprint of the key that was sent, or None.
     """
 
     status: int | None = None
@@ -85,6 +86,7 @@ class Evidence(NamedTuple):
     trace_id: str | None = None
     is_stream: bool = False
     cause: causes.Cause | None = None
+    key_fingerprint: str | None = None
 
     @property
     def has_failed(self) -> bool:
@@ -161,6 +163,7 @@ def _of_attempt(known: KnownAttempt) -> Evidence:
         known.trace_id,
         outcome.stream is not None,
         outcome.cause,
+        outcome.caller.key_fingerprint,
     )
 
 

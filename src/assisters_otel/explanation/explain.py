@@ -88,7 +88,7 @@ class Explanation(NamedTuple):
         status: The HTTP status, or None without an answer.
         request_id: The id to quote to support, or None.
         trace_id: The trace in your backend, in hex, or None.
-        ticket: All of that on one line, for a support ticket.
+        ticket: All of that on one line, for a support ticket, with the fingerprint of the key.
     """
 
     what: str
@@ -256,6 +256,7 @@ def _ticket(evidence: Evidence) -> str:
         f"param {param}" if param else None,
         f"request id {evidence.request_id or 'unknown'}",
         f"trace id {trace_id}" if trace_id else None,
+        f"key {evidence.key_fingerprint}" if evidence.key_fingerprint else None,
         f"assisters-otel {__version__}",
     ]
     return ", ".join(part for part in parts if part)

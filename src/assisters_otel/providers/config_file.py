@@ -37,10 +37,14 @@ if TYPE_CHECKING:
 TRACES: Final = "tracer_provider"
 METRICS: Final = "meter_provider"
 LOGS: Final = "logger_provider"
-_PARTS: Final = (TRACES, METRICS, LOGS, "instrumentation_development", "propagator")
+_PROPAGATOR: Final = "propagator"
+_PARTS: Final = (TRACES, METRICS, LOGS, "instrumentation_development", _PROPAGATOR)
 """The parts of a configuration that change something in the process, in the order in which they are
 applied. Instrumentations find the providers. The propagator comes last, because each call of
 ``configure_sdk`` sets one."""
+
+INSTEAD: Final = "The OTEL_* variables and the arguments of init are taken instead"
+"""The end of a message about a file, or a part of it, for which `init` takes something else."""
 
 _LOADER: Final = "opentelemetry.configuration.file._loader"
 """The logger of the module that reads a file. Source: opentelemetry-configuration, 0.65b0 and
@@ -93,7 +97,7 @@ class ConfigFile:
         try:
             self._model.resource = _detected(self._model)
         except ValueError as error:
-            return [f"{self._name}: resource cannot be used: {error}"]
+            return [f"{self._name}: resource cannot be used: {error}. {INSTEAD}"]
         empty: dict[str, object] = {
             TRACES: models.TracerProvider(processors=[]),
             METRICS: models.MeterProvider(readers=[]),
@@ -107,10 +111,13 @@ class ConfigFile:
             if described is None and part in empty:
                 self._log_missing(part)
                 described = empty[part]
+            if described is None and part != _PROPAGATOR:
+                continue
             try:
                 self._apply_part(part, described)
             except ValueError as error:
-                texts.append(f"{self._name}: {part} cannot be used: {error}")
+                instead = f". {INSTEAD}" if part in empty else ""
+                texts.append(f"{self._name}: {part} cannot be used: {error}{instead}")
                 propagate.set_global_textmap(propagator)
         return texts
 

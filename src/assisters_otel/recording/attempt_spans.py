@@ -41,6 +41,8 @@ class AttemptSpans:
             return
         if not attempt.is_own:
             _redact_and_name(span, attempt)
+        if attempt.caller.baggage:
+            _write_baggage(span, attempt)
         if attempt.resend is not None:
             _write_resend(span, attempt.resend)
 
@@ -87,6 +89,11 @@ class AttemptSpans:
 def _redact_and_name(span: Span, attempt: Attempt) -> None:
     attempt_span.redact_request(span, attempt.request)
     attempt_span.set_span_name(span, attempt.request)
+
+
+@fail_safe
+def _write_baggage(span: Span, attempt: Attempt) -> None:
+    span.set_attributes(dict(attempt.caller.baggage))
 
 
 @fail_safe

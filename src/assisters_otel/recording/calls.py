@@ -14,6 +14,7 @@ from opentelemetry import trace
 
 from assisters_otel.api import endpoints, redaction
 from assisters_otel.api.gen_ai_request import request_attributes
+from assisters_otel.attempts.attempt import read_baggage
 from assisters_otel.attempts.call import Call
 from assisters_otel.attempts.call_request import CallRequest
 from assisters_otel.recording.watched_hosts import HTTP_PORT, HTTPS_PORT
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Tracer
 
+    from assisters_otel.attempts.attempt import CallerSettings
     from assisters_otel.outcomes import CallOutcome
     from assisters_otel.recording.bodies import OpenBodies
     from assisters_otel.recording.deferred import Deferred
@@ -38,13 +40,14 @@ _UNQUOTED: Final = "%/:=&?~#+!$,;'@()*[]"
 class CallRecorder:
     """Starts calls, and writes their outcomes to the sinks."""
 
-    def __init__(  # noqa: PLR0913 - made in one place, by the recorder
+    def __init__(  # noqa: PLR0913, PLR0917 - made in one place, by the recorder
         self,
         tracer: Tracer,
         watched: WatchedHosts,
         sinks: ProcessSinks,
         open_bodies: OpenBodies,
         deferred: Deferred,
+        callers: CallerSettings,
         *,
         capture_message: bool,
     ) -> None:
@@ -56,12 +59,14 @@ class CallRecorder:
             sinks: The receivers of the outcomes.
             open_bodies: The set of calls whose bodies are open.
             deferred: The runner of steps that come up inside the garbage collector.
+            callers: The settings of `read_baggage`.
             capture_message: True if the envelope's message is wanted on spans.
         """
         self._tracer = tracer
         self._watched = watched
         self._open = open_bodies
         self._deferred = deferred
+        self._callers = callers
         self._sinks = sinks
         self._capture_message = capture_message
 
@@ -113,7 +118,8 @@ class CallRecorder:
         model = body.get("model")
         name = redaction.clean(model) or None if isinstance(model, str) else None
         attributes = request_attributes(operation, body)
-        return self.start(CallRequest(request, operation, name, attributes))
+        baggage = read_baggage(self._callers)
+        return self.start(CallRequest(request, operation, name, attributes, baggage))
 
     # -- the reports of a call, as its `Watcher` ----------------------------------------------
 

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Final
 from opentelemetry import trace
 
 from assisters_otel import causes
-from assisters_otel.api import error_body, redaction
+from assisters_otel.api import error_body
 from assisters_otel.api import headers as response_headers
-from assisters_otel.attempts.attempt import Attempt
+from assisters_otel.attempts.attempt import Attempt, CallerSettings, read_caller
 from assisters_otel.attempts.call import current_call
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import FIRST_ERROR, AttemptOutcome
@@ -77,6 +77,7 @@ class Recorder:
         """
         self._lock = threading.RLock()  # a signal handler may send a request meanwhile
         self._spans = AttemptSpans(config)
+        self._callers = CallerSettings(config.key_fingerprint, config.baggage, {})
         self._open = OpenBodies()
         self.deferred = Deferred(self._open.__bool__)
         self._has_started = False
@@ -87,7 +88,9 @@ class Recorder:
         shared = sinks, self._open, self.deferred
         capture = config.capture_message
         self.bodies = BodyRecorder(tracer, *shared, capture_message=capture)
-        self.calls = CallRecorder(tracer, self.watched, *shared, capture_message=capture)
+        self.calls = CallRecorder(
+            tracer, self.watched, *shared, self._callers, capture_message=capture
+        )
 
     def forked(self, before_next: Callable[[], object] | None) -> None:
         """Start anew in a forked child, where other threads' locks stay held for ever.
@@ -162,9 +165,9 @@ class Recorder:
             call = None
         place = parent_span if call is None else call.parent_span
         attempt = Attempt(request, reader, span, place, call, is_own=is_own)
+        attempt.caller = read_caller(reader, call, self._callers)
         resend = self.sinks.resends.started(attempt)
-        if resend is not None or not is_own:
-            self._spans.started(attempt)
+        self._spans.started(attempt)
         if resend is not None and resend.is_retry:
             self.sinks.metrics.record_retry(request, resend)
         attempt.sent_s = time.perf_counter()
@@ -199,17 +202,15 @@ class Recorder:
                 it; None if it was not read.
         """
         envelope = _envelope(body, attempt.headers) if body else None
-        if envelope is not None:
-            envelope = attempt.without_secrets(envelope)
-        has_failed = attempt.status >= FIRST_ERROR
-        if has_failed or not attempt.headers.get(response_headers.REQUEST_ID, _ID).startswith(_ID):
-            _hide_secrets(attempt)
+        if envelope is not None or attempt.status >= FIRST_ERROR or _has_odd_id(attempt):
+            envelope = attempt.hide_secrets(envelope)
         outcome = AttemptOutcome.of(
             attempt.request,
             attempt.duration_s,
             status=attempt.status,
             headers=attempt.headers,
             envelope=envelope,
+            caller=attempt.caller,
         )
         self._finish(attempt, outcome)
 
@@ -231,6 +232,7 @@ class Recorder:
             cancelled=cancelled,
             transient=transient and (cause is None or cause.is_transient),
             cause=cause,
+            caller=attempt.caller,
         )
         self._finish(attempt, outcome)
         self.remember(attempt, error)
@@ -282,14 +284,9 @@ def _run(step: Callable[[], object]) -> None:
     step()
 
 
-@fail_safe
-def _hide_secrets(attempt: Attempt) -> None:
-    """Remove the keys of the request's own headers from a request id that quotes them."""
-    quoted = attempt.headers.get(response_headers.REQUEST_ID)
-    if quoted is not None:
-        shown = redaction.without(quoted.decode("latin-1"), attempt.secrets())
-        hidden = {response_headers.REQUEST_ID: shown.encode("latin-1", "replace")}
-        attempt.headers = {**attempt.headers, **hidden}
+def _has_odd_id(attempt: Attempt) -> bool:
+    """Return True if the request id does not have the form of the API's ids."""
+    return not attempt.headers.get(response_headers.REQUEST_ID, _ID).startswith(_ID)
 
 
 @fail_safe

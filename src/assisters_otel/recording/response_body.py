@@ -245,7 +245,7 @@ class ResponseBody:
             return answered
         envelope = None if self.events is None else self.events.error
         if envelope is not None:
-            envelope = self.attempt.without_secrets(envelope)
+            envelope = self.attempt.hide_secrets(envelope)
         broke = error is not None and envelope is None and self.made == names.FAILED
         cancelled = error is not None and self.made == names.CANCELLED_CALL
         return AttemptOutcome.of(
@@ -258,4 +258,5 @@ class ResponseBody:
             cancelled=cancelled,
             transient=broke and error is not None and bool(self._is_transient(error)),
             stream=stream,
+            caller=answered.caller,
         )

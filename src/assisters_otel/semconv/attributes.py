@@ -74,6 +74,9 @@ RETRY_COUNT: Final = "assisters.retry.count"
 RETRY_WAIT: Final = "assisters.retry.wait"
 """double, seconds, call spans only. The total time between the call's attempts."""
 
+API_KEY_FINGERPRINT: Final = "assisters.api_key.fingerprint"
+"""string. The first 8 hexadecimal digits of the SHA-256 of the key that was sent."""
+
 CALL_OUTCOME: Final = "assisters.call.outcome"
 """string. One of `OUTCOMES`."""
 
@@ -141,6 +144,12 @@ ATTEMPT_ATTRIBUTES: Final = (
     Attribute(ERROR_PARAM, "string", "the envelope has it", "its `param`"),
     Attribute(ERROR_RETRYABLE, "bool", "the attempt failed", "whether a retry can help"),
     Attribute(ERROR_MESSAGE, "string", "`capture_message`", "masked, 256 characters at most"),
+    Attribute(
+        API_KEY_FINGERPRINT,
+        "string",
+        "the attempt failed, with a key of 20 characters or more",
+        "the first 8 digits of the key's SHA-256: which key it was",
+    ),
     Attribute(RETRY_AFTER, "double, s", "Retry-After was sent", "seconds to wait"),
     Attribute(RATELIMIT.format("requests", "limit"), "int", "on 429", "requests a minute"),
     Attribute(RATELIMIT.format("requests", "remaining"), "int", "on 429", "what is left of them"),
@@ -200,6 +209,7 @@ CALL_ATTRIBUTES: Final = (
     Attribute(ERROR_PARAM, "string", "same", "the last attempt's"),
     Attribute(ERROR_RETRYABLE, "bool", "same", "the last attempt's"),
     Attribute(ERROR_MESSAGE, "string", "same, and `capture_message`", "the last attempt's"),
+    Attribute(API_KEY_FINGERPRINT, "string", "same", "the last attempt's"),
 )
 
 STREAM_ATTRIBUTES: Final = (
@@ -222,6 +232,7 @@ STREAM_ATTRIBUTES: Final = (
     Attribute(ERROR_PARAM, "string", "the error event has it", "its `param`"),
     Attribute(ERROR_RETRYABLE, "bool", "outcome `error`, `truncated`", "whether a retry can help"),
     Attribute(ERROR_MESSAGE, "string", "same, and `capture_message`", "masked"),
+    Attribute(API_KEY_FINGERPRINT, "string", "same", "as on the attempt"),
     Attribute(REQUEST_ID, "string", "the response has X-Request-ID", "its value"),
 )
 

@@ -13,11 +13,20 @@ ASSISTERS_OTEL_HOSTS: Final = "ASSISTERS_OTEL_HOSTS"
 ASSISTERS_OTEL_CAPTURE_MESSAGE: Final = "ASSISTERS_OTEL_CAPTURE_MESSAGE"
 """``true`` writes the envelope's message to the span, redacted and cut. Off by default."""
 
+ASSISTERS_OTEL_KEY_FINGERPRINT: Final = "ASSISTERS_OTEL_KEY_FINGERPRINT"
+"""``false`` leaves out the fingerprint of the API key. On by default."""
+
+ASSISTERS_OTEL_BAGGAGE: Final = "ASSISTERS_OTEL_BAGGAGE"
+"""Entries of the baggage that become attributes: names, separated by commas."""
+
 OTEL_SDK_DISABLED: Final = "OTEL_SDK_DISABLED"
 """``true`` turns the library off. Source: OpenTelemetry's environment variables."""
 
 OTEL_CONFIG_FILE: Final = "OTEL_CONFIG_FILE"
 """The path of a file that describes the providers. Source: the same."""
+
+OTEL_PYTHON_LOGGER_PROVIDER: Final = "OTEL_PYTHON_LOGGER_PROVIDER"
+"""The global logger provider, by the name of its entry point. Source: the same."""
 
 OTEL_DISABLED_INSTRUMENTATIONS: Final = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
 """Which instrumentations are off, by the names of their entry points, or ``*``.

@@ -1,6 +1,7 @@
 """Every instrument: its name, unit, description and labels.
 
-The number of values of each label is bounded: see `sinks.label_values`.
+The number of values of each label is bounded: see `sinks.label_values`. The entries of the app's
+baggage that `init` names are labels of `ERRORS`, `CALL_ATTEMPTS` and `TOKEN_USAGE` as well.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, S
 
 from assisters_otel.semconv import gen_ai
 from assisters_otel.semconv.attributes import (
+    API_KEY_FINGERPRINT,
     CALL_OUTCOME,
     ERROR_CODE,
     ERROR_RETRYABLE,
@@ -90,6 +92,7 @@ ERRORS: Final = Metric(
         SERVER_ADDRESS,
         SERVER_PORT,
         ERROR_RETRYABLE,
+        API_KEY_FINGERPRINT,
     ),
 )
 RETRIES: Final = Metric(
@@ -145,39 +148,39 @@ TOKEN_USAGE: Final = Metric(
     "histogram",
     "{token}",
     "Tokens of a call, as its answer counts them.",
-    (*_OPERATION, gen_ai.TOKEN_TYPE, CALL_OUTCOME),
+    (*_OPERATION, gen_ai.TOKEN_TYPE, CALL_OUTCOME, API_KEY_FINGERPRINT),
 )
 TOKEN_BOUNDARIES: Final = tuple(4**power for power in range(14))
 """Tokens, 1 to 67,108,864. Source: semantic conventions, ``gen_ai.client.token.usage``."""
 
-_SERVER: Final = (SERVER_ADDRESS, SERVER_PORT)
+_LIMIT: Final = (SERVER_ADDRESS, SERVER_PORT, API_KEY_FINGERPRINT)
 REQUESTS_LIMIT: Final = Metric(
     "assisters.client.ratelimit.requests.limit",
     "gauge",
     "{request}",
     "Requests a minute that the last response allowed.",
-    _SERVER,
+    _LIMIT,
 )
 REQUESTS_REMAINING: Final = Metric(
     "assisters.client.ratelimit.requests.remaining",
     "gauge",
     "{request}",
     "Requests of this minute that the last response left.",
-    _SERVER,
+    _LIMIT,
 )
 TOKENS_LIMIT: Final = Metric(
     "assisters.client.ratelimit.tokens.limit",
     "gauge",
     "{token}",
     "Tokens a minute that the last response allowed.",
-    _SERVER,
+    _LIMIT,
 )
 TOKENS_REMAINING: Final = Metric(
     "assisters.client.ratelimit.tokens.remaining",
     "gauge",
     "{token}",
     "Tokens of this minute that the last response left.",
-    _SERVER,
+    _LIMIT,
 )
 METRICS: Final = (
     REQUEST_DURATION,

@@ -156,6 +156,8 @@ def error_attributes(
         ERROR_TYPE: outcome.error_type or names.OTHER,
         names.ERROR_RETRYABLE: outcome.retryable,
     }
+    if outcome.caller.key_fingerprint is not None:
+        found[names.API_KEY_FINGERPRINT] = outcome.caller.key_fingerprint
     sent = outcome.envelope
     if sent is not None:
         if sent.code:

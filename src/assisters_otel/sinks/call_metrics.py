@@ -15,7 +15,8 @@ from assisters_otel.fail_safe import fail_safe
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import gen_ai
 from assisters_otel.semconv import metrics as metric_names
-from assisters_otel.sinks.label_values import error_type_label, label_set
+from assisters_otel.sinks.caller_labels import LabelSets
+from assisters_otel.sinks.label_values import error_type_label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import Histogram, Meter
 
     from assisters_otel.api.answer import Answer
+    from assisters_otel.api.identity import Entries, Identity
     from assisters_otel.api.request import ApiRequest
     from assisters_otel.outcomes import AttemptOutcome, CallOutcome, StreamOutcome
+    from assisters_otel.sinks.caller_labels import CallerLabels
     from assisters_otel.sinks.label_values import OutcomeLabels
 
 _ATTEMPTS_LABELS: Final = (
     gen_ai.OPERATION_NAME,
-    gen_ai.REQUEST_MODEL,
     names.CALL_OUTCOME,
     ERROR_TYPE,
     names.ERROR_CODE,
@@ -38,8 +40,6 @@ _ATTEMPTS_LABELS: Final = (
 _USAGE_LABELS: Final = (
     gen_ai.PROVIDER_NAME,
     gen_ai.OPERATION_NAME,
-    gen_ai.REQUEST_MODEL,
-    gen_ai.RESPONSE_MODEL,
     names.CALL_OUTCOME,
     gen_ai.TOKEN_TYPE,
 )
@@ -61,19 +61,25 @@ class _Ended(NamedTuple):
     code: str | None
     answer: Answer | None
     stream: StreamOutcome | None
+    caller: Identity
 
 
 class CallMetrics:
     """The instruments for calls, of one provider."""
 
-    def __init__(self, meter: Meter, labels: OutcomeLabels) -> None:
+    def __init__(self, meter: Meter, labels: OutcomeLabels, callers: CallerLabels) -> None:
         """Create the instruments.
 
         Args:
             meter: The meter of the instruments.
             labels: The values of labels, which the attempts' instruments share.
+            callers: The labels of callers, which they share as well.
         """
         self._labels = labels
+        self._callers = callers
+        self._attempts_sets = LabelSets(metric_names.CALL_ATTEMPTS.name, _ATTEMPTS_LABELS)
+        self._duration_sets = LabelSets(metric_names.OPERATION_DURATION.name, _DURATION_LABELS)
+        self._tokens_sets = LabelSets(metric_names.TOKEN_USAGE.name, _USAGE_LABELS)
         self._attempts = _histogram(
             meter, metric_names.CALL_ATTEMPTS, metric_names.ATTEMPTS_BOUNDARIES
         )
@@ -98,14 +104,16 @@ class CallMetrics:
             )
             code = self._code(outcome)
         model = None if outcome.model is None else self._labels.model.bounded(outcome.model)
-        said = model, outcome.outcome, error_type, code
+        said = outcome.outcome, error_type, code
         endpoint = request.address, request.port, request.template
-        counted = label_set(endpoint, _ATTEMPTS_LABELS, operation, *said)
+        baggage = self._callers.baggage(outcome.caller) if outcome.caller.baggage else ()
+        groups = baggage, (), _models(model, None)
+        counted = self._attempts_sets.labels(endpoint, (operation, *said), *groups)
         self._attempts.record(outcome.retries + 1, counted, context)
         if operation is None:
             return
         stream = None if outcome.last is None else outcome.last.stream
-        ended = _Ended(request, operation, *said, answer=outcome.answer, stream=stream)
+        ended = _Ended(request, operation, model, *said, outcome.answer, stream, outcome.caller)
         self._record_end(ended, outcome.duration_s, context)
 
     @fail_safe
@@ -127,7 +135,7 @@ class CallMetrics:
         if error_type is not None:
             error_type = error_type_label(self._labels, error_type, outcome)
         said = operation, None, made, error_type, self._code(outcome)
-        ended = _Ended(request, *said, answer=stream.answer, stream=stream)
+        ended = _Ended(request, *said, stream.answer, stream, outcome.caller)
         self._record_end(ended, None, context)
 
     def _record_end(self, ended: _Ended, duration_s: float | None, context: Context | None) -> None:
@@ -136,22 +144,34 @@ class CallMetrics:
         if answered_by is not None and answered_by != ended.model:
             answered_by = self._labels.model.bounded(answered_by)
         server = ended.request.address, ended.request.port, None
-        shared = gen_ai.PROVIDER, ended.operation, ended.model, answered_by, ended.outcome
-        labels = label_set(server, _DURATION_LABELS, *shared, ended.error_type, ended.code)
+        shared = gen_ai.PROVIDER, ended.operation, ended.outcome
+        models = _models(ended.model, answered_by)
+        said = (*shared, ended.error_type, ended.code)
+        # Both instruments have the same sets.
+        labels = self._duration_sets.labels(server, said, (), (), models)
         if duration_s is not None:
             self._duration.record(duration_s, labels, context)
         if stream is not None and stream.first_chunk_s is not None:
             self._first_chunk.record(stream.first_chunk_s, labels, context)
         if answer is None:
             return
+        groups: tuple[Entries, Entries] = (), ()
+        if ended.caller.baggage or ended.caller.key_fingerprint is not None:
+            groups = self._callers.baggage(ended.caller), self._callers.key(ended.caller)
         for kind, attribute in _TOKENS:
             tokens = answer.attributes.get(attribute)
             if isinstance(tokens, int):
-                counted = label_set(server, _USAGE_LABELS, *shared, kind)
+                counted = self._tokens_sets.labels(server, (*shared, kind), *groups, models)
                 self._tokens.record(tokens, counted, context)
 
     def _code(self, outcome: AttemptOutcome | CallOutcome) -> str | None:
         return None if outcome.code is None else self._labels.code.bounded(outcome.code)
+
+
+def _models(asked: str | None, answered: str | None) -> Entries:
+    """Return the labels of the model that was asked for and of the one that answered."""
+    found = ((gen_ai.REQUEST_MODEL, asked), (gen_ai.RESPONSE_MODEL, answered))
+    return tuple((name, model) for name, model in found if model is not None)
 
 
 def _histogram(meter: Meter, metric: metric_names.Metric, boundaries: Sequence[float]) -> Histogram:

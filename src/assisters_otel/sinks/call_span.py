@@ -64,9 +64,12 @@ def start_or_adopt_call_span(tracer: Tracer, asked: CallRequest) -> tuple[Span, 
         and current.is_recording()
         and names.CALL_OUTCOME not in foreign_span.attributes_of(current)
     ):
+        if asked.baggage:
+            current.set_attributes(dict(asked.baggage))
         return current, False
     request = asked.request
     attributes: dict[str, AttributeValue] = {
+        **dict(asked.baggage),
         gen_ai.PROVIDER_NAME: gen_ai.PROVIDER,
         SERVER_ADDRESS: request.address,
         SERVER_PORT: request.port,
@@ -168,4 +171,6 @@ def _call_attributes(outcome: CallOutcome, *, capture_message: bool) -> dict[str
             found |= stream_attributes(last.stream)
     if outcome.error_type is not None:
         found[ERROR_TYPE] = outcome.error_type
+        if outcome.caller.key_fingerprint is not None:
+            found[names.API_KEY_FINGERPRINT] = outcome.caller.key_fingerprint
     return found

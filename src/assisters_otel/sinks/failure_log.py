@@ -2,7 +2,8 @@
 
 Each failed call is one WARNING, and so is each failed attempt outside of a call. Equal failures
 within `WINDOW_S` are a *storm*, which is summed up. The first `MAX_SINGLE_LINES` of a storm have a
-line each. Then there is a line whenever the number has doubled, and one at the end.
+line each. Then there is a line whenever the number has doubled, and one at the end. The first
+failure of each further key has a line as well, so that one revoked key does not hide another.
 
 Failures are equal if they have the same error, method and endpoint.
 """
@@ -47,6 +48,8 @@ MAX_SINGLE_LINES: Final = 5
 _UNKNOWN_CODE: Final = "an undocumented code"
 _UNKNOWN_PATH: Final = "an undocumented path"
 _MAX_KINDS: Final = 256
+_MAX_KEYS: Final = 20
+"""The keys of a storm whose first failure has a line. As many are labels of metrics."""
 
 
 class _Burst:
@@ -57,14 +60,23 @@ class _Burst:
         seen: The number of failures.
         logged: The number of those that are in a line of the log.
         fields: A function that returns the fields of the last one.
+        keys: The fingerprints of the keys that failed.
     """
 
-    __slots__ = ("fields", "logged", "seen", "since")
+    __slots__ = ("fields", "keys", "logged", "seen", "since")
 
     def __init__(self, since: float) -> None:
         self.since = since
         self.seen = self.logged = 0
         self.fields: Callable[[], Fields] = dict
+        self.keys: set[str] = set()
+
+    def is_new_key(self, key: str | None) -> bool:
+        """Return True if this is the first failure of a key."""
+        if key is None or key in self.keys or len(self.keys) >= _MAX_KEYS:
+            return False
+        self.keys.add(key)
+        return True
 
     def take_unreported(self) -> int:
         """Return the number of failures that are in no line yet, and count them as logged."""
@@ -101,9 +113,10 @@ class FailureLog:
         if outcome.status is not None and outcome.code is None and outcome.exception is None:
             ours = what in {str(outcome.status), names.TRUNCATED, names.OTHER}
             known = ours or catalog.find_type(what) is not None
-        line = partial(_attempt_message, outcome, attempts)
+        line = partial(_attempt_message, outcome, attempts, span)
         fields = partial(_attempt_fields, outcome, attempts, span)
-        self._record(what if known else _UNKNOWN_CODE, outcome.request, line, fields)
+        key = outcome.caller.key_fingerprint
+        self._record(what if known else _UNKNOWN_CODE, outcome.request, key, line, fields)
 
     def record_call(self, outcome: CallOutcome, span: SpanContext | None = None) -> None:
         """Write a failed call's line, or add the call to a storm."""
@@ -111,13 +124,15 @@ class FailureLog:
         if last is not None and last.failed:
             self.record_failure(last, span, outcome.retries + 1)
             return
-        line, fields = partial(_call_message, outcome), partial(_call_fields, outcome, span)
-        self._record(outcome.error_type or "", outcome.request, line, fields)
+        line, fields = partial(_call_message, outcome, span), partial(_call_fields, outcome, span)
+        key = outcome.caller.key_fingerprint
+        self._record(outcome.error_type or "", outcome.request, key, line, fields)
 
     def _record(
         self,
         what: str,
         request: ApiRequest,
+        key: str | None,
         line: Callable[[str], str],
         fields: Callable[[], Fields],
     ) -> None:
@@ -126,6 +141,7 @@ class FailureLog:
         Args:
             what: The error.
             request: The record of the request.
+            key: The fingerprint of its key, or None.
             line: A function that returns the line, from the method and endpoint.
             fields: A function that returns the line's fields.
         """
@@ -141,7 +157,7 @@ class FailureLog:
                 storm = self._storms[kind] = _Burst(now)
             storm.seen += 1
             storm.fields = fields
-            is_first = storm.seen <= MAX_SINGLE_LINES
+            is_first = storm.is_new_key(key) or storm.seen <= MAX_SINGLE_LINES
             more = storm.take_unreported() if is_first or storm.seen >= 2 * storm.logged else 0
         for ended in over:
             _log_summary(*ended)
@@ -188,6 +204,8 @@ def _attempt_fields(outcome: AttemptOutcome, attempts: int, span: SpanContext | 
     request_id = header_text(outcome.headers.get(response_headers.REQUEST_ID))
     if request_id:
         fields[names.REQUEST_ID] = request_id
+    if outcome.caller.key_fingerprint is not None:
+        fields[names.API_KEY_FINGERPRINT] = outcome.caller.key_fingerprint
     return fields
 
 
@@ -208,7 +226,9 @@ def _location_fields(request: ApiRequest, span: SpanContext | None) -> Fields:
     return fields
 
 
-def _attempt_message(outcome: AttemptOutcome, attempts: int, where: str) -> str:
+def _attempt_message(
+    outcome: AttemptOutcome, attempts: int, span: SpanContext | None, where: str
+) -> str:
     what = outcome.retry_reason
     cause = outcome.cause
     if cause is not None:
@@ -223,14 +243,23 @@ def _attempt_message(outcome: AttemptOutcome, attempts: int, where: str) -> str:
     else:
         met = f"answered {outcome.status}" + ("" if what == str(outcome.status) else f" {what}")
     tried = f", {attempts} attempts" if attempts > 1 else ""
-    request_id = header_text(outcome.headers.get(response_headers.REQUEST_ID))
-    quote = f" (request id {request_id})" if request_id else ""
     advice = "a retry can help" if outcome.retryable else "no retry helps"
-    return f"Assisters API {met} on {where}{tried}{quote}: {advice}"
+    return f"Assisters API {met} on {where}{tried}{_ids(outcome, span)}: {advice}"
 
 
-def _call_message(outcome: CallOutcome, where: str) -> str:
-    last = outcome.last
-    request_id = header_text(last.headers.get(response_headers.REQUEST_ID)) if last else None
-    quote = f" (request id {request_id})" if request_id else ""
-    return f"Assisters API: the client failed ({outcome.error_type}) on {where}{quote}"
+def _call_message(outcome: CallOutcome, span: SpanContext | None, where: str) -> str:
+    ids = _ids(outcome.last, span)
+    return f"Assisters API: the client failed ({outcome.error_type}) on {where}{ids}"
+
+
+def _ids(outcome: AttemptOutcome | None, span: SpanContext | None) -> str:
+    """Return the ids of a failure in brackets, as a line of the log quotes them."""
+    ids = []
+    if outcome is not None:
+        ids += [("request id", header_text(outcome.headers.get(response_headers.REQUEST_ID)))]
+    if span is not None and span.is_valid:
+        ids += [("trace id", trace.format_trace_id(span.trace_id))]
+    if outcome is not None:
+        ids += [("key", outcome.caller.key_fingerprint)]
+    quoted = ", ".join(f"{name} {value}" for name, value in ids if value)
+    return f" ({quoted})" if quoted else ""

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     from opentelemetry.util.types import AttributeValue
 
-    from assisters_otel.api.request import LabelsKey
     from assisters_otel.outcomes import AttemptOutcome
+
+    LabelsKey = tuple[str, int, str | None]  # the host's name, the port, the template
 
 MAX_EXTRA_VALUES: Final = 20
 """The numbers of undocumented codes, types and exception names that a process may add as labels."""

@@ -43,6 +43,7 @@ def start_stream_span(tracer: Tracer, attempt: Attempt) -> Span | None:
         above = span.get_span_context()
     request = attempt.request
     attributes: dict[str, AttributeValue] = {
+        **dict(attempt.caller.baggage),
         SERVER_ADDRESS: request.address,
         SERVER_PORT: request.port,
     }

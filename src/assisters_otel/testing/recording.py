@@ -17,7 +17,7 @@ SDK has no way to remove a processor. Outside a recording the processor does not
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
@@ -31,7 +31,6 @@ from assisters_otel import config as configs
 from assisters_otel import process
 from assisters_otel.config import Config
 from assisters_otel.fail_safe import own_errors
-from assisters_otel.hosts import environment_hosts
 from assisters_otel.instrumentation import Instrumentation
 from assisters_otel.instrumentor import AssistersInstrumentor
 from assisters_otel.telemetry import Telemetry
@@ -164,7 +163,7 @@ class _Recording:
         else:
             own_errors.strict = False  # what a handle that is shut down has left
         instrumentor.instrument(instrumentation=made)
-        arguments = configs.InitArguments(self._base, None, None, None)
+        arguments = configs.InitArguments(self._base, None, None)
         handle = Telemetry(arguments, made)
         handle.is_recording = True
         handle.suspended = cast("Telemetry | None", process.PROCESS.current)
@@ -214,16 +213,8 @@ def _config(before: Instrumentation | None) -> Config:
 
     `init` warns of a malformed variable. Here it is treated as absent.
     """
-    hosts, _ = environment_hosts(os.environ)
     told = configs.from_arguments(hosts=LOOPBACK)
     if before is not None:
         return replace(before.config, strict=False, hosts=(*before.config.hosts, *told.hosts))
-    capture_message = False
-    with suppress(ValueError):
-        capture_message = configs.environment_capture_message(os.environ)
-    return replace(
-        told,
-        hosts=(*told.hosts, *hosts),
-        capture_message=capture_message,
-        captures_headers=configs.environment_captures_headers(os.environ),
-    )
+    config, _ = configs.read_environment(told, os.environ)
+    return config

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from assisters_otel import config
+from assisters_otel import baggage_names, config
 from assisters_otel.api.redaction import shown
 from assisters_otel.cli.doctor import collector, packages, process
 from assisters_otel.cli.doctor.finding import Finding
@@ -38,6 +38,7 @@ def run_checks(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Fin
     yield packages.interpreter()
     yield from _hosts(environ)
     yield from _captures(environ)
+    yield from _callers(environ)
     yield from _conventions(environ)
     yield from packages.check_packages(environ)
     yield from process.check_process(environ)
@@ -111,6 +112,20 @@ def _captures(environ: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding("messages", True, "the API's messages are on spans, masked")
     except ValueError as error:
         yield Finding("messages", False, str(error), "Correct the variable.")
+
+
+def _callers(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Report what is recorded of whose request it was."""
+    try:
+        if not config.environment_key_fingerprint(environ):
+            yield Finding("key", True, "failures have no fingerprint of the API key")
+    except ValueError as error:
+        yield Finding("key", False, str(error), "Correct the variable.")
+    names, wrong = baggage_names.environment_names(environ)
+    if wrong is not None:
+        yield Finding("baggage", False, wrong, "Correct the variable.")
+    elif names:
+        yield Finding("baggage", True, f"on spans and metrics: {', '.join(names)}")
 
 
 def _conventions(environ: Mapping[str, str]) -> Iterator[Finding]:
