@@ -948,7 +948,7 @@ def test_what_another_thread_has_done_already_is_no_trouble(telemetry, monkeypat
             return True
 
     deferred = telemetry._instrumentation.recorder.deferred
-    monkeypatch.setattr(deferred, "_steps", Emptied())
+    monkeypatch.setattr(deferred, "steps", Emptied())
 
     assert telemetry.flush()
 

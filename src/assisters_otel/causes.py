@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from assisters_otel.api import redaction
+from assisters_otel.api.patterns import pattern
 from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
@@ -38,9 +39,9 @@ _POOLS: Final = frozenset({"PoolTimeout", "EmptyPoolError", "FullPoolError"})
 _UNTRUSTED: Final = "SSLCertVerificationError"
 """Names of exceptions. Source: the standard library, httpcore and urllib3."""
 
-_VERIFY_FAILED: Final = re.compile("certificate.verify.failed", re.IGNORECASE)  # pyOpenSSL's too
+_VERIFY_FAILED: Final = pattern("certificate.verify.failed", re.IGNORECASE)  # pyOpenSSL's too
 # Source: `HTTPAdapter.cert_verify` of requests.
-_NOT_THERE: Final = re.compile(r"Could not find .*\bTLS\b.*, invalid path: (.*)", re.DOTALL)
+_NOT_THERE: Final = pattern(r"Could not find .*\bTLS\b.*, invalid path: (.*)", re.DOTALL)
 _TEXT_ALONE: Final = "network_error"
 """The type that the `assisters` SDK gives an exception of which it keeps only the text."""
 

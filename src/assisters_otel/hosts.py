@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
+from assisters_otel.api.patterns import pattern
 from assisters_otel.api.redaction import shown
 from assisters_otel.semconv import environment
 
@@ -62,9 +63,9 @@ DEFAULT_HOSTS: Final = (Host("api.assisters.dev"), Host("assisters.dev", prefix=
 # A user may write a name in Unicode, so a label may have letters and combining marks of any script.
 # Docker's service names may have an underscore.
 _LABEL: Final = r"(?:[A-Za-z0-9_-]|[^\x00-\x7f])+"
-_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_NAME: Final = pattern(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 # The start of a URL without its colon, without a slash, or with nothing behind it.
-_SCHEME_CUT: Final = re.compile(r"https?(?::(?:/(?!/)|(?![/\d]))|/|$)", re.IGNORECASE)
+_SCHEME_CUT: Final = pattern(r"https?(?::(?:/(?!/)|(?![/\d]))|/|$)", re.IGNORECASE)
 _IPV6: Final = 6
 
 

@@ -26,17 +26,17 @@ from assisters_otel.config import InitArguments, warn_of_wrong, with_environment
 from assisters_otel.fail_safe import fail_safe_but_for, own_errors
 from assisters_otel.instrumentation import Instrumentation
 from assisters_otel.instrumentor import AssistersInstrumentor
-from assisters_otel.providers import exporter_specs, otlp_settings, owned_providers
-from assisters_otel.providers.build import build_providers
 from assisters_otel.semconv import environment
 from assisters_otel.telemetry import Telemetry
 from assisters_otel.variables import corrections, rules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
+
+    from assisters_otel.providers import owned_providers
 
 _ENTRY_POINT: Final = "assisters"
 """The name of `AssistersInstrumentor` among the entry points. Source: pyproject.toml."""
@@ -120,6 +120,10 @@ def init(  # noqa: PLR0913 - the contract's signature
 
 @fail_safe_but_for(configs.WrongArgument)
 def _check_exporters(config: configs.Config) -> None:
+    if config.endpoint is None and not config.headers:
+        return
+    from assisters_otel.providers import exporter_specs, otlp_settings  # noqa: PLC0415 - see `_build`
+
     exporter_specs.check(
         otlp_settings.OtlpArguments(config.endpoint, config.headers, config.protocol)
     )
@@ -207,6 +211,10 @@ def _instrument(config: configs.Config, tracers: Any, meters: Any) -> Instrument
 def _build(
     config: configs.Config, *, traces: bool, metrics: bool
 ) -> owned_providers.OwnedProviders | None:
+    # An app with providers of its own starts a tenth faster without these modules
+    # (tests/bench/import_cost.py). So they are imported here.
+    from assisters_otel.providers.build import build_one, build_providers  # noqa: PLC0415 - see above
+
     texts: dict[str, None] = {}
     build = partial(
         build_providers,
@@ -224,33 +232,10 @@ def _build(
             raise
         lost = f"no telemetry is sent: {error}"
         if traces and metrics:
-            exports, lost = _build_one(build, error)
+            exports, lost = build_one(build, error)
     for text in (*texts, *filter(None, [lost])):
         logger.warning("%s", redaction.redact(text))
     return exports
-
-
-def _build_one(
-    build: Callable[..., owned_providers.OwnedProviders], wrong: ValueError
-) -> tuple[owned_providers.OwnedProviders | None, str]:
-    """Build the provider of one signal: a wrong variable of the other does not cost this one.
-
-    Args:
-        build: `build.build_providers`, with its arguments.
-        wrong: The exception of building both.
-
-    Returns:
-        The providers, or None if neither could be built, and the text of what is lost and why.
-    """
-    try:
-        return build(traces=True, metrics=False), f"no metrics are sent: {wrong}"
-    except ValueError as error:
-        wrong = error
-    try:
-        return build(traces=False, metrics=True), f"no spans are sent: {wrong}"
-    except ValueError as error:
-        reasons = dict.fromkeys((str(wrong), str(error)))
-        return None, f"no telemetry is sent: {'. '.join(reasons)}"
 
 
 def _first(*found: Any) -> Any:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import os
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from functools import partial
 from pathlib import Path
+from statistics import median
 from sys import maxsize
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from unittest import mock
@@ -101,85 +103,78 @@ class Case(NamedTuple):
     log: logging.Handler | None = None
 
 
-BARE, OTEL, OTEL_LIMITED, OTEL_OTHER, BARE_OTHER, OTEL_CALL, OTEL_RETRIES = range(7)
-CASES = (
-    Case("bare"),
-    Case("OpenTelemetry's", BARE, theirs=True),
-    Case("OpenTelemetry's, 429", BARE, theirs=True, limited=True),
-    Case("OpenTelemetry's, other host", BARE, theirs=True, url=OTHER),
-    Case("bare, other host", BARE, url=OTHER),
-    Case("OpenTelemetry's, openai", theirs=True, sdk=1),
-    Case("OpenTelemetry's, openai, 429, 429, 200", theirs=True, sdk=3),
-    Case("other host, theirs and we", OTEL_OTHER, 0.01, theirs=True, ours=True, url=OTHER),
-    Case("other host, we alone", BARE_OTHER, 0.02, ours=True, url=OTHER),
-    Case("200, theirs and we", OTEL, 0.15, theirs=True, ours=True),
-    Case("200, we alone, span included", BARE, 1.15, ours=True),
-    Case("429, theirs and we", OTEL_LIMITED, 0.30, theirs=True, ours=True, limited=True),
-    Case("429, each a resend", OTEL_LIMITED, theirs=True, ours=True, limited=True, again=True),
-    Case(
-        "429, a line each, NullHandler",
-        OTEL_LIMITED,
-        theirs=True,
-        ours=True,
-        limited=True,
-        log=logging.NullHandler(),
-    ),
-    Case(
-        "429, a line each, to stderr",
-        OTEL_LIMITED,
-        theirs=True,
-        ours=True,
-        limited=True,
-        log=logging.lastResort,
-    ),
+class Row(NamedTuple):
+    """One path of a request, as a row of the table of costs.
+
+    Attributes:
+        name: As it stands in the table.
+        alone: What all of it may cost where the span is ours, over a bare request.
+        on_top: What it may cost beyond the app's own HTTP instrumentation.
+        what: The attributes of its cases.
+    """
+
+    name: str
+    alone: float
+    on_top: float
+    what: dict[str, Any]
+
+
+ROWS = (
+    Row("200", 0.45, 0.25, {}),
+    Row("429", 0.80, 0.65, {"limited": True}),
+    Row("429 again", 0.95, 0.80, {"limited": True, "again": True}),
+    Row("openai", 0.95, 0.80, {"sdk": 1}),
+    Row("openai, 429, 429, 200", 1.05, 0.90, {"sdk": 3}),
+    Row("openai, tokens", 1.25, 1.05, {"sdk": 1, "tokens": True}),
+    Row("other host", 0.01, 0.01, {"url": OTHER}),
 )
-CASES += (
-    Case("openai call", OTEL_CALL, 0.35, theirs=True, ours=True, sdk=1),
-    Case("openai call, 429, 429, 200", OTEL_RETRIES, 0.25, theirs=True, ours=True, sdk=3),
+BARE, OTEL = 0, len(ROWS)
+"""The first row's cases without us. What the second adds to the first is the unit."""
+
+_BARE = tuple(Case(f"{row.name}, bare", **row.what) for row in ROWS)
+_OTEL = tuple(
+    Case(f"{row.name}, OpenTelemetry's", n, theirs=True, **row.what) for n, row in enumerate(ROWS)
 )
-BARE_TOKENS, OTEL_TOKENS = len(CASES), len(CASES) + 1
-CASES += (
-    Case("bare, openai with tokens", sdk=1, tokens=True),
-    Case("OpenTelemetry's, openai with tokens", BARE_TOKENS, theirs=True, sdk=1, tokens=True),
-    Case("openai with tokens, we alone", BARE_TOKENS, 1.25, ours=True, sdk=1, tokens=True),
-    Case("openai with tokens", OTEL_TOKENS, 1.05, theirs=True, ours=True, sdk=1, tokens=True),
+_ALONE = tuple(
+    Case(f"{row.name}, alone", n, row.alone, ours=True, **row.what) for n, row in enumerate(ROWS)
 )
-CASES += (
-    Case("the SDK's calls alone, 200", OTEL, theirs=True, floor=True),
-    Case("the SDK's calls alone, 429", OTEL_LIMITED, theirs=True, floor=True, limited=True),
-    Case("the SDK's calls alone, openai", OTEL_CALL, theirs=True, floor=True, sdk=1),
-    Case("the SDK's calls alone, 429, 429, 200", OTEL_RETRIES, theirs=True, floor=True, sdk=3),
+_ON_TOP = tuple(
+    Case(f"{row.name}, on top", OTEL + n, row.on_top, theirs=True, ours=True, **row.what)
+    for n, row in enumerate(ROWS)
 )
-_PEERS = (
+_FLOORS = tuple(
+    Case(f"{row.name}, the SDK's calls alone", OTEL + n, theirs=True, floor=True, **row.what)
+    for n, row in enumerate(ROWS)
+    if row.what.keys() <= {"limited", "sdk"}
+)
+_LINES = tuple(
+    Case(f"429, a line each, {name}", OTEL + 1, theirs=True, ours=True, limited=True, log=handler)
+    for name, handler in (("NullHandler", logging.NullHandler()), ("stderr", logging.lastResort))
+)
+CASES = (*_BARE, *_OTEL, *_ALONE, *_ON_TOP, *_FLOORS, *_LINES)
+
+_GEN_AI = (
     "opentelemetry.instrumentation.genai.openai",
     "openinference.instrumentation.openai",
     "opentelemetry.instrumentation.openai",
 )
+LOGFIRE = "logfire"
+"""It stands for OpenTelemetry's instrumentation, so its base is a bare request. It brings a plug-in
+for pytest that loads into every run, so it is measured only where it is installed."""
+
 PEERS = tuple(
-    Case(
-        f"{module.removeprefix('opentelemetry.instrumentation.')}, {sdk} requests",
-        OTEL_CALL if sdk == 1 else OTEL_RETRIES,
-        theirs=True,
-        sdk=sdk,
-        peer=module,
-    )
-    for module in _PEERS
-    for sdk in (1, 3)
+    Case(f"{ROWS[n].name}, {module}", OTEL + n, theirs=True, peer=module, **ROWS[n].what)
+    for module in _GEN_AI
+    for n in (3, 4, 5)
 )
-PEERS += tuple(
-    Case(
-        f"{module.removeprefix('opentelemetry.instrumentation.')}, tokens",
-        OTEL_TOKENS,
-        theirs=True,
-        sdk=1,
-        tokens=True,
-        peer=module,
+if importlib.util.find_spec(LOGFIRE) is not None:
+    PEERS += tuple(
+        Case(f"{ROWS[n].name}, {LOGFIRE}", n, peer=LOGFIRE, **ROWS[n].what) for n in (0, 1, 6)
     )
-    for module in _PEERS
-)
 """They do not all take out again what they have put in: each in a process of its own."""
 
 OURS = tuple(case for case in CASES if case.ours)
+ALL = CASES + PEERS
 
 
 class Pool:
@@ -368,7 +363,16 @@ class Bench:
                 hooks["response_hook"] = floor.hook_in_call if case.sdk else floor.hook
             theirs.instrument(tracer_provider=tracers, meter_provider=meters, **hooks)
             stack.callback(theirs.uninstrument)
-        if case.peer is not None:
+        if case.peer == LOGFIRE:
+            logfire = importlib.import_module(LOGFIRE)
+            logfire.configure(
+                send_to_logfire=False,
+                console=False,
+                inspect_arguments=False,
+                additional_span_processors=[self.spans],
+            )
+            logfire.instrument_httpx()
+        elif case.peer is not None:
             peer = importlib.import_module(case.peer).OpenAIInstrumentor()
             peer.instrument(tracer_provider=tracers, meter_provider=meters)
         if case.log is not None:
@@ -413,11 +417,30 @@ def switched_on(case: Case) -> Iterator[Bench]:
         yield Bench(case, stack)
 
 
+def over_base(
+    rounds: list[list[float]], unit: float
+) -> list[tuple[str, float, float, float | None]]:
+    """Give the rows of a table: a case, what it costs over its base, that as a ratio, the goal.
+
+    Args:
+        rounds: What one request of each of `ALL` costs, or one call of `openai`; one list a round.
+            The medians of the rounds' differences count, so that the machine's drift cancels.
+        unit: What the second column is counted in.
+    """
+    added = median(costs[OTEL] - costs[BARE] for costs in rounds)
+    rows = []
+    for number, case in enumerate(ALL):
+        base = (0.0 if case.base is None else costs[case.base] for costs in rounds)
+        more = median(costs[number] - b for costs, b in zip(rounds, base, strict=True))
+        rows.append((case.name, more / unit, more / added / (case.sdk or 1), case.goal))
+    return rows
+
+
 def table(rows: list[tuple[str, float, float, float | None]], unit: str, title: str) -> str:
     """Write the rows: a case, its whole cost, ours as a ratio, the goal."""
-    lines = [title, f"{'case':32} {unit:>9} {'ratio':>7} {'goal':>6}"]
+    lines = [title, f"{'case':54} {unit:>9} {'ratio':>7} {'goal':>6}"]
     lines += [
-        f"{name:32} {whole:9.1f} {ratio:7.3f} {'' if goal is None else goal:>6}"
+        f"{name:54} {whole:9.1f} {ratio:7.3f} {'' if goal is None else goal:>6}"
         for name, whole, ratio, goal in rows
     ]
     return "\n".join(lines)

@@ -26,7 +26,7 @@ def _resident_kib() -> int:
 
 
 def main(requests: int) -> None:
-    (case,) = (case for case in CASES if case.name == "200, theirs and we")
+    (case,) = (case for case in CASES if case.name == "200, alone")
     sys.stdout.write(f"{'requests':>9} {'traced KiB':>11} {'blocks':>9} {'resident KiB':>13}\n")
     with switched_on(case) as bench:
         bench.send(_WARM_UP, every=_FAILING)

@@ -55,8 +55,8 @@ WAITS = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 EXEMPT = {
     "EventStreamScanner.skip_plain_event": "runs for every chunk; a guard doubles it; is fuzzed",
     "_always": "as above",
-    "_Chunks.__init__": "assigns its arguments",
-    "_AsyncChunks.__init__": "as above",
+    "Chunks.__init__": "assigns its arguments",
+    "AsyncChunks.__init__": "as above",
     "_Replay.__init__": "as above",
     "_Replay.readable": "is a constant",
     "_FirstStepInCall.__init__": "assigns its arguments",

@@ -47,6 +47,7 @@ from assisters_otel.api.headers import (
     may_be_read_ahead,
     rate_limit_reset_s,
     retry_after_s,
+    with_lower_names,
 )
 from assisters_otel.api.limits import MAX_BYTES, MAX_MESSAGE, MAX_VALUE
 from assisters_otel.clients.httpx import request_reader
@@ -474,7 +475,7 @@ def _attempt(
             recorder.raised(attempt, error, transient=bool(len(body) & 1))
             raise error
         status = int(first)
-        if recorder.answered(attempt, status, _headers(lines)):
+        if recorder.answered(attempt, status, with_lower_names(_headers(lines))):
             recorder.report(attempt, body if may_be_read_ahead(attempt.headers) else None)
             # What the instrumentation writes when the transport has returned.
             span.set_attribute("error.type", str(status))

@@ -8,25 +8,25 @@ whether it is used at all.
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from assisters_otel import catalog
 from assisters_otel.api.content_encoding import decode_body
 from assisters_otel.api.headers import CONTENT_ENCODING
 from assisters_otel.api.limits import MAX_BYTES
+from assisters_otel.api.patterns import pattern
 from assisters_otel.api.redaction import clean, without
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 # With a byte order mark, or blanks before it.
-_BRACE: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{")
+_BRACE: Final = pattern(rb"(?:\xef\xbb\xbf)?\s*\{")
 _JSON: Final = json.JSONDecoder()
-_BEGINNING: Final = re.compile(rb'\s*\{\s*"error"\s*:\s*\{')
+_BEGINNING: Final = pattern(rb'\s*\{\s*"error"\s*:\s*\{')
 # A quotation mark inside a string has a backslash before it, so these match outside strings alone.
 _ENVELOPE_FIELDS: Final = tuple(
-    re.compile(rb'(?<!\\)"%s"\s*:\s*"([\w.\[\]-]{1,128})"' % name)
+    pattern(rb'(?<!\\)"%s"\s*:\s*"([\w.\[\]-]{1,128})"' % name)
     for name in (b"type", b"code", b"param")
 )
 # The types of the two events that report an error of the `openai` SDK's `responses`.

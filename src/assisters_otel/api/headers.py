@@ -6,16 +6,16 @@ their values. A value that is not in the documented form is None.
 
 from __future__ import annotations
 
-import re
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 from assisters_otel.api.limits import MAX_BYTES, MAX_VALUE
+from assisters_otel.api.patterns import pattern
 from assisters_otel.api.redaction import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 REQUEST_ID: Final = b"x-request-id"
 PROCESSING_TIME_MS: Final = b"x-processing-time-ms"
@@ -46,11 +46,17 @@ _PICKED: Final = frozenset(
         *RATELIMITS.values(),
     }
 )
+_ID: Final = "req_"
+"""The start of the API's ids of requests."""
+
+_MAX_DIGITS: Final = 15
+"""The digits of a number that is read without a pattern."""
+
 _EVENT_STREAM: Final = b"text/event-stream"
 
-_NUMBER: Final = re.compile(rb"\s*(\d{1,15}(?:\.\d{1,15})?)\s*\Z")
+_NUMBER: Final = pattern(rb"\s*(\d{1,15}(?:\.\d{1,15})?)\s*\Z")
 _INT64: Final = 2**63
-_INTEGER: Final = re.compile(rb"\s*(\d{1,19})\s*\Z")
+_INTEGER: Final = pattern(rb"\s*(\d{1,19})\s*\Z")
 # The first second of 2001. A smaller number is no reset, which the API documents as Unix seconds.
 _FIRST_UNIX_TIME: Final = 978_307_200
 
@@ -98,25 +104,46 @@ def known_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
         For each name its first value. For Content-Encoding all values, joined with commas, because
         a body may have several.
     """
-    picked: dict[bytes, bytes] = {}
-    for name, value in headers:
-        if (lower := name.lower()) in _PICKED:
-            if lower == CONTENT_ENCODING and lower in picked:
-                picked[lower] += b"," + value
-            else:
-                picked.setdefault(lower, value)
+    return known_lower_headers(with_lower_names(headers))
+
+
+def with_lower_names(
+    headers: Iterable[tuple[bytes, bytes]],
+) -> list[tuple[bytes, bytes, bytes]]:
+    """Return the names as sent, the names in lower case, and the values."""
+    return [(name, name.lower(), value) for name, value in headers]
+
+
+def known_lower_headers(headers: Sequence[tuple[bytes, bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return what `known_headers` does, of names that the client has converted already.
+
+    Args:
+        headers: The names as sent, the names in lower case, and the values.
+    """
+    # From the last to the first, so that the first value stays.
+    picked = {lower: value for _, lower, value in reversed(headers) if lower in _PICKED}
+    if CONTENT_ENCODING in picked:
+        codings = [value for _, lower, value in headers if lower == CONTENT_ENCODING]
+        picked[CONTENT_ENCODING] = b",".join(codings)
     return picked
 
 
 def header_text(value: bytes | None) -> str | None:
     """Return a header as clean text, or None if it is absent or empty."""
-    return (clean(value.decode("latin-1").strip()) or None) if value else None
+    if not value:
+        return None
+    text = value.decode("latin-1").strip()
+    if text.startswith(_ID) and text[len(_ID) :].isalnum() and len(text) <= MAX_VALUE:
+        return text  # an id of the API's: it is clean, as it can hold no key
+    return clean(text) or None
 
 
 def header_number(value: bytes | None) -> float | None:
     """Return a header as a finite number of 0 or more, or None if it is no such number."""
     if value is None:
         return None
+    if value.isdigit() and len(value) <= _MAX_DIGITS:  # a pattern costs four times as much
+        return float(value)
     found = _NUMBER.match(value)
     return None if found is None else float(found[1])
 
@@ -126,7 +153,11 @@ def header_integer(value: bytes | None) -> int | None:
 
     The OTLP encoder raises for a larger integer, and the whole batch would be lost.
     """
-    found = _INTEGER.match(value) if value else None
+    if not value:
+        return None
+    if value.isdigit() and len(value) <= _MAX_DIGITS:
+        return int(value)
+    found = _INTEGER.match(value)
     if found is None:
         return None
     parsed = int(found[1])

@@ -21,6 +21,8 @@ class ApiRequest(NamedTuple):
         template: The documented path, ``/v1/models/{id}``, or None.
         address: The host's name.
         port: The port.
+        clean_url: The whole URL if it has nothing that telemetry must not show. None if it has, or
+            if that is not known.
     """
 
     method: str
@@ -28,6 +30,7 @@ class ApiRequest(NamedTuple):
     template: str | None
     address: str
     port: int
+    clean_url: str | None = None
 
 
 class RequestReader(Protocol):

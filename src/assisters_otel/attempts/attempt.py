@@ -18,9 +18,10 @@ from assisters_otel.attempts import control_flow
 from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from opentelemetry.trace import Span, SpanContext
+    from opentelemetry.util.types import AttributeValue
 
     from assisters_otel.api.request import ApiRequest, RequestReader
     from assisters_otel.attempts.call import Call
@@ -84,11 +85,13 @@ class Attempt:
         is_own: True if that span is the library's.
         is_followed: True if another attempt is sent in that span, which then describes that one.
         call: The call of an SDK that it belongs to, or None.
+        answer_attributes: Attributes of the library's span that are not of the outcome, or None.
         resend: The result of `ResendTracker.started`, or None for a first attempt.
         sent_s: The time of its send, by `time.perf_counter`.
         started_s: The time of its start, by the tracker's clock.
         status: The HTTP status, or 0 without an answer.
         headers: The response's headers, as far as they are reported.
+        is_event_stream: True if the response's body is an event stream.
         duration_s: The seconds from `sent_s` to the response's headers.
         outcome: The outcome, or None before the end.
         identity: The digest by which an equal request is recognised, or None if it is not computed.
@@ -105,6 +108,8 @@ class Attempt:
         "__weakref__",
         "_origin",
         "_parent_span",
+        "_secrets",
+        "answer_attributes",
         "call",
         "caller",
         "duration_s",
@@ -112,6 +117,7 @@ class Attempt:
         "headers",
         "identity",
         "is_bare",
+        "is_event_stream",
         "is_followed",
         "is_own",
         "origins",
@@ -152,10 +158,12 @@ class Attempt:
         self.is_own = is_own
         self.is_followed = False
         self.call = call
+        self.answer_attributes: Mapping[str, AttributeValue] | None = None
         self.resend: Resend | None = None
         self.sent_s = self.started_s = 0.0
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
+        self.is_event_stream = False
         self.duration_s = 0.0
         self.outcome: AttemptOutcome | None = None
         self.origins: tuple[int, ...] = ()
@@ -166,6 +174,7 @@ class Attempt:
         self.unit = control_flow.units.current()
         self._parent_span = parent_span
         self._origin: Origin | None = None
+        self._secrets: tuple[str, ...] | None = None
 
     @property
     def chain(self) -> RetryChain | None:
@@ -184,8 +193,10 @@ class Attempt:
 
     def secrets(self) -> tuple[str, ...]:
         """Return the keys in the request's own headers, which no telemetry may contain."""
-        values = (self.reader.header(name) for name in _SECRET_HEADERS)
-        return tuple(value.split()[-1] for value in values if value and value.strip())
+        if self._secrets is None:
+            values = map(self.reader.header, _SECRET_HEADERS)
+            self._secrets = tuple(value.split()[-1] for value in values if value and value.strip())
+        return self._secrets
 
     @fail_safe
     def hide_secrets(self, told: error_body.Envelope | None) -> error_body.Envelope | None:

@@ -11,11 +11,16 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from assisters_otel.clients.http_span import HttpSpans
+from assisters_otel.clients.routes import Route, Routes
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from opentelemetry.trace import TracerProvider
 
+    from assisters_otel.api.request import ApiRequest
     from assisters_otel.clients.patching import Target
+    from assisters_otel.hosts import Host
     from assisters_otel.recording.recorder import Recorder
 
 
@@ -54,6 +59,7 @@ class ClientAdapter(ABC):
         """
         self.module = module
         self._recorder = recorder
+        self._routes = Routes()
         self._spans = HttpSpans(
             self.variable,
             tracer_provider,
@@ -61,6 +67,16 @@ class ClientAdapter(ABC):
             has_user_agent=self.has_user_agent,
             quotes_exceptions=self.quotes_exceptions,
         )
+
+    def _make_route(
+        self, key: Hashable, hosts: tuple[Host, ...], request: ApiRequest, url: str, port: int
+    ) -> Route:
+        """Return the route of a request, and remember it under a key with its method and URL."""
+        # Without a span if that step fails.
+        bare = Route(hosts, request, url, None)
+        route = self._spans.route(hosts, request, url, port) or bare
+        self._routes.keep(key, route)
+        return route
 
     def make_no_spans(self) -> None:
         """Start no HTTP spans for this client. Attempts have one only if the app makes it."""

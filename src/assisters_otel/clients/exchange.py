@@ -176,7 +176,7 @@ class Exchange:
     @fail_safe
     def _enter(self, own: OwnSpan) -> None:
         # The token is stored at once: no later fault may leave the context entered.
-        self._token = context.attach(own.context())
+        self._token = context.attach(own.context)
         self._mark = _ENTERED.set(None)
 
     @fail_safe
@@ -195,7 +195,7 @@ class Exchange:
         response: object,
         status: int,
         version: str | None,
-        headers: Sequence[tuple[bytes, bytes]],
+        headers: Sequence[tuple[bytes, bytes, bytes]],
     ) -> bool:
         """Record the response's headers, which end the attempt's duration.
 
@@ -203,7 +203,7 @@ class Exchange:
             response: The client's response. `explain` finds a failed attempt by it.
             status: The HTTP status.
             version: The version of HTTP, ``1.1``, or None if it is not known.
-            headers: Names and values as sent.
+            headers: The names as sent, the names in lower case, and the values.
 
         Returns:
             True if the attempt has failed. Then the beginning of the body is wanted.
@@ -213,7 +213,9 @@ class Exchange:
             return False
         has_failed = self._recorder.answered(attempt, status, headers)
         if self._own is not None:
-            self._spans.answered(self._own.span, status, version, headers, attempt.secrets)
+            attempt.answer_attributes = self._spans.answer_attributes(
+                status, version, headers, attempt.secrets
+            )
         if has_failed:
             self._response = response
         else:
@@ -226,9 +228,10 @@ class Exchange:
         Args:
             sent: The app's request or response. `explain` finds a body's failure by it.
         """
-        if self.attempt is None:
+        attempt = self.attempt
+        if attempt is None or (attempt.call is None and not attempt.is_event_stream):
             return None
-        return self._recorder.bodies.watch(self.attempt, self._is_transient, sent)
+        return self._recorder.bodies.watch(attempt, self._is_transient, sent)
 
     def may_be_read_ahead(self) -> bool:
         """Return True if the body of a failed answer may be read before the caller reads it."""

@@ -7,15 +7,12 @@ each difference (tests/clients/test_http_span.py).
 
 from __future__ import annotations
 
-import re
-from functools import lru_cache
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from opentelemetry import baggage, context, trace
+from opentelemetry import context, trace
 from opentelemetry.context import _SUPPRESS_HTTP_INSTRUMENTATION_KEY
 from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
-from opentelemetry.propagate import get_global_textmap
 from opentelemetry.semconv.attributes.http_attributes import (
     HTTP_REQUEST_METHOD,
     HTTP_REQUEST_METHOD_ORIGINAL,
@@ -35,27 +32,22 @@ from opentelemetry.util.http import redact_url
 from assisters_otel.api import limits, redaction
 from assisters_otel.api.endpoints import masked_url
 from assisters_otel.clients import http_variables
+from assisters_otel.clients.propagation import propagated_headers
+from assisters_otel.clients.routes import Route, SpanStart
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.semconv import attributes as names
 from assisters_otel.sinks import foreign_span
 from assisters_otel.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from opentelemetry.context import Context
-    from opentelemetry.propagators.textmap import TextMapPropagator
     from opentelemetry.trace import Span, TracerProvider
     from opentelemetry.util.types import AttributeValue
 
     from assisters_otel.api.request import ApiRequest, RequestReader
-
-BAGGAGE: Final = ("baggage", "uberctx-", "ot-baggage-")
-"""The starts of the names of headers with baggage: of W3C, Jaeger and OpenTracing. Source: the
-propagators' `inject`."""
-
-_HEADER_NAME: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
-"""The form of a header's name. Source: RFC 9110, section 5.1."""
+    from assisters_otel.hosts import Host
 
 
 class OwnSpan(NamedTuple):
@@ -64,21 +56,14 @@ class OwnSpan(NamedTuple):
     Attributes:
         span: The span. It may be sampled out.
         parent_span: The span that was current before it.
+        context: The context in which the request is sent.
         headers: The headers that the propagator adds to the request.
-        suppresses_others: True if no other HTTP instrumentation makes spans inside it.
     """
 
     span: Span
     parent_span: Span
+    context: Context
     headers: dict[str, str]
-    suppresses_others: bool
-
-    def context(self) -> Context:
-        """Return the context in which the request is sent."""
-        within = trace.set_span_in_context(self.span)
-        if self.suppresses_others:
-            within = context.set_value(_SUPPRESS_HTTP_INSTRUMENTATION_KEY, True, within)
-        return within
 
 
 class HttpSpans:
@@ -120,53 +105,63 @@ class HttpSpans:
         self._request_headers, self._response_headers = http_variables.captured_headers()
 
     @fail_safe
+    def route(
+        self, hosts: tuple[Host, ...], request: ApiRequest, url: str, port: int
+    ) -> Route | None:
+        """Return what all requests of this method and URL have in common.
+
+        Args:
+            hosts: The watched hosts of the request's host.
+            request: The request that is about to be sent.
+            url: The whole URL.
+            port: The port that it goes to.
+        """
+        start = None
+        if masked_url(url, request.template) == url:
+            request = request._replace(clean_url=url)
+        if not self.is_off and (self._excluded is None or not self._excluded.search(url)):
+            method = self._method(request.method)
+            name = "HTTP" if method == names.OTHER else method  # Source: the conventions
+            if request.template is not None:
+                name = f"{name} {request.template}"
+            start = SpanStart(name, _attributes(method, request, url, port))
+        return Route(hosts, request, url, start)
+
+    @fail_safe
     def start(
-        self, request: ApiRequest, url: str, port: int, reader: RequestReader
+        self, route: Route, reader: RequestReader, parent_span: Span | None = None
     ) -> OwnSpan | None:
         """Start the span of an attempt, not yet current.
 
         Args:
-            request: The request that is about to be sent.
-            url: The whole URL.
-            port: The port that it goes to.
+            route: The route of the request that is about to be sent.
             reader: The reader of its headers, which is called if some are captured.
+            parent_span: The current span, if the caller has it.
 
         Returns:
             The span. None if spans are off or suppressed, or the URL is excluded.
         """
-        if self.is_off or not is_http_instrumentation_enabled():
+        start = route.span_start
+        if start is None or not is_http_instrumentation_enabled():
             return None
-        if self._excluded is not None and self._excluded.search(url):
-            return None
-        method = self._method(request.method)
-        attributes = self._attributes(method, request, url, port, reader)
-        name = "HTTP" if method == names.OTHER else method  # Source: the conventions
-        if request.template is not None:
-            name = f"{name} {request.template}"
-        parent_span = trace.get_current_span()
-        span = self._tracer.start_span(name, None, SpanKind.CLIENT, attributes)
+        attributes = start.attributes.copy()  # a sampler of the app's gets it
+        if self._has_user_agent or self._request_headers is not None:
+            attributes |= self._attributes_of_headers(reader)
+        if parent_span is None:
+            parent_span = trace.get_current_span()
+        span = self._tracer.start_span(start.name, None, SpanKind.CLIENT, attributes)
         try:
-            return OwnSpan(span, parent_span, _propagated(span), self._suppresses_others)
+            within = trace.set_span_in_context(span)
+            headers = propagated_headers(within)
+            if self._suppresses_others:
+                within = context.set_value(_SUPPRESS_HTTP_INSTRUMENTATION_KEY, True, within)
+            return OwnSpan(span, parent_span, within, headers)
         except BaseException:  # a foreign exception, which `fail_safe` lets pass
             span.end()
             raise
 
-    def _attributes(
-        self, method: str, request: ApiRequest, url: str, port: int, reader: RequestReader
-    ) -> dict[str, AttributeValue]:
-        attributes: dict[str, AttributeValue] = {
-            HTTP_REQUEST_METHOD: method,
-            URL_FULL: masked_url(_redacted(url), request.template),
-            SERVER_ADDRESS: request.address,
-            SERVER_PORT: port,
-        }
-        if method != request.method:
-            attributes[HTTP_REQUEST_METHOD_ORIGINAL] = redaction.clean(request.method)
-        if request.template is not None:
-            attributes[names.URL_TEMPLATE] = request.template
-        if _is_address(request.address):
-            attributes[NETWORK_PEER_ADDRESS] = request.address
-            attributes[NETWORK_PEER_PORT] = port
+    def _attributes_of_headers(self, reader: RequestReader) -> dict[str, AttributeValue]:
+        attributes: dict[str, AttributeValue] = {}
         if self._has_user_agent:
             agent = reader.header("user-agent")
             if agent:
@@ -176,21 +171,19 @@ class HttpSpans:
         return attributes
 
     @fail_safe
-    def answered(
+    def answer_attributes(
         self,
-        span: Span,
         status: int,
         version: str | None,
-        headers: Sequence[tuple[bytes, bytes]],
+        headers: Iterable[tuple[bytes, bytes, bytes]],
         secrets: Callable[[], Iterable[str]],
-    ) -> None:
-        """Write the status, version and captured headers of an answer.
+    ) -> dict[str, AttributeValue]:
+        """Return the status, version and captured headers of an answer.
 
         Args:
-            span: A span of `start`, open.
             status: The HTTP status.
             version: The version of HTTP, ``1.1``, or None if it is not known.
-            headers: The response's headers, which are read only if some are captured.
+            headers: The names as sent, the names in lower case, and the values.
             secrets: A function that returns the keys in the request's headers. A response may
                 quote them.
         """
@@ -199,9 +192,9 @@ class HttpSpans:
             attributes[NETWORK_PROTOCOL_VERSION] = version
         if self._response_headers is not None:
             how = "latin-1"
-            texts = [(name.decode(how), value.decode(how)) for name, value in headers]
+            texts = [(name.decode(how), value.decode(how)) for name, _, value in headers]
             attributes |= self._response_headers.shown(texts, secrets())
-        span.set_attributes(attributes)
+        return attributes
 
     @fail_safe
     def raised(self, span: Span, error: Exception, *, is_outcome: bool) -> None:
@@ -229,53 +222,21 @@ class HttpSpans:
         return sent if sent in known else names.OTHER
 
 
-def _propagated(span: Span) -> dict[str, str]:
-    """Return the headers that the global propagator adds for a span.
-
-    The app may plug in propagators. One that raises, or writes a header that no client can send,
-    costs its own headers alone. The app's baggage is not sent, whichever propagator writes it.
-    """
-    carrier: dict[str, str] = {}
-    bare = baggage.clear(trace.set_span_in_context(span))
-    # A propagator may read the current context in place of the one that it gets.
-    token = context.attach(bare)
-    try:
-        _inject(get_global_textmap(), carrier, bare)
-    finally:
-        context.detach(token)
-    return {name: value for name, value in carrier.items() if _is_name(name) and _is_value(value)}
-
-
-@fail_safe
-def _inject(propagator: TextMapPropagator, carrier: dict[str, str], bare: Context) -> None:
-    try:
-        propagator.inject(carrier, bare)
-    except Exception:
-        # A composite one ends with its first member that raises. The members are private: read with
-        # OpenTelemetry 1.44 and 1.45 (test_a_propagator_that_raises_costs_its_own_headers_alone).
-        members = getattr(propagator, "_propagators", None)
-        if not members:
-            raise
-        for member in members:
-            _inject(member, carrier, bare)
-
-
-@lru_cache(maxsize=64)  # a propagator has the same names each time
-def _is_name(name: object) -> bool:
-    """Return True if a client sends a header of this name, and it holds none of the app's baggage.
-
-    A client would refuse the whole request for a wrong one.
-    """
-    if not isinstance(name, str) or name.lower().startswith(BAGGAGE):
-        return False
-    return _HEADER_NAME.fullmatch(name) is not None
-
-
-def _is_value(value: object) -> bool:
-    """Return True if every client sends a header of this value."""
-    if not isinstance(value, str):
-        return False
-    return value.isascii() and value.isprintable() and value.strip() == value
+def _attributes(method: str, request: ApiRequest, url: str, port: int) -> dict[str, AttributeValue]:
+    attributes: dict[str, AttributeValue] = {
+        HTTP_REQUEST_METHOD: method,
+        URL_FULL: masked_url(_redacted(url), request.template),
+        SERVER_ADDRESS: request.address,
+        SERVER_PORT: port,
+    }
+    if method != request.method:
+        attributes[HTTP_REQUEST_METHOD_ORIGINAL] = redaction.clean(request.method)
+    if request.template is not None:
+        attributes[names.URL_TEMPLATE] = request.template
+    if _is_address(request.address):
+        attributes[NETWORK_PEER_ADDRESS] = request.address
+        attributes[NETWORK_PEER_PORT] = port
+    return attributes
 
 
 def _redacted(url: str) -> str:

@@ -32,7 +32,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import re
 import sys
 import weakref
 from operator import attrgetter
@@ -41,6 +40,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import wrapt
 
+from assisters_otel.api.patterns import pattern
 from assisters_otel.clients.import_hooks import imports
 from assisters_otel.clients.rebinding import OWN_REFERENCES, rebind_bound_methods
 from assisters_otel.fail_safe import fail_safe
@@ -68,7 +68,7 @@ class Target(NamedTuple):
     wherever_defined: bool = False
 
 
-_MARKER: Final = re.compile("opentelemetry_instrumentation_[a-z_]+_applied")
+_MARKER: Final = pattern("opentelemetry_instrumentation_[a-z_]+_applied")
 """The marker on functions that OpenTelemetry's instrumentations put in without wrapt."""
 
 # Each of the library's functions, with the patches that put it in.

@@ -13,7 +13,6 @@ name, so that no client is imported.
 
 from __future__ import annotations
 
-import re
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -25,6 +24,7 @@ from assisters_otel.api import error_body, redaction
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.error_body import Envelope
 from assisters_otel.api.headers import header_text, retry_after_s
+from assisters_otel.api.patterns import pattern
 from assisters_otel.outcomes import FIRST_ERROR
 from assisters_otel.sinks.known_attempts import find_attempt
 
@@ -54,7 +54,7 @@ _CALLER_ERRORS: Final = frozenset({"UnsupportedProtocol", "LocalProtocolError"})
 
 # The text of urllib3's ResponseError when its `Retry` gives up. requests raises a RetryError
 # from it, which has no response.
-_STATUS_IN_TEXT: Final = re.compile(r"too many (\d{3}) error responses")
+_STATUS_IN_TEXT: Final = pattern(r"too many (\d{3}) error responses")
 
 _MAX_CAUSES: Final = 5
 """The number of exceptions in a chain that are read. The longest chain, of a connection that is

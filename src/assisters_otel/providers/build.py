@@ -232,3 +232,26 @@ def _explain_sdk_errors() -> Iterator[None]:
             f"the SDK refuses a variable: {error} Look at OTEL_BSP_*, OTEL_SPAN_*, "
             "OTEL_METRIC_EXPORT_INTERVAL and OTEL_METRICS_EXEMPLAR_FILTER"
         ) from error
+
+
+def build_one(
+    build: Callable[..., OwnedProviders], wrong: ValueError
+) -> tuple[OwnedProviders | None, str]:
+    """Build the provider of one signal: a wrong variable of the other does not cost this one.
+
+    Args:
+        build: `build_providers`, with its arguments.
+        wrong: The exception of building both.
+
+    Returns:
+        The providers, or None if neither could be built, and the text of what is lost and why.
+    """
+    try:
+        return build(traces=True, metrics=False), f"no metrics are sent: {wrong}"
+    except ValueError as error:
+        wrong = error
+    try:
+        return build(traces=False, metrics=True), f"no spans are sent: {wrong}"
+    except ValueError as error:
+        reasons = dict.fromkeys((str(wrong), str(error)))
+        return None, f"no telemetry is sent: {'. '.join(reasons)}"

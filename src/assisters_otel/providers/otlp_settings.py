@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import re
 from os import environ
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from opentelemetry.sdk import environment_variables as sdk_variables
 
+from assisters_otel.api.patterns import pattern
 from assisters_otel.api.redaction import shown
 from assisters_otel.config import PROTOCOLS, WrongArgument
 from assisters_otel.hosts import may_hold_password
@@ -25,7 +25,7 @@ HTTP: Final = PROTOCOLS["http/protobuf"]
 OTLP: Final = ("otlp", *PROTOCOLS.values())
 """The names of OTLP in a variable that lists exporters."""
 
-_PLACE: Final = re.compile(r"(?P<host>[A-Za-z0-9._-]+)(?::(?P<port>\d+))?(?P<path>(?:/[^@\s]*)?)")
+_PLACE: Final = pattern(r"(?P<host>[A-Za-z0-9._-]+)(?::(?P<port>\d+))?(?P<path>(?:/[^@\s]*)?)")
 """A URL without its scheme."""
 
 

@@ -12,12 +12,12 @@ exporter sends. From exporter 1.45 on requests' variables win over OpenTelemetry
 from __future__ import annotations
 
 import os
-import re
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from assisters_otel.api import redaction
+from assisters_otel.api.patterns import pattern
 from assisters_otel.providers.failures import MAX_CAUSES
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ REQUESTS_BUNDLES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _MAX_PATH: Final = 200
 """How many characters of a path a warning shows. It shows the start."""
 
-_HASHED: Final = re.compile(r"[0-9a-f]{8}\.\d+")
+_HASHED: Final = pattern(r"[0-9a-f]{8}\.\d+")
 """The file name of a certificate in a directory that OpenSSL can use, ``2e5ac55d.0``."""
 
 _WRONG_NAME: Final = frozenset({62, 64})

@@ -15,9 +15,10 @@ from assisters_otel.fail_safe import fail_safe
 from assisters_otel.sinks import attempt_span, foreign_span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from opentelemetry.trace import Span
+    from opentelemetry.util.types import AttributeValue
 
     from assisters_otel.attempts.attempt import Attempt
     from assisters_otel.config import Config
@@ -52,7 +53,7 @@ class AttemptSpans:
             return
         if attempt.is_own:
             if not attempt.is_followed:
-                self._describe(span, now, outcome)
+                self._describe(span, now, outcome, attempt.answer_attributes or {})
         elif outcome.failed:
             describe = partial(self._describe, now=now, outcome=outcome)
             if self._captures_headers:
@@ -65,8 +66,16 @@ class AttemptSpans:
                 foreign_span.before_end(span, partial(_redact_answer, attempt))
 
     @fail_safe
-    def _describe(self, span: Span, now: float, outcome: AttemptOutcome) -> None:
-        attempt_span.write_outcome(span, outcome, now, capture_message=self._capture_message)
+    def _describe(
+        self,
+        span: Span,
+        now: float,
+        outcome: AttemptOutcome,
+        further: Mapping[str, AttributeValue] | None = None,
+    ) -> None:
+        attempt_span.write_outcome(
+            span, outcome, now, further, capture_message=self._capture_message
+        )
 
     @staticmethod
     def _describe_captured(

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final, Protocol
 from opentelemetry import trace
 
 from assisters_otel.api import event_stream
-from assisters_otel.api import headers as response_headers
 from assisters_otel.attempts.clock import Moment
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import FIRST_REDIRECT
@@ -132,8 +131,6 @@ class BodyRecorder:
             and belongs to no call.
         """
         call = attempt.call
-        if call is None and not response_headers.is_event_stream(attempt.headers):
-            return None
         if not _SUCCESS <= attempt.status < FIRST_REDIRECT or attempt.outcome is None:
             return None
         events = event_stream.scanner_for(attempt.headers)

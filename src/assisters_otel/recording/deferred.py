@@ -34,7 +34,11 @@ Python 3.12 and newer warn an app that forks while threads run."""
 
 
 class Deferred:
-    """The steps, and the thread that runs them."""
+    """The steps, and the thread that runs them.
+
+    Attributes:
+        steps: The steps that wait to be run.
+    """
 
     def __init__(self, is_needed: Callable[[], object]) -> None:
         """Start without a step and without a thread.
@@ -48,7 +52,7 @@ class Deferred:
 
     def forked(self) -> None:
         """Forget the steps and the thread in a forked child: both are the parent's."""
-        self._steps: deque[Callable[[], object]] = deque()
+        self.steps: deque[Callable[[], object]] = deque()
         # `SimpleQueue.put` is reentrant. Python promises that of no other queue, event or lock.
         self._wake: SimpleQueue[bool] = SimpleQueue()
         self._lock = threading.RLock()  # a signal handler may flush meanwhile
@@ -78,7 +82,7 @@ class Deferred:
 
     def put(self, step: Callable[[], object]) -> None:
         """Keep a step to be run soon. It must not refer to an object that is being collected."""
-        self._steps.append(step)
+        self.steps.append(step)
         if self._thread is not None:
             self._wake.put(True)
 
@@ -89,11 +93,6 @@ class Deferred:
             self.put(step)
         else:
             step()
-
-    @property
-    def has_steps(self) -> bool:
-        """True if a step waits to be run."""
-        return bool(self._steps)
 
     @fail_safe
     def run_all(self, wait_s: float | None = None) -> None:
@@ -112,7 +111,7 @@ class Deferred:
         try:
             while True:
                 try:
-                    step = self._steps.popleft()
+                    step = self.steps.popleft()
                 except IndexError:
                     return
                 _run(step)
@@ -146,7 +145,7 @@ class Deferred:
             if is_stopped:
                 return
         self._thread = None
-        if self._steps or self._is_needed():  # a body was opened meanwhile
+        if self.steps or self._is_needed():  # a body was opened meanwhile
             self.expect()
 
     def _collector(self, phase: str, _info: dict[str, int]) -> None:

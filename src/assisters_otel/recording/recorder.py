@@ -23,7 +23,6 @@ from opentelemetry import trace
 from assisters_otel import causes
 from assisters_otel.api import error_body
 from assisters_otel.api import headers as response_headers
-from assisters_otel.api.headers import known_headers
 from assisters_otel.attempts.attempt import Attempt, CallerSettings, read_caller
 from assisters_otel.attempts.call import current_call
 from assisters_otel.fail_safe import fail_safe
@@ -40,7 +39,7 @@ from assisters_otel.sinks.known_attempts import find_attempt, remember_attempt
 from assisters_otel.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
@@ -129,7 +128,7 @@ class Recorder:
     def _before_request(self) -> None:
         if not self._has_started:
             self._start_once()
-        if self.deferred.has_steps:
+        if self.deferred.steps:
             self.deferred.run_all(0)
 
     def _start_once(self) -> None:
@@ -175,20 +174,23 @@ class Recorder:
         return attempt
 
     @staticmethod
-    def answered(attempt: Attempt, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    def answered(
+        attempt: Attempt, status: int, headers: Sequence[tuple[bytes, bytes, bytes]]
+    ) -> bool:
         """Record the response's headers, which end the attempt's duration.
 
         Args:
             attempt: The attempt.
             status: The HTTP status.
-            headers: Names and values as sent.
+            headers: The names as sent, the names in lower case, and the values.
 
         Returns:
             True if it has failed. Then `report` wants the beginning of the body.
         """
         attempt.duration_s = time.perf_counter() - attempt.sent_s
         attempt.status = status
-        attempt.headers = known_headers(headers)
+        attempt.headers = known = response_headers.known_lower_headers(headers)
+        attempt.is_event_stream = response_headers.is_event_stream(known)
         return status >= FIRST_ERROR
 
     def report(self, attempt: Attempt, body: bytes | None = None) -> None:
@@ -270,7 +272,7 @@ class Recorder:
         if failed or outcome.cancelled:
             self.sinks.resends.failed(attempt, outcome, time.time())
             return
-        is_watched = call is not None or response_headers.is_event_stream(outcome.headers)
+        is_watched = call is not None or attempt.is_event_stream
         self.sinks.resends.answered(attempt, is_open=is_watched and not outcome.is_redirect)
         if response_headers.LOCATION in outcome.headers and outcome.is_redirect:
             location = outcome.headers[response_headers.LOCATION].decode("latin-1")

@@ -51,6 +51,16 @@ class WatchedHosts:
         """
         return self._hosts.get(name)
 
+    def may_record(self) -> bool:
+        """Return False inside the library's own export to a watched host.
+
+        Otherwise it runs what precedes each request to a watched host.
+        """
+        if own_export.log_listener.get() is not None:
+            return False
+        self._before_request()
+        return True
+
     def request(
         self, hosts: tuple[Host, ...], method: str, port: int, target: bytes
     ) -> ApiRequest | None:
@@ -65,13 +75,12 @@ class WatchedHosts:
         Returns:
             The record, or None if the request is not watched.
         """
-        if own_export.log_listener.get() is not None:  # an export to a watched host
-            return None
         path = target.partition(b"?")[0].decode("latin-1")
         for host in hosts:
             if host.covers(port, path):
                 break
         else:
             return None
-        self._before_request()
+        if not self.may_record():
+            return None
         return ApiRequest(method, path, endpoints.template(path), host.name, port)

@@ -98,14 +98,14 @@ class ResendTracker:
         if len(self._in_flight) >= _MAX_IN_FLIGHT:
             self._in_flight.clear()
         self._in_flight.add(weakref.ref(attempt))
-        chain = attempt.chain
-        if chain is None:
+        call = attempt.call
+        if call is None:
             resend = None
             if self._pending_redirects:
                 resend = _after_redirect(attempt, self._take_redirect())
             resend = resend or self._outside_calls(attempt, now)
         else:
-            resend = self._in_call(chain, attempt, now)
+            resend = self._in_call(call.chain, attempt, now)
         attempt.resend = resend
         return resend
 
@@ -184,7 +184,7 @@ class ResendTracker:
             is_open: True if its body is still being read. Then `closed` or `failed` will follow.
         """
         if not is_open:
-            self.closed(attempt)
+            self._in_flight.discard(weakref.ref(attempt))
         if self._failed.by_key:
             self._succeeded(attempt)
 

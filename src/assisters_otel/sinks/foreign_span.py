@@ -108,7 +108,7 @@ def cancel_before_end(span: Span) -> None:
 
 
 def find_app_span(
-    scope: str, method: str, host: str, url: object, *, is_inside: bool = False
+    scope: str, method: str, host: str, url: str, *, is_inside: bool = False
 ) -> Span | None:
     """Return the app's client span of the attempt that is about to be sent.
 
@@ -116,7 +116,7 @@ def find_app_span(
         scope: The scope of the HTTP instrumentation's spans.
         method: The request's method, as sent.
         host: The request's host, as it stands in a URL.
-        url: The whole URL. Its `str` is called only if it is needed.
+        url: The whole URL.
         is_inside: True if that instrumentation suppresses all others inside its span.
 
     Returns:
@@ -135,7 +135,7 @@ def find_app_span(
     # another URL. The app's hook may have removed the query or the URL, or a limit may have cut it.
     attributes = attributes_of(span)
     told = attributes.get(HTTP_URL) or attributes.get(URL_FULL)
-    if isinstance(told, str) and host not in told and not str(url).startswith(told):
+    if isinstance(told, str) and host not in told and not url.startswith(told):
         return None
     sent = attributes.get(HTTP_REQUEST_METHOD) or attributes.get(HTTP_METHOD)
     return None if sent not in (None, names.OTHER, method.upper()) else span
@@ -160,7 +160,7 @@ def attributes_of(span: Any) -> dict[str, Any]:
     # A plain dict: the SDK's mapping raises and catches an exception for each missing name.
     attributes = getattr(span, "attributes", None)
     copy = getattr(attributes, "copy", None)
-    return copy() if attributes and copy is not None else dict(attributes or {})
+    return dict(attributes or {}) if copy is None else copy()
 
 
 @fail_safe

@@ -6,7 +6,6 @@ if it is documented, or is among the first few others that are well-formed. Any 
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -14,10 +13,12 @@ from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 
 from assisters_otel import catalog, logger
+from assisters_otel.api.patterns import pattern
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import gen_ai
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Iterable, Mapping
 
     from opentelemetry.util.types import AttributeValue
@@ -34,9 +35,9 @@ MAX_MODELS: Final = 50
 
 # The label sets that are cached, since creating one costs more than finding it.
 _MAX_SETS: Final = 512
-_WELL_FORMED: Final = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
-_EXCEPTION_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.<>]{0,99}\Z")
-_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}\Z")
+_WELL_FORMED: Final = pattern(r"[a-z][a-z0-9_]{0,63}\Z")
+_EXCEPTION_NAME: Final = pattern(r"[A-Za-z_][A-Za-z0-9_.<>]{0,99}\Z")
+_MODEL: Final = pattern(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}\Z")
 _STATUSES: Final = frozenset(map(str, range(100, 600)))
 # Source: semantic conventions, http.request.method.
 METHODS: Final = frozenset(

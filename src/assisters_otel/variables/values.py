@@ -15,6 +15,8 @@ from urllib.parse import unquote
 # Like that of importlib.metadata, but cached: it reads the disk once.
 from opentelemetry.util._importlib_metadata import entry_points
 
+from assisters_otel.api.patterns import pattern
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
@@ -42,13 +44,13 @@ class Rule(NamedTuple):
     is_secret: bool = False
 
 
-_HEADER: Final = re.compile(
+_HEADER: Final = pattern(
     r"[\w!#$%&'*+.^`|~-]+[ \t]*=[\x20\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*", re.ASCII
 )
 """One header, ``name=value``. Source: the pattern of `opentelemetry.util.re`."""
 
 
-_METHOD: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+_METHOD: Final = pattern(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 """An HTTP method. Source: RFC 9110, sections 9.1 and 5.6.2."""
 
 
@@ -154,11 +156,11 @@ def grpc_codes() -> Collection[str]:
 def read_patterns(text: str) -> str | None:
     """Keep the patterns that compile together with those before them. OpenTelemetry joins all."""
     kept: list[str] = []
-    for pattern in members(text):
+    for member in members(text):
         # A warning is raised if the app has made warnings errors.
         with suppress(re.error, RecursionError, OverflowError, Warning):
-            re.compile("|".join((*kept, pattern)))
-            kept.append(pattern)
+            re.compile("|".join((*kept, member)))
+            kept.append(member)
     return ",".join(kept) or None
 
 

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from assisters_otel.api.request import ApiRequest
-    from assisters_otel.clients.http_span import OwnSpan
     from assisters_otel.recording.recorder import Recorder
 
 MODULE: Final = "aiohttp"
@@ -222,19 +221,21 @@ class AiohttpAdapter(ClientAdapter):
             )
         else:
             asked.app_makes_spans = is_instrumented(session)
-        asked.span = foreign_span.find_app_span(SCOPE, raw.method, url.raw_host, url)
+        asked.span = foreign_span.find_app_span(SCOPE, raw.method, url.raw_host, str(url))
         if asked.span is not None and session is not None:
             foreign_span.on_recorded_exception(asked.span, lambda error: self._failed(asked, error))
 
     def _start(self, asked: SessionRequest, request: ApiRequest, raw: Any) -> None:
         asked.start(raw)
         reader = AiohttpRequestReader(raw)
-        own: OwnSpan | None = None
+        url, own = raw.url, None
+        of = (raw.method, url), self._recorder.watched.named(url.raw_host) or ()
+        route = self._routes.find(*of) or self._make_route(*of, request, str(url), url.port)
         if asked.span is None and not asked.app_makes_spans:
-            own = self._spans.start(request, str(raw.url), raw.url.port, reader)
+            own = self._spans.start(route, reader)
         asked.injected = {} if own is None else own.headers
         asked.exchange = asked.last = exchange = Exchange(
-            self._recorder, self._spans, request, reader, is_transient, asked.span, own
+            self._recorder, self._spans, route.request, reader, is_transient, asked.span, own
         )
         exchange.start()
 

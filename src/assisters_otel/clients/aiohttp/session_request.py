@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+from assisters_otel.api.headers import with_lower_names
 from assisters_otel.clients.aiohttp import stream_reader
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import FIRST_ERROR
@@ -100,7 +101,8 @@ class SessionRequest:
             exchange.end(self.error)
             return
         try:  # of a request or response class that does it all itself
-            exchange.answered(response, response.status, None, headers_of(response))
+            headers = with_lower_names(headers_of(response))
+            exchange.answered(response, response.status, None, headers)
         finally:
             exchange.end(None)
 
@@ -169,15 +171,15 @@ def read_ahead_s(asked: SessionRequest, exchange: Exchange, response: Any) -> fl
     return read_limit_s(asked) if may_be_read else None
 
 
-def headers_as_read(asked: SessionRequest, response: Any) -> Sequence[tuple[bytes, bytes]]:
+def headers_as_read(asked: SessionRequest, response: Any) -> list[tuple[bytes, bytes, bytes]]:
     """Return the headers that describe a body as it will be read.
 
     A stream is read as the client has decoded it. A failed answer's body is read ahead as sent.
     """
-    headers = headers_of(response)
+    headers = with_lower_names(headers_of(response))
     decodes = asked.options.get("auto_decompress")
     if decodes is None:
         decodes = getattr(asked.session, "_auto_decompress", True)
     if decodes and response.status < FIRST_ERROR:
-        return [header for header in headers if header[0].lower() != _ENCODING]
+        return [header for header in headers if header[1] != _ENCODING]
     return headers

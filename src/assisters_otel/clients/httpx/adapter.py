@@ -6,7 +6,7 @@ exchange has one of the library's. It stands below httpx's redirects and auth fl
 their requests is an attempt.
 
 A successful answer gets a stream that watches it. A failed one gets a stream that has read the
-beginning of the body, and replays it. Both are subclasses of the client's own stream class.
+beginning of the body, and replays it. Its class is a subclass of the client's own stream class.
 """
 
 from __future__ import annotations
@@ -21,22 +21,21 @@ from assisters_otel.causes import is_of_dead_loop
 from assisters_otel.clients.adapter import ClientAdapter
 from assisters_otel.clients.classes import CLIENTS, find_base, is_a
 from assisters_otel.clients.exchange import Exchange
-from assisters_otel.clients.httpx.request_reader import HttpxRequestReader
-from assisters_otel.clients.httpx.streams import async_replay, replay
-from assisters_otel.clients.httpx.watched_streams import async_watched, watched
+from assisters_otel.clients.httpx.request_reader import HttpxRequestReader, lower_headers, route_key
+from assisters_otel.clients.httpx.streams import async_stream_class, sync_stream_class
 from assisters_otel.clients.patching import Target, as_function
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.sinks import foreign_span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
     from types import FrameType
 
     from opentelemetry.trace import Span, TracerProvider
 
-    from assisters_otel.api.request import ApiRequest
-    from assisters_otel.clients.http_span import HttpSpans, OwnSpan
-    from assisters_otel.clients.httpx.streams import Ahead
+    from assisters_otel.clients.httpx.streams import Stream
+    from assisters_otel.clients.routes import Route
+    from assisters_otel.hosts import Host
     from assisters_otel.recording.recorder import Recorder
 
 SCOPE: Final = "opentelemetry.instrumentation.httpx"
@@ -65,21 +64,8 @@ class _Exchange(Exchange):
 
     __slots__ = ("outgoing", "raw")
 
-    def __init__(  # noqa: PLR0913, PLR0917 - all of it is of one request
-        self,
-        recorder: Recorder,
-        spans: HttpSpans,
-        request: ApiRequest,
-        reader: HttpxRequestReader,
-        raw: Any,
-        is_transient: Callable[[BaseException], bool | None],
-        app_span: Span | None,
-        own: OwnSpan | None,
-    ) -> None:
-        super().__init__(recorder, spans, request, reader, is_transient, app_span, own)
-        self.raw = self.outgoing = raw
-        if own is not None and own.headers:
-            self.outgoing = _with_headers(raw, own.headers)
+    raw: Any
+    outgoing: Any
 
 
 class HttpxAdapter(ClientAdapter):
@@ -112,9 +98,9 @@ class HttpxAdapter(ClientAdapter):
             kwargs.pop("request", None)
             with exchange:
                 response = call(transport, exchange.outgoing, *args[1:], **kwargs)
-                ahead = self._answered(exchange, response, replay, watched)
-                if ahead is not None:
-                    ahead.read()
+                stream = self._answered(exchange, response, sync_stream_class, "SyncByteStream")
+                if stream is not None:
+                    stream.read_ahead()
             return response
 
         return handle_request
@@ -129,9 +115,9 @@ class HttpxAdapter(ClientAdapter):
             kwargs.pop("request", None)
             with exchange:
                 response = await call(transport, exchange.outgoing, *args[1:], **kwargs)
-                ahead = self._answered(exchange, response, async_replay, async_watched)
-                if ahead is not None:
-                    await ahead.read()
+                stream = self._answered(exchange, response, async_stream_class, "AsyncByteStream")
+                if stream is not None:
+                    await stream.read_ahead()
             return response
 
         return handle_async_request
@@ -144,18 +130,38 @@ class HttpxAdapter(ClientAdapter):
         hosts = self._recorder.watched.named(url.host)
         if hosts is None:
             return None
+        key = route_key(raw.method, url)
+        route = self._routes.find(key, hosts)
+        if route is None:
+            route = self._new_route(key, hosts, raw.method, url)
+        elif not self._recorder.watched.may_record():
+            return None
+        if route is None:
+            return None
+        reader, app_span, own = HttpxRequestReader(raw), None, None
+        current = trace.get_current_span()
+        if current.is_recording():
+            app_span = _find_app_span(raw, route)
+        if app_span is None and not self._app_makes_spans(raw, transport, method, current):
+            own = self._spans.start(route, reader, current)
+        told = self._is_transient, app_span, own
+        exchange = _Exchange(self._recorder, self._spans, route.request, reader, *told)
+        exchange.raw = exchange.outgoing = raw
+        if own is not None and own.headers:
+            exchange.outgoing = _with_headers(raw, own.headers)
+        return exchange
+
+    def _new_route(
+        self, key: Hashable, hosts: tuple[Host, ...], method: str, url: Any
+    ) -> Route | None:
         port = url.port or (443 if url.scheme == "https" else 80)
-        request = self._recorder.watched.request(hosts, raw.method, port, url.raw_path)
+        request = self._recorder.watched.request(hosts, method, port, url.raw_path)
         if request is None:
             return None
-        reader, app_span, own = HttpxRequestReader(raw), _find_app_span(raw), None
-        if app_span is None and not self._app_makes_spans(raw, transport, method):
-            own = self._spans.start(request, str(url), port, reader)
-        told = self._is_transient, app_span, own
-        return _Exchange(self._recorder, self._spans, request, reader, raw, *told)
+        return self._make_route(key, hosts, request, str(url), port)
 
     @fail_safe
-    def _app_makes_spans(self, raw: Any, transport: Any, method: str) -> bool:
+    def _app_makes_spans(self, raw: Any, transport: Any, method: str, current: Span) -> bool:
         """Return True if the app's HTTP instrumentation covers a request without a readable span.
 
         It has sampled the span out, or excludes the URL.
@@ -163,7 +169,7 @@ class HttpxAdapter(ClientAdapter):
         return (
             self.app_instrumentation_is_on()
             or _has_app_layer(transport, method)
-            or _is_injected(raw)
+            or _is_injected(raw, current)
         )
 
     @fail_safe
@@ -171,8 +177,8 @@ class HttpxAdapter(ClientAdapter):
         self,
         exchange: _Exchange,
         response: Any,
-        replay: Callable[[Any], type[Ahead]],
-        watched: Callable[[Any], Any],
+        class_for: Callable[[Any], type[Stream]],
+        base: str,
     ) -> Any:
         """Record an answer's headers.
 
@@ -180,20 +186,19 @@ class HttpxAdapter(ClientAdapter):
             The stream to be read ahead, which is set in the response; None if none is read.
         """
         version = response.http_version.removeprefix("HTTP/")
-        headers = response.headers.raw
+        headers = lower_headers(response.headers)
         if not exchange.answered(response, response.status_code, version, headers):
             body = exchange.body(exchange.raw)
             if body is not None:
-                kind = watched(self._stream(response, is_async=watched is async_watched))
+                kind = class_for(self._base(response, base))
                 response.stream = kind(response.stream, body)
             return None
         if not exchange.may_be_read_ahead() or exchange.raw.method == "HEAD":
             return None
-        stream = replay(self._stream(response, is_async=replay is async_replay))
-        ahead = stream(response.stream, exchange.length(), _read_deadline(exchange.raw))
-        response.stream = ahead
-        exchange.read_beginning = ahead.beginning
-        return ahead
+        kind, deadline = class_for(self._base(response, base)), _read_deadline(exchange.raw)
+        response.stream = stream = kind(response.stream, None, exchange.length(), deadline)
+        exchange.read_beginning = stream.beginning
+        return stream
 
     @staticmethod
     @fail_safe
@@ -203,16 +208,15 @@ class HttpxAdapter(ClientAdapter):
             return not is_a(error, CLIENTS, "UnsupportedProtocol", "LocalProtocolError")
         return is_of_dead_loop(error)
 
-    def _stream(self, response: Any, *, is_async: bool) -> Any:
-        """Return the client's class that a response's stream must be an instance of."""
-        name = "AsyncByteStream" if is_async else "SyncByteStream"
+    def _base(self, response: Any, name: str) -> Any:
+        """Return the client's class *name*, which a response's stream must be an instance of."""
         return find_base(response.stream, name, None) or getattr(sys.modules[self.module], name)
 
 
 @fail_safe
-def _find_app_span(raw: Any) -> Span | None:
-    url = raw.url
-    return foreign_span.find_app_span(SCOPE, raw.method, url.raw_host.decode("ascii"), url)
+def _find_app_span(raw: Any, route: Route) -> Span | None:
+    host = raw.url.raw_host.decode("ascii")
+    return foreign_span.find_app_span(SCOPE, raw.method, host, route.url)
 
 
 def _has_app_layer(transport: Any, method: str) -> bool:
@@ -221,13 +225,13 @@ def _has_app_layer(transport: Any, method: str) -> bool:
     return getattr(getattr(wrapper, "func", None), "__module__", None) == SCOPE
 
 
-def _is_injected(raw: Any) -> bool:
+def _is_injected(raw: Any, span: Span) -> bool:
     # The app has put OpenTelemetry's transport around this one, and its span is sampled out. Or the
     # span is recorded, but has no scope: then the headers may be another tracer's.
-    span = trace.get_current_span()
     context = span.get_span_context()
-    is_told = span.is_recording() and getattr(span, "instrumentation_scope", None) is not None
-    if is_told or not context.is_valid:
+    if not context.is_valid:
+        return False
+    if span.is_recording() and getattr(span, "instrumentation_scope", None) is not None:
         return False
     if trace.format_span_id(context.span_id) not in raw.headers.get("traceparent", ""):
         return False
@@ -253,7 +257,8 @@ def _with_headers(raw: Any, headers: dict[str, str]) -> Any:
         copy.headers = type(raw.headers)(raw.headers)
     except (TypeError, AttributeError):  # a proxy around a request, or a class with slots
         return raw
-    copy.headers.update(headers)
+    for name, value in headers.items():
+        copy.headers[name] = value  # `update` reads all headers first
     return copy
 
 

@@ -1,4 +1,7 @@
-"""Reads the beginning of a failed answer's body before the caller does, and replays it.
+"""The stream in place of the client's own, which the caller reads an answer's body from.
+
+It reads the beginning of a failed answer's body before the caller does, and replays it. It watches
+a successful answer's body while the caller reads it (`chunks`).
 
 The caller gets the same chunks, the same exceptions and the same connection (test_neutral.py).
 `Response.read` is not used: after it, ``elapsed`` and `iter_raw` raise.
@@ -17,32 +20,43 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.api.limits import MAX_BYTES
+from assisters_otel.api.patterns import pattern
 from assisters_otel.clients.classes import CLIENTS, GENERATIONS, is_a
+from assisters_otel.clients.httpx.chunks import AsyncChunks, Chunks, report_close
 from assisters_otel.clients.read_ahead import drop_handled_context, find_foreign, raise_in_reader
 from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from assisters_otel.recording.response_body import ResponseBody
 
-_MORE_THAN_CHUNKS: Final = re.compile(
+
+_MORE_THAN_CHUNKS: Final = pattern(
     rb"(?:\r\n)?0+(?:;[^\r\n]*)?\r\n(?:[^\r\n]+\r\n)*\r\n(?=.)", re.DOTALL
 )
 """The last chunk of a chunked body, its trailers, and at least one byte behind them."""
 
 
-class Ahead:
-    """The chunks that were read ahead, and the stream that has the rest.
+class Stream:
+    """A response's own stream, with the chunks that were read ahead of the caller.
 
     Attributes:
         parts: The chunks as they came, which the caller has not read yet.
     """
 
-    def __init__(self, stream: Any, length: int | None, deadline: float) -> None:
+    def __init__(
+        self,
+        stream: Any,
+        body: ResponseBody | None = None,
+        length: int | None = None,
+        deadline: float = 0.0,
+    ) -> None:
         """Start with nothing read.
 
         Args:
             stream: The response's own stream, sync or async.
+            body: The record of a body that is watched, or None.
             length: The Content-Length in bytes, or None. If the peer has sent more than that,
                 reading ahead ends before the end of the body. Then the client closes the
                 connection with the answer, and does not use it again.
@@ -50,11 +64,16 @@ class Ahead:
         """
         self.parts: deque[bytes] = deque()
         self._stream = stream
+        self._body = body
         self._length = length
         self._deadline = deadline
         self._rest: Any = None
         self._size = 0
         self._error: Exception | None = None
+
+    def __del__(self) -> None:
+        if self._body is not None:
+            self._body.dropped()
 
     @fail_safe
     def beginning(self) -> bytes:
@@ -95,11 +114,11 @@ def _has_more(stream: Any, *, is_chunked: bool) -> bool:
 
 
 @lru_cache(GENERATIONS)
-def replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one function
+def sync_stream_class(base: Any) -> type[Stream]:  # noqa: C901 - a class, not one function
     """Return the sync stream class for a client's ``SyncByteStream``."""
 
-    class Replay(Ahead, base):  # type: ignore[misc]
-        def read(self) -> None:
+    class SyncStream(Stream, base):  # type: ignore[misc]
+        def read_ahead(self) -> None:
             self._rest, handled = iter(self._stream), sys.exc_info()[1]
             try:
                 for part in self._rest:
@@ -120,6 +139,11 @@ def replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one function
             self._rest = None
 
         def __iter__(self) -> Iterator[bytes]:
+            if self._body is None:
+                return self._replay()
+            return Chunks(iter(self._stream), self._body)
+
+        def _replay(self) -> Iterator[bytes]:
             rest, self._rest = self._rest, None
             error, self._error = self._error, None
             try:
@@ -142,17 +166,21 @@ def replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one function
                 if rest is not None:
                     rest.close()
             finally:
-                self._stream.close()
+                try:
+                    self._stream.close()
+                finally:
+                    if self._body is not None:
+                        report_close(self._body)
 
-    return Replay
+    return SyncStream
 
 
 @lru_cache(GENERATIONS)
-def async_replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one function
+def async_stream_class(base: Any) -> type[Stream]:  # noqa: C901 - a class, not one function
     """Return the async stream class. It differs from the sync one in ``await`` alone."""
 
-    class AsyncReplay(Ahead, base):  # type: ignore[misc]
-        async def read(self) -> None:
+    class AsyncStream(Stream, base):  # type: ignore[misc]
+        async def read_ahead(self) -> None:
             self._rest, handled = aiter(self._stream), sys.exc_info()[1]
             try:
                 async for part in self._rest:
@@ -172,7 +200,12 @@ def async_replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one fun
                 del handled
             self._rest = None
 
-        async def __aiter__(self) -> AsyncIterator[bytes]:
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            if self._body is None:
+                return self._replay()
+            return AsyncChunks(aiter(self._stream), self._body)
+
+        async def _replay(self) -> AsyncIterator[bytes]:
             rest, self._rest = self._rest, None
             error, self._error = self._error, None
             try:
@@ -192,7 +225,11 @@ def async_replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one fun
 
         async def aclose(self) -> None:
             rest, self._rest, self._error = self._rest, None, None
-            await self._stream.aclose()
+            try:
+                await self._stream.aclose()
+            finally:
+                if self._body is not None:
+                    report_close(self._body)
             # Read to the end: asyncio and trio report generators that the collector finds open.
             try:
                 while rest is not None and await anext(rest, None) is not None:
@@ -201,4 +238,4 @@ def async_replay(base: Any) -> type[Ahead]:  # noqa: C901 - a class, not one fun
                 if not is_a(error, CLIENTS, "TransportError"):
                     raise
 
-    return AsyncReplay
+    return AsyncStream

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 from weakref import ref as weakref
 
+from assisters_otel.api.headers import with_lower_names
 from assisters_otel.attempts import control_flow
 from assisters_otel.clients.adapter import ClientAdapter
 from assisters_otel.clients.patching import Target, as_function
@@ -56,8 +57,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span, TracerProvider
 
-    from assisters_otel.api.request import ApiRequest
     from assisters_otel.clients.exchange import Exchange
+    from assisters_otel.clients.routes import Route
     from assisters_otel.recording.recorder import Recorder
     from assisters_otel.recording.response_body import ResponseBody
 
@@ -65,7 +66,6 @@ MODULE: Final = "requests"
 SCOPE: Final = "opentelemetry.instrumentation.requests"
 """The HTTP instrumentation's module, which is the scope of its spans."""
 
-_HTTPS: Final = 443
 _TOLD: Final = ("method", "url", "response", "error", "_pool")
 """The parameters of `Retry.increment`, in this order."""
 
@@ -167,17 +167,16 @@ class RequestsAdapter(ClientAdapter):
         self, adapter: Any, raw: Any, read_limit: Callable[[], float | None]
     ) -> RequestsExchange | None:
         """Return the exchange of a request that is watched, or None."""
-        request = self._request(raw)
-        if request is None:
+        route = self._route(raw)
+        if route is None:
             return None
         app_span, own = _find_app_span(raw), None
         # The app's instrumentation is around `Session.send`, and does not see an adapter's call.
         is_theirs = self.app_instrumentation_is_on() and self._sending.get() is not None
         if app_span is None and not is_theirs:
-            port = request.port or _HTTPS
-            own = self._spans.start(request, raw.url, port, RequestsRequestReader(raw))
+            own = self._spans.start(route, RequestsRequestReader(raw))
         return RequestsExchange(
-            self._recorder, self._spans, request, adapter, raw, app_span, own, read_limit
+            self._recorder, self._spans, route.request, adapter, raw, app_span, own, read_limit
         )
 
     @fail_safe
@@ -200,7 +199,7 @@ class RequestsAdapter(ClientAdapter):
         if span is not None and response.is_redirect:
             mask_redirect_target(span)
         version = HTTP_VERSIONS.get(getattr(response.raw, "version", 0))
-        headers = headers_of(response)
+        headers = with_lower_names(headers_of(response))
         if not exchange.answered(response, response.status_code, version, headers):
             self._watch(exchange, response)
             return False
@@ -265,7 +264,8 @@ class RequestsAdapter(ClientAdapter):
             return
         if response is not None:
             body = None
-            if self._recorder.answered(attempt, response.status, headers_of(response)):
+            headers = with_lower_names(headers_of(response))
+            if self._recorder.answered(attempt, response.status, headers):
                 body = read_ahead(response, exchange)
             self._recorder.report(attempt, body)
         elif error is not None:
@@ -274,13 +274,17 @@ class RequestsAdapter(ClientAdapter):
     # -- both --------------------------------------------------------------------------------------
 
     @fail_safe
-    def _request(self, raw: Any) -> ApiRequest | None:
+    def _route(self, raw: Any) -> Route | None:
         url = urlsplit(raw.url)
         hosts = self._recorder.watched.named(url.hostname or "")
         if hosts is None or _is_export(raw):
             return None
-        port = url.port or (443 if url.scheme == "https" else 80)
-        return self._recorder.watched.request(hosts, raw.method, port, (url.path or "/").encode())
+        key = raw.method, raw.url
+        if (route := self._routes.find(key, hosts)) is not None:
+            return route if self._recorder.watched.may_record() else None
+        port, target = url.port or (443 if url.scheme == "https" else 80), url.path or "/"
+        request = self._recorder.watched.request(hosts, raw.method, port, target.encode())
+        return request and self._make_route(key, hosts, request, raw.url, port)
 
 
 @fail_safe

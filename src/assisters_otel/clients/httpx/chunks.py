@@ -1,4 +1,4 @@
-"""Watches a successful answer's body while the caller reads it.
+"""The chunks of a successful answer's body, watched while the caller reads them.
 
 Chunks, exceptions and closes stay the same. The watcher is an iterator and no generator: asyncio
 and trio warn of generators that the garbage collector finds open
@@ -8,11 +8,9 @@ and trio warn of generators that the garbage collector finds open
 from __future__ import annotations
 
 import sys
-from functools import lru_cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from assisters_otel.clients.classes import GENERATIONS
 from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
@@ -34,7 +32,7 @@ async def _no_async_method(*_: object) -> None:
 
 
 @fail_safe
-def _report_close(body: ResponseBody) -> None:
+def report_close(body: ResponseBody) -> None:
     """Report that the stream is closed, with the reason.
 
     An SDK that cannot read the body closes the stream while its exception passes. That is a
@@ -70,7 +68,7 @@ def _module(trace: TracebackType) -> str:
     return str(trace.tb_frame.f_globals.get("__name__"))
 
 
-class _Chunks:
+class Chunks:
     """The chunks of a stream, with the methods of a generator, which the client's code may call."""
 
     __slots__ = ("_body", "_chunks", "_skip_chunk", "close", "send", "throw")
@@ -83,7 +81,7 @@ class _Chunks:
         self.send = getattr(chunks, "send", _no_method)
         self.throw = getattr(chunks, "throw", _no_method)
 
-    def __iter__(self) -> _Chunks:
+    def __iter__(self) -> Chunks:
         return self
 
     def __next__(self) -> bytes:
@@ -101,7 +99,7 @@ class _Chunks:
         return chunk
 
 
-class _AsyncChunks:
+class AsyncChunks:
     """The chunks of an async stream."""
 
     __slots__ = ("_body", "_chunks", "_skip_chunk", "aclose", "asend", "athrow")
@@ -114,7 +112,7 @@ class _AsyncChunks:
         self.asend = getattr(chunks, "asend", _no_async_method)
         self.athrow = getattr(chunks, "athrow", _no_async_method)
 
-    def __aiter__(self) -> _AsyncChunks:
+    def __aiter__(self) -> AsyncChunks:
         return self
 
     async def __anext__(self) -> bytes:
@@ -130,48 +128,3 @@ class _AsyncChunks:
         if not self._skip_chunk(chunk):
             self._body.feed(chunk)
         return chunk
-
-
-class _Watched:
-    """A stream that reports its end, also when it is collected."""
-
-    def __init__(self, stream: Any, body: ResponseBody) -> None:
-        self._stream = stream
-        self._body = body
-
-    def __del__(self) -> None:
-        self._body.dropped()
-
-
-@lru_cache(GENERATIONS)
-def watched(base: Any) -> type[_Watched]:
-    """Return the sync stream class for a client's ``SyncByteStream``."""
-
-    class Watched(_Watched, base):  # type: ignore[misc]
-        def __iter__(self) -> _Chunks:
-            return _Chunks(iter(self._stream), self._body)
-
-        def close(self) -> None:
-            try:
-                self._stream.close()
-            finally:
-                _report_close(self._body)
-
-    return Watched
-
-
-@lru_cache(GENERATIONS)
-def async_watched(base: Any) -> type[_Watched]:
-    """Return the async stream class. It differs from the sync one in ``await`` alone."""
-
-    class AsyncWatched(_Watched, base):  # type: ignore[misc]
-        def __aiter__(self) -> _AsyncChunks:
-            return _AsyncChunks(aiter(self._stream), self._body)
-
-        async def aclose(self) -> None:
-            try:
-                await self._stream.aclose()
-            finally:
-                _report_close(self._body)
-
-    return AsyncWatched
