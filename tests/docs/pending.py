@@ -22,7 +22,7 @@ from assisters_otel.semconv import environment
 LISTED: dict[str, set[str]] = {
     "commands": set(),
     "files": set(),
-    "names": {"assisters.call"},  # of attributes, metrics and spans
+    "names": set(),  # of attributes, metrics and spans
     "arguments": set(),  # of `init`
     "public": set(),  # names of the package
     "variables": set(),
@@ -87,7 +87,7 @@ PENDING = {kind: names - there()[kind] for kind, names in LISTED.items()}
 
 def missing(text: str) -> list[str]:
     """Return what a block's text needs and the code does not have yet."""
-    names = PENDING["names"] - {"assisters.call"}  # in queries a part of others
+    names = PENDING["names"]
     as_they_are = (*names, *map(label, names), *PENDING["files"], *PENDING["variables"])
     signs = {
         **{name: name for name in as_they_are},

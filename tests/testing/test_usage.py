@@ -104,6 +104,30 @@ SCRIPTED = [
 ]
 
 
+HOSTILE = [
+    "[" * 45_000,
+    '{"usage": ' + "[" * 45_000,
+    '{"usage": {"prompt_tokens": "7"}}',
+    '{"usage": {"prompt_tokens": true}}',
+    '{"usage": {"prompt_tokens": NaN}}',
+    '{"usage": [1]}',
+    '"\\ud800"',
+    b"\xff\xfe",
+]
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/event-stream"])
+@pytest.mark.parametrize("body", HOSTILE, ids=range(len(HOSTILE)))
+def test_whatever_a_script_sends_the_books_do_not_keep_it_back(assisters_api, body, content_type):
+    events = content_type == "text/event-stream"
+    raw = body if isinstance(body, bytes) else body.encode()
+    raw = b"data: " + raw + b"\n\n" if events else raw
+    assisters_api.answers(status=200, body=raw, content_type=content_type)
+
+    assert httpx.post(f"{assisters_api.url}/rerank", content=b"[" * 45_000).content == raw
+    assert assisters_api.usage == []
+
+
 @pytest.mark.parametrize(("body", "tokens"), SCRIPTED)
 def test_the_books_have_what_a_scripted_body_says(assisters_api, body, tokens):
     assisters_api.answers(json=body)

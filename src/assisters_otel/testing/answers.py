@@ -55,7 +55,7 @@ def sent_json(received: Received) -> dict[str, object]:
     """Return the JSON object that was sent; an empty one for anything else."""
     try:
         value = loads(received.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -42,16 +42,26 @@ def sent_usage(received: Received, content: SampleBody) -> SentUsage | None:
         received: The request.
         content: The status and the body of its answer.
     """
-    usage = _usage_of_events(content.body) if content.content_type == EVENTS else None
-    if content.content_type != EVENTS:
-        usage = _usage_of(content.body)
+    read = _usage_of_events if content.content_type == EVENTS else _usage_of
+    usage = read(content.body)
     if not isinstance(usage, dict):
         return None
-    counts = [next((usage[name] for name in of if name in usage), 0) for of in (_INPUT, _OUTPUT)]
-    if not any(name in usage for name in (*_INPUT, *_OUTPUT)):
+    counts = [_count(usage, names) for names in (_INPUT, _OUTPUT)]
+    if counts == [None, None]:
         return None
     model = sent_json(received).get("model")
-    return SentUsage(received.path, model if isinstance(model, str) else None, *counts)
+    return SentUsage(
+        received.path, model if isinstance(model, str) else None, counts[0] or 0, counts[1] or 0
+    )
+
+
+def _count(usage: dict[str, object], names: tuple[str, ...]) -> int | None:
+    """Return the first whole number under one of *names*, or None."""
+    for name in names:
+        value = usage.get(name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    return None
 
 
 def _usage_of_events(body: bytes) -> object:
@@ -67,7 +77,7 @@ def _usage_of_events(body: bytes) -> object:
 def _usage_of(text: bytes) -> object:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # a script may send any bytes
         return None
     if not isinstance(value, dict):
         return None
