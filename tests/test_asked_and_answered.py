@@ -361,3 +361,29 @@ def test_the_table_of_an_answer_s_attributes_is_complete():
     assert found == {row.name for row in gen_ai.RESPONSE_ATTRIBUTES}
     named = {row.name for row in names.CALL_ATTRIBUTES}
     assert named.issuperset(found)
+
+
+@pytest.mark.parametrize("size", [None, 50, 10_000])
+@pytest.mark.parametrize("length", [10_000, 47_000, 50_000, 64_000, 66_000, 200_000])
+@pytest.mark.parametrize("is_named", [True, False])
+@pytest.mark.parametrize("end", ["completed", "incomplete", "failed"])
+def test_an_end_of_responses_is_an_end_however_long_it_is(size, length, is_named, end):
+    used = {"input_tokens": 9, "output_tokens": 5}
+    first = {"id": "resp_1", "object": "response", "status": end, "instructions": "x" * length}
+    whole = event(type=f"response.{end}", response=first | {"usage": used, "metadata": {}})
+    if is_named:
+        whole = f"event: response.{end}\n".encode() + whole
+    before = event(type="response.output_text.delta", delta="Hi")
+
+    last = last_of(before, whole, size=size)
+
+    assert last.responses_end == end
+    assert last.answer.attributes["gen_ai.usage.input_tokens"] == 9
+    assert last.answer.attributes["gen_ai.usage.output_tokens"] == 5
+
+
+@pytest.mark.parametrize("end", [b"[" * 4000, b'"\\ud800"', b"NaN", b"[1, {}", b""])
+def test_a_long_end_with_any_usage_is_an_end(end):
+    whole = b'data: {"type": "response.completed", "x": "%s", "usage": %s}\n\n'
+
+    assert last_of(whole % (b"x" * 70_000, end)).responses_end == "completed"

@@ -51,7 +51,11 @@ _MAX_PLAIN: Final = 16 * 1024
 """The length of a chunk that `skip_plain_event` takes. An ordinary event has some 200 bytes."""
 
 MAX_NAME: Final = 64
-"""The part of an event's name that is kept, in bytes. The only name that matters is ``error``."""
+"""The part of an event's name that is kept, in bytes. ``error`` and the ends of `responses` matter,
+which are shorter."""
+
+_MAX_TAIL: Final = 4096
+"""The last bytes of an event that is too long to be kept. The usage stands near its end."""
 
 _LF, _CR = _ENDS = b"\n\r"
 _BOM: Final = b"\xef\xbb\xbf"
@@ -97,6 +101,7 @@ class EventStreamScanner:
         "_line_budget",
         "_previous",
         "_size",
+        "_tail",
         "chunks",
         "done",
         "error",
@@ -123,7 +128,7 @@ class EventStreamScanner:
         self._has_line = False
         self._is_line_cut = False
         self._data: list[bytes] = []
-        self._event = b""
+        self._event = self._tail = b""
         self._size = 0
         self._line_budget = _MAX_LINES
         self._is_past_bom = False
@@ -215,6 +220,7 @@ class EventStreamScanner:
         room = MAX_BYTES - self._size
         if len(part) > room:
             self._is_line_cut = True
+            self._tail = (self._tail + part)[-_MAX_TAIL:]
             part = part[:room]
         self._line += part
         self._size += len(part)
@@ -242,14 +248,14 @@ class EventStreamScanner:
         if self._data and not self._inspect_event():
             self.chunks += 1
         self._data.clear()
-        self._event = b""
+        self._event = self._tail = b""
         self._size = 0
         self._is_too_long = False
 
     def _keep(self, data: bytes) -> None:
         """Keep the last two events. The next one may be plain, and be kept as it is."""
         if self._is_too_long or len(data) > MAX_BYTES - _MAX_PLAIN:
-            data = b""
+            data = last_events.shortened(self._event, data, self._tail or data[-_MAX_TAIL:])
         has_room = len(self._last) + len(data) <= MAX_BYTES
         self._previous, self._last = self._last if has_room else b"", data
 

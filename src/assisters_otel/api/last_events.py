@@ -6,10 +6,12 @@ the `openai` SDK have one last event with the whole answer.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from assisters_otel.api import answer
+from assisters_otel.api import answer, raw_answer
 from assisters_otel.api.error_body import parse_object
+from assisters_otel.api.patterns import pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 _RESPONSES: Final = "response."
 _RESPONSES_ENDS: Final = frozenset({"completed", "incomplete", "failed"})
+
+_LONG_TYPE: Final = pattern(rb'\s*\{\s*"type"\s*:\s*"([a-z_.]{1,64})"')
 
 
 class LastEvents(NamedTuple):
@@ -34,6 +38,32 @@ class LastEvents(NamedTuple):
     answer: Answer | None = None
     is_finished: bool = False
     responses_end: str | None = None
+
+
+def shortened(name: bytes, beginning: bytes, tail: bytes) -> bytes:
+    """Return the event that stands for one that is too long to be kept.
+
+    The last event of `responses` repeats the instructions, the tools and the whole output. Without
+    it the stream would look broken off, and its tokens would be lost.
+
+    Args:
+        name: The event's name, or an empty text.
+        beginning: The beginning of its data.
+        tail: The end of its data, as far as that was kept.
+
+    Returns:
+        The event's type and usage as an event of `responses`. Empty for every other event.
+    """
+    match = _LONG_TYPE.match(beginning)
+    kind = name if match is None else match[1]
+    end = kind.decode("latin-1").removeprefix(_RESPONSES)
+    if not kind.startswith(_RESPONSES.encode()) or end not in _RESPONSES_ENDS:
+        return b""
+    response = {"object": "response", "status": end, "usage": raw_answer.last_usage(tail)}
+    try:
+        return json.dumps({"type": _RESPONSES + end, "response": response}).encode()
+    except RecursionError:
+        return b""
 
 
 def of_events(events: Iterable[bytes]) -> LastEvents:

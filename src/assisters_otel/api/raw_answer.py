@@ -21,7 +21,6 @@ from assisters_otel.api.limits import MAX_BYTES
 
 if TYPE_CHECKING:
     from assisters_otel.api.answer import Answer
-    from assisters_otel.api.gen_ai_request import Value
 
 _JSON: Final = json.JSONDecoder()
 _USAGE: Final = b'"usage"'
@@ -71,7 +70,9 @@ def of_content(content: bytes) -> Answer | None:
         reason = answer.REASON_BY_STATUS.get(_string(head, b'"status"') or "")
         reasons = () if reason is None else (reason,)
     model = _string(head, b'"model"') or _string(behind, b'"model"')
-    return answer.of_parts(_string(head, b'"id"'), model, reasons, _last_usage(tail))
+    return answer.of_parts(
+        _string(head, b'"id"'), model, reasons, answer.usage_attributes(last_usage(tail))
+    )
 
 
 def _string(part: bytes, name: bytes) -> str | None:
@@ -92,8 +93,8 @@ def _strings_from_the_end(part: bytes, name: bytes) -> list[str]:
     return found
 
 
-def _last_usage(tail: bytes) -> dict[str, Value]:
-    """Return the attributes of the last usage in the end of a body."""
+def last_usage(tail: bytes) -> object:
+    """Return the last usage in the end of a body, parsed, or None. It may have any type."""
     at = len(tail)
     while (at := tail.rfind(_USAGE, 0, at)) >= 0:
         colon = _COLON.match(tail, at + len(_USAGE))
@@ -102,8 +103,8 @@ def _last_usage(tail: bytes) -> dict[str, Value]:
         start = colon.end()
         try:
             text = tail[start : start + _MAX_USAGE].decode("utf-8", "replace")
-            usage, _ = _JSON.raw_decode(text)
+            usage: object = _JSON.raw_decode(text)[0]
         except (ValueError, RecursionError):
-            return {}
-        return answer.usage_attributes(usage)
-    return {}
+            return None
+        return usage
+    return None

@@ -19,12 +19,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from assisters_otel.api import error_body
+from assisters_otel.api.content_encoding import decode_body
 from assisters_otel.api.headers import CONTENT_ENCODING, CONTENT_TYPE
 from assisters_otel.api.limits import MAX_BYTES
+from assisters_otel.api.raw_answer import of_content
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from assisters_otel.api.answer import Answer
     from assisters_otel.api.error_body import Envelope
 
 _RESULT_MEMBERS: Final = frozenset({"id", "object", "choices", "data"})
@@ -90,3 +93,17 @@ class BodyBeginning:
         if CONTENT_ENCODING not in headers and _ERROR not in beginning:
             return None
         return error_in_result(error_body.sent_document(beginning, headers))
+
+    def answer(self, headers: Mapping[bytes, bytes]) -> Answer | None:
+        """Return the record of the answer, or None. A body of more than `MAX_BYTES` has none.
+
+        Args:
+            headers: The headers that `known_headers` selected. They say how the body was sent.
+        """
+        if self.size > MAX_BYTES:
+            return None
+        encoding, content = headers.get(CONTENT_ENCODING), b"".join(self._parts)
+        found = of_content(content)
+        if found is None and encoding is not None:
+            found = of_content(decode_body(content, encoding.decode("latin-1")) or b"")
+        return found

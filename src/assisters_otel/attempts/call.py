@@ -8,9 +8,12 @@ How it works.
   call ends with that body. If the app parses the answer itself, the call waits for that, and ends
   at the moment of its body's end (`unparsed_answers`).
 
-The scope is kept in two places. OpenTelemetry's context is what the app's code passes from thread
-to thread. ddtrace's context keeps only the span and the baggage, so a context variable has the call
-as well. A flag closes the scope: a task that was started in it, and outlives it, is no part of it.
+The scope is in OpenTelemetry's context, which the app's code passes from thread to thread, and in a
+context variable: ddtrace's context keeps only the span and the baggage. A flag closes the scope: a
+task that was started in it, and outlives it, is no part of it.
+
+What would break it: a reference from an ended call to its body or its scope. In such a cycle the
+client's request would stay until a collection (test_a_call_that_is_over_is_in_no_cycle).
 """
 
 from __future__ import annotations
@@ -63,9 +66,9 @@ class Call:
         is_inference: True if it is the library's, and has the attributes of the GenAI conventions.
         recorded_elsewhere: The names of the GenAI metrics that another instrumentation records.
         parent_span: The span under which the call was made; not valid without one.
-        context: The context that is current while the call sends.
+        context: The context that is current while the call sends; without the call after its end.
         chain: The attempts of the call.
-        body: The body of the last successful answer, whose end may end the call; or None.
+        body: The body of the last successful answer, whose end may end the call; else None.
         built_request: The reader of the request that the SDK has built last, or None.
         last: The outcome of the last attempt, or None.
         is_ended: True if the call has ended.
@@ -80,6 +83,7 @@ class Call:
         "_is_returned",
         "_is_unparsed",
         "_once",
+        "_outside",
         "_result",
         "_tokens",
         "_watcher",
@@ -138,8 +142,8 @@ class Call:
         self._result: Callable[[], object] | None = None
         self._tokens: tuple[Token[Context], Token[Call | None]] | None = None
         self._once = iter((True,))  # two threads may close one body
-        parent = trace.set_span_in_context(span) if is_ours else None
-        self.context: Context = context.set_value(_KEY, self, parent)
+        self._outside = trace.set_span_in_context(span) if is_ours else context.get_current()
+        self.context: Context = context.set_value(_KEY, self, self._outside)
         self.started_s = time.perf_counter()
 
     @fail_safe
@@ -156,10 +160,8 @@ class Call:
             return
         with suppress(ValueError):  # it was entered in another context
             _scope.reset(tokens[1])
-        if isinstance(error, GeneratorExit) and context.get_current() is not self.context:
-            # The garbage collector closes a coroutine that is not awaited to its end, and does so
-            # in another context. The context that was entered has ended with its task.
-            return
+        if isinstance(error, GeneratorExit) and context.get_value(_KEY) is not self:
+            return  # the garbage collector closes the coroutine, after its task and its context
         context.detach(tokens[0])
 
     @fail_safe
@@ -204,14 +206,8 @@ class Call:
 
     @fail_safe
     def settle(self, error: Exception | None = None) -> None:
-        """Wait for the app's parse no longer: it has parsed the answer, or will not do so.
-
-        Args:
-            error: The exception with which the parse has failed, perhaps after the call's end.
-        """
+        """Wait for the app's parse no longer. *error* is what the parse has raised, or None."""
         if error is not None:
-            if self.body is not None:
-                self.body.found_unusable(None, error)
             self._watcher.raised(self, error)
         self._is_unparsed = False
         if self._body_end is not None:
@@ -229,6 +225,7 @@ class Call:
     def raised(self, error: BaseException) -> None:
         """Record that the SDK has raised. If it is no `Exception`, the caller has cancelled."""
         if self.body is not None and isinstance(error, Exception):
+            self._answer = self.body.read_answer()  # its tokens count, whatever the SDK makes of it
             self.body.found_unusable(None, error)
         self._watcher.raised(self, error)
         if isinstance(error, Exception):
@@ -270,22 +267,24 @@ class Call:
             return
         self.is_open, self.is_ended = False, True
         self.built_request = None  # a task that outlives the call may keep the call alive
-        chain = self.chain
-        if outcome == names.OK and chain.retries:
+        if outcome == names.OK and self.chain.retries:
             outcome = names.RECOVERED
         ended_s = time.perf_counter() if at is None else at.steady_s
         record = CallOutcome(
             *self.asked[:3],
             outcome=outcome,
             duration_s=ended_s - self.started_s,
-            retries=chain.retries,
-            wait_s=chain.wait_s,
+            retries=self.chain.retries,
+            wait_s=self.chain.wait_s,
             last=self.last,
             exception=exception,
             caller=Identity(None, self.asked.baggage) if self.last is None else self.last.caller,
             answer=self._answer or self._read_answer(self._result and self._result()),
         )
         self._watcher.ended(self, record, None if at is None else at.unix_ns)
+        body, self.body, self.context = self.body, None, self._outside
+        if body is not None:
+            body.release()
 
     def _read_answer(self, result: object) -> Answer | None:
         stream = None if self.last is None else self.last.stream

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from assisters_otel.api.answer import Answer
     from assisters_otel.api.error_body import Envelope
     from assisters_otel.outcomes import CallOutcome
 
@@ -26,6 +27,12 @@ class Body(Protocol):
             error: The error in place of the result, or None.
             exception: The exception with which the SDK has refused to parse it, or None.
         """
+
+    def read_answer(self) -> Answer | None:
+        """Return the record of the answer if the body is complete and is kept, else None."""
+
+    def release(self) -> None:
+        """Forget the bytes that are kept: the call has ended."""
 
     def abandon(self) -> None:
         """End it: its reader will not do so."""

@@ -166,15 +166,11 @@ class OpenAIAdapter:
 
     @fail_safe
     def _settle(self, answer: Any) -> None:
-        call = self._recorder.calls.unparsed.find(answer)
-        if call is not None:
-            call.settle()
+        self._recorder.calls.unparsed.settle(answer)
 
     @fail_safe
     def _parse_failed(self, answer: Any, error: Exception) -> None:
-        call = self._recorder.calls.unparsed.find(answer)
-        if call is not None:
-            call.settle(error)
+        self._recorder.calls.unparsed.settle(answer, error)
 
     def _wrap_build(self, original: Callable[..., Any]) -> Callable[..., Any]:
         wrapped = as_function(original)

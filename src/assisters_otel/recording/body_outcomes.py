@@ -6,8 +6,9 @@ unusable answer (`unusable_answer`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from assisters_otel.api.body_end import BodyEnd
 from assisters_otel.api.error_body import Envelope
 from assisters_otel.api.unusable_answer import is_page
 from assisters_otel.outcomes import AttemptOutcome
@@ -19,6 +20,20 @@ if TYPE_CHECKING:
     from assisters_otel.api.unusable_answer import BodyBeginning
     from assisters_otel.attempts.attempt import Attempt
     from assisters_otel.outcomes import StreamOutcome
+
+
+_CALL_OUTCOMES: Final = {
+    BodyEnd.COMPLETE.value: names.OK,
+    BodyEnd.BROKEN.value: names.FAILED,
+    names.COMPLETED: names.OK,
+    names.STREAM_ERROR: names.FAILED,
+    names.TRUNCATED: names.FAILED,
+}
+
+
+def call_outcome(end: str) -> str:
+    """Return the outcome that the end of a body means for its call. Most mean a cancellation."""
+    return _CALL_OUTCOMES.get(end, names.CANCELLED_CALL)
 
 
 def error_in_place(attempt: Attempt, beginning: BodyBeginning | None) -> Envelope | None:

@@ -29,7 +29,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from operator import not_
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 from weakref import ref as weakref
 
 from assisters_otel.api import headers as response_headers
@@ -49,19 +49,11 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
+    from assisters_otel.api.answer import Answer
     from assisters_otel.api.error_body import Envelope
     from assisters_otel.api.event_stream import EventStreamScanner
     from assisters_otel.attempts.attempt import Attempt
     from assisters_otel.recording.deferred import Deferred
-
-CALL_OUTCOME_OF: Final = {
-    BodyEnd.COMPLETE.value: names.OK,
-    BodyEnd.BROKEN.value: names.FAILED,
-    names.COMPLETED: names.OK,
-    names.STREAM_ERROR: names.FAILED,
-    names.TRUNCATED: names.FAILED,
-}
-"""The outcome of a call, by the end of its body. Every other end means that it was cancelled."""
 
 
 class BodyRecorder(Protocol):
@@ -94,8 +86,7 @@ class ResponseBody:
         has_failed: True if it has had an error event, which has been recorded.
         is_over: True if it has ended.
         made: The outcome that its end means for its call: one of `names.OUTCOMES`.
-        read_s: The time of the caller's last read, by `time.perf_counter`. The client's stream
-            class sets it.
+        read_s: The time of the caller's last read (`time.perf_counter`), set by its stream class.
     """
 
     __slots__ = (
@@ -173,8 +164,8 @@ class ResponseBody:
                 write_abandoned_state(call)
         if self.events.error is not None and not self.has_failed:
             self.has_failed = True
-            # From now on the app may send the request again. The end may come much later: before
-            # version 2.9 `openai` raises for an error event, and does not close the stream.
+            # The app may send the request again before the end. Until version 2.9 `openai` raises
+            # for an error event, and does not close the stream.
             outcome = self._outcome(self._stream(self.events, names.STREAM_ERROR), None)
             self._recorder.body_failed(self, outcome)
 
@@ -244,12 +235,11 @@ class ResponseBody:
                 self.events, end, attempt.request.template, is_delimited=is_delimited
             )
             stream = self._stream(self.events, name)
-        self.made = CALL_OUTCOME_OF.get(name, names.CANCELLED_CALL)
+        self.made = body_outcomes.call_outcome(name)
         self.is_over = True
-        headers = self.attempt.headers
-        if (error is None and self.events is None) and (
-            self.beginning is not None or b"html" in headers.get(CONTENT_TYPE, b"").lower()
-        ):
+        sent_as = self.attempt.headers.get(CONTENT_TYPE, b"")
+        may_be_unusable = self.beginning is not None or b"html" in sent_as.lower()
+        if error is None and self.events is None and may_be_unusable:
             unusable = body_outcomes.error_in_place(self.attempt, self.beginning)
         if unusable is not None:
             self.made = names.FAILED
@@ -281,6 +271,16 @@ class ResponseBody:
             exception: The exception with which the SDK has refused to parse it, or None.
         """
         self._recorder.body_unusable(self, error, exception)
+
+    @fail_safe
+    def read_answer(self) -> Answer | None:
+        """Return the record of the answer if the body is complete and is kept, else None."""
+        kept = self.beginning if self.is_over and self.made == names.OK else None
+        return None if kept is None else kept.answer(self.attempt.headers)
+
+    def release(self) -> None:
+        """Forget the bytes that are kept: the call has ended."""
+        self.beginning = None
 
     def _stream(self, events: EventStreamScanner, outcome: str) -> StreamOutcome:
         answer = events.last.answer

@@ -9,7 +9,7 @@ it. Until then the call waits. It ends at the first of these, at the moment of i
 * The same task or thread starts its next call.
 * `LIMIT_S` have passed, or telemetry stops.
 
-A parse that fails later is recorded as well (`find`), but the call's span is gone.
+A parse that fails later is recorded as well (`settle`), but the call's span is gone.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from assisters_otel.attempts.call import Call
+    from assisters_otel.attempts.call_interfaces import Body
 
 LIMIT_S: Final = 4.0
 """The seconds for which a call waits. The thread that ends it looks once a second, and the
@@ -53,7 +54,8 @@ class UnparsedAnswers:
 
     def forked(self) -> None:
         """Forget all of them in a forked child: the parent ends them."""
-        self._calls: WeakIdentityDict[Call] = WeakIdentityDict()
+        # The body as well: a call that has ended does not refer to it any more.
+        self._calls: WeakIdentityDict[tuple[Call, Body | None]] = WeakIdentityDict()
         self.waits: dict[Call, _Wait] = {}
         self.is_used = False
         # By the `id` of the task or thread. Another one may have the same later: then a call that
@@ -67,7 +69,7 @@ class UnparsedAnswers:
             False if the answer cannot be referred to weakly.
         """
         self.is_used = True
-        return self._calls.put(answer, call)
+        return self._calls.put(answer, (call, call.body))
 
     def wait(
         self, call: Call, answer: object, put_off: Callable[[Callable[[], object]], object]
@@ -85,9 +87,18 @@ class UnparsedAnswers:
         self.waits[call] = _Wait(owner, dropped, time.monotonic())
         self._by_owner[owner] = call
 
-    def find(self, answer: object) -> Call | None:
-        """Return the call of an answer, or None."""
-        return self._calls.get(answer)
+    def settle(self, answer: object, error: Exception | None = None) -> None:
+        """End the wait of an answer's call, if it is known.
+
+        Args:
+            answer: The answer, which the app has parsed or closed.
+            error: The exception with which the parse has failed, perhaps after the call's end.
+        """
+        call, body = self._calls.get(answer) or (None, None)
+        if body is not None and error is not None:
+            body.found_unusable(None, error)
+        if call is not None:
+            call.settle(error)
 
     def discard(self, call: Call) -> None:
         """Remove a call that has ended. A later parse still finds it."""
