@@ -75,7 +75,7 @@ def fake_api(
 def _greeting(url: str) -> str:
     return (
         f"Fake Assisters API on {url}, until Ctrl-C. In another terminal:\n"
-        f"  export ASSISTERS_BASE_URL={url} ASSISTERS_API_KEY=ask_any"
+        f"  export ASSISTERS_BASE_URL={url} ASSISTERS_API_KEY=ask_any-key-is-accepted"
     )
 
 
