@@ -230,7 +230,7 @@ def _reason(error: BaseException, model: object = None) -> str:
 
     Args:
         error: The exception.
-        model: What the file describes, or None if it was not read to its end.
+        model: The parsed file, or None if it was not read to its end.
     """
     cause = error.__cause__
     mark = getattr(cause, "problem_mark", None)
@@ -254,7 +254,7 @@ def _without_values(text: str, model: object) -> str:
 
     Args:
         text: The message.
-        model: What the file describes. None if it is not known: then no quoted part stays.
+        model: The parsed file. None if it is not known: then no quoted part stays.
     """
     values = None if model is None else tuple(_values(model))
 
