@@ -315,6 +315,49 @@ def test_a_broken_file_is_one_warning_that_quotes_no_value(play, collector, kind
     assert SECRET not in str(told)
 
 
+EXPORTED = "http://127.0.0.1:9/v1/traces"
+TO_TRACES = "tracer_provider: {{processors: [{{batch: {{exporter: {}}}}}]}}\n"
+WITH_VALUE = {
+    "compression": TO_TRACES.format(
+        f"{{otlp_http: {{endpoint: '{EXPORTED}', compression: {SECRET}}}}}"
+    ),
+    "headers_list": TO_TRACES.format(
+        f"{{otlp_http: {{endpoint: '{EXPORTED}', headers_list: {SECRET}}}}}"
+    ),
+    "composite_list": f"propagator: {{composite_list: '{SECRET},b3multi'}}\n",
+    "attribute": f"resource: {{attributes: [{{name: a, value: {SECRET}, type: int}}]}}\n",
+    "attributes_list": f"resource: {{attributes_list: {SECRET}}}\n",
+    "tag": f"propagator: !{SECRET} a\n",
+    "alias": f"propagator: *{SECRET}\n",
+    "file_format": f"file_format: {SECRET}\n",
+}
+
+
+@pytest.mark.parametrize("place", WITH_VALUE)
+def test_no_line_quotes_a_value_wherever_it_stands_in_the_file(play, place):
+    head = "" if place == "file_format" else "file_format: '1.0'\n"
+
+    told = play(
+        f"{head}{WITH_VALUE[place]}",
+        OTEL_TRACES_EXPORTER="none",
+        OTEL_METRICS_EXPORTER="none",
+    )
+
+    assert any(place.split("_")[0] in line or "cannot be used" in line for line in warnings(told))
+    assert SECRET not in str(told)
+
+
+def test_a_name_that_is_not_known_is_named(play):
+    told = play(
+        f"{HEAD}{TO_TRACES.format('{nowhere: }')}",
+        OTEL_TRACES_EXPORTER="none",
+        OTEL_METRICS_EXPORTER="none",
+    )
+
+    (line,) = warnings(told)
+    assert "Plugin 'nowhere' not found" in line
+
+
 def test_a_name_that_is_no_configuration_s_is_one_warning(play):
     told = play(HEAD, name="otel.txt", OTEL_TRACES_EXPORTER="none", OTEL_METRICS_EXPORTER="none")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
 
 import httpx
 import httpx2
@@ -44,6 +45,48 @@ def test_http_2_is_the_same(api, memory, telemetry, caller):
     assert attributes["error.code"] == "insufficient_funds"
     assert attributes["assisters.request.id"] == "req_h2"
     assert memory.point(ERRORS)["error.code"] == "insufficient_funds"
+
+
+@pytest.mark.parametrize("is_http2", [True, False])
+@pytest.mark.parametrize("module", [httpx, httpx2])
+def test_a_failed_answer_that_is_left_unread_is_closed_at_once(memory, telemetry, module, is_http2):
+    """More of it has been read ahead than is kept, and the peer sends the rest later."""
+    telemetry.shutdown()
+    started = {"type": "http.response.start", "status": 429, "headers": []}
+
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            await receive()
+            await send(started)
+            await send({"type": "http.response.body", "body": b"x" * 100_000, "more_body": True})
+            await asyncio.sleep(3)
+            await send({"type": "http.response.body", "body": b"y"})
+
+    async def close(url):
+        kind = module.AsyncClient
+        async with kind(
+            http1=not is_http2, http2=is_http2, timeout=None, trust_env=False
+        ) as client:
+            request = client.build_request("GET", f"{url}/models")
+            response = await client.send(request, stream=True)
+            started_s = time.monotonic()
+            await response.aclose()
+            return response.http_version, time.monotonic() - started_s
+
+    with (
+        http2(app) as url,
+        assisters_otel.init(
+            hosts=[url],
+            tracer_provider=memory.tracer_provider,
+            meter_provider=memory.meter_provider,
+            strict=True,
+        ),
+    ):
+        version, took_s = asyncio.run(close(url))
+
+    assert version == ("HTTP/2" if is_http2 else "HTTP/1.1")
+    assert took_s < 1
+    assert memory.attempt().attributes["error.type"] == "429"
 
 
 def test_a_mount_and_a_proxy_are_the_same(api, memory, caller):

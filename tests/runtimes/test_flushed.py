@@ -337,6 +337,35 @@ def test_an_object_with_a_coroutine_function_is_one(flushes):
     assert flushes.seen == [0]
 
 
+def test_a_coroutine_function_that_a_decorator_hides_is_flushed_after_its_coroutine(flushes, get):
+    async def work() -> int:
+        return await asyncio.to_thread(get)
+
+    @assisters_otel.flushed
+    @functools.wraps(work)
+    def hidden() -> object:
+        return work()
+
+    async def main() -> int:
+        running = hidden()
+        assert (inspect.iscoroutine(running), running.__qualname__) == (True, work.__qualname__)
+        return await running
+
+    assert asyncio.run(main()) == 200
+    assert flushes.seen == [1]
+
+
+@pytest.mark.parametrize("kind", [staticmethod, classmethod])
+def test_a_context_of_any_kind_of_method_is_asked(flushes, kind):
+    flushes.hang_s = 30
+    of_class = {staticmethod: lambda: 1_000, classmethod: lambda _class: 1_000}[kind]
+    context = type("Context", (), {"get_remaining_time_in_millis": kind(of_class)})()
+
+    work = assisters_otel.flushed(lambda _event, _context: None)
+
+    assert 0.4 < took_s(lambda: work({}, context)) < 0.9
+
+
 @pytest.mark.parametrize("kind", ["generator", "async generator"])
 def test_a_generator_function_is_refused(kind):
     def generator():

@@ -251,6 +251,23 @@ def test_the_example_loses_nothing_as_it_stands(api: FakeApi, collector: Collect
     assert (second.body["retry"], second.body["reference"]) == (False, "req_1")
 
 
+@pytest.mark.parametrize("kind", ["another object", "itself"])
+def test_a_handler_that_answers_to_any_name_is_called(kind: str):
+    from assisters_otel.runtimes import aws_lambda
+
+    class Handler:
+        def __getattr__(self, name: str) -> Handler:
+            return self if kind == "itself" else Handler()
+
+        def __call__(self) -> str:
+            return "done"
+
+    def handle_event_request(request_handler: Handler) -> str:
+        return request_handler()
+
+    assert aws_lambda._as_unit(handle_event_request)(Handler()) == "done"
+
+
 def test_a_deadline_is_one_of_the_wall_clock():
     from assisters_otel.runtimes import aws_lambda
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Final, cast
 
 from opentelemetry import propagate
@@ -25,10 +25,12 @@ from opentelemetry import propagate
 from assisters_otel import logger
 from assisters_otel.api import redaction
 from assisters_otel.api.limits import MAX_MESSAGE
-from assisters_otel.api.redaction import shown
+from assisters_otel.api.patterns import pattern
+from assisters_otel.api.redaction import REDACTED, shown
 from assisters_otel.semconv import environment
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Collection, Iterator
 
     from opentelemetry.configuration import OpenTelemetryConfiguration
@@ -49,6 +51,15 @@ INSTEAD: Final = "The OTEL_* variables and the arguments of init are taken inste
 _LOADER: Final = "opentelemetry.configuration.file._loader"
 """The logger of the module that reads a file. Source: opentelemetry-configuration, 0.65b0 and
 0.66b1."""
+
+_QUOTES_LISTS: Final = (
+    "opentelemetry.configuration._common",
+    "opentelemetry.configuration._resource",
+)
+"""The loggers of the modules that quote an entry without ``=`` of ``headers_list`` or of
+``attributes_list``. Source: opentelemetry-configuration, 0.65b0 and 0.66b1."""
+
+_QUOTED: Final = pattern(r"""'[^']*'|"[^"]*\"""")
 
 
 class ConfigFile:
@@ -146,9 +157,10 @@ class ConfigFile:
         )
         setattr(model, part, described)
         try:
-            configure_sdk(model)
+            with _without_entries():
+                configure_sdk(model)
         except Exception as error:
-            raise ValueError(_reason(error)) from error
+            raise ValueError(_reason(error, model)) from error
 
 
 def _detected(model: OpenTelemetryConfiguration) -> Resource:
@@ -164,9 +176,10 @@ def _detected(model: OpenTelemetryConfiguration) -> Resource:
     from opentelemetry.configuration.file import create_resource  # noqa: PLC0415 - an extra
 
     try:
-        resource = create_resource(model.resource)
+        with _without_entries():
+            resource = create_resource(model.resource)
     except Exception as error:
-        raise ValueError(_reason(error)) from error
+        raise ValueError(_reason(error, model)) from error
     attributes = [
         # Of any type of an attribute's: without a type's name the value is taken as it is.
         models.AttributeNameValue(name=name, value=cast("str", value))
@@ -193,12 +206,37 @@ def _without_lines_of(name: str) -> Iterator[None]:
         lines.removeFilter(is_other)
 
 
-def _reason(error: BaseException) -> str:
-    """Return what is wrong with a file, without its values."""
+@contextmanager
+def _without_entries() -> Iterator[None]:
+    """Remove from the package's lines the entry of a list that they quote. It may be a key."""
+
+    def redact(record: logging.LogRecord) -> bool:
+        if record.args:
+            record.args = (REDACTED,)
+        return True
+
+    quoting = [logging.getLogger(name) for name in _QUOTES_LISTS]
+    for lines in quoting:
+        lines.addFilter(redact)
+    try:
+        yield
+    finally:
+        for lines in quoting:
+            lines.removeFilter(redact)
+
+
+def _reason(error: BaseException, model: object = None) -> str:
+    """Return what is wrong with a file, without its values.
+
+    Args:
+        error: The exception.
+        model: The parsed file, or None if it was not read to its end.
+    """
     cause = error.__cause__
     mark = getattr(cause, "problem_mark", None)
-    if mark is not None:  # of PyYAML, whose text quotes the line
-        return f"line {mark.line + 1}: {getattr(cause, 'problem', 'no YAML')}"
+    if mark is not None:  # of PyYAML, whose text quotes the line, and whose problem a tag
+        problem = _without_values(str(getattr(cause, "problem", None) or "no YAML"), None)
+        return f"line {mark.line + 1}: {problem}"
     path = getattr(cause, "absolute_path", None)
     if path is not None:  # of jsonschema, whose text may begin with the value
         told = str(getattr(cause, "message", ""))
@@ -207,4 +245,37 @@ def _reason(error: BaseException) -> str:
             told = f"the value{told.removeprefix(value)}"
         place = ".".join(map(str, path))
         return redaction.clean(f"{place}: {told}" if place else told, MAX_MESSAGE)
-    return redaction.clean(f"{type(error).__name__}: {error}", MAX_MESSAGE)
+    told = f"{type(error).__name__}: {_without_values(str(error), model)}"
+    return redaction.clean(told, MAX_MESSAGE)
+
+
+def _without_values(text: str, model: object) -> str:
+    """Return a message without those of its quoted parts that are values of the file.
+
+    Args:
+        text: The message.
+        model: The parsed file. None if it is not known: then no quoted part stays.
+    """
+    values = None if model is None else tuple(_values(model))
+
+    def shown_part(found: re.Match[str]) -> str:
+        part = found[0][1:-1]
+        is_name = values is not None and not any(part in value for value in values)
+        return found[0] if is_name else REDACTED
+
+    return _QUOTED.sub(shown_part, text)
+
+
+def _values(thing: object) -> Iterator[str]:
+    """Iterate over the values of a model as text, without its names."""
+    if is_dataclass(thing):
+        thing = {one.name: getattr(thing, one.name) for one in fields(thing)} | {
+            "": getattr(thing, "additional_properties", None)
+        }
+    if isinstance(thing, dict):
+        thing = list(thing.values())
+    if isinstance(thing, list | tuple):
+        for one in thing:
+            yield from _values(one)
+    elif thing is not None:
+        yield str(thing)

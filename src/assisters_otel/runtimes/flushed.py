@@ -13,6 +13,7 @@ from assisters_otel.runtimes.work_units import WorkUnit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from types import CoroutineType
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,6 +41,7 @@ def flushed(function: Callable[P, T]) -> Callable[P, T]:
 
     Args:
         function: A function or a coroutine function. Its result and its exceptions are unchanged.
+            If a function returns a coroutine, the call ends with that.
 
     Returns:
         A function, or a coroutine function, with the same signature.
@@ -64,12 +66,33 @@ def flushed(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        with _unit(args, kwargs) or _unit_of_its_own():
-            return function(*args, **kwargs)
+        unit = _unit(args, kwargs) or _unit_of_its_own()
+        with unit:
+            result = function(*args, **kwargs)
+            # Another decorator may hide a coroutine function. Its work is still to be done.
+            unit.is_flushed = not inspect.iscoroutine(result)
+        if unit.is_flushed:
+            return result
+        later = _unit(args, kwargs) or _unit_of_its_own()
+        return cast("T", _run_in(later, cast("CoroutineType[Any, Any, Any]", result)))
 
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call):
         return cast("Callable[P, T]", run_async)
     return run
+
+
+def _run_in(
+    unit: WorkUnit, coroutine: CoroutineType[Any, Any, Any]
+) -> CoroutineType[Any, Any, Any]:
+    """Return a coroutine that runs another one in a unit, and has its name."""
+
+    async def run() -> Any:
+        async with unit:
+            return await coroutine
+
+    running = cast("CoroutineType[Any, Any, Any]", run())
+    running.__name__, running.__qualname__ = coroutine.__name__, coroutine.__qualname__
+    return running
 
 
 @fail_safe
@@ -77,15 +100,14 @@ def _unit(args: tuple[object, ...], kwargs: dict[str, object]) -> WorkUnit:
     """Return the unit of a call. A context of AWS Lambda names it and tells the time left."""
     for argument in (*args, *kwargs.values()):
         # Looked up in the class: an object of the app's may answer to any name.
-        left_ms: Any = getattr(type(argument), "get_remaining_time_in_millis", None)
-        if left_ms is not None:
+        if hasattr(type(argument), "get_remaining_time_in_millis"):
             name = f"lambda {getattr(argument, 'aws_request_id', None)}"
-            return WorkUnit(name, functools.partial(_left_s, left_ms, argument))
+            return WorkUnit(name, functools.partial(_left_s, argument))
     return _unit_of_its_own()
 
 
-def _left_s(left_ms: Callable[[object], float], context: object) -> float:
-    return float(left_ms(context)) / 1000
+def _left_s(context: Any) -> float:
+    return float(context.get_remaining_time_in_millis()) / 1000
 
 
 def _unit_of_its_own() -> WorkUnit:

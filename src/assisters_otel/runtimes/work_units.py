@@ -98,6 +98,7 @@ class WorkUnit:
     """One run of a unit of work. Used by ``with`` or, where an event loop runs, ``async with``.
 
     Attributes:
+        is_flushed: False if other code flushes at the end of the unit.
         is_over: True if it has ended. A task that it has started may live on in its context.
     """
 
@@ -114,7 +115,7 @@ class WorkUnit:
         """
         self._name = name
         self._left_s = left_s
-        self._is_flushed = is_flushed
+        self.is_flushed = is_flushed
         self._is_outermost = False
         self._is_named = False
         self.is_over = False
@@ -164,7 +165,7 @@ class WorkUnit:
             return False
         self.is_over = True
         _current.set(None)
-        return self._is_flushed and (error is None or isinstance(error, Exception))
+        return self.is_flushed and (error is None or isinstance(error, Exception))
 
     @fail_safe
     def _flush(self) -> None:

@@ -107,10 +107,15 @@ def _has_more(stream: Any, *, is_chunked: bool) -> bool:
         stream: A response's stream, as the client's own transport makes it.
         is_chunked: True if the end of the body is still to be read from these bytes.
     """
+    unread: bytes = getattr(_find_h11(stream), "trailing_data", (b"",))[0]
+    return bool(_MORE_THAN_CHUNKS.match(unread) if is_chunked else unread)
+
+
+def _find_h11(stream: Any) -> Any:
+    """Return the state of the HTTP/1.1 connection of a response's stream; None for any other."""
     for name in ("_httpcore_stream", "_stream", "_connection", "_h11_state"):
         stream = getattr(stream, name, None)
-    unread: bytes = getattr(stream, "trailing_data", (b"",))[0]
-    return bool(_MORE_THAN_CHUNKS.match(unread) if is_chunked else unread)
+    return stream
 
 
 @lru_cache(GENERATIONS)
@@ -230,6 +235,10 @@ def async_stream_class(base: Any) -> type[Stream]:  # noqa: C901 - a class, not 
             finally:
                 if self._body is not None:
                     report_close(self._body)
+            if rest is not None and _find_h11(self._stream) is None:
+                # A connection of HTTP/2 is open still, and a read would wait for other answers.
+                await rest.aclose()
+                return
             # Read to the end: asyncio and trio report generators that the collector finds open.
             try:
                 while rest is not None and await anext(rest, None) is not None:
