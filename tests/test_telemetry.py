@@ -909,7 +909,7 @@ def test_a_propagator_that_raises_costs_its_headers_alone(api, memory, monkeypat
             raise RuntimeError("the propagator's")
 
     monkeypatch.setattr("opentelemetry.propagate.propagator", Broken())
-    monkeypatch.setattr("assisters_otel.clients.http_span.get_global_textmap", Broken)
+    monkeypatch.setattr("assisters_otel.clients.propagation.get_global_textmap", Broken)
     with assisters_otel.init(
         hosts=[api.url],
         tracer_provider=memory.tracer_provider,

@@ -291,7 +291,7 @@ def test_a_call_has_failed(api, memory, flavour, caplog):
     assert not call.events
     check_metrics(memory, "failed", code="insufficient_funds")
     (line,) = [one.getMessage() for one in caplog.records if one.name == "assisters_otel"]
-    assert "insufficient_funds on POST /v1/chat/completions (request id req_9)" in line
+    assert "insufficient_funds on POST /v1/chat/completions (request id req_9, trace id " in line
 
 
 @pytest.mark.parametrize("flavour", RETRYING, ids=str)
