@@ -22,18 +22,14 @@ if TYPE_CHECKING:
     from assisters_otel.outcomes import StreamOutcome
 
 
-_CALL_OUTCOMES: Final = {
+CALL_OUTCOMES: Final = {
     BodyEnd.COMPLETE.value: names.OK,
     BodyEnd.BROKEN.value: names.FAILED,
     names.COMPLETED: names.OK,
     names.STREAM_ERROR: names.FAILED,
     names.TRUNCATED: names.FAILED,
 }
-
-
-def call_outcome(end: str) -> str:
-    """Return the outcome that the end of a body means for its call. Most mean a cancellation."""
-    return _CALL_OUTCOMES.get(end, names.CANCELLED_CALL)
+"""The outcome of a call by the end of its body. Any other end has cancelled it."""
 
 
 def error_in_place(attempt: Attempt, beginning: BodyBeginning | None) -> Envelope | None:

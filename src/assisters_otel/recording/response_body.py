@@ -235,7 +235,7 @@ class ResponseBody:
                 self.events, end, attempt.request.template, is_delimited=is_delimited
             )
             stream = self._stream(self.events, name)
-        self.made = body_outcomes.call_outcome(name)
+        self.made = body_outcomes.CALL_OUTCOMES.get(name, names.CANCELLED_CALL)
         self.is_over = True
         sent_as = self.attempt.headers.get(CONTENT_TYPE, b"")
         may_be_unusable = self.beginning is not None or b"html" in sent_as.lower()
