@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import httpx
 import openai
 
@@ -12,8 +14,12 @@ HEADERS = {"Authorization": "Bearer ask_test"}
 NOT_SURVIVED = {"rate_limited", "overloaded", "internal_error"}
 
 
+TIMED = {"back_off", "jitter"}
+"""The remarks on measured pauses: of a caller that waits for a core they may be wrong."""
+
+
 def rows(call, **options):
-    """The names of the errors and of the remarks, and the report."""
+    """The names of the errors and of the remarks but `TIMED`, and the report."""
     try:
         report = check_retries(call, **options)
     except RetryPolicyError as error:
@@ -23,7 +29,17 @@ def rows(call, **options):
     assert text == ("" if report.ok else f"\n{report}")
     print(report)  # noqa: T201 - for whoever reads a failure
     errors = {row.rule for row in report.errors}
-    return errors, {row.rule for row in report.remarks}, report
+    return errors, {row.rule for row in report.remarks} - TIMED, report
+
+
+def timed(report):
+    """The remarks on measured pauses."""
+    return TIMED & {row.rule for row in report.remarks}
+
+
+def is_busy():
+    """True if more processes want a core than there are: then no pause is what it was to be."""
+    return os.getloadavg()[0] > (os.cpu_count() or 1)
 
 
 def too_busy(report):
