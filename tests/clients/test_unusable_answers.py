@@ -15,6 +15,7 @@ import pytest
 from opentelemetry.trace import StatusCode
 
 import assisters_otel
+from assisters_otel import fail_safe
 
 pytestmark = pytest.mark.usefixtures("telemetry")
 
@@ -494,3 +495,20 @@ def test_a_body_that_breaks_off_counts_once_and_may_be_resent(api, memory, way):
     assert "error.type" not in memory.attempts()[0].attributes
     assert memory.attempts()[1].attributes["http.request.resend_count"] == 1
     assert calls[1].attributes[AGAIN] == 1
+
+
+class Odd(openai.BaseModel):
+    """A result type of the app's, whose members cannot be read."""
+
+    @property
+    def model_extra(self):
+        raise RuntimeError("odd")
+
+
+def test_a_result_that_cannot_be_judged_ends_its_call(api, memory, monkeypatch):
+    monkeypatch.setattr(fail_safe.own_errors, "strict", False)
+    with openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=0) as client:
+        result = client.post("/rerank", cast_to=Odd, body={"model": "m"})
+
+    assert type(result) is Odd
+    assert memory.call().attributes[OUTCOME] == "ok"

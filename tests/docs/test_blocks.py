@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pending
+import known_names
 import promql_parser
 import pytest
 import yaml
@@ -40,12 +40,6 @@ STAND_INS = (
 def of(*languages):
     found = all_blocks(*languages)
     return pytest.mark.parametrize("block", found, ids=map(str, found))
-
-
-def skip_what_is_pending(block):
-    missing = pending.missing(block.text)
-    if missing:
-        pytest.skip(f"not there yet: {', '.join(missing)}")
 
 
 def test_a_block_is_in_a_language_that_is_tried():
@@ -92,7 +86,6 @@ def run(api, tmp_path):
 @pytest.mark.parametrize("block", SCRIPTS, ids=str)
 def test_a_script_runs(run, api, tmp_path, block):
     ast.parse(block.text)
-    skip_what_is_pending(block)
     absent = {name for name in imported(block.text) if importlib.util.find_spec(name) is None}
     if absent:
         assert absent <= NOT_INSTALLED
@@ -162,20 +155,19 @@ def shell(tmp_path):
 
 @of("sh")
 def test_a_command_can_be_given(shell, block):
-    skip_what_is_pending(block)
 
     for program, *arguments in shell(block.text):
         if program == "assisters-otel":
             command, *rest = arguments
             options = {one.partition("=")[0] for one in rest if one.startswith("--")}
-            assert options <= pending.commands()[command]
+            assert options <= known_names.commands()[command]
         if program == "pip":
             assert {
                 extra
                 for one in arguments
                 for extra in re.sub(r"^\.\[?|\]$", "", one).split(",")
                 if one.startswith(".") and extra
-            } <= pending.extras()
+            } <= known_names.extras()
         for one in arguments:
             if one.startswith(("collector-config/", "tests/", "examples/", "docs/")):
                 assert (ROOT / one).exists(), one
@@ -227,7 +219,6 @@ def known_series():
 @of("promql")
 def test_a_query_asks_for_what_is_sent(block):
     promql_parser.parse(block.text)
-    skip_what_is_pending(block)
 
     assert wrong_names(block.text, known_series()) == []
 

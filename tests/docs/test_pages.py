@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
+import known_names
 import opentelemetry.environment_variables
 import opentelemetry.sdk.environment_variables
-import pending
 import pytest
 from opentelemetry.instrumentation import environment_variables as of_instrumentation
-from pages import DOCS, LINKING, PAGES, README, ROOT, anchors, links, name_of, prose
+from pages import DOCS, LINKING, PAGES, README, anchors, links, name_of, prose
 
 import assisters_otel
 from rules.test_prose import PHRASES
@@ -40,8 +40,7 @@ def known_variables():
     clients = ("HTTPX", "REQUESTS", "AIOHTTP_CLIENT")
     return (
         {value for module in modules for value in vars(module).values() if isinstance(value, str)}
-        | {variable.format(client) for variable in pending.variables() for client in clients}
-        | pending.PENDING["variables"]
+        | {variable.format(client) for variable in known_names.variables() for client in clients}
         | OTHERS
     )
 
@@ -72,8 +71,6 @@ def test_a_link_leads_somewhere(page):
     for line, target in links(page):
         path, _, anchor = target.partition("#")
         there = (page.parent / path).resolve() if path else page
-        if there.relative_to(ROOT).as_posix() in pending.PENDING["files"]:
-            continue
         assert there.exists(), f"{name_of(page)}:{line}: {target}"
         if anchor:
             assert anchor in anchors(there), f"{name_of(page)}:{line}: {target}"
@@ -111,7 +108,7 @@ def test_every_variable_that_a_page_names_is_one(page):
 
 @PAGE
 def test_every_name_of_telemetry_that_a_page_names_is_sent(page):
-    known = pending.known_names() | pending.PENDING["names"]
+    known = known_names.of_telemetry()
     text = page.read_text("utf-8")
     for name in re.findall(r"`((?:assisters|gen_ai|error)\.[a-z_.]+[a-z])[`=]", text):
         assert name in known or name.startswith("assisters.dev"), name
@@ -121,12 +118,12 @@ def test_every_name_of_telemetry_that_a_page_names_is_sent(page):
 def test_every_name_of_the_package_that_a_page_names_is_there(page):
     for name in re.findall(r"assisters_otel\.(\w+)", page.read_text("utf-8")):
         submodules = {"testing"}
-        assert name in {*assisters_otel.__all__, *pending.PENDING["public"], *submodules}, name
+        assert name in {*assisters_otel.__all__, *submodules}, name
 
 
 @PAGE
 def test_every_command_that_a_page_names_is_there(page):
-    known = {*pending.commands(), *pending.PENDING["commands"]}
+    known = known_names.commands()
     for name in re.findall(r"(?<![/\w])assisters-otel ([a-z][a-z-]+)", page.read_text("utf-8")):
         assert name in known, name
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import re
 
-import pending
+import known_names
 import pytest
 import tables
 import yaml
-from pages import DOCS, ROOT, blocks, name_of, rows
+from pages import DOCS, ROOT, blocks, rows
 from queries import rules
 
 import assisters_otel
@@ -53,9 +53,6 @@ def test_every_alert_is_in_the_table_with_its_severity_and_has_a_heading():
     listed = {re.findall("`(.+?)`", row[0])[0]: row[1] for row in rows_of_alerts(-1)}
     headings = re.findall(r"^### (Assisters\w+)$", ALERTS.read_text("utf-8"), re.MULTILINE)
 
-    for alert in pending.PENDING["alerts"]:
-        listed.pop(alert)
-        headings.remove(alert)
     assert listed == expected
     assert sorted(headings) == sorted(expected)
 
@@ -105,15 +102,13 @@ def test_the_table_of_rules_has_every_rule_of_check_retries():
 def test_every_argument_of_init_is_in_its_table():
     told = set(first_names(CONFIGURATION, "argument of `init`"))
 
-    assert told - pending.PENDING["arguments"] == set(
-        inspect.signature(assisters_otel.init).parameters
-    )
+    assert told == set(inspect.signature(assisters_otel.init).parameters)
 
 
 def test_every_variable_of_the_library_is_on_the_page():
     text = CONFIGURATION.read_text("utf-8")
 
-    for variable in pending.variables():
+    for variable in known_names.variables():
         if variable.startswith("ASSISTERS_") or variable in {
             environment.OTEL_DISABLED_INSTRUMENTATIONS,
             environment.OTEL_SDK_DISABLED,
@@ -143,13 +138,13 @@ def test_every_variable_that_http_spans_follow_is_in_its_table():
 def test_every_name_of_the_package_is_in_its_table():
     told = set(first_names(CONFIGURATION, "name of `assisters_otel`"))
 
-    assert told - pending.PENDING["public"] == set(assisters_otel.__all__)
+    assert told == set(assisters_otel.__all__)
 
 
 def test_every_command_is_in_its_table():
     told = {name.removeprefix("assisters-otel ") for name in first_names(CONFIGURATION, "command")}
 
-    assert told - pending.PENDING["commands"] == set(pending.commands())
+    assert told == set(known_names.commands())
 
 
 def test_every_field_of_an_explanation_is_in_its_table():
@@ -189,23 +184,14 @@ def test_every_extra_is_in_the_table_of_what_to_install():
         for of in re.findall(r"'\.\[(.+?)\]'", row[1]):
             told |= set(of.split(","))
 
-    assert told - pending.PENDING["extras"] == pending.extras() - {"requests", "aiohttp"}
+    assert told == known_names.extras() - {"requests", "aiohttp"}
 
 
 def test_every_example_is_in_the_table_of_examples():
     page = ROOT / "examples" / "README.md"
     linked = re.findall(r"\]\((\w+\.py)\)", page.read_text("utf-8"))
 
-    missing = {name.removeprefix("examples/") for name in pending.PENDING["files"]}
-
-    assert sorted({*linked} - missing) == sorted(path.name for path in page.parent.glob("*.py"))
-
-
-@pytest.mark.parametrize("kind", pending.LISTED)
-def test_what_is_there_is_not_pending(kind):
-    assert sorted(pending.LISTED[kind] - pending.PENDING[kind]) == [], name_of(
-        ROOT / "tests" / "docs" / "pending.py"
-    )
+    assert sorted(set(linked)) == sorted(path.name for path in page.parent.glob("*.py"))
 
 
 NOT_ON_THE_PAGE = {"minimum_attempts", "burn_page_minimum", "burn_ticket_minimum", "page_samples"}

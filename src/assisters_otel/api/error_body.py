@@ -68,10 +68,10 @@ def parse_sent_body(body: bytes, headers: Mapping[bytes, bytes]) -> Envelope | N
     Returns:
         The envelope, or None if *body* holds none.
     """
-    return envelope_of(sent_document(body, headers).get("error"))
+    return envelope_of(_sent_document(body, headers).get("error"))
 
 
-def sent_document(body: bytes, headers: Mapping[bytes, bytes]) -> dict[str, object]:
+def _sent_document(body: bytes, headers: Mapping[bytes, bytes]) -> dict[str, object]:
     """Return the JSON object in the body of a response, as sent or as its client has decoded it.
 
     Args:

@@ -25,7 +25,7 @@ from assisters_otel.api.limits import MAX_BYTES
 from assisters_otel.api.raw_answer import of_content
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from assisters_otel.api.answer import Answer
     from assisters_otel.api.error_body import Envelope
@@ -87,12 +87,12 @@ class BodyBeginning:
         Args:
             headers: The headers that `known_headers` selected. They say how the body was sent.
         """
-        beginning = b"".join(self._parts)
         if self.size > MAX_BYTES:
-            return error_body.parse_truncated_event(beginning)
-        if CONTENT_ENCODING not in headers and _ERROR not in beginning:
-            return None
-        return error_in_result(error_body.sent_document(beginning, headers))
+            return error_body.parse_truncated_event(b"".join(self._parts))
+        # Looked for before the body is parsed: nearly every one is a result, which has no error.
+        suspected = (content for content in self._contents(headers) if _ERROR in content)
+        found = (error_in_result(error_body.parse_object(content)) for content in suspected)
+        return next(filter(None, found), None)
 
     def answer(self, headers: Mapping[bytes, bytes]) -> Answer | None:
         """Return the record of the answer, or None. A body of more than `MAX_BYTES` has none.
@@ -102,8 +102,12 @@ class BodyBeginning:
         """
         if self.size > MAX_BYTES:
             return None
-        encoding, content = headers.get(CONTENT_ENCODING), b"".join(self._parts)
-        found = of_content(content)
-        if found is None and encoding is not None:
-            found = of_content(decode_body(content, encoding.decode("latin-1")) or b"")
-        return found
+        return next(filter(None, map(of_content, self._contents(headers))), None)
+
+    def _contents(self, headers: Mapping[bytes, bytes]) -> Iterator[bytes]:
+        """Yield the bytes as they came, which may be decoded already, then the decoded ones."""
+        content = b"".join(self._parts)
+        yield content
+        encoding = headers.get(CONTENT_ENCODING)
+        if encoding is not None:
+            yield decode_body(content, encoding.decode("latin-1")) or b""

@@ -187,7 +187,7 @@ class Call:
         self._is_returned = True
         body, error = self.body, None
         if judge is not None:
-            error, is_unparsed = judge(self.expected, result)
+            error, is_unparsed = judge(self.expected, result) or (None, False)
             if is_unparsed:
                 self._is_unparsed = self._watcher.awaits_parse(self, result)
         if error is not None:

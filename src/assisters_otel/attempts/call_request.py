@@ -52,7 +52,7 @@ class ExpectedAnswer(NamedTuple):
 RESULT: Final = ExpectedAnswer()
 """A result that the SDK parses before it returns."""
 
-Judge = Callable[[ExpectedAnswer, object], "tuple[Envelope | None, bool]"]
+Judge = Callable[[ExpectedAnswer, object], "tuple[Envelope | None, bool] | None"]
 """A function of an SDK's adapter. It gets what is expected and the SDK's result. It returns the
 error that the result has in place of what was asked for, or None; and True if the result is an
-answer that the app parses itself."""
+answer that the app parses itself. None if it could not judge: an object of the app's may raise."""

@@ -126,5 +126,6 @@ class AssistersAdapter:
         return self._recorder.calls.start_for_url(hosts, method, *place, body, expected)
 
 
+@fail_safe
 def _judge(_expected: ExpectedAnswer, result: object) -> tuple[Envelope | None, bool]:
     return error_in_result(result) if isinstance(result, dict) else None, False

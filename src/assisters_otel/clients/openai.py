@@ -119,7 +119,7 @@ class OpenAIAdapter:
             try:
                 result = wrapped(answer, *args, **kwargs)
             except Exception as error:
-                self._parse_failed(answer, error)
+                self._settle(answer, error)
                 raise
             if self._recorder.calls.unparsed.is_used:
                 self._settle(answer)
@@ -134,7 +134,7 @@ class OpenAIAdapter:
             try:
                 result = await wrapped(answer, *args, **kwargs)
             except Exception as error:
-                self._parse_failed(answer, error)
+                self._settle(answer, error)
                 raise
             if self._recorder.calls.unparsed.is_used:
                 self._settle(answer)
@@ -165,11 +165,7 @@ class OpenAIAdapter:
         return close
 
     @fail_safe
-    def _settle(self, answer: Any) -> None:
-        self._recorder.calls.unparsed.settle(answer)
-
-    @fail_safe
-    def _parse_failed(self, answer: Any, error: Exception) -> None:
+    def _settle(self, answer: Any, error: Exception | None = None) -> None:
         self._recorder.calls.unparsed.settle(answer, error)
 
     def _wrap_build(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -241,6 +237,7 @@ def _expected_answer(cast_to: Any, options: Any, kwargs: Any) -> ExpectedAnswer:
     return ExpectedAnswer(kind not in _NO_DOCUMENTS, is_read_by_app, is_event_stream)
 
 
+@fail_safe
 def _judge(expected: ExpectedAnswer, result: Any) -> tuple[Envelope | None, bool]:
     """Judge the SDK's result, as `Judge` has it. A body that the app reads is judged by itself."""
     if expected.is_read_by_app:
