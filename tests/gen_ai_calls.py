@@ -104,6 +104,12 @@ def _completions(client: Any, api: FakeApi) -> None:
     client.completions.create(model=MODEL, prompt="x", max_tokens=1)
 
 
+def _completions_of_two_prompts(client: Any, api: FakeApi) -> None:
+    (choice,) = COMPLETION["choices"]
+    api.answers(status=200, json={**COMPLETION, "choices": [choice, {**choice, "index": 1}]})
+    client.completions.create(model=MODEL, prompt=["x", "y"], max_tokens=1)
+
+
 def _images(client: Any, api: FakeApi) -> None:
     api.answers(status=200, json=IMAGE)
     client.images.generate(model="assisters-image-v1", prompt="x", n=2)
@@ -131,6 +137,7 @@ OF_OPENAI: dict[str, Callable[[Any, Any], object]] = {
     "responses": _responses,
     "responses, streamed": _streamed_responses,
     "completions": _completions,
+    "completions of two prompts": _completions_of_two_prompts,
     "embeddings": lambda client, _: client.embeddings.create(
         model="assisters-embed-v1", input=["one two", "three"], dimensions=3
     ),

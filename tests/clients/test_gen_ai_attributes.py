@@ -71,6 +71,9 @@ EXPECTED = {
     "completions": CHAT | COMPLETED | {
         "name": "text_completion assisters-chat-v1", "request.max_tokens": 1,
         "response.finish_reasons": ["length"]},
+    "completions of two prompts": CHAT | COMPLETED | {
+        "name": "text_completion assisters-chat-v1", "request.max_tokens": 1,
+        "response.finish_reasons": ["length", "length"]},
     "embeddings": EMBEDDED | {
         "name": "embeddings assisters-embed-v1", "embeddings.dimension.count": 3,
         "request.encoding_formats": ["base64"]},

@@ -176,7 +176,8 @@ def _write_call(call: Call, outcome: CallOutcome, *, capture_message: bool) -> N
         found |= outcome.answer.attributes
         reasons = outcome.answer.attributes.get(gen_ai.RESPONSE_FINISH_REASONS, ())
         choices = call.asked.attributes.get(gen_ai.REQUEST_CHOICE_COUNT, 1)
-        if isinstance(reasons, tuple) and len(reasons) != choices:
+        is_stream = outcome.last is not None and outcome.last.stream is not None
+        if is_stream and isinstance(reasons, tuple) and len(reasons) != choices:
             # The last events of a stream do not have the reasons of all choices.
             found.pop(gen_ai.RESPONSE_FINISH_REASONS, None)
     if chain.call.number:
