@@ -20,6 +20,7 @@ import time
 import zlib
 from collections import Counter
 from contextlib import suppress
+from contextvars import copy_context
 from itertools import zip_longest
 from pathlib import Path
 from types import ModuleType
@@ -39,6 +40,7 @@ from urllib3.util.retry import Retry
 
 import assisters_otel
 from assisters_otel import fail_safe
+from assisters_otel.attempts.control_flow import units
 from memory import Memory
 from sizes import SIZE
 from streamers import STREAMERS, UNSTREAMED
@@ -462,6 +464,12 @@ def live_elsewhere(api, profiler=None) -> list[object]:
 
     Zero-code, a runtime, baggage, a propagator that raises, a stream that is open at the end.
     """
+    got = copy_context().run(live_in_a_context_of_its_own, api, profiler)
+    units._running = ()  # what a fault has left running
+    return got
+
+
+def live_in_a_context_of_its_own(api, profiler) -> list[object]:
     api.reset()
     got, instrumentor, memory = [], assisters_otel.AssistersInstrumentor(), Memory()
     theirs, propagator = RequestsInstrumentor(), propagate.get_global_textmap()

@@ -190,6 +190,19 @@ def test_a_call_in_another_is_flushed_with_that(flushes, get):
     assert flushes.seen == [2]
 
 
+def test_a_call_after_one_whose_end_failed_is_flushed_for_itself(flushes, monkeypatch):
+    work = assisters_otel.flushed(lambda: "done")
+    monkeypatch.setattr(units, "end", lambda _name: 1 / 0)
+    assert work() == "done"
+    assert flushes.seen == []
+    monkeypatch.undo()
+
+    assert work() == "done"
+
+    assert flushes.seen == [0]
+    units.end(units.current())
+
+
 def test_a_call_in_a_task_that_has_outlived_its_call_is_flushed_for_itself(flushes, get):
     inner = assisters_otel.flushed(get)
     tasks = []

@@ -129,6 +129,7 @@ class WorkUnit:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.is_over = True
         if self._end(error):
             self._flush()
 
@@ -141,6 +142,7 @@ class WorkUnit:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.is_over = True
         if self._end(error):
             flushed = self._start_flush()
             if flushed is not None:
@@ -163,7 +165,6 @@ class WorkUnit:
             units.end(self._name)
         if not self._is_outermost:
             return False
-        self.is_over = True
         _current.set(None)
         return self.is_flushed and (error is None or isinstance(error, Exception))
 
