@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import zlib
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from assisters_otel.api.limits import MAX_BYTES
 
@@ -112,18 +112,19 @@ class _ZlibDecoder:
     errors = (zlib.error,)
 
     def __init__(self) -> None:
-        self._header = b""
-        self._member: Any = None  # no public type: what `zlib.decompressobj` returns
+        self._header: bytes | None = b""
+        self._member = zlib.decompressobj(_GZIP_OR_ZLIB)
         self._is_first = True
         self._is_over = False
 
     def decode(self, chunk: bytes) -> Iterator[bytes]:
-        if self._member is None:
-            self._header += chunk
-            if len(self._header) < _HEADER_SIZE:
+        if self._header is not None:
+            self._header = chunk = self._header + chunk
+            if len(chunk) < _HEADER_SIZE:
                 return
-            chunk, self._header = self._header, b""
-            self._member = zlib.decompressobj(_GZIP_OR_ZLIB if _has_header(chunk) else _BARE)
+            self._header = None
+            if not _has_header(chunk):
+                self._member = zlib.decompressobj(_BARE)
         piece = b""
         # A full piece may have a rest without any input.
         while (chunk or len(piece) == MAX_BYTES) and not self._is_over:
