@@ -517,7 +517,8 @@ def test_elapsed_ends_with_the_headers(api, session):
     api.answers("internal_error", fault="stall")
 
     began_s = time.perf_counter()
-    response = session.get(f"{api.url}/models", stream=True, timeout=(30, 0.5))  # waits for its body
+    # This waits for the body.
+    response = session.get(f"{api.url}/models", stream=True, timeout=(30, 0.5))
     took_s = time.perf_counter() - began_s
     response.close()
 
