@@ -24,7 +24,20 @@ MAX_CHOICES: Final = 16
 _INT64: Final = 2**63
 
 # The members of a usage: of chats and embeddings; of `responses`, images and transcriptions.
-_TOKENS: Final = (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens"))
+# Each with its attribute; then the member with its details, one of these, and that one's attribute.
+_TOKENS: Final = tuple(
+    (
+        (
+            *(asked, gen_ai.USAGE_INPUT_TOKENS),
+            *(f"{asked}_details", "cached_tokens", gen_ai.USAGE_CACHE_READ_TOKENS),
+        ),
+        (
+            *(made, gen_ai.USAGE_OUTPUT_TOKENS),
+            *(f"{made}_details", "reasoning_tokens", gen_ai.USAGE_REASONING_TOKENS),
+        ),
+    )
+    for asked, made in (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens"))
+)
 
 # Source: the shipping GenAI instrumentation of `openai`. It names the ends of `responses` by the
 # finish reasons of chats.
@@ -128,8 +141,8 @@ def finish_reasons(result: object) -> tuple[str, ...]:
     """Return the finish reasons of a chat's choices, or that of an answer of `responses`."""
     choices = member(result, "choices")
     if isinstance(choices, list):
-        reasons = (clean_text(member(one, "finish_reason")) for one in choices[:MAX_CHOICES])
-        return tuple(filter(None, reasons))
+        reasons = [member(one, "finish_reason") for one in choices[:MAX_CHOICES]]
+        return tuple([text for reason in reasons if (text := clean_text(reason))])
     status = member(result, "status")
     if not isinstance(status, str) or member(result, "object") != "response":
         return ()
@@ -151,19 +164,13 @@ def count(value: object) -> int | None:
 def usage_attributes(usage: object) -> dict[str, Value]:
     """Return the attributes of a usage. There are none if it counts something other than tokens."""
     found: dict[str, Value] = {}
-    for asked, made in _TOKENS if usage is not None else ():
-        for attribute, value in (
-            (gen_ai.USAGE_INPUT_TOKENS, member(usage, asked)),
-            (gen_ai.USAGE_OUTPUT_TOKENS, member(usage, made)),
-        ):
-            if (tokens := count(value)) is not None:
+    for members in _TOKENS if usage is not None else ():
+        for name, attribute, _, _, _ in members:
+            if (tokens := count(member(usage, name))) is not None:
                 found[attribute] = tokens
         if found:
-            for attribute, kind, detail in (
-                (gen_ai.USAGE_CACHE_READ_TOKENS, asked, "cached_tokens"),
-                (gen_ai.USAGE_REASONING_TOKENS, made, "reasoning_tokens"),
-            ):
-                details = member(usage, f"{kind}_details")
+            for _, _, name, detail, attribute in members:
+                details = member(usage, name)
                 if details is not None and (tokens := count(member(details, detail))) is not None:
                     found[attribute] = tokens
             break

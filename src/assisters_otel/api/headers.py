@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import timezone
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from assisters_otel.api.limits import MAX_BYTES, MAX_VALUE
@@ -53,6 +54,7 @@ _MAX_DIGITS: Final = 15
 """The digits of a number that is read without a pattern."""
 
 _EVENT_STREAM: Final = b"text/event-stream"
+_JSON: Final = b"application/json"
 
 _NUMBER: Final = pattern(rb"\s*(\d{1,15}(?:\.\d{1,15})?)\s*\Z")
 _INT64: Final = 2**63
@@ -67,7 +69,8 @@ def is_event_stream(headers: Mapping[bytes, bytes]) -> bool:
     Args:
         headers: The headers that `known_headers` selected.
     """
-    return headers.get(CONTENT_TYPE, b"").lstrip().lower().startswith(_EVENT_STREAM)
+    sent_as = headers.get(CONTENT_TYPE, _JSON)
+    return sent_as != _JSON and sent_as.lstrip().lower().startswith(_EVENT_STREAM)
 
 
 def is_delimited(headers: Mapping[bytes, bytes]) -> bool:
@@ -130,6 +133,7 @@ def known_lower_headers(headers: Sequence[tuple[bytes, bytes, bytes]]) -> dict[b
     return picked
 
 
+@lru_cache(64)  # an attempt and its call both write the id of the request (``openai, alone``)
 def header_text(value: bytes | None) -> str | None:
     """Return a header as clean text, or None if it is absent or empty."""
     if not value:

@@ -270,16 +270,16 @@ class Call:
         if outcome == names.OK and self.chain.retries:
             outcome = names.RECOVERED
         ended_s = time.perf_counter() if at is None else at.steady_s
-        record = CallOutcome(
+        record = CallOutcome(  # by position, as `AttemptOutcome.of` has it
             *self.asked[:3],
-            outcome=outcome,
-            duration_s=ended_s - self.started_s,
-            retries=self.chain.retries,
-            wait_s=self.chain.wait_s,
-            last=self.last,
-            exception=exception,
-            caller=Identity(None, self.asked.baggage) if self.last is None else self.last.caller,
-            answer=self._answer or self._read_answer(self._result and self._result()),
+            outcome,
+            ended_s - self.started_s,
+            self.chain.retries,
+            self.chain.wait_s,
+            self.last,
+            exception,
+            self._answer or self._read_answer(self._result and self._result()),
+            Identity(None, self.asked.baggage) if self.last is None else self.last.caller,
         )
         self._watcher.ended(self, record, None if at is None else at.unix_ns)
         body, self.body, self.context = self.body, None, self._outside

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from assisters_otel.clients.http_span import HttpSpans
 from assisters_otel.clients.routes import Route, Routes
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
+    from types import ModuleType
 
     from opentelemetry.trace import TracerProvider
 
@@ -59,6 +60,8 @@ class ClientAdapter(ABC):
         """
         self.module = module
         self._recorder = recorder
+        self._app_module: ModuleType | None = None
+        self._app_instrumentor: Any = None
         self._routes = Routes()
         self._spans = HttpSpans(
             self.variable,
@@ -88,8 +91,14 @@ class ClientAdapter(ABC):
 
     def app_instrumentation_is_on(self) -> bool:
         """Return True if the app has switched on OpenTelemetry's instrumentation of the client."""
-        instrumentor = getattr(sys.modules.get(self.scope), self.instrumentor, None)
-        return instrumentor is not None and instrumentor().is_instrumented_by_opentelemetry
+        module = sys.modules.get(self.scope)
+        if module is not self._app_module:
+            kind = getattr(module, self.instrumentor, None)
+            if kind is None:
+                return False
+            # The instrumentor is one object for ever, so it is kept (``200, alone``).
+            self._app_module, self._app_instrumentor = module, kind()
+        return module is not None and self._app_instrumentor.is_instrumented_by_opentelemetry
 
     @abstractmethod
     def targets(self) -> tuple[Target, ...]:

@@ -6,6 +6,7 @@ new class is False for an object of the old one.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 CLIENTS: Final = ("httpx", "httpx2")
@@ -30,9 +31,10 @@ def is_a(thing: object, packages: tuple[str, ...], *names: str) -> bool:
     )
 
 
-def find_base(thing: object, name: str, otherwise: Any) -> Any:
-    """Return the class named *name* among the bases of *thing*'s class, or *otherwise*."""
-    return next((kind for kind in type(thing).__mro__ if kind.__name__ == name), otherwise)
+@lru_cache(2 * GENERATIONS)  # searched for each body that is watched
+def find_base(kind: type, name: str) -> Any:
+    """Return the class named *name* among the bases of a class, or None."""
+    return next((base for base in kind.__mro__ if base.__name__ == name), None)
 
 
 def is_of(kind: type, module: str, name: str) -> bool:

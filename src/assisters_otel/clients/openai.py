@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from assisters_otel.api.unusable_answer import error_in_result
 from assisters_otel.attempts.call import current_call
-from assisters_otel.attempts.call_request import ExpectedAnswer
+from assisters_otel.attempts.call_request import RESULT, ExpectedAnswer
 from assisters_otel.clients.patching import Target, as_function
 from assisters_otel.clients.sdk_call import wrap_call
 from assisters_otel.fail_safe import fail_safe
@@ -216,8 +216,10 @@ class OpenAIAdapter:
 
 def _is_recorded_apart(path: str) -> bool:
     """Return True if another instrumentation records a call in a span that is never current."""
-    last = path.rstrip("/").rpartition("/")[2]
-    return any(module in sys.modules and last in names for module, names in _APART)
+    for module, names in _APART:
+        if module in sys.modules and path.rstrip("/").rpartition("/")[2] in names:
+            return True
+    return False
 
 
 def _expected_answer(cast_to: Any, options: Any, kwargs: Any) -> ExpectedAnswer:
@@ -234,6 +236,8 @@ def _expected_answer(cast_to: Any, options: Any, kwargs: Any) -> ExpectedAnswer:
     # A parser of the SDK's own helpers raises for an error in place of the result.
     is_parsed_again = callable(options.post_parser)
     is_read_by_app = is_event_stream or is_raw or is_parsed_again or kind == _RESPONSE
+    if kind not in _NO_DOCUMENTS and not is_read_by_app:
+        return RESULT
     return ExpectedAnswer(kind not in _NO_DOCUMENTS, is_read_by_app, is_event_stream)
 
 

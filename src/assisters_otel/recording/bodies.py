@@ -133,11 +133,12 @@ class BodyRecorder:
         call = attempt.call
         if not _SUCCESS <= attempt.status < FIRST_REDIRECT or attempt.outcome is None:
             return None
-        events = event_stream.scanner_for(attempt.headers)
+        events = event_stream.scanner_for(attempt.headers) if attempt.is_event_stream else None
         if call is None and events is None:
             return None
         body = ResponseBody(self, attempt, events, is_transient, sent)
-        attempt.origin()  # determined now, as another task or thread may read the body
+        if not body.is_plain:
+            attempt.origin()  # determined now, as another task or thread may read the body
         if call is not None:
             call.body = body
         else:

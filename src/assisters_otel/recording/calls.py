@@ -6,14 +6,16 @@ the `CallRecorder`, once. Between the two, the recorder assigns attempts to it.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote
 
 from opentelemetry import trace
 
 from assisters_otel.api import endpoints, redaction
 from assisters_otel.api.gen_ai_request import request_attributes
+from assisters_otel.api.limits import MAX_VALUE
 from assisters_otel.attempts.attempt import read_baggage
 from assisters_otel.attempts.call import Call
 from assisters_otel.attempts.call_request import RESULT, CallRequest, ExpectedAnswer
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Tracer
 
+    from assisters_otel.api.request import ApiRequest
     from assisters_otel.attempts.attempt import CallerSettings
     from assisters_otel.hosts import Host
     from assisters_otel.outcomes import CallOutcome
@@ -40,6 +43,24 @@ if TYPE_CHECKING:
 
 # The characters that clients do not encode in a path: those that RFC 3986 reserves, and "%".
 _UNQUOTED: Final = "%/:=&?~#+!$,;'@()*[]"
+
+
+_MAX_PLACES: Final = 256
+"""The URLs of calls that are remembered. At this number all are forgotten: the app has no few."""
+
+
+class _Place(NamedTuple):
+    """What all calls of one method to one URL have in common, found once (``openai, alone``).
+
+    Attributes:
+        hosts: The watched hosts of its host's name. A place holds as long as these are watched.
+        request: The request that the SDK will send.
+        operation: The ``gen_ai.operation.name``, or None.
+    """
+
+    hosts: tuple[Host, ...]
+    request: ApiRequest
+    operation: str | None
 
 
 class CallRecorder:
@@ -79,6 +100,7 @@ class CallRecorder:
         self._sinks = sinks
         self._capture_message = capture_message
         self.unparsed = open_bodies.unparsed
+        self._places: dict[tuple[str, str, str, int | None, str], _Place] = {}
 
     def start(self, asked: CallRequest, *, is_recorded_apart: bool = False) -> Call:
         """Start a call, in a span of the library's or in the one that a GenAI instrumentation made.
@@ -91,7 +113,9 @@ class CallRecorder:
         if self.unparsed.waits:
             self.unparsed.settle_previous()
         parent_span = trace.get_current_span()
-        made = start_or_adopt_call_span(self._tracer, asked, is_recorded_apart=is_recorded_apart)
+        made = start_or_adopt_call_span(
+            self._tracer, asked, parent_span, is_recorded_apart=is_recorded_apart
+        )
         span = trace.INVALID_SPAN if made is None else made.span
         above = parent_span if span is not parent_span else getattr(parent_span, "parent", None)
         context = above.get_span_context() if isinstance(above, trace.Span) else above
@@ -128,21 +152,41 @@ class CallRecorder:
             is_recorded_apart: True if another instrumentation records the call in a span that is
                 never current.
         """
-        port = port or (HTTPS_PORT if scheme == "https" else HTTP_PORT)
-        target = quote(path, safe=_UNQUOTED).encode()
-        request = self._watched.request(hosts, method.upper(), port, target)
-        if request is None:
+        key = hosts[0].name, method, scheme, port, path
+        place = self._places.get(key)
+        if place is None or place.hosts is not hosts:
+            place = self._find_place(hosts, *key[1:])
+        elif not self._watched.may_record():
             return None
-        operation = endpoints.OPERATIONS.get(request.template or "")
-        if request.template is None:
-            operation = endpoints.gateway_operation(request.path)
+        if place is None:
+            return None
+        request, operation = place.request, place.operation
         model = body.get("model")
-        name = redaction.clean(model) or None if isinstance(model, str) else None
+        name = _clean(model) if isinstance(model, str) else None
         attributes = request_attributes(operation, body)
         asked = CallRequest(request, operation, name, attributes, read_baggage(self._callers))
         call = self.start(asked, is_recorded_apart=is_recorded_apart)
         call.expected = expected
         return call
+
+    def _find_place(
+        self, hosts: tuple[Host, ...], method: str, scheme: str, port: int | None, path: str
+    ) -> _Place | None:
+        """Return what all calls to a URL have in common, or None if it is not watched."""
+        target = quote(path, safe=_UNQUOTED).encode()
+        number = port or (HTTPS_PORT if scheme == "https" else HTTP_PORT)
+        request = self._watched.request(hosts, method.upper(), number, target)
+        if request is None:
+            return None
+        operation = endpoints.OPERATIONS.get(request.template or "")
+        if request.template is None:
+            operation = endpoints.gateway_operation(request.path)
+        place = _Place(hosts, request, operation)
+        if request.template is not None and len(path) <= MAX_VALUE and "?" not in path:
+            if len(self._places) >= _MAX_PLACES:
+                self._places.clear()
+            self._places[hosts[0].name, method, scheme, port, path] = place
+        return place
 
     # -- the reports of a call, as its `Watcher` ----------------------------------------------
 
@@ -185,3 +229,13 @@ class CallRecorder:
     def put_off(self, step: Callable[[], object]) -> None:
         """Run a step soon, outside the garbage collector."""
         self._deferred.put(step)
+
+
+def _clean(model: str) -> str | None:
+    """Return the name of a model as an attribute may have it, or None."""
+    return _clean_short(model) if len(model) <= MAX_VALUE else redaction.clean(model) or None
+
+
+@lru_cache(64)  # a process asks for a few models, again and again
+def _clean_short(model: str) -> str | None:
+    return redaction.clean(model) or None

@@ -85,6 +85,7 @@ class ResponseBody:
         skip_chunk: A function that returns a true value if a chunk need not be fed.
         has_failed: True if it has had an error event, which has been recorded.
         is_over: True if it has ended.
+        is_plain: True if an SDK reads it, and it is no page. Complete, it needs no judging.
         made: The outcome that its end means for its call: one of `names.OUTCOMES`.
         read_s: The time of the caller's last read (`time.perf_counter`), set by its stream class.
     """
@@ -101,6 +102,7 @@ class ResponseBody:
         "events",
         "has_failed",
         "is_over",
+        "is_plain",
         "made",
         "read_s",
         "reported",
@@ -122,8 +124,7 @@ class ResponseBody:
             recorder: The receiver of the reports.
             attempt: The attempt, which has an outcome.
             events: The scanner of the body's bytes, or None.
-            is_transient: A function that returns True if an exception means that the connection or
-                the peer failed, or that a time limit was reached.
+            is_transient: As `Exchange` has it.
             sent: The app's request or response. `explain` finds the body's failure by it.
         """
         self.attempt = attempt
@@ -142,11 +143,14 @@ class ResponseBody:
         self.reported: AttemptOutcome | None = None
         self.beginning: BodyBeginning | None = None
         self.skip_chunk: Callable[[bytes], object] = bool  # True: nothing of a chunk is read
+        self.is_plain = False
         if events is not None:
             self.skip_chunk = events.skip_plain_event
         elif attempt.call is not None and attempt.call.expected.is_read_by_app:
             self.beginning = BodyBeginning()
             self.skip_chunk = not_  # each chunk is fed
+        else:
+            self.is_plain = b"html" not in attempt.headers.get(CONTENT_TYPE, b"").lower()
 
     @fail_safe
     def feed(self, chunk: bytes) -> None:
@@ -187,14 +191,14 @@ class ResponseBody:
     @fail_safe
     def left(self) -> None:
         """Record that the reading generator was closed. The last read was the end."""
-        self._end(BodyEnd.CLOSED, at=self._last_read())
+        self._end(BodyEnd.CLOSED, at=Moment.at(self.read_s))
 
     @fail_safe
     def dropped(self) -> None:
         """Record that the stream was collected. May be called at any point of the program."""
         if not self.is_over:
-            at = self._last_read()
-            self._recorder.deferred.put(partial(self._end, BodyEnd.COLLECTED, None, at))
+            step = partial(self._end, BodyEnd.COLLECTED, None, Moment.at(self.read_s))
+            self._recorder.deferred.put(step)
 
     @fail_safe
     def abandon(self) -> None:
@@ -210,10 +214,6 @@ class ResponseBody:
         """Return True if an exception comes from an attempt that has been reported."""
         return find_attempt(error) is not None
 
-    def _last_read(self) -> Moment:
-        """Return the moment of the caller's last read. The garbage collector runs later."""
-        return Moment.at(self.read_s)
-
     def _end(
         self, end: BodyEnd, error: BaseException | None = None, at: Moment | None = None
     ) -> None:
@@ -222,42 +222,42 @@ class ResponseBody:
             return
         if self._recorder.deferred.is_collecting():
             # An object that is collected may close the stream, also while the SDK holds a lock.
-            at = at or self._last_read()
-            self._recorder.deferred.put(partial(self._end, end, error, at))
+            self._recorder.deferred.put(
+                partial(self._end, end, error, at or Moment.at(self.read_s))
+            )
             return
         if next(self._once, None) is None:
             return
-        stream, unusable, name = None, None, str(end.value)
+        self.is_over = True
+        is_good = self.is_plain and end is BodyEnd.COMPLETE
+        outcome = (self.attempt.outcome if is_good else None) or self._judge(end, error)
+        self.report(outcome, error)
+        self._recorder.body_ended(self, outcome, at)
+
+    def _judge(self, end: BodyEnd, error: BaseException | None) -> AttemptOutcome:
+        """Return the outcome of the attempt, with that of the body, and set `made`."""
+        stream, unusable, name, attempt = None, None, str(end.value), self.attempt
         if self.events is not None:
-            attempt = self.attempt
             is_delimited = response_headers.is_delimited(attempt.headers)
             name = stream_outcome(
                 self.events, end, attempt.request.template, is_delimited=is_delimited
             )
             stream = self._stream(self.events, name)
         self.made = body_outcomes.CALL_OUTCOMES.get(name, names.CANCELLED_CALL)
-        self.is_over = True
-        sent_as = self.attempt.headers.get(CONTENT_TYPE, b"")
-        may_be_unusable = self.beginning is not None or b"html" in sent_as.lower()
-        if error is None and self.events is None and may_be_unusable:
-            unusable = body_outcomes.error_in_place(self.attempt, self.beginning)
+        if error is None and self.events is None and not self.is_plain:
+            unusable = body_outcomes.error_in_place(attempt, self.beginning)
         if unusable is not None:
             self.made = names.FAILED
-            outcome = body_outcomes.of_unusable(self.attempt, unusable, None)
-        elif error is None and stream is None and self.attempt.outcome is not None:
-            outcome = self.attempt.outcome
-        else:
-            outcome = self._outcome(stream, error)
-        self.report(outcome, error)
-        self._recorder.body_ended(self, outcome, at)
+            return body_outcomes.of_unusable(attempt, unusable, None)
+        is_same = error is None and stream is None
+        return (attempt.outcome if is_same else None) or self._outcome(stream, error)
 
     def report(self, outcome: AttemptOutcome, error: BaseException | None) -> None:
         """Set `reported`, and remember a failure by what the app has of it, for `explain`."""
         self.reported = outcome
         if not outcome.failed:
             return
-        call = self.attempt.call
-        shown = self.span if call is None else call.span
+        shown = self.span if self.attempt.call is None else self.attempt.call.span
         for thing in (self._sent(), error):
             if thing is not None:
                 remember_attempt(thing, outcome, shown)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from opentelemetry import trace
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
@@ -52,7 +51,7 @@ class CallSpan(NamedTuple):
 
 @fail_safe
 def start_or_adopt_call_span(
-    tracer: Tracer, asked: CallRequest, *, is_recorded_apart: bool
+    tracer: Tracer, asked: CallRequest, current: Span, *, is_recorded_apart: bool
 ) -> CallSpan:
     """Return the span of an SDK's call.
 
@@ -62,10 +61,10 @@ def start_or_adopt_call_span(
     Args:
         tracer: The library's tracer.
         asked: The arguments of the call.
+        current: The current span.
         is_recorded_apart: True if another instrumentation records the call in a span that is never
             current.
     """
-    current = trace.get_current_span()
     found = find_gen_ai_span(current) if current.is_recording() else None
     metrics: frozenset[str] = frozenset() if found is None else found.metrics
     if found is not None and found.is_of_call:

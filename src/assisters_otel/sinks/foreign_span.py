@@ -124,10 +124,9 @@ def find_app_span(
         app's own parent span, or sampled out, or if instrumentation is suppressed.
     """
     span: Any = trace.get_current_span()
-    if not span.is_recording() or getattr(span, "kind", None) is not SpanKind.CLIENT:
+    if scope_of(span) != scope or not span.is_recording():
         return None
-    made_by = getattr(span, "instrumentation_scope", None)
-    if getattr(made_by, "name", None) != scope:
+    if getattr(span, "kind", None) is not SpanKind.CLIENT:
         return None
     if not is_inside and not is_http_instrumentation_enabled():
         return None
@@ -141,10 +140,14 @@ def find_app_span(
     return None if sent not in (None, names.OTHER, method.upper()) else span
 
 
+def scope_of(span: Span) -> object:
+    """Return the name of the scope of a span, or None if the span does not show it."""
+    return getattr(getattr(span, "instrumentation_scope", None), "name", None)
+
+
 def is_in_app_span(scope: str) -> bool:
     """Return True if the current span is one of the app's HTTP instrumentation, of any request."""
-    made_by = getattr(trace.get_current_span(), "instrumentation_scope", None)
-    return getattr(made_by, "name", None) == scope
+    return scope_of(trace.get_current_span()) == scope
 
 
 _MAX_TEXT: Final = 4096

@@ -140,7 +140,7 @@ class HttpxAdapter(ClientAdapter):
             return None
         reader, app_span, own = HttpxRequestReader(raw), None, None
         current = trace.get_current_span()
-        if current.is_recording():
+        if foreign_span.scope_of(current) == SCOPE:
             app_span = _find_app_span(raw, route)
         if app_span is None and not self._app_makes_spans(raw, transport, method, current):
             own = self._spans.start(route, reader, current)
@@ -210,7 +210,7 @@ class HttpxAdapter(ClientAdapter):
 
     def _base(self, response: Any, name: str) -> Any:
         """Return the client's class *name*, which a response's stream must be an instance of."""
-        return find_base(response.stream, name, None) or getattr(sys.modules[self.module], name)
+        return find_base(response.stream.__class__, name) or getattr(sys.modules[self.module], name)
 
 
 @fail_safe
@@ -221,17 +221,20 @@ def _find_app_span(raw: Any, route: Route) -> Span | None:
 
 def _has_app_layer(transport: Any, method: str) -> bool:
     # OpenTelemetry's `instrument_client` leaves a wrapper of wrapt on the transport itself.
-    wrapper = getattr(getattr(transport, "__dict__", {}).get(method), "_self_wrapper", None)
+    own = getattr(transport, "__dict__", {}).get(method)
+    if own is None:
+        return False
+    wrapper = getattr(own, "_self_wrapper", None)
     return getattr(getattr(wrapper, "func", None), "__module__", None) == SCOPE
 
 
 def _is_injected(raw: Any, span: Span) -> bool:
     # The app has put OpenTelemetry's transport around this one, and its span is sampled out. Or the
     # span is recorded, but has no scope: then the headers may be another tracer's.
+    if span.is_recording() and getattr(span, "instrumentation_scope", None) is not None:
+        return False
     context = span.get_span_context()
     if not context.is_valid:
-        return False
-    if span.is_recording() and getattr(span, "instrumentation_scope", None) is not None:
         return False
     if trace.format_span_id(context.span_id) not in raw.headers.get("traceparent", ""):
         return False

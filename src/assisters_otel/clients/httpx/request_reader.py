@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.api.headers import with_lower_names
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
 _OWN_LENGTH: Final = 3
+_NAME_AND_VALUE: Final = itemgetter(1, 2)
 
 
 def lower_headers(headers: Any) -> Sequence[tuple[bytes, bytes, bytes]]:
@@ -43,10 +45,19 @@ def route_key(method: str, url: Any) -> Hashable:
 class HttpxRequestReader:
     """Reads the properties by which a resend is recognised."""
 
-    __slots__ = ("_raw",)
+    __slots__ = ("_by_name", "_raw")
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
+        self._by_name: dict[bytes, bytes] | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """Return True if both read the same object."""
+        return isinstance(other, HttpxRequestReader) and other._raw is self._raw
+
+    def __hash__(self) -> int:
+        """Return a hash of the object that is read."""
+        return id(self._raw)
 
     def url(self) -> str:
         """Return the whole URL."""
@@ -54,12 +65,13 @@ class HttpxRequestReader:
 
     def header(self, name: str) -> str | None:
         """Return a header by its name in lower case, or None."""
-        # httpx's own look-up would determine the encoding of all headers first.
-        wanted = name.encode()
-        for _, lower, value in lower_headers(self._raw.headers):
-            if lower == wanted:
-                return value.decode("latin-1")
-        return None
+        # httpx's own look-up would determine the encoding of all headers first. They are read once,
+        # without a step of Python for each (``200, alone``).
+        if self._by_name is None:
+            sent = reversed(lower_headers(self._raw.headers))  # the first of a name stays
+            self._by_name = dict(map(_NAME_AND_VALUE, sent))
+        found = self._by_name.get(name.encode())
+        return None if found is None else found.decode("latin-1")
 
     def headers(self) -> list[tuple[str, str]]:
         """Return all headers, in their order."""

@@ -72,7 +72,7 @@ class Stream:
         self._error: Exception | None = None
 
     def __del__(self) -> None:
-        if self._body is not None:
+        if self._body is not None and not self._body.is_over:
             self._body.dropped()
 
     @fail_safe
@@ -174,7 +174,7 @@ def sync_stream_class(base: Any) -> type[Stream]:  # noqa: C901 - a class, not o
                 try:
                     self._stream.close()
                 finally:
-                    if self._body is not None:
+                    if self._body is not None and not self._body.is_over:
                         report_close(self._body)
 
     return SyncStream
@@ -233,7 +233,7 @@ def async_stream_class(base: Any) -> type[Stream]:  # noqa: C901 - a class, not 
             try:
                 await self._stream.aclose()
             finally:
-                if self._body is not None:
+                if self._body is not None and not self._body.is_over:
                     report_close(self._body)
             if rest is not None and _find_h11(self._stream) is None:
                 # A connection of HTTP/2 is open still, and a read would wait for other answers.
