@@ -6,7 +6,7 @@ or an event of a stream. A member may have any type: no SDK validates an answer.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from assisters_otel.api.limits import MAX_VALUE
@@ -14,7 +14,7 @@ from assisters_otel.api.redaction import clean
 from assisters_otel.semconv import gen_ai
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from assisters_otel.api.gen_ai_request import Value
 
@@ -103,12 +103,18 @@ def of_result(result: object) -> Answer | None:
     """
     if result is None or isinstance(result, str | bytes):
         return None
+    read = _reader(result)
     return of_parts(
-        clean_text(member(result, "id")),
-        clean_model(member(result, "model")),
+        clean_text(read("id", None)),
+        clean_model(read("model", None)),
         finish_reasons(result),
-        usage_attributes(member(result, "usage")),
+        usage_attributes(read("usage", None)),
     )
+
+
+def _reader(value: object) -> Callable[[str, None], object]:
+    """Return what reads the members of a value, with no step of Python (``openai, tokens``)."""
+    return value.get if isinstance(value, dict) else partial(getattr, value)
 
 
 def member(value: object, name: str) -> object:
@@ -164,13 +170,16 @@ def count(value: object) -> int | None:
 def usage_attributes(usage: object) -> dict[str, Value]:
     """Return the attributes of a usage. There are none if it counts something other than tokens."""
     found: dict[str, Value] = {}
-    for members in _TOKENS if usage is not None else ():
+    if usage is None:
+        return found
+    read = _reader(usage)
+    for members in _TOKENS:
         for name, attribute, _, _, _ in members:
-            if (tokens := count(member(usage, name))) is not None:
+            if (tokens := count(read(name, None))) is not None:
                 found[attribute] = tokens
         if found:
             for _, _, name, detail, attribute in members:
-                details = member(usage, name)
+                details = read(name, None)
                 if details is not None and (tokens := count(member(details, detail))) is not None:
                     found[attribute] = tokens
             break

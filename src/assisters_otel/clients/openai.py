@@ -13,7 +13,7 @@ its ``parse`` is wrapped as well. The SDK uses it, too, for the answers that it 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from assisters_otel.api.unusable_answer import error_in_result
@@ -54,6 +54,16 @@ _NO_DOCUMENTS: Final = frozenset(
 `openai._legacy_response` and of `openai._response`."""
 
 
+class _Base(NamedTuple):
+    """The parts of a client's base URL. Its calls have the same object, so they are read once."""
+
+    url: Any
+    host: str
+    scheme: str
+    port: int | None
+    parent: str
+
+
 class OpenAIAdapter:
     """The adapter."""
 
@@ -69,6 +79,7 @@ class OpenAIAdapter:
         """
         self._recorder = recorder
         self._reader_of = reader_of
+        self._last_base: _Base | None = None
 
     def targets(self) -> tuple[Target, ...]:
         """Return the methods to wrap."""
@@ -194,11 +205,11 @@ class OpenAIAdapter:
             hosts = self._recorder.watched.named(url.hostname or "")
             place = url.scheme, url.port, url.path
         else:
-            hosts = self._recorder.watched.named(base.host)
-            if hosts is None:
-                return None
-            parent = base.raw_path.decode("ascii").partition("?")[0]
-            place = base.scheme, base.port, f"{parent.rstrip('/')}/{path.lstrip('/')}"
+            known = self._last_base
+            if known is None or known.url is not base:
+                known = self._last_base = _base(base)
+            hosts = self._recorder.watched.named(known.host)
+            place = known.scheme, known.port, f"{known.parent}/{path.lstrip('/')}"
         if hosts is None:
             return None
         body = options.json_data if isinstance(options.json_data, dict) else {}
@@ -212,6 +223,11 @@ class OpenAIAdapter:
             _expected_answer(args[0] if args else kwargs["cast_to"], options, kwargs),
             is_recorded_apart=_is_recorded_apart(path),
         )
+
+
+def _base(url: Any) -> _Base:
+    path = url.raw_path.decode("ascii").partition("?")[0]
+    return _Base(url, url.host, url.scheme, url.port, path.rstrip("/"))
 
 
 def _is_recorded_apart(path: str) -> bool:

@@ -50,7 +50,7 @@ _MAX_PLACES: Final = 256
 
 
 class _Place(NamedTuple):
-    """What all calls of one method to one URL have in common, found once (``openai, alone``).
+    """The parts that all calls of one method to one URL have in common (``openai, alone``).
 
     Attributes:
         hosts: The watched hosts of its host's name. A place holds as long as these are watched.

@@ -130,8 +130,7 @@ class ResponseBody:
         self.attempt = attempt
         self.span: Span | None = None
         self.events = events
-        self.has_failed = False
-        self.is_over = False
+        self.has_failed = self.is_over = self.is_plain = False
         self.made = names.OK
         self.read_s = time.perf_counter()
         self._recorder = recorder
@@ -143,7 +142,6 @@ class ResponseBody:
         self.reported: AttemptOutcome | None = None
         self.beginning: BodyBeginning | None = None
         self.skip_chunk: Callable[[bytes], object] = bool  # True: nothing of a chunk is read
-        self.is_plain = False
         if events is not None:
             self.skip_chunk = events.skip_plain_event
         elif attempt.call is not None and attempt.call.expected.is_read_by_app:
@@ -279,8 +277,10 @@ class ResponseBody:
         return None if kept is None else kept.answer(self.attempt.headers)
 
     def release(self) -> None:
-        """Forget the bytes that are kept: the call has ended."""
+        """Forget what is kept of the answer: the call has ended."""
         self.beginning = None
+        if self.is_plain and self.is_over:
+            del self.attempt  # the client's response keeps this until the collector runs
 
     def _stream(self, events: EventStreamScanner, outcome: str) -> StreamOutcome:
         answer = events.last.answer

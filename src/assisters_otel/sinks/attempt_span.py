@@ -124,16 +124,16 @@ def _put_outcome(
     took_ms = header_number(headers.get(response_headers.PROCESSING_TIME_MS))
     if took_ms is not None:
         found[names.SERVER_DURATION] = round(took_ms / 1000, names.DIGITS)
-    if response_headers.RETRY_AFTER in headers:
-        wait_s = retry_after_s(headers[response_headers.RETRY_AFTER], now)
-        if wait_s is not None:
-            found[names.RETRY_AFTER] = round(wait_s, names.DIGITS)
+    asked = headers.get(response_headers.RETRY_AFTER)
+    wait_s = None if asked is None else retry_after_s(asked, now)
+    if wait_s is not None:
+        found[names.RETRY_AFTER] = round(wait_s, names.DIGITS)
     if outcome.failed and outcome.status == _TOO_MANY_REQUESTS:
         for name, header, is_reset in _LIMITS:
             sent = headers.get(header)
             limit = rate_limit_reset_s(sent, now) if is_reset else header_integer(sent)
             if limit is not None:
-                found[name] = round(limit, names.DIGITS)  # a reset is a double
+                found[name] = round(limit, names.DIGITS) if is_reset else limit
     if request_id:
         found[names.REQUEST_ID] = request_id
     if outcome.failed:

@@ -19,17 +19,18 @@ from assisters_otel.sinks.caller_labels import LabelSets
 from assisters_otel.sinks.label_values import error_type_label
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from opentelemetry.context import Context
     from opentelemetry.metrics import Histogram, Meter
+    from opentelemetry.util.types import AttributeValue
 
     from assisters_otel.api.answer import Answer
     from assisters_otel.api.identity import Entries, Identity
     from assisters_otel.api.request import ApiRequest
     from assisters_otel.outcomes import AttemptOutcome, CallOutcome, StreamOutcome
     from assisters_otel.sinks.caller_labels import CallerLabels
-    from assisters_otel.sinks.label_values import OutcomeLabels
+    from assisters_otel.sinks.label_values import LabelsKey, OutcomeLabels
 
 _ATTEMPTS_LABELS: Final = (
     gen_ai.OPERATION_NAME,
@@ -50,19 +51,32 @@ _TOKENS: Final = (
 _DURATION_LABELS: Final = (*_USAGE_LABELS[:-1], ERROR_TYPE, names.ERROR_CODE)
 
 
-class _Ended(NamedTuple):
-    """The values that a call and an event stream outside of calls have in common."""
+_MAX_KNOWN: Final = 256
+"""The kinds of calls whose labels are kept. Those of a further kind are made for each call."""
 
-    request: ApiRequest
-    operation: str
-    model: str | None
-    outcome: str
-    error_type: str | None
-    code: str | None
-    answer: Answer | None
-    stream: StreamOutcome | None
-    caller: Identity
-    recorded_elsewhere: frozenset[str] = frozenset()
+
+class _EndLabels(NamedTuple):
+    """The labels of how a call or an event stream ended.
+
+    Attributes:
+        labels: Those of its durations.
+        server: Those of the server, and `said` and `models`: the values that those of its tokens
+            have in common with them.
+        tokens: Those of its tokens by their kind, as far as they name no caller and are known.
+    """
+
+    labels: Mapping[str, AttributeValue]
+    server: LabelsKey
+    said: tuple[str, str, str]
+    models: Entries
+    tokens: dict[str, Mapping[str, AttributeValue]]
+
+
+class _CallLabels(NamedTuple):
+    """The labels of a call: of its number of attempts, and of its end if it has an operation."""
+
+    attempts: Mapping[str, AttributeValue]
+    end: _EndLabels | None
 
 
 class CallMetrics:
@@ -78,6 +92,7 @@ class CallMetrics:
         """
         self._labels = labels
         self._callers = callers
+        self._known: dict[tuple[object, ...], _CallLabels] = {}
         self._attempts_sets = LabelSets(metric_names.CALL_ATTEMPTS.name, _ATTEMPTS_LABELS)
         self._duration_sets = LabelSets(metric_names.OPERATION_DURATION.name, _DURATION_LABELS)
         self._tokens_sets = LabelSets(metric_names.TOKEN_USAGE.name, _USAGE_LABELS)
@@ -103,6 +118,31 @@ class CallMetrics:
             context: A context in which the call's span is current, for the exemplars.
             recorded_elsewhere: The names of the GenAI metrics that another instrumentation records.
         """
+        request, caller, answer = outcome.request, outcome.caller, outcome.answer
+        answered_by = None if answer is None else answer.model
+        # A label's value stays what it is for good, but that of a caller. So the labels of equal
+        # calls are found once (``openai, alone``). Those of failures are not: they are few.
+        is_common = outcome.outcome != names.FAILED and not caller.baggage
+        asked = request.address, request.port, request.template, outcome.operation, outcome.model
+        kind = asked, outcome.outcome, answered_by
+        known = self._known.get(kind) if is_common else None
+        if known is None:
+            known = self._labels_of(outcome, answered_by)
+            if is_common and len(self._known) < _MAX_KNOWN:
+                self._known[kind] = known
+        self._attempts.record(outcome.retries + 1, known.attempts, context)
+        end = known.end
+        if end is None:
+            return
+        if metric_names.OPERATION_DURATION.name not in recorded_elsewhere:
+            self._duration.record(outcome.duration_s, end.labels, context)
+        stream = None if outcome.last is None else outcome.last.stream
+        if stream is not None and metric_names.FIRST_CHUNK.name not in recorded_elsewhere:
+            self._record_first_chunk(end, stream, context)
+        if answer is not None and metric_names.TOKEN_USAGE.name not in recorded_elsewhere:
+            self._record_tokens(end, answer, caller, context)
+
+    def _labels_of(self, outcome: CallOutcome, answered_by: str | None) -> _CallLabels:
         request, operation = outcome.request, outcome.operation
         error_type, code = None, None
         if outcome.outcome == names.FAILED:
@@ -115,22 +155,10 @@ class CallMetrics:
         endpoint = request.address, request.port, request.template
         baggage = self._callers.baggage(outcome.caller) if outcome.caller.baggage else ()
         groups = baggage, (), _models(model, None)
-        counted = self._attempts_sets.labels(endpoint, (operation, *said), *groups)
-        self._attempts.record(outcome.retries + 1, counted, context)
+        attempts = self._attempts_sets.labels(endpoint, (operation, *said), *groups)
         if operation is None:
-            return
-        stream = None if outcome.last is None else outcome.last.stream
-        ended = _Ended(
-            request,
-            operation,
-            model,
-            *said,
-            outcome.answer,
-            stream,
-            outcome.caller,
-            recorded_elsewhere,
-        )
-        self._record_end(ended, outcome.duration_s, context)
+            return _CallLabels(attempts, None)
+        return _CallLabels(attempts, self._end_labels(request, operation, model, said, answered_by))
 
     @fail_safe
     def record_stream(self, outcome: AttemptOutcome, made: str, context: Context | None) -> None:
@@ -150,37 +178,59 @@ class CallMetrics:
         error_type = outcome.error_type if outcome.failed else None
         if error_type is not None:
             error_type = error_type_label(self._labels, error_type, outcome)
-        said = operation, None, made, error_type, self._code(outcome)
-        ended = _Ended(request, *said, stream.answer, stream, outcome.caller)
-        self._record_end(ended, None, context)
-
-    def _record_end(self, ended: _Ended, duration_s: float | None, context: Context | None) -> None:
-        answer, stream = ended.answer, ended.stream
+        said, answer = (made, error_type, self._code(outcome)), stream.answer
         answered_by = None if answer is None else answer.model
-        if answered_by is not None and answered_by != ended.model:
+        end = self._end_labels(request, operation, None, said, answered_by)
+        self._record_first_chunk(end, stream, context)
+        if answer is not None:
+            self._record_tokens(end, answer, outcome.caller, context)
+
+    def _end_labels(
+        self,
+        request: ApiRequest,
+        operation: str,
+        model: str | None,
+        said: tuple[str, str | None, str | None],
+        answered_by: str | None,
+    ) -> _EndLabels:
+        """Return the labels of an end.
+
+        Args:
+            request: The request that was sent.
+            operation: The ``gen_ai.operation.name``.
+            model: The label of the model that was asked for, or None.
+            said: The outcome, and the labels of the type of error and of the code.
+            answered_by: The model that answered, or None.
+        """
+        if answered_by is not None and answered_by != model:
             answered_by = self._labels.model.bounded(answered_by)
-        server = ended.request.address, ended.request.port, None
-        shared = gen_ai.PROVIDER, ended.operation, ended.outcome
-        models = _models(ended.model, answered_by)
-        said = (*shared, ended.error_type, ended.code)
-        # Both instruments have the same sets.
-        labels = self._duration_sets.labels(server, said, (), (), models)
-        elsewhere = ended.recorded_elsewhere
-        if duration_s is not None and metric_names.OPERATION_DURATION.name not in elsewhere:
-            self._duration.record(duration_s, labels, context)
-        first_s = None if stream is None else stream.first_chunk_s
-        if first_s is not None and metric_names.FIRST_CHUNK.name not in elsewhere:
-            self._first_chunk.record(first_s, labels, context)
-        if answer is None or metric_names.TOKEN_USAGE.name in elsewhere:
-            return
-        groups: tuple[Entries, Entries] = (), ()
-        if ended.caller.baggage or ended.caller.key_fingerprint is not None:
-            groups = self._callers.baggage(ended.caller), self._callers.key(ended.caller)
+        server = request.address, request.port, None
+        outcome, *error = said
+        shared = gen_ai.PROVIDER, operation, outcome
+        models = _models(model, answered_by)
+        # Durations and first chunks have the same sets.
+        labels = self._duration_sets.labels(server, (*shared, *error), (), (), models)
+        return _EndLabels(labels, server, shared, models, {})
+
+    def _record_first_chunk(
+        self, end: _EndLabels, stream: StreamOutcome, context: Context | None
+    ) -> None:
+        if stream.first_chunk_s is not None:
+            self._first_chunk.record(stream.first_chunk_s, end.labels, context)
+
+    def _record_tokens(
+        self, end: _EndLabels, answer: Answer, caller: Identity, context: Context | None
+    ) -> None:
+        known = {} if caller.baggage or caller.key_fingerprint is not None else end.tokens
         for kind, attribute in _TOKENS:
             tokens = answer.attributes.get(attribute)
             if isinstance(tokens, int):
-                counted = self._tokens_sets.labels(server, (*shared, kind), *groups, models)
-                self._tokens.record(tokens, counted, context)
+                labels = known.get(kind)
+                if labels is None:
+                    groups = self._callers.baggage(caller), self._callers.key(caller), end.models
+                    said = (*end.said, kind)
+                    labels = known[kind] = self._tokens_sets.labels(end.server, said, *groups)
+                self._tokens.record(tokens, labels, context)
 
     def _code(self, outcome: AttemptOutcome | CallOutcome) -> str | None:
         return None if outcome.code is None else self._labels.code.bounded(outcome.code)

@@ -140,8 +140,8 @@ class HttpxAdapter(ClientAdapter):
             return None
         reader, app_span, own = HttpxRequestReader(raw), None, None
         current = trace.get_current_span()
-        if foreign_span.scope_of(current) == SCOPE:
-            app_span = _find_app_span(raw, route)
+        if current.is_recording():
+            app_span = _find_app_span(raw, route, current)
         if app_span is None and not self._app_makes_spans(raw, transport, method, current):
             own = self._spans.start(route, reader, current)
         told = self._is_transient, app_span, own
@@ -214,7 +214,9 @@ class HttpxAdapter(ClientAdapter):
 
 
 @fail_safe
-def _find_app_span(raw: Any, route: Route) -> Span | None:
+def _find_app_span(raw: Any, route: Route, current: Span) -> Span | None:
+    if foreign_span.scope_of(current) != SCOPE:  # as that of a call
+        return None
     host = raw.url.raw_host.decode("ascii")
     return foreign_span.find_app_span(SCOPE, raw.method, host, route.url)
 
