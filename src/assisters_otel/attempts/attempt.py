@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext
     from opentelemetry.util.types import AttributeValue
 
+    from assisters_otel.api.answer import Answer
     from assisters_otel.api.request import ApiRequest, RequestReader
     from assisters_otel.attempts.call import Call
     from assisters_otel.attempts.retry_chain import RetryChain
     from assisters_otel.outcomes import AttemptOutcome, Resend
 
-_SECRET_HEADERS: Final = ("authorization", "x-api-key", "api-key")
 _MAX_CREDENTIALS: Final = 256
 """The Authorization headers whose fingerprints are remembered. A token that changes by the hour
 leaves an entry each hour, so all are forgotten at this number."""
@@ -194,15 +194,16 @@ class Attempt:
     def secrets(self) -> tuple[str, ...]:
         """Return the keys in the request's own headers, which no telemetry may contain."""
         if self._secrets is None:
-            values = map(self.reader.header, _SECRET_HEADERS)
-            self._secrets = tuple(value.split()[-1] for value in values if value and value.strip())
+            words = map(str.split, self.reader.credentials())
+            self._secrets = tuple(each[-1] for each in words if each)
         return self._secrets
 
     @fail_safe
     def hide_secrets(self, told: error_body.Envelope | None) -> error_body.Envelope | None:
         """Return an envelope without these keys, and remove them from the request id.
 
-        An API may quote the request in its answer.
+        An API may quote the request in its answer, also in a success: any opaque token has the form
+        of an id.
 
         Args:
             told: The envelope of the answer, or None.
@@ -210,9 +211,15 @@ class Attempt:
         secrets = self.secrets()
         quoted = self.headers.get(REQUEST_ID)
         if quoted is not None:
-            shown = redaction.without(quoted.decode("latin-1"), secrets)
-            self.headers[REQUEST_ID] = shown.encode("latin-1", "replace")
+            text = quoted.decode("latin-1")
+            if (shown := redaction.without(text, secrets)) != text:
+                self.headers[REQUEST_ID] = shown.encode("latin-1", "replace")
         return None if told is None else error_body.without_keys(told, secrets)
+
+    @fail_safe
+    def without_secrets(self, told: Answer | None) -> Answer | None:
+        """Return the record of an answer without these keys, or None for None."""
+        return None if told is None else told.without_keys(self.secrets())
 
     def _parent(self) -> SpanContext | None:
         """Return the context of the span under which the attempt or its call was made, or None."""

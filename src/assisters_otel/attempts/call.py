@@ -270,6 +270,9 @@ class Call:
         if outcome == names.OK and self.chain.retries:
             outcome = names.RECOVERED
         ended_s = time.perf_counter() if at is None else at.steady_s
+        answer = self._answer or self._read_answer(self._result and self._result())
+        if self.body is not None:
+            answer = self.body.attempt.without_secrets(answer)
         record = CallOutcome(
             *self.asked[:3],
             outcome=outcome,
@@ -279,7 +282,7 @@ class Call:
             last=self.last,
             exception=exception,
             caller=Identity(None, self.asked.baggage) if self.last is None else self.last.caller,
-            answer=self._answer or self._read_answer(self._result and self._result()),
+            answer=answer,
         )
         self._watcher.ended(self, record, None if at is None else at.unix_ns)
         body, self.body, self.context = self.body, None, self._outside

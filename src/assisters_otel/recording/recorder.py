@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from assisters_otel.config import Config
 
 _SUCCESS: Final = 200
-_ID: Final = b"req_"
 
 
 class Recorder:
@@ -202,7 +201,7 @@ class Recorder:
                 it; None if it was not read.
         """
         envelope = _envelope(body, attempt.headers) if body else None
-        if envelope is not None or attempt.status >= FIRST_ERROR or _has_odd_id(attempt):
+        if envelope is not None or response_headers.REQUEST_ID in attempt.headers:
             envelope = attempt.hide_secrets(envelope)
         outcome = AttemptOutcome.of(
             attempt.request,
@@ -282,11 +281,6 @@ class Recorder:
 @fail_safe
 def _run(step: Callable[[], object]) -> None:
     step()
-
-
-def _has_odd_id(attempt: Attempt) -> bool:
-    """Return True if the request id does not have the form of the API's ids."""
-    return not attempt.headers.get(response_headers.REQUEST_ID, _ID).startswith(_ID)
 
 
 @fail_safe
