@@ -271,8 +271,8 @@ class Call:
             outcome = names.RECOVERED
         ended_s = time.perf_counter() if at is None else at.steady_s
         answer = self._answer or self._read_answer(self._result and self._result())
-        if self.body is not None:
-            answer = self.body.attempt.without_secrets(answer)
+        if self.body is not None:  # its client may not keep what the app has read in parts
+            answer = self.body.attempt.without_secrets(answer or self.body.read_answer())
         record = CallOutcome(
             *self.asked[:3],
             outcome=outcome,

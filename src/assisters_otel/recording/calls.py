@@ -161,8 +161,10 @@ class CallRecorder:
 
     def awaits_parse(self, call: Call, answer: object) -> bool:
         """Return True if a call waits until the app has parsed the answer that it has returned."""
-        # A GenAI instrumentation ends its span when the SDK returns. So its call cannot wait.
-        if not self.unparsed.remember(call, answer) or not call.is_ours:
+        # A GenAI instrumentation ends its span when the SDK returns. So its call waits only if the
+        # body is open, which ends the call later than that in any case.
+        may_wait = call.is_ours or (call.body is not None and not call.body.is_over)
+        if not self.unparsed.remember(call, answer) or not may_wait:
             return False
         self.unparsed.wait(call, answer, self._deferred.put)
         self.waits(call)
