@@ -119,7 +119,7 @@ class OpenAIAdapter:
             try:
                 result = wrapped(answer, *args, **kwargs)
             except Exception as error:
-                self._settle(answer, error)
+                call = self._settle(answer, error)  # noqa: F841 - `find_in_traceback` reads it
                 raise
             if self._recorder.calls.unparsed.is_used:
                 self._settle(answer)
@@ -134,7 +134,7 @@ class OpenAIAdapter:
             try:
                 result = await wrapped(answer, *args, **kwargs)
             except Exception as error:
-                self._settle(answer, error)
+                call = self._settle(answer, error)  # noqa: F841 - `find_in_traceback` reads it
                 raise
             if self._recorder.calls.unparsed.is_used:
                 self._settle(answer)
@@ -165,8 +165,8 @@ class OpenAIAdapter:
         return close
 
     @fail_safe
-    def _settle(self, answer: Any, error: Exception | None = None) -> None:
-        self._recorder.calls.unparsed.settle(answer, error)
+    def _settle(self, answer: Any, error: Exception | None = None) -> Call | None:
+        return self._recorder.calls.unparsed.settle(answer, error)
 
     def _wrap_build(self, original: Callable[..., Any]) -> Callable[..., Any]:
         wrapped = as_function(original)

@@ -27,6 +27,7 @@ from assisters_otel.api.headers import header_text, retry_after_s
 from assisters_otel.api.patterns import pattern
 from assisters_otel.outcomes import FIRST_ERROR
 from assisters_otel.sinks.known_attempts import find_attempt
+from assisters_otel.sinks.tracebacks import find_in_traceback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,6 +57,14 @@ _CALLER_ERRORS: Final = frozenset({"UnsupportedProtocol", "LocalProtocolError"})
 # from it, which has no response.
 _STATUS_IN_TEXT: Final = pattern(r"too many (\d{3}) error responses")
 
+_CLIENTS: Final = frozenset(
+    {
+        *("aiohttp", "assisters", "h11", "h2", "httpcore", "httpcore2", "httpx", "httpx2"),
+        *("openai", "requests", "urllib3"),
+    }
+)
+"""The packages of the clients, and of what they raise exceptions of."""
+
 _MAX_CAUSES: Final = 5
 """The number of exceptions in a chain that are read. The longest chain, of a connection that is
 refused to an async client of `openai`, has five."""
@@ -75,6 +84,7 @@ class Evidence(NamedTuple):
         is_stream: True if an event stream failed after its status.
         cause: Why there is no answer, where the exception's name does not say it.
         key_fingerprint: The fingerprint of the key that was sent, or None.
+        is_foreign: True if the exception is no client's, and no attempt is known for it.
     """
 
     status: int | None = None
@@ -87,6 +97,7 @@ class Evidence(NamedTuple):
     is_stream: bool = False
     cause: causes.Cause | None = None
     key_fingerprint: str | None = None
+    is_foreign: bool = False
 
     @property
     def has_failed(self) -> bool:
@@ -109,6 +120,8 @@ def find_evidence(thing: object) -> Evidence | None:
     if isinstance(thing, str) and thing.strip():
         return _of_code(thing)
     known = next(filter(None, map(find_attempt, _causes_and_responses(thing))), None)
+    if known is None:
+        known = next(filter(None, map(find_in_traceback, _causes_and_responses(thing))), None)
     if known is not None:
         evidence = _of_attempt(known)
         if isinstance(thing, BaseException) and not known.outcome.failed:
@@ -188,6 +201,7 @@ def _of_exception(error: BaseException) -> Evidence:
             exception=type(error).__qualname__,
             is_transient=is_transient and (cause is None or cause.is_transient),
             cause=cause,
+            is_foreign=not (has_fields or is_transient or cause or _is_of_client(error)),
         )
     request_id = evidence.request_id or _text(error, "request_id")
     return evidence._replace(request_id=request_id, trace_id=_current_trace_id())
@@ -252,6 +266,16 @@ def _is_network_error(error: BaseException) -> bool:
             classes.discard("OSError")
         found |= classes
     return found.isdisjoint(_CALLER_ERRORS) and not found.isdisjoint(_NETWORK_ERRORS)
+
+
+def _is_of_client(error: BaseException) -> bool:
+    """Return True if the exception or one of its causes is of a client's package."""
+    return any(
+        kind.__module__.partition(".")[0] in _CLIENTS
+        for cause in _causes_and_responses(error)
+        if isinstance(cause, BaseException)
+        for kind in type(cause).__mro__
+    )
 
 
 def _current_trace_id() -> str | None:
