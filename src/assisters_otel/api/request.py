@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-CREDENTIALS: Final = ("authorization", "x-api-key", "api-key")
+AUTHORIZATION: Final = "authorization"
+CREDENTIALS: Final = (AUTHORIZATION, "x-api-key", "api-key")
 """The headers that may hold a key of the API's or of a gateway's, in lower case."""
 
 
@@ -49,8 +50,8 @@ class RequestReader(Protocol):
     def header(self, name: str) -> str | None:
         """Return the value of a header, or None. *name* is in lower case."""
 
-    def credentials(self) -> list[str]:
-        """Return the values of the headers of `CREDENTIALS` that the request has."""
+    def credentials(self) -> dict[str, str]:
+        """Return the headers of `CREDENTIALS` that the request has, by their names."""
 
     def headers(self) -> Iterable[tuple[str, str]]:
         """Return all headers, in their order."""

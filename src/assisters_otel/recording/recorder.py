@@ -164,7 +164,7 @@ class Recorder:
             call = None
         place = parent_span if call is None else call.parent_span
         attempt = Attempt(request, reader, span, place, call, is_own=is_own)
-        attempt.caller = read_caller(reader, call, self._callers)
+        attempt.caller = read_caller(attempt, self._callers)
         resend = self.sinks.resends.started(attempt)
         self._spans.started(attempt)
         if resend is not None and resend.is_retry:
@@ -201,7 +201,8 @@ class Recorder:
                 it; None if it was not read.
         """
         envelope = _envelope(body, attempt.headers) if body else None
-        if envelope is not None or response_headers.REQUEST_ID in attempt.headers:
+        # Not by the id's form, which any opaque token has (test_a_request_id_that_quotes_…).
+        if envelope is not None or attempt.is_quoted():
             envelope = attempt.hide_secrets(envelope)
         outcome = AttemptOutcome.of(
             attempt.request,

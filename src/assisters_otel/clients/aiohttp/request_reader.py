@@ -30,9 +30,10 @@ class AiohttpRequestReader:
         value: str | None = self._headers.get(name)
         return value
 
-    def credentials(self) -> list[str]:
-        """Return the values of the headers of `CREDENTIALS` that the request has."""
-        return [value for name in CREDENTIALS if (value := self.header(name)) is not None]
+    def credentials(self) -> dict[str, str]:
+        """Return the headers of `CREDENTIALS` that the request has, by their names."""
+        found = ((name, self.header(name)) for name in CREDENTIALS)
+        return {name: value for name, value in found if value is not None}
 
     def headers(self) -> list[tuple[str, str]]:
         """Return all headers, in their order."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
 _OWN_LENGTH: Final = 3
-_CREDENTIALS: Final = frozenset(name.encode() for name in CREDENTIALS)
+_CREDENTIALS: Final = {name.encode(): name for name in CREDENTIALS}
 
 
 def lower_headers(headers: Any) -> Sequence[tuple[bytes, bytes, bytes]]:
@@ -63,10 +63,13 @@ class HttpxRequestReader:
                 return value.decode("latin-1")
         return None
 
-    def credentials(self) -> list[str]:
-        """Return the values of the headers of `CREDENTIALS` that the request has."""
-        headers = lower_headers(self._raw.headers)
-        return [value.decode("latin-1") for _, lower, value in headers if lower in _CREDENTIALS]
+    def credentials(self) -> dict[str, str]:
+        """Return the headers of `CREDENTIALS` that the request has, by their names."""
+        return {
+            _CREDENTIALS[lower]: value.decode("latin-1")
+            for _, lower, value in lower_headers(self._raw.headers)
+            if lower in _CREDENTIALS
+        }
 
     def headers(self) -> list[tuple[str, str]]:
         """Return all headers, in their order."""

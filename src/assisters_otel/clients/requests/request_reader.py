@@ -26,9 +26,10 @@ class RequestsRequestReader:
         value = self._raw.headers.get(name)
         return None if value is None else _text(value)
 
-    def credentials(self) -> list[str]:
-        """Return the values of the headers of `CREDENTIALS` that the request has."""
-        return [value for name in CREDENTIALS if (value := self.header(name)) is not None]
+    def credentials(self) -> dict[str, str]:
+        """Return the headers of `CREDENTIALS` that the request has, by their names."""
+        found = ((name, self.header(name)) for name in CREDENTIALS)
+        return {name: value for name, value in found if value is not None}
 
     def headers(self) -> list[tuple[str, str]]:
         """Return all headers, in their order."""
