@@ -14,7 +14,7 @@ alone. Other processes still disturb them. Two things show how much:
 * A timer shows how late the machine wakes a thread.
 
 The pauses have jitter if they vary more than both together. They have none if they hardly vary:
-what disturbs them would have to cancel the jitter of each of them. In between nobody can tell.
+what disturbs them would have to cancel the jitter of each of them. In between they are not judged.
 """
 
 from __future__ import annotations
