@@ -6,6 +6,7 @@ import asyncio
 import gc
 import traceback
 import weakref
+from unittest import mock
 
 import aiohttp
 import assisters
@@ -21,6 +22,7 @@ from urllib3.util.retry import Retry
 
 import assisters_otel
 from assisters_otel import catalog, explain
+from assisters_otel.api.request import CREDENTIALS
 from assisters_otel.attempts.call import Call
 from assisters_otel.explanation.explain import SIDES
 from assisters_otel.sinks.known_attempts import _attempts_by_object_id, find_attempt
@@ -533,6 +535,74 @@ def test_an_exception_of_python_s_own_in_a_send_has_its_attempt(api, memory, any
 
     assert told.trace_id == f"{memory.attempt().context.trace_id:032x}"
     assert "key " in told.ticket
+
+
+@pytest.mark.parametrize("header", CREDENTIALS)
+@pytest.mark.parametrize("module", [httpx, httpx2, requests])
+def test_a_key_that_an_answer_quotes_is_not_explained(module, header):
+    key = "q7zk41vttxwm93bd"
+    with FakeApi() as other:
+        for status in (200, 429):
+            error = {"code": key, "type": f"{key}_error", "param": f"x-{key}"}
+            other.answers(status=status, json={"error": error}, request_id=f"req_{key}")
+            response = module.post(other.url + "/embeddings", headers={header: f"Key {key}"})
+
+            told = explain(response)
+
+            assert key not in str(told)
+            assert told.request_id == "req_REDACTED"
+            assert (told.code, told.param) == ("REDACTED", "x-REDACTED")
+
+
+def of_openai_with(key, other):
+    with openai.OpenAI(base_url=other.url, api_key=key, max_retries=0) as client:
+        client.chat.completions.create(**CHAT)
+
+
+def of_httpx_with(key, other):
+    headers = {"Authorization": f"Bearer {key}"}
+    httpx.post(f"{other.url}/chat/completions", headers=headers).raise_for_status()
+
+
+def of_requests_with(key, other):
+    headers = {"Authorization": f"Bearer {key}"}
+    requests.post(f"{other.url}/chat/completions", headers=headers, timeout=5).raise_for_status()
+
+
+def of_aiohttp_with(key, other):
+    async def whole():
+        headers = {"Authorization": f"Bearer {key}"}
+        async with (
+            aiohttp.ClientSession(headers=headers, raise_for_status=True) as session,
+            session.post(f"{other.url}/chat/completions"),
+        ):
+            pass
+
+    asyncio.run(whole())
+
+
+# An exception of `assisters` has neither request nor response: only a watched one is known.
+@pytest.mark.parametrize("ask", [of_openai_with, of_httpx_with, of_requests_with, of_aiohttp_with])
+def test_a_key_that_an_answer_quotes_is_not_explained_of_an_exception_either(ask):
+    key = "q7zk41vttxwm93bd"
+    error = {"code": key, "type": f"{key}_error", "param": f"x-{key}"}
+    with FakeApi() as other:
+        other.answers(status=429, json={"error": error}, request_id=f"req_{key}")
+        with pytest.raises(
+            (*OTHERS, openai.OpenAIError, assisters.AssistersAPIError, aiohttp.ClientError)
+        ) as caught:
+            ask(key, other)
+
+    assert key not in str(explain(caught.value))
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_a_mock_of_a_response_is_explained():
+    response = mock.MagicMock(status_code=429, headers={"x-request-id": "req_1"})
+
+    told = explain(response)
+
+    assert (told.status, told.request_id) == (429, "req_1")
 
 
 def test_a_record_of_the_catalog_is_its_code():

@@ -25,6 +25,7 @@ from assisters_otel.api import headers as response_headers
 from assisters_otel.api.error_body import Envelope
 from assisters_otel.api.headers import header_text, retry_after_s
 from assisters_otel.api.patterns import pattern
+from assisters_otel.api.request import CREDENTIALS
 from assisters_otel.outcomes import FIRST_ERROR
 from assisters_otel.sinks.known_attempts import find_attempt
 from assisters_otel.sinks.tracebacks import find_in_traceback
@@ -190,7 +191,9 @@ def _of_exception(error: BaseException) -> Evidence:
     else:
         evidence = _of_response(response, status)
     # The SDKs put the envelope's fields on the exception.
+    secrets = _secrets(response)
     fields = Envelope(*(_text(error, name) for name in ("type", "code", "param")))
+    fields = error_body.without_keys(fields, secrets)
     has_fields = any(fields[:3])
     if has_fields and not any(evidence.envelope[:3]):
         evidence = evidence._replace(envelope=fields)
@@ -203,8 +206,8 @@ def _of_exception(error: BaseException) -> Evidence:
             cause=cause,
             is_foreign=not (has_fields or is_transient or cause or _is_of_client(error)),
         )
-    request_id = evidence.request_id or _text(error, "request_id")
-    return evidence._replace(request_id=request_id, trace_id=_current_trace_id())
+    request_id = evidence.request_id or redaction.without(_text(error, "request_id") or "", secrets)
+    return evidence._replace(request_id=request_id or None, trace_id=_current_trace_id())
 
 
 def _status_retry_gave_up_on(error: BaseException) -> int | None:
@@ -221,19 +224,30 @@ def _status_retry_gave_up_on(error: BaseException) -> int | None:
 def _of_response(response: object, status: int) -> Evidence:
     body = getattr(response, "_content", None)  # of httpx and requests: what the app has read
     envelope = error_body.parse_error_body(body) if isinstance(body, bytes) else None
+    secrets = _secrets(response)
+    request_id = redaction.without(header_text(_header(response, "x-request-id")) or "", secrets)
     return Evidence(
         status,
-        envelope or Envelope(),
-        header_text(_header(response, "x-request-id")),
+        error_body.without_keys(envelope or Envelope(), secrets),
+        request_id or None,
         retry_after_s(_header(response, "retry-after"), time.time()),
         trace_id=_current_trace_id(),
     )
 
 
-def _header(response: object, name: str) -> bytes | None:
-    get = getattr(getattr(response, "headers", None), "get", None)
+def _header(message: object, name: str) -> bytes | None:
+    get = getattr(getattr(message, "headers", None), "get", None)
     value = get(name) if callable(get) else None
+    if isinstance(value, bytes):
+        return value
     return value.encode("latin-1", "replace") if isinstance(value, str) else None
+
+
+def _secrets(response: object) -> list[str]:
+    """Return the keys in the headers of a response's request, which its answer may quote."""
+    request = _get(response, "request") or _get(response, "request_info")  # aiohttp's
+    values = (_header(request, name) or b"" for name in CREDENTIALS)
+    return [words[-1].decode("latin-1") for value in values if (words := value.rsplit(None, 1))]
 
 
 def _status(thing: object) -> int | None:

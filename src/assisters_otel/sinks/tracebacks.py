@@ -38,7 +38,7 @@ def find_in_traceback(thing: object) -> KnownAttempt | None:
     Args:
         thing: An exception. There is none for anything else.
     """
-    found, step = None, getattr(thing, "__traceback__", None)
+    found, step = None, thing.__traceback__ if isinstance(thing, BaseException) else None
     for _ in range(_MAX_FRAMES):
         if step is None:
             break
