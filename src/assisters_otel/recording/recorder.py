@@ -202,7 +202,7 @@ class Recorder:
         """
         envelope = _envelope(body, attempt.headers) if body else None
         # Not by the id's form, which any opaque token has (test_a_request_id_that_quotes_…).
-        if envelope is not None or attempt.is_quoted():
+        if envelope is not None or attempt.may_be_quoted():
             envelope = attempt.hide_secrets(envelope)
         outcome = AttemptOutcome.of(
             attempt.request,
