@@ -83,6 +83,7 @@ class Call:
         "_is_returned",
         "_is_unparsed",
         "_once",
+        "_outer",
         "_outside",
         "_result",
         "_tokens",
@@ -113,19 +114,9 @@ class Call:
         *,
         is_ours: bool,
     ) -> None:
-        """Start the call.
-
-        Args:
-            asked: The arguments of the call.
-            span: The span of the call.
-            parent_span: The span under which the call was made; not valid without one.
-            watcher: The receiver of its reports.
-            is_ours: True if the span is the library's, which is made current and ended.
-        """
-        self.asked = asked
-        self.span = span
-        self.is_ours = is_ours
-        self.is_inference = is_ours
+        """Start the call. *watcher* receives its reports; the others are its attributes."""
+        self.asked, self.span = asked, span
+        self.is_ours = self.is_inference = is_ours
         self.recorded_elsewhere: frozenset[str] = frozenset()
         self.expected: ExpectedAnswer = RESULT
         self.parent_span = parent_span
@@ -142,7 +133,9 @@ class Call:
         self._result: Callable[[], object] | None = None
         self._tokens: tuple[Token[Context], Token[Call | None]] | None = None
         self._once = iter((True,))  # two threads may close one body
-        self._outside = trace.set_span_in_context(span) if is_ours else context.get_current()
+        outer = context.get_current()
+        self._outer = outer, _scope.get()
+        self._outside = trace.set_span_in_context(span, outer) if is_ours else outer
         self.context: Context = context.set_value(_KEY, self, self._outside)
         self.started_s = time.perf_counter()
 
@@ -163,6 +156,16 @@ class Call:
         if isinstance(error, GeneratorExit) and context.get_value(_KEY) is not self:
             return  # the garbage collector closes the coroutine, after its task and its context
         context.detach(tokens[0])
+
+    @fail_safe
+    def leave(self) -> None:
+        """Leave nothing behind where an exception has interrupted `attach`, `detach` or `end`."""
+        if _scope.get() is self or context.get_value(_KEY) is self:
+            _scope.set(self._outer[1])
+            context.attach(self._outer[0])
+        self.end(names.CANCELLED_CALL)
+        if self.is_ours and self.span.is_recording() and not self._watcher.is_collecting():
+            self.span.end()
 
     @fail_safe
     def includes(self, request: ApiRequest, message: RequestReader) -> bool:

@@ -96,18 +96,22 @@ class OpenAIAdapter:
             call = self._begin(client, args, kwargs)
             if call is None:
                 return await wrapped(client, *args, **kwargs)
-            call.attach()
             raised = None
             try:
-                result = await wrapped(client, *args, **kwargs)
-                call.returned(result, _judge)
-            except BaseException as error:
-                raised = error
-                call.raised(error)
+                call.attach()
+                try:
+                    result = await wrapped(client, *args, **kwargs)
+                    call.returned(result, _judge)
+                except BaseException as error:
+                    raised = error
+                    call.raised(error)
+                    raise
+                finally:
+                    call.detach(raised)
+                    del raised  # its traceback refers to this frame
+            except BaseException:
+                call.leave()
                 raise
-            finally:
-                call.detach(raised)
-                del raised  # its traceback refers to this frame
             return result
 
         return request

@@ -143,18 +143,26 @@ def _causes_and_responses(thing: object) -> Iterator[object]:
         yield _get(thing, "response")
         if isinstance(thing, BaseException):  # a response's request may have been sent again
             yield _get(thing, "request")
-        cause = getattr(thing, "__cause__", None) or getattr(thing, "__context__", None)
+        cause = _get(thing, "__cause__") or _get(thing, "__context__")
         if cause is None:
             return
         thing = cause
 
 
 def _get(thing: object, name: str) -> object:
-    # httpx raises RuntimeError for a request or response that was not set.
-    with suppress(AttributeError, RuntimeError):
+    # httpx raises RuntimeError for a request or response that was not set. A property of the app's
+    # own exceptions may raise anything, where the app asks of each of its exceptions.
+    with suppress(Exception):
         value: object = getattr(thing, name)
         return value
     return None
+
+
+def _told(error: object) -> str:
+    """Return the text of an exception, or an empty one if that raises."""
+    with suppress(Exception):
+        return str(error)
+    return ""
 
 
 def _of_code(code: str) -> Evidence:
@@ -213,7 +221,7 @@ def _of_exception(error: BaseException) -> Evidence:
 def _status_retry_gave_up_on(error: BaseException) -> int | None:
     """Return the status of the last answer that urllib3's `Retry` hides, or None."""
     texts = (
-        str(cause)
+        _told(cause)
         for cause in _causes_and_responses(error)
         if type(cause).__name__ == "ResponseError"
     )
@@ -222,7 +230,7 @@ def _status_retry_gave_up_on(error: BaseException) -> int | None:
 
 
 def _of_response(response: object, status: int) -> Evidence:
-    body = getattr(response, "_content", None)  # of httpx and requests: what the app has read
+    body = _get(response, "_content")  # of httpx and requests: what the app has read
     envelope = error_body.parse_error_body(body) if isinstance(body, bytes) else None
     secrets = _secrets(response)
     request_id = redaction.without(header_text(_header(response, "x-request-id")) or "", secrets)
@@ -236,11 +244,13 @@ def _of_response(response: object, status: int) -> Evidence:
 
 
 def _header(message: object, name: str) -> bytes | None:
-    get = getattr(getattr(message, "headers", None), "get", None)
-    value = get(name) if callable(get) else None
-    if isinstance(value, bytes):
-        return value
-    return value.encode("latin-1", "replace") if isinstance(value, str) else None
+    get = _get(_get(message, "headers"), "get")
+    with suppress(Exception):  # of the app's own
+        value = get(name) if callable(get) else None
+        if isinstance(value, bytes):
+            return value
+        return value.encode("latin-1", "replace") if isinstance(value, str) else None
+    return None
 
 
 def _secrets(response: object) -> list[str]:
@@ -252,7 +262,7 @@ def _secrets(response: object) -> list[str]:
 
 def _status(thing: object) -> int | None:
     for name in ("status_code", "status"):
-        status = getattr(thing, name, None)
+        status = _get(thing, name)
         if isinstance(status, int) and status > 0:  # assisters has 0 where there was no answer
             return status
     return None
@@ -271,7 +281,8 @@ def _text(error: BaseException, name: str) -> str | None:
 
 def _is_network_error(error: BaseException) -> bool:
     """Return True if the network is to blame for the exception or one of its causes."""
-    if getattr(error, "type", None) == _NO_ANSWER:
+    kind = _get(error, "type")
+    if isinstance(kind, str) and kind == _NO_ANSWER:
         return True
     found: set[str] = set()
     for cause in _causes_and_responses(error):
