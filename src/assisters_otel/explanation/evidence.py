@@ -14,7 +14,6 @@ name, so that no client is imported.
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry import trace
@@ -26,13 +25,17 @@ from assisters_otel.api.error_body import Envelope
 from assisters_otel.api.headers import header_text, retry_after_s
 from assisters_otel.api.patterns import pattern
 from assisters_otel.api.request import CREDENTIALS
+from assisters_otel.explanation.app_objects import (
+    attribute,
+    causes_and_responses,
+    header,
+    text_of,
+)
 from assisters_otel.outcomes import FIRST_ERROR
 from assisters_otel.sinks.known_attempts import find_attempt
 from assisters_otel.sinks.tracebacks import find_in_traceback
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from assisters_otel.sinks.known_attempts import KnownAttempt
 
 _NO_TYPE: Final = "api_error"
@@ -65,10 +68,6 @@ _CLIENTS: Final = frozenset(
     }
 )
 """The packages of the clients, and of what they raise exceptions of."""
-
-_MAX_CAUSES: Final = 5
-"""The number of exceptions in a chain that are read. The longest chain, of a connection that is
-refused to an async client of `openai`, has five."""
 
 
 class Evidence(NamedTuple):
@@ -120,9 +119,9 @@ def find_evidence(thing: object) -> Evidence | None:
         thing = thing.code
     if isinstance(thing, str) and thing.strip():
         return _of_code(thing)
-    known = next(filter(None, map(find_attempt, _causes_and_responses(thing))), None)
+    known = next(filter(None, map(find_attempt, causes_and_responses(thing))), None)
     if known is None:
-        known = next(filter(None, map(find_in_traceback, _causes_and_responses(thing))), None)
+        known = next(filter(None, map(find_in_traceback, causes_and_responses(thing))), None)
     if known is not None:
         evidence = _of_attempt(known)
         if isinstance(thing, BaseException) and not known.outcome.failed:
@@ -134,35 +133,6 @@ def find_evidence(thing: object) -> Evidence | None:
         return _of_exception(thing)
     status = _status(thing)
     return None if status is None else _of_response(thing, status)
-
-
-def _causes_and_responses(thing: object) -> Iterator[object]:
-    """Yield *thing*, its response and request, and the same of each of its causes."""
-    for _ in range(_MAX_CAUSES):
-        yield thing
-        yield _get(thing, "response")
-        if isinstance(thing, BaseException):  # a response's request may have been sent again
-            yield _get(thing, "request")
-        cause = _get(thing, "__cause__") or _get(thing, "__context__")
-        if cause is None:
-            return
-        thing = cause
-
-
-def _get(thing: object, name: str) -> object:
-    # httpx raises RuntimeError for a request or response that was not set. A property of the app's
-    # own exceptions may raise anything, where the app asks of each of its exceptions.
-    with suppress(Exception):
-        value: object = getattr(thing, name)
-        return value
-    return None
-
-
-def _told(error: object) -> str:
-    """Return the text of an exception, or an empty one if that raises."""
-    with suppress(Exception):
-        return str(error)
-    return ""
 
 
 def _of_code(code: str) -> Evidence:
@@ -190,7 +160,7 @@ def _of_attempt(known: KnownAttempt) -> Evidence:
 
 
 def _of_exception(error: BaseException) -> Evidence:
-    response = _get(error, "response")
+    response = attribute(error, "response")
     if response is None:
         response = error  # aiohttp's ClientResponseError has status and headers itself
     status = _status(response)
@@ -221,8 +191,8 @@ def _of_exception(error: BaseException) -> Evidence:
 def _status_retry_gave_up_on(error: BaseException) -> int | None:
     """Return the status of the last answer that urllib3's `Retry` hides, or None."""
     texts = (
-        _told(cause)
-        for cause in _causes_and_responses(error)
+        text_of(cause)
+        for cause in causes_and_responses(error)
         if type(cause).__name__ == "ResponseError"
     )
     found = next(filter(None, map(_STATUS_IN_TEXT.search, texts)), None)
@@ -230,39 +200,29 @@ def _status_retry_gave_up_on(error: BaseException) -> int | None:
 
 
 def _of_response(response: object, status: int) -> Evidence:
-    body = _get(response, "_content")  # of httpx and requests: what the app has read
+    body = attribute(response, "_content")  # of httpx and requests: what the app has read
     envelope = error_body.parse_error_body(body) if isinstance(body, bytes) else None
     secrets = _secrets(response)
-    request_id = redaction.without(header_text(_header(response, "x-request-id")) or "", secrets)
+    request_id = redaction.without(header_text(header(response, "x-request-id")) or "", secrets)
     return Evidence(
         status,
         error_body.without_keys(envelope or Envelope(), secrets),
         request_id or None,
-        retry_after_s(_header(response, "retry-after"), time.time()),
+        retry_after_s(header(response, "retry-after"), time.time()),
         trace_id=_current_trace_id(),
     )
 
 
-def _header(message: object, name: str) -> bytes | None:
-    get = _get(_get(message, "headers"), "get")
-    with suppress(Exception):  # of the app's own
-        value = get(name) if callable(get) else None
-        if isinstance(value, bytes):
-            return value
-        return value.encode("latin-1", "replace") if isinstance(value, str) else None
-    return None
-
-
 def _secrets(response: object) -> list[str]:
     """Return the keys in the headers of a response's request, which its answer may quote."""
-    request = _get(response, "request") or _get(response, "request_info")  # aiohttp's
-    values = (_header(request, name) or b"" for name in CREDENTIALS)
+    request = attribute(response, "request") or attribute(response, "request_info")  # aiohttp's
+    values = (header(request, name) or b"" for name in CREDENTIALS)
     return [words[-1].decode("latin-1") for value in values if (words := value.rsplit(None, 1))]
 
 
 def _status(thing: object) -> int | None:
     for name in ("status_code", "status"):
-        status = _get(thing, name)
+        status = attribute(thing, name)
         if isinstance(status, int) and status > 0:  # assisters has 0 where there was no answer
             return status
     return None
@@ -281,11 +241,11 @@ def _text(error: BaseException, name: str) -> str | None:
 
 def _is_network_error(error: BaseException) -> bool:
     """Return True if the network is to blame for the exception or one of its causes."""
-    kind = _get(error, "type")
+    kind = attribute(error, "type")
     if isinstance(kind, str) and kind == _NO_ANSWER:
         return True
     found: set[str] = set()
-    for cause in _causes_and_responses(error):
+    for cause in causes_and_responses(error):
         classes = {kind.__name__ for kind in type(cause).__mro__}
         if "RequestException" in classes:  # each exception of requests is an OSError
             classes.discard("OSError")
@@ -297,7 +257,7 @@ def _is_of_client(error: BaseException) -> bool:
     """Return True if the exception or one of its causes is of a client's package."""
     return any(
         kind.__module__.partition(".")[0] in _CLIENTS
-        for cause in _causes_and_responses(error)
+        for cause in causes_and_responses(error)
         if isinstance(cause, BaseException)
         for kind in type(cause).__mro__
     )
