@@ -6,6 +6,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.api.headers import with_lower_names
+from assisters_otel.api.request import CREDENTIALS
 from assisters_otel.clients.classes import CLIENTS, is_a
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 _OWN_LENGTH: Final = 3
 _NAME_AND_VALUE: Final = itemgetter(1, 2)
+_CREDENTIALS: Final = {name.encode(): name for name in CREDENTIALS}
 
 
 def lower_headers(headers: Any) -> Sequence[tuple[bytes, bytes, bytes]]:
@@ -72,6 +74,14 @@ class HttpxRequestReader:
             self._by_name = dict(map(_NAME_AND_VALUE, sent))
         found = self._by_name.get(name.encode())
         return None if found is None else found.decode("latin-1")
+
+    def credentials(self) -> dict[str, str]:
+        """Return the headers of `CREDENTIALS` that the request has, by their names."""
+        return {
+            _CREDENTIALS[lower]: value.decode("latin-1")
+            for _, lower, value in lower_headers(self._raw.headers)
+            if lower in _CREDENTIALS
+        }
 
     def headers(self) -> list[tuple[str, str]]:
         """Return all headers, in their order."""
