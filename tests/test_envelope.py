@@ -318,3 +318,15 @@ def test_a_reset_is_seconds_from_now(value, expected):
 )
 def test_an_empty_header_is_none(value, expected):
     assert header_text(value) == expected
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"]
+)
+def test_an_envelope_is_read_in_each_encoding_that_the_clients_read(encoding):
+    body = '{"error": {"code": "rate_limit_exceeded", "message": "é"}}'.encode(encoding)
+
+    found = error_body.parse_sent_body(body, {})
+
+    assert found is not None
+    assert (found.code, found.message) == ("rate_limit_exceeded", "é")

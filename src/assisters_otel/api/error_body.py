@@ -20,8 +20,11 @@ from assisters_otel.api.redaction import clean, without
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# With a byte order mark, or blanks before it.
-_BRACE: Final = pattern(rb"(?:\xef\xbb\xbf)?\s*\{")
+# With a byte order mark, zeros of UTF-16 or UTF-32, or blanks before it.
+_BRACE: Final = pattern(rb"[\xef\xbb\xbf\xfe\xff\0]{0,7}\s*\{")
+_FIRST: Final = 4
+"""The bytes by which UTF-16 and UTF-32 are known. Source: `json.detect_encoding`."""
+
 _JSON: Final = json.JSONDecoder()
 _BEGINNING: Final = pattern(rb'\s*\{\s*"error"\s*:\s*\{')
 # A quotation mark inside a string has a backslash before it, so these match outside strings alone.
@@ -160,8 +163,10 @@ def parse_object(body: bytes) -> dict[str, object]:
     if len(body) > MAX_BYTES:
         return {}
     try:
-        # Not "utf-8-sig": that codec is written in Python and slower.
-        document = _JSON.decode(body.decode("utf-8", "replace").removeprefix("\ufeff"))
+        # Not "utf-8-sig": that codec is written in Python and slower. The clients read UTF-16 and
+        # UTF-32, too (`json.loads`).
+        encoding = json.detect_encoding(body) if b"\0" in body[:_FIRST] else "utf-8"
+        document = _JSON.decode(body.decode(encoding, "replace").removeprefix("\ufeff"))
     except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}

@@ -14,7 +14,7 @@ caller's frames. Also a span that ends before its attempt is reported: it takes 
 from __future__ import annotations
 
 import time
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -264,11 +264,9 @@ class Exchange:
         if self._left_ns is None or span is None:
             report()
             return
-        token = context.attach(trace.set_span_in_context(span))
-        try:
-            report()
-        finally:
-            context.detach(token)
+        within = copy_context()  # an interrupt leaves nothing entered behind
+        within.run(context.attach, trace.set_span_in_context(span))
+        within.run(report)
 
     def _report_answer(self) -> None:
         if self.attempt is not None:
