@@ -21,18 +21,22 @@ from assisters_otel.testing import FakeApi, answers
 from callers import ANYONE, CALLERS
 from leak_check import nothing_planted_leaves, pytest_configure
 from memory import Memory
+from side_by_side import pytest_addoption, pytest_runtestloop
 from sizes import SIZE, WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # The coverage of what the tests' own processes run is measured at full size alone: it would take a
-# sixth of the whole. What stays behind then is a worker's.
-if "PYTEST_XDIST_WORKER" in os.environ and SIZE < WHOLE:
+# sixth of the whole.
+if SIZE < WHOLE:
     for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
         os.environ.pop(name, None)
 
-__all__ = ["nothing_planted_leaves", "pytest_configure"]  # pytest's, for all tests
+# pytest's, for all tests
+__all__ = [
+    "nothing_planted_leaves", "pytest_addoption", "pytest_configure", "pytest_runtestloop",
+]  # fmt: skip
 
 LONG = {
     "backends", "bench", "compat", "fuzz", "load", "neutral", "runtimes", "test_aiohttp",
