@@ -20,6 +20,7 @@ from assisters_otel.fail_safe import own_errors
 from assisters_otel.testing import FakeApi, answers
 from callers import ANYONE, CALLERS
 from leak_check import nothing_planted_leaves, pytest_configure
+from left_behind import nothing_is_left_behind
 from memory import Memory
 from side_by_side import pytest_addoption, pytest_runtestloop
 from sizes import SIZE, WHOLE
@@ -35,7 +36,8 @@ if SIZE < WHOLE:
 
 # pytest's, for all tests
 __all__ = [
-    "nothing_planted_leaves", "pytest_addoption", "pytest_configure", "pytest_runtestloop",
+    "nothing_is_left_behind", "nothing_planted_leaves", "pytest_addoption", "pytest_configure",
+    "pytest_runtestloop",
 ]  # fmt: skip
 
 LONG = {

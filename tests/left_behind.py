@@ -1,0 +1,126 @@
+"""What a process has once, and a test may leave changed to the next ones: held after each module.
+
+Which modules share a process, and in which order, is another on each machine. What one leaves
+fails another one there, now and then. So the module that leaves it fails, wherever it runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from opentelemetry import metrics, propagate, trace
+
+from assisters_otel.attempts.control_flow import units
+from assisters_otel.process import PROCESS
+from assisters_otel.semconv.attributes import SCOPE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+METHODS: Final = (
+    ("aiohttp", "ClientSession._request"),
+    ("aiohttp.client_reqrep", "ClientRequest.send"),
+    ("aiohttp.client_reqrep", "ClientResponse.start"),
+    ("aiohttp.connector", "BaseConnector.connect"),
+    ("assisters", "Assisters._request"),
+    ("assisters", "Assisters._stream"),
+    ("httpx", "AsyncHTTPTransport.handle_async_request"),
+    ("httpx", "HTTPTransport.handle_request"),
+    ("httpx2", "AsyncHTTPTransport.handle_async_request"),
+    ("httpx2", "HTTPTransport.handle_request"),
+    ("openai", "AsyncOpenAI.request"),
+    ("openai", "OpenAI.request"),
+    ("openai._base_client", "AsyncAPIClient.request"),
+    ("openai._base_client", "SyncAPIClient.request"),
+    ("requests", "Session.send"),
+    ("requests.adapters", "HTTPAdapter.send"),
+    ("urllib3.connectionpool", "HTTPConnectionPool.urlopen"),
+    ("urllib3.util.retry", "Retry.increment"),
+)
+"""What the library wraps, and the instrumentations of others."""
+
+_OF_PYTEST: Final = "PYTEST_CURRENT_TEST"
+
+
+def state() -> dict[str, Any]:
+    """Return what there is once, by a name for it."""
+    found: dict[str, Any] = {
+        f"context variable {variable.name}": value
+        for variable, value in copy_context().items()
+        if variable.name == "current_context" or variable.name.startswith("assisters")
+    }
+    found |= {f"variable {name}": os.environ[name] for name in os.environ if name != _OF_PYTEST}
+    found |= {
+        f"{module}.{path}": _in_class(module, path)
+        for module, path in METHODS
+        if module in sys.modules
+    }
+    for name in (None, SCOPE):
+        logger = logging.getLogger(name)
+        where = f"logger {name}"
+        found |= {
+            f"{where}: level": logger.level,
+            f"{where}: propagate": logger.propagate,
+            f"{where}: disabled": logger.disabled,
+            f"{where}: handlers": [one for one in logger.handlers if not _is_of_pytest(one)],
+            f"{where}: filters": list(logger.filters),
+        }
+    return found | {
+        "logging.disable": logging.root.manager.disable,
+        "log record factory": logging.getLogRecordFactory(),
+        "the tracer provider": trace._TRACER_PROVIDER,
+        "the meter provider": metrics._internal._METER_PROVIDER,
+        "the propagator": propagate.get_global_textmap(),
+        "the handle of init": PROCESS.current,
+        "the instrumentation": PROCESS.instrumentation,
+        "running units of work": units._running,
+        "the profiler": sys.getprofile(),
+        "sys.excepthook": sys.excepthook,
+        "threading.excepthook": threading.excepthook,
+        "sys.path": list(sys.path),
+        "sys.meta_path": list(sys.meta_path),
+        "the working folder": os.getcwd(),  # noqa: PTH109 - as it is
+        **{f"the handler of {name}": signal.getsignal(getattr(signal, name))
+           for name in ("SIGINT", "SIGTERM", "SIGALRM") if hasattr(signal, name)},
+    }  # fmt: skip
+
+
+def _in_class(module: str, path: str) -> Any:
+    owner, _, method = path.partition(".")
+    return vars(getattr(sys.modules[module], owner)).get(method)
+
+
+def _is_of_pytest(handler: logging.Handler) -> bool:
+    return type(handler).__module__.startswith("_pytest")
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Return what is another than before, or is not there any more, or is new.
+
+    But a method of a module that was imported meanwhile.
+    """
+    imported = {f"{module}.{path}" for module, path in METHODS} - before.keys()
+    return [
+        f"{name}: {before.get(name)!r} -> {after.get(name)!r}"
+        for name in sorted(before.keys() | after.keys() - imported)
+        if not _are_the_same(before.get(name), after.get(name))
+    ]
+
+
+def _are_the_same(one: object, other: object) -> bool:
+    return one is other or (type(one) is type(other) and one == other)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    """Set up before all else of a module, so it looks after all else has ended."""
+    before = state()
+    yield
+    assert differences(before, state()) == []
