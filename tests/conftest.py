@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import coverage
-import hypothesis  # noqa: F401 - before the freeze: of what is frozen its plugins see no referrer
+import hypothesis  # before the freeze: of what is frozen its plugins see no referrer
 import pytest
 from opentelemetry.instrumentation._semconv import _OpenTelemetrySemanticConventionStability
 
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 if SIZE < WHOLE:
     for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
         os.environ.pop(name, None)
+
+# An example takes as long as a busy machine makes it.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 # pytest's, for all tests
 __all__ = [

@@ -11,11 +11,12 @@ import os
 import signal
 import sys
 import threading
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from opentelemetry import metrics, propagate, trace
+from opentelemetry.util._once import Once
 
 from assisters_otel.attempts.control_flow import units
 from assisters_otel.process import PROCESS
@@ -54,7 +55,7 @@ def state() -> dict[str, Any]:
     found: dict[str, Any] = {
         f"context variable {variable.name}": value
         for variable, value in copy_context().items()
-        if variable.name == "current_context" or variable.name.startswith("assisters")
+        if value and _is_shared(variable)
     }
     found |= {f"variable {name}": os.environ[name] for name in os.environ if name != _OF_PYTEST}
     found |= {
@@ -75,8 +76,6 @@ def state() -> dict[str, Any]:
     return found | {
         "logging.disable": logging.root.manager.disable,
         "log record factory": logging.getLogRecordFactory(),
-        "the tracer provider": trace._TRACER_PROVIDER,
-        "the meter provider": metrics._internal._METER_PROVIDER,
         "the propagator": propagate.get_global_textmap(),
         "the handle of init": PROCESS.current,
         "the instrumentation": PROCESS.instrumentation,
@@ -92,9 +91,17 @@ def state() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _in_class(module: str, path: str) -> Any:
+def _is_shared(variable: ContextVar[Any]) -> bool:
+    """Return True if it is OpenTelemetry's or the library's, and not of an object of one test."""
+    if variable.name == units._entered.name:
+        return variable is units._entered
+    return variable.name == "current_context" or variable.name.startswith("assisters")
+
+
+def _in_class(module: str, path: str) -> str:
+    """Return which object it is, and no reference: `init` looks for those."""
     owner, _, method = path.partition(".")
-    return vars(getattr(sys.modules[module], owner)).get(method)
+    return repr(vars(getattr(sys.modules[module], owner)).get(method))
 
 
 def _is_of_pytest(handler: logging.Handler) -> bool:
@@ -108,7 +115,7 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """
     imported = {f"{module}.{path}" for module, path in METHODS} - before.keys()
     return [
-        f"{name}: {before.get(name)!r} -> {after.get(name)!r}"
+        f"{name}: {before.get(name)} -> {after.get(name)}"
         for name in sorted(before.keys() | after.keys() - imported)
         if not _are_the_same(before.get(name), after.get(name))
     ]
@@ -118,9 +125,20 @@ def _are_the_same(one: object, other: object) -> bool:
     return one is other or (type(one) is type(other) and one == other)
 
 
+def _forget_global_providers() -> None:
+    """Let the next module set them. OpenTelemetry takes them once in a process."""
+    trace._TRACER_PROVIDER, trace._TRACER_PROVIDER_SET_ONCE = None, Once()
+    inner = metrics._internal
+    inner._METER_PROVIDER, inner._METER_PROVIDER_SET_ONCE = None, Once()
+    inner._PROXY_METER_PROVIDER = inner._ProxyMeterProvider()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def nothing_is_left_behind() -> Iterator[None]:
     """Set up before all else of a module, so it looks after all else has ended."""
     before = state()
     yield
-    assert differences(before, state()) == []
+    _forget_global_providers()
+    left = differences(before, state())
+    if left:
+        pytest.fail("left behind:\n" + "\n".join(left))
