@@ -69,12 +69,29 @@ class Caller(NamedTuple):
         return self.name
 
 
+AMPLE_S = 30
+"""The limit of what has none of its own: a busy machine takes its time to connect."""
+
+
+def _of_httpx(options: dict[str, Any]) -> dict[str, Any]:
+    """Make a time-out one of reading alone, as it is in aiohttp's `sock_read`."""
+    if isinstance(read_s := options.get("timeout"), float):
+        options["timeout"] = (AMPLE_S, read_s, AMPLE_S, AMPLE_S)
+    return options
+
+
+def _of_requests(options: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(read_s := options.get("timeout"), float):
+        options["timeout"] = (AMPLE_S, read_s)
+    return options
+
+
 class _Async:
     def __init__(self, client: Any) -> None:
         self.client = client
 
     async def request(self, *args: Any, **options: Any) -> Any:
-        return await self.client.request(*args, **options)
+        return await self.client.request(*args, **_of_httpx(options))
 
     async def open(self, *args: Any) -> Any:
         return await self.client.send(self.client.build_request(*args), stream=True)
@@ -99,7 +116,7 @@ class _Sync:
         self.client = client
 
     async def request(self, *args: Any, **options: Any) -> Any:
-        return self.client.request(*args, **options)
+        return self.client.request(*args, **_of_httpx(options))
 
     async def open(self, *args: Any) -> Any:
         return self.client.send(self.client.build_request(*args), stream=True)
@@ -166,6 +183,7 @@ class Requests(NamedTuple):
         with requests.Session() as session:
             session.trust_env = False
             session.headers.update(PLANTED)
+            options = _of_requests(options)
             response = session.request(method, url, allow_redirects=follow, data=body, **options)
             return Answer(response.status_code, response.content)
 
@@ -234,6 +252,7 @@ async def _in_requests(script: Any) -> Any:
         async def request(method: str, url: str, **options: Any) -> Any:
             follow = options.pop("follow_redirects", False)
             body = options.pop("content", None)
+            options = _of_requests(options)
             return session.request(method, url, allow_redirects=follow, data=body, **options)
 
         return await script(request)

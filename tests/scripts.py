@@ -22,7 +22,7 @@ def run(
     *,
     by: tuple[str, ...] = (),
     is_first: bool = False,
-    timeout_s: float = 60,
+    timeout_s: float = 180,
     **env: str,
 ) -> Run:
     """Run a script with no telemetry variable but those that are named.

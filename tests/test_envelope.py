@@ -191,31 +191,37 @@ def test_a_key_that_the_cut_would_part_is_masked_first():
 @pytest.mark.parametrize(
     ("compress", "encoding"),
     [
-        (gzip.compress, "gzip"),
-        (gzip.compress, "x-gzip"),
-        (gzip.compress, " GZip "),
-        (zlib.compress, "deflate"),
-        (lambda body: zlib.compress(body)[2:-4], "deflate"),
-        (lambda body: gzip.compress(gzip.compress(body)), "gzip, gzip"),
-        (lambda body: body, ""),
-        (lambda body: body, "identity"),
+        (gzip.compress, b"gzip"),
+        (gzip.compress, b"x-gzip"),
+        (gzip.compress, b" GZip "),
+        (zlib.compress, b"deflate"),
+        (lambda body: zlib.compress(body)[2:-4], b"deflate"),
+        (lambda body: gzip.compress(gzip.compress(body)), b"gzip, gzip"),
+        (lambda body: gzip.compress(body[:1]) + gzip.compress(body[1:]), b"gzip"),
+        (lambda body: gzip.compress(body) + b"\0 no member", b"gzip"),
+        (lambda body: gzip.compress(body) + b"\x1f\x8b no member", b"gzip"),
+        (brotli.compress, b"br"),
+        (zstandard.compress, b"zstd"),
+        (lambda body: zstandard.compress(body[:1]) + zstandard.compress(body[1:]), b"zstd"),
+        (gzip.compress, b"identity, gzip, utf-8"),
+        (lambda body: body, b""),
+        (lambda body: body, b"identity"),
+        (lambda body: body, b"utf-8"),
     ],
 )
 def test_an_encoding_is_undone(compress, encoding):
     assert decode_body(compress(b"{}"), encoding) == b"{}"
 
 
-def test_brotli_and_zstd_are_undone_if_the_client_can_undo_them():
-    assert decode_body(brotli.compress(b"{}"), "br") == b"{}"
-    assert decode_body(zstandard.compress(b"{}"), "zstd") == b"{}"
-    assert decode_body(b"no", "br") is None
-    assert decode_body(b"no", "zstd") is None
+def test_what_is_no_brotli_or_zstd_or_too_much_is_none():
+    assert decode_body(b"no", b"br") is None
+    assert decode_body(b"no", b"zstd") is None
     bomb = b"x" * 9_000_000
-    assert decode_body(brotli.compress(bomb), "br") is None
-    assert decode_body(zstandard.compress(bomb), "zstd") is None
+    assert decode_body(brotli.compress(bomb), b"br") is None
+    assert decode_body(zstandard.compress(bomb), b"zstd") is None
 
 
-@pytest.mark.parametrize("encoding", ["br", "zstd"])
+@pytest.mark.parametrize("encoding", [b"br", b"zstd"])
 def test_an_encoding_that_the_client_cannot_undo_is_none(encoding, monkeypatch):
     for module in ("brotli", "brotlicffi", "compression.zstd", "zstandard"):
         monkeypatch.setitem(sys.modules, module, None)
@@ -226,16 +232,16 @@ def test_an_encoding_that_the_client_cannot_undo_is_none(encoding, monkeypatch):
 @pytest.mark.parametrize(
     ("body", "encoding"),
     [
-        (b"not gzip", "gzip"),
-        (b"{}", "gzip, gzip, gzip, gzip"),
-        (gzip.compress(b"x" * 50_000_000), "gzip"),
+        (b"not gzip", b"gzip"),
+        (b"{}", b"gzip, gzip, gzip, gzip"),
+        (gzip.compress(b"x" * 50_000_000), b"gzip"),
     ],
 )
 def test_what_cannot_be_undone_is_none(body, encoding):
     assert decode_body(body, encoding) is None
 
 
-@given(st.binary(max_size=200), st.sampled_from(["gzip", "deflate", "br", "zstd", "gzip, br"]))
+@given(st.binary(max_size=200), st.sampled_from([b"gzip", b"deflate", b"br", b"zstd", b"gzip, br"]))
 def test_no_compressed_body_raises(body, encoding):
     decode_body(body, encoding)
 

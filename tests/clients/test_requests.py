@@ -134,7 +134,7 @@ def test_an_attempt_without_an_answer_is_in_both_metrics(api, memory, session, f
     api.answers(fault=fault)
 
     with pytest.raises(requests.RequestException):
-        session.get(f"{api.url}/agent/stream?prompt=planted", timeout=0.3)
+        session.get(f"{api.url}/agent/stream?prompt=planted", timeout=(30, 0.3))
 
     span = memory.attempt()
     assert span.attributes["error.type"] == name
@@ -393,7 +393,7 @@ def test_a_stream_that_fails_after_its_200_says_how(
     raised = None
     url = f"{api.url}/chat/completions"
     try:
-        with session.post(url, json=STREAM, stream=stream, timeout=0.4) as response:
+        with session.post(url, json=STREAM, stream=stream, timeout=(30, 0.4)) as response:
             list(response.iter_lines())
     except requests.RequestException as met:
         raised = met
@@ -517,7 +517,8 @@ def test_elapsed_ends_with_the_headers(api, session):
     api.answers("internal_error", fault="stall")
 
     began_s = time.perf_counter()
-    response = session.get(f"{api.url}/models", stream=True, timeout=0.5)  # waits for its body
+    # This waits for the body.
+    response = session.get(f"{api.url}/models", stream=True, timeout=(30, 0.5))
     took_s = time.perf_counter() - began_s
     response.close()
 
@@ -846,7 +847,7 @@ def test_what_stalls_is_in_no_cycle(api, session, read):
     gc.collect()
     gc.disable()
     try:
-        response = session.get(f"{api.url}/models", stream=True, timeout=0.2)
+        response = session.get(f"{api.url}/models", stream=True, timeout=(30, 0.2))
         if read:
             with pytest.raises(requests.ConnectionError):
                 _ = response.content
@@ -1024,7 +1025,7 @@ def test_what_was_met_in_a_fallback_makes_no_ring_of_the_app_s_exceptions(api, s
         try:
             raise primary
         except LookupError:
-            response = session.get(f"{api.url}/models", stream=True, timeout=0.2)
+            response = session.get(f"{api.url}/models", stream=True, timeout=(30, 0.2))
             _ = response.content
 
     with pytest.raises(requests.ConnectionError) as raised:

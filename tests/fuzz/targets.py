@@ -99,8 +99,8 @@ def _is_clean(text: str, limit: int) -> None:
 
 def body(data: bytes) -> None:
     """The body of an error, as sent: the first byte says how it is encoded."""
-    encodings = ("", "gzip", "deflate", "br", "zstd", "gzip, br", "br, zstd, deflate", "x")
-    encoding = encodings[data[0] % len(encodings)] if data else ""
+    encodings = (b"", b"gzip", b"deflate", b"br", b"zstd", b"gzip, br", b"br, zstd, deflate", b"x")
+    encoding = encodings[data[0] % len(encodings)] if data else b""
     plain = decode_body(data[1:], encoding)
     assert plain is None or len(plain) <= max(MAX_BYTES, len(data))
     for found in (

@@ -64,7 +64,7 @@ def test_silence_never_answers(assisters_api):
     assert ask(assisters_api) == (b"", "silent")
     assisters_api.answers(fault="silence")
     with pytest.raises(httpx.ReadTimeout):
-        httpx.get(f"{assisters_api.url}/models", timeout=0.1)
+        httpx.get(f"{assisters_api.url}/models", timeout=httpx.Timeout(30, read=0.1))
 
 
 def test_a_stall_sends_headers_and_half_the_body(assisters_api):
@@ -117,7 +117,7 @@ def test_a_huge_body_can_be_truncated(assisters_api):
 def test_a_client_that_leaves_ends_the_answer(assisters_api, slow):
     assisters_api.answers(**slow)
     with pytest.raises(httpx.ReadTimeout):
-        httpx.get(f"{assisters_api.url}/models", timeout=0.1)
+        httpx.get(f"{assisters_api.url}/models", timeout=httpx.Timeout(30, read=0.1))
     assert httpx.get(f"{assisters_api.url}/models").status_code == 200
 
 

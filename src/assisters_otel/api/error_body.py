@@ -85,7 +85,7 @@ def _sent_document(body: bytes, headers: Mapping[bytes, bytes]) -> dict[str, obj
     encoding = headers.get(CONTENT_ENCODING)
     if found or encoding is None:
         return found
-    plain = decode_body(body, encoding.decode("latin-1"))
+    plain = decode_body(body, encoding)
     return {} if plain is None else parse_object(plain)
 
 

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Final
 
 from assisters_otel.api import error_body, last_events, limits
 from assisters_otel.api import headers as response_headers
-from assisters_otel.api.content_encoding import decoder_for
+from assisters_otel.api.content_encoding import decoder_for, known_encodings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,8 +80,6 @@ class EventStreamScanner:
         done: True if ``data: [DONE]`` was among them.
         error: The envelope of the first error event, or None. It is empty if the event has no
             field of one.
-        is_undecodable: True if the events cannot be read: no decoder is installed, the data is
-            broken, or it is a bomb.
         last: The record of the answer in the last events. It is made by `finish`.
     """
 
@@ -93,19 +91,20 @@ class EventStreamScanner:
         "_is_after_cr",
         "_is_between_events",
         "_is_encoded",
+        "_is_given_up",
         "_is_line_cut",
         "_is_past_bom",
         "_is_too_long",
         "_last",
         "_line",
         "_line_budget",
+        "_may_be_encoded",
         "_previous",
         "_size",
         "_tail",
         "chunks",
         "done",
         "error",
-        "is_undecodable",
         "last",
     )
 
@@ -120,10 +119,11 @@ class EventStreamScanner:
         self.error: Envelope | None = None
         self.last = last_events.LastEvents()
         self._previous = self._last = b""
-        encoding = content_encoding.strip().lower()
-        self._is_encoded = encoding not in _NOT_ENCODED
-        self._decoder: Decoder | None = decoder_for(encoding) if self._is_encoded else None
-        self.is_undecodable = self._is_encoded and self._decoder is None
+        encodings = known_encodings(content_encoding)
+        self._is_encoded = bool(encodings)
+        self._decoder: Decoder | None = decoder_for(encodings[0]) if len(encodings) == 1 else None
+        self._is_given_up = self._is_encoded and self._decoder is None
+        self._may_be_encoded = content_encoding.strip().lower() not in _NOT_ENCODED
         self._line = bytearray()
         self._has_line = False
         self._is_line_cut = False
@@ -182,7 +182,17 @@ class EventStreamScanner:
 
     def _give_up_decoding(self) -> None:
         self._decoder = None
-        self.is_undecodable = True
+        self._is_given_up = True
+
+    @property
+    def is_undecodable(self) -> bool:
+        """True if the events cannot be read.
+
+        No decoder is installed, the data is broken, it is a bomb, or a body without an event has an
+        encoding that is not known.
+        """
+        has_events = self.chunks > 0 or self.done or self.error is not None
+        return self._is_given_up or (self._may_be_encoded and not has_events)
 
     def finish(self) -> None:
         """Inspect the last event if no blank line has ended it. Call it at the end of the body.

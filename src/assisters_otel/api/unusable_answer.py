@@ -110,4 +110,4 @@ class BodyBeginning:
         yield content
         encoding = headers.get(CONTENT_ENCODING)
         if encoding is not None:
-            yield decode_body(content, encoding.decode("latin-1")) or b""
+            yield decode_body(content, encoding) or b""
