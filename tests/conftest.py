@@ -55,8 +55,8 @@ LONG = {
     "test_neutral_sdks", "test_openai_versions", "test_planted_faults", "test_propagation",
     "test_providers", "test_recorded", "test_recording", "test_requests",
     "test_resend", "test_resends", "test_retries_of_loops", "test_retries_of_sdks",
-    "test_secrets", "test_setups", "test_span_context", "test_streams", "test_taken",
-    "test_telemetry", "test_unusable_answers", "test_variables", "test_watch",
+    "test_secrets", "test_setups", "test_side_by_side", "test_span_context", "test_streams",
+    "test_taken", "test_telemetry", "test_unusable_answers", "test_variables", "test_watch",
 }  # fmt: skip
 """Folders and modules that take more than some seconds. What is in the others is quick."""
 
