@@ -81,10 +81,9 @@ def state() -> dict[str, Any]:
         "the instrumentation": PROCESS.instrumentation,
         "running units of work": units._running,
         "the profiler": sys.getprofile(),
-        "sys.excepthook": sys.excepthook,
         "threading.excepthook": threading.excepthook,
         "sys.path": list(sys.path),
-        "sys.meta_path": list(sys.meta_path),
+        "sys.meta_path": [one for one in sys.meta_path if _is_of_a_hook(one)],
         "the working folder": os.getcwd(),  # noqa: PTH109 - as it is
         **{f"the handler of {name}": signal.getsignal(getattr(signal, name))
            for name in ("SIGINT", "SIGTERM", "SIGALRM") if hasattr(signal, name)},
@@ -102,6 +101,11 @@ def _in_class(module: str, path: str) -> str:
     """Return which object it is, and no reference: `init` looks for those."""
     owner, _, method = path.partition(".")
     return repr(vars(getattr(sys.modules[module], owner)).get(method))
+
+
+def _is_of_a_hook(finder: object) -> bool:
+    """Return True if it waits for an import, and is not what some package brings."""
+    return type(finder).__module__.startswith(("assisters_otel", "wrapt"))
 
 
 def _is_of_pytest(handler: logging.Handler) -> bool:
@@ -136,9 +140,10 @@ def _forget_global_providers() -> None:
 @pytest.fixture(scope="module", autouse=True)
 def nothing_is_left_behind() -> Iterator[None]:
     """Set up before all else of a module, so it looks after all else has ended."""
-    before = state()
+    before, excepthook = state(), sys.excepthook
     yield
     _forget_global_providers()
+    sys.excepthook = excepthook  # typer sets its own, for good, when a command is run in here
     left = differences(before, state())
     if left:
         pytest.fail("left behind:\n" + "\n".join(left))

@@ -129,7 +129,7 @@ _kept: list[_Warm] = []
 
 
 def run(
-    *arguments: str | Path, env: Mapping[str, str], timeout_s: float = 60, cwd: Path | None = None
+    *arguments: str | Path, env: Mapping[str, str], timeout_s: float = 180, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a script and wait for its end.
 

@@ -74,7 +74,6 @@ def call(
     def call(*arguments: str | Path, **variables: str) -> Ended:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["assisters-otel", *map(str, arguments)])
-            patch.setattr(sys, "excepthook", sys.excepthook)  # typer sets its own, for good
             for name, value in variables.items():
                 patch.setenv(name, value)
             capsys.readouterr()
