@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import traceback
+import weakref
+from unittest import mock
 
 import aiohttp
 import assisters
 import httpx
 import httpx2
 import openai
+import pydantic
 import pytest
 import requests
 from multidict import CIMultiDict
@@ -18,6 +22,8 @@ from urllib3.util.retry import Retry
 
 import assisters_otel
 from assisters_otel import catalog, explain
+from assisters_otel.api.request import CREDENTIALS
+from assisters_otel.attempts.call import Call
 from assisters_otel.explanation.explain import SIDES
 from assisters_otel.sinks.known_attempts import _attempts_by_object_id, find_attempt
 from assisters_otel.testing import FakeApi
@@ -344,6 +350,259 @@ def test_a_200_that_the_client_cannot_read_is_no_success(api):
 
     assert (told.side, told.retryable) == ("your app", False)
     assert told.what == "The API answered 200, and the client could not use it: JSONDecodeError."
+
+
+# -- exceptions that take no weak reference --------------------------------------------------------
+
+
+class Greeting(pydantic.BaseModel):
+    text: str
+
+
+ANSWER = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "choices": [
+        {
+            "index": 0,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": '{"text": 7}'},
+        }
+    ],
+}
+
+
+def chats(client):
+    """Return the place of ``parse``: openai 1 has it under ``beta``."""
+    return (
+        client.chat.completions
+        if hasattr(client.chat.completions, "parse")
+        else client.beta.chat.completions
+    )
+
+
+def parse(client):
+    return chats(client).parse(**CHAT, response_format=Greeting)
+
+
+def parse_raw(client):
+    return client.chat.completions.with_raw_response.create(**CHAT).parse(to=Greeting)
+
+
+def parse_streaming(client):
+    with client.chat.completions.with_streaming_response.create(**CHAT) as answer:
+        return answer.parse(to=Greeting)
+
+
+async def parse_async(client):
+    return await chats(client).parse(**CHAT, response_format=Greeting)
+
+
+async def parse_streaming_async(client):
+    async with client.chat.completions.with_streaming_response.create(**CHAT) as answer:
+        return await answer.parse(to=Greeting)
+
+
+def sync(ask):
+    def asked(server):
+        with openai.OpenAI(base_url=server.url, api_key="ask_k", max_retries=0) as client:
+            ask(client)
+
+    return asked
+
+
+def in_async(ask):
+    async def whole(server):
+        async with openai.AsyncOpenAI(
+            base_url=server.url, api_key="ask_k", max_retries=0
+        ) as client:
+            await ask(client)
+
+    return lambda server: asyncio.run(whole(server))
+
+
+REFUSED = {
+    "parse": sync(parse),
+    "async parse": in_async(parse_async),
+    "raw": sync(parse_raw),
+    "streaming": sync(parse_streaming),
+    "async streaming": in_async(parse_streaming_async),
+}
+
+
+def refused(api, how, **options):
+    api.answers(status=200, json=ANSWER, request_id="req_7", **options)
+    with pytest.raises((pydantic.ValidationError, TypeError, ValueError)) as caught:
+        REFUSED[how](api)
+    return caught.value
+
+
+@pytest.mark.parametrize("how", REFUSED)
+def test_an_answer_that_the_app_s_own_model_refuses_is_explained(api, memory, telemetry, how):
+    error = refused(api, how)
+    with pytest.raises(TypeError):
+        weakref.ref(error)
+    telemetry.flush(5)
+
+    told = explain(error)
+
+    name = type(error).__name__
+    assert told.what == f"The API answered 200, and the client could not use it: {name}."
+    assert (told.status, told.request_id, told.retryable) == (200, "req_7", False)
+    assert told.trace_id == f"{memory.call().context.trace_id:032x}"
+    assert explain(_caused(error)).request_id == "req_7"
+
+
+def _caused(error):
+    other = RuntimeError("planted")
+    other.__cause__ = error
+    return other
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_a_later_call_is_not_taken_for_that_of_an_exception(api):
+    error = refused(api, "parse")
+    api.answers("invalid_model", request_id="req_8")
+    raised(lambda: of_openai(api))
+
+    assert explain(error).request_id == "req_7"
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_nothing_is_kept_for_an_exception_without_weak_references(api):
+    before = len(_attempts_by_object_id)
+    error = refused(api, "parse")
+    assert explain(error).request_id == "req_7"
+    watch = weakref.ref(next(_calls_of(error)))
+
+    assert len(_attempts_by_object_id) == before
+    assert vars(error) == {}
+    del error
+    gc.collect()
+    assert watch() is None
+
+
+def _calls_of(error):
+    step = error.__traceback__
+    while step is not None:
+        call = step.tb_frame.f_locals.get("call")
+        if isinstance(call, Call):
+            yield call
+        step = step.tb_next
+
+
+@pytest.mark.parametrize("how", ["cleared", "removed"])
+def test_an_exception_that_has_lost_its_frames_is_not_said_to_have_had_no_answer(
+    api, telemetry, how
+):
+    error = refused(api, "parse")
+    if how == "cleared":
+        traceback.clear_frames(error.__traceback__)
+    else:
+        error.__traceback__ = None
+
+    told = explain(error)
+
+    assert told.what == "No answer of the API is known for this exception: ValidationError."
+    assert "look at where it was raised" in told.advice
+    assert (told.side, told.retryable) == ("your app", False)
+    assert "no answer known" in told.ticket
+    assert telemetry.status().last_failure is None
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_an_exception_of_python_s_own_in_a_send_has_its_attempt(api, memory, anyone):
+    def broken():
+        yield b"x"
+        raise KeyError("x")
+
+    async def broken_async():
+        yield b"x"
+        raise KeyError("x")
+
+    key = "ask_live_0123456789abcdef"
+    with pytest.raises((KeyError, aiohttp.ClientError)) as caught:
+        anyone.send(
+            "POST",
+            f"{api.url}/embeddings",
+            headers={"Authorization": f"Bearer {key}"},
+            content=broken_async() if anyone.run else broken(),
+        )
+
+    told = explain(caught.value)
+
+    assert told.trace_id == f"{memory.attempt().context.trace_id:032x}"
+    assert "key " in told.ticket
+
+
+@pytest.mark.parametrize("header", CREDENTIALS)
+@pytest.mark.parametrize("module", [httpx, httpx2, requests])
+def test_a_key_that_an_answer_quotes_is_not_explained(module, header):
+    key = "q7zk41vttxwm93bd"
+    with FakeApi() as other:
+        for status in (200, 429):
+            error = {"code": key, "type": f"{key}_error", "param": f"x-{key}"}
+            other.answers(status=status, json={"error": error}, request_id=f"req_{key}")
+            response = module.post(other.url + "/embeddings", headers={header: f"Key {key}"})
+
+            told = explain(response)
+
+            assert key not in str(told)
+            assert told.request_id == "req_REDACTED"
+            assert (told.code, told.param) == ("REDACTED", "x-REDACTED")
+
+
+def of_openai_with(key, other):
+    with openai.OpenAI(base_url=other.url, api_key=key, max_retries=0) as client:
+        client.chat.completions.create(**CHAT)
+
+
+def of_httpx_with(key, other):
+    headers = {"Authorization": f"Bearer {key}"}
+    httpx.post(f"{other.url}/chat/completions", headers=headers).raise_for_status()
+
+
+def of_requests_with(key, other):
+    headers = {"Authorization": f"Bearer {key}"}
+    requests.post(f"{other.url}/chat/completions", headers=headers, timeout=5).raise_for_status()
+
+
+def of_aiohttp_with(key, other):
+    async def whole():
+        headers = {"Authorization": f"Bearer {key}"}
+        async with (
+            aiohttp.ClientSession(headers=headers, raise_for_status=True) as session,
+            session.post(f"{other.url}/chat/completions"),
+        ):
+            pass
+
+    asyncio.run(whole())
+
+
+# An exception of `assisters` has neither request nor response: only a watched one is known.
+@pytest.mark.parametrize("ask", [of_openai_with, of_httpx_with, of_requests_with, of_aiohttp_with])
+def test_a_key_that_an_answer_quotes_is_not_explained_of_an_exception_either(ask):
+    key = "q7zk41vttxwm93bd"
+    error = {"code": key, "type": f"{key}_error", "param": f"x-{key}"}
+    with FakeApi() as other:
+        other.answers(status=429, json={"error": error}, request_id=f"req_{key}")
+        with pytest.raises(
+            (*OTHERS, openai.OpenAIError, assisters.AssistersAPIError, aiohttp.ClientError)
+        ) as caught:
+            ask(key, other)
+
+    assert key not in str(explain(caught.value))
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_a_mock_of_a_response_is_explained():
+    response = mock.MagicMock(status_code=429, headers={"x-request-id": "req_1"})
+
+    told = explain(response)
+
+    assert (told.status, told.request_id) == (429, "req_1")
 
 
 def test_a_record_of_the_catalog_is_its_code():

@@ -128,3 +128,35 @@ def test_it_says_what_explain_says(server):
     told = explain(error)
 
     assert (retryable(error), retry_after_s(error)) == (told.retryable, told.retry_after_s)
+
+
+def raises(*_: object) -> None:
+    raise LookupError("of the app's own")
+
+
+def hostile(**members):
+    """An exception of the app's of which something raises. `retryable` is asked of each one."""
+    return type("AppError", (Exception,), members)("no")
+
+
+HOSTILE = {
+    "any attribute": hostile(__getattr__=raises),
+    "its text": hostile(__str__=raises, __repr__=raises),
+    "an equal type": hostile(type=type("Odd", (), {"__eq__": raises, "__hash__": None})()),
+    "headers": hostile(
+        status_code=429, headers=type("Headers", (dict,), {"get": raises})(retry_after="1")
+    ),
+    **{
+        f"the property {name}": hostile(**{name: property(raises)})
+        for name in ("response", "request", "status", "status_code", "headers", "type", "code")
+    },
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_an_exception_of_the_app_s_that_raises_itself_is_answered(what):
+    error = HOSTILE[what]
+
+    assert retryable(error) is (what == "headers")
+    assert retry_after_s(error) is None
+    assert str(explain(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import re
@@ -11,6 +12,7 @@ import sys
 
 import aiohttp
 import httpx
+import openai
 import pytest
 import requests
 
@@ -233,6 +235,99 @@ def test_a_key_that_was_sent_or_is_echoed_is_nowhere(watch, memory, said, anyone
         if name.startswith("http.response.header")
     }
     assert captured  # they are there, without it
+
+
+CREDENTIALS = {
+    "Authorization": ("Bearer {}", "Bearer Bearer {}", "Token {}", "{}"),
+    "X-Api-Key": ("{}",),
+    "Api-Key": ("{}",),
+}
+"""The headers that may hold a key of the API's or of a gateway's, and how it stands in them."""
+
+QUOTES = ("req_{}", "{}", "req_{}a", "req_0{}", "chatcmpl-{}", "{} {}")
+"""How an id may quote it: with the form of the API's own ids, and without."""
+
+LOWER = "q7zk41vttxwm93bd"  # it looks like any id
+
+
+@pytest.mark.parametrize("status", [200, 201, 302, 401, 429, 500])
+def test_a_request_id_that_quotes_the_request_s_own_key_is_shown_without_it(
+    memory, said, anyone, status
+):
+    with (
+        RawServer() as server,
+        assisters_otel.init(
+            hosts=[server.url],
+            tracer_provider=memory.tracer_provider,
+            meter_provider=memory.meter_provider,
+            strict=True,
+        ),
+    ):
+        for header, forms in CREDENTIALS.items():
+            for form, quote in itertools.product(forms, QUOTES):
+                quoted = quote.format(LOWER, LOWER)
+                head = f"HTTP/1.1 {status} So\r\nX-Request-ID: {quoted}\r\nContent-Length: 2"
+                server.answer = f"{head}\r\n\r\n{{}}".encode(), False
+                anyone.send("GET", f"{server.url}/asked", headers={header: form.format(LOWER)})
+
+    told = exported(memory, said)
+    assert LOWER not in told
+    assert "req_REDACTED" in told  # the rest of the id is there
+
+
+ANSWER = {
+    "id": f"chatcmpl-{LOWER}", "object": "chat.completion", "created": 1, "model": f"m-{LOWER}",
+    "choices": [{"index": 0, "finish_reason": f"x{LOWER}",
+                 "message": {"role": "assistant", "content": "Hi"}}],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+}  # fmt: skip
+EVENT = {**ANSWER, "object": "chat.completion.chunk"}
+EVENT["choices"] = [{**ANSWER["choices"][0], "delta": {"content": "Hi"}}]
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi."}]}
+
+
+def streamed_with_httpx(api, _client):
+    with httpx.stream(
+        "POST", f"{api.url}/chat/completions", headers={"Authorization": f"Bearer {LOWER}"}
+    ) as response:
+        response.read()
+
+
+ASKS = {
+    "plain": lambda _, client: client.chat.completions.create(**CHAT),
+    "raw": lambda _, client: client.chat.completions.with_raw_response.create(**CHAT).parse(),
+    "a raw answer": lambda _, client: client.chat.completions.with_raw_response.create(**CHAT),
+    "a stream": lambda _, client: list(client.chat.completions.create(**CHAT, stream=True)),
+    "a stream of no SDK": streamed_with_httpx,
+}
+
+
+@pytest.mark.parametrize("name", ASKS)
+def test_an_answer_that_quotes_the_request_s_own_key_is_shown_without_it(memory, said, api, name):
+    if "stream" in name:
+        body = f"data: {json.dumps(EVENT)}\n\ndata: [DONE]\n\n"
+        api.answers(status=200, body=body, content_type="text/event-stream")
+    else:
+        api.answers(status=200, json=ANSWER)
+
+    with (
+        assisters_otel.init(
+            hosts=[api.url],
+            tracer_provider=memory.tracer_provider,
+            meter_provider=memory.meter_provider,
+            strict=True,
+        ) as telemetry,
+        openai.OpenAI(base_url=api.url, api_key=LOWER, max_retries=0) as client,
+    ):
+        ASKS[name](api, client)
+        telemetry.flush(5)
+
+    told = exported(memory, said)
+    assert LOWER not in told
+    for value in ("chatcmpl-REDACTED", "m-REDACTED", "xREDACTED"):
+        assert value in told
+    tokens = [span.attributes.get("gen_ai.usage.input_tokens") for span in memory.spans()]
+    assert 3 in tokens
 
 
 @pytest.mark.parametrize("caller", CALLERS, ids=str)

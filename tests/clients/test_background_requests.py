@@ -17,6 +17,7 @@ import openai
 import pytest
 import requests
 
+from assisters_otel.attempts.call import current_call
 from callers import TLS
 
 pytestmark = pytest.mark.usefixtures("telemetry")
@@ -332,12 +333,10 @@ def test_a_token_that_a_hook_fetches_elsewhere_is_as_ever(api, memory, way):
 
 
 def test_a_call_holds_no_request_once_it_is_over(api):
-    from assisters_otel.attempts import call
-
     held = []
 
     def hook(_):
-        held.append(call.current_call())
+        held.append(current_call())
 
     way = WAYS[0]
     way.run(way.client(api, hook), embed)

@@ -5,6 +5,7 @@ By tracers that have the other instrumentations' scopes. tests/compat/gen_ai.py 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from types import ModuleType
 
@@ -211,6 +212,60 @@ def test_a_metric_that_the_other_instrumentation_records_is_not_recorded_again(
     theirs = SDK_SCOPES.get(scope) or FRAMEWORK_SCOPES.get(scope, frozenset())
     assert GEN_AI_METRICS & memory.collect().keys() == GEN_AI_METRICS - theirs
     assert memory.point("assisters.client.call.attempts")["count"] == 1
+
+
+READINGS = {
+    "parse": lambda answer: answer.parse(),
+    "json": lambda answer: answer.json(),
+    "text": lambda answer: answer.text(),
+    "read": lambda answer: answer.read(),
+    "lines": lambda answer: list(answer.iter_lines()),
+    "bytes": lambda answer: list(answer.iter_bytes(7)),
+    "texts": lambda answer: list(answer.iter_text(7)),
+    "the client's own bytes": lambda answer: list(answer.http_response.iter_raw(7)),
+}
+"""How an app may read the answer of `with_streaming_response`."""
+
+AROUND = {
+    "no span": None,
+    "a span that ends before the body": "logfire.openai",
+    "a span that ends after the body": "openinference.instrumentation.openai",
+    "a framework's inference": "app",
+}
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("reading", READINGS)
+def test_the_tokens_of_a_streaming_response_are_counted_however_it_is_read(
+    api, memory, reading, around, compression
+):
+    api.answers(chunked=True, gzip=compression is not None)
+    scope = AROUND[around]
+    attributes = {"gen_ai.operation.name": "chat"} if scope == "app" else {}
+    with (
+        openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=0) as client,
+        contextlib.ExitStack() as stack,
+    ):
+        if scope is not None:
+            span = memory.tracer_provider.get_tracer(scope).start_span(
+                "around", None, attributes=attributes
+            )
+            stack.enter_context(trace.use_span(span))
+        with client.chat.completions.with_streaming_response.create(**CHAT) as answer:
+            if around == "a span that ends before the body":
+                span.end()
+            READINGS[reading](answer)
+        if scope is not None:
+            span.end()
+
+    (used,) = api.usage
+    found = {
+        point["gen_ai.token.type"]: point["sum"]
+        for point in memory.points("gen_ai.client.token.usage")
+    }
+    assert found == {"input": used.input_tokens, "output": used.output_tokens}
+    assert memory.point("assisters.client.call.attempts")[OUTCOME] == "ok"
 
 
 def test_the_time_to_the_first_chunk_is_the_only_gen_ai_attribute_under_an_inference(inside):

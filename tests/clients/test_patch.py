@@ -60,6 +60,35 @@ def test_ours_lies_innermost_whoever_came_first(owner):
     assert owner().method() == ["layer", "layer", "layer", "ours", "method"]
 
 
+def wrap_as_logfire(owner):
+    """Wrap it by a function of logfire's module, which holds it in a cell and looks like it."""
+    original = vars(owner)["method"]
+
+    def theirs(self):
+        return ["logfire", *original(self)]
+
+    of_logfire = types.FunctionType(
+        theirs.__code__, {"__name__": patching._LOGFIRE}, closure=theirs.__closure__
+    )
+    owner.method = functools.wraps(original)(of_logfire)
+
+
+def test_ours_lies_below_logfire_s_function_in_any_order(owner):
+    before = vars(owner)["method"]
+    wrap_as_logfire(owner)
+    patching.wrap_innermost(owner, "method", ours, ON)
+    wrap(owner)
+    assert owner().method() == ["layer", "logfire", "ours", "method"]
+    wrap_as_logfire(owner)
+    patching.wrap_innermost(owner, "method", ours, ON)
+    assert owner().method() == ["logfire", "layer", "logfire", "ours", "method"]
+
+    patching.unwrap(owner, "method")
+
+    assert owner().method() == ["logfire", "layer", "logfire", "method"]
+    assert inspect.unwrap(vars(owner)["method"]) is before
+
+
 def test_ours_is_put_in_once(owner):
     patching.wrap_innermost(owner, "method", ours, ON)
     patching.wrap_innermost(owner, "method", ours, ON)

@@ -1,4 +1,4 @@
-"""What is recorded beside another instrumentation's GenAI spans: python check_gen_ai.py NAME.
+"""What is recorded beside another instrumentation's GenAI spans: check_gen_ai.py NAME ORDER.
 
 It runs inside an environment that `gen_ai.py` has made, against servers on this machine.
 """
@@ -23,6 +23,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import assisters_otel
+import gen_ai_calls
 from assisters_otel.testing import FakeApi
 
 if TYPE_CHECKING:
@@ -32,6 +33,16 @@ OURS = "assisters_otel"
 OUTCOME = "assisters.call.outcome"
 STREAM = "assisters.stream.outcome"
 OPERATION = "gen_ai.operation.name"
+TOKENS = "gen_ai.client.token.usage"
+DURATION = "gen_ai.client.operation.duration"
+INFERENCES = {
+    f"/v1/{path}" for path in ("chat/completions", "completions", "embeddings", "responses")
+}
+"""The endpoints of which each instrumentation records the calls."""
+
+BESIDES = {"image_gen", "image_generation", "moderation", "transcription", "speech"}
+"""The operations of the other endpoints, by the names of each instrumentation."""
+
 FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"
 MODEL = "assisters-chat-v1"
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi."}]}
@@ -76,6 +87,56 @@ def by_openai(api: FakeApi) -> Iterator[Step]:
                 pass
 
     yield Step(lambda: asyncio.run(in_async()), ("ok", "ok"))
+
+
+def streamed_response(client: Any, read: str, **more: Any) -> None:
+    """Ask with `with_streaming_response`, and read the answer by the method *read*."""
+    create = client.chat.completions.with_streaming_response.create
+    with create(**CHAT, **more) as answer:
+        found = getattr(answer, read)()
+        for _ in found if more or read.startswith("iter") else ():
+            pass
+
+
+async def streamed_response_async(client: Any, read: str) -> None:
+    create = client.chat.completions.with_streaming_response.create
+    async with create(**CHAT) as answer:
+        await getattr(answer, read)()
+
+
+FORMS: dict[str, Callable[[Any, Any], object]] = {
+    **{name: call for name, call in gen_ai_calls.OF_OPENAI.items() if name != "models"},
+    **{
+        f"streaming response, {read}": lambda client, _, read=read: streamed_response(client, read)
+        for read in ("parse", "read", "json", "text", "iter_lines", "iter_bytes")
+    },
+    "streaming response, streamed": lambda client, _: streamed_response(
+        client, "parse", **gen_ai_calls.USED
+    ),
+    "models": gen_ai_calls.OF_OPENAI["models"],  # it ends the call of a raw answer before it
+}
+"""The forms of a call of `openai`."""
+
+
+def ask_in_each_form(api: FakeApi) -> None:
+    """Make each form of a call, sync, and the ones that differ async."""
+    import openai
+
+    with openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=0) as client:
+        for call in FORMS.values():
+            call(client, api)
+
+    async def in_async() -> None:
+        async with openai.AsyncOpenAI(base_url=api.url, api_key="ask_k") as other:
+            chat = other.chat.completions
+            (await chat.with_raw_response.create(**CHAT)).parse()
+            async for _ in await chat.create(**CHAT, **gen_ai_calls.USED):
+                pass
+            for read in ("parse", "read", "json"):
+                await streamed_response_async(other, read)
+            await other.models.list()
+
+    asyncio.run(in_async())
 
 
 def by_pydantic_ai(api: FakeApi) -> Iterator[Step]:
@@ -301,29 +362,53 @@ def look_at(step: Step, whose: str, spans: list[Any]) -> None:
         assert "internal_error" in codes, told
 
 
-def look_at_metrics(whose: str, reader: InMemoryMetricReader) -> None:
+def look_at_metrics(whose: str, reader: InMemoryMetricReader, api: FakeApi) -> None:
+    """Compare the metrics with the API's books: no call is recorded twice, and none is lost."""
     data = reader.get_metrics_data()
-    names: dict[bool, set[str]] = {True: set(), False: set()}
+    points: dict[tuple[bool, str], list[Any]] = {}
     for resource in data.resource_metrics if data else ():
         for scope in resource.scope_metrics:
-            names[scope.scope.name == OURS] |= {one.name for one in scope.metrics}
-    assert "assisters.client.call.attempts" in names[True]
-    twice = {one for one in names[True] & names[False] if one.startswith("gen_ai.")}
-    assert whose == OWN or not twice, twice
+            for one in scope.metrics:
+                by = scope.scope.name == OURS, one.name
+                points.setdefault(by, []).extend(one.data.data_points)
+    assert (True, "assisters.client.call.attempts") in points
+    # A call of another endpoint may have a metric of the other's, and no span.
+    recorded = {
+        is_ours: sum(
+            point.count
+            for point in points.get((is_ours, DURATION), ())
+            if point.attributes.get(OPERATION) not in BESIDES
+        )
+        for is_ours in (True, False)
+    }
+    asked = sum(one.path in INFERENCES for one in api.requests)
     if whose != OWN:
-        assert "gen_ai.client.operation.duration" in names[True] | names[False], names
+        assert recorded[True] + recorded[False] <= asked, (recorded, asked)
+    if not recorded[False]:
+        assert recorded[True] == asked, (recorded, asked)
+    if (False, TOKENS) not in points:
+        tokens = {"input": 0, "output": 0}
+        for point in points.get((True, TOKENS), ()):
+            tokens[point.attributes["gen_ai.token.type"]] += point.sum
+        assert tokens == {
+            "input": sum(one.input_tokens for one in api.usage),
+            "output": sum(one.output_tokens for one in api.usage),
+        }, (tokens, api.usage)
 
 
 def scope_of(span: Any) -> str:
     return str(span.instrumentation_scope.name)
 
 
-def check(name: str) -> None:
+def check(name: str, order: str) -> None:
     peer = PEERS[name]
     spans, reader = InMemorySpanExporter(), InMemoryMetricReader()
     set_up(name, spans, reader)
-    with FakeApi() as api, assisters_otel.init(hosts=[api.url], strict=True) as telemetry:
+    if order == "init last":
         switch_on(name)
+    with FakeApi() as api, assisters_otel.init(hosts=[api.url], strict=True) as telemetry:
+        if order == "init first":
+            switch_on(name)
         for step in peer.play(api):
             for one in step.answers:
                 api.answers(**one)
@@ -339,10 +424,12 @@ def check(name: str) -> None:
             if name == "instructor":
                 repeats = [span.attributes.get("assisters.call.resend_count") for span in in_order]
                 assert (1 in repeats) == ("failed" in step.outcomes), repeats
-        look_at_metrics(peer.whose, reader)
+        if peer.play is by_openai:
+            ask_in_each_form(api)
+        look_at_metrics(peer.whose, reader, api)
         assert telemetry.status().last_failure is None, telemetry.status()
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.CRITICAL)
-    check(sys.argv[1])
+    check(*sys.argv[1:])

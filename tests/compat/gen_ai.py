@@ -52,6 +52,9 @@ NEEDS = {
 }  # fmt: skip
 """The packages of each, beside the clients."""
 
+ORDERS = ("init first", "init last")
+"""Whether `init` is called before the other one is switched on."""
+
 CLIENTS = ("httpx>=0.27,<1", "openai>=3,<4")
 QUIET = {
     "LANGSMITH_TRACING": "false",
@@ -72,11 +75,15 @@ def attempt(name: str, python: Path, built: Path) -> tuple[bool, str]:
             f"gen-ai-{name}", python, built, [*arguments, "--prerelease=allow"]
         ) as inside:
             script = tests / "compat" / "check_gen_ai.py"
-            done = run_for(inside, script, name, timeout_s=180, PYTHONPATH=str(tests), **QUIET)
+            for order in ORDERS:
+                done = run_for(
+                    inside, script, name, order, timeout_s=180, PYTHONPATH=str(tests), **QUIET
+                )
+                if done.returncode:
+                    end = "\n".join((done.stdout + done.stderr).splitlines()[-25:])
+                    return False, f"{order}: {end}"
     except NotMadeError as error:
         return False, str(error)
-    if done.returncode:
-        return False, "\n".join((done.stdout + done.stderr).splitlines()[-25:])
     return True, ", ".join(NEEDS[name])
 
 

@@ -18,7 +18,8 @@ from assisters_otel.clients.aiohttp.adapter import AiohttpAdapter
 from assisters_otel.clients.httpx.adapter import HttpxAdapter
 from assisters_otel.clients.requests.adapter import RequestsAdapter
 from assisters_otel.explanation.explain import NOBODY, SIDES, Explanation
-from assisters_otel.semconv import environment
+from assisters_otel.semconv import environment, metrics
+from assisters_otel.sinks.gen_ai_span import FRAMEWORK_SCOPES, SDK_SCOPES
 from assisters_otel.testing import FakeApi
 from assisters_otel.testing.retry_policy import rules as retry_rules
 
@@ -152,6 +153,20 @@ def test_every_field_of_an_explanation_is_in_its_table():
 
     assert first_names(PAGE["errors"], "field") == list(Explanation._fields)
     assert re.findall("`(.+?)`", side) == [one for one in SIDES if one != NOBODY]
+
+
+def test_who_records_a_gen_ai_metric_is_on_the_page():
+    kinds = [metrics.OPERATION_DURATION.name, metrics.TOKEN_USAGE.name, metrics.FIRST_CHUNK.name]
+    listed = {
+        scope: [told == "the other" for told in row[1:]]
+        for row in rows(PAGE["with-others"], "scope of the span on or around the call")
+        for scope in re.findall("`(.+?)`", row[0])
+    }
+    scopes = {**SDK_SCOPES, **FRAMEWORK_SCOPES}
+
+    assert listed == {
+        scope: [kind in recorded for kind in kinds] for scope, recorded in scopes.items()
+    }
 
 
 def test_every_argument_of_a_fake_answer_in_the_table_is_one():

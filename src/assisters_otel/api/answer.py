@@ -10,11 +10,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from assisters_otel.api.limits import MAX_VALUE
-from assisters_otel.api.redaction import clean
+from assisters_otel.api.redaction import clean, without
 from assisters_otel.semconv import gen_ai
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from assisters_otel.api.gen_ai_request import Value
 
@@ -57,6 +57,22 @@ class Answer(NamedTuple):
         """Return the same record without the tokens."""
         kept = {name: value for name, value in self.attributes.items() if name not in _USAGES}
         return Answer(self.model, kept)
+
+    def without_keys(self, secrets: Sequence[str]) -> Answer:
+        """Return the same record with *secrets* redacted: it may quote a key of the request's."""
+        reasons = self.attributes.get(gen_ai.RESPONSE_FINISH_REASONS)
+        texts = reasons if isinstance(reasons, tuple) else ()
+        told = f"{self.attributes.get(gen_ai.RESPONSE_ID)}\n{self.model}\n{' '.join(texts)}"
+        if without(told, secrets) == told:
+            return self
+        shown = {name: _without_keys(value, secrets) for name, value in self.attributes.items()}
+        return Answer(None if self.model is None else without(self.model, secrets), shown)
+
+
+def _without_keys(value: Value, secrets: Sequence[str]) -> Value:
+    if isinstance(value, tuple):
+        return tuple(without(one, secrets) for one in value)
+    return without(value, secrets) if isinstance(value, str) else value
 
 
 def of_parts(

@@ -65,7 +65,8 @@ _TOKEN: Final = pattern(
 )
 _QUERY: Final = pattern(r"(/[^?#]*[?#]).+", re.DOTALL)
 _MAX_SHOWN: Final = 80
-_MIN_SECRET: Final = 6
+MIN_SECRET: Final = 6
+"""The characters of the shortest text that `without` replaces. A shorter one is in many words."""
 
 
 def redact(text: str) -> str:
@@ -102,7 +103,7 @@ def encodable(text: str) -> str:
 def without(text: str, secrets: Iterable[str]) -> str:
     """Return a text with each of *secrets* replaced by `REDACTED`, whatever its form."""
     for secret in secrets:
-        if len(secret) >= _MIN_SECRET:
+        if len(secret) >= MIN_SECRET:
             text = text.replace(secret, REDACTED)
     return text
 

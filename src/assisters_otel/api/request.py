@@ -6,10 +6,14 @@ headers and the body, which stay in memory: they identify a resend, and only as 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+AUTHORIZATION: Final = "authorization"
+CREDENTIALS: Final = (AUTHORIZATION, "x-api-key", "api-key")
+"""The headers that may hold a key of the API's or of a gateway's, in lower case."""
 
 
 class ApiRequest(NamedTuple):
@@ -45,6 +49,9 @@ class RequestReader(Protocol):
 
     def header(self, name: str) -> str | None:
         """Return the value of a header, or None. *name* is in lower case."""
+
+    def credentials(self) -> dict[str, str]:
+        """Return the headers of `CREDENTIALS` that the request has, by their names."""
 
     def headers(self) -> Iterable[tuple[str, str]]:
         """Return all headers, in their order."""

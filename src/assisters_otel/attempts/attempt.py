@@ -1,4 +1,4 @@
-"""The record of an attempt in flight, its origin (a task or thread), and whose request it is.
+"""The record of an attempt in flight, and whose request it is.
 
 What would break it: a reference to the client's response or to an exception. Both would keep the
 app's objects alive as long as the attempt is remembered.
@@ -7,6 +7,7 @@ app's objects alive as long as the attempt is remembered.
 from __future__ import annotations
 
 import weakref
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry import baggage, trace
@@ -14,63 +15,27 @@ from opentelemetry import baggage, trace
 from assisters_otel.api import error_body, redaction
 from assisters_otel.api.headers import REQUEST_ID
 from assisters_otel.api.identity import NOBODY, Entries, Identity, key_fingerprint
+from assisters_otel.api.request import AUTHORIZATION
 from assisters_otel.attempts import control_flow
+from assisters_otel.attempts.control_flow import Origin
 from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from opentelemetry.trace import Span, SpanContext
     from opentelemetry.util.types import AttributeValue
 
+    from assisters_otel.api.answer import Answer
     from assisters_otel.api.request import ApiRequest, RequestReader
     from assisters_otel.attempts.call import Call
     from assisters_otel.attempts.retry_chain import RetryChain
     from assisters_otel.outcomes import AttemptOutcome, Resend
 
-_SECRET_HEADERS: Final = ("authorization", "x-api-key", "api-key")
+_NO_CREDENTIALS: Final[Mapping[str, str]] = MappingProxyType({})
 _MAX_CREDENTIALS: Final = 256
 """The Authorization headers whose fingerprints are remembered. A token that changes by the hour
 leaves an entry each hour, so all are forgotten at this number."""
-
-
-class Origin(NamedTuple):
-    """The origin of an attempt.
-
-    Attributes:
-        owner: A function that returns the task or thread that has sent the attempt, or None if
-            that is gone. All attempts of one task or thread have the same.
-        owner_id: The id of the task or thread.
-        parent: The span under which the attempt, or its call, was made; None without one.
-        unit: The unit of work that the attempt is part of, as `control_flow.Units` has it, or None.
-    """
-
-    owner: Callable[[], object]
-    owner_id: int
-    parent: SpanContext | None
-    unit: str | None
-
-    @property
-    def is_known(self) -> bool:
-        """True if the attempt can be of one unit only: at most one runs, or its trace is known."""
-        return self.unit != control_flow.UNKNOWN or self.parent is not None
-
-    @property
-    def whole(self) -> str | int | None:
-        """The unit of work that the attempt shares with its resends, else the trace id, or None."""
-        if self.unit:
-            return self.unit
-        return None if self.parent is None else self.parent.trace_id
-
-    @property
-    def place(self) -> int | None:
-        """The key by which a resend of another task or thread is found, or None without one.
-
-        It is the hash of the unit of work, else the id of the parent span.
-        """
-        if self.unit:
-            return hash(self.unit)
-        return None if self.parent is None else self.parent.span_id
 
 
 class Attempt:
@@ -101,6 +66,7 @@ class Attempt:
             time, or at that of an attempt that it follows.
         origins: The identities of the requests that were redirected to this one.
         unit: The unit of work that sends it, as `control_flow.Units` has it, or None.
+        credentials: The request's headers of `CREDENTIALS`, which no telemetry may contain.
         caller: Whose request it is.
     """
 
@@ -112,6 +78,7 @@ class Attempt:
         "answer_attributes",
         "call",
         "caller",
+        "credentials",
         "duration_s",
         "has_company",
         "headers",
@@ -171,10 +138,11 @@ class Attempt:
         self.is_bare = False
         self.has_company = False
         self.caller = NOBODY
+        self.credentials: Mapping[str, str] = _NO_CREDENTIALS
         self.unit = control_flow.units.current()
         self._parent_span = parent_span
         self._origin: Origin | None = None
-        self._secrets: tuple[str, ...] | None = None
+        self._secrets: Sequence[str] | None = None
 
     @property
     def chain(self) -> RetryChain | None:
@@ -191,11 +159,11 @@ class Attempt:
             self._origin = Origin(weakref.ref(owner), id(owner), self._parent(), self.unit)
         return self._origin
 
-    def secrets(self) -> tuple[str, ...]:
+    def secrets(self) -> Sequence[str]:
         """Return the keys in the request's own headers, which no telemetry may contain."""
         if self._secrets is None:
-            values = map(self.reader.header, _SECRET_HEADERS)
-            self._secrets = tuple(value.split()[-1] for value in values if value and value.strip())
+            held = self.credentials.values()
+            self._secrets = [words[-1] for value in held if (words := value.rsplit(None, 1))]
         return self._secrets
 
     @fail_safe
@@ -213,6 +181,22 @@ class Attempt:
             shown = redaction.without(quoted.decode("latin-1"), secrets)
             self.headers[REQUEST_ID] = shown.encode("latin-1", "replace")
         return None if told is None else error_body.without_keys(told, secrets)
+
+    def may_be_quoted(self) -> bool:
+        """Return True if the answer's request id may quote one of these keys."""
+        quoted = self.headers.get(REQUEST_ID)
+        if quoted is not None:
+            text = quoted.decode("latin-1")
+            for value in self.credentials.values():
+                # A key that is quoted has its end there. `secrets` would cost thrice as much.
+                if value[-redaction.MIN_SECRET :].strip() in text:
+                    return True
+        return False
+
+    @fail_safe
+    def without_secrets(self, told: Answer | None) -> Answer | None:
+        """Return the record of an answer without these keys, or None for None."""
+        return None if told is None else told.without_keys(self.secrets())
 
     def _parent(self) -> SpanContext | None:
         """Return the context of the span under which the attempt or its call was made, or None."""
@@ -257,25 +241,26 @@ def _read_baggage(names: tuple[str, ...]) -> Entries:
     return tuple((name, text.strip()) for name, text in texts if text.strip())
 
 
-def read_caller(reader: RequestReader, call: Call | None, settings: CallerSettings) -> Identity:
-    """Return whose request an attempt is that is about to be sent.
+def read_caller(attempt: Attempt, settings: CallerSettings) -> Identity:
+    """Return whose request an attempt is that is about to be sent, and set its credentials.
 
     No key is kept. Its identity is found by the header's `hash`, which Python keys anew for each
     process.
 
     Args:
-        reader: The reader of the client's own request object.
-        call: The call that it belongs to, or None.
+        attempt: The attempt.
         settings: The settings, with the identities that are known.
     """
-    known = _read_caller(reader, settings) or NOBODY
+    known = _read_caller(attempt, settings) or NOBODY
+    call = attempt.call
     entries = read_baggage(settings) if call is None else call.asked.baggage
     return known._replace(baggage=entries) if entries else known
 
 
 @fail_safe
-def _read_caller(reader: RequestReader, settings: CallerSettings) -> Identity:
-    value = reader.header("authorization")
+def _read_caller(attempt: Attempt, settings: CallerSettings) -> Identity:
+    attempt.credentials = attempt.reader.credentials()
+    value = attempt.credentials.get(AUTHORIZATION)
     if not value:
         return NOBODY
     credential = hash(value)

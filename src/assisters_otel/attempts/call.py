@@ -2,15 +2,11 @@
 
 How it works.
 
-* The adapter of an SDK enters the call's scope around the SDK's own method. `current_call` returns
-  the call in this scope, and the recorder makes the attempts there its own, if `includes` agrees.
+* The adapter of an SDK enters the call's scope around the SDK's own method (`call_scope`). The
+  recorder makes the attempts in this scope the call's own, if `includes` agrees.
 * The call ends when the SDK raises, or when it returns. If the SDK returns with an open body, the
   call ends with that body. If the app parses the answer itself, the call waits for that, and ends
   at the moment of its body's end (`unparsed_answers`).
-
-The scope is in OpenTelemetry's context, which the app's code passes from thread to thread, and in a
-context variable: ddtrace's context keeps only the span and the baggage. A flag closes the scope: a
-task that was started in it, and outlives it, is no part of it.
 
 What would break it: a reference from an ended call to its body or its scope. In such a cycle the
 client's request would stay until a collection (test_a_call_that_is_over_is_in_no_cycle).
@@ -20,7 +16,6 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Final
 from weakref import ref as weakref
@@ -30,6 +25,7 @@ from opentelemetry import context, trace
 from assisters_otel.api import raw_answer
 from assisters_otel.api.identity import Identity
 from assisters_otel.attempts.call_request import RESULT
+from assisters_otel.attempts.call_scope import KEY, SCOPE
 from assisters_otel.attempts.clock import Moment
 from assisters_otel.attempts.request_matching import is_of_call, is_sdk_request
 from assisters_otel.attempts.retry_chain import RetryChain
@@ -50,9 +46,7 @@ if TYPE_CHECKING:
     from assisters_otel.attempts.call_request import CallRequest, ExpectedAnswer, Judge
     from assisters_otel.outcomes import AttemptOutcome
 
-_KEY: Final = context.create_key("assisters_otel-call")
 _answer_of: Final = fail_safe(raw_answer.of_sdk_result)
-_scope: Final[ContextVar[Call | None]] = ContextVar("assisters_otel-call", default=None)
 
 
 class Call:
@@ -83,6 +77,7 @@ class Call:
         "_is_returned",
         "_is_unparsed",
         "_once",
+        "_outer",
         "_outside",
         "_result",
         "_tokens",
@@ -113,19 +108,9 @@ class Call:
         *,
         is_ours: bool,
     ) -> None:
-        """Start the call.
-
-        Args:
-            asked: The arguments of the call.
-            span: The span of the call.
-            parent_span: The span under which the call was made; not valid without one.
-            watcher: The receiver of its reports.
-            is_ours: True if the span is the library's, which is made current and ended.
-        """
-        self.asked = asked
-        self.span = span
-        self.is_ours = is_ours
-        self.is_inference = is_ours
+        """Start the call. *watcher* receives its reports; the others are attributes of the call."""
+        self.asked, self.span = asked, span
+        self.is_ours = self.is_inference = is_ours
         self.recorded_elsewhere: frozenset[str] = frozenset()
         self.expected: ExpectedAnswer = RESULT
         self.parent_span = parent_span
@@ -140,16 +125,18 @@ class Call:
         self._body_end: Moment | None = None
         self._answer: Answer | None = None
         self._result: Callable[[], object] | None = None
-        self._tokens: tuple[Token[Context], Token[Call | None]] | None = None
+        self._tokens: tuple[Token[Context], Token[object]] | None = None
         self._once = iter((True,))  # two threads may close one body
-        self._outside = trace.set_span_in_context(span) if is_ours else context.get_current()
-        self.context: Context = context.set_value(_KEY, self, self._outside)
+        outer = context.get_current()
+        self._outer = outer, SCOPE.get()
+        self._outside = trace.set_span_in_context(span, outer) if is_ours else outer
+        self.context: Context = context.set_value(KEY, self, self._outside)
         self.started_s = time.perf_counter()
 
     @fail_safe
     def attach(self) -> None:
         """Enter the call's scope, in which it sends."""
-        self._tokens = context.attach(self.context), _scope.set(self)
+        self._tokens = context.attach(self.context), SCOPE.set(self)
 
     @fail_safe
     def detach(self, error: BaseException | None = None) -> None:
@@ -159,10 +146,20 @@ class Call:
         if tokens is None:  # `attach` failed
             return
         with suppress(ValueError):  # it was entered in another context
-            _scope.reset(tokens[1])
-        if isinstance(error, GeneratorExit) and context.get_value(_KEY) is not self:
+            SCOPE.reset(tokens[1])
+        if isinstance(error, GeneratorExit) and context.get_value(KEY) is not self:
             return  # the garbage collector closes the coroutine, after its task and its context
         context.detach(tokens[0])
+
+    @fail_safe
+    def leave(self) -> None:
+        """Leave nothing behind where an exception has interrupted `attach`, `detach` or `end`."""
+        if SCOPE.get() is self or context.get_value(KEY) is self:
+            SCOPE.set(self._outer[1])
+            context.attach(self._outer[0])
+        self.end(names.CANCELLED_CALL)
+        if self.is_ours and self.span.is_recording() and not self._watcher.is_collecting():
+            self.span.end()
 
     @fail_safe
     def includes(self, request: ApiRequest, message: RequestReader) -> bool:
@@ -270,6 +267,9 @@ class Call:
         if outcome == names.OK and self.chain.retries:
             outcome = names.RECOVERED
         ended_s = time.perf_counter() if at is None else at.steady_s
+        answer = self._answer or self._read_answer(self._result and self._result())
+        if self.body is not None:  # its client may not keep what the app has read in parts
+            answer = self.body.attempt.without_secrets(answer or self.body.read_answer())
         record = CallOutcome(
             *self.asked[:3],
             outcome=outcome,
@@ -279,7 +279,7 @@ class Call:
             last=self.last,
             exception=exception,
             caller=Identity(None, self.asked.baggage) if self.last is None else self.last.caller,
-            answer=self._answer or self._read_answer(self._result and self._result()),
+            answer=answer,
         )
         self._watcher.ended(self, record, None if at is None else at.unix_ns)
         body, self.body, self.context = self.body, None, self._outside
@@ -293,5 +293,5 @@ class Call:
 
 def current_call() -> Call | None:
     """Return the call in whose scope this runs, or None."""
-    call = context.get_value(_KEY) or _scope.get()
+    call = context.get_value(KEY) or SCOPE.get()
     return call if isinstance(call, Call) and call.is_open else None

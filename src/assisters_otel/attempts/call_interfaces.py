@@ -14,11 +14,22 @@ if TYPE_CHECKING:
 C_contra = TypeVar("C_contra", contravariant=True)  # a call
 
 
+class Attempted(Protocol):
+    """The part of an `Attempt` that a call uses."""
+
+    def without_secrets(self, told: Answer | None) -> Answer | None:
+        """Return the record of an answer without the keys in the request's headers."""
+
+
 class Body(Protocol):
     """The part of a `ResponseBody` that a call uses."""
 
     is_over: bool
     made: str
+
+    @property
+    def attempt(self) -> Attempted:
+        """The attempt that it answers."""
 
     def found_unusable(self, error: Envelope | None, exception: Exception | None = None) -> None:
         """Record that the answer has a status of success, and is none.

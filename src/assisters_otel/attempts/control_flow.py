@@ -14,10 +14,12 @@ import sys
 import threading
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from opentelemetry.trace import SpanContext
 
 # A pool's thread that waits for work has frames of these modules only. Source: the thread pools of
 # the standard library, anyio and trio.
@@ -150,3 +152,42 @@ def _is_idle_pool_thread(thread: threading.Thread) -> bool:
             return False
         frame = frame.f_back
     return True
+
+
+class Origin(NamedTuple):
+    """The origin of an attempt.
+
+    Attributes:
+        owner: A function that returns the task or thread that has sent the attempt, or None if
+            that is gone. All attempts of one task or thread have the same.
+        owner_id: The id of the task or thread.
+        parent: The span under which the attempt, or its call, was made; None without one.
+        unit: The unit of work that the attempt is part of, as `control_flow.Units` has it, or None.
+    """
+
+    owner: Callable[[], object]
+    owner_id: int
+    parent: SpanContext | None
+    unit: str | None
+
+    @property
+    def is_known(self) -> bool:
+        """True if the attempt can be of one unit only: at most one runs, or its trace is known."""
+        return self.unit != UNKNOWN or self.parent is not None
+
+    @property
+    def whole(self) -> str | int | None:
+        """The unit of work that the attempt shares with its resends, else the trace id, or None."""
+        if self.unit:
+            return self.unit
+        return None if self.parent is None else self.parent.trace_id
+
+    @property
+    def place(self) -> int | None:
+        """The key by which a resend of another task or thread is found, or None without one.
+
+        It is the hash of the unit of work, else the id of the parent span.
+        """
+        if self.unit:
+            return hash(self.unit)
+        return None if self.parent is None else self.parent.span_id

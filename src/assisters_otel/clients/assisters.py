@@ -51,18 +51,24 @@ class _FirstStepInCall:
         call, self._call = self._call, None
         if call is None:
             return next(self._chunks)
-        call.attach()
         try:
-            chunk = next(self._chunks)
-            call.returned()
+            call.attach()
+            try:
+                chunk = next(self._chunks)
+                call.returned()
+            except StopIteration:
+                call.returned()
+                raise
+            except BaseException as error:
+                call.raised(error)
+                raise
+            finally:
+                call.detach()
         except StopIteration:
-            call.returned()
             raise
-        except BaseException as error:
-            call.raised(error)
+        except BaseException:
+            call.leave()
             raise
-        finally:
-            call.detach()
         return chunk
 
 

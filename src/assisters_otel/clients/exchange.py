@@ -142,7 +142,7 @@ class Exchange:
             self._response = self.read_beginning = None
 
     def _end_span(self, error: BaseException | None) -> None:
-        own, self._own = self._own, None
+        own = self._own
         if own is None:
             return
         if isinstance(error, Exception) and self._response is None:
@@ -153,6 +153,13 @@ class Exchange:
             end = partial(_end, own.span, self._left_ns or time.time_ns())
             self._recorder.deferred.run_outside_collector(end)
         self._leave()
+        self._own = None
+
+    @fail_safe
+    def abandon(self) -> None:
+        """Leave nothing behind where an exception has interrupted `start` or `end`."""
+        if self._own is not None:
+            self._own.abandon(self._left_ns)
 
     def leave(self) -> None:
         """Leave the library's span, which ends now. The attempt is reported later, by `end`."""
@@ -181,11 +188,9 @@ class Exchange:
 
     @fail_safe
     def _start(self) -> None:
-        own = self._own
-        span = self.app_span if own is None else own.span
-        if own is not None and not own.span.is_recording():
-            span = None
-        parent_span = None if own is None else own.parent_span
+        own, span, parent_span = self._own, self.app_span, None
+        if own is not None:
+            span, parent_span = own.span if own.span.is_recording() else None, own.parent_span
         self.attempt = self._recorder.start(
             self._request, self._reader, span, parent_span, is_own=own is not None
         )
@@ -208,14 +213,12 @@ class Exchange:
         Returns:
             True if the attempt has failed. Then the beginning of the body is wanted.
         """
-        attempt = self.attempt
-        if attempt is None:
+        if (attempt := self.attempt) is None:
             return False
         has_failed = self._recorder.answered(attempt, status, headers)
         if self._own is not None:
-            attempt.answer_attributes = self._spans.answer_attributes(
-                status, version, headers, attempt.secrets
-            )
+            told = status, version, headers, attempt.secrets
+            attempt.answer_attributes = self._spans.answer_attributes(*told)
         if has_failed:
             self._response = response
         else:
@@ -228,10 +231,10 @@ class Exchange:
         Args:
             sent: The app's request or response. `explain` finds a body's failure by it.
         """
-        attempt = self.attempt
-        if attempt is None or (attempt.call is None and not attempt.is_event_stream):
-            return None
-        return self._recorder.bodies.watch(attempt, self._is_transient, sent)
+        one = self.attempt
+        if one is not None and (one.call is not None or one.is_event_stream):
+            return self._recorder.bodies.watch(one, self._is_transient, sent)
+        return None
 
     def may_be_read_ahead(self) -> bool:
         """Return True if the body of a failed answer may be read before the caller reads it."""
@@ -239,9 +242,8 @@ class Exchange:
 
     def length(self) -> int | None:
         """Return the value of Content-Length in bytes, or None without one."""
-        if self.attempt is None:
-            return None
-        return header_integer(self.attempt.headers.get(CONTENT_LENGTH))
+        one = self.attempt
+        return None if one is None else header_integer(one.headers.get(CONTENT_LENGTH))
 
     def raised_for_status(self, error: BaseException) -> None:
         """Remember the failed answer by the exception that the client raises for it, too."""
@@ -276,8 +278,7 @@ class Exchange:
 
     def _report_error(self, error: BaseException) -> None:
         if self.attempt is not None:
-            is_transient = bool(self._is_transient(error))
-            self._recorder.raised(self.attempt, error, transient=is_transient)
+            self._recorder.raised(self.attempt, error, transient=bool(self._is_transient(error)))
 
     @fail_safe
     def _leave(self) -> None:
@@ -289,8 +290,7 @@ class Exchange:
             if mark is not None:
                 _ENTERED.reset(mark)
         except ValueError:
-            # The garbage collector closes a coroutine that is not awaited to its end, in another
-            # context. The one that was entered has ended with its task.
+            # The garbage collector closes a coroutine in another context: its own has ended.
             return
         context.detach(token)
 

@@ -56,14 +56,30 @@ class OwnSpan(NamedTuple):
     Attributes:
         span: The span. It may be sampled out.
         parent_span: The span that was current before it.
+        outer: The context that was current before it.
         context: The context in which the request is sent.
         headers: The headers that the propagator adds to the request.
     """
 
     span: Span
     parent_span: Span
+    outer: Context
     context: Context
     headers: dict[str, str]
+
+    def abandon(self, end_ns: int | None) -> None:
+        """End the span and leave its context, if that has been interrupted.
+
+        A signal handler may raise an exception at any moment, also in the code that does the two
+        (test_an_interrupt_at_any_moment_leaves_nothing_behind).
+
+        Args:
+            end_ns: The time of the end, or None for now.
+        """
+        if self.span.is_recording():
+            self.span.end(end_ns)
+        if context.get_current() is self.context:
+            context.attach(self.outer)
 
 
 class HttpSpans:
@@ -151,11 +167,12 @@ class HttpSpans:
             parent_span = trace.get_current_span()
         span = self._tracer.start_span(start.name, None, SpanKind.CLIENT, attributes)
         try:
-            within = trace.set_span_in_context(span)
+            outer = context.get_current()
+            within = trace.set_span_in_context(span, outer)
             headers = propagated_headers(within)
             if self._suppresses_others:
                 within = context.set_value(_SUPPRESS_HTTP_INSTRUMENTATION_KEY, True, within)
-            return OwnSpan(span, parent_span, within, headers)
+            return OwnSpan(span, parent_span, outer, within, headers)
         except BaseException:  # a foreign exception, which `fail_safe` lets pass
             span.end()
             raise

@@ -96,18 +96,22 @@ class OpenAIAdapter:
             call = self._begin(client, args, kwargs)
             if call is None:
                 return await wrapped(client, *args, **kwargs)
-            call.attach()
             raised = None
             try:
-                result = await wrapped(client, *args, **kwargs)
-                call.returned(result, _judge)
-            except BaseException as error:
-                raised = error
-                call.raised(error)
+                call.attach()
+                try:
+                    result = await wrapped(client, *args, **kwargs)
+                    call.returned(result, _judge)
+                except BaseException as error:
+                    raised = error
+                    call.raised(error)
+                    raise
+                finally:
+                    call.detach(raised)
+                    del raised  # its traceback refers to this frame
+            except BaseException:
+                call.leave()
                 raise
-            finally:
-                call.detach(raised)
-                del raised  # its traceback refers to this frame
             return result
 
         return request
@@ -119,7 +123,7 @@ class OpenAIAdapter:
             try:
                 result = wrapped(answer, *args, **kwargs)
             except Exception as error:
-                self._settle(answer, error)
+                call = self._settle(answer, error)  # noqa: F841 - `find_in_traceback` reads it
                 raise
             if self._recorder.calls.unparsed.is_used:
                 self._settle(answer)
@@ -134,7 +138,7 @@ class OpenAIAdapter:
             try:
                 result = await wrapped(answer, *args, **kwargs)
             except Exception as error:
-                self._settle(answer, error)
+                call = self._settle(answer, error)  # noqa: F841 - `find_in_traceback` reads it
                 raise
             if self._recorder.calls.unparsed.is_used:
                 self._settle(answer)
@@ -165,8 +169,8 @@ class OpenAIAdapter:
         return close
 
     @fail_safe
-    def _settle(self, answer: Any, error: Exception | None = None) -> None:
-        self._recorder.calls.unparsed.settle(answer, error)
+    def _settle(self, answer: Any, error: Exception | None = None) -> Call | None:
+        return self._recorder.calls.unparsed.settle(answer, error)
 
     def _wrap_build(self, original: Callable[..., Any]) -> Callable[..., Any]:
         wrapped = as_function(original)

@@ -10,10 +10,10 @@ Rules.
 * Nothing is imported. `import_hooks` reports the import of a client, now or later.
 
 How it works. A method in a class is the end of a chain of layers. A layer is a wrapper of wrapt, or
-a function of OpenTelemetry's instrumentation, which holds the wrapped function in a cell of its
-closure. `_wrapt_layers` walks the chain, and `_replace_innermost` replaces what the innermost layer
-holds. Without a layer it replaces the attribute of the class. A layer may also hold a *bound*
-method, on one client or one transport: `rebinding` finds those by the garbage collector.
+a function of OpenTelemetry's instrumentation or of logfire, which holds the wrapped function in a
+cell of its closure. `_wrapt_layers` walks the chain, and `_replace_innermost` replaces what the
+innermost layer holds. Without a layer it replaces the attribute of the class. A layer may also hold
+a *bound* method, on one client or one transport: `rebinding` finds those by the garbage collector.
 
 The function is a plain function and no proxy of wrapt. It has the signature and the name of the
 original, and a call for another host costs half. `_patches_by_function` maps it to its `Patches`.
@@ -71,6 +71,10 @@ class Target(NamedTuple):
 _MARKER: Final = pattern("opentelemetry_instrumentation_[a-z_]+_applied")
 """The marker on functions that OpenTelemetry's instrumentations put in without wrapt."""
 
+_LOGFIRE: Final = "logfire._internal.integrations.llm_providers.llm_provider"
+"""The module whose functions logfire puts around ``OpenAI.request``. Source: logfire 5.4, where
+`functools.wraps` gives them the name, the module and the ``__wrapped__`` of the SDK's own."""
+
 # Each of the library's functions, with the patches that put it in.
 _patches_by_function: Final[weakref.WeakKeyDictionary[Callable[..., Any], Patches]] = (
     weakref.WeakKeyDictionary()
@@ -80,7 +84,7 @@ _patches_by_function: Final[weakref.WeakKeyDictionary[Callable[..., Any], Patche
 def _wrapt_layers(owner: type, name: str) -> list[Any]:
     """Return the layers around a method, the outermost first. Below the last is a function.
 
-    A layer is a wrapper of wrapt, or a function of OpenTelemetry's instrumentation.
+    A layer is a wrapper of wrapt, or a function of OpenTelemetry's instrumentation or of logfire.
     """
     layers: list[Any] = []
     function = vars(owner)[name]
@@ -95,14 +99,17 @@ def _wrapt_layers(owner: type, name: str) -> list[Any]:
 
 
 def _closure_cell(function: Any) -> CellType | None:
-    """Return the cell in which OpenTelemetry's function holds what it wraps; None for any other.
+    """Return the cell in which OpenTelemetry's or logfire's function holds what it wraps, or None.
 
     OpenTelemetry's `uninstrument` restores ``__wrapped__`` of the function that it finds on the
     class, if that has the marker. A layer around it would have the marker as well, because
     `functools.update_wrapper` copies it. Then `uninstrument` would restore the function that it is
     to remove. Source: `opentelemetry-instrumentation-requests`.
     """
-    if not isinstance(function, FunctionType) or not any(map(_MARKER.fullmatch, vars(function))):
+    if not isinstance(function, FunctionType):
+        return None
+    is_marked = any(map(_MARKER.fullmatch, vars(function)))
+    if not is_marked and function.__globals__.get("__name__") != _LOGFIRE:
         return None
     wrapped = vars(function).get("__wrapped__")
     cells = (cell for cell in function.__closure__ or () if cell.cell_contents is wrapped)

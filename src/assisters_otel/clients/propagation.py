@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import copy_context
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -31,13 +32,18 @@ def propagated_headers(within: Context) -> dict[str, str]:
     """
     carrier: dict[str, str] = {}
     bare = baggage.clear(within) if baggage.get_all(within) else within
+    # In a copy of the task's or thread's context: an interrupt leaves nothing entered behind.
+    copy_context().run(_inject_within, bare, carrier)
+    return {name: value for name, value in carrier.items() if _is_name(name) and _is_value(value)}
+
+
+def _inject_within(bare: Context, carrier: dict[str, str]) -> None:
     # A propagator may read the current context in place of the one that it gets.
     token = context.attach(bare)
     try:
         _inject(get_global_textmap(), carrier, bare)
     finally:
         context.detach(token)
-    return {name: value for name, value in carrier.items() if _is_name(name) and _is_value(value)}
 
 
 @fail_safe

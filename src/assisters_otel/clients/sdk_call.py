@@ -35,15 +35,19 @@ def wrap_call(
         call = begin(client, args, kwargs)
         if call is None:
             return wrapped(client, *args, **kwargs)
-        call.attach()
         try:
-            result = wrapped(client, *args, **kwargs)
-            call.returned(result, judge)
-        except BaseException as error:
-            call.raised(error)
+            call.attach()
+            try:
+                result = wrapped(client, *args, **kwargs)
+                call.returned(result, judge)
+            except BaseException as error:
+                call.raised(error)
+                raise
+            finally:
+                call.detach()
+        except BaseException:
+            call.leave()
             raise
-        finally:
-            call.detach()
         return result
 
     return request

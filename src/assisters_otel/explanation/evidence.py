@@ -14,7 +14,6 @@ name, so that no client is imported.
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry import trace
@@ -25,12 +24,18 @@ from assisters_otel.api import headers as response_headers
 from assisters_otel.api.error_body import Envelope
 from assisters_otel.api.headers import header_text, retry_after_s
 from assisters_otel.api.patterns import pattern
+from assisters_otel.api.request import CREDENTIALS
+from assisters_otel.explanation.app_objects import (
+    attribute,
+    causes_and_responses,
+    header,
+    text_of,
+)
 from assisters_otel.outcomes import FIRST_ERROR
 from assisters_otel.sinks.known_attempts import find_attempt
+from assisters_otel.sinks.tracebacks import find_in_traceback
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from assisters_otel.sinks.known_attempts import KnownAttempt
 
 _NO_TYPE: Final = "api_error"
@@ -56,9 +61,13 @@ _CALLER_ERRORS: Final = frozenset({"UnsupportedProtocol", "LocalProtocolError"})
 # from it, which has no response.
 _STATUS_IN_TEXT: Final = pattern(r"too many (\d{3}) error responses")
 
-_MAX_CAUSES: Final = 5
-"""The number of exceptions in a chain that are read. The longest chain, of a connection that is
-refused to an async client of `openai`, has five."""
+_CLIENTS: Final = frozenset(
+    {
+        *("aiohttp", "assisters", "h11", "h2", "httpcore", "httpcore2", "httpx", "httpx2"),
+        *("openai", "requests", "urllib3"),
+    }
+)
+"""The packages of the clients, and of what they raise exceptions of."""
 
 
 class Evidence(NamedTuple):
@@ -75,6 +84,7 @@ class Evidence(NamedTuple):
         is_stream: True if an event stream failed after its status.
         cause: Why there is no answer, where the exception's name does not say it.
         key_fingerprint: The fingerprint of the key that was sent, or None.
+        is_foreign: True if the exception is no client's, and no attempt is known for it.
     """
 
     status: int | None = None
@@ -87,6 +97,7 @@ class Evidence(NamedTuple):
     is_stream: bool = False
     cause: causes.Cause | None = None
     key_fingerprint: str | None = None
+    is_foreign: bool = False
 
     @property
     def has_failed(self) -> bool:
@@ -108,7 +119,9 @@ def find_evidence(thing: object) -> Evidence | None:
         thing = thing.code
     if isinstance(thing, str) and thing.strip():
         return _of_code(thing)
-    known = next(filter(None, map(find_attempt, _causes_and_responses(thing))), None)
+    known = next(filter(None, map(find_attempt, causes_and_responses(thing))), None)
+    if known is None:
+        known = next(filter(None, map(find_in_traceback, causes_and_responses(thing))), None)
     if known is not None:
         evidence = _of_attempt(known)
         if isinstance(thing, BaseException) and not known.outcome.failed:
@@ -120,27 +133,6 @@ def find_evidence(thing: object) -> Evidence | None:
         return _of_exception(thing)
     status = _status(thing)
     return None if status is None else _of_response(thing, status)
-
-
-def _causes_and_responses(thing: object) -> Iterator[object]:
-    """Yield *thing*, its response and request, and the same of each of its causes."""
-    for _ in range(_MAX_CAUSES):
-        yield thing
-        yield _get(thing, "response")
-        if isinstance(thing, BaseException):  # a response's request may have been sent again
-            yield _get(thing, "request")
-        cause = getattr(thing, "__cause__", None) or getattr(thing, "__context__", None)
-        if cause is None:
-            return
-        thing = cause
-
-
-def _get(thing: object, name: str) -> object:
-    # httpx raises RuntimeError for a request or response that was not set.
-    with suppress(AttributeError, RuntimeError):
-        value: object = getattr(thing, name)
-        return value
-    return None
 
 
 def _of_code(code: str) -> Evidence:
@@ -168,7 +160,7 @@ def _of_attempt(known: KnownAttempt) -> Evidence:
 
 
 def _of_exception(error: BaseException) -> Evidence:
-    response = _get(error, "response")
+    response = attribute(error, "response")
     if response is None:
         response = error  # aiohttp's ClientResponseError has status and headers itself
     status = _status(response)
@@ -177,7 +169,9 @@ def _of_exception(error: BaseException) -> Evidence:
     else:
         evidence = _of_response(response, status)
     # The SDKs put the envelope's fields on the exception.
+    secrets = _secrets(response)
     fields = Envelope(*(_text(error, name) for name in ("type", "code", "param")))
+    fields = error_body.without_keys(fields, secrets)
     has_fields = any(fields[:3])
     if has_fields and not any(evidence.envelope[:3]):
         evidence = evidence._replace(envelope=fields)
@@ -188,16 +182,17 @@ def _of_exception(error: BaseException) -> Evidence:
             exception=type(error).__qualname__,
             is_transient=is_transient and (cause is None or cause.is_transient),
             cause=cause,
+            is_foreign=not (has_fields or is_transient or cause or _is_of_client(error)),
         )
-    request_id = evidence.request_id or _text(error, "request_id")
-    return evidence._replace(request_id=request_id, trace_id=_current_trace_id())
+    request_id = evidence.request_id or redaction.without(_text(error, "request_id") or "", secrets)
+    return evidence._replace(request_id=request_id or None, trace_id=_current_trace_id())
 
 
 def _status_retry_gave_up_on(error: BaseException) -> int | None:
     """Return the status of the last answer that urllib3's `Retry` hides, or None."""
     texts = (
-        str(cause)
-        for cause in _causes_and_responses(error)
+        text_of(cause)
+        for cause in causes_and_responses(error)
         if type(cause).__name__ == "ResponseError"
     )
     found = next(filter(None, map(_STATUS_IN_TEXT.search, texts)), None)
@@ -205,26 +200,29 @@ def _status_retry_gave_up_on(error: BaseException) -> int | None:
 
 
 def _of_response(response: object, status: int) -> Evidence:
-    body = getattr(response, "_content", None)  # of httpx and requests: what the app has read
+    body = attribute(response, "_content")  # of httpx and requests: what the app has read
     envelope = error_body.parse_error_body(body) if isinstance(body, bytes) else None
+    secrets = _secrets(response)
+    request_id = redaction.without(header_text(header(response, "x-request-id")) or "", secrets)
     return Evidence(
         status,
-        envelope or Envelope(),
-        header_text(_header(response, "x-request-id")),
-        retry_after_s(_header(response, "retry-after"), time.time()),
+        error_body.without_keys(envelope or Envelope(), secrets),
+        request_id or None,
+        retry_after_s(header(response, "retry-after"), time.time()),
         trace_id=_current_trace_id(),
     )
 
 
-def _header(response: object, name: str) -> bytes | None:
-    get = getattr(getattr(response, "headers", None), "get", None)
-    value = get(name) if callable(get) else None
-    return value.encode("latin-1", "replace") if isinstance(value, str) else None
+def _secrets(response: object) -> list[str]:
+    """Return the keys in the headers of a response's request, which its answer may quote."""
+    request = attribute(response, "request") or attribute(response, "request_info")  # aiohttp's
+    values = (header(request, name) or b"" for name in CREDENTIALS)
+    return [words[-1].decode("latin-1") for value in values if (words := value.rsplit(None, 1))]
 
 
 def _status(thing: object) -> int | None:
     for name in ("status_code", "status"):
-        status = getattr(thing, name, None)
+        status = attribute(thing, name)
         if isinstance(status, int) and status > 0:  # assisters has 0 where there was no answer
             return status
     return None
@@ -243,15 +241,26 @@ def _text(error: BaseException, name: str) -> str | None:
 
 def _is_network_error(error: BaseException) -> bool:
     """Return True if the network is to blame for the exception or one of its causes."""
-    if getattr(error, "type", None) == _NO_ANSWER:
+    kind = attribute(error, "type")
+    if isinstance(kind, str) and kind == _NO_ANSWER:
         return True
     found: set[str] = set()
-    for cause in _causes_and_responses(error):
+    for cause in causes_and_responses(error):
         classes = {kind.__name__ for kind in type(cause).__mro__}
         if "RequestException" in classes:  # each exception of requests is an OSError
             classes.discard("OSError")
         found |= classes
     return found.isdisjoint(_CALLER_ERRORS) and not found.isdisjoint(_NETWORK_ERRORS)
+
+
+def _is_of_client(error: BaseException) -> bool:
+    """Return True if the exception or one of its causes is of a client's package."""
+    return any(
+        kind.__module__.partition(".")[0] in _CLIENTS
+        for cause in causes_and_responses(error)
+        if isinstance(cause, BaseException)
+        for kind in type(cause).__mro__
+    )
 
 
 def _current_trace_id() -> str | None:

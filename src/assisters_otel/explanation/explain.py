@@ -47,6 +47,10 @@ _CHECK_NETWORK: Final = (
     "then at the API's status page."
 )
 _CHECK_UNSENT: Final = "The request did not leave: check the base URL, the headers and the body."
+_CHECK_ORIGIN: Final = (
+    "This is no exception of the API's clients, and no request is known for it: look at where it "
+    "was raised."
+)
 _CHECK_CLIENT: Final = "The client itself failed: compare its version with what the API answers."
 _CHECK_TLS_FILES: Final = (
     "Look at the path of the CA bundle or certificate: REQUESTS_CA_BUNDLE, SSL_CERT_FILE, or the "
@@ -184,7 +188,9 @@ def _advise(evidence: Evidence) -> tuple[bool, str, str]:
         advice = advice if evidence.is_transient else _CHECK_CLIENT
         return evidence.is_transient, advice, catalog.SORRY
     advice = _CHECK_NETWORK if evidence.is_transient else _CHECK_UNSENT
-    if evidence.cause is not None:
+    if evidence.is_foreign:
+        advice = _CHECK_ORIGIN
+    elif evidence.cause is not None:
         advice = _ADVICE_BY_CAUSE.get(evidence.cause, _CHECK_TLS_FILES)
     user_message = catalog.BUSY if evidence.is_transient else catalog.SORRY
     return evidence.is_transient, advice, user_message
@@ -223,6 +229,8 @@ def _why_no_answer(evidence: Evidence) -> str:
     if cause is not None:
         start = "There was no answer" if cause.was_asked else "The API was not asked"
         return f"{start}: {evidence.exception}, {cause.told}."
+    if evidence.is_foreign:
+        return f"No answer of the API is known for this exception: {evidence.exception}."
     part = ", or not a whole one" if evidence.exception in _BODY_ERRORS else ""
     return f"There was no answer{part}: {evidence.exception}."
 
@@ -251,7 +259,7 @@ def _ticket(evidence: Evidence) -> str:
     param, trace_id = evidence.envelope.param, evidence.trace_id
     parts = [
         "Assisters API",
-        str(evidence.status or "no answer"),
+        str(evidence.status or ("no answer known" if evidence.is_foreign else "no answer")),
         name if name and name != str(evidence.status) else None,
         f"param {param}" if param else None,
         f"request id {evidence.request_id or 'unknown'}",

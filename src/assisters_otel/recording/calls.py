@@ -93,14 +93,19 @@ class CallRecorder:
         parent_span = trace.get_current_span()
         made = start_or_adopt_call_span(self._tracer, asked, is_recorded_apart=is_recorded_apart)
         span = trace.INVALID_SPAN if made is None else made.span
-        above = parent_span if span is not parent_span else getattr(parent_span, "parent", None)
-        context = above.get_span_context() if isinstance(above, trace.Span) else above
-        if context is None:
-            context = trace.INVALID_SPAN_CONTEXT
-        if made is None:
-            return Call(asked, span, context, self, is_ours=False)
-        call = Call(asked, span, context, self, is_ours=made.is_ours)
-        call.is_inference, call.recorded_elsewhere = made.is_inference, made.recorded_elsewhere
+        is_ours = made is not None and made.is_ours
+        try:
+            above = parent_span if span is not parent_span else getattr(parent_span, "parent", None)
+            context = above.get_span_context() if isinstance(above, trace.Span) else above
+            if context is None:
+                context = trace.INVALID_SPAN_CONTEXT
+            call = Call(asked, span, context, self, is_ours=is_ours)
+        except BaseException:  # a foreign exception, which `fail_safe` lets pass
+            if is_ours:
+                span.end()
+            raise
+        if made is not None:
+            call.is_inference, call.recorded_elsewhere = made.is_inference, made.recorded_elsewhere
         return call
 
     def start_for_url(  # noqa: PLR0913, PLR0917 - a URL has that many parts
@@ -161,8 +166,10 @@ class CallRecorder:
 
     def awaits_parse(self, call: Call, answer: object) -> bool:
         """Return True if a call waits until the app has parsed the answer that it has returned."""
-        # A GenAI instrumentation ends its span when the SDK returns. So its call cannot wait.
-        if not self.unparsed.remember(call, answer) or not call.is_ours:
+        # A GenAI instrumentation ends its span when the SDK returns. So its call waits only if the
+        # body is open, which ends the call later than that in any case.
+        may_wait = call.is_ours or (call.body is not None and not call.body.is_over)
+        if not self.unparsed.remember(call, answer) or not may_wait:
             return False
         self.unparsed.wait(call, answer, self._deferred.put)
         self.waits(call)

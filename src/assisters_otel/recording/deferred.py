@@ -78,7 +78,12 @@ class Deferred:
 
     def is_collecting(self) -> bool:
         """Return True if this runs inside the garbage collector."""
-        return self._collecting == threading.get_ident()
+        if self._collecting != threading.get_ident():
+            return False
+        # An interrupt in `_collector`, which CPython drops, may have left the mark behind. Inside a
+        # collection this collects nothing, and outside of one it makes and removes the mark anew.
+        gc.collect(0)
+        return self._collecting != 0
 
     def put(self, step: Callable[[], object]) -> None:
         """Keep a step to be run soon. It must not refer to an object that is being collected."""
@@ -102,6 +107,8 @@ class Deferred:
             wait_s: The seconds to wait while another thread runs steps; then it runs the rest. None
                 for `WAIT_S`, once for each time that it takes longer.
         """
+        if self.is_collecting():  # each step would be put off again, for ever
+            return
         if wait_s is None:
             wait_s = 0 if self._is_slow else WAIT_S
         if not self._lock.acquire(timeout=-1 if wait_s > threading.TIMEOUT_MAX else wait_s):

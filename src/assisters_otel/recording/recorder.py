@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from assisters_otel.config import Config
 
 _SUCCESS: Final = 200
-_ID: Final = b"req_"
 
 
 class Recorder:
@@ -165,7 +164,7 @@ class Recorder:
             call = None
         place = parent_span if call is None else call.parent_span
         attempt = Attempt(request, reader, span, place, call, is_own=is_own)
-        attempt.caller = read_caller(reader, call, self._callers)
+        attempt.caller = read_caller(attempt, self._callers)
         resend = self.sinks.resends.started(attempt)
         self._spans.started(attempt)
         if resend is not None and resend.is_retry:
@@ -202,7 +201,8 @@ class Recorder:
                 it; None if it was not read.
         """
         envelope = _envelope(body, attempt.headers) if body else None
-        if envelope is not None or attempt.status >= FIRST_ERROR or _has_odd_id(attempt):
+        # Not by the id's form, which any opaque token has (test_a_request_id_that_quotes_…).
+        if envelope is not None or attempt.may_be_quoted():
             envelope = attempt.hide_secrets(envelope)
         outcome = AttemptOutcome.of(
             attempt.request,
@@ -282,11 +282,6 @@ class Recorder:
 @fail_safe
 def _run(step: Callable[[], object]) -> None:
     step()
-
-
-def _has_odd_id(attempt: Attempt) -> bool:
-    """Return True if the request id does not have the form of the API's ids."""
-    return not attempt.headers.get(response_headers.REQUEST_ID, _ID).startswith(_ID)
 
 
 @fail_safe

@@ -283,7 +283,7 @@ class ResponseBody:
         self.beginning = None
 
     def _stream(self, events: EventStreamScanner, outcome: str) -> StreamOutcome:
-        answer = events.last.answer
+        answer = self.attempt.without_secrets(events.last.answer)
         if answer is not None and outcome != names.COMPLETED:
             # A stream that goes on may have a usage in each event, of the tokens so far.
             answer = answer.without_usage()

@@ -87,8 +87,8 @@ class UnparsedAnswers:
         self.waits[call] = _Wait(owner, dropped, time.monotonic())
         self._by_owner[owner] = call
 
-    def settle(self, answer: object, error: Exception | None = None) -> None:
-        """End the wait of an answer's call, if it is known.
+    def settle(self, answer: object, error: Exception | None = None) -> Call | None:
+        """End the wait of an answer's call, if it is known. Return the call, or None.
 
         Args:
             answer: The answer, which the app has parsed or closed.
@@ -99,6 +99,7 @@ class UnparsedAnswers:
             body.found_unusable(None, error)
         if call is not None:
             call.settle(error)
+        return call
 
     def discard(self, call: Call) -> None:
         """Remove a call that has ended. A later parse still finds it."""

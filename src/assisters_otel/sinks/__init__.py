@@ -7,5 +7,6 @@ field of an outcome again. `recording` calls the sinks.
   app's instrumentation makes.
 * `metrics` records in the instruments, and `label_values` bounds their labels.
 * `failure_log` writes lines of the log.
-* `known_attempts` remembers outcomes for `explain`.
+* `known_attempts` remembers outcomes for `explain`. `tracebacks` finds those of exceptions that
+  take no weak reference.
 """

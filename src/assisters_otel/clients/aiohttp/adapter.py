@@ -102,16 +102,17 @@ class AiohttpAdapter(ClientAdapter):
 
     async def _request(self, send: Callable[[], Any], asked: SessionRequest) -> Any:
         token = self._asked.set(asked)
+        response = None
         try:
             response = await send()
+            self._succeeded(asked, response)
         except BaseException as error:
             self._failed(asked, error)
-            asked.error = None  # its traceback refers to this frame
+            asked.abandon(response)
             raise
         finally:
+            asked.error = None  # its traceback refers to this frame
             self._leave(token)
-        self._succeeded(asked, response)
-        asked.error = None
         return response
 
     @fail_safe

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
+from assisters_otel.api.request import CREDENTIALS
+
 
 class AiohttpRequestReader:
     """Reads the properties by which a resend is recognised.
@@ -27,6 +29,11 @@ class AiohttpRequestReader:
         """Return a header by its name in lower case, or None."""
         value: str | None = self._headers.get(name)
         return value
+
+    def credentials(self) -> dict[str, str]:
+        """Return the headers of `CREDENTIALS` that the request has, by their names."""
+        found = ((name, self.header(name)) for name in CREDENTIALS)
+        return {name: value for name, value in found if value is not None}
 
     def headers(self) -> list[tuple[str, str]]:
         """Return all headers, in their order."""

@@ -92,6 +92,18 @@ class SessionRequest:
         other.span, other.app_makes_spans, other.last = self.span, self.app_makes_spans, self.last
         return other
 
+    @fail_safe
+    def abandon(self, response: Any) -> None:
+        """Leave nothing behind where an exception has interrupted a step of the library.
+
+        Args:
+            response: The response that the app will not get, or None.
+        """
+        if self.last is not None:
+            self.last.abandon()
+        if response is not None:
+            response.close()
+
     def end(self, response: Any) -> None:
         """End the last attempt with the app's response, if no wrapped method has ended it."""
         exchange, self.exchange = self.exchange, None

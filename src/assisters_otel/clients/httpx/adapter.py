@@ -95,12 +95,19 @@ class HttpxAdapter(ClientAdapter):
             exchange = self._open(transport, "handle_request", args, kwargs)
             if exchange is None:
                 return call(transport, *args, **kwargs)
-            kwargs.pop("request", None)
-            with exchange:
-                response = call(transport, exchange.outgoing, *args[1:], **kwargs)
-                stream = self._answered(exchange, response, sync_stream_class, "SyncByteStream")
-                if stream is not None:
-                    stream.read_ahead()
+            response = None
+            try:
+                kwargs.pop("request", None)
+                with exchange:
+                    response = call(transport, exchange.outgoing, *args[1:], **kwargs)
+                    stream = self._answered(exchange, response, sync_stream_class, "SyncByteStream")
+                    if stream is not None:
+                        stream.read_ahead()
+            except BaseException:
+                exchange.abandon()
+                if response is not None:
+                    response.close()  # the caller will not get the response
+                raise
             return response
 
         return handle_request
@@ -112,12 +119,21 @@ class HttpxAdapter(ClientAdapter):
             exchange = self._open(transport, "handle_async_request", args, kwargs)
             if exchange is None:
                 return await call(transport, *args, **kwargs)
-            kwargs.pop("request", None)
-            with exchange:
-                response = await call(transport, exchange.outgoing, *args[1:], **kwargs)
-                stream = self._answered(exchange, response, async_stream_class, "AsyncByteStream")
-                if stream is not None:
-                    await stream.read_ahead()
+            response = None
+            try:
+                kwargs.pop("request", None)
+                with exchange:
+                    response = await call(transport, exchange.outgoing, *args[1:], **kwargs)
+                    stream = self._answered(
+                        exchange, response, async_stream_class, "AsyncByteStream"
+                    )
+                    if stream is not None:
+                        await stream.read_ahead()
+            except BaseException:
+                exchange.abandon()
+                if response is not None:
+                    await response.aclose()  # the caller will not get the response
+                raise
             return response
 
         return handle_async_request
@@ -144,11 +160,16 @@ class HttpxAdapter(ClientAdapter):
             app_span = _find_app_span(raw, route)
         if app_span is None and not self._app_makes_spans(raw, transport, method, current):
             own = self._spans.start(route, reader, current)
-        told = self._is_transient, app_span, own
-        exchange = _Exchange(self._recorder, self._spans, route.request, reader, *told)
-        exchange.raw = exchange.outgoing = raw
-        if own is not None and own.headers:
-            exchange.outgoing = _with_headers(raw, own.headers)
+        try:
+            told = self._is_transient, app_span, own
+            exchange = _Exchange(self._recorder, self._spans, route.request, reader, *told)
+            exchange.raw = exchange.outgoing = raw
+            if own is not None and own.headers:
+                exchange.outgoing = _with_headers(raw, own.headers)
+        except BaseException:
+            if own is not None:
+                own.abandon(None)
+            raise
         return exchange
 
     def _new_route(

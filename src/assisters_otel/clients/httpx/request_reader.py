@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.api.headers import with_lower_names
+from assisters_otel.api.request import CREDENTIALS
 from assisters_otel.clients.classes import CLIENTS, is_a
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
 _OWN_LENGTH: Final = 3
+_CREDENTIALS: Final = {name.encode(): name for name in CREDENTIALS}
 
 
 def lower_headers(headers: Any) -> Sequence[tuple[bytes, bytes, bytes]]:
@@ -60,6 +62,14 @@ class HttpxRequestReader:
             if lower == wanted:
                 return value.decode("latin-1")
         return None
+
+    def credentials(self) -> dict[str, str]:
+        """Return the headers of `CREDENTIALS` that the request has, by their names."""
+        return {
+            _CREDENTIALS[lower]: value.decode("latin-1")
+            for _, lower, value in lower_headers(self._raw.headers)
+            if lower in _CREDENTIALS
+        }
 
     def headers(self) -> list[tuple[str, str]]:
         """Return all headers, in their order."""

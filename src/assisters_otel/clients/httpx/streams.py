@@ -45,6 +45,8 @@ class Stream:
         parts: The chunks as they came, which the caller has not read yet.
     """
 
+    _body: ResponseBody | None = None  # `__del__` is called also if `__init__` is interrupted
+
     def __init__(
         self,
         stream: Any,
@@ -136,9 +138,6 @@ def sync_stream_class(base: Any) -> type[Stream]:  # noqa: C901 - a class, not o
                 if foreign is not None:
                     raise foreign from None
                 self._keep(error, handled)
-            except BaseException:
-                self.close()  # the caller does not have the response yet
-                raise
             finally:
                 del handled
             self._rest = None
@@ -198,9 +197,6 @@ def async_stream_class(base: Any) -> type[Stream]:  # noqa: C901 - a class, not 
                 if foreign is not None:
                     raise foreign from None
                 self._keep(error, handled)
-            except BaseException:
-                await self.aclose()  # the caller does not have the response yet
-                raise
             finally:
                 del handled
             self._rest = None

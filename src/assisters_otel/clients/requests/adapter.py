@@ -39,10 +39,13 @@ from assisters_otel.clients.patching import Target, as_function
 from assisters_otel.clients.requests.exceptions import AS_REQUESTS_RAISES
 from assisters_otel.clients.requests.exchange import (
     HTTP_VERSIONS,
+    SCOPE,
     RequestsExchange,
     SessionSend,
     beginning_of,
+    find_app_span,
     headers_of,
+    is_export,
     mask_redirect_target,
     read_ahead,
     read_limit_s,
@@ -50,12 +53,11 @@ from assisters_otel.clients.requests.exchange import (
 from assisters_otel.clients.requests.request_reader import RequestsRequestReader
 from assisters_otel.clients.requests.urllib3_response import watch
 from assisters_otel.fail_safe import fail_safe
-from assisters_otel.sinks import foreign_span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from opentelemetry.trace import Span, TracerProvider
+    from opentelemetry.trace import TracerProvider
 
     from assisters_otel.clients.exchange import Exchange
     from assisters_otel.clients.routes import Route
@@ -63,9 +65,6 @@ if TYPE_CHECKING:
     from assisters_otel.recording.response_body import ResponseBody
 
 MODULE: Final = "requests"
-SCOPE: Final = "opentelemetry.instrumentation.requests"
-"""The HTTP instrumentation's module, which is the scope of its spans."""
-
 _TOLD: Final = ("method", "url", "response", "error", "_pool")
 """The parameters of `Retry.increment`, in this order."""
 
@@ -106,14 +105,20 @@ class RequestsAdapter(ClientAdapter):
         sending = self._sending
 
         def send(session: Any, *args: Any, **kwargs: Any) -> Any:
-            one = SessionSend(sending.get())
-            token = sending.set(one)
+            outer = sending.get()
+            one = SessionSend(outer)
             try:
-                return call(session, *args, **kwargs)
-            finally:
-                sending.reset(token)
-                if one.failed:
-                    one.report()
+                sending.set(one)
+                try:
+                    return call(session, *args, **kwargs)
+                finally:
+                    sending.set(outer)
+                    if one.failed:
+                        one.report()
+            except BaseException:
+                sending.set(outer)
+                one.abandon()
+                raise
 
         return send
 
@@ -122,31 +127,34 @@ class RequestsAdapter(ClientAdapter):
         call = as_function(original)
 
         def send(adapter: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+            before, response = self._exchange.get(), None
             exchange = self._open(adapter, request, partial(read_limit_s, *args, **kwargs))
             if exchange is None:
                 return self._send_unwatched(call, adapter, request, *args, **kwargs)
             outgoing = exchange.outgoing
             sent = request if outgoing is None else outgoing.copy
-            self._start(exchange)
-            token = self._exchange.set(exchange)
             try:
-                response = call(adapter, sent, *args, **kwargs)
-            except BaseException as error:
+                self._start(exchange)
+                self._exchange.set(exchange)
+                try:
+                    response = call(adapter, sent, *args, **kwargs)
+                except BaseException as error:
+                    if outgoing is not None:
+                        outgoing.restore(error)
+                    exchange.end(error)
+                    raise
+                self._exchange.set(before)
                 if outgoing is not None:
-                    outgoing.restore(error)
-                exchange.end(error)
-                raise
-            finally:
-                self._exchange.reset(token)
-            if outgoing is not None:
-                outgoing.restore(response)
-            try:
+                    outgoing.restore(response)
                 if self._is_reported_later(exchange, response):
                     exchange.leave()
                 else:
                     exchange.end(None)
-            except BaseException:  # a foreign exception, raised while reading ahead
-                response.close()  # the caller will not get the response
+            except BaseException:
+                self._exchange.set(before)
+                exchange.abandon()
+                if response is not None:
+                    response.close()  # the caller will not get the response
                 raise
             return response
 
@@ -170,14 +178,18 @@ class RequestsAdapter(ClientAdapter):
         route = self._route(raw)
         if route is None:
             return None
-        app_span, own = _find_app_span(raw), None
+        app_span, own = find_app_span(raw), None
         # The app's instrumentation is around `Session.send`, and does not see an adapter's call.
         is_theirs = self.app_instrumentation_is_on() and self._sending.get() is not None
         if app_span is None and not is_theirs:
             own = self._spans.start(route, RequestsRequestReader(raw))
-        return RequestsExchange(
-            self._recorder, self._spans, route.request, adapter, raw, app_span, own, read_limit
-        )
+        told = adapter, raw, app_span, own, read_limit
+        try:
+            return RequestsExchange(self._recorder, self._spans, route.request, *told)
+        except BaseException:
+            if own is not None:
+                own.abandon(None)
+            raise
 
     @fail_safe
     def _start(self, exchange: RequestsExchange) -> None:
@@ -277,7 +289,7 @@ class RequestsAdapter(ClientAdapter):
     def _route(self, raw: Any) -> Route | None:
         url = urlsplit(raw.url)
         hosts = self._recorder.watched.named(url.hostname or "")
-        if hosts is None or _is_export(raw):
+        if hosts is None or is_export(raw):
             return None
         key = raw.method, raw.url
         if (route := self._routes.find(key, hosts)) is not None:
@@ -285,14 +297,3 @@ class RequestsAdapter(ClientAdapter):
         port, target = url.port or (443 if url.scheme == "https" else 80), url.path or "/"
         request = self._recorder.watched.request(hosts, raw.method, port, target.encode())
         return request and self._make_route(key, hosts, request, raw.url, port)
-
-
-@fail_safe
-def _find_app_span(raw: Any) -> Span | None:
-    host = urlsplit(raw.url).hostname or ""
-    return foreign_span.find_app_span(SCOPE, raw.method, host, raw.url, is_inside=True)
-
-
-def _is_export(raw: Any) -> bool:
-    # The app's exporter sends to a collector on a watched host. Source: the OTLP exporters.
-    return str(raw.headers.get("user-agent")).startswith("OTel-OTLP-Exporter-Python")

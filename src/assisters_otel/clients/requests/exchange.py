@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from assisters_otel.clients.http_span import HttpSpans, OwnSpan
     from assisters_otel.recording.recorder import Recorder
 
+SCOPE: Final = "opentelemetry.instrumentation.requests"
+"""The HTTP instrumentation's module, which is the scope of its spans."""
+
 HTTP_VERSIONS: Final = {10: "1.0", 11: "1.1", 20: "2", 30: "3"}
 """The versions of HTTP: urllib3's numbers, and the text that the conventions ask for."""
 
@@ -55,12 +58,17 @@ class SessionSend:
     def report(self) -> None:
         """Report the failed attempts."""
         while self.failed:
-            exchange, response = self.failed.pop(0)
-            try:
-                exchange.end(None)
-            except BaseException:  # a foreign exception, raised while reading ahead
-                response.close()  # the caller will not get the response
-                raise
+            self.failed[0][0].end(None)
+            del self.failed[0]
+
+    @fail_safe
+    def abandon(self) -> None:
+        """Leave nothing behind where an exception has interrupted `report`."""
+        while self.failed:
+            exchange, response = self.failed[0]
+            exchange.abandon()
+            response.close()  # the caller will not get the response
+            del self.failed[0]
 
 
 class RequestsExchange(Exchange):
@@ -162,3 +170,16 @@ def mask_redirect_target(span: Span) -> None:
         span, lambda _: foreign_span.before_end(span, foreign_span.mask_status)
     )
     foreign_span.before_end(span, lambda _: None)
+
+
+@fail_safe
+def find_app_span(raw: Any) -> Span | None:
+    """Return the app's HTTP span around a request, or None."""
+    host = urlsplit(raw.url).hostname or ""
+    return foreign_span.find_app_span(SCOPE, raw.method, host, raw.url, is_inside=True)
+
+
+def is_export(raw: Any) -> bool:
+    """Return True if the app's exporter sends a request to a collector on a watched host."""
+    # Source: the OTLP exporters.
+    return str(raw.headers.get("user-agent")).startswith("OTel-OTLP-Exporter-Python")

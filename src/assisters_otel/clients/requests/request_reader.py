@@ -6,6 +6,8 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urljoin
 
+from assisters_otel.api.request import CREDENTIALS
+
 
 class RequestsRequestReader:
     """Reads the properties by which a resend is recognised."""
@@ -23,6 +25,11 @@ class RequestsRequestReader:
         """Return a header by its name in lower case, or None."""
         value = self._raw.headers.get(name)
         return None if value is None else _text(value)
+
+    def credentials(self) -> dict[str, str]:
+        """Return the headers of `CREDENTIALS` that the request has, by their names."""
+        found = ((name, self.header(name)) for name in CREDENTIALS)
+        return {name: value for name, value in found if value is not None}
 
     def headers(self) -> list[tuple[str, str]]:
         """Return all headers, in their order."""

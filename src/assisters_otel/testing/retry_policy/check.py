@@ -16,6 +16,7 @@ from assisters_otel.testing.retry_policy.evidence import Evidence, asks_for_stre
 from assisters_otel.testing.retry_policy.judging import judge
 from assisters_otel.testing.retry_policy.playing import Player
 from assisters_otel.testing.retry_policy.report import RetryPolicyError, RetryReport, RetryRow
+from assisters_otel.testing.retry_policy.timer import Timer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -130,8 +131,9 @@ def check_policy(  # noqa: PLR0913 - the arguments of check_retries, and the wor
         evidence = Evidence(played, _judging(succeeded), _calls_by_port(seen))
         refused = jitter.refusals_to_judge(evidence) if "jitter" in wanted else 0
         if refused:
-            spaced = player.play_spaced(scenarios.spaced(refused), parallel=parallel)
-            evidence = evidence._replace(played=[*played, *spaced])
+            with Timer() as timer:
+                spaced = player.play_spaced(scenarios.spaced(refused), parallel=parallel)
+            evidence = evidence._replace(played=[*played, *spaced], late_s=timer.late_s)
     report = RetryReport(
         tuple(_row(rule, evidence, wanted) for rule in rules.RULES),
         len(evidence.played) + 1,

@@ -42,11 +42,13 @@ class Evidence(NamedTuple):
         played: All calls.
         has_succeeded: Returns True for a call that has returned and counts as a success.
         calls_by_port: For the API on each port, the number of attempts of each call of an SDK.
+        late_s: The delays of a timer while the spaced calls were played, in seconds.
     """
 
     played: Sequence[Played]
     has_succeeded: Callable[[Played], bool]
     calls_by_port: Mapping[int, Sequence[int]]
+    late_s: Sequence[float] = ()
 
     def of(self, *names: str) -> list[Played]:
         """Return the calls of some scenarios."""

@@ -1,0 +1,231 @@
+"""An exception of a signal handler, at each moment at which Python runs one in code of ours.
+
+Python runs a handler where a function starts, and after a function that is written in C. There a
+profile function is called, too. So it raises in the handler's place, at one moment after another.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import assisters
+import httpx
+import httpx2
+import openai
+import pytest
+import requests
+from opentelemetry import context, trace
+from opentelemetry.sdk.trace import Span, SpanProcessor
+
+import assisters_otel
+from assisters_otel.attempts.call import current_call
+from raw_server import RawServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from memory import Memory
+
+OF_OURS = "/assisters_otel/"
+ENTERS = "/opentelemetry/context/"
+NO_MOMENTS = {"<genexpr>", "__del__", "_collector", "close"}
+"""A generator that is dropped is entered once more for the profile function alone. What is raised
+in a `__del__`, or in what the collector calls, reaches nobody. httpx takes a response for closed
+before it closes its stream: an interrupt at that moment leaks the connection without us, too."""
+
+STEP = 7  # each way, with a success and with a refusal, starts at another moment
+SOON_S = 2.0
+
+ENVELOPE = {"error": {"type": "authentication_error", "code": "invalid_api_key", "message": "m"}}
+
+
+def answer(status: int, document: object) -> bytes:
+    body = json.dumps(document).encode()
+    return b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
+        status,
+        len(body),
+        body,
+    )
+
+
+ANSWERS = {"success": answer(200, {"data": []}), "refusal": answer(401, ENVELOPE)}
+
+
+class Way(NamedTuple):
+    name: str
+    client: Any
+    ask: Any
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def of_httpx(module: Any) -> Any:
+    limits, timeout = module.Limits(max_connections=1), module.Timeout(60, pool=SOON_S)
+    return module.Client(trust_env=False, limits=limits, timeout=timeout)
+
+
+def stream(client: Any, url: str) -> None:
+    with client.stream("GET", url) as response:
+        response.read()
+
+
+def list_models(client: Any, _: str) -> None:
+    with suppress(openai.APIStatusError, assisters.AssistersAPIError):
+        client.models.list()
+
+
+def of_openai(url: str) -> Any:
+    return openai.OpenAI(api_key="ask_k", base_url=url, max_retries=0, http_client=of_httpx(httpx))
+
+
+WAYS = [
+    Way("httpx", lambda _: of_httpx(httpx), lambda client, url: client.get(url)),
+    Way("httpx2-streamed", lambda _: of_httpx(httpx2), stream),
+    Way("requests", lambda _: requests.Session(), lambda client, url: client.get(url)),
+    Way("openai", of_openai, list_models),
+    Way("assisters", lambda url: assisters.Assisters("ask_k", base_url=url), list_models),
+]
+
+
+class Open(SpanProcessor):
+    """The spans that were started and have not ended."""
+
+    def __init__(self) -> None:
+        self.spans: dict[int, str] = {}
+
+    def on_start(self, span: Span, parent_context: Any = None) -> None:  # noqa: ARG002 - as the SDK calls it
+        self.spans[span.get_span_context().span_id] = span.name
+
+    def on_end(self, span: Any) -> None:
+        self.spans.pop(span.context.span_id, None)
+
+
+@contextmanager
+def interrupted_at(number: int) -> Iterator[list[str]]:
+    """Raise KeyboardInterrupt at one moment. Yield where that was, in a list, or an empty one."""
+    places: list[str] = []
+    count = 0
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        nonlocal count
+        code = frame.f_code
+        if places or event not in {"call", "c_return"} or code.co_name in NO_MOMENTS:
+            return
+        if OF_OURS in code.co_filename or (ENTERS in code.co_filename and _is_in_ours(frame)):
+            count += 1
+            if count == number:
+                places.append(f"{code.co_filename.rpartition('/')[2]}:{frame.f_lineno} {event}")
+                raise KeyboardInterrupt
+
+    sys.setprofile(profile)
+    try:
+        yield places
+    finally:
+        sys.setprofile(None)
+
+
+def _is_in_ours(frame: FrameType | None) -> bool:
+    while frame is not None and ENTERS in frame.f_code.co_filename:
+        frame = frame.f_back
+    return frame is not None and OF_OURS in frame.f_code.co_filename
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_an_interrupt_at_any_moment_leaves_nothing_behind(memory: Memory, way: Way, kind: str):
+    open_spans = Open()
+    memory.tracer_provider.add_span_processor(open_spans)
+    with RawServer() as server:
+        server.answer = server.usual = ANSWERS[kind], False
+        url = f"{server.url}/models"
+        with (
+            assisters_otel.init(
+                hosts=[server.url],
+                tracer_provider=memory.tracer_provider,
+                meter_provider=memory.meter_provider,
+            ),
+            way.client(server.url) as client,
+        ):
+            way.ask(client, url)
+            number, left = 1 + WAYS.index(way) + list(ANSWERS).index(kind), []
+            while True:
+                before = context.get_current()
+                with interrupted_at(number) as places:
+                    try:
+                        way.ask(client, url)
+                    except KeyboardInterrupt:
+                        pass
+                    else:
+                        assert not places, f"swallowed at {places}"
+                        break
+                assert places
+                left += [(*places, name) for name in open_spans.spans.values()]
+                if context.get_current() != before or current_call() is not None:
+                    left.append((*places, "a context"))
+                    context.attach(before)
+                open_spans.spans.clear()
+                assert not trace.get_current_span().get_span_context().is_valid
+                way.ask(client, url)  # on another connection at most, and at once
+                number += STEP
+
+    assert number > 100  # it was interrupted in many places
+    assert left == []
+
+
+@contextmanager
+def in_collector(step: Any) -> Iterator[None]:
+    """Collect an object in a cycle at the end, whose finalizer calls *step*."""
+
+    class Finalized:
+        def __del__(self) -> None:
+            step()
+
+    yield
+    one: Any = Finalized()
+    one.itself = one
+    del one
+    gc.collect()
+
+
+def test_an_interrupt_of_what_watches_the_collector_puts_nothing_off(telemetry, monkeypatch):
+    deferred = telemetry._instrumentation.recorder.deferred
+    deferred.watch_collector()  # as before the first request
+    lost = []
+    monkeypatch.setattr(sys, "unraisablehook", lost.append)  # CPython drops it there
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        is_watcher = event == "call" and frame.f_code.co_name == "_collector" and not lost
+        if is_watcher and frame.f_locals["phase"] == "stop":
+            raise KeyboardInterrupt
+
+    sys.setprofile(profile)
+    try:
+        gc.collect()
+    finally:
+        sys.setprofile(None)
+
+    assert [type(one.exc_value) for one in lost] == [KeyboardInterrupt]
+    assert not deferred.is_collecting()
+    inside: list[bool] = []
+    with in_collector(lambda: inside.append(deferred.is_collecting())):
+        pass
+    assert inside == [True]
+
+
+def test_what_is_put_off_in_the_collector_is_not_run_there(telemetry):
+    deferred = telemetry._instrumentation.recorder.deferred
+    deferred.watch_collector()  # as before the first request
+    places: list[bool] = []
+    deferred.put(lambda: places.append(deferred.is_collecting()))
+
+    with in_collector(deferred.run_all):  # as the first step of a request in a finalizer does
+        pass
+    deferred.run_all()
+
+    assert places == [False]
