@@ -46,6 +46,7 @@ __all__ = [
 
 LONG = {
     "backends", "bench", "compat", "fuzz", "load", "neutral", "runtimes", "test_aiohttp",
+    "test_any_moment",
     "test_answers_understood", "test_app", "test_app_exceptions", "test_app_instrumentation",
     "test_background_requests", "test_blocks", "test_calls", "test_cases", "test_check_retries",
     "test_default_host", "test_demo", "test_doctor", "test_durations", "test_equal_requests",
