@@ -22,15 +22,14 @@ from callers import ANYONE, CALLERS
 from leak_check import nothing_planted_leaves, pytest_configure
 from left_behind import nothing_is_left_behind
 from memory import Memory
-from side_by_side import pytest_addoption, pytest_runtestloop
 from sizes import SIZE, WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # The coverage of what the tests' own processes run is measured at full size alone: it would take a
-# sixth of the whole.
-if SIZE < WHOLE:
+# sixth of the whole. What stays behind then is a worker's.
+if "PYTEST_XDIST_WORKER" in os.environ and SIZE < WHOLE:
     for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
         os.environ.pop(name, None)
 
@@ -39,10 +38,7 @@ hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
 
 # pytest's, for all tests
-__all__ = [
-    "nothing_is_left_behind", "nothing_planted_leaves", "pytest_addoption", "pytest_configure",
-    "pytest_runtestloop",
-]  # fmt: skip
+__all__ = ["nothing_is_left_behind", "nothing_planted_leaves", "pytest_configure"]
 
 LONG = {
     "backends", "bench", "compat", "fuzz", "load", "neutral", "runtimes", "test_aiohttp",
@@ -56,7 +52,7 @@ LONG = {
     "test_neutral_sdks", "test_openai_versions", "test_planted_faults", "test_propagation",
     "test_providers", "test_recorded", "test_recording", "test_requests",
     "test_resend", "test_resends", "test_retries_of_loops", "test_retries_of_sdks",
-    "test_secrets", "test_setups", "test_side_by_side", "test_span_context", "test_streams",
+    "test_secrets", "test_setups", "test_span_context", "test_streams",
     "test_taken", "test_telemetry", "test_unusable_answers", "test_variables", "test_watch",
 }  # fmt: skip
 """Folders and modules that take more than some seconds. What is in the others is quick."""
