@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import coverage
-import hypothesis  # noqa: F401 - before the freeze: of what is frozen its plugins see no referrer
+import hypothesis  # before the freeze: of what is frozen its plugins see no referrer
 import pytest
 from opentelemetry.instrumentation._semconv import _OpenTelemetrySemanticConventionStability
 
@@ -20,6 +20,7 @@ from assisters_otel.fail_safe import own_errors
 from assisters_otel.testing import FakeApi, answers
 from callers import ANYONE, CALLERS
 from leak_check import nothing_planted_leaves, pytest_configure
+from left_behind import nothing_is_left_behind
 from memory import Memory
 from sizes import SIZE, WHOLE
 
@@ -32,10 +33,16 @@ if "PYTEST_XDIST_WORKER" in os.environ and SIZE < WHOLE:
     for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
         os.environ.pop(name, None)
 
-__all__ = ["nothing_planted_leaves", "pytest_configure"]  # pytest's, for all tests
+# An example takes as long as a busy machine makes it.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
+
+# pytest's, for all tests
+__all__ = ["nothing_is_left_behind", "nothing_planted_leaves", "pytest_configure"]
 
 LONG = {
     "backends", "bench", "compat", "fuzz", "load", "neutral", "runtimes", "test_aiohttp",
+    "test_any_moment",
     "test_answers_understood", "test_app", "test_app_exceptions", "test_app_instrumentation",
     "test_background_requests", "test_blocks", "test_calls", "test_cases", "test_check_retries",
     "test_default_host", "test_demo", "test_doctor", "test_durations", "test_equal_requests",
@@ -45,8 +52,8 @@ LONG = {
     "test_neutral_sdks", "test_openai_versions", "test_planted_faults", "test_propagation",
     "test_providers", "test_recorded", "test_recording", "test_requests",
     "test_resend", "test_resends", "test_retries_of_loops", "test_retries_of_sdks",
-    "test_secrets", "test_setups", "test_span_context", "test_streams", "test_taken",
-    "test_telemetry", "test_unusable_answers", "test_variables", "test_watch",
+    "test_secrets", "test_setups", "test_span_context", "test_streams",
+    "test_taken", "test_telemetry", "test_unusable_answers", "test_variables", "test_watch",
 }  # fmt: skip
 """Folders and modules that take more than some seconds. What is in the others is quick."""
 

@@ -108,7 +108,7 @@ def test_zero_code_records_in_them(play, collector):
         HEAD + traces(collector) + measured(collector),
         "call()\n",
         by=(by,),
-        OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="httpx",
+        OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="httpx,openai",
         ASSISTERS_OTEL_HOSTS="127.0.0.1",
     )
 
@@ -128,6 +128,7 @@ def test_init_under_zero_code_reads_the_file_no_second_time(play, collector):
         assert before == (trace.get_tracer_provider(), metrics.get_meter_provider())
         """,
         by=(by,),
+        OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="openai",  # to import those takes most of the time
     )
 
     assert services(collector) == ({"of-file"}, {"of-file"})
@@ -442,7 +443,7 @@ def test_the_example_describes_both(api, by):
                 **inherited,
                 "OTEL_CONFIG_FILE": str(root / "examples" / "otel-config.yaml"),
                 "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
-                "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "" if by == "python" else "httpx",
+                "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "" if by == "python" else "httpx,openai",
                 "ASSISTERS_BASE_URL": api.url,
                 "ASSISTERS_API_KEY": "ask_test_1234567890",
             },

@@ -74,11 +74,11 @@ def test_a_flush_has_one_limit_whoever_hangs(collector, providers, hanging, hang
         telemetry._exports.meter_provider.get_meter("x").create_counter("x").add(1)
 
         began_s = time.monotonic()
-        done = telemetry.flush(1)
+        done = telemetry.flush(2)
         took_s = time.monotonic() - began_s
 
         assert done is False
-        assert 0.9 < took_s < 1.7
+        assert 1.9 < took_s < 3.9, "one after the other they take four"
         collector.hang = False
         collector._closing.set()  # whoever hangs goes on
 

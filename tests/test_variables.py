@@ -243,7 +243,9 @@ def read_at_import():
             importlib.import_module(name)
         print(*(name for name in read if name.startswith("OTEL_")))
     """
-    return set(scripts.passed(script, PYTHONPATH=PATH).out.split())
+    found = set(scripts.passed(script, is_first=True, PYTHONPATH=PATH).out.split())
+    assert {"OTEL_PROPAGATORS", "OTEL_PYTHON_CONTEXT"} <= found  # else a fork would be too late
+    return found
 
 
 EXPECTED = "API answered|get through to http://127.0.0.1:9 "

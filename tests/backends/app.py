@@ -7,16 +7,16 @@ arguments; and answers each with one JSON line: what the scene returned, and how
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
-import assisters
 import httpx
-import openai
 from opentelemetry import trace
 
 import assisters_otel
@@ -25,21 +25,40 @@ from assisters_otel.testing import FakeApi
 
 MODEL = "assisters-chat-v1"
 KEY = "ask_planted-key-0123456789"
-FAILURES = (openai.OpenAIError, assisters.AssistersAPIError, httpx.HTTPError)
+OPTIONS = {"api_key": KEY, "max_retries": 2}
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What a client raises for an answer that is none, of the SDKs that are imported."""
+    of_sdks = {"openai": "OpenAIError", "assisters": "AssistersAPIError"}
+    imported = of_sdks.keys() & sys.modules.keys()
+    return (httpx.HTTPError, *(getattr(sys.modules[one], of_sdks[one]) for one in imported))
 
 
 class Scenes:
-    """What the app can be told to do."""
+    """What the app can be told to do. An SDK is imported by the first scene that calls it.
+
+    To import all takes longer than most scenes.
+    """
 
     def __init__(self, api: FakeApi, telemetry: assisters_otel.Telemetry) -> None:
         self.api = api
         self.telemetry = telemetry
         self.http = httpx.Client(headers={"Authorization": f"Bearer {KEY}"}, timeout=30)
-        options = {"base_url": api.url, "api_key": KEY, "max_retries": 2}
-        self.openai = openai.OpenAI(**options)
-        self.aio = openai.AsyncOpenAI(**options)
-        self.assisters = assisters.Assisters(KEY, base_url=api.url, max_retries=3)  # attempts
         self.loop = asyncio.new_event_loop()
+
+    @cached_property
+    def openai(self) -> Any:
+        return importlib.import_module("openai").OpenAI(base_url=self.api.url, **OPTIONS)
+
+    @cached_property
+    def aio(self) -> Any:
+        return importlib.import_module("openai").AsyncOpenAI(base_url=self.api.url, **OPTIONS)
+
+    @cached_property
+    def assisters(self) -> Any:
+        make = importlib.import_module("assisters").Assisters
+        return make(KEY, base_url=self.api.url, max_retries=3)  # attempts
 
     def call(self, client: str = "openai") -> str:
         """One chat by an SDK; the name of what it raised, or "ok"."""
@@ -53,7 +72,7 @@ class Scenes:
                 self.loop.run_until_complete(self.aio.chat.completions.create(**create))
             else:
                 self.assisters.chat.completions.create(**create)
-        except FAILURES as error:
+        except failures() as error:
             return type(error).__name__
         return "ok"
 
@@ -74,7 +93,7 @@ class Scenes:
                     sdk = self.openai if client == "openai" else self.assisters
                     list(sdk.chat.completions.create(**create, stream=True))
                 said.append("ok")
-            except FAILURES as error:
+            except failures() as error:
                 said.append(type(error).__name__)
         return said
 
@@ -139,7 +158,7 @@ class Scenes:
                     model=MODEL, messages=[{"role": "user", "content": words}]
                 )
                 said.append("ok")
-            except FAILURES as error:
+            except failures() as error:
                 said.append(type(error).__name__)
         return said
 

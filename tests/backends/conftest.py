@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import build
 import pytest
+import rule_tests
 from servers import (
     CONFIG,
     Alertmanager,
@@ -44,7 +44,7 @@ def built() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def rule_tests(
+def rules_tested(
     request: pytest.FixtureRequest,
     built: None,  # noqa: ARG001 - after it
 ) -> Iterator[dict[tuple[str, str], Future[CompletedProcess[str]]]]:
@@ -59,10 +59,7 @@ def rule_tests(
     ]
 
     def run(name: str, file: str) -> CompletedProcess[str]:
-        command = ["nice", str(build.binary(name)), "test", "rules", file]
-        return subprocess.run(
-            command, cwd=CONFIG, capture_output=True, text=True, check=False, timeout=600
-        )
+        return rule_tests.run(build.binary(name), CONFIG, file)
 
     pool = ThreadPoolExecutor(1)
     yield {one: pool.submit(run, *one) for one in asked}

@@ -36,7 +36,7 @@ class App:
         own = {
             "OTEL_SERVICE_NAME": service,
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
-            "OTEL_METRIC_EXPORT_INTERVAL": "500",
+            "OTEL_METRIC_EXPORT_INTERVAL": "1000",  # as often as Prometheus looks
             "OTEL_BSP_SCHEDULE_DELAY": "200",
         }
         self._process = subprocess.Popen(

@@ -10,7 +10,9 @@ from urllib.request import urlopen
 
 import build
 import pytest
+import rule_tests
 import trustme
+import yaml
 from servers import CONFIG, Jaeger, free_ports
 
 TIME_S = 300
@@ -140,8 +142,10 @@ def test_promtool_takes_the_configuration():
         ("promtool", "forms_test.yaml"),
     ],
 )
-def test_the_rules_do_what_their_tests_say(rule_tests, name, file):
-    done = rule_tests[promtool(name), file].result()
+def test_the_rules_do_what_their_tests_say(rules_tested, name, file):
+    done = rules_tested[promtool(name), file].result()
+
+    assert yaml.safe_load((CONFIG / file).read_text())["rule_files"] == [rule_tests.RULES]
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SUCCESS" in done.stdout

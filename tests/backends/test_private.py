@@ -44,7 +44,7 @@ def send(collector, *, status="", events=(), **attributes):
 
 
 def found(stack, trace):
-    spans = within(15, lambda: stack.jaeger.trace(trace))
+    spans = within(40, lambda: stack.jaeger.trace(trace))
     assert spans
     return spans[0]
 
@@ -103,7 +103,7 @@ def test_a_message_that_an_app_captured_is_dropped(stack, app):
 
     shop.does("each", "invalid_request", message="planted-message")
 
-    (spans,) = within(15, lambda: stack.jaeger.search("talkative", error_code="invalid_request"))
+    (spans,) = within(40, lambda: stack.jaeger.search("talkative", error_code="invalid_request"))
     assert "planted-message" not in str(spans)
 
 
@@ -115,7 +115,7 @@ def test_a_message_is_kept_where_the_same_switch_is_on(stack, app, tmp_path):
         shop = app("open", keeping.http, ASSISTERS_OTEL_CAPTURE_MESSAGE="true")
         shop.does("each", "invalid_request", message="planted-message")
 
-        (trace,) = within(15, lambda: stack.jaeger.search("open", error_code="invalid_request"))
+        (trace,) = within(40, lambda: stack.jaeger.search("open", error_code="invalid_request"))
     finally:
         keeping.stop()
     assert tags(trace["spans"][0])["assisters.error.message"] == "planted-message"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
+
+import warm
 
 APP = """
 import os
@@ -51,15 +51,8 @@ def folder(tmp_path):
 
 def run(folder, *arguments, before=""):
     code = before + "from assisters_otel.cli import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env={**os.environ, "COLUMNS": "200"},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    env = {**os.environ, "COLUMNS": "200"}
+    return warm.run("-c", code, *arguments, env=env, cwd=folder, timeout_s=120)
 
 
 def check(folder, *arguments, **options):

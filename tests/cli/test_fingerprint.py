@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -17,40 +18,51 @@ KEY = "ask_live_9876543210xyz"
 DIGITS = hashlib.sha256(KEY.encode()).hexdigest()[:8]
 
 
-def piped(text, *arguments, **variables):
-    return subprocess.run(
-        [COMMAND, *arguments],
-        input=text,
+@pytest.fixture
+def piped(call, monkeypatch):
+    """Run the command with something on its standard input."""
+
+    def piped(text, *arguments):
+        with io.TextIOWrapper(io.BytesIO(text)) as pipe:
+            monkeypatch.setattr(sys, "stdin", pipe)
+            return call(*arguments)
+
+    return piped
+
+
+def test_a_key_from_a_pipe_is_as_sha256sum_has_it():
+    done = subprocess.run(
+        [COMMAND, "fingerprint"],
+        input=KEY.encode(),
         capture_output=True,
-        env={**os.environ, **variables},
         timeout=60,
         check=False,
     )
 
-
-@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
-def test_a_key_from_standard_input_is_as_sha256sum_has_it(end):
-    done = piped(KEY.encode() + end, "fingerprint")
-
     assert (done.returncode, done.stdout.decode(), done.stderr) == (0, f"{DIGITS}\n", b"")
 
 
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+def test_a_key_from_standard_input_is_as_sha256sum_has_it(piped, end):
+    assert piped(KEY.encode() + end, "fingerprint") == (0, f"{DIGITS}\n", "")
+
+
 @pytest.mark.parametrize("arguments", [("fingerprint", "--json"), ("--json", "fingerprint")])
-def test_as_json_it_has_the_attribute_s_name(arguments):
+def test_as_json_it_has_the_attribute_s_name(piped, arguments):
     done = piped(KEY.encode(), *arguments)
 
-    assert json.loads(done.stdout) == {
+    assert json.loads(done.out) == {
         "fingerprint": DIGITS,
         "attribute": "assisters.api_key.fingerprint",
     }
 
 
-def test_a_key_that_is_an_argument_is_refused_and_not_shown():
+def test_a_key_that_is_an_argument_is_refused_and_not_shown(piped):
     for key in (KEY, f"--{KEY}"):
         done = piped(b"", "fingerprint", key)
 
-        said = " ".join(done.stderr.decode().replace("│", " ").split())
-        assert (done.returncode, done.stdout) == (2, b"")
+        said = " ".join(done.err.replace("│", " ").split())
+        assert (done.code, done.out) == (2, "")
         assert "a key is no argument" in said
         assert "9876" not in said
 
@@ -58,11 +70,11 @@ def test_a_key_that_is_an_argument_is_refused_and_not_shown():
 @pytest.mark.parametrize(
     "text", [b"", b"\n", b"secret-9876543210-secret", b"ask_9876543210", b"\xff" * 30]
 )
-def test_what_is_no_key_is_refused_and_not_shown(text):
+def test_what_is_no_key_is_refused_and_not_shown(piped, text):
     done = piped(text, "fingerprint")
 
-    said = " ".join(done.stderr.decode().replace("│", " ").split())
-    assert (done.returncode, done.stdout) == (2, b"")
+    said = " ".join(done.err.replace("│", " ").split())
+    assert (done.code, done.out) == (2, "")
     assert "begins with ask_, sk- or asst_sk_ and has 20 characters or more" in said
     assert "9876" not in said
 

@@ -85,12 +85,12 @@ class Watching:
             self._lines[name].put(line)
 
     def line(self, name="stdout"):
-        return self._lines[name].get(timeout=20)
+        return self._lines[name].get(timeout=60)
 
     def end(self):
         """Interrupt it; return its exit code, and what it has printed that nobody has read."""
         self.process.send_signal(signal.SIGINT)
-        self.process.wait(20)
+        self.process.wait(60)
         for reader in self._readers:
             reader.join(20)
         return self.process.returncode, *("".join(lines.queue) for lines in self._lines.values())
@@ -98,7 +98,7 @@ class Watching:
     def __exit__(self, *_):
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(20)
+            self.process.wait(60)
         for reader in self._readers:
             reader.join(20)
         for stream in (self.process.stdout, self.process.stderr):

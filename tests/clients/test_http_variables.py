@@ -323,7 +323,8 @@ ZERO_CODE = """
 def test_under_opentelemetry_instrument_the_names_mean_opentelemetry_s_own(
     api, module, name, is_disabled
 ):
-    variables = {DISABLED: name} if is_disabled else {}
+    # Those that are called "openai" have no part in it, and to import them takes most of the time.
+    variables = {DISABLED: f"openai,{name}" if is_disabled else "openai"}
     done = scripts.passed(
         ZERO_CODE.format(module=module, url=f"{api.url}/models"),
         by=AUTO,

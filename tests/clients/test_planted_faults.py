@@ -199,7 +199,7 @@ class Planted:
         self.is_over = False
 
     def __call__(self, frame: FrameType, event: str, _arg: object) -> None:
-        if frame.f_code is self.step.called and event == "return" and step_of(frame) == self.step:
+        if event == "return" and frame.f_code is self.step.called and step_of(frame) == self.step:
             self.is_over = True
             raise PlantedError("a fault of ours")
 
@@ -339,11 +339,18 @@ class Survey(NamedTuple):
     around: set[CodeType]
 
     def of(self, client: str) -> Iterator[tuple[Step, int]]:
-        """Give a client's steps: in a short run those of its own, and a share of what all have."""
+        """Give a client's steps: in a short run those of its own, and a share of what others have.
+
+        Then a step in `clients/` is of a third of those that have it, and of two at least; another
+        of one.
+        """
         for step, at in self.met[client].items():
             sharing = [name for name, met in self.met.items() if step in met]
-            mine = sharing[zlib.crc32(str(step).encode()) % len(sharing)] == client
-            if self._may_raise(step) and (SIZE > 1 or mine or step.module.startswith("clients/")):
+            count = max(2, -(-len(sharing) // 3)) if step.module.startswith("clients/") else 1
+            first = zlib.crc32(str(step).encode()) + sharing.index(client)
+            # Its like stand beside it: httpx and httpx2, sync and async, plain and streamed.
+            is_mine = first * count % len(sharing) < count
+            if self._may_raise(step) and (SIZE > 1 or is_mine):
                 yield step, at
 
     def _may_raise(self, step: Step) -> bool:
@@ -363,10 +370,28 @@ def survey(shared_api):
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _import_hooks_go() -> Iterator[None]:
+    """Take out the finder that a fault planted in the end of a life has left."""
+    before = list(sys.meta_path)
+    yield
+    sys.meta_path[:] = before
+
+
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
     for kind in (openai.OpenAI, openai.AsyncOpenAI):
         monkeypatch.setattr(kind, "_calculate_retry_timeout", lambda *_args, **_kwargs: 0.0)
+
+
+def test_each_step_is_made_to_raise_with_one_client_and_those_of_clients_with_two(survey):
+    taken = Counter(step for client in survey.met for step, _ in survey.of(client))
+    having = Counter(step for met in survey.met.values() for step in met if survey._may_raise(step))
+
+    assert taken.keys() == having.keys()
+    shared = {step for step in having if step.module.startswith("clients/") and having[step] > 1}
+    assert len(shared) > 100
+    assert all(taken[step] > 1 for step in shared)
 
 
 @pytest.mark.parametrize("client", CLIENTS, ids=str)

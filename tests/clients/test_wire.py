@@ -85,7 +85,7 @@ def test_a_failed_answer_that_is_left_unread_is_closed_at_once(memory, telemetry
         version, took_s = asyncio.run(close(url))
 
     assert version == ("HTTP/2" if is_http2 else "HTTP/1.1")
-    assert took_s < 1
+    assert took_s < 2.5, "the rest comes after three"
     assert memory.attempt().attributes["error.type"] == "429"
 
 

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 EXIT_S = 5.0
 SLACK_S = 3.0  # on a busy machine everything takes longer
-QUEUE = 32
+QUEUE = sized(32, at_least=16)
 SMALL_QUEUE = {
     "OTEL_BSP_MAX_QUEUE_SIZE": str(QUEUE),
     "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": str(QUEUE // 2),
 }
-BURST = sized(160, at_least=64)  # more than are held
+BURST = sized(160, at_least=2 * QUEUE)  # more than are held
 
 APP = """
 import atexit, gc, json, sys, time

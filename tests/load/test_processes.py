@@ -233,7 +233,7 @@ def test_a_child_of_multiprocessing_exports_what_it_has_counted(
         env=environment(api, collector),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
 
@@ -253,7 +253,7 @@ def test_a_child_has_none_of_what_its_parent_has_counted(api, collector, tmp_pat
         env=environment(api, collector, CLIENT=client),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
 
@@ -370,7 +370,12 @@ os._exit(0)
 def forking(api: FakeApi, collector: Collector, script: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", f"URL = {api.url!r}\n{script}"],
-        env=environment(api, collector, OTEL_BSP_MAX_QUEUE_SIZE="100000"),
+        env=environment(
+            api,
+            collector,
+            OTEL_BSP_MAX_QUEUE_SIZE="100000",
+            OTEL_EXPORTER_OTLP_TIMEOUT="60",  # on a busy machine an export takes its time
+        ),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import itertools
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -28,6 +27,11 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
 
+WAIT_S = 1.9
+"""A call that waits for a flush in vain waits for two seconds. One that does not takes less, also
+on a busy machine."""
+
+
 class Flushes(SpanProcessor):
     """Takes note of the flushes, and of the spans that have ended before each.
 
@@ -35,6 +39,7 @@ class Flushes(SpanProcessor):
         hang_s: How long a flush takes.
         spans: The spans.
         seen: How many of them had ended at each flush.
+        ended: How many flushes have.
         over: Set to end the flushes that hang.
     """
 
@@ -42,6 +47,7 @@ class Flushes(SpanProcessor):
         self.hang_s = 0.0
         self.spans: list[ReadableSpan] = []
         self.seen: list[int] = []
+        self.ended = 0
         self.over = threading.Event()
 
     def on_end(self, span: ReadableSpan) -> None:
@@ -49,7 +55,9 @@ class Flushes(SpanProcessor):
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - the SDK's
         self.seen.append(len(self.spans))
-        return not self.over.wait(self.hang_s)
+        is_over = self.over.wait(self.hang_s)
+        self.ended += 1
+        return not is_over
 
 
 @pytest.fixture
@@ -86,6 +94,13 @@ class Context:
         return int((self.until_s - time.monotonic()) * 1000)
 
 
+def wait_for(condition, limit_s: float) -> bool:
+    until_s = time.monotonic() + limit_s
+    while not condition() and time.monotonic() < until_s:
+        time.sleep(0.01)
+    return condition()
+
+
 def took_s(call) -> float:
     started_s = time.monotonic()
     call()
@@ -102,8 +117,8 @@ def test_a_function_is_flushed_after_each_call(flushes, get):
 
 
 def test_a_coroutine_function_is_flushed_while_the_loop_goes_on(flushes, get):
-    flushes.hang_s = 0.5
-    beats = []
+    flushes.hang_s = 30
+    beats = 0
 
     @assisters_otel.flushed
     async def work() -> int:
@@ -111,9 +126,11 @@ def test_a_coroutine_function_is_flushed_while_the_loop_goes_on(flushes, get):
 
     async def main() -> int:
         async def beat() -> None:
-            while True:
-                beats.append(time.monotonic())
+            nonlocal beats
+            while beats < 5:
                 await asyncio.sleep(0.01)
+                beats += bool(flushes.seen)
+            flushes.over.set()
 
         beating = asyncio.create_task(beat())
         status = await work()
@@ -122,7 +139,7 @@ def test_a_coroutine_function_is_flushed_while_the_loop_goes_on(flushes, get):
 
     assert asyncio.run(main()) == 200
     assert flushes.seen == [1]
-    assert max(after - before for before, after in itertools.pairwise(beats)) < 0.4
+    assert beats == 5, "the flush ends with the fifth, and the call with the flush"
 
 
 def test_a_coroutine_function_on_trio_is_flushed(flushes):
@@ -154,10 +171,8 @@ def test_what_ends_the_program_does_not_wait(flushes, error):
     def work() -> None:
         raise error
 
-    started_s = time.monotonic()
     with pytest.raises(error):
         work()
-    assert time.monotonic() - started_s < 1
     assert flushes.seen == []
 
 
@@ -174,7 +189,7 @@ def test_a_cancelled_call_does_not_wait(flushes):
     started_s = time.monotonic()
     with pytest.raises(asyncio.TimeoutError):
         asyncio.run(main())
-    assert time.monotonic() - started_s < 1
+    assert time.monotonic() - started_s < WAIT_S
 
 
 def test_a_call_in_another_is_flushed_with_that(flushes, get):
@@ -249,8 +264,8 @@ def test_two_calls_in_vain_are_waited_for_and_the_next_ten_are_not(flushes):
 
     waited_s = [took_s(work) for _ in range(13)]
 
-    assert all(1.9 < one < 3 for one in [*waited_s[:2], waited_s[12]]), waited_s
-    assert max(waited_s[2:12]) < 0.2, waited_s
+    assert all(WAIT_S < one < flushes.hang_s for one in [*waited_s[:2], waited_s[12]]), waited_s
+    assert max(waited_s[2:12]) < WAIT_S, waited_s
 
 
 def test_a_flush_that_is_in_time_lets_the_count_begin_anew(flushes):
@@ -258,12 +273,12 @@ def test_a_flush_that_is_in_time_lets_the_count_begin_anew(flushes):
     for hang_s in (30, 0, 30, 0):
         flushes.hang_s = hang_s
         flushes.over.clear()
-        work(Context(0.7))
+        work(Context(0.7 if hang_s else 30))
         flushes.over.set()
-        time.sleep(0.1)
+        assert wait_for(lambda: flushes.ended == len(flushes.seen), 30)
     flushes.hang_s = 0
 
-    assert took_s(work) < 0.2
+    work()
     assert len(flushes.seen) == 5
 
 
@@ -272,7 +287,10 @@ def test_half_a_second_is_left_of_the_time_of_a_context(flushes, left_s, waits_s
     flushes.hang_s = 30
     work = assisters_otel.flushed(lambda _event, _context: None)
 
-    assert waits_s - 0.1 < took_s(lambda: work({}, Context(left_s))) < waits_s + 0.4
+    waited_s = took_s(lambda: work({}, Context(left_s)))
+
+    assert len(flushes.seen) == (waits_s > 0)
+    assert waits_s == 0 or waits_s - 0.1 < waited_s < left_s
 
 
 @pytest.mark.parametrize("kind", ["raises", "answers to any name", "lies"])
@@ -376,7 +394,7 @@ def test_a_context_of_any_kind_of_method_is_asked(flushes, kind):
 
     work = assisters_otel.flushed(lambda _event, _context: None)
 
-    assert 0.4 < took_s(lambda: work({}, context)) < 0.9
+    assert 0.4 < took_s(lambda: work({}, context)) < WAIT_S  # which it takes without a context
 
 
 @pytest.mark.parametrize("kind", ["generator", "async generator"])
