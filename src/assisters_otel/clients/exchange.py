@@ -213,12 +213,14 @@ class Exchange:
         Returns:
             True if the attempt has failed. Then the beginning of the body is wanted.
         """
-        if (attempt := self.attempt) is None:
+        attempt = self.attempt
+        if attempt is None:
             return False
         has_failed = self._recorder.answered(attempt, status, headers)
         if self._own is not None:
-            told = status, version, headers, attempt.secrets
-            attempt.answer_attributes = self._spans.answer_attributes(*told)
+            attempt.answer_attributes = self._spans.answer_attributes(
+                status, version, headers, attempt.secrets
+            )
         if has_failed:
             self._response = response
         else:
@@ -231,9 +233,9 @@ class Exchange:
         Args:
             sent: The app's request or response. `explain` finds a body's failure by it.
         """
-        one = self.attempt
-        if one is not None and (one.call is not None or one.is_event_stream):
-            return self._recorder.bodies.watch(one, self._is_transient, sent)
+        attempt = self.attempt
+        if attempt is not None and (attempt.call is not None or attempt.is_event_stream):
+            return self._recorder.bodies.watch(attempt, self._is_transient, sent)
         return None
 
     def may_be_read_ahead(self) -> bool:
@@ -242,8 +244,8 @@ class Exchange:
 
     def length(self) -> int | None:
         """Return the value of Content-Length in bytes, or None without one."""
-        one = self.attempt
-        return None if one is None else header_integer(one.headers.get(CONTENT_LENGTH))
+        sent = None if self.attempt is None else self.attempt.headers.get(CONTENT_LENGTH)
+        return header_integer(sent)
 
     def raised_for_status(self, error: BaseException) -> None:
         """Remember the failed answer by the exception that the client raises for it, too."""
