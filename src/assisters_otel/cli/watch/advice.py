@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final
 
 from assisters_otel import catalog
 from assisters_otel.cli import span_text
-from assisters_otel.explanation.explain import explain
+from assisters_otel.explanation.evidence import Evidence
+from assisters_otel.explanation.explain import explain_evidence
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def advice(attributes: Mapping[str, object]) -> str | None:
     if span_text.stream_outcome(attributes) is not None:
         answered = _BROKEN_STREAM
     if answered is not None and answered >= _FIRST_FAILED:
-        return explain(SimpleNamespace(status_code=answered, headers={})).advice
+        return explain_evidence(Evidence(answered)).advice
     # Without an answer a retry helps where the way there is to blame, and not the app.
     is_on_the_way = attributes.get(names.ERROR_RETRYABLE) is not False
-    return explain(ConnectionError() if is_on_the_way else ValueError()).advice
+    return explain_evidence(Evidence(exception=error, is_transient=is_on_the_way)).advice
