@@ -105,18 +105,18 @@ class RequestsAdapter(ClientAdapter):
         sending = self._sending
 
         def send(session: Any, *args: Any, **kwargs: Any) -> Any:
-            outer = sending.get()
-            one = SessionSend(outer)
+            one = SessionSend(outer := sending.get())
             try:
-                sending.set(one)
+                token = sending.set(one)
                 try:
                     return call(session, *args, **kwargs)
                 finally:
-                    sending.set(outer)
+                    sending.reset(token)
                     if one.failed:
                         one.report()
             except BaseException:
-                sending.set(outer)
+                if sending.get() is one:  # an interrupt came before the reset
+                    sending.set(outer)
                 one.abandon()
                 raise
 
@@ -131,11 +131,10 @@ class RequestsAdapter(ClientAdapter):
             exchange = self._open(adapter, request, partial(read_limit_s, *args, **kwargs))
             if exchange is None:
                 return self._send_unwatched(call, adapter, request, *args, **kwargs)
-            outgoing = exchange.outgoing
-            sent = request if outgoing is None else outgoing.copy
+            sent = request if (outgoing := exchange.outgoing) is None else outgoing.copy
             try:
                 self._start(exchange)
-                self._exchange.set(exchange)
+                token = self._exchange.set(exchange)
                 try:
                     response = call(adapter, sent, *args, **kwargs)
                 except BaseException as error:
@@ -143,7 +142,8 @@ class RequestsAdapter(ClientAdapter):
                         outgoing.restore(error)
                     exchange.end(error)
                     raise
-                self._exchange.set(before)
+                finally:
+                    self._exchange.reset(token)
                 if outgoing is not None:
                     outgoing.restore(response)
                 if self._is_reported_later(exchange, response):
@@ -151,7 +151,8 @@ class RequestsAdapter(ClientAdapter):
                 else:
                     exchange.end(None)
             except BaseException:
-                self._exchange.set(before)
+                if self._exchange.get() is exchange:  # an interrupt came before the reset
+                    self._exchange.set(before)
                 exchange.abandon()
                 if response is not None:
                     response.close()  # the caller will not get the response
