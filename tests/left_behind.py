@@ -57,7 +57,11 @@ def state() -> dict[str, Any]:
         for variable, value in copy_context().items()
         if value and _is_shared(variable)
     }
-    found |= {f"variable {name}": os.environ[name] for name in os.environ if name != _OF_PYTEST}
+    found |= {
+        f"variable {name}": value
+        for name, value in os.environ.items()
+        if name != _OF_PYTEST and not name.startswith("COVERAGE_")
+    }
     found |= {
         f"{module}.{path}": _in_class(module, path)
         for module, path in METHODS

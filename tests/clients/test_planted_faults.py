@@ -41,6 +41,7 @@ from urllib3.util.retry import Retry
 import assisters_otel
 from assisters_otel import fail_safe
 from assisters_otel.attempts.control_flow import units
+from assisters_otel.clients.import_hooks import imports
 from memory import Memory
 from sizes import SIZE
 from streamers import STREAMERS, UNSTREAMED
@@ -372,9 +373,11 @@ def survey(shared_api):
 
 @pytest.fixture(scope="module", autouse=True)
 def _import_hooks_go() -> Iterator[None]:
-    """Take out the finder that a fault planted in the end of a life has left."""
+    """Take out the finder, and who waits in it, that a fault in the end of a life has left."""
     before = list(sys.meta_path)
     yield
+    imports._waiting.clear()
+    imports._added.clear()
     sys.meta_path[:] = before
 
 
