@@ -27,19 +27,11 @@ from sizes import SIZE, WHOLE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-
-def measure_no_children() -> None:
-    """Measure the coverage of what the tests' own processes run at full size alone.
-
-    It would take a sixth of the whole. What is measured then is a worker's. coverage sets these
-    variables whenever it starts.
-    """
-    if "PYTEST_XDIST_WORKER" in os.environ and SIZE < WHOLE:
-        for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
-            os.environ.pop(name, None)
-
-
-measure_no_children()
+# The coverage of what the tests' own processes run is measured at full size alone: it would take a
+# sixth of the whole. What stays behind then is a worker's.
+if "PYTEST_XDIST_WORKER" in os.environ and SIZE < WHOLE:
+    for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
+        os.environ.pop(name, None)
 
 # An example takes as long as a busy machine makes it.
 hypothesis.settings.register_profile("unhurried", deadline=None)
@@ -157,7 +149,6 @@ def _measured_once(request: pytest.FixtureRequest) -> Iterator[None]:
     measuring.stop()
     yield
     measuring.start()
-    measure_no_children()
 
 
 @pytest.fixture(autouse=True)
@@ -171,7 +162,6 @@ def _test_is_measured_once(request: pytest.FixtureRequest) -> Iterator[None]:
     measuring.stop()
     yield
     measuring.start()
-    measure_no_children()
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -403,6 +404,10 @@ def told_by(instrumentation, situation, api, anyone, memory=None):
         assert trace.get_current_span() is trace.INVALID_SPAN
     if situation is refused:
         api.start()
+    if situation is silent:  # the client may have left before it was read
+        until_s = time.monotonic() + 30
+        while not api.requests and time.monotonic() < until_s:
+            time.sleep(0.01)
     port = urlsplit(request.url).port
     if isinstance(memory, Recorded):
         return [facts_of_recorded(told, port) for told in memory.ended if told.scope != "app"]
