@@ -7,7 +7,10 @@ from queries import DASHBOARD, filled, panels
 from servers import get, within
 
 pytestmark = pytest.mark.usefixtures("told", "trouble")
-QUERIES = [
+UNSET = "tokens_a_month"
+"""The threshold that is a comment in the rules until a user sets it."""
+
+ALL = [
     # A panel's hour is one of steps of five minutes: this Prometheus is a minute old.
     pytest.param(
         filled(target["expr"]).replace("[1h:5m]", "[1m:5s]"),
@@ -16,6 +19,8 @@ QUERIES = [
     for panel in panels()
     for target in panel["targets"]
 ]
+QUERIES = [one for one in ALL if UNSET not in one.values[0]]
+OF_UNSET = [one for one in ALL if UNSET in one.values[0]]
 VARIABLES = {
     one["name"]: one["query"]["query"]
     for one in DASHBOARD["templating"]["list"]
@@ -29,6 +34,11 @@ def test_a_panel_s_query_has_data(stack, query):
 
     assert found
     assert all(series["value"] == series["value"] for series in found), "no NaN"
+
+
+@pytest.mark.parametrize("query", OF_UNSET)
+def test_a_threshold_that_is_not_set_is_not_drawn(stack, query):
+    assert stack.prometheus.query(query) == []
 
 
 @pytest.mark.parametrize("variable", VARIABLES)
