@@ -10,6 +10,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+import assisters_otel
 import leaks
 
 if TYPE_CHECKING:
@@ -115,3 +116,13 @@ class Memory:
         self.collect()  # which looks for what must not be there
         self.tracer_provider.shutdown()
         self.meter_provider.shutdown()
+
+
+def watching(api: Any, memory: Memory, **options: Any) -> Any:
+    """Switch on for an API, strictly, and record in *memory*. Used by ``with``."""
+    return assisters_otel.init(
+        hosts=[api.url],
+        tracer_provider=memory.tracer_provider,
+        meter_provider=memory.meter_provider,
+        **{"strict": True, **options},
+    )

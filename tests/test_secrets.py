@@ -19,7 +19,7 @@ import requests
 import assisters_otel
 from assisters_otel import cli
 from callers import CALLERS
-from memory import Memory
+from memory import Memory, watching
 from raw_server import RawServer
 
 ODD = "q7Zk41vTTxWm93bd"  # as any gateway may make them: it is known by where it stands alone
@@ -254,15 +254,7 @@ LOWER = "q7zk41vttxwm93bd"  # it looks like any id
 def test_a_request_id_that_quotes_the_request_s_own_key_is_shown_without_it(
     memory, said, anyone, status
 ):
-    with (
-        RawServer() as server,
-        assisters_otel.init(
-            hosts=[server.url],
-            tracer_provider=memory.tracer_provider,
-            meter_provider=memory.meter_provider,
-            strict=True,
-        ),
-    ):
+    with RawServer() as server, watching(server, memory):
         for header, forms in CREDENTIALS.items():
             for form, quote in itertools.product(forms, QUOTES):
                 quoted = quote.format(LOWER, LOWER)

@@ -10,7 +10,7 @@ import brotli
 import pytest
 import zstandard
 
-import assisters_otel
+from memory import watching
 from raw_server import RawServer
 
 REFUSAL = b'{"error": {"type": "server_error", "code": "internal_error", "message": "m"}}'
@@ -83,15 +83,7 @@ def test_of_a_header_that_comes_twice_the_first_counts(memory, anyone):
         b"X-RateLimit-Limit-RPM: 200",
         b"Content-Length: 0",
     ]
-    with (
-        RawServer() as server,
-        assisters_otel.init(
-            hosts=[server.url],
-            tracer_provider=memory.tracer_provider,
-            meter_provider=memory.meter_provider,
-            strict=True,
-        ),
-    ):
+    with RawServer() as server, watching(server, memory):
         server.answer = b"\r\n".join([*lines, b"", b""]), False
         anyone.send("GET", f"{server.url}/asked")
 

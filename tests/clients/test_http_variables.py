@@ -14,10 +14,10 @@ from opentelemetry.instrumentation.utils import (
     suppress_instrumentation,
 )
 
-import assisters_otel
 import callers
 import scripts
 from callers import ANYONE
+from memory import watching
 
 DURATION = "assisters.client.request.duration"
 CLIENT_REQUEST = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_REQUEST"
@@ -35,15 +35,6 @@ EXCLUDED_OF = {
 }
 NAMES = {"httpx": "httpx", "httpx2": "httpx2", "requests": "requests", "aiohttp": "aiohttp-client"}
 """The instrumentations' names in the variable that switches them off."""
-
-
-def watching(api, memory, **options):
-    return assisters_otel.init(
-        hosts=[api.url],
-        tracer_provider=memory.tracer_provider,
-        meter_provider=memory.meter_provider,
-        **{"strict": True, **options},
-    )
 
 
 def counted(memory):

@@ -18,7 +18,7 @@ from opentelemetry import baggage, context
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 
 import assisters_otel
-from memory import Memory
+from memory import Memory, watching
 
 KEY = "ask_live_9876543210"  # 19 characters: one fewer than a key has
 LONG = f"{KEY}x"
@@ -33,18 +33,6 @@ CHAT = {"model": "m", "messages": []}
 
 def with_key(key=LONG):
     return {"headers": {"Authorization": f"Bearer {key}"}}
-
-
-@contextmanager
-def watching(api, memory, **options):
-    with assisters_otel.init(
-        hosts=[api.url],
-        tracer_provider=memory.tracer_provider,
-        meter_provider=memory.meter_provider,
-        strict=True,
-        **options,
-    ) as handle:
-        yield handle
 
 
 @contextmanager

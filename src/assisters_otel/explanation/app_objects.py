@@ -6,11 +6,18 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _MAX_CAUSES: Final = 5
 """The number of exceptions in a chain that are read. The longest chain, of a connection that is
 refused to an async client of `openai`, has five."""
+
+
+def _asked(read: Callable[..., object], *args: object) -> object:
+    """Return what *read* returns, or None if the app's code, which it runs, raises."""
+    with suppress(Exception):
+        return read(*args)
+    return None
 
 
 def attribute(thing: object, name: str) -> object:
@@ -19,28 +26,22 @@ def attribute(thing: object, name: str) -> object:
     httpx raises RuntimeError for a request or response that was not set. A property of the app's
     own exceptions may raise anything.
     """
-    with suppress(Exception):
-        value: object = getattr(thing, name)
-        return value
-    return None
+    return _asked(getattr, thing, name)
 
 
 def text_of(error: object) -> str:
     """Return the text of an exception, or an empty one if that raises."""
-    with suppress(Exception):
-        return str(error)
-    return ""
+    text = _asked(str, error)
+    return text if isinstance(text, str) else ""
 
 
 def header(message: object, name: str) -> bytes | None:
     """Return a header of a request or response, or None."""
     get = attribute(attribute(message, "headers"), "get")
-    with suppress(Exception):  # of the app's own
-        value = get(name) if callable(get) else None
-        if isinstance(value, bytes):
-            return value
-        return value.encode("latin-1", "replace") if isinstance(value, str) else None
-    return None
+    value = _asked(get, name) if callable(get) else None
+    if isinstance(value, str):
+        value = value.encode("latin-1", "replace")
+    return value if isinstance(value, bytes) else None
 
 
 def causes_and_responses(thing: object) -> Iterator[object]:

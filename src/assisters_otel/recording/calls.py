@@ -6,14 +6,14 @@ the `CallRecorder`, once. Between the two, the recorder assigns attempts to it.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote
 
 from opentelemetry import trace
 
-from assisters_otel.api import endpoints, redaction
+from assisters_otel.api import endpoints
+from assisters_otel.api.answer import clean_model
 from assisters_otel.api.gen_ai_request import request_attributes
 from assisters_otel.api.limits import MAX_VALUE
 from assisters_otel.attempts.attempt import read_baggage
@@ -166,8 +166,7 @@ class CallRecorder:
         if place is None:
             return None
         request, operation = place.request, place.operation
-        model = body.get("model")
-        name = _clean(model) if isinstance(model, str) else None
+        name = clean_model(body.get("model"))
         attributes = request_attributes(operation, body)
         asked = CallRequest(request, operation, name, attributes, read_baggage(self._callers))
         call = self.start(asked, is_recorded_apart=is_recorded_apart)
@@ -236,13 +235,3 @@ class CallRecorder:
     def put_off(self, step: Callable[[], object]) -> None:
         """Run a step soon, outside the garbage collector."""
         self._deferred.put(step)
-
-
-def _clean(model: str) -> str | None:
-    """Return the name of a model as an attribute may have it, or None."""
-    return _clean_short(model) if len(model) <= MAX_VALUE else redaction.clean(model) or None
-
-
-@lru_cache(64)  # a process asks for a few models, again and again
-def _clean_short(model: str) -> str | None:
-    return redaction.clean(model) or None
