@@ -323,7 +323,7 @@ def test_a_slow_worker_makes_no_resends_of_what_the_others_send(api, memory, aro
 
 
 def test_a_worker_that_pauses_makes_no_resends_of_what_the_others_send(api, memory):
-    api.answers("invalid_api_key", times=2, delay_s=0.3)
+    api.answers("invalid_api_key", times=2, delay_s=2)
     api.answers("invalid_api_key", times=10)
     together = threading.Barrier(2)
     with httpx.Client(verify=TLS) as client:
