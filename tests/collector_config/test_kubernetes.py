@@ -277,7 +277,8 @@ def test_an_app_s_telemetry_says_where_it_runs(api):
     env = expanded(pod)
 
     assert "$(" not in "".join(env.values())
-    assert env.pop("OTEL_EXPORTER_OTLP_ENDPOINT") == "http://<status.hostIP>:4318"
+    name = document("collector")["fullnameOverride"]
+    assert env.pop("OTEL_EXPORTER_OTLP_ENDPOINT") == f"http://{name}.observability.svc:4318"
     with Collector() as collector:
         done = warm.run(
             "-c",
@@ -297,6 +298,16 @@ def test_an_app_s_telemetry_says_where_it_runs(api):
     kept = set(PROMETHEUS["otlp"]["promote_resource_attributes"])
     labels = {"k8s.cluster.name", "k8s.namespace.name", "deployment.environment.name"}
     assert labels <= kept & told.keys()
+
+
+def test_with_agents_an_app_sends_to_that_of_its_node():
+    text = HERE.joinpath("app.yaml").read_text()
+    commented = re.findall(r"^( +)# (- \{name: .*)$", text, re.MULTILINE)
+    app = yaml.safe_load(text + "".join(f"{indent}{line}\n" for indent, line in commented))
+
+    assert len(commented) == 2
+    endpoint = expanded(app["spec"]["template"]["spec"])["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    assert endpoint == "http://<status.hostIP>:4318"
 
 
 def test_an_app_has_time_for_its_requests_and_its_telemetry():
