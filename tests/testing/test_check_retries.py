@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ import pytest
 import tenacity
 
 from assisters_otel import process, retry_after_s, retryable
-from assisters_otel.testing import check_retries
+from assisters_otel.testing import FakeApi, check_retries
 from assisters_otel.testing.answers import Received
 from assisters_otel.testing.retry_policy import jitter, rules, scenarios
 from assisters_otel.testing.retry_policy.evidence import Evidence
@@ -247,6 +248,27 @@ def test_one_after_the_other_has_the_same_rows():
 
     assert (errors, remarks) == ({"hopeless"}, {"idempotency"})
     assert report.calls < 30 + scenarios.SPACED_CALLERS
+
+
+def test_no_two_calls_are_played_on_one_port(monkeypatch):
+    """The system may give a port out again that the server of an ended call has given back."""
+    asked, start = [], FakeApi.start
+
+    def start_on_the_first_port(api):
+        if asked and not api._port:
+            with socket.socket() as free, suppress(OSError):
+                free.bind(("127.0.0.1", asked[0]))
+                api._port = asked[0]
+        started = start(api)
+        asked.append(api.port)
+        return started
+
+    monkeypatch.setattr(FakeApi, "start", start_on_the_first_port)
+
+    errors, remarks, _ = rows(by_openai(timeout=1, max_retries=1), parallel=False)
+
+    assert asked.count(asked[0]) > 2  # it was given out again
+    assert (errors, remarks) == ({"hopeless"}, {"idempotency"})
 
 
 def test_the_progress_is_shown_on_a_terminal_and_gone_at_the_end():

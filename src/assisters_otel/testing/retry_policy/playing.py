@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Future, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -130,6 +131,7 @@ class Player:
         )
         self._thread.start()
         self._open: list[_Run] = []
+        self._ports: set[int] = set()
         self._progress = _Progress()
 
     def close(self) -> None:
@@ -192,16 +194,31 @@ class Player:
         return [self._result(run) for run in runs]
 
     def _start(self, scenario: Scenario) -> _Run:
-        run = _Run(Played(scenario))
-        on_requests(run.api, run.refuse, run.leave)
-        run.api.start()
-        run.played.port = run.api.port
+        run = self._listening(scenario)
         run.played.cpu_s.append(time.process_time())
         run.played.began_s = time.monotonic()
         self._open.append(run)
         threading.Thread(
             target=self._run, args=(run,), name=f"assisters-{scenario.name}", daemon=True
         ).start()
+        return run
+
+    def _listening(self, scenario: Scenario) -> _Run:
+        """Return a run whose API listens on a port that none before it had.
+
+        The calls are told apart by their ports, and the system may give one out again that a run
+        has given back (test_no_two_calls_are_played_on_one_port).
+        """
+        with ExitStack() as taken:  # a port that is held is not given out a third time
+            while True:
+                run = _Run(Played(scenario))
+                on_requests(run.api, run.refuse, run.leave)
+                run.api.start()
+                if run.api.port not in self._ports:
+                    break
+                taken.callback(run.api.stop)
+        self._ports.add(run.api.port)
+        run.played.port = run.api.port
         return run
 
     def _run(self, run: _Run) -> None:
