@@ -204,3 +204,24 @@ def rate_limit_reset_s(value: bytes | None, now: float) -> float | None:
     """
     unix = header_number(value)
     return None if unix is None or unix < _FIRST_UNIX_TIME else max(unix - now, 0.0)
+
+
+def rate_limits(headers: Mapping[bytes, bytes], now: float) -> dict[tuple[str, str], float]:
+    """Return the rate limits of a response by their keys in `RATELIMITS`, as far as it has them.
+
+    Args:
+        headers: The headers that `known_headers` selected.
+        now: The current time in Unix seconds.
+
+    Returns:
+        The limits and what remains of them as integers, and the resets in seconds from *now*.
+    """
+    found: dict[tuple[str, str], float] = {}
+    for key, header in RATELIMITS.items():
+        sent = headers.get(header)
+        if sent is None:
+            continue
+        limit = rate_limit_reset_s(sent, now) if key[1] == "reset" else header_integer(sent)
+        if limit is not None:
+            found[key] = limit
+    return found

@@ -8,11 +8,17 @@ each difference (tests/clients/test_http_span.py).
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from opentelemetry import context, trace
-from opentelemetry.context import _SUPPRESS_HTTP_INSTRUMENTATION_KEY
-from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled
+from opentelemetry.context import (
+    _SUPPRESS_HTTP_INSTRUMENTATION_KEY,
+    _SUPPRESS_INSTRUMENTATION_KEY,
+)
+from opentelemetry.instrumentation.utils import (
+    _SUPPRESS_INSTRUMENTATION_KEY_PLAIN,
+    is_http_instrumentation_enabled,
+)
 from opentelemetry.semconv.attributes.http_attributes import (
     HTTP_REQUEST_METHOD,
     HTTP_REQUEST_METHOD_ORIGINAL,
@@ -48,6 +54,16 @@ if TYPE_CHECKING:
 
     from assisters_otel.api.request import ApiRequest, RequestReader
     from assisters_otel.hosts import Host
+
+
+_SUPPRESSING: Final = frozenset(
+    {
+        _SUPPRESS_INSTRUMENTATION_KEY,
+        _SUPPRESS_INSTRUMENTATION_KEY_PLAIN,
+        _SUPPRESS_HTTP_INSTRUMENTATION_KEY,
+    }
+)
+"""The keys by which a context suppresses HTTP spans."""
 
 
 class OwnSpan(NamedTuple):
@@ -157,17 +173,19 @@ class HttpSpans:
         Returns:
             The span. None if spans are off or suppressed, or the URL is excluded.
         """
-        start = route.span_start
-        if start is None or not is_http_instrumentation_enabled():
+        start, outer = route.span_start, context.get_current()
+        if start is None:
+            return None
+        # Without one of them the function need not be asked, which looks up each (``200, alone``).
+        if not _SUPPRESSING.isdisjoint(outer) and not is_http_instrumentation_enabled():
             return None
         attributes = start.attributes.copy()  # a sampler of the app's gets it
         if self._has_user_agent or self._request_headers is not None:
             attributes |= self._attributes_of_headers(reader)
         if parent_span is None:
-            parent_span = trace.get_current_span()
+            parent_span = trace.get_current_span(outer)
         span = self._tracer.start_span(start.name, None, SpanKind.CLIENT, attributes)
         try:
-            outer = context.get_current()
             within = trace.set_span_in_context(span, outer)
             headers = propagated_headers(within)
             if self._suppresses_others:

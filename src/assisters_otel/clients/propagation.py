@@ -7,7 +7,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry import baggage, context
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.propagate import get_global_textmap
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from assisters_otel.api.patterns import pattern
 from assisters_otel.fail_safe import fail_safe
@@ -31,17 +34,41 @@ def propagated_headers(within: Context) -> dict[str, str]:
     costs its own headers alone. The app's baggage is not sent, whichever propagator writes it.
     """
     carrier: dict[str, str] = {}
-    bare = baggage.clear(within) if baggage.get_all(within) else within
-    # In a copy of the task's or thread's context: an interrupt leaves nothing entered behind.
-    copy_context().run(_inject_within, bare, carrier)
+    propagator = get_global_textmap()
+    trace_context = _of_default(propagator)
+    if trace_context is not None:
+        _inject(trace_context, carrier, within)
+        if len(carrier) <= 1:  # ``traceparent``, which is made of digits
+            return carrier
+    else:
+        bare = baggage.clear(within) if baggage.get_all(within) else within
+        # In a copy of the task's or thread's context: an interrupt leaves nothing entered behind.
+        copy_context().run(_inject_within, propagator, bare, carrier)
     return {name: value for name, value in carrier.items() if _is_name(name) and _is_value(value)}
 
 
-def _inject_within(bare: Context, carrier: dict[str, str]) -> None:
+def _of_default(propagator: TextMapPropagator) -> TraceContextTextMapPropagator | None:
+    """Return the member for W3C's trace context if *propagator* is OpenTelemetry's default.
+
+    The default's other member writes the app's baggage alone, which is not sent. So the first is
+    called by itself, and what it writes need not be looked through (``200, alone``). The members
+    are private: see `_inject`.
+    """
+    if type(propagator) is not CompositePropagator:
+        return None
+    match getattr(propagator, "_propagators", None):
+        case [one, other] if (
+            type(one) is TraceContextTextMapPropagator and type(other) is W3CBaggagePropagator
+        ):
+            return one
+    return None
+
+
+def _inject_within(propagator: TextMapPropagator, bare: Context, carrier: dict[str, str]) -> None:
     # A propagator may read the current context in place of the one that it gets.
     token = context.attach(bare)
     try:
-        _inject(get_global_textmap(), carrier, bare)
+        _inject(propagator, carrier, bare)
     finally:
         context.detach(token)
 

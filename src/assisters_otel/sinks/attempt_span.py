@@ -18,13 +18,7 @@ from opentelemetry.trace import StatusCode
 
 from assisters_otel.api import endpoints, redaction
 from assisters_otel.api import headers as response_headers
-from assisters_otel.api.headers import (
-    header_integer,
-    header_number,
-    header_text,
-    rate_limit_reset_s,
-    retry_after_s,
-)
+from assisters_otel.api.headers import header_number, header_text, rate_limits, retry_after_s
 from assisters_otel.api.limits import MAX_MESSAGE
 from assisters_otel.otel_api import providers
 from assisters_otel.semconv import attributes as names
@@ -44,10 +38,7 @@ LAST: Final = (names.REQUEST_ID, ERROR_TYPE, names.ERROR_CODE)
 """The attributes of a failure that are written last. The SDK's limit drops the oldest first."""
 
 _TOO_MANY_REQUESTS: Final = 429
-_LIMITS: Final = tuple(
-    (names.RATELIMIT.format(kind, what), header, what == "reset")
-    for (kind, what), header in response_headers.RATELIMITS.items()
-)
+_LIMITS: Final = {key: names.RATELIMIT.format(*key) for key in response_headers.RATELIMITS}
 
 
 def redact_request(span: Span, request: ApiRequest) -> None:
@@ -129,11 +120,8 @@ def _put_outcome(
     if wait_s is not None:
         found[names.RETRY_AFTER] = round(wait_s, names.DIGITS)
     if outcome.failed and outcome.status == _TOO_MANY_REQUESTS:
-        for name, header, is_reset in _LIMITS:
-            sent = headers.get(header)
-            limit = rate_limit_reset_s(sent, now) if is_reset else header_integer(sent)
-            if limit is not None:
-                found[name] = round(limit, names.DIGITS) if is_reset else limit
+        for key, limit in rate_limits(headers, now).items():
+            found[_LIMITS[key]] = round(limit, names.DIGITS)
     if request_id:
         found[names.REQUEST_ID] = request_id
     if outcome.failed:

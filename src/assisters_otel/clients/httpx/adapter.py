@@ -165,7 +165,7 @@ class HttpxAdapter(ClientAdapter):
             exchange = _Exchange(self._recorder, self._spans, route.request, reader, *told)
             exchange.raw = exchange.outgoing = raw
             if own is not None and own.headers:
-                exchange.outgoing = _with_headers(raw, own.headers)
+                exchange.outgoing = reader.copy_with(own.headers)
         except BaseException:
             if own is not None:
                 own.abandon(None)
@@ -269,23 +269,6 @@ def _is_in_theirs() -> bool:
     while frame is not None and frame.f_globals.get("__name__") != SCOPE:
         frame = frame.f_back
     return frame is not None
-
-
-def _with_headers(raw: Any, headers: dict[str, str]) -> Any:
-    """Return a copy of a request with more headers. It shares everything else.
-
-    The app's request does not get them: a redirect would carry them to another host.
-    """
-    try:
-        copy = object.__new__(type(raw))
-        copy.__dict__.update(raw.__dict__)
-        # `Headers.copy` is not used: it settles the encoding of the app's own headers for good.
-        copy.headers = type(raw.headers)(raw.headers)
-    except (TypeError, AttributeError):  # a proxy around a request, or a class with slots
-        return raw
-    for name, value in headers.items():
-        copy.headers[name] = value  # `update` reads all headers first
-    return copy
 
 
 def _read_deadline(raw: Any) -> float:

@@ -10,26 +10,33 @@ from assisters_otel.api.request import CREDENTIALS
 from assisters_otel.clients.classes import CLIENTS, is_a
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
 _OWN_LENGTH: Final = 3
 _NAME_AND_VALUE: Final = itemgetter(1, 2)
-_CREDENTIALS: Final = {name.encode(): name for name in CREDENTIALS}
+_CREDENTIALS: Final = tuple((name.encode(), name) for name in CREDENTIALS)
 
 
 def lower_headers(headers: Any) -> Sequence[tuple[bytes, bytes, bytes]]:
     """Return the names of headers as sent and in lower case, and the values.
 
     Args:
-        headers: The client's own headers. They hold that list, which saves making another (``200,
-            alone``). It is private: read with httpx 0.28 and httpx2 2.16. Without it the public
-            list is read (test_headers_are_the_same_without_httpx_s_own_list).
+        headers: The client's own headers.
+    """
+    return _own_list(headers) or with_lower_names(headers.raw)
+
+
+def _own_list(headers: Any) -> list[tuple[bytes, bytes, bytes]]:
+    """Return the list that the client's headers hold, which saves making another (``200, alone``).
+
+    It is private: read with httpx 0.28 and httpx2 2.16. An empty list stands for one that is not as
+    it was there. Then the public one is read (test_headers_are_the_same_without_httpx_s_own_list).
     """
     try:
-        own: Sequence[tuple[bytes, bytes, bytes]] = headers._list  # noqa: SLF001 - see above
+        own: list[tuple[bytes, bytes, bytes]] = headers._list  # noqa: SLF001 - see above
     except AttributeError:
-        own = ()
-    return own if own and len(own[0]) == _OWN_LENGTH else with_lower_names(headers.raw)
+        return []
+    return own if own and len(own[0]) == _OWN_LENGTH else []
 
 
 def route_key(method: str, url: Any) -> Hashable:
@@ -47,11 +54,12 @@ def route_key(method: str, url: Any) -> Hashable:
 class HttpxRequestReader:
     """Reads the properties by which a resend is recognised."""
 
-    __slots__ = ("_by_name", "_raw")
+    __slots__ = ("_by_name", "_has_own_list", "_raw")
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
         self._by_name: dict[bytes, bytes] | None = None
+        self._has_own_list = False
 
     def __eq__(self, other: object) -> bool:
         """Return True if both read the same object."""
@@ -67,21 +75,54 @@ class HttpxRequestReader:
 
     def header(self, name: str) -> str | None:
         """Return a header by its name in lower case, or None."""
-        # httpx's own look-up would determine the encoding of all headers first. They are read once,
-        # without a step of Python for each (``200, alone``).
-        if self._by_name is None:
-            sent = reversed(lower_headers(self._raw.headers))  # the first of a name stays
-            self._by_name = dict(map(_NAME_AND_VALUE, sent))
-        found = self._by_name.get(name.encode())
+        found = (self._by_name or self._first_values()).get(name.encode())
         return None if found is None else found.decode("latin-1")
 
     def credentials(self) -> dict[str, str]:
         """Return the headers of `CREDENTIALS` that the request has, by their names."""
-        return {
-            _CREDENTIALS[lower]: value.decode("latin-1")
-            for _, lower, value in lower_headers(self._raw.headers)
-            if lower in _CREDENTIALS
-        }
+        values, found = self._by_name or self._first_values(), {}
+        for lower, name in _CREDENTIALS:
+            value = values.get(lower)
+            if value is not None:
+                found[name] = value.decode("latin-1")
+        return found
+
+    def _first_values(self) -> dict[bytes, bytes]:
+        """Return the first value of each header, by its name in lower case."""
+        # httpx's own look-up would determine the encoding of all headers first. They are read once,
+        # without a step of Python for each (``200, alone``).
+        own = _own_list(self._raw.headers)
+        self._has_own_list = bool(own)
+        sent = reversed(own or with_lower_names(self._raw.headers.raw))  # the first of a name stays
+        self._by_name = values = dict(map(_NAME_AND_VALUE, sent))
+        return values
+
+    def copy_with(self, headers: Mapping[str, str]) -> Any:
+        """Return a copy of the request with more headers. It shares everything else.
+
+        The app's request does not get them: a redirect would carry them to another host.
+
+        Args:
+            headers: The headers, which replace those of the same names. They are ASCII.
+        """
+        raw = self._raw
+        try:
+            copy = object.__new__(type(raw))
+            copy.__dict__.update(raw.__dict__)
+            # `Headers.copy` is not used: it settles the encoding of the app's headers for good.
+            copy.headers = type(raw.headers)(raw.headers)
+        except (TypeError, AttributeError):  # a proxy around a request, or a class with slots
+            return raw
+        values = self._by_name or self._first_values()
+        for name, value in headers.items():
+            sent_as = name.encode()
+            lower = sent_as.lower()
+            if self._has_own_list and lower not in values:
+                # Setting it would search all headers for the name first (``200, alone``).
+                copy.headers._list.append((sent_as, lower, value.encode()))  # noqa: SLF001 - see `_own_list`
+            else:
+                copy.headers[name] = value  # `update` reads all headers first
+        return copy
 
     def headers(self) -> list[tuple[str, str]]:
         """Return all headers, in their order."""
