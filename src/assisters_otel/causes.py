@@ -38,6 +38,12 @@ POOL: Final = Cause(
     "no connection of the client's own pool was free in time", was_asked=False, is_transient=True
 )
 CERTIFICATE: Final = Cause("the certificate is not trusted", was_asked=True, is_transient=False)
+SOCKS_PASSWORD: Final = Cause(
+    "the proxy refused the user name or the password",
+    was_asked=True,
+    is_transient=False,
+    is_of_proxy=True,
+)
 _POOLS: Final = frozenset({"PoolTimeout", "EmptyPoolError", "FullPoolError"})
 _UNTRUSTED: Final = "SSLCertVerificationError"
 """Names of exceptions. Source: the standard library, httpcore and urllib3."""
@@ -53,6 +59,11 @@ _STATUS_BY_NAME: Final = {
 }
 """The status with which a proxy has refused a CONNECT, in the text of the exception of that name.
 Source: httpcore; aiohttp; `http.client` of the standard library, inside urllib3's."""
+
+_SOCKS_ERRORS: Final = frozenset({"ProxyError", "SOCKS5AuthError", "NewConnectionError"})
+_SOCKS_REFUSED: Final = pattern("Invalid username/password|SOCKS5 authentication failed")
+"""The exceptions of a SOCKS proxy's refusal, and their texts. Source: httpcore; PySocks. urllib3 puts
+the text of PySocks into an exception of its own."""
 
 _TEXT_ALONE: Final = "network_error"
 """The type that the `assisters` SDK gives an exception of which it keeps only the text."""
@@ -77,10 +88,8 @@ def of(error: BaseException, *, with_contexts: bool = True) -> Cause | None:
             return POOL
         if name == _UNTRUSTED:
             return CERTIFICATE
-        if (status := proxy_status(one)) is not None:
-            told = f"the proxy answered {status} in place of connecting"
-            is_transient = catalog.retryable(None, None, status)
-            return Cause(told, was_asked=True, is_transient=is_transient, is_of_proxy=True)
+        if (refused := _of_proxy(one)) is not None:
+            return refused
         is_text = getattr(one, "type", None) == _TEXT_ALONE
         if "SSL" in name or type(one) is OSError or is_text:
             text = str(one)
@@ -90,6 +99,16 @@ def of(error: BaseException, *, with_contexts: bool = True) -> Cause | None:
         if found is not None:
             told = f"a file for TLS is not there: {redaction.clean(found[1])}"
             return Cause(told, was_asked=False, is_transient=False)
+    return None
+
+
+def _of_proxy(error: BaseException) -> Cause | None:
+    if (status := proxy_status(error)) is not None:
+        told = f"the proxy answered {status} in place of connecting"
+        is_transient = catalog.retryable(None, None, status)
+        return Cause(told, was_asked=True, is_transient=is_transient, is_of_proxy=True)
+    if type(error).__name__ in _SOCKS_ERRORS and _SOCKS_REFUSED.search(str(error)):
+        return SOCKS_PASSWORD
     return None
 
 
