@@ -62,8 +62,8 @@ Source: httpcore; aiohttp; `http.client` of the standard library, inside urllib3
 
 _SOCKS_ERRORS: Final = frozenset({"ProxyError", "SOCKS5AuthError", "NewConnectionError"})
 _SOCKS_REFUSED: Final = pattern("Invalid username/password|SOCKS5 authentication failed")
-"""The exceptions of a SOCKS proxy's refusal, and their texts. Source: httpcore; PySocks. urllib3 puts
-the text of PySocks into an exception of its own."""
+"""The exceptions of a SOCKS proxy's refusal, and their texts. Source: httpcore; PySocks. urllib3
+puts the text of PySocks into an exception of its own."""
 
 _TEXT_ALONE: Final = "network_error"
 """The type that the `assisters` SDK gives an exception of which it keeps only the text."""
