@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from assisters_otel import catalog
 from assisters_otel.api import redaction
 from assisters_otel.api.patterns import pattern
 from assisters_otel.fail_safe import fail_safe
@@ -24,17 +25,25 @@ class Cause(NamedTuple):
         told: The cause, as a part of a sentence.
         was_asked: True if the client has tried to send the request.
         is_transient: True if a retry can help.
+        is_of_proxy: True if a proxy has refused to connect the client with the API.
     """
 
     told: str
     was_asked: bool
     is_transient: bool
+    is_of_proxy: bool = False
 
 
 POOL: Final = Cause(
     "no connection of the client's own pool was free in time", was_asked=False, is_transient=True
 )
 CERTIFICATE: Final = Cause("the certificate is not trusted", was_asked=True, is_transient=False)
+SOCKS_PASSWORD: Final = Cause(
+    "the proxy refused the user name or the password",
+    was_asked=True,
+    is_transient=False,
+    is_of_proxy=True,
+)
 _POOLS: Final = frozenset({"PoolTimeout", "EmptyPoolError", "FullPoolError"})
 _UNTRUSTED: Final = "SSLCertVerificationError"
 """Names of exceptions. Source: the standard library, httpcore and urllib3."""
@@ -42,6 +51,20 @@ _UNTRUSTED: Final = "SSLCertVerificationError"
 _VERIFY_FAILED: Final = pattern("certificate.verify.failed", re.IGNORECASE)  # pyOpenSSL's too
 # Source: `HTTPAdapter.cert_verify` of requests.
 _NOT_THERE: Final = pattern(r"Could not find .*\bTLS\b.*, invalid path: (.*)", re.DOTALL)
+_REFUSED: Final = pattern(r"([1-9]\d\d)\b")
+_STATUS_BY_NAME: Final = {
+    "ProxyError": _REFUSED,
+    "ClientHttpProxyError": _REFUSED,
+    "OSError": pattern(r"Tunnel connection failed: ([1-9]\d\d)\b"),
+}
+"""The status with which a proxy has refused a CONNECT, in the text of the exception of that name.
+Source: httpcore; aiohttp; `http.client` of the standard library, inside urllib3's."""
+
+_SOCKS_ERRORS: Final = frozenset({"ProxyError", "SOCKS5AuthError", "NewConnectionError"})
+_SOCKS_REFUSED: Final = pattern("Invalid username/password|SOCKS5 authentication failed")
+"""The exceptions of a SOCKS proxy's refusal, and their texts. Source: httpcore; PySocks. urllib3
+puts the text of PySocks into an exception of its own."""
+
 _TEXT_ALONE: Final = "network_error"
 """The type that the `assisters` SDK gives an exception of which it keeps only the text."""
 
@@ -50,14 +73,23 @@ _MAX: Final = 20
 
 
 @fail_safe
-def of(error: BaseException) -> Cause | None:
-    """Return the cause of an exception, from its chain and its arguments, or None."""
-    for one in _chain_of(error):
+def of(error: BaseException, *, with_contexts: bool = True) -> Cause | None:
+    """Return the cause of an exception, from its chain and its arguments, or None.
+
+    Args:
+        error: The exception.
+        with_contexts: True if its contexts count. False for an exception of a client: the context
+            may be what the app was handling when it sent the request, another attempt's failure
+            (test_what_the_app_was_handling_is_not_the_cause).
+    """
+    for one in _chain_of(error, with_contexts=with_contexts):
         name, text = type(one).__name__, ""
         if name in _POOLS:
             return POOL
         if name == _UNTRUSTED:
             return CERTIFICATE
+        if (refused := _of_proxy(one)) is not None:
+            return refused
         is_text = getattr(one, "type", None) == _TEXT_ALONE
         if "SSL" in name or type(one) is OSError or is_text:
             text = str(one)
@@ -70,7 +102,24 @@ def of(error: BaseException) -> Cause | None:
     return None
 
 
-def _chain_of(error: BaseException) -> Iterator[BaseException]:
+def _of_proxy(error: BaseException) -> Cause | None:
+    if (status := proxy_status(error)) is not None:
+        told = f"the proxy answered {status} in place of connecting"
+        is_transient = catalog.retryable(None, None, status)
+        return Cause(told, was_asked=True, is_transient=is_transient, is_of_proxy=True)
+    if type(error).__name__ in _SOCKS_ERRORS and _SOCKS_REFUSED.search(str(error)):
+        return SOCKS_PASSWORD
+    return None
+
+
+def proxy_status(error: BaseException) -> int | None:
+    """Return the status with which a proxy has refused a CONNECT, or None."""
+    pattern_of = _STATUS_BY_NAME.get(type(error).__name__)
+    found = None if pattern_of is None else pattern_of.match(str(error))
+    return None if found is None else int(found[1])
+
+
+def _chain_of(error: BaseException, *, with_contexts: bool) -> Iterator[BaseException]:
     """Yield an exception, its causes and contexts, and the exceptions in their arguments."""
     left: list[object] = [error]
     searched: set[int] = set()
@@ -80,7 +129,8 @@ def _chain_of(error: BaseException) -> Iterator[BaseException]:
             continue
         searched.add(id(one))
         yield one
-        left += [one.__cause__, one.__context__, *one.args, getattr(one, "reason", None)]
+        context = one.__context__ if with_contexts else None
+        left += [one.__cause__, context, *one.args, getattr(one, "reason", None)]
 
 
 FILE_ERRORS: Final = (

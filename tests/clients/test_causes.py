@@ -17,6 +17,7 @@ import openai
 import pytest
 import requests
 import trustme
+import urllib3
 
 import assisters_otel
 from assisters_otel import causes
@@ -198,3 +199,138 @@ def test_a_ring_of_causes_is_looked_at_once():
     first.__context__, second.__context__ = second, first
 
     assert causes.of(first) is None
+
+
+@pytest.fixture
+def proxy():
+    """A proxy that refuses to connect. Set what it answers as `status`."""
+
+    class Proxy:
+        status = 407
+
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        while True:
+            try:
+                connection = listener.accept()[0]
+            except OSError:
+                return
+            with suppress(OSError), connection:
+                connection.recv(65536)
+                answer = f"HTTP/1.1 {Proxy.status} No\r\nContent-Length: 0\r\n\r\n"
+                connection.sendall(answer.encode())
+
+    threading.Thread(target=serve, daemon=True).start()
+    Proxy.url = f"http://user:planted-word@127.0.0.1:{listener.getsockname()[1]}"
+    yield Proxy
+    listener.close()
+
+
+API = "https://api.assisters.dev/v1"
+
+
+async def _with_httpx_by(module, proxy):
+    async with module.AsyncClient(proxy=proxy) as client:
+        await client.get(f"{API}/models")
+
+
+async def _with_aiohttp_by(proxy):
+    async with aiohttp.ClientSession() as session, session.get(f"{API}/models", proxy=proxy):
+        pass
+
+
+def _with_openai_by(proxy):
+    http_client = openai.DefaultHttpxClient(proxy=proxy)
+    with openai.OpenAI(
+        api_key="ask_k", base_url=API, max_retries=0, http_client=http_client
+    ) as client:
+        client.chat.completions.create(**CHAT)
+
+
+BY_PROXY = {
+    "httpx": lambda proxy: httpx.get(f"{API}/models", proxy=proxy),
+    "httpx2": lambda proxy: httpx2.get(f"{API}/models", proxy=proxy),
+    "httpx-asyncio": lambda proxy: asyncio.run(_with_httpx_by(httpx, proxy)),
+    "httpx2-asyncio": lambda proxy: asyncio.run(_with_httpx_by(httpx2, proxy)),
+    "requests": lambda proxy: _with_requests(API, proxies={"https": proxy}),
+    "aiohttp": lambda proxy: asyncio.run(_with_aiohttp_by(proxy)),
+    "openai": _with_openai_by,
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "helps"), [(403, False), (407, False), (429, True), (502, True), (503, True)]
+)
+@pytest.mark.parametrize("way", BY_PROXY)
+def test_a_retry_helps_against_a_proxy_s_refusal_only_as_its_status_says(
+    proxy, memory, caplog, way, status, helps
+):
+    proxy.status = status
+
+    error = met(lambda _: BY_PROXY[way](proxy.url), API, memory)
+
+    see(memory, caplog, retryable=helps, line=f"gave no answer .*: the proxy answered {status}")
+    for told in (assisters_otel.explain(error), assisters_otel.explain(_copy_of(error))):
+        assert told.retryable is helps
+        assert told.side == "the way there"
+        assert f"the proxy answered {status}" in told.what
+        assert "HTTPS_PROXY" in told.advice
+        assert "planted-word" not in str(told)
+
+
+def _copy_of(error):
+    """Return the exception's like, of which nothing is recorded."""
+    like = type(error).__new__(type(error))
+    like.args, like.__cause__ = error.args, error.__cause__
+    vars(like).update({k: v for k, v in vars(error).items() if not k.startswith("_")})
+    return like
+
+
+@pytest.mark.parametrize("send", [httpx.get, requests.get])
+def test_a_407_is_an_answer_of_a_proxy_and_not_of_the_api(api, memory, send):
+    api.answers(status=407, body="no")
+
+    with assisters_otel.init(hosts=[api.url], tracer_provider=memory.tracer_provider, strict=True):
+        response = send(f"{api.url}/models")
+
+    told = assisters_otel.explain(response)
+    assert told.what == "A proxy, and not the API, answered 407."
+    assert told.side == "the way there"
+    assert "HTTPS_PROXY" in told.advice
+    assert told.retryable is False
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_the_app_was_handling_is_not_the_cause(untrusted, memory, way):
+    def ask(url):
+        try:
+            WAYS[way](untrusted)
+        except Exception:  # noqa: BLE001 - each client's own
+            WAYS[way](url)  # the fallback
+
+    met(ask, "http://127.0.0.1:9/v1", memory)
+
+    (refused,) = memory.attempts()
+    assert refused.attributes["assisters.error.retryable"] is True
+    assert memory.point(ERRORS)["assisters.error.retryable"] is True
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        httpx.ProxyError("Invalid username/password"),
+        httpx2.ProxyError("Invalid username/password"),
+        requests.ConnectionError(
+            urllib3.exceptions.NewConnectionError(None, "not made: SOCKS5 authentication failed")
+        ),
+    ],
+    ids=["httpx", "httpx2", "requests"],
+)
+def test_a_proxy_of_socks_that_refuses_the_password_is_no_trouble_that_a_retry_helps(error):
+    told = assisters_otel.explain(error)
+
+    assert told.retryable is False
+    assert told.side == "the way there"
+    assert "the proxy refused the user name or the password" in told.what
+    assert "HTTPS_PROXY" in told.advice

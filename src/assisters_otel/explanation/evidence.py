@@ -46,7 +46,7 @@ _NETWORK_ERRORS: Final = frozenset(
     {
         *("OSError", "TimeoutError", "TransportError", "APIConnectionError"),
         *("ConnectionError", "Timeout", "ChunkedEncodingError"),
-        *("ClientConnectionError", "ClientPayloadError"),
+        *("ClientConnectionError", "ClientHttpProxyError", "ClientPayloadError"),
     }
 )
 """Class names of exceptions for which the network is to blame, also in the middle of a body.
@@ -163,7 +163,8 @@ def _of_exception(error: BaseException) -> Evidence:
     response = attribute(error, "response")
     if response is None:
         response = error  # aiohttp's ClientResponseError has status and headers itself
-    status = _status(response)
+    # A status with which a proxy has refused a CONNECT is none of an answer.
+    status = None if causes.proxy_status(error) is not None else _status(response)
     if status is None:
         evidence = Evidence(_status_retry_gave_up_on(error))
     else:

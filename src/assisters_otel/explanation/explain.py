@@ -56,6 +56,13 @@ _CHECK_TLS_FILES: Final = (
     "Look at the path of the CA bundle or certificate: REQUESTS_CA_BUNDLE, SSL_CERT_FILE, or the "
     "client's own option."
 )
+_CHECK_PROXY: Final = (
+    "The request did not reach the API: look at the proxy's URL with its user name and password "
+    "(HTTPS_PROXY, or the client's own option), and at whether the proxy lets the API's host pass."
+)
+_OF_PROXY: Final = 407
+"""The status that only a proxy answers with. Source: RFC 9110, 15.5.8."""
+
 _ADVICE_BY_CAUSE: Final = {
     causes.POOL: (
         "All connections of the client's own pool were in use: close what is streamed and not "
@@ -68,7 +75,7 @@ _ADVICE_BY_CAUSE: Final = {
         "the host's name."
     ),
 }
-"""The advice for a cause. All other causes are files for TLS that are not there."""
+"""The advice for a cause. All others are a proxy's refusal, or files for TLS that are not there."""
 
 _BODY_ERRORS: Final = frozenset(
     {"ChunkedEncodingError", "ClientPayloadError", "IncompleteRead", "RemoteProtocolError"}
@@ -191,7 +198,8 @@ def _advise(evidence: Evidence) -> tuple[bool, str, str]:
     if evidence.is_foreign:
         advice = _CHECK_ORIGIN
     elif evidence.cause is not None:
-        advice = _ADVICE_BY_CAUSE.get(evidence.cause, _CHECK_TLS_FILES)
+        other = _CHECK_PROXY if evidence.cause.is_of_proxy else _CHECK_TLS_FILES
+        advice = _ADVICE_BY_CAUSE.get(evidence.cause, other)
     user_message = catalog.BUSY if evidence.is_transient else catalog.SORRY
     return evidence.is_transient, advice, user_message
 
@@ -202,6 +210,8 @@ def _advise_against_retry(status: int | None, type_: str | None) -> tuple[str, s
     user_message = rows[0].user_message if rows else catalog.IN_VAIN
     if len(rows) == 1:  # the type's only documented code has the advice of the type
         return rows[0].advice, user_message
+    if status == _OF_PROXY and type_ is None:
+        return _CHECK_PROXY, user_message
     return _CHECK_URL if status in _OF_URL else _CHECK_REQUEST, user_message
 
 
@@ -218,7 +228,8 @@ def _what(evidence: Evidence) -> str:
         end = "its body broke off" if evidence.is_transient else "the client could not use it"
         return f"The API answered {status}, and {end}: {exception}."
     if status is not None:
-        return f"The API answered {status}{f' {name}' if name else ''}{about}."
+        who = "The API" if name or status != _OF_PROXY else "A proxy, and not the API,"
+        return f"{who} answered {status}{f' {name}' if name else ''}{about}."
     if name:
         return f"The API refuses with {name}{about}."
     return _why_no_answer(evidence)
@@ -245,9 +256,11 @@ def _side(evidence: Evidence) -> str:
         return _SIDE_BY_TYPE[type_]
     if status is None:
         is_of_app = cause is not None and not cause.was_asked
-        is_of_network = evidence.is_transient or cause == causes.CERTIFICATE
+        is_of_proxy = cause is not None and cause.is_of_proxy
+        is_of_network = evidence.is_transient or is_of_proxy or cause == causes.CERTIFICATE
         return THE_WAY if is_of_network and not is_of_app else YOUR_APP
-    if evidence.is_stream or (evidence.exception is not None and evidence.is_transient):
+    is_broken = evidence.exception is not None and evidence.is_transient
+    if evidence.is_stream or is_broken or status == _OF_PROXY:
         return THE_WAY
     if status in _OF_ACCOUNT:
         return YOUR_ACCOUNT

@@ -224,7 +224,7 @@ class Recorder:
         """
         duration_s = time.perf_counter() - attempt.sent_s
         cancelled = not isinstance(error, Exception)
-        cause = None if cancelled else causes.of(error)
+        cause = None if cancelled else causes.of(error, with_contexts=False)
         outcome = AttemptOutcome.of(
             attempt.request,
             duration_s,
