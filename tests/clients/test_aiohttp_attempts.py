@@ -135,3 +135,27 @@ def test_an_attempt_that_a_middleware_answers_for_has_failed(api, memory, teleme
     failed = [point for point in memory.points(DURATION) if point.get("error.type")]
     assert [point["error.type"] for point in failed] == ["ServerDisconnectedError"]
     assert telemetry.status().errors == failed[0]["count"]
+
+
+def test_a_refused_connection_that_a_middleware_sends_again_has_failed(api, memory, telemetry):
+    """The session has raised nothing for the first one."""
+
+    async def again(request, handler):
+        try:
+            return await handler(request)
+        except aiohttp.ClientConnectorError:
+            return await handler(request)
+
+    async def whole():
+        async with aiohttp.ClientSession(middlewares=[again]) as session:
+            return await _get(session, api)
+
+    api.stop()
+    with pytest.raises(aiohttp.ClientConnectorError):
+        asyncio.run(whole())
+
+    first, second = memory.attempts()
+    for span in (first, second):
+        assert span.attributes["error.type"] == "ClientConnectorError"
+    assert second.attributes["assisters.retry.reason"] == "ClientConnectorError"
+    assert memory.point(DURATION)["count"] == telemetry.status().errors == 2

@@ -334,6 +334,16 @@ def test_another_host_gets_no_span_and_no_header(api, memory, anyone, other_api)
     assert memory.point(DURATION)["server.port"] == api.port
 
 
+def test_another_host_that_refuses_raises_what_the_client_raises(api, memory, anyone, other_api):
+    other_api.stop()
+
+    with pytest.raises(anyone.refused):
+        anyone.send("GET", other_api.url + "/models")
+
+    assert memory.attempts() == []
+    assert memory.points(DURATION) == []
+
+
 def test_a_redirect_to_another_host_carries_no_traceparent_on(api, memory, anyone, other_api):
     api.answers(redirect=other_api.url + "/models")
 
