@@ -72,7 +72,7 @@ class RetryChain:
     Attributes:
         call: The record of this call, for a later call that repeats it.
         resend_of: The span of the failed call that this one repeats, or None.
-        sent: The number of attempts that were sent.
+        has_sent: True if an attempt was sent.
         number: The number of the last attempt as a resend.
         retries: The number of retries among the attempts.
         wait_s: The seconds between attempts and their retries, in all.
@@ -83,13 +83,13 @@ class RetryChain:
 
     __slots__ = (
         "call",
+        "has_sent",
         "hop",
         "keys",
         "last_failed",
         "number",
         "resend_of",
         "retries",
-        "sent",
         "wait_s",
     )
 
@@ -101,7 +101,7 @@ class RetryChain:
         """
         self.call = PreviousCall(call, 0)
         self.resend_of: SpanContext | None = None
-        self.sent = 0
+        self.has_sent = False
         self.number = 0
         self.retries = 0
         self.wait_s = 0.0

@@ -114,7 +114,7 @@ class ResendTracker:
         hop, chain.hop = chain.hop, None
         before, chain.last_failed = chain.last_failed, None
         resend = _after_redirect(attempt, hop) if hop is not None else None
-        if resend is None and not chain.sent:
+        if resend is None and not chain.has_sent:
             before = self._matcher.take_failed(attempt, now) if self._failed.by_key else None
             if before is not None:
                 if before.call is not None:
@@ -133,7 +133,7 @@ class ResendTracker:
                     for key in chain.keys:
                         self._failed.mark_resent(key, before)
                 chain.keys = ()
-        chain.sent += 1
+        chain.has_sent = True
         chain.number = resend.number if resend is not None else 0
         return resend
 
