@@ -10,6 +10,7 @@ import sys
 from types import ModuleType
 
 import assisters
+import httpx2
 import openai
 import pytest
 from opentelemetry import trace
@@ -266,6 +267,32 @@ def test_the_tokens_of_a_streaming_response_are_counted_however_it_is_read(
     }
     assert found == {"input": used.input_tokens, "output": used.output_tokens}
     assert memory.point("assisters.client.call.attempts")[OUTCOME] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("fault", "reading", "outcome"),
+    [
+        (None, lambda answer: next(answer.iter_bytes(7)), "cancelled"),
+        ("truncate", lambda answer: answer.read(), "failed"),
+    ],
+    ids=["left", "broken off"],
+)
+def test_an_answer_that_did_not_come_to_its_end_has_no_record(
+    api, memory, fault, reading, outcome
+):
+    api.answers(chunked=True, fault=fault)
+
+    with (
+        openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=0) as client,
+        contextlib.suppress(openai.APIError, httpx2.HTTPError),
+        client.chat.completions.with_streaming_response.create(**CHAT) as answer,
+    ):
+        reading(answer)
+
+    call = memory.call().attributes
+    assert call[OUTCOME] == outcome
+    assert not [name for name in call if name.startswith(("gen_ai.response.", "gen_ai.usage."))]
+    assert memory.points("gen_ai.client.token.usage") == []
 
 
 def test_the_time_to_the_first_chunk_is_the_only_gen_ai_attribute_under_an_inference(inside):
