@@ -20,6 +20,8 @@ import pytest
 import requests
 from opentelemetry import context, trace
 from opentelemetry.sdk.trace import Span, SpanProcessor
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool
 
 import assisters_otel
 from assisters_otel.attempts.call import current_call
@@ -70,6 +72,26 @@ def of_httpx(module: Any) -> Any:
     return module.Client(trust_env=False, limits=limits, timeout=timeout)
 
 
+class Pool(HTTPConnectionPool):
+    """Raises soon if its connection does not come back. Without a limit it waits for ever."""
+
+    def urlopen(self, *args: Any, **options: Any) -> Any:
+        return super().urlopen(*args, **options | {"pool_timeout": SOON_S})
+
+
+class OneConnection(HTTPAdapter):
+    def init_poolmanager(self, *_: Any, **options: Any) -> None:
+        super().init_poolmanager(1, 1, **options | {"block": True})
+        self.poolmanager.pool_classes_by_scheme = {"http": Pool}
+
+
+def of_requests() -> Any:
+    session = requests.Session()
+    session.trust_env = False
+    session.mount("http://", OneConnection())
+    return session
+
+
 def stream(client: Any, url: str) -> None:
     with client.stream("GET", url) as response:
         response.read()
@@ -87,7 +109,7 @@ def of_openai(url: str) -> Any:
 WAYS = [
     Way("httpx", lambda _: of_httpx(httpx), lambda client, url: client.get(url)),
     Way("httpx2-streamed", lambda _: of_httpx(httpx2), stream),
-    Way("requests", lambda _: requests.Session(), lambda client, url: client.get(url)),
+    Way("requests", lambda _: of_requests(), lambda client, url: client.get(url)),
     Way("openai", of_openai, list_models),
     Way("assisters", lambda url: assisters.Assisters("ask_k", base_url=url), list_models),
 ]
