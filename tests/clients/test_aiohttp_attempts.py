@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 
 import aiohttp
 import pytest
@@ -159,3 +160,30 @@ def test_a_refused_connection_that_a_middleware_sends_again_has_failed(api, memo
         assert span.attributes["error.type"] == "ClientConnectorError"
     assert second.attributes["assisters.retry.reason"] == "ClientConnectorError"
     assert memory.point(DURATION)["count"] == telemetry.status().errors == 2
+
+
+def test_an_answer_that_an_interrupt_keeps_from_the_app_is_closed(api):
+    answers = []
+
+    class Kept(ClientResponse):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            answers.append(self)
+
+    def profile(frame, event, _):
+        if event == "call" and frame.f_code.co_name == "_succeeded":
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    async def whole():
+        async with aiohttp.ClientSession(response_class=Kept) as session:
+            sys.setprofile(profile)
+            try:
+                await session.get(f"{api.url}/models")
+            except KeyboardInterrupt:
+                return [answer.closed for answer in answers]
+            finally:
+                sys.setprofile(None)
+
+    api.answers(size=300_000)
+    assert asyncio.run(whole()) == [True]
