@@ -105,6 +105,49 @@ def test_after_ten_minutes_it_is_a_first(resends, clock):
     assert len(resends._failed.by_key) == 0
 
 
+def test_after_ten_minutes_it_is_a_first_also_behind_one_whose_equal_failed_later(resends, clock):
+    """One thread may have two equal streams open."""
+    first, second = (send(resends, Message(b"other")) for _ in range(2))
+    resends.failed(first, FAILED, 0.0)
+    fail(resends)
+    clock.now += 500
+    resends.failed(second, FAILED, 0.0)
+    clock.now += 101
+
+    assert send(resends).resend is None
+    assert send(resends, Message(b"other")).resend.delay_s == 101
+
+
+def test_where_two_equal_failures_have_their_resend_nothing_is_asked(resends):
+    first, second = send(resends), send(resends)
+    for attempt in (first, second):
+        resends.failed(attempt, FAILED, 0.0)
+    assert send(resends).resend.number == 1
+    thread = threading.Thread(target=fail, args=(resends,))  # so that there is one to look for
+    thread.start()
+    thread.join()
+    message = Message(b"other")
+
+    assert send(resends, message).resend is None
+    assert message.asked == 0
+
+
+def test_what_its_thread_has_sent_again_is_no_other_thread_s_to_send_again(resends):
+    around = under(1)
+
+    def twice():
+        fail(resends, around=around)
+        again = send(resends, around=around)
+        assert again.resend.number == 1
+        resends.closed(again)
+
+    thread = threading.Thread(target=twice)
+    thread.start()
+    thread.join()
+
+    assert send(resends, around=around).resend is None
+
+
 def test_a_call_that_sends_each_attempt_from_a_thread_of_its_own_is_known_again(resends):
     around = under(1)
 

@@ -310,6 +310,18 @@ def test_none_is_written_to_another_s_span(inside):
     assert around.attributes["assisters.stream.outcome"] == "completed"
 
 
+@pytest.mark.parametrize("scope", SDK_SCOPES)
+def test_a_raw_answer_s_call_is_on_another_s_span_though_it_is_parsed_later(api, memory, scope):
+    """Such a span ends when the SDK returns."""
+    with openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=0) as client:
+        with memory.tracer_provider.get_tracer(scope).start_as_current_span("around"):
+            answer = client.chat.completions.with_raw_response.create(**CHAT)
+        assert answer.parse()
+
+    (around,) = (span for span in memory.spans() if span.name == "around")
+    assert around.attributes[OUTCOME] == "ok"
+
+
 @pytest.fixture
 def langfuse(monkeypatch):
     monkeypatch.setitem(sys.modules, "langfuse.openai", ModuleType("langfuse.openai"))
