@@ -223,6 +223,27 @@ def test_a_connection_that_aiohttp_finds_stale_is_an_attempt_of_its_own(api, mem
     assert [point["error.type"] for point in points[ERRORS]] == ["ServerDisconnectedError"]
 
 
+@pytest.mark.parametrize("fault", ["drop", "garbage", "a refused connection"])
+def test_an_attempt_without_an_answer_is_described_before_its_span_ends(
+    api, memory, watched, fault
+):
+    if fault == "a refused connection":
+        api.stop()
+    else:
+        api.answers(fault=fault)
+
+    async def main():
+        async with watched() as session:
+            await session.post(f"{api.url}/embeddings", json={"input": "x"})
+
+    with pytest.raises(aiohttp.ClientError) as raised:
+        asyncio.run(main())
+
+    told = memory.attempt().attributes
+    assert told["error.type"] == type(raised.value).__qualname__
+    assert told["assisters.error.retryable"] is True
+
+
 def test_a_time_out_of_the_whole_is_no_cancellation(api, memory, watched):
     api.answers(fault="silence")
 
