@@ -10,8 +10,10 @@ import time
 
 import aiohttp
 import pytest
+from aiohttp.base_protocol import BaseProtocol
 
 import assisters_otel
+from assisters_otel.clients.aiohttp import stream_reader
 
 READS = {
     "read": lambda content: content.read(),
@@ -109,3 +111,23 @@ def test_both_clocks_may_ring_in_one_step_of_the_loop(memory):
                 return first
 
     assert asyncio.run(whole()) == b"{begun"
+
+
+def test_a_body_that_breaks_right_behind_its_first_bytes_is_read_as_far_as_it_came():
+    """As of a chunked body with one good chunk: aiohttp reports both in one step."""
+
+    async def read():
+        loop = asyncio.get_running_loop()
+        protocol = BaseProtocol(loop)
+        protocol.connection_made(asyncio.Transport())
+        reader = aiohttp.StreamReader(protocol, 2**16, loop=loop)
+        waiting = asyncio.create_task(stream_reader.wait_for_read_ahead(reader, 60))
+        await asyncio.sleep(0)
+        reader.feed_data(b"first")
+        reader.set_exception(aiohttp.ClientPayloadError("broke off"))
+        await waiting
+        assert await reader.readany() == b"first"
+        with pytest.raises(aiohttp.ClientPayloadError, match="broke off"):
+            await reader.readany()
+
+    asyncio.run(read())
