@@ -334,7 +334,7 @@ def test_another_host_gets_no_span_and_no_header(api, memory, anyone, other_api)
     assert memory.point(DURATION)["server.port"] == api.port
 
 
-def test_another_host_that_refuses_raises_what_the_client_raises(api, memory, anyone, other_api):
+def test_another_host_that_refuses_raises_what_the_client_raises(memory, anyone, other_api):
     other_api.stop()
 
     with pytest.raises(anyone.refused):

@@ -277,9 +277,7 @@ def test_the_tokens_of_a_streaming_response_are_counted_however_it_is_read(
     ],
     ids=["left", "broken off"],
 )
-def test_an_answer_that_did_not_come_to_its_end_has_no_record(
-    api, memory, fault, reading, outcome
-):
+def test_an_answer_that_did_not_come_to_its_end_has_no_record(api, memory, fault, reading, outcome):
     api.answers(chunked=True, fault=fault)
 
     with (
