@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import traceback
 
 import pytest
 
@@ -111,6 +112,19 @@ def test_a_decorated_function_has_the_very_parameters_of_its_own(step, monkeypat
 
     assert inspect.signature(safe, follow_wrapped=False) == told
     assert safe(*given) == step(*given)
+
+
+def test_a_traceback_shows_the_line_that_calls_the_step(monkeypatch):
+    monkeypatch.setattr("assisters_otel.fail_safe.decorated", [])
+
+    @fail_safe
+    def step(_one):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        step(1)
+
+    assert "return step(" in traceback.extract_tb(raised.tb)[1].line
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,7 @@ def _with_few_arguments(step: Callable[..., T]) -> Callable[..., T | None] | Non
 
 
 _FEW: Final = 5
+_LINES_BEFORE: Final[int] = getattr(inspect.currentframe(), "f_lineno", 0)
 _TEMPLATE: Final = """
 def make(step, errors):
     def safe({names}):
@@ -184,6 +185,7 @@ def _maker(count: int) -> Callable[[Callable[..., T], OwnErrors], FunctionType]:
     """Return what makes a safe function of that many parameters, as `NamedTuple` makes its own."""
     scope: dict[str, Callable[[Callable[..., T], OwnErrors], FunctionType]] = {}
     names = ", ".join(f"_{number}" for number in range(count))
-    # What is executed is this module's own text.
-    exec(compile(_TEMPLATE.format(names=names), __file__, "exec"), scope)  # noqa: S102
+    # A traceback shows the template's lines. What is executed is this module's own text.
+    text = "\n" * _LINES_BEFORE + _TEMPLATE.format(names=names)
+    exec(compile(text, __file__, "exec"), scope)  # noqa: S102
     return scope["make"]
