@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import traceback
 
 import pytest
 
@@ -89,6 +91,63 @@ def test_the_user_s_own_mistake_passes_where_that_is_asked_for():
     with pytest.raises(RuntimeError, match="theirs"):
         fail_safe_but_for(RuntimeError)(broken)("theirs")
     assert fail_safe_but_for(ValueError)(broken)("ours") is None
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda a: a,
+        lambda a, b=2: (a, b),
+        lambda a, b, /, c: (a, b, c),
+        lambda a, b, c, d=4: (a, b, c, d),
+        lambda a, b, c, d=4, e=5: (a, b, c, d, e),
+    ],
+)
+def test_a_decorated_function_has_the_very_parameters_of_its_own(step, monkeypatch):
+    monkeypatch.setattr("assisters_otel.fail_safe.decorated", [])
+    told = inspect.signature(step)
+    given = [object() for _ in told.parameters]
+
+    safe = fail_safe(step)
+
+    assert inspect.signature(safe, follow_wrapped=False) == told
+    assert safe(*given) == step(*given)
+
+
+def test_a_traceback_shows_the_line_that_calls_the_step(monkeypatch):
+    monkeypatch.setattr("assisters_otel.fail_safe.decorated", [])
+
+    @fail_safe
+    def step(_one):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        step(1)
+
+    assert "return step(" in traceback.extract_tb(raised.tb)[1].line
+
+
+@pytest.mark.parametrize(
+    "step", [lambda: (), lambda *a, **b: (a, b), lambda a, b, c, d, e, f: (a, b, c, d, e, f)]
+)
+def test_a_decorated_function_may_have_any_parameters(step, monkeypatch):
+    monkeypatch.setattr("assisters_otel.fail_safe.decorated", [])
+    given = [object() for _ in range(step.__code__.co_argcount)]
+
+    assert fail_safe(step)(*given) == step(*given)
+
+
+def test_arguments_may_be_given_by_their_names_or_left_out(monkeypatch):
+    monkeypatch.setattr("assisters_otel.fail_safe.decorated", [])
+
+    @fail_safe
+    def step(error, step, safe=3):
+        return error, step, safe
+
+    assert step(1, 2) == step(step=2, error=1) == step(1, step=2, safe=3) == (1, 2, 3)
+    assert step(1, 2, 4) == (1, 2, 4)
+    with pytest.raises(TypeError, match="'step'"):
+        step(1)
 
 
 def test_what_raises_only_later_cannot_be_decorated():

@@ -523,7 +523,14 @@ def test_a_stream_of_responses_has_ends_of_its_own(end, way, expected):
 def test_only_an_event_stream_is_watched():
     assert scanner_for({b"content-type": b"application/json"}) is None
     assert scanner_for({b"content-type": b"audio/mpeg"}) is None
-    assert scanner_for({b"content-type": b"text/event-stream; charset=utf-8"}) is not None
+    assert scanner_for({b"content-type": b"text/event-streams"}) is None
+
+
+@pytest.mark.parametrize(
+    "sent_as", [b"text/event-stream; charset=utf-8", b" Text/Event-Stream ;", b"text/event-stream"]
+)
+def test_an_event_stream_is_watched_whatever_stands_around_its_type(sent_as):
+    assert scanner_for({b"content-type": sent_as}) is not None
 
 
 def test_a_long_error_s_words_are_read_where_its_beginning_was_kept():

@@ -168,6 +168,19 @@ class AttemptOutcome(NamedTuple):
             caller,
         )
 
+    @classmethod
+    def of_success(
+        cls,
+        request: ApiRequest,
+        duration_s: float,
+        status: int,
+        headers: Mapping[bytes, bytes],
+        caller: Identity,
+    ) -> AttemptOutcome:
+        """Return what `of` returns for a status below 400 (``200, alone``)."""
+        end = None, None, False, False, None, None, False, False, None, None, False
+        return cls(request, duration_s, status, headers, *end, caller)
+
     @property
     def is_redirect(self) -> bool:
         """True if the response had a status from 300 on, below 400."""

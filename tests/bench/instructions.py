@@ -12,34 +12,44 @@ import re
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cases import ALL as CASES
-from cases import over_base, switched_on, table
+from cases import ALL, Case, over_base, switched_on, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    Sender = AbstractContextManager[Callable[[int], object]]
 
 _WARM_UP = 8
 _REQUESTS = 16
 
 
-def _child(number: int, requests: int, folder: Path) -> None:
-    """Fork, send in the child, and keep what valgrind has counted in it."""
-    pid = os.fork()
-    if pid == 0:
-        with switched_on(CASES[number]) as bench:
-            bench.send(_WARM_UP)
-            gc.collect()
-            bench.send(requests)
-            os._exit(0)
-    _, status = os.waitpid(pid, 0)
-    if status:
-        raise SystemExit(f"{CASES[number].name}: the child failed")
-    (folder / f"out.{pid}").rename(folder / f"{number}.{requests}")
+def count_all(senders: list[Callable[[], Sender]], folder: Path) -> None:
+    """Send in forked children, and keep what valgrind counts in each.
 
-
-def _run_all(folder: Path) -> None:
-    for number in range(len(CASES)):
+    Args:
+        senders: For each row a function that sets up what sends so many requests. It is called in
+            the child.
+        folder: Where valgrind writes, and what it has written is kept.
+    """
+    for number, start in enumerate(senders):
         for requests in (_REQUESTS, 2 * _REQUESTS):
-            _child(number, requests, folder)
+            pid = os.fork()
+            if pid == 0:
+                with start() as send:
+                    send(_WARM_UP)
+                    gc.collect()
+                    send(requests)
+                    os._exit(0)
+            _, status = os.waitpid(pid, 0)
+            if status:
+                raise SystemExit(f"row {number}: the child failed")
+            (folder / f"out.{pid}").rename(folder / f"{number}.{requests}")
 
 
 def _count(file: Path) -> int:
@@ -49,8 +59,13 @@ def _count(file: Path) -> int:
     return int(found[1])
 
 
-def measure() -> list[float]:
-    """Give the instructions of one request of each case, or of one call of `openai`."""
+def counted(script: str, rows: int) -> list[float]:
+    """Give the instructions of one request of each row.
+
+    Args:
+        script: The script that calls `count_all` with the folder that is its argument.
+        rows: The number of its rows.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         subprocess.run(
@@ -62,7 +77,7 @@ def measure() -> list[float]:
                 f"--cachegrind-out-file={folder}/out.%p",
                 "--quiet",
                 sys.executable,
-                __file__,
+                script,
                 name,
             ],
             env={**os.environ, "PYTHONHASHSEED": "0"},
@@ -72,8 +87,19 @@ def measure() -> list[float]:
         return [
             (_count(folder / f"{n}.{2 * _REQUESTS}") - _count(folder / f"{n}.{_REQUESTS}"))
             / _REQUESTS
-            for n in range(len(CASES))
+            for n in range(rows)
         ]
+
+
+def measure() -> list[float]:
+    """Give the instructions of one request of each case, or of one call of `openai`."""
+    return counted(__file__, len(ALL))
+
+
+@contextmanager
+def sender(case: Case) -> Iterator[Callable[[int], object]]:
+    with switched_on(case) as bench:
+        yield bench.send
 
 
 def main() -> None:
@@ -83,6 +109,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        _run_all(Path(sys.argv[1]))
+        count_all([partial(sender, case) for case in ALL], Path(sys.argv[1]))
     else:
         main()

@@ -70,7 +70,7 @@ def is_event_stream(headers: Mapping[bytes, bytes]) -> bool:
         headers: The headers that `known_headers` selected.
     """
     sent_as = headers.get(CONTENT_TYPE, _JSON)
-    return sent_as != _JSON and sent_as.lstrip().lower().startswith(_EVENT_STREAM)
+    return sent_as != _JSON and sent_as.partition(b";")[0].strip().lower() == _EVENT_STREAM
 
 
 def is_delimited(headers: Mapping[bytes, bytes]) -> bool:

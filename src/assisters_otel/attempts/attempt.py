@@ -99,15 +99,13 @@ class Attempt:
         "unit",
     )
 
-    def __init__(  # noqa: PLR0913 - made in one place, `Recorder.start`
+    def __init__(
         self,
         request: ApiRequest,
         reader: RequestReader,
         span: Span | None,
         parent_span: Span | SpanContext | None,
         call: Call | None,
-        *,
-        is_own: bool = False,
     ) -> None:
         """Create the record before the send.
 
@@ -117,13 +115,11 @@ class Attempt:
             span: The attempt's client span, or None.
             parent_span: The span that was current before that one, if it is known.
             call: The call of an SDK that it belongs to, or None.
-            is_own: True if the span is the library's.
         """
         self.request = request
         self.reader = reader
         self.span = span
-        self.is_own = is_own
-        self.is_followed = False
+        self.is_own = self.is_followed = False
         self.call = call
         self.answer_attributes: Mapping[str, AttributeValue] | None = None
         self.resend: Resend | None = None

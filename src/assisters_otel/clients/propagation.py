@@ -54,8 +54,11 @@ def _of_default(propagator: TextMapPropagator) -> TraceContextTextMapPropagator 
     called by itself, and what it writes need not be looked through (``200, alone``). The members
     are private: see `_inject`.
     """
-    if type(propagator) is not CompositePropagator:
-        return None
+    return _trace_context_of(propagator) if type(propagator) is CompositePropagator else None
+
+
+@lru_cache(maxsize=4)  # an app has one
+def _trace_context_of(propagator: CompositePropagator) -> TraceContextTextMapPropagator | None:
     match getattr(propagator, "_propagators", None):
         case [one, other] if (
             type(one) is TraceContextTextMapPropagator and type(other) is W3CBaggagePropagator

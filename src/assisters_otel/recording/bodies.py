@@ -178,7 +178,7 @@ class BodyRecorder:
             call.last = outcome
             body.report(outcome, exception)
         if error is not None or call.is_ended:
-            self._sinks.count(attempts=0, errors=1)
+            self._sinks.count(0, 1)
             self._sinks.metrics.record_late_error(outcome, call.context)
         # Whether a retry helps against a parse that fails is not known: none is called futile.
         known = outcome if error is not None else outcome._replace(retryable=True)
@@ -203,7 +203,7 @@ class BodyRecorder:
         elif shown is not None:
             context = trace.set_span_in_context(shown)
         if outcome.failed:
-            self._sinks.count(attempts=0, errors=1)
+            self._sinks.count(0, 1)
             self._sinks.metrics.record_late_error(outcome, context)
         if (outcome.failed or outcome.cancelled) and not body.has_failed:
             self._sinks.resends.failed(attempt, outcome, time.time())

@@ -60,7 +60,7 @@ class ProcessSinks:
         """Record in the instruments of a provider from now on."""
         self.metrics = AttemptMetrics(meter_provider, time.monotonic, self._before_collection)
 
-    def count(self, *, attempts: int, errors: int) -> None:
+    def count(self, attempts: int, errors: int) -> None:
         """Count attempts that have ended, and those that failed."""
         with self._lock:
             self.attempts += attempts

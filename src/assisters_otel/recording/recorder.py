@@ -163,7 +163,8 @@ class Recorder:
         if call is not None and not call.includes(request, reader):
             call = None
         place = parent_span if call is None else call.parent_span
-        attempt = Attempt(request, reader, span, place, call, is_own=is_own)
+        attempt = Attempt(request, reader, span, place, call)
+        attempt.is_own = is_own
         attempt.caller = read_caller(attempt, self._callers)
         resend = self.sinks.resends.started(attempt)
         self._spans.started(attempt)
@@ -204,14 +205,23 @@ class Recorder:
         # Not by the id's form, which any opaque token has (test_a_request_id_that_quotes_…).
         if envelope is not None or attempt.may_be_quoted():
             envelope = attempt.hide_secrets(envelope)
-        outcome = AttemptOutcome.of(
-            attempt.request,
-            attempt.duration_s,
-            status=attempt.status,
-            headers=attempt.headers,
-            envelope=envelope,
-            caller=attempt.caller,
-        )
+        if attempt.status < FIRST_ERROR:
+            outcome = AttemptOutcome.of_success(
+                attempt.request,
+                attempt.duration_s,
+                attempt.status,
+                attempt.headers,
+                attempt.caller,
+            )
+        else:
+            outcome = AttemptOutcome.of(
+                attempt.request,
+                attempt.duration_s,
+                status=attempt.status,
+                headers=attempt.headers,
+                envelope=envelope,
+                caller=attempt.caller,
+            )
         self._finish(attempt, outcome)
 
     def raised(self, attempt: Attempt, error: BaseException, *, transient: bool) -> None:
@@ -262,7 +272,7 @@ class Recorder:
 
     def _to_sinks(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
         failed, span, call = outcome.failed, attempt.span, attempt.call
-        self.sinks.count(attempts=1, errors=failed)
+        self.sinks.count(1, int(failed))
         self._spans.ended(attempt, outcome)
         self.sinks.metrics.record_attempt(outcome)
         if call is not None:

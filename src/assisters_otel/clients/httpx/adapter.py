@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
+from opentelemetry.trace import INVALID_SPAN
 
 from assisters_otel.causes import is_of_dead_loop
 from assisters_otel.clients.adapter import ClientAdapter
@@ -161,8 +162,15 @@ class HttpxAdapter(ClientAdapter):
         if app_span is None and not self._app_makes_spans(raw, transport, method, current):
             own = self._spans.start(route, reader, current)
         try:
-            told = self._is_transient, app_span, own
-            exchange = _Exchange(self._recorder, self._spans, route.request, reader, *told)
+            exchange = _Exchange(
+                self._recorder,
+                self._spans,
+                route.request,
+                reader,
+                self._is_transient,
+                app_span,
+                own,
+            )
             exchange.raw = exchange.outgoing = raw
             if own is not None and own.headers:
                 exchange.outgoing = reader.copy_with(own.headers)
@@ -254,6 +262,8 @@ def _has_app_layer(transport: Any, method: str) -> bool:
 def _is_injected(raw: Any, span: Span) -> bool:
     # The app has put OpenTelemetry's transport around this one, and its span is sampled out. Or the
     # span is recorded, but has no scope: then the headers may be another tracer's.
+    if span is INVALID_SPAN:
+        return False
     if span.is_recording() and getattr(span, "instrumentation_scope", None) is not None:
         return False
     context = span.get_span_context()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.api.headers import with_lower_names
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
 _OWN_LENGTH: Final = 3
-_NAME_AND_VALUE: Final = itemgetter(1, 2)
 _CREDENTIALS: Final = tuple((name.encode(), name) for name in CREDENTIALS)
 
 
@@ -89,12 +87,11 @@ class HttpxRequestReader:
 
     def _first_values(self) -> dict[bytes, bytes]:
         """Return the first value of each header, by its name in lower case."""
-        # httpx's own look-up would determine the encoding of all headers first. They are read once,
-        # without a step of Python for each (``200, alone``).
+        # httpx's own look-up would determine the encoding of all headers first. They are read once.
         own = _own_list(self._raw.headers)
         self._has_own_list = bool(own)
         sent = reversed(own or with_lower_names(self._raw.headers.raw))  # the first of a name stays
-        self._by_name = values = dict(map(_NAME_AND_VALUE, sent))
+        self._by_name = values = {lower: value for _, lower, value in sent}
         return values
 
     def copy_with(self, headers: Mapping[str, str]) -> Any:
