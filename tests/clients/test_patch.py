@@ -38,6 +38,13 @@ def ours(original):
     return method
 
 
+def later(original):
+    def method(self):
+        return ["later", *original(self)]
+
+    return method
+
+
 @pytest.fixture
 def owner():
     class Owner:
@@ -91,7 +98,7 @@ def test_ours_lies_below_logfire_s_function_in_any_order(owner):
 
 def test_ours_is_put_in_once(owner):
     patching.wrap_innermost(owner, "method", ours, ON)
-    patching.wrap_innermost(owner, "method", ours, ON)
+    patching.wrap_innermost(owner, "method", later, ON)
 
     assert owner().method() == ["ours", "method"]
 
@@ -133,9 +140,9 @@ def test_ours_is_put_below_a_layer_that_was_left_bound(owner):
 def test_one_that_hung_on_beyond_its_end_is_replaced(owner):
     before = vars(owner)["method"]
     patching.wrap_innermost(owner, "method", ours, ENDED)
-    patching.wrap_innermost(owner, "method", ours, ON)
+    patching.wrap_innermost(owner, "method", later, ON)
 
-    assert owner().method() == ["ours", "method"]
+    assert owner().method() == ["later", "method"]
     patching.unwrap(owner, "method")
     assert vars(owner)["method"] is before
 
