@@ -56,6 +56,26 @@ def test_the_exception_in_place_of_an_answer_is_on_the_span_once(api, memory, an
     assert str(raised.value)
 
 
+# aiohttp's exceptions quote neither a header nor the query.
+@pytest.mark.usefixtures("_instrumented")
+@pytest.mark.parametrize("anyone", [one for one in ANYONE if one.name != "aiohttp"], ids=str)
+def test_a_key_that_an_exception_quotes_is_not_on_its_span(api, memory, anyone):
+    url, headers = f"{api.url}/models", {}
+    if anyone.name == "requests":  # it quotes the URL of a refused connection
+        url += "?api_key=ask_live_0123456789"
+        api.stop()
+    else:  # h11 quotes a header
+        headers["Authorization"] = "Bearer ask_live_0123456789\n"
+
+    with pytest.raises(anyone.broken, match="ask_live_0123456789"):
+        anyone.send("GET", url, headers=headers)
+
+    span = memory.attempt()
+    (told,) = exceptions(span)
+    assert "REDACTED" in told
+    assert "ask_live" not in span.to_json()
+
+
 @pytest.mark.usefixtures("_instrumented")
 @pytest.mark.parametrize("anyone", [one for one in ANYONE if not one.hops_have_spans], ids=str)
 def test_the_exception_of_a_redirect_s_hop_is_on_the_app_s_span_once(request, api, memory, anyone):
