@@ -367,6 +367,32 @@ def test_what_failed_side_by_side_is_nobody_s_to_send_again(resends, clock):
     assert send(resends, None, under(1)).resend is None
 
 
+def test_a_fan_out_that_is_forgotten_says_nothing_of_what_fails_now(resends, clock):
+    """The last of them was sent meanwhile, and has waited for its answer since."""
+    sent = []
+
+    def start():
+        sent.append(send(resends, None, under(1)))
+        sent[-1].origin()  # of this thread
+
+    def in_threads_of_their_own(number):
+        for _ in range(number):
+            thread = threading.Thread(target=start)
+            thread.start()
+            thread.join()
+
+    in_threads_of_their_own(2)
+    clock.now += 1
+    for attempt in sent:
+        resends.failed(attempt, FAILED, 0.0)
+    in_threads_of_their_own(1)
+    clock.now += 601
+    resends.failed(sent[-1], FAILED, 0.0)
+
+    assert sent[-1].resend is None
+    assert send(resends, None, under(1)).resend.number == 1
+
+
 def test_a_parent_that_is_another_span_of_the_trace_will_do_for_one_flow(resends):
     fail(resends, None, under(1))
 
