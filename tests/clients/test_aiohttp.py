@@ -603,6 +603,32 @@ def test_a_stream_closed_early_is_cancelled_and_one_dropped_is_abandoned(api, me
     assert not memory.points(ERRORS)
 
 
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (aiohttp.ClientConnectionError("Connection closed"), "cancelled"),
+        (aiohttp.ClientConnectionError("Failed to send bytes"), "error"),
+        (aiohttp.ClientPayloadError("Connection closed"), "error"),
+    ],
+    ids=repr,
+)
+@pytest.mark.usefixtures("telemetry")
+def test_what_aiohttp_raises_for_a_close_alone_is_a_cancelled_stream(api, memory, error, outcome):
+    api.answers(chunk_delay_s=0.05)
+
+    async def main():
+        async with aiohttp.ClientSession() as session:
+            body = {**CHAT, "stream": True}
+            async with session.post(f"{api.url}/chat/completions", json=body) as response:
+                await response.content.readline()
+                response.content.set_exception(error)
+
+    asyncio.run(main())
+
+    (stream,) = (span for span in memory.spans() if span.name == "assisters.stream")
+    assert stream.attributes["assisters.stream.outcome"] == outcome
+
+
 def test_a_cancelled_read_is_not_the_stream_s_end(api, memory, watched):
     api.answers(chunk_delay_s=0.1)
 
