@@ -205,6 +205,26 @@ def test_the_last_of_what_urllib3_sent_is_told(api, memory, session, raise_on_st
     assert memory.point(ERRORS)["value"] == 2
 
 
+@pytest.mark.usefixtures("watched")
+def test_what_urllib3_sends_through_a_pool_that_another_has_pushed_out_is_told(
+    api, memory, session
+):
+    class Elsewhere(Retry):
+        def sleep(self, response=None):  # noqa: ARG002 - as urllib3 calls it
+            session.get(f"{other.url}/models")
+
+    retry = Elsewhere(2, status_forcelist=[503], allowed_methods=None, raise_on_status=False)
+    session.mount("http://", HTTPAdapter(pool_connections=1, max_retries=retry))
+    api.answers("model_overloaded", times=2)
+
+    with FakeApi() as other:
+        assert session.get(f"{api.url}/models").status_code == 200
+
+    assert len(api.requests) == 3
+    assert memory.point(ERRORS)["value"] == 2
+    assert memory.attempts()[-1].attributes["http.request.resend_count"] == 2
+
+
 @pytest.mark.parametrize(
     ("code", "retryable"), [("tokens_exhausted", False), ("model_overloaded", True)]
 )
