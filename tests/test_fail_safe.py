@@ -110,6 +110,7 @@ def test_a_decorated_function_has_the_very_parameters_of_its_own(step, monkeypat
 
     safe = fail_safe(step)
 
+    assert safe.__globals__["__name__"] == "assisters_otel.fail_safe"  # a frame of the library's
     assert inspect.signature(safe, follow_wrapped=False) == told
     assert safe(*given) == step(*given)
 

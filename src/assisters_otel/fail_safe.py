@@ -16,7 +16,7 @@ import inspect
 import logging
 import traceback
 from types import FunctionType
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar, cast
 
 from assisters_otel import foreign_exceptions, logger
 from assisters_otel.api import redaction
@@ -183,9 +183,10 @@ def make(step, errors):
 @functools.cache
 def _maker(count: int) -> Callable[[Callable[..., T], OwnErrors], FunctionType]:
     """Return what makes a safe function of that many parameters, as `NamedTuple` makes its own."""
-    scope: dict[str, Callable[[Callable[..., T], OwnErrors], FunctionType]] = {}
+    # With the module's name, by which the frames of the library are known (`foreign_exceptions`).
+    scope: dict[str, object] = {"__name__": __name__}
     names = ", ".join(f"_{number}" for number in range(count))
     # A traceback shows the template's lines. What is executed is this module's own text.
     text = "\n" * _LINES_BEFORE + _TEMPLATE.format(names=names)
     exec(compile(text, __file__, "exec"), scope)  # noqa: S102
-    return scope["make"]
+    return cast("Callable[[Callable[..., T], OwnErrors], FunctionType]", scope["make"])
