@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 
+from assisters_otel.api.identity import Identity
 from assisters_otel.api.request import ApiRequest
 from assisters_otel.outcomes import AttemptOutcome
 from assisters_otel.sinks import attempt_span, foreign_span
@@ -139,3 +140,12 @@ def test_a_span_that_does_not_record_is_nobody_s():
     context = SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(0))
     with trace.use_span(NonRecordingSpan(context)):
         assert foreign_span.find_app_span(SCOPE, "GET", "api.assisters.dev", URL) is None
+
+
+@pytest.mark.parametrize("status", [200, 204, 302, 399])
+def test_a_success_is_the_same_outcome_however_it_is_made(status):
+    headers, caller = {b"x-request-id": b"req_1"}, Identity("1a2b3c4d")
+
+    assert AttemptOutcome.of_success(REQUEST, 0.1, status, headers, caller) == AttemptOutcome.of(
+        REQUEST, 0.1, status=status, headers=headers, caller=caller
+    )

@@ -167,6 +167,8 @@ def _with_few_arguments(step: Callable[..., T]) -> Callable[..., T | None] | Non
 
 
 _FEW: Final = 5
+"""The most parameters of a function that is not called with a tuple and a dictionary."""
+
 _LINES_BEFORE: Final[int] = getattr(inspect.currentframe(), "f_lineno", 0)
 _TEMPLATE: Final = """
 def make(step, errors):

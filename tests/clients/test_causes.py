@@ -7,7 +7,7 @@ import re
 import socket
 import ssl
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import aiohttp
 import assisters
@@ -31,6 +31,17 @@ def untrusted():
     """A server whose certificate is signed by nobody whom anyone trusts."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("localhost").configure_cert(tls)
+
+    def refuse(connection):
+        tls.wrap_socket(connection, server_side=True).close()
+
+    with listening(refuse) as port:
+        yield f"https://localhost:{port}/v1"
+
+
+@contextmanager
+def listening(answer):
+    """Accept connections one after the other, give each to *answer*, and close it."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve():
@@ -39,12 +50,12 @@ def untrusted():
                 connection = listener.accept()[0]
             except OSError:
                 return
-            with suppress(OSError):
-                tls.wrap_socket(connection, server_side=True).close()
+            with suppress(OSError), connection:
+                answer(connection)
 
     threading.Thread(target=serve, daemon=True).start()
-    yield f"https://localhost:{listener.getsockname()[1]}/v1"
-    listener.close()
+    with listener:
+        yield listener.getsockname()[1]
 
 
 async def _with_httpx(module, url):
@@ -208,23 +219,14 @@ def proxy():
     class Proxy:
         status = 407
 
-    listener = socket.create_server(("127.0.0.1", 0))
+    def refuse(connection):
+        connection.recv(65536)
+        answer = f"HTTP/1.1 {Proxy.status} No\r\nContent-Length: 0\r\n\r\n"
+        connection.sendall(answer.encode())
 
-    def serve():
-        while True:
-            try:
-                connection = listener.accept()[0]
-            except OSError:
-                return
-            with suppress(OSError), connection:
-                connection.recv(65536)
-                answer = f"HTTP/1.1 {Proxy.status} No\r\nContent-Length: 0\r\n\r\n"
-                connection.sendall(answer.encode())
-
-    threading.Thread(target=serve, daemon=True).start()
-    Proxy.url = f"http://user:planted-word@127.0.0.1:{listener.getsockname()[1]}"
-    yield Proxy
-    listener.close()
+    with listening(refuse) as port:
+        Proxy.url = f"http://user:planted-word@127.0.0.1:{port}"
+        yield Proxy
 
 
 API = "https://api.assisters.dev/v1"

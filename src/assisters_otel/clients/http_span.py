@@ -173,9 +173,10 @@ class HttpSpans:
         Returns:
             The span. None if spans are off or suppressed, or the URL is excluded.
         """
-        start, outer = route.span_start, context.get_current()
+        start = route.span_start
         if start is None:
             return None
+        outer = context.get_current()
         # Without one of them the function need not be asked, which looks up each (``200, alone``).
         if not _SUPPRESSING.isdisjoint(outer) and not is_http_instrumentation_enabled():
             return None

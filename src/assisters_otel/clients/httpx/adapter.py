@@ -16,7 +16,6 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
-from opentelemetry.trace import INVALID_SPAN
 
 from assisters_otel.causes import is_of_dead_loop
 from assisters_otel.clients.adapter import ClientAdapter
@@ -262,7 +261,7 @@ def _has_app_layer(transport: Any, method: str) -> bool:
 def _is_injected(raw: Any, span: Span) -> bool:
     # The app has put OpenTelemetry's transport around this one, and its span is sampled out. Or the
     # span is recorded, but has no scope: then the headers may be another tracer's.
-    if span is INVALID_SPAN:
+    if span is trace.INVALID_SPAN:  # none is current
         return False
     if span.is_recording() and getattr(span, "instrumentation_scope", None) is not None:
         return False

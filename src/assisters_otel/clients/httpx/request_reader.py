@@ -52,12 +52,11 @@ def route_key(method: str, url: Any) -> Hashable:
 class HttpxRequestReader:
     """Reads the properties by which a resend is recognised."""
 
-    __slots__ = ("_by_name", "_has_own_list", "_raw")
+    __slots__ = ("_by_name", "_raw")
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
         self._by_name: dict[bytes, bytes] | None = None
-        self._has_own_list = False
 
     def __eq__(self, other: object) -> bool:
         """Return True if both read the same object."""
@@ -88,9 +87,7 @@ class HttpxRequestReader:
     def _first_values(self) -> dict[bytes, bytes]:
         """Return the first value of each header, by its name in lower case."""
         # httpx's own look-up would determine the encoding of all headers first. They are read once.
-        own = _own_list(self._raw.headers)
-        self._has_own_list = bool(own)
-        sent = reversed(own or with_lower_names(self._raw.headers.raw))  # the first of a name stays
+        sent = reversed(lower_headers(self._raw.headers))  # the first of a name stays
         self._by_name = values = {lower: value for _, lower, value in sent}
         return values
 
@@ -110,13 +107,13 @@ class HttpxRequestReader:
             copy.headers = type(raw.headers)(raw.headers)
         except (TypeError, AttributeError):  # a proxy around a request, or a class with slots
             return raw
-        values = self._by_name or self._first_values()
+        own, values = _own_list(copy.headers), self._by_name or self._first_values()
         for name, value in headers.items():
             sent_as = name.encode()
             lower = sent_as.lower()
-            if self._has_own_list and lower not in values:
+            if own and lower not in values:
                 # Setting it would search all headers for the name first (``200, alone``).
-                copy.headers._list.append((sent_as, lower, value.encode()))  # noqa: SLF001 - see `_own_list`
+                own.append((sent_as, lower, value.encode()))
             else:
                 copy.headers[name] = value  # `update` reads all headers first
         return copy
