@@ -6,18 +6,22 @@ profile function is called, too. So it raises in the handler's place, at one mom
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import inspect
 import json
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import aiohttp
 import assisters
 import httpx
 import httpx2
 import openai
 import pytest
 import requests
+import trio
 from opentelemetry import context, trace
 from opentelemetry.sdk.trace import Span, SpanProcessor
 from requests.adapters import HTTPAdapter
@@ -25,17 +29,19 @@ from urllib3 import HTTPConnectionPool
 
 import assisters_otel
 from assisters_otel.attempts.call import current_call
+from callers import _run_asyncio, _run_sync
 from raw_server import RawServer
+from streamers import settled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from types import FrameType
 
     from memory import Memory
 
 OF_OURS = "/assisters_otel/"
 ENTERS = "/opentelemetry/context/"
-NO_MOMENTS = {"<genexpr>", "__del__", "_collector", "close"}
+NO_MOMENTS = {"<genexpr>", "__del__", "_collector", "close", "aclose"}
 """A generator that is dropped is entered once more for the profile function alone. What is raised
 in a `__del__`, or in what the collector calls, reaches nobody. httpx takes a response for closed
 before it closes its stream: an interrupt at that moment leaks the connection without us, too."""
@@ -59,17 +65,20 @@ ANSWERS = {"success": answer(200, {"data": []}), "refusal": answer(401, ENVELOPE
 
 
 class Way(NamedTuple):
+    """One way of asking, sync or async; see `callers` for what runs it."""
+
     name: str
     client: Any
     ask: Any
+    run: Any = _run_sync
 
     def __str__(self) -> str:
         return self.name
 
 
-def of_httpx(module: Any) -> Any:
+def of_httpx(module: Any, kind: str = "Client") -> Any:
     limits, timeout = module.Limits(max_connections=1), module.Timeout(60, pool=SOON_S)
-    return module.Client(trust_env=False, limits=limits, timeout=timeout)
+    return getattr(module, kind)(trust_env=False, limits=limits, timeout=timeout)
 
 
 class Pool(HTTPConnectionPool):
@@ -92,9 +101,24 @@ def of_requests() -> Any:
     return session
 
 
+def of_aiohttp(_: str) -> Any:
+    connector, timeout = aiohttp.TCPConnector(limit=1), aiohttp.ClientTimeout(60, connect=SOON_S)
+    return aiohttp.ClientSession(connector=connector, timeout=timeout)
+
+
 def stream(client: Any, url: str) -> None:
     with client.stream("GET", url) as response:
         response.read()
+
+
+async def stream_async(client: Any, url: str) -> None:
+    async with client.stream("GET", url) as response:
+        await response.aread()
+
+
+async def read_by_aiohttp(client: Any, url: str) -> None:
+    async with client.get(url) as response:
+        await response.read()
 
 
 def list_models(client: Any, _: str) -> None:
@@ -102,8 +126,17 @@ def list_models(client: Any, _: str) -> None:
         client.models.list()
 
 
-def of_openai(url: str) -> Any:
-    return openai.OpenAI(api_key="ask_k", base_url=url, max_retries=0, http_client=of_httpx(httpx))
+async def list_models_async(client: Any, _: str) -> None:
+    with suppress(openai.APIStatusError):
+        await client.models.list()
+
+
+def of_openai(url: str, kind: Any = openai.OpenAI, http: str = "Client") -> Any:
+    return kind(api_key="ask_k", base_url=url, max_retries=0, http_client=of_httpx(httpx, http))
+
+
+def of_openai_async(url: str) -> Any:
+    return of_openai(url, openai.AsyncOpenAI, "AsyncClient")
 
 
 WAYS = [
@@ -112,7 +145,31 @@ WAYS = [
     Way("requests", lambda _: of_requests(), lambda client, url: client.get(url)),
     Way("openai", of_openai, list_models),
     Way("assisters", lambda url: assisters.Assisters("ask_k", base_url=url), list_models),
+    Way(
+        "httpx-asyncio",
+        lambda _: of_httpx(httpx, "AsyncClient"),
+        lambda client, url: client.get(url),
+        _run_asyncio,
+    ),
+    Way(
+        "httpx2-trio-streamed",
+        lambda _: of_httpx(httpx2, "AsyncClient"),
+        stream_async,
+        trio.run,
+    ),
+    Way("aiohttp", of_aiohttp, read_by_aiohttp, _run_asyncio),
+    Way("openai-asyncio", of_openai_async, list_models_async, _run_asyncio),
 ]
+
+
+@asynccontextmanager
+async def opened(client: Any) -> AsyncIterator[Any]:
+    if hasattr(client, "__aenter__"):
+        async with client:
+            yield client
+    else:
+        with client:
+            yield client
 
 
 class Open(SpanProcessor):
@@ -139,6 +196,8 @@ def interrupted_at(number: int) -> Iterator[list[str]]:
         code = frame.f_code
         if places or event not in {"call", "c_return"} or code.co_name in NO_MOMENTS:
             return
+        if not _is_in_task() or (event == "call" and _is_resumed(frame)):
+            return
         if OF_OURS in code.co_filename or (ENTERS in code.co_filename and _is_in_ours(frame)):
             count += 1
             if count == number:
@@ -152,51 +211,70 @@ def interrupted_at(number: int) -> Iterator[list[str]]:
         sys.setprofile(None)
 
 
+def _is_in_task() -> bool:
+    """Return False in a callback of the event loop: an exception there ends the loop itself."""
+    return asyncio._get_running_loop() is None or asyncio.current_task() is not None
+
+
+def _is_resumed(frame: FrameType) -> bool:
+    """Return True behind an `await`. CPython runs no handler there: what is awaited would leak."""
+    flags = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+    return bool(frame.f_code.co_flags & flags) and frame.f_lineno != frame.f_code.co_firstlineno
+
+
 def _is_in_ours(frame: FrameType | None) -> bool:
     while frame is not None and ENTERS in frame.f_code.co_filename:
         frame = frame.f_back
     return frame is not None and OF_OURS in frame.f_code.co_filename
 
 
+# An interrupt between the making of aiohttp's own coroutine and its first step.
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.parametrize("kind", ANSWERS)
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_an_interrupt_at_any_moment_leaves_nothing_behind(memory: Memory, way: Way, kind: str):
     open_spans = Open()
     memory.tracer_provider.add_span_processor(open_spans)
+    left: list[tuple[str, ...]] = []
+
+    async def ask_and_interrupt(client: Any, url: str, number: int) -> int:
+        await settled(way.ask(client, url))
+        while True:
+            before = context.get_current()
+            with interrupted_at(number) as places:
+                try:
+                    await settled(way.ask(client, url))
+                except KeyboardInterrupt:
+                    pass
+                else:
+                    assert not places, f"swallowed at {places}"
+                    return number
+            assert places
+            left.extend((*places, name) for name in open_spans.spans.values())
+            if context.get_current() != before or current_call() is not None:
+                left.append((*places, "a context"))
+                context.attach(before)
+            open_spans.spans.clear()
+            assert not trace.get_current_span().get_span_context().is_valid
+            await settled(way.ask(client, url))  # on another connection at most, and at once
+            number += STEP
+
     with RawServer() as server:
         server.answer = server.usual = ANSWERS[kind], False
-        url = f"{server.url}/models"
-        with (
-            assisters_otel.init(
-                hosts=[server.url],
-                tracer_provider=memory.tracer_provider,
-                meter_provider=memory.meter_provider,
-            ),
-            way.client(server.url) as client,
-        ):
-            way.ask(client, url)
-            number, left = 1 + WAYS.index(way) + list(ANSWERS).index(kind), []
-            while True:
-                before = context.get_current()
-                with interrupted_at(number) as places:
-                    try:
-                        way.ask(client, url)
-                    except KeyboardInterrupt:
-                        pass
-                    else:
-                        assert not places, f"swallowed at {places}"
-                        break
-                assert places
-                left += [(*places, name) for name in open_spans.spans.values()]
-                if context.get_current() != before or current_call() is not None:
-                    left.append((*places, "a context"))
-                    context.attach(before)
-                open_spans.spans.clear()
-                assert not trace.get_current_span().get_span_context().is_valid
-                way.ask(client, url)  # on another connection at most, and at once
-                number += STEP
+        first = 1 + WAYS.index(way) + list(ANSWERS).index(kind)
 
-    assert number > 100  # it was interrupted in many places
+        async def main() -> int:
+            async with opened(way.client(server.url)) as client:
+                return await ask_and_interrupt(client, f"{server.url}/models", first)
+
+        with assisters_otel.init(
+            hosts=[server.url],
+            tracer_provider=memory.tracer_provider,
+            meter_provider=memory.meter_provider,
+        ):
+            moments = way.run(main)
+
+    assert moments > 100  # it was interrupted in many places
     assert left == []
 
 
