@@ -6,12 +6,14 @@ profile function is called, too. So it raises in the handler's place, at one mom
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import aiohttp
 import assisters
 import httpx
 import httpx2
@@ -41,6 +43,7 @@ in a `__del__`, or in what the collector calls, reaches nobody. httpx takes a re
 before it closes its stream: an interrupt at that moment leaks the connection without us, too."""
 
 STEP = 7  # each way, with a success and with a refusal, starts at another moment
+LOOP_STEP = 11
 SOON_S = 2.0
 
 ENVELOPE = {"error": {"type": "authentication_error", "code": "invalid_api_key", "message": "m"}}
@@ -113,6 +116,33 @@ WAYS = [
     Way("openai", of_openai, list_models),
     Way("assisters", lambda url: assisters.Assisters("ask_k", base_url=url), list_models),
 ]
+
+
+async def of_async_httpx(url: str) -> None:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        await client.get(f"{url}/models")
+
+
+async def of_async_httpx2(url: str) -> None:
+    async with (
+        httpx2.AsyncClient(trust_env=False) as client,
+        client.stream("GET", f"{url}/models") as response,
+    ):
+        await response.aread()
+
+
+async def of_aiohttp(url: str) -> None:
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/models") as response:
+        await response.read()
+
+
+async def of_async_openai(url: str) -> None:
+    async with openai.AsyncOpenAI(api_key="ask_k", base_url=url, max_retries=0) as client:
+        with suppress(openai.APIStatusError):
+            await client.models.list()
+
+
+ASYNC_WAYS = [of_async_httpx, of_async_httpx2, of_aiohttp, of_async_openai]
 
 
 class Open(SpanProcessor):
@@ -195,6 +225,47 @@ def test_an_interrupt_at_any_moment_leaves_nothing_behind(memory: Memory, way: W
                 assert not trace.get_current_span().get_span_context().is_valid
                 way.ask(client, url)  # on another connection at most, and at once
                 number += STEP
+
+    assert number > 100  # it was interrupted in many places
+    assert left == []
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("kind", ANSWERS)
+@pytest.mark.parametrize("ask", ASYNC_WAYS)
+def test_an_interrupt_of_an_event_loop_leaves_nothing_behind(memory: Memory, ask: Any, kind: str):
+    # It ends the whole loop, as a second Ctrl-C does, so each has one of its own. Coroutines of the
+    # client's that are never awaited again are warned of, without us, too.
+    open_spans = Open()
+    memory.tracer_provider.add_span_processor(open_spans)
+    with RawServer() as server:
+        server.answer = server.usual = ANSWERS[kind], False
+        with assisters_otel.init(
+            hosts=[server.url],
+            tracer_provider=memory.tracer_provider,
+            meter_provider=memory.meter_provider,
+        ):
+            asyncio.run(ask(server.url))
+            number, left = 1 + ASYNC_WAYS.index(ask) + list(ANSWERS).index(kind), []
+            is_through = False
+            while not is_through:
+                before = context.get_current()
+                with interrupted_at(number) as places:
+                    try:
+                        asyncio.run(ask(server.url))
+                    except KeyboardInterrupt:
+                        assert places
+                    else:
+                        assert not places, f"swallowed at {places}"
+                        is_through = True
+                gc.collect()  # the client's coroutines, which may hold a span
+                left += [(*places, name) for name in open_spans.spans.values()]
+                if context.get_current() != before or current_call() is not None:
+                    left.append((*places, "a context"))
+                    context.attach(before)
+                open_spans.spans.clear()
+                number += LOOP_STEP
 
     assert number > 100  # it was interrupted in many places
     assert left == []

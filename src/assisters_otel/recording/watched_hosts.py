@@ -13,7 +13,7 @@ from assisters_otel.api import endpoints
 from assisters_otel.api.request import ApiRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from assisters_otel.config import Config
     from assisters_otel.hosts import Host
@@ -23,7 +23,11 @@ HTTP_PORT = 80
 
 
 class WatchedHosts:
-    """The hosts that are watched, by name."""
+    """The hosts that are watched.
+
+    Attributes:
+        by_name: The hosts of a name, in lower case. They differ in port and path.
+    """
 
     def __init__(self, config: Config, before_request: Callable[[], object]) -> None:
         """Watch the hosts of the settings.
@@ -32,24 +36,16 @@ class WatchedHosts:
             config: The settings.
             before_request: A function that is called before each request that is watched.
         """
-        self._hosts = config.hosts_by_name()
+        self.by_name: Mapping[str, tuple[Host, ...]] = config.hosts_by_name()
         self._before_request = before_request
 
     def watch(self, config: Config) -> None:
         """Watch the hosts of the settings from now on."""
-        self._hosts = config.hosts_by_name()
+        self.by_name = config.hosts_by_name()
 
     def stop(self) -> None:
         """Watch no host any more."""
-        self._hosts = {}
-
-    def named(self, name: str) -> tuple[Host, ...] | None:
-        """Return the watched hosts of a name, which differ in port and path, or None.
-
-        Args:
-            name: The host's name, in lower case.
-        """
-        return self._hosts.get(name)
+        self.by_name = {}
 
     def may_record(self) -> bool:
         """Return False inside the library's own export to a watched host.
