@@ -23,6 +23,7 @@ class Watched:
     def __init__(self):
         self.told = []
         self.call = None
+        self.collecting_thread = 0
 
     @property
     def deferred(self):

@@ -8,7 +8,7 @@ import pytest
 from opentelemetry.instrumentation.logging.handler import LoggingHandler
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import NonRecordingSpan, SpanContext
 from pythonjsonlogger.json import JsonFormatter
 
 from assisters_otel.api.error_body import Envelope
@@ -57,7 +57,7 @@ def failed(code="invalid_model", request=REQUEST, status=400):
 
 def test_a_line_has_the_code_the_endpoint_all_ids_and_the_advice(log, caplog):
     outcome = failed()._replace(caller=Identity("1a2b3c4d"))
-    log.record_failure(outcome, SpanContext(0xABC, 0xDEF, is_remote=False))
+    log.record_failure(outcome, NonRecordingSpan(SpanContext(0xABC, 0xDEF, is_remote=False)))
 
     (record,) = caplog.records
     assert record.levelname == "WARNING"
@@ -154,7 +154,7 @@ def test_a_storm_of_ten_thousand_is_some_lines_that_stand_for_all_of_it(log, cap
 
 
 def test_a_line_s_fields_are_for_machines(log, caplog):
-    span = SpanContext(0xABC, 0xDEF, is_remote=False)
+    span = NonRecordingSpan(SpanContext(0xABC, 0xDEF, is_remote=False))
 
     log.record_failure(failed("rate_limit_exceeded", status=429), span, attempts=3)
 
@@ -219,7 +219,7 @@ def test_a_call_s_line_says_what_the_client_failed_with(log, caplog):
     fine = AttemptOutcome.of(REQUEST, 0.1, status=200, headers={b"x-request-id": b"req_1"})
     call = CallOutcome(REQUEST, "chat", "m", "failed", 1.0, 0, 0.0, fine, "ValidationError")
 
-    log.record_call(call, SpanContext(1, 2, is_remote=False))
+    log.record_call(call, NonRecordingSpan(SpanContext(1, 2, is_remote=False)))
     log.record_call(call._replace(last=None))
 
     first, second = (vars(record) for record in caplog.records)
@@ -241,7 +241,7 @@ def test_a_json_formatter_and_opentelemetry_s_handler_have_the_fields(log, memor
         logger.addHandler(handler)
     try:
         with memory.tracer_provider.get_tracer("app").start_as_current_span("work") as span:
-            log.record_failure(failed(), span.get_span_context())
+            log.record_failure(failed(), span)
     finally:
         for handler in handlers:
             logger.removeHandler(handler)

@@ -93,7 +93,7 @@ class Instrumentation:
 
     def start(self) -> None:
         """Patch the imported clients, and each other one at its import. It may follow a `stop`."""
-        self.recorder.watch(self.config)
+        self.recorder.watched.watch(self.config)
         self._patches.apply()
         self._retries.apply()
         self._runtimes.apply()
@@ -102,7 +102,7 @@ class Instrumentation:
     def watch(self, config: configs.Config) -> None:
         """Watch the hosts of *config* from now on."""
         self.config = config
-        self.recorder.watch(config)
+        self.recorder.watched.watch(config)
 
     def stop(self) -> None:
         """Restore the very same functions, and end what is open."""

@@ -88,6 +88,7 @@ class AttemptOutcome(NamedTuple):
             answer. None on success.
         retryable: True if the attempt failed, and the same request can succeed if it is sent again
             soon.
+        retry_reason: The reason for a resend of this attempt: the code, else the type of error.
         caller: Whose request it was.
     """
 
@@ -106,6 +107,7 @@ class AttemptOutcome(NamedTuple):
     code: str | None
     error_type: str | None
     retryable: bool
+    retry_reason: str | None
     caller: Identity = NOBODY
 
     @classmethod
@@ -165,6 +167,7 @@ class AttemptOutcome(NamedTuple):
             code,
             error_type,
             retryable,
+            code or error_type,
             caller,
         )
 
@@ -178,18 +181,13 @@ class AttemptOutcome(NamedTuple):
         caller: Identity,
     ) -> AttemptOutcome:
         """Return what `of` returns for a status below 400 (``200, alone``)."""
-        end = None, None, False, False, None, None, False, False, None, None, False
+        end = None, None, False, False, None, None, False, False, None, None, False, None
         return cls(request, duration_s, status, headers, *end, caller)
 
     @property
     def is_redirect(self) -> bool:
         """True if the response had a status from 300 on, below 400."""
         return self.status is not None and FIRST_REDIRECT <= self.status < FIRST_ERROR
-
-    @property
-    def retry_reason(self) -> str | None:
-        """The reason for a resend of this attempt: the code, else the type."""
-        return self.code or self.error_type
 
 
 class Resend(NamedTuple):

@@ -47,6 +47,8 @@ in a `__del__`, or in what the collector calls, reaches nobody. httpx takes a re
 before it closes its stream: an interrupt at that moment leaks the connection without us, too."""
 
 STEP = 7  # each way, with a success and with a refusal, starts at another moment
+TASK_STEP = 17
+LOOP_STEP = 11
 SOON_S = 2.0
 
 ENVELOPE = {"error": {"type": "authentication_error", "code": "invalid_api_key", "message": "m"}}
@@ -71,6 +73,7 @@ class Way(NamedTuple):
     client: Any
     ask: Any
     run: Any = _run_sync
+    step: int = STEP
 
     def __str__(self) -> str:
         return self.name
@@ -101,7 +104,7 @@ def of_requests() -> Any:
     return session
 
 
-def of_aiohttp(_: str) -> Any:
+def aiohttp_session(_: str) -> Any:
     connector, timeout = aiohttp.TCPConnector(limit=1), aiohttp.ClientTimeout(60, connect=SOON_S)
     return aiohttp.ClientSession(connector=connector, timeout=timeout)
 
@@ -150,15 +153,17 @@ WAYS = [
         lambda _: of_httpx(httpx, "AsyncClient"),
         lambda client, url: client.get(url),
         _run_asyncio,
+        TASK_STEP,
     ),
     Way(
         "httpx2-trio-streamed",
         lambda _: of_httpx(httpx2, "AsyncClient"),
         stream_async,
         trio.run,
+        TASK_STEP,
     ),
-    Way("aiohttp", of_aiohttp, read_by_aiohttp, _run_asyncio),
-    Way("openai-asyncio", of_openai_async, list_models_async, _run_asyncio),
+    Way("aiohttp", aiohttp_session, read_by_aiohttp, _run_asyncio, TASK_STEP),
+    Way("openai-asyncio", of_openai_async, list_models_async, _run_asyncio, TASK_STEP),
 ]
 
 
@@ -170,6 +175,33 @@ async def opened(client: Any) -> AsyncIterator[Any]:
     else:
         with client:
             yield client
+
+
+async def of_async_httpx(url: str) -> None:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        await client.get(f"{url}/models")
+
+
+async def of_async_httpx2(url: str) -> None:
+    async with (
+        httpx2.AsyncClient(trust_env=False) as client,
+        client.stream("GET", f"{url}/models") as response,
+    ):
+        await response.aread()
+
+
+async def of_aiohttp(url: str) -> None:
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/models") as response:
+        await response.read()
+
+
+async def of_async_openai(url: str) -> None:
+    async with openai.AsyncOpenAI(api_key="ask_k", base_url=url, max_retries=0) as client:
+        with suppress(openai.APIStatusError):
+            await client.models.list()
+
+
+ASYNC_WAYS = [of_async_httpx, of_async_httpx2, of_aiohttp, of_async_openai]
 
 
 class Open(SpanProcessor):
@@ -186,8 +218,11 @@ class Open(SpanProcessor):
 
 
 @contextmanager
-def interrupted_at(number: int) -> Iterator[list[str]]:
-    """Raise KeyboardInterrupt at one moment. Yield where that was, in a list, or an empty one."""
+def interrupted_at(number: int, *, in_task: bool = False) -> Iterator[list[str]]:
+    """Raise KeyboardInterrupt at one moment. Yield where that was, in a list, or an empty one.
+
+    With *in_task* only where the task can go on: neither in a callback nor behind an `await`.
+    """
     places: list[str] = []
     count = 0
 
@@ -196,7 +231,7 @@ def interrupted_at(number: int) -> Iterator[list[str]]:
         code = frame.f_code
         if places or event not in {"call", "c_return"} or code.co_name in NO_MOMENTS:
             return
-        if not _is_in_task() or (event == "call" and _is_resumed(frame)):
+        if in_task and (not _is_in_task() or (event == "call" and _is_resumed(frame))):
             return
         if OF_OURS in code.co_filename or (ENTERS in code.co_filename and _is_in_ours(frame)):
             count += 1
@@ -241,7 +276,7 @@ def test_an_interrupt_at_any_moment_leaves_nothing_behind(memory: Memory, way: W
         await settled(way.ask(client, url))
         while True:
             before = context.get_current()
-            with interrupted_at(number) as places:
+            with interrupted_at(number, in_task=True) as places:
                 try:
                     await settled(way.ask(client, url))
                 except KeyboardInterrupt:
@@ -257,7 +292,7 @@ def test_an_interrupt_at_any_moment_leaves_nothing_behind(memory: Memory, way: W
             open_spans.spans.clear()
             assert not trace.get_current_span().get_span_context().is_valid
             await settled(way.ask(client, url))  # on another connection at most, and at once
-            number += STEP
+            number += way.step
 
     with RawServer() as server:
         server.answer = server.usual = ANSWERS[kind], False
@@ -275,6 +310,47 @@ def test_an_interrupt_at_any_moment_leaves_nothing_behind(memory: Memory, way: W
             moments = way.run(main)
 
     assert moments > 100  # it was interrupted in many places
+    assert left == []
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("kind", ANSWERS)
+@pytest.mark.parametrize("ask", ASYNC_WAYS)
+def test_an_interrupt_of_an_event_loop_leaves_nothing_behind(memory: Memory, ask: Any, kind: str):
+    # It ends the whole loop, as a second Ctrl-C does, so each has one of its own. Coroutines of the
+    # client's that are never awaited again are warned of, without us, too.
+    open_spans = Open()
+    memory.tracer_provider.add_span_processor(open_spans)
+    with RawServer() as server:
+        server.answer = server.usual = ANSWERS[kind], False
+        with assisters_otel.init(
+            hosts=[server.url],
+            tracer_provider=memory.tracer_provider,
+            meter_provider=memory.meter_provider,
+        ):
+            asyncio.run(ask(server.url))
+            number, left = 1 + ASYNC_WAYS.index(ask) + list(ANSWERS).index(kind), []
+            is_through = False
+            while not is_through:
+                before = context.get_current()
+                with interrupted_at(number) as places:
+                    try:
+                        asyncio.run(ask(server.url))
+                    except KeyboardInterrupt:
+                        assert places
+                    else:
+                        assert not places, f"swallowed at {places}"
+                        is_through = True
+                gc.collect()  # the client's coroutines, which may hold a span
+                left += [(*places, name) for name in open_spans.spans.values()]
+                if context.get_current() != before or current_call() is not None:
+                    left.append((*places, "a context"))
+                    context.attach(before)
+                open_spans.spans.clear()
+                number += LOOP_STEP
+
+    assert number > 100  # it was interrupted in many places
     assert left == []
 
 

@@ -425,7 +425,7 @@ def answers(data: bytes) -> None:
     call = None
     if kind == "call":
         path = target.partition("?")[0]
-        hosts = recorder.watched.named(_HOST)
+        hosts = recorder.watched.by_name.get(_HOST)
         asked = {"model": model or None, "stream": True, "max_tokens": len(rest)}
         call = recorder.calls.start_for_url(hosts, method, "https", None, path, asked)
     if call is not None:
@@ -464,7 +464,7 @@ def _attempt(
         found = foreign_span.find_app_span(_HTTPX, method, _HOST, url)
         recorder = now.recorder
         request = recorder.watched.request(
-            recorder.watched.named(_HOST) or (), method, 443, raw.url.raw_path
+            recorder.watched.by_name.get(_HOST) or (), method, 443, raw.url.raw_path
         )
         assert found is span
         assert request is not None

@@ -112,7 +112,11 @@ def parse_error_body(body: bytes) -> Envelope | None:
 
 def without_keys(found: Envelope, secrets: Sequence[str]) -> Envelope:
     """Return an envelope with *secrets* redacted: it may quote a key from the request's headers."""
-    return Envelope(*(None if text is None else without(text, secrets) for text in found))
+    texts = [text for text in found if text is not None]
+    quoted = [secret for secret in secrets if any(secret in text for text in texts)]
+    if not quoted:
+        return found
+    return Envelope(*(None if text is None else without(text, quoted) for text in found))
 
 
 def parse_error_event(data: bytes, *, is_named: bool = False) -> Envelope | None:

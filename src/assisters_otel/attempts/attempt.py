@@ -6,7 +6,6 @@ app's objects alive as long as the attempt is remembered.
 
 from __future__ import annotations
 
-import weakref
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -17,7 +16,6 @@ from assisters_otel.api.headers import REQUEST_ID
 from assisters_otel.api.identity import NOBODY, Entries, Identity, key_fingerprint
 from assisters_otel.api.request import AUTHORIZATION
 from assisters_otel.attempts import control_flow
-from assisters_otel.attempts.control_flow import Origin
 from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
     from assisters_otel.api.answer import Answer
     from assisters_otel.api.request import ApiRequest, RequestReader
     from assisters_otel.attempts.call import Call
-    from assisters_otel.attempts.retry_chain import RetryChain
+    from assisters_otel.attempts.control_flow import Origin
     from assisters_otel.outcomes import AttemptOutcome, Resend
 
 _NO_CREDENTIALS: Final[Mapping[str, str]] = MappingProxyType({})
@@ -135,15 +133,11 @@ class Attempt:
         self.has_company = False
         self.caller = NOBODY
         self.credentials: Mapping[str, str] = _NO_CREDENTIALS
-        self.unit = control_flow.units.current()
+        units = control_flow.units
+        self.unit = units.current() if units.has_had_any else None
         self._parent_span = parent_span
         self._origin: Origin | None = None
         self._secrets: Sequence[str] | None = None
-
-    @property
-    def chain(self) -> RetryChain | None:
-        """The attempts of its call, or None."""
-        return None if self.call is None else self.call.chain
 
     def origin(self) -> Origin:
         """Return the origin. The first call must come from the task or thread that sends.
@@ -151,8 +145,7 @@ class Attempt:
         Another task or thread may read the body, or the garbage collector may end the attempt.
         """
         if self._origin is None:
-            owner = control_flow.current_task_or_thread()
-            self._origin = Origin(weakref.ref(owner), id(owner), self._parent(), self.unit)
+            self._origin = control_flow.origin_here(self._parent(), self.unit)
         return self._origin
 
     def secrets(self) -> Sequence[str]:

@@ -167,7 +167,8 @@ class Call:
 
         A hook, or a task that was started meanwhile, may send something else to the same endpoint.
         """
-        if self.chain.is_redirect_to(message):
+        hop = self.chain.hop
+        if hop is not None and hop.url == hash(message.url()):  # its last answer redirects to there
             return True
         return is_of_call(self.asked.request, request) and (
             self.built_request is None or is_sdk_request(message, self.built_request)

@@ -12,6 +12,7 @@ import asyncio
 import os
 import sys
 import threading
+import weakref
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
@@ -52,11 +53,16 @@ class Units:
     """The units of work that a runtime runs in this process, such as the tasks of Celery.
 
     A unit is identified by its name. A task that is run again has the same name.
+
+    Attributes:
+        has_had_any: True if a unit has started in this process or before its fork. Until then
+            `current` need not be called (``200, alone``).
     """
 
     def __init__(self) -> None:
         """Start without a unit."""
         self._lock = threading.RLock()  # a signal handler may run a task meanwhile
+        self.has_had_any = False
         self._running: tuple[str, ...] = ()
         self._entered: ContextVar[tuple[str, ...]] = ContextVar("assisters_otel-units", default=())
         if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
@@ -69,6 +75,7 @@ class Units:
 
     def start(self, name: str) -> None:
         """Record that this task or thread works for a unit from now on."""
+        self.has_had_any = True
         self._entered.set((*self._entered.get(), name))
         with self._lock:
             self._running = (*self._running, name)
@@ -162,32 +169,31 @@ class Origin(NamedTuple):
             that is gone. All attempts of one task or thread have the same.
         owner_id: The id of the task or thread.
         parent: The span under which the attempt, or its call, was made; None without one.
-        unit: The unit of work that the attempt is part of, as `control_flow.Units` has it, or None.
+        is_known: True if the attempt can be of one unit only: at most one runs, or its trace is
+            known.
+        whole: The unit of work that the attempt shares with its resends, else the trace id, or
+            None.
+        place: The key by which a resend of another task or thread is found, or None without one. It
+            is the hash of the unit of work, else the id of the parent span.
     """
 
     owner: Callable[[], object]
     owner_id: int
     parent: SpanContext | None
-    unit: str | None
+    is_known: bool
+    whole: str | int | None
+    place: int | None
 
-    @property
-    def is_known(self) -> bool:
-        """True if the attempt can be of one unit only: at most one runs, or its trace is known."""
-        return self.unit != UNKNOWN or self.parent is not None
 
-    @property
-    def whole(self) -> str | int | None:
-        """The unit of work that the attempt shares with its resends, else the trace id, or None."""
-        if self.unit:
-            return self.unit
-        return None if self.parent is None else self.parent.trace_id
+def origin_here(parent: SpanContext | None, unit: str | None) -> Origin:
+    """Return the origin of an attempt that the running task or thread sends.
 
-    @property
-    def place(self) -> int | None:
-        """The key by which a resend of another task or thread is found, or None without one.
-
-        It is the hash of the unit of work, else the id of the parent span.
-        """
-        if self.unit:
-            return hash(self.unit)
-        return None if self.parent is None else self.parent.span_id
+    Args:
+        parent: The span under which the attempt, or its call, was made; None without one.
+        unit: The unit of work that the attempt is part of, as `Units` has it, or None.
+    """
+    owner = current_task_or_thread()
+    whole: str | int | None = unit or (None if parent is None else parent.trace_id)
+    place = hash(unit) if unit else (None if parent is None else parent.span_id)
+    is_known = unit != UNKNOWN or parent is not None
+    return Origin(weakref.ref(owner), id(owner), parent, is_known, whole, place)

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import SpanContext
 
-    from assisters_otel.api.request import RequestReader
 
 Key = tuple[int, int]
 """The key of a failed attempt: the id of its task, thread or parent span, and its identity."""
@@ -108,7 +107,3 @@ class RetryChain:
         self.last_failed: FailedAttempt | None = None
         self.hop: PendingRedirect | None = None
         self.keys: tuple[Key, ...] = ()
-
-    def is_redirect_to(self, message: RequestReader) -> bool:
-        """Return True if a request goes where the last answer has redirected this call."""
-        return self.hop is not None and self.hop.url == hash(message.url())

@@ -125,7 +125,7 @@ class AssistersAdapter:
         self, client: Any, method: str, named: Any, body: Any, expected: ExpectedAnswer = RESULT
     ) -> Call | None:
         url = urlsplit(client._url(named["path"], named.get("root")))  # noqa: SLF001 - as its own methods do
-        hosts = self._recorder.watched.named(url.hostname or "")
+        hosts = self._recorder.watched.by_name.get(url.hostname or "")
         if hosts is None:
             return None
         place = url.scheme, url.port, url.path

@@ -1,14 +1,15 @@
 """One HTTP request and its answer: the same steps around the send of each client.
 
-The adapter opens an exchange for a watched request, and runs the client's own send between `start`
-and `end`. The ``with`` block of an exchange does both. In between it calls `answered` with the
-response's headers. Then it sets `read_beginning`, or watches what `body` returns.
+The adapter makes an exchange for a watched request, and sets its `own` span if the app makes none.
+The client's own send runs between `start` and `end`, as in a ``with`` block. In between the adapter
+calls `answered` with the response's headers, and sets `read_beginning` or watches the `body`.
 
 A response, an exception and a cancellation all pass `end`. It reports the attempt once, and ends a
 span of the library's. Each step is fail-safe: one that fails costs what it would have written.
 
 What would break it: a reference to the response or the exception after `end`; both refer to the
-caller's frames. Also a span that ends before its attempt is reported: it takes nothing any more.
+caller's frames. A span that ends before its attempt is reported: it takes nothing any more. A span
+that no exchange holds from its start: an interrupt would leave it open for ever.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Exchange:
 
     Attributes:
         app_span: The attempt's span if it is the app's, or None.
+        own: The attempt's span if it is the library's, or None. It ends with the exchange.
         attempt: The attempt, or None if the recorder failed to start it.
         read_beginning: A function that returns the beginning of a failed answer's body, as sent or
             as the client has decoded it. It is called when the attempt is reported. None if the
@@ -58,7 +60,6 @@ class Exchange:
         "_is_transient",
         "_left_ns",
         "_mark",
-        "_own",
         "_reader",
         "_recorder",
         "_request",
@@ -67,6 +68,7 @@ class Exchange:
         "_token",
         "app_span",
         "attempt",
+        "own",
         "read_beginning",
     )
 
@@ -78,19 +80,17 @@ class Exchange:
         reader: RequestReader,
         is_transient: Callable[[BaseException], bool | None],
         app_span: Span | None,
-        own: OwnSpan | None,
     ) -> None:
-        """Prepare the exchange. Only the span *own* has been started.
+        """Prepare the exchange. Nothing has been started.
 
         Args:
             recorder: The recorder of the attempt.
-            spans: The maker of *own*.
+            spans: The maker of the library's span.
             request: The request that is about to be sent.
             reader: The reader of the client's own request object.
             is_transient: A function that returns True if an exception means that the connection or
                 the peer failed, or that a time limit was reached.
             app_span: The attempt's span if it is the app's, or None.
-            own: The attempt's span if it is the library's, or None.
         """
         self._recorder = recorder
         self._spans = spans
@@ -98,7 +98,7 @@ class Exchange:
         self._reader = reader
         self._is_transient = is_transient
         self.app_span = app_span
-        self._own = own
+        self.own: OwnSpan | None = None
         self._token: Token[Context] | None = None
         self._mark: Token[None] | None = None
         self._left_ns: int | None = None
@@ -109,8 +109,8 @@ class Exchange:
 
     def start(self) -> Self:
         """Enter the context of the library's span, and start the attempt."""
-        if self._own is not None:
-            self._enter(self._own)
+        if self.own is not None:
+            self._enter(self.own)
         try:
             self._start()
         except BaseException as error:  # a foreign exception, which `fail_safe` lets pass
@@ -142,7 +142,7 @@ class Exchange:
             self._response = self.read_beginning = None
 
     def _end_span(self, error: BaseException | None) -> None:
-        own = self._own
+        own = self.own
         if own is None:
             return
         if isinstance(error, Exception) and self._response is None:
@@ -153,13 +153,13 @@ class Exchange:
             end = partial(_end, own.span, self._left_ns or time.time_ns())
             self._recorder.deferred.run_outside_collector(end)
         self._leave()
-        self._own = None
+        self.own = None
 
     @fail_safe
     def abandon(self) -> None:
         """Leave nothing behind where an exception has interrupted `start` or `end`."""
-        if self._own is not None:
-            self._own.abandon(self._left_ns)
+        if self.own is not None:
+            self.own.abandon(self._left_ns)
 
     def leave(self) -> None:
         """Leave the library's span, which ends now. The attempt is reported later, by `end`."""
@@ -188,7 +188,7 @@ class Exchange:
 
     @fail_safe
     def _start(self) -> None:
-        own, span, parent_span = self._own, self.app_span, None
+        own, span, parent_span = self.own, self.app_span, None
         if own is not None:
             span, parent_span = own.span if own.span.is_recording() else None, own.parent_span
         self.attempt = self._recorder.start(
@@ -217,7 +217,7 @@ class Exchange:
         if attempt is None:
             return False
         has_failed = self._recorder.answered(attempt, status, headers)
-        if self._own is not None:
+        if self.own is not None:
             attempt.answer_attributes = self._spans.answer_attributes(
                 status, version, headers, attempt.secrets
             )
@@ -262,7 +262,7 @@ class Exchange:
 
     def _in_span(self, report: Callable[[], None]) -> None:
         """Report while the span is current, also after `leave`: the exemplars are of that span."""
-        span = self.app_span if self._own is None else self._own.span
+        span = self.app_span if self.own is None else self.own.span
         if self._left_ns is None or span is None:
             report()
             return

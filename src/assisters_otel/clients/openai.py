@@ -206,13 +206,13 @@ class OpenAIAdapter:
         path = options.url
         if "://" in path:  # a whole URL, as a list's next page may have
             url = urlsplit(path)
-            hosts = self._recorder.watched.named(url.hostname or "")
+            hosts = self._recorder.watched.by_name.get(url.hostname or "")
             place = url.scheme, url.port, url.path
         else:
             known = self._last_base
             if known is None or known.url is not base:
                 known = self._last_base = _base(base)
-            hosts = self._recorder.watched.named(known.host)
+            hosts = self._recorder.watched.by_name.get(known.host)
             place = known.scheme, known.port, f"{known.parent}/{path.lstrip('/')}"
         if hosts is None:
             return None

@@ -35,7 +35,8 @@ def propagated_headers(within: Context) -> dict[str, str]:
     """
     carrier: dict[str, str] = {}
     propagator = get_global_textmap()
-    trace_context = _of_default(propagator)
+    is_composite = type(propagator) is CompositePropagator
+    trace_context = _trace_context_of(propagator) if is_composite else None
     if trace_context is not None:
         _inject(trace_context, carrier, within)
         if len(carrier) <= 1:  # ``traceparent``, which is made of digits
@@ -47,18 +48,14 @@ def propagated_headers(within: Context) -> dict[str, str]:
     return {name: value for name, value in carrier.items() if _is_name(name) and _is_value(value)}
 
 
-def _of_default(propagator: TextMapPropagator) -> TraceContextTextMapPropagator | None:
+@lru_cache(maxsize=4)  # an app has one
+def _trace_context_of(propagator: TextMapPropagator) -> TraceContextTextMapPropagator | None:
     """Return the member for W3C's trace context if *propagator* is OpenTelemetry's default.
 
     The default's other member writes the app's baggage alone, which is not sent. So the first is
     called by itself, and what it writes need not be looked through (``200, alone``). The members
     are private: see `_inject`.
     """
-    return _trace_context_of(propagator) if type(propagator) is CompositePropagator else None
-
-
-@lru_cache(maxsize=4)  # an app has one
-def _trace_context_of(propagator: CompositePropagator) -> TraceContextTextMapPropagator | None:
     match getattr(propagator, "_propagators", None):
         case [one, other] if (
             type(one) is TraceContextTextMapPropagator and type(other) is W3CBaggagePropagator

@@ -3,7 +3,7 @@
 `recorder` comes first. It starts an attempt, ends it, and writes its outcome. Its parts:
 
 * `watched_hosts` decides which requests go to the API.
-* `attempt_spans` writes to the attempt's span, `process_sinks` to metrics, log and resends.
+* `process_sinks` has the sinks of this process: metrics, log and resends.
 * `calls` records the calls of SDKs.
 * `bodies` and `response_body` record how the body of a successful answer ends.
 * `deferred` runs steps that come up inside the garbage collector, outside of it.

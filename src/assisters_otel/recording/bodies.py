@@ -184,7 +184,7 @@ class BodyRecorder:
         known = outcome if error is not None else outcome._replace(retryable=True)
         self._sinks.resends.failed(attempt, known, time.time())
         if call.is_ended:
-            self._sinks.log_attempt(outcome, call.span)
+            self._sinks.log.record_failure(outcome, call.span)
 
     def body_ended(self, body: ResponseBody, outcome: AttemptOutcome, at: Moment | None) -> None:
         """Record the end of a body, after its attempt.
@@ -218,7 +218,7 @@ class BodyRecorder:
             self._sinks.metrics.calls.record_stream(outcome, body.made, context)
         self._open.discard(body)
         if outcome.failed:
-            self._sinks.log_attempt(outcome, shown)
+            self._sinks.log.record_failure(outcome, shown)
         if body.span is not None:
             stream_span.end_stream_span(
                 body.span,

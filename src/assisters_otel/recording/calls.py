@@ -225,12 +225,12 @@ class CallRecorder:
             self.unparsed.discard(call)
         self._sinks.metrics.calls.record_call(outcome, call.context, call.recorded_elsewhere)
         if outcome.failed:
-            self._sinks.log_call(outcome, call.span)
+            self._sinks.log.record_call(outcome, call.span)
         end_call_span(call, outcome, end_ns, capture_message=self._capture_message)
 
     def is_collecting(self) -> bool:
         """Return True if this runs inside the garbage collector."""
-        return self._deferred.is_collecting()
+        return self._deferred.collecting_thread != 0 and self._deferred.is_collecting()
 
     def put_off(self, step: Callable[[], object]) -> None:
         """Run a step soon, outside the garbage collector."""

@@ -38,6 +38,8 @@ class Deferred:
 
     Attributes:
         steps: The steps that wait to be run.
+        collecting_thread: The id of the thread in which the garbage collector runs, or 0. If it is
+            0, `is_collecting` need not be called (``200, alone``).
     """
 
     def __init__(self, is_needed: Callable[[], object]) -> None:
@@ -57,7 +59,7 @@ class Deferred:
         self._wake: SimpleQueue[bool] = SimpleQueue()
         self._lock = threading.RLock()  # a signal handler may flush meanwhile
         self._thread: threading.Thread | None = None
-        self._collecting = 0
+        self.collecting_thread = 0
         self._is_slow = False  # a thread that runs steps was waited for in vain
 
     def watch_collector(self) -> None:
@@ -69,7 +71,7 @@ class Deferred:
         """Run the steps that are left, and end the thread."""
         if self._collector in gc.callbacks:
             gc.callbacks.remove(self._collector)
-        self._collecting = 0
+        self.collecting_thread = 0
         self.run_all()
         thread, self._thread = self._thread, None
         if thread is not None:
@@ -78,12 +80,12 @@ class Deferred:
 
     def is_collecting(self) -> bool:
         """Return True if this runs inside the garbage collector."""
-        if self._collecting != threading.get_ident():
+        if self.collecting_thread != threading.get_ident():
             return False
         # An interrupt in `_collector`, which CPython drops, may have left the mark behind. Inside a
         # collection this collects nothing, and outside of one it makes and removes the mark anew.
         gc.collect(0)
-        return self._collecting != 0
+        return self.collecting_thread != 0
 
     def put(self, step: Callable[[], object]) -> None:
         """Keep a step to be run soon. It must not refer to an object that is being collected."""
@@ -156,7 +158,7 @@ class Deferred:
             self.expect()
 
     def _collector(self, phase: str, _info: dict[str, int]) -> None:
-        self._collecting = threading.get_ident() if phase == "start" else 0
+        self.collecting_thread = threading.get_ident() if phase == "start" else 0
 
 
 @fail_safe

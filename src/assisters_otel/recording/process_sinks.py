@@ -10,9 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from assisters_otel.fail_safe import fail_safe
 from assisters_otel.resends.tracker import ResendTracker
-from assisters_otel.sinks import foreign_span
 from assisters_otel.sinks.failure_log import FailureLog
 from assisters_otel.sinks.metrics import AttemptMetrics
 
@@ -20,9 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from opentelemetry.metrics import MeterProvider
-    from opentelemetry.trace import Span
-
-    from assisters_otel.outcomes import AttemptOutcome, CallOutcome
 
 
 class ProcessSinks:
@@ -30,6 +25,7 @@ class ProcessSinks:
 
     Attributes:
         metrics: The instruments.
+        log: The log of failures.
         resends: The tracker that recognises resends.
         attempts: The number of attempts that have ended in this process.
         errors: The number of them that failed.
@@ -53,7 +49,7 @@ class ProcessSinks:
         """Start anew in a forked child, where other threads' locks stay held for ever."""
         self._lock = threading.RLock()  # a signal handler may send a request meanwhile
         self.attempts = self.errors = 0
-        self._log = FailureLog(time.monotonic)
+        self.log = FailureLog(time.monotonic)
         self.resends = ResendTracker(time.monotonic)
 
     def use_meter_provider(self, meter_provider: MeterProvider) -> None:
@@ -66,16 +62,6 @@ class ProcessSinks:
             self.attempts += attempts
             self.errors += errors
 
-    @fail_safe
-    def log_attempt(self, outcome: AttemptOutcome, span: Span | None) -> None:
-        """Log an attempt that failed outside of a call."""
-        self._log.record_failure(outcome, foreign_span.span_context_of(span))
-
-    @fail_safe
-    def log_call(self, outcome: CallOutcome, span: Span) -> None:
-        """Log a call that failed."""
-        self._log.record_call(outcome, foreign_span.span_context_of(span))
-
     def stop(self) -> None:
         """Log the failures that are counted and not logged yet."""
-        self._log.sum_up()
+        self.log.sum_up()

@@ -13,7 +13,6 @@ what it would have written. A lock here must be reentrant, for a signal handler 
 
 from __future__ import annotations
 
-import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -27,7 +26,6 @@ from assisters_otel.attempts.attempt import Attempt, CallerSettings, read_caller
 from assisters_otel.attempts.call import current_call
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import FIRST_ERROR, AttemptOutcome
-from assisters_otel.recording.attempt_spans import AttemptSpans
 from assisters_otel.recording.bodies import BodyRecorder, OpenBodies
 from assisters_otel.recording.calls import CallRecorder
 from assisters_otel.recording.deferred import Deferred
@@ -35,6 +33,7 @@ from assisters_otel.recording.process_sinks import ProcessSinks
 from assisters_otel.recording.watched_hosts import WatchedHosts
 from assisters_otel.semconv import attributes as names
 from assisters_otel.sinks import foreign_span, known_attempts
+from assisters_otel.sinks.attempt_span import AttemptSpans
 from assisters_otel.sinks.known_attempts import find_attempt, remember_attempt
 from assisters_otel.version import __version__
 
@@ -74,14 +73,11 @@ class Recorder:
             tracer_provider: The provider of call and stream spans; None for the global one.
             meter_provider: The provider for the library's metrics.
         """
-        self._lock = threading.RLock()  # a signal handler may send a request meanwhile
         self._spans = AttemptSpans(config)
         self._callers = CallerSettings(config.key_fingerprint, config.baggage, {})
         self._open = OpenBodies()
         self.deferred = Deferred(self._open.has_any)
-        self._has_started = False
-        self._before_first: Callable[[], object] | None = self.deferred.watch_collector
-        self.watched = WatchedHosts(config, self._before_request)
+        self.watched = WatchedHosts(config, self.deferred)
         tracer = trace.get_tracer(names.SCOPE, __version__, tracer_provider, names.SCHEMA_URL)
         self.sinks = sinks = ProcessSinks(meter_provider, self.deferred.run_all)
         shared = sinks, self._open, self.deferred
@@ -97,23 +93,10 @@ class Recorder:
         Args:
             before_next: A function that is called once before the child's first attempt, or None.
         """
-        self._lock = threading.RLock()
         self.sinks.forked()
         self._open.forked()
         self.deferred.forked()
-
-        def first() -> None:
-            self.deferred.watch_collector()
-            if before_next is not None:
-                before_next()
-
-        self._before_first, self._has_started = first, False
-
-    def watch(self, config: Config) -> None:
-        """Watch the hosts of *config* from now on: other ones, or the same again after `stop`."""
-        self.watched.watch(config)
-        if self._has_started:
-            self.deferred.watch_collector()
+        self.watched.forked(before_next)
 
     @fail_safe
     def stop(self) -> None:
@@ -123,20 +106,6 @@ class Recorder:
         self._open.abandon_all()
         self.deferred.stop()
         self.sinks.stop()
-
-    def _before_request(self) -> None:
-        if not self._has_started:
-            self._start_once()
-        if self.deferred.steps:
-            self.deferred.run_all(0)
-
-    def _start_once(self) -> None:
-        with self._lock:  # another thread waits until the step has run
-            # Removed first: a signal handler may send a request meanwhile.
-            step, self._before_first = self._before_first, None
-            if step is not None:
-                _run(step)
-                self._has_started = True
 
     # -- an attempt ---------------------------------------------------------------------------
 
@@ -265,7 +234,8 @@ class Recorder:
 
     def _finish(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
         attempt.outcome = outcome
-        if self.deferred.is_collecting():  # it closes a coroutine that is not awaited
+        # The garbage collector closes a coroutine that is not awaited.
+        if self.deferred.collecting_thread and self.deferred.is_collecting():
             self.deferred.put(partial(self._to_sinks, attempt, outcome))
         else:
             self._to_sinks(attempt, outcome)
@@ -278,7 +248,7 @@ class Recorder:
         if call is not None:
             call.last = outcome
         elif failed:
-            self.sinks.log_attempt(outcome, span)
+            self.sinks.log.record_failure(outcome, span)
         if failed or outcome.cancelled:
             self.sinks.resends.failed(attempt, outcome, time.time())
             return
@@ -287,11 +257,6 @@ class Recorder:
         if response_headers.LOCATION in outcome.headers and outcome.is_redirect:
             location = outcome.headers[response_headers.LOCATION].decode("latin-1")
             self.sinks.resends.redirected(attempt, location)
-
-
-@fail_safe
-def _run(step: Callable[[], object]) -> None:
-    step()
 
 
 @fail_safe

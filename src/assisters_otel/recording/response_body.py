@@ -218,11 +218,10 @@ class ResponseBody:
         """End the body, once. Inside the garbage collector the end is deferred."""
         if self.is_over:
             return
-        if self._recorder.deferred.is_collecting():
+        deferred = self._recorder.deferred
+        if deferred.collecting_thread and deferred.is_collecting():
             # An object that is collected may close the stream, also while the SDK holds a lock.
-            self._recorder.deferred.put(
-                partial(self._end, end, error, at or Moment.at(self.read_s))
-            )
+            deferred.put(partial(self._end, end, error, at or Moment.at(self.read_s)))
             return
         if next(self._once, None) is None:
             return

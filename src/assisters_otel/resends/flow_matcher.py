@@ -98,8 +98,12 @@ class FlowMatcher:
             return shared.before
 
     def equal_in_flight(self, attempt: Attempt) -> Iterator[Attempt]:
-        """Yield the attempts with an equal request that are in flight beside *attempt*."""
-        identity = request_identity(attempt, self._secret)
+        """Yield the attempts with an equal request that are in flight beside *attempt*.
+
+        Args:
+            attempt: The attempt, whose `Attempt.identity` is set; without one there are none.
+        """
+        identity = attempt.identity
         if identity is None:
             return
         for reference in self._in_flight.copy():  # other threads start and end attempts meanwhile

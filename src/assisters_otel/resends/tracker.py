@@ -212,7 +212,7 @@ class ResendTracker:
         """
         self.closed(attempt)
         now = self._now()
-        chain = attempt.chain
+        chain = None if attempt.call is None else attempt.call.chain
         is_permanent = outcome.failed and not outcome.retryable
         before = FailedAttempt(
             number=attempt.resend.number if attempt.resend is not None else 0,
@@ -267,8 +267,8 @@ class ResendTracker:
             attempt.resend.number if attempt.resend is not None else 0,
             self._identities(attempt),
         )
-        if attempt.chain is not None:
-            attempt.chain.hop = hop
+        if attempt.call is not None:
+            attempt.call.chain.hop = hop
             return
         with self._failed.lock:
             while len(self._pending_redirects) >= _MAX_PENDING_REDIRECTS:

@@ -1,10 +1,14 @@
-"""Writes an attempt to its client span: request, resend and outcome.
+"""Writes an attempt to its client span, the library's or the app's: request, resend and outcome.
 
-The span is the library's or the app's. `recording.attempt_spans` decides when each is written.
+The library's span has its name and its URL from the start, and is written to at once. The app's
+span is redacted and named first. A failure is written to it just before it ends, because its HTTP
+instrumentation writes ``error.type`` and the status after the transport has returned.
 """
 
 from __future__ import annotations
 
+import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
@@ -20,18 +24,26 @@ from assisters_otel.api import endpoints, redaction
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.headers import header_number, header_text, rate_limits, retry_after_s
 from assisters_otel.api.limits import MAX_MESSAGE
+from assisters_otel.fail_safe import fail_safe
 from assisters_otel.otel_api import providers
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv.attributes import HTTP_URL
-from assisters_otel.sinks.foreign_span import attributes_of, mask_status
+from assisters_otel.sinks.foreign_span import (
+    attributes_of,
+    before_end,
+    cancel_before_end,
+    mask_status,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from opentelemetry.trace import Span
     from opentelemetry.util.types import AttributeValue
 
     from assisters_otel.api.request import ApiRequest
+    from assisters_otel.attempts.attempt import Attempt
+    from assisters_otel.config import Config
     from assisters_otel.outcomes import AttemptOutcome, Resend
 
 LAST: Final = (names.REQUEST_ID, ERROR_TYPE, names.ERROR_CODE)
@@ -39,6 +51,67 @@ LAST: Final = (names.REQUEST_ID, ERROR_TYPE, names.ERROR_CODE)
 
 _TOO_MANY_REQUESTS: Final = 429
 _LIMITS: Final = {key: names.RATELIMIT.format(*key) for key in response_headers.RATELIMITS}
+
+
+class AttemptSpans:
+    """Writes attempts to spans, according to the settings."""
+
+    def __init__(self, config: Config) -> None:
+        """Read the settings."""
+        self._capture_message = config.capture_message
+        self._captures_headers = config.captures_headers
+
+    @staticmethod
+    @fail_safe
+    def started(attempt: Attempt) -> None:
+        """Write what is known when an attempt starts, if it has a span."""
+        span = attempt.span
+        if span is None:
+            return
+        if not attempt.is_own:
+            _redact_and_name(span, attempt)
+        if attempt.caller.baggage:
+            span.set_attributes(dict(attempt.caller.baggage))
+        if attempt.resend is not None:
+            write_resend(span, attempt.resend)
+
+    @fail_safe
+    def ended(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
+        """Write how an attempt ended, if it has a span that is not used for another attempt."""
+        span, now = attempt.span, time.time()  # the time of the answer, not of the span's end
+        if span is None:
+            return
+        if attempt.is_own:
+            if not attempt.is_followed:
+                further = attempt.answer_attributes or {}
+                write_outcome(span, outcome, now, further, capture_message=self._capture_message)
+        elif outcome.failed:
+            describe = partial(self._describe, now=now, outcome=outcome)
+            if self._captures_headers:
+                describe = partial(self._describe_captured, describe, attempt)
+            before_end(span, describe)
+        else:
+            cancel_before_end(span)
+            self._describe(span, now, outcome)
+            if self._captures_headers:
+                before_end(span, partial(_redact_answer, attempt))
+
+    @fail_safe
+    def _describe(self, span: Span, now: float, outcome: AttemptOutcome) -> None:
+        write_outcome(span, outcome, now, capture_message=self._capture_message)
+
+    @staticmethod
+    def _describe_captured(
+        describe: Callable[[Span], object], attempt: Attempt, span: Span
+    ) -> None:
+        describe(span)
+        _redact_answer(attempt, span)
+
+
+@fail_safe
+def _redact_and_name(span: Span, attempt: Attempt) -> None:
+    redact_request(span, attempt.request)
+    set_span_name(span, attempt.request)
 
 
 def redact_request(span: Span, request: ApiRequest) -> None:
@@ -52,6 +125,11 @@ def redact_request(span: Span, request: ApiRequest) -> None:
                 span.set_attribute(name, masked)
         elif name.startswith(HTTP_REQUEST_HEADER_TEMPLATE):
             span.set_attribute(name, _masked_header(name, value))
+
+
+@fail_safe
+def _redact_answer(attempt: Attempt, span: Span) -> None:
+    redact_answer(span, attempt.secrets())
 
 
 def redact_answer(span: Span, secrets: Sequence[str]) -> None:

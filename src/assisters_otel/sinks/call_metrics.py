@@ -16,7 +16,7 @@ from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import gen_ai
 from assisters_otel.semconv import metrics as metric_names
 from assisters_otel.sinks.caller_labels import LabelSets
-from assisters_otel.sinks.label_values import error_type_label
+from assisters_otel.sinks.label_values import error_labels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -146,10 +146,8 @@ class CallMetrics:
         request, operation = outcome.request, outcome.operation
         error_type, code = None, None
         if outcome.outcome == names.FAILED:
-            error_type = error_type_label(
-                self._labels, outcome.error_type or names.OTHER, outcome.last
-            )
-            code = self._code(outcome)
+            error_type = outcome.error_type or names.OTHER
+            error_type, code = error_labels(self._labels, error_type, outcome.code, outcome.last)
         model = None if outcome.model is None else self._labels.model.bounded(outcome.model)
         said = outcome.outcome, error_type, code
         endpoint = request.address, request.port, request.template
@@ -175,12 +173,12 @@ class CallMetrics:
             operation = endpoints.gateway_operation(request.path)
         if operation is None or stream is None:
             return
-        error_type = outcome.error_type if outcome.failed else None
-        if error_type is not None:
-            error_type = error_type_label(self._labels, error_type, outcome)
-        said, answer = (made, error_type, self._code(outcome)), stream.answer
+        error_type, code, answer = None, None, stream.answer
+        if outcome.failed:
+            error_type = outcome.error_type or names.OTHER
+            error_type, code = error_labels(self._labels, error_type, outcome.code, outcome)
         answered_by = None if answer is None else answer.model
-        end = self._end_labels(request, operation, None, said, answered_by)
+        end = self._end_labels(request, operation, None, (made, error_type, code), answered_by)
         self._record_first_chunk(end, stream, context)
         if answer is not None:
             self._record_tokens(end, answer, outcome.caller, context)
@@ -231,9 +229,6 @@ class CallMetrics:
                     said = (*end.said, kind)
                     labels = known[kind] = self._tokens_sets.labels(end.server, said, *groups)
                 self._tokens.record(tokens, labels, context)
-
-    def _code(self, outcome: AttemptOutcome | CallOutcome) -> str | None:
-        return None if outcome.code is None else self._labels.code.bounded(outcome.code)
 
 
 def _models(asked: str | None, answered: str | None) -> Entries:

@@ -25,12 +25,14 @@ from assisters_otel import catalog, logger
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api import redaction
 from assisters_otel.api.headers import header_text
+from assisters_otel.fail_safe import fail_safe
 from assisters_otel.semconv import attributes as names
+from assisters_otel.sinks.foreign_span import span_context_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from opentelemetry.trace import SpanContext
+    from opentelemetry.trace import Span, SpanContext
 
     from assisters_otel.api.request import ApiRequest
     from assisters_otel.outcomes import AttemptOutcome, CallOutcome
@@ -97,34 +99,38 @@ class FailureLog:
         self._lock = threading.RLock()  # a signal handler may send a request meanwhile
         self._storms: dict[_Kind, _Burst] = {}
 
+    @fail_safe
     def record_failure(
-        self, outcome: AttemptOutcome, span: SpanContext | None = None, attempts: int = 1
+        self, outcome: AttemptOutcome, span: Span | None = None, attempts: int = 1
     ) -> None:
         """Write a failed attempt's line, or add the attempt to a storm.
 
         Args:
             outcome: The outcome of the attempt, or of the last one of its call.
-            span: The context of the attempt's or the call's span, or None.
+            span: The attempt's or the call's span; None for the current one.
             attempts: The number of attempts of the call.
         """
+        context = span_context_of(span)
         what = outcome.retry_reason or ""
         # Undocumented codes are one kind: each failure may have another one.
         known = outcome.code is None or catalog.find(what) is not None
         if outcome.status is not None and outcome.code is None and outcome.exception is None:
             ours = what in {str(outcome.status), names.TRUNCATED, names.OTHER}
             known = ours or catalog.find_type(what) is not None
-        line = partial(_attempt_message, outcome, attempts, span)
-        fields = partial(_attempt_fields, outcome, attempts, span)
+        line = partial(_attempt_message, outcome, attempts, context)
+        fields = partial(_attempt_fields, outcome, attempts, context)
         key = outcome.caller.key_fingerprint
         self._record(what if known else _UNKNOWN_CODE, outcome.request, key, line, fields)
 
-    def record_call(self, outcome: CallOutcome, span: SpanContext | None = None) -> None:
+    @fail_safe
+    def record_call(self, outcome: CallOutcome, span: Span | None = None) -> None:
         """Write a failed call's line, or add the call to a storm."""
         last = outcome.last
         if last is not None and last.failed:
             self.record_failure(last, span, outcome.retries + 1)
             return
-        line, fields = partial(_call_message, outcome, span), partial(_call_fields, outcome, span)
+        told = outcome, span_context_of(span)
+        line, fields = partial(_call_message, *told), partial(_call_fields, *told)
         key = outcome.caller.key_fingerprint
         self._record(outcome.error_type or "", outcome.request, key, line, fields)
 
@@ -191,7 +197,7 @@ def _log_summary(kind: _Kind, more: int, fields: Callable[[], Fields]) -> None:
         logger.warning("Assisters API: %d more met %s on %s", more, *kind, fields=named)
 
 
-def _attempt_fields(outcome: AttemptOutcome, attempts: int, span: SpanContext | None) -> Fields:
+def _attempt_fields(outcome: AttemptOutcome, attempts: int, span: SpanContext) -> Fields:
     """Return the fields of a line, for machines. They have the same names as on the span."""
     fields = _location_fields(outcome.request, span)
     fields[names.ATTEMPTS] = attempts
@@ -209,26 +215,24 @@ def _attempt_fields(outcome: AttemptOutcome, attempts: int, span: SpanContext | 
     return fields
 
 
-def _call_fields(outcome: CallOutcome, span: SpanContext | None) -> Fields:
+def _call_fields(outcome: CallOutcome, span: SpanContext) -> Fields:
     last, attempts = outcome.last, outcome.retries + 1
     fields = {} if last is None else _attempt_fields(last, attempts, span)
     what: Fields = {ERROR_TYPE: outcome.error_type or names.OTHER, names.ATTEMPTS: attempts}
     return fields | _location_fields(outcome.request, span) | what
 
 
-def _location_fields(request: ApiRequest, span: SpanContext | None) -> Fields:
+def _location_fields(request: ApiRequest, span: SpanContext) -> Fields:
     fields: Fields = {HTTP_REQUEST_METHOD: request.method}
     if request.template is not None:
         fields[names.URL_TEMPLATE] = request.template
-    if span is not None and span.is_valid:
+    if span.is_valid:
         fields[names.TRACE_ID] = trace.format_trace_id(span.trace_id)
         fields[names.SPAN_ID] = trace.format_span_id(span.span_id)
     return fields
 
 
-def _attempt_message(
-    outcome: AttemptOutcome, attempts: int, span: SpanContext | None, where: str
-) -> str:
+def _attempt_message(outcome: AttemptOutcome, attempts: int, span: SpanContext, where: str) -> str:
     what = outcome.retry_reason
     cause = outcome.cause
     if cause is not None:
@@ -249,17 +253,17 @@ def _attempt_message(
     return f"Assisters API {met} on {where}{tried}{_ids(outcome, span)}: {advice}"
 
 
-def _call_message(outcome: CallOutcome, span: SpanContext | None, where: str) -> str:
+def _call_message(outcome: CallOutcome, span: SpanContext, where: str) -> str:
     ids = _ids(outcome.last, span)
     return f"Assisters API: the client failed ({outcome.error_type}) on {where}{ids}"
 
 
-def _ids(outcome: AttemptOutcome | None, span: SpanContext | None) -> str:
+def _ids(outcome: AttemptOutcome | None, span: SpanContext) -> str:
     """Return the ids of a failure in brackets, as a line of the log quotes them."""
     ids = []
     if outcome is not None:
         ids += [("request id", header_text(outcome.headers.get(response_headers.REQUEST_ID)))]
-    if span is not None and span.is_valid:
+    if span.is_valid:
         ids += [("trace id", trace.format_trace_id(span.trace_id))]
     if outcome is not None:
         ids += [("key", outcome.caller.key_fingerprint)]

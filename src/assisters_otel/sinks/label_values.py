@@ -115,17 +115,22 @@ def outcome_labels() -> OutcomeLabels:
     )
 
 
-def error_type_label(labels: OutcomeLabels, value: str, outcome: AttemptOutcome | None) -> str:
-    """Return the label of a type of error.
+def error_labels(
+    labels: OutcomeLabels, error_type: str, code: str | None, last: AttemptOutcome | None
+) -> tuple[str, str | None]:
+    """Return the labels of a failure: its type of error, and its code or None.
 
     Args:
         labels: The labels.
-        value: The type of error: a documented one, a status or the name of an exception.
-        outcome: The outcome of the attempt that it comes from, or None without one.
+        error_type: The type of error: a documented one, a status or the name of an exception.
+        code: The code, or None.
+        last: The outcome of the attempt that both come from, or None without one.
     """
-    if outcome is None or not outcome.failed or outcome.error_type == outcome.exception:
-        return labels.exception.bounded(value)
-    return value if value in _STATUSES else labels.type.bounded(value)
+    if last is None or not last.failed or last.error_type == last.exception:
+        error_type = labels.exception.bounded(error_type)
+    elif error_type not in _STATUSES:
+        error_type = labels.type.bounded(error_type)
+    return error_type, None if code is None else labels.code.bounded(code)
 
 
 def reason_label(labels: OutcomeLabels, value: str) -> str:

@@ -18,7 +18,7 @@ from assisters_otel.sinks.call_metrics import CallMetrics
 from assisters_otel.sinks.caller_labels import CallerLabels, LabelSets
 from assisters_otel.sinks.label_values import (
     METHODS,
-    error_type_label,
+    error_labels,
     label_set,
     outcome_labels,
     reason_label,
@@ -88,10 +88,7 @@ class AttemptMetrics:
         request = outcome.request
         error_type, code = outcome.error_type, None
         if error_type is not None:
-            error_type, code = (
-                error_type_label(self._labels, error_type, outcome),
-                self._code(outcome),
-            )
+            error_type, code = error_labels(self._labels, error_type, outcome.code, outcome)
         end = error_type, code, outcome.status
         if outcome.failed:
             self._errors.add(1, self._error_labels(outcome, *end))
@@ -109,8 +106,8 @@ class AttemptMetrics:
             outcome: The attempt's outcome, with that of the body.
             context: A context in which the call's or stream's span is current, for the exemplars.
         """
-        error_type = error_type_label(self._labels, outcome.error_type or names.OTHER, outcome)
-        end = error_type, self._code(outcome), outcome.status
+        error_type = outcome.error_type or names.OTHER
+        end = *error_labels(self._labels, error_type, outcome.code, outcome), outcome.status
         self._errors.add(1, self._error_labels(outcome, *end), context)
 
     @fail_safe
@@ -129,9 +126,6 @@ class AttemptMetrics:
             return label_set(key, _ERROR_LABELS, *said)
         groups = self._callers.baggage(caller), self._callers.key(caller)
         return self._error_sets.labels(key, said, *groups)
-
-    def _code(self, outcome: AttemptOutcome) -> str | None:
-        return None if outcome.code is None else self._labels.code.bounded(outcome.code)
 
 
 def _endpoint(request: ApiRequest) -> LabelsKey:

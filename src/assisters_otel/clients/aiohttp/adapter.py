@@ -206,8 +206,7 @@ class AiohttpAdapter(ClientAdapter):
                 asked.error = None
                 self._start(asked, request, raw)
             return asked
-        asked = asked.for_another()
-        self._asked.set(asked)
+        self._asked.set(asked := asked.for_another())
         if asked.last is None:
             self._find_app_span(asked, raw)
         self._start(asked, request, raw)
@@ -217,9 +216,8 @@ class AiohttpAdapter(ClientAdapter):
     def _find_app_span(self, asked: SessionRequest, raw: Any) -> None:
         url, session = raw.url, asked.session
         if session is None:
-            asked.app_makes_spans = self.app_instrumentation_is_on() or foreign_span.is_in_app_span(
-                SCOPE
-            )
+            is_on = self.app_instrumentation_is_on()
+            asked.app_makes_spans = is_on or foreign_span.is_in_app_span(SCOPE)
         else:
             asked.app_makes_spans = is_instrumented(session)
         asked.span = foreign_span.find_app_span(SCOPE, raw.method, url.raw_host, str(url))
@@ -228,20 +226,22 @@ class AiohttpAdapter(ClientAdapter):
 
     def _start(self, asked: SessionRequest, request: ApiRequest, raw: Any) -> None:
         asked.start(raw)
-        reader = AiohttpRequestReader(raw)
-        url, own = raw.url, None
-        of = (raw.method, url), self._recorder.watched.named(url.raw_host) or ()
+        reader, url = AiohttpRequestReader(raw), raw.url
+        of = (raw.method, url), self._recorder.watched.by_name.get(url.raw_host, ())
         route = self._routes.find(*of) or self._make_route(*of, request, str(url), url.port)
-        if asked.span is None and not asked.app_makes_spans:
-            own = self._spans.start(route, reader)
-        asked.injected = {} if own is None else own.headers
-        asked.exchange = asked.last = exchange = Exchange(
-            self._recorder, self._spans, route.request, reader, is_transient, asked.span, own
-        )
-        exchange.start()
+        told = route.request, reader, is_transient, asked.span
+        exchange = Exchange(self._recorder, self._spans, *told)
+        try:
+            if asked.span is None and not asked.app_makes_spans:
+                exchange.own = self._spans.start(route, reader)
+            asked.injected = exchange.own.headers if exchange.own is not None else {}
+            asked.exchange = asked.last = exchange.start()
+        except BaseException:
+            exchange.abandon()
+            raise
 
     def _watched(self, method: str, url: Any) -> ApiRequest | None:
-        hosts = self._recorder.watched.named(url.raw_host or "")
+        hosts = self._recorder.watched.by_name.get(url.raw_host or "")
         if hosts is None:
             return None
         return self._recorder.watched.request(hosts, method, url.port, url.raw_path.encode())

@@ -143,7 +143,7 @@ class HttpxAdapter(ClientAdapter):
         """Return the exchange of a request that is watched, or None."""
         raw = args[0] if args else kwargs["request"]
         url = raw.url
-        hosts = self._recorder.watched.named(url.host)
+        hosts = self._recorder.watched.by_name.get(url.host)
         if hosts is None:
             return None
         key = route_key(raw.method, url)
@@ -154,29 +154,26 @@ class HttpxAdapter(ClientAdapter):
             return None
         if route is None:
             return None
-        reader, app_span, own = HttpxRequestReader(raw), None, None
-        current = trace.get_current_span()
+        current, app_span = trace.get_current_span(), None
         if current.is_recording():
             app_span = _find_app_span(raw, route, current)
+        exchange = _Exchange(
+            self._recorder,
+            self._spans,
+            route.request,
+            reader := HttpxRequestReader(raw),
+            self._is_transient,
+            app_span,
+        )
+        exchange.raw = exchange.outgoing = raw
         if app_span is None and not self._app_makes_spans(raw, transport, method, current):
-            own = self._spans.start(route, reader, current)
-        try:
-            exchange = _Exchange(
-                self._recorder,
-                self._spans,
-                route.request,
-                reader,
-                self._is_transient,
-                app_span,
-                own,
-            )
-            exchange.raw = exchange.outgoing = raw
-            if own is not None and own.headers:
-                exchange.outgoing = reader.copy_with(own.headers)
-        except BaseException:
-            if own is not None:
-                own.abandon(None)
-            raise
+            try:
+                exchange.own = own = self._spans.start(route, reader, current)
+                if own is not None and own.headers:
+                    exchange.outgoing = reader.copy_with(own.headers)
+            except BaseException:
+                exchange.abandon()
+                raise
         return exchange
 
     def _new_route(

@@ -50,7 +50,6 @@ from assisters_otel.clients.requests.exchange import (
     read_ahead,
     read_limit_s,
 )
-from assisters_otel.clients.requests.request_reader import RequestsRequestReader
 from assisters_otel.clients.requests.urllib3_response import watch
 from assisters_otel.fail_safe import fail_safe
 
@@ -179,18 +178,18 @@ class RequestsAdapter(ClientAdapter):
         route = self._route(raw)
         if route is None:
             return None
-        app_span, own = find_app_span(raw), None
+        app_span = find_app_span(raw)
+        told = adapter, raw, app_span, read_limit
+        exchange = RequestsExchange(self._recorder, self._spans, route.request, *told)
         # The app's instrumentation is around `Session.send`, and does not see an adapter's call.
         is_theirs = self.app_instrumentation_is_on() and self._sending.get() is not None
         if app_span is None and not is_theirs:
-            own = self._spans.start(route, RequestsRequestReader(raw))
-        told = adapter, raw, app_span, own, read_limit
-        try:
-            return RequestsExchange(self._recorder, self._spans, route.request, *told)
-        except BaseException:
-            if own is not None:
-                own.abandon(None)
-            raise
+            try:
+                exchange.start_span(route)
+            except BaseException:
+                exchange.abandon()
+                raise
+        return exchange
 
     @fail_safe
     def _start(self, exchange: RequestsExchange) -> None:
@@ -289,7 +288,7 @@ class RequestsAdapter(ClientAdapter):
     @fail_safe
     def _route(self, raw: Any) -> Route | None:
         url = urlsplit(raw.url)
-        hosts = self._recorder.watched.named(url.hostname or "")
+        hosts = self._recorder.watched.by_name.get(url.hostname or "")
         if hosts is None or is_export(raw):
             return None
         key = raw.method, raw.url

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from assisters_otel.api.request import ApiRequest
-    from assisters_otel.clients.http_span import HttpSpans, OwnSpan
+    from assisters_otel.clients.http_span import HttpSpans
+    from assisters_otel.clients.routes import Route
     from assisters_otel.recording.recorder import Recorder
 
 SCOPE: Final = "opentelemetry.instrumentation.requests"
@@ -91,15 +92,20 @@ class RequestsExchange(Exchange):
         adapter: Any,
         raw: Any,
         app_span: Span | None,
-        own: OwnSpan | None,
         read_limit: Callable[[], float | None],
     ) -> None:
         reader = RequestsRequestReader(raw)
-        super().__init__(recorder, spans, request, reader, is_transient, app_span, own)
+        super().__init__(recorder, spans, request, reader, is_transient, app_span)
         self.adapter = adapter
         self.raw = raw
-        self.outgoing = None if own is None else Outgoing.of(raw, own.headers)
+        self.outgoing: Outgoing | None = None
         self.read_limit = read_limit
+
+    def start_span(self, route: Route) -> None:
+        """Start the library's span, and copy the request with the propagator's headers."""
+        self.own = self._spans.start(route, self._reader)
+        if self.own is not None:
+            self.outgoing = Outgoing.of(self.raw, self.own.headers)
 
     @fail_safe
     def sends_through(self, pool: Any) -> bool:
