@@ -97,10 +97,10 @@ class App:
             found |= {"async_request_hook": async_hook, "async_response_hook": async_hook}
         return found
 
-    def send(self, times=1):
+    def send(self, times=1, **options):
         async def script(request):
             for _ in range(times):
-                await request("GET", f"{self.api.url}/models")
+                await request("GET", f"{self.api.url}/models", **options)
 
         in_client(self.anyone, script)
 
@@ -162,6 +162,28 @@ def test_its_hooks_are_called_and_their_word_stays(app, is_before):
     assert app.hooked == 2
     assert (span.name, span.attributes["mine"]) == ("mine", "kept")
     assert span.attributes["assisters.request.id"]
+
+
+@pytest.mark.parametrize("code", ["ok", "internal_error"])
+@pytest.mark.parametrize("order", [before_us, after_us])
+def test_the_headers_that_it_captures_show_no_key(app, order, code, monkeypatch):
+    for what in ("REQUEST", "RESPONSE"):
+        monkeypatch.setenv(f"OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_{what}", ".*")
+    key, documented = "q7zk41vttxwm93bd", "ask_live_0123456789"
+    app.api.answers(code, headers={"X-Echo": f"Key {key}", "X-You": f"for {documented}"})
+    order(app)
+    app.send(headers={"Authorization": f"Key {key}", "X-Note": documented, "X-Tier": "gold"})
+
+    told = {
+        name.replace("-", "_"): value for name, value in app.memory.attempt().attributes.items()
+    }
+    assert told["http.request.header.x_tier"] == ("gold",)
+    assert told["http.request.header.authorization"] == ("REDACTED",)
+    assert told["http.request.header.x_note"] == ("REDACTED",)
+    assert told["http.response.header.x_echo"] == ("Key REDACTED",)
+    assert told["http.response.header.x_you"] == ("for REDACTED",)
+    assert key not in repr(told)
+    assert documented not in repr(told)
 
 
 @pytest.fixture(params=["traceparent", None], ids=["w3c", "no propagator"])
