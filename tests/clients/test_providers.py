@@ -14,8 +14,9 @@ import httpx
 import openai
 import pytest
 import requests
-from opentelemetry import context, trace
+from opentelemetry import context, propagate, trace
 from opentelemetry.context import Context
+from opentelemetry.instrumentation import httpx as otel_httpx
 from opentelemetry.instrumentation.aiohttp_client import AioHttpClientInstrumentor
 from opentelemetry.instrumentation.httpx import (
     HTTPX2ClientInstrumentor,
@@ -191,16 +192,32 @@ def test_where_the_app_s_http_span_cannot_be_read_there_is_no_other(
 
 
 @pytest.mark.usefixtures("watched")
-def test_nor_where_it_is_made_by_a_transport_of_the_app_s(api, recorded):
-    transport = SyncOpenTelemetryTransport(
-        httpx.HTTPTransport(), tracer_provider=recorded.tracer_provider
-    )
+def test_nor_where_it_is_made_by_a_transport_of_the_app_s(api, recorded, caller):
+    flavour = "Async" if caller.run else "Sync"
+    suffix = "Httpx2" if caller.module.__name__ == "httpx2" else ""
+    wrapper = getattr(otel_httpx, f"{flavour}OpenTelemetryTransport{suffix}")
+    transport = wrapper(caller.transport(), tracer_provider=recorded.tracer_provider)
     api.answers("invalid_model")
 
-    with httpx.Client(transport=transport) as client:
-        client.post(f"{api.url}/chat/completions", json={})
+    client = caller.client(transport=transport)
+    caller.send("POST", f"{api.url}/chat/completions", client=client, json={})
 
     assert len(recorded.ended) == 1
+
+
+@pytest.mark.usefixtures("watched")
+def test_but_a_span_that_the_app_has_propagated_itself_is_no_http_span(api, recorded, anyone):
+    tracer = recorded.tracer_provider.get_tracer("app")
+    headers = {}
+
+    with tracer.start_as_current_span("work"):
+        propagate.inject(headers)
+        anyone.send("GET", f"{api.url}/models", headers=headers)
+
+    attempt, own = recorded.ended
+    assert attempt.attributes["http.response.status_code"] == 200
+    assert attempt.parent.span_id == own.context.span_id
+    assert headers["traceparent"][36:52] == f"{own.context.span_id:016x}"
 
 
 @pytest.mark.usefixtures("watched")
