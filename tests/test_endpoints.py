@@ -27,7 +27,8 @@ from assisters_otel.api import endpoints
         ("/v1/fine-tuning/models", None),
         ("/v1/chat", None),
         ("/v2/chat/completions/x", None),
-        ("/v1/" + "x" * 600 + "/v1/embeddings", None),
+        ("/v1/" + "x" * 494 + "/v1/embeddings", "/v1/embeddings"),  # 512 characters
+        ("/v1/" + "x" * 495 + "/v1/embeddings", None),
     ],
 )
 def test_a_path_has_the_documented_template_behind_any_prefix(path, expected):

@@ -425,6 +425,24 @@ def unit(name):
         units.end(name)
 
 
+@pytest.mark.parametrize(("passed_s", "number"), [(0.0, None), (0.001, 1)])
+def test_a_success_of_the_same_tick_may_have_come_after_the_failure(
+    resends, clock, passed_s, number
+):
+    """What says nothing of itself is a resend only where none can have succeeded since."""
+    bare, around = Message(b""), under(1)
+    fail(resends, bare, around)
+    again = send(resends, bare, around)
+    resends.answered(again, is_open=False)
+    clock.now += passed_s
+    fail(resends, bare, around)
+
+    resend = send(resends, bare, around).resend
+
+    assert again.resend.number == 1
+    assert (resend and resend.number) == number
+
+
 def test_another_unit_sends_nothing_again(resends):
     """One thread of a worker's does one task after the other, under one trace even."""
     with unit("a"):
