@@ -199,6 +199,42 @@ def test_the_session_s_own_raise_for_status_comes_after_the_envelope(api, memory
     assert told.trace_id == trace.format_trace_id(span.context.trace_id)
 
 
+async def raise_for_status_itself(response):
+    if response.status >= 400:
+        raise aiohttp.ClientResponseError(response.request_info, (), status=response.status)
+
+
+@pytest.mark.parametrize(
+    ("answer", "options", "told"),
+    [
+        (
+            {"code": "insufficient_funds"},
+            {"raise_for_status": raise_for_status_itself},
+            ("insufficient_funds", 402),
+        ),
+        ({"redirect": "/v1/models", "times": 3}, {"max_redirects": 2}, (None, 307)),
+    ],
+    ids=["the app's own function", "too many redirects"],
+)
+def test_what_a_session_raises_of_its_last_answer_is_explained(
+    api, memory, watched, answer, options, told
+):
+    api.answers(**answer)
+
+    async def main():
+        async with watched() as session:
+            await session.get(f"{api.url}/models", **options)
+
+    with pytest.raises(aiohttp.ClientResponseError) as raised:
+        asyncio.run(main())
+
+    explained = assisters_otel.explain(raised.value)
+    assert (explained.code, explained.status) == told
+    span = memory.attempts()[-1]
+    assert explained.trace_id == trace.format_trace_id(span.context.trace_id)
+    assert explained.request_id == span.attributes["assisters.request.id"]
+
+
 def test_a_connection_that_aiohttp_finds_stale_is_an_attempt_of_its_own(api, memory, watched):
     api.answers("ok")
     api.answers(fault="drop")
