@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -59,6 +60,33 @@ HANDED_ON = {
     "delivery.failed(failure_of(error))",
     "future.set_exception(error)",
 }
+
+FORMS = (
+    ("clients.retries", "_in_one_send", "_in_one_send_async"),
+    ("clients.openai", "_wrap_parse", "_wrap_async_parse"),
+    ("clients.openai", "_wrap_close", "_wrap_async_close"),
+    ("clients.httpx.adapter", "_wrap", "_wrap_async"),
+    ("clients.httpx.chunks", "Chunks", "AsyncChunks"),
+    ("clients.httpx.streams", "SyncStream.read_ahead", "AsyncStream.read_ahead"),
+    ("clients.httpx.streams", "SyncStream.__iter__", "AsyncStream.__aiter__"),
+    ("clients.httpx.streams", "SyncStream._replay", "AsyncStream._replay"),
+)
+"""Functions and classes that are written twice, by their modules."""
+
+ONLY_ASYNC = {
+    "clients.httpx.chunks": {"_no_async_method"},
+    "clients.httpx.streams": {"aclose"},  # reads to the end what an event loop would report
+    "clients.openai": {"request"},  # a coroutine can be closed in another context than its own
+}
+"""Async functions without such a form, but those of aiohttp, which is async alone."""
+
+ASYNC_WORDS = (
+    (r"\b(async|await) ", ""),
+    (r"Async|_async(?=_|\b)|\basync_|\bSync(?=[A-Z])|\bsync_", ""),
+    (r"\b(__)?a(?=(iter|next|close|send|throw)\b|(iter|next)__)", r"\1"),
+    (r"for part in rest:\s+yield part", "yield from rest"),
+)
+"""The words of one form that the other one has not."""
 
 MAX_LINES = 300
 MIN_LINES = 15
@@ -261,3 +289,45 @@ def test_no_function_that_is_made_at_each_request_is_decorated():
     ]
 
     assert within == []
+
+
+def found(tree, path):
+    for name in path.split("."):
+        defined = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+        (tree,) = (n for n in ast.walk(tree) if isinstance(n, defined) and n.name == name)
+    return tree
+
+
+def said(tree, path):
+    """Return what a function or a class does, without its name, its docstring and `await`."""
+    node = found(tree, path)
+    if ast.get_docstring(node) is not None:
+        node.body = node.body[1:]
+    text = "\n".join(map(ast.unparse, node.body))
+    for word, instead in ASYNC_WORDS:
+        text = re.sub(word, instead, text)
+    return text
+
+
+@pytest.mark.parametrize(("module", "form", "async_form"), FORMS)
+def test_the_sync_and_the_async_form_of_a_step_differ_in_await_alone(module, form, async_form):
+    tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())
+
+    assert said(tree, form) == said(tree, async_form)
+    assert "await" not in said(tree, async_form)
+
+
+def test_an_async_step_has_a_sync_form_or_a_reason():
+    alone = {}
+    for name, tree in modules().items():
+        if name.startswith("clients.") and not name.startswith("clients.aiohttp"):
+            twins = [found(tree, form) for module, _, form in FORMS if module == name]
+            inside = {id(node) for twin in twins for node in ast.walk(twin)}
+            here = {
+                node.name
+                for node in ast.walk(tree)
+                if isinstance(node, ast.AsyncFunctionDef) and id(node) not in inside
+            }
+            alone |= {name: here} if here else {}
+
+    assert alone == ONLY_ASYNC
