@@ -13,9 +13,11 @@ from time import sleep
 import assisters
 import openai
 import pytest
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 
 from assisters_otel.recording.deferred import WAIT_S
+from callers import _run_sync
 from sizes import SIZE
 from streamers import STREAMERS
 
@@ -81,6 +83,51 @@ def test_a_stream_that_is_dropped_is_reported_without_another_request(api, memor
 def ended(memory):
     names = ("assisters.stream", "chat ")
     return [span for span in memory.spans() if span.name.startswith(names)]
+
+
+class Ended(SpanProcessor):
+    """Notes of each span that ends whether that is inside the garbage collector."""
+
+    def __init__(self, telemetry):
+        self._deferred = telemetry._instrumentation.recorder.deferred
+        self.inside = []
+
+    def on_end(self, span):
+        if span.name.startswith(("assisters.stream", "chat ")):
+            self.inside.append(self._deferred.is_collecting())
+
+
+@pytest.mark.usefixtures("_collecting_only_when_asked")
+@pytest.mark.parametrize("streamer", [one for one in STREAMERS if not one.is_async], ids=str)
+def test_what_a_collected_object_closes_is_reported_outside_of_the_collector(
+    api, memory, telemetry, streamer
+):
+    """There the SDK may hold the lock that a record needs."""
+    processor, closed = Ended(telemetry), []
+    memory.tracer_provider.add_span_processor(processor)
+
+    class Closing:
+        def __init__(self, stream):
+            self.stream, self.itself = stream, self
+
+        def __del__(self):
+            _run_sync(self.stream.close)
+            closed.append(time.time_ns())
+
+    async def script(opened):
+        stream = await opened()
+        await stream.read()
+        read_ns = time.time_ns()
+        Closing(stream)
+        sleep(0.05)  # noqa: ASYNC251 - no event loop runs
+        gc.collect()
+        assert wait_for(lambda: ended(memory), 10)
+        assert ended(memory)[0].end_time <= read_ns, "it ends with what was read"
+
+    streamer.use(api.url, script)
+
+    assert len(closed) == 1
+    assert processor.inside == [False]
 
 
 @pytest.mark.usefixtures("telemetry")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import SimpleNamespace
 
 import httpx
 import httpx2
+import openai
 import pytest
 
 import assisters_otel
@@ -71,6 +73,25 @@ def test_no_more_routes_are_remembered_than_a_few_hundred(memory):
 
     assert routes.find(made[-1].url, HOSTS) is made[-1]
     assert routes.find(made[0].url, HOSTS) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "is_remembered"),
+    [
+        ("/models/assisters-chat-v1", True),
+        ("/models/assisters-chat-v1?note=secret+wish", False),
+        (f"/models/{'a' * 130}", False),
+        ("/nosuch", False),
+    ],
+)
+def test_nor_is_that_of_a_call(api, telemetry, path, is_remembered):
+    calls = telemetry._instrumentation.recorder.calls
+    with openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=0) as client:
+        for _ in range(2):
+            with contextlib.suppress(openai.APIStatusError):
+                client.get(path, cast_to=object)
+
+    assert [key[-1].endswith(path) for key in calls._places] == [True] * is_remembered
 
 
 def test_a_host_that_is_watched_no_more_has_no_spans_by_an_earlier_route(api, memory):
