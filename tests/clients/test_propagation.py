@@ -71,6 +71,18 @@ def w3c():
     return CompositePropagator([W3C(), W3CBaggagePropagator()])
 
 
+def w3c_and_another():
+    return CompositePropagator([W3C(), Sloppy()])
+
+
+def another_and_baggage():
+    return CompositePropagator([Sloppy(), W3CBaggagePropagator()])
+
+
+def three():
+    return CompositePropagator([W3C(), W3CBaggagePropagator(), Sloppy()])
+
+
 def b3_single():
     from opentelemetry.propagators.b3 import B3SingleFormat
 
@@ -92,6 +104,9 @@ def jaeger():
 PROPAGATORS = [
     pytest.param(w3c, "traceparent", id="w3c"),
     pytest.param(Sloppy, "x-span", id="sloppy"),
+    pytest.param(w3c_and_another, "x-span", id="w3c and another"),
+    pytest.param(another_and_baggage, "x-span", id="another and baggage"),
+    pytest.param(three, "x-span", id="three"),
     *(
         pytest.param(make, header, id=make.__name__, marks=pytest.mark.skipif(
             find_spec("opentelemetry.propagators") is None

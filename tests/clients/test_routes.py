@@ -126,6 +126,7 @@ def test_headers_are_the_same_without_httpx_s_own_list(module):
     headers = module.Headers(sent)
     public = SimpleNamespace(raw=headers.raw)
 
+    assert lower_headers(headers) is headers._list, "no other one is made of it"
     assert lower_headers(headers) == lower_headers(public) == with_lower_names(headers.raw)
     assert known_lower_headers(lower_headers(headers)) == known_headers(headers.raw)
     assert known_headers(headers.raw) == {
