@@ -430,6 +430,22 @@ def test_a_stream_that_fails_after_its_200_says_how(
 
 
 @pytest.mark.usefixtures("watched")
+@pytest.mark.parametrize("is_read", [True, False])
+def test_the_connection_s_reader_is_closed_with_a_failed_answer(api, session, is_read):
+    """Without this it would be open for as long as anyone holds the answer's."""
+    api.answers("internal_error", chunked=True, size=100_000)
+
+    response = session.get(f"{api.url}/models", stream=True)
+    reader = response.raw._original_response.fp
+    wire = reader.raw._rest
+    assert not wire.closed
+    assert not is_read or len(response.content) == 100_000
+    response.close()
+
+    assert (reader.closed, wire.closed) == (True, True)
+
+
+@pytest.mark.usefixtures("watched")
 def test_a_stream_closed_early_is_cancelled_and_one_dropped_is_abandoned(api, memory, session):
     api.answers(chunk_delay_s=0.02, times=3)
     with session.post(f"{api.url}/chat/completions", json=STREAM, stream=True) as response:
