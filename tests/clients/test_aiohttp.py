@@ -413,6 +413,24 @@ def test_a_redirect_from_another_host_is_an_attempt_and_none_of_its_span(
     assert told == ["GET /v1/models"] * ("by us" in request.node.name)
 
 
+@pytest.mark.usefixtures("telemetry")
+def test_a_stream_behind_a_redirect_from_another_host_is_read_as_the_client_decodes_it(api, memory):
+    async def main(other):
+        other.answers(redirect=f"{api.url}/chat/completions")
+        api.answers(in_stream="model_overloaded", gzip=True)
+        async with aiohttp.ClientSession() as session:
+            url = f"http://localhost:{other.port}/v1/chat/completions"
+            async with session.post(url, json={**CHAT, "stream": True}) as response:
+                assert response.headers["Content-Encoding"] == "gzip"
+                await response.read()
+
+    with FakeApi() as other:
+        asyncio.run(main(other))
+
+    (span,) = (span for span in memory.spans() if span.name == "assisters.stream")
+    assert span.attributes["error.code"] == "model_overloaded"
+
+
 # -- whose requests, whose spans -----------------------------------------------------------------
 
 
