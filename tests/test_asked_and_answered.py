@@ -178,6 +178,23 @@ def test_an_answer_s_record_is_read_from_what_an_sdk_has_parsed(name, read):
         assert found.model == expected.get("gen_ai.response.model")
 
 
+def test_of_many_choices_sixteen_have_their_reasons():
+    reasons = ["stop"] * 16 + ["length"]
+    kept = {
+        "objects": answer.of_result(as_objects(chat(*reasons))),
+        "a dictionary": answer.of_result(chat(*reasons)),
+        "bytes": raw_answer.of_content(json.dumps(chat(*reasons)).encode()),
+        "an event": last_of(chunk(*enumerate(reasons)), DONE).answer,
+    }
+
+    told = {how: one.attributes["gen_ai.response.finish_reasons"] for how, one in kept.items()}
+    first = ("stop",) * 16
+    assert told == {
+        "objects": first, "a dictionary": first, "an event": first,
+        "bytes": (*first[1:], "length"),  # which are read from their end
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize("name", ANSWERS)
 def test_an_answer_s_record_is_the_same_in_its_bytes(name, indent):
