@@ -158,8 +158,6 @@ class Call:
             SCOPE.set(self._outer[1])
             context.attach(self._outer[0])
         self.end(names.CANCELLED_CALL)
-        if self.is_ours and self.span.is_recording() and not self._watcher.is_collecting():
-            self.span.end()
 
     @fail_safe
     def includes(self, request: ApiRequest, message: RequestReader) -> bool:
@@ -226,10 +224,8 @@ class Call:
             self._answer = self.body.read_answer()  # its tokens count, whatever the SDK makes of it
             self.body.found_unusable(None, error)
         self._watcher.raised(self, error)
-        if isinstance(error, Exception):
-            self.end(names.FAILED, type(error).__qualname__)
-        else:
-            self.end(names.CANCELLED_CALL)
+        name = type(error).__qualname__ if isinstance(error, Exception) else None
+        self.end(names.CANCELLED_CALL if name is None else names.FAILED, name)
 
     def body_ended(self, body: Body, at: Moment | None) -> None:
         """Record the end of a body. It ends the call if the SDK has returned that body."""
@@ -261,8 +257,14 @@ class Call:
         if self._watcher.is_collecting():
             self._watcher.put_off(partial(self.end, outcome, exception, at or Moment.now()))
             return
-        if next(self._once, None) is None:
-            return
+        try:
+            if next(self._once, None) is not None:
+                self._end_once(outcome, exception, at)
+        except BaseException:  # also an interrupt's; no other end will come
+            self._watcher.gave_up(self)
+            raise
+
+    def _end_once(self, outcome: str, exception: str | None, at: Moment | None) -> None:
         self.is_open, self.is_ended = False, True
         self.built_request = None  # a task that outlives the call may keep the call alive
         if outcome == names.OK and self.chain.retries:
