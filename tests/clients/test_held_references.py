@@ -82,6 +82,22 @@ def test_a_raw_answer_that_the_app_keeps_is_not_kept_twice(api, client):
     assert answer.http_response.content == body.encode()
 
 
+@pytest.mark.parametrize("how", ["raw", "parsed"])
+def test_of_a_result_that_the_sdk_parses_itself_nothing_is_kept(client, how):
+    def beginnings(_response=None):
+        kept.append([one for one in gc.get_objects() if isinstance(one, BodyBeginning)])
+
+    gc.collect()
+    kept, chat = [], client.chat.completions
+    beginnings()
+    client._client.event_hooks = {"response": [beginnings]}  # its body is not read
+
+    (chat.with_raw_response.create if how == "raw" else chat.create)(**CHAT)
+
+    before, meanwhile = map(len, kept)
+    assert meanwhile - before == (how == "raw")
+
+
 @pytest.mark.parametrize("is_compressed", [False, True])
 @pytest.mark.parametrize(
     ("reason", "text", "raised"),

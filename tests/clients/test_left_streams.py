@@ -85,6 +85,21 @@ def ended(memory):
     return [span for span in memory.spans() if span.name.startswith(names)]
 
 
+@pytest.mark.usefixtures("_collecting_only_when_asked", "telemetry")
+def test_what_is_put_off_wakes_the_thread(api, memory, monkeypatch):
+    monkeypatch.setattr("assisters_otel.recording.deferred.IDLE_S", 60.0)
+    (streamer,) = (one for one in STREAMERS if one.name == "httpx")
+
+    async def script(opened):
+        kept = []
+        await read_one_and_leave(opened, kept)
+        kept.clear()
+        gc.collect()
+        assert wait_for(lambda: ended(memory), 20)
+
+    streamer.use(api.url, script)
+
+
 class Ended(SpanProcessor):
     """Notes of each span that ends whether that is inside the garbage collector."""
 
@@ -250,6 +265,27 @@ def test_who_asks_for_metrics_waits_for_a_slow_exporter_once(api, memory, export
 
     exporter.go_on.set()
     assert wait_for(lambda: memory.points("assisters.client.request.duration"), 5)
+
+
+def test_who_does_not_wait_at_all_leaves_the_next_one_to_wait(telemetry, monkeypatch):
+    monkeypatch.setattr("assisters_otel.recording.deferred.WAIT_S", 60.0)
+    deferred = telemetry._instrumentation.recorder.deferred
+    is_held, go_on, ran = threading.Event(), threading.Event(), []
+
+    def hold():
+        with deferred._lock:
+            is_held.set()
+            go_on.wait(60)
+
+    threading.Thread(target=hold).start()
+    assert is_held.wait(60)
+    deferred.put(lambda: ran.append(True))
+    deferred.run_all(0)
+    assert ran == []
+    threading.Timer(0.05, go_on.set).start()
+    deferred.run_all()
+
+    assert ran == [True]
 
 
 @pytest.mark.usefixtures("telemetry")
