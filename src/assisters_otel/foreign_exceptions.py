@@ -61,6 +61,19 @@ def of(error: BaseException) -> BaseException | None:
     return _first(_chain(error, lambda one: one.__cause__))
 
 
+def is_cancellation(error: BaseException) -> bool:
+    """Return True if an exception says that the app has given up, and nothing of the API.
+
+    It is no `Exception`, such as Ctrl-C or the cancellation of a task. Or it is foreign, such as
+    the time limit of a job. `openai` raises its own exception directly from that one. A network
+    error that a client's transport has made of it, such as ``ReadTimeout`` of a ``TimeoutError``,
+    is what the app gets, and stays one.
+    """
+    if not isinstance(error, Exception):
+        return True
+    return _first(iter((error, error.__cause__ or error))) is not None
+
+
 def of_client(error: BaseException, handled: BaseException | None) -> BaseException | None:
     """Return the foreign exception that a client has turned into its own, or None.
 

@@ -30,6 +30,7 @@ from assisters_otel.attempts.clock import Moment
 from assisters_otel.attempts.request_matching import is_of_call, is_sdk_request
 from assisters_otel.attempts.retry_chain import RetryChain
 from assisters_otel.fail_safe import fail_safe
+from assisters_otel.foreign_exceptions import is_cancellation
 from assisters_otel.outcomes import CallOutcome
 from assisters_otel.semconv import attributes as names
 
@@ -221,15 +222,16 @@ class Call:
 
     @fail_safe
     def raised(self, error: BaseException) -> None:
-        """Record that the SDK has raised. If it is no `Exception`, the caller has cancelled."""
-        if self.body is not None and isinstance(error, Exception):
+        """Record that the SDK has raised, perhaps because the caller has cancelled."""
+        cancelled = is_cancellation(error)
+        if self.body is not None and isinstance(error, Exception) and not cancelled:
             self._answer = self.body.read_answer()  # its tokens count, whatever the SDK makes of it
             self.body.found_unusable(None, error)
         self._watcher.raised(self, error)
-        if isinstance(error, Exception):
-            self.end(names.FAILED, type(error).__qualname__)
-        else:
+        if cancelled:
             self.end(names.CANCELLED_CALL)
+        else:
+            self.end(names.FAILED, type(error).__qualname__)
 
     def body_ended(self, body: Body, at: Moment | None) -> None:
         """Record the end of a body. It ends the call if the SDK has returned that body."""

@@ -38,6 +38,7 @@ from assisters_otel.api.headers import CONTENT_TYPE
 from assisters_otel.api.unusable_answer import BodyBeginning
 from assisters_otel.attempts.clock import Moment
 from assisters_otel.fail_safe import fail_safe
+from assisters_otel.foreign_exceptions import is_cancellation
 from assisters_otel.outcomes import AttemptOutcome, StreamOutcome
 from assisters_otel.recording import body_outcomes
 from assisters_otel.semconv import attributes as names
@@ -179,7 +180,7 @@ class ResponseBody:
     @fail_safe
     def broke(self, error: BaseException) -> None:
         """Record that an exception was raised in place of more bytes."""
-        self._end(BodyEnd.BROKEN if isinstance(error, Exception) else BodyEnd.CLOSED, error)
+        self._end(BodyEnd.CLOSED if is_cancellation(error) else BodyEnd.BROKEN, error)
 
     @fail_safe
     def closed(self) -> None:
