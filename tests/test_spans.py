@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 
@@ -7,6 +9,7 @@ from assisters_otel.api.identity import Identity
 from assisters_otel.api.request import ApiRequest
 from assisters_otel.outcomes import AttemptOutcome
 from assisters_otel.sinks import attempt_span, foreign_span
+from moments import interrupted_at
 
 SCOPE = "opentelemetry.instrumentation.httpx"
 URL = "https://api.assisters.dev/v1/models"
@@ -43,6 +46,22 @@ def test_an_end_time_that_is_given_is_kept(tracer, memory):
     span.end(span.start_time + 5)
 
     assert memory.attempt().end_time == memory.attempt().start_time + 5
+
+
+def test_an_interrupt_before_its_end_does_not_keep_the_app_s_span_open(tracer):
+    number, still_open = 2, []  # at the first moment nothing of it has run
+    while True:
+        span = tracer.start_span("GET", kind=SpanKind.CLIENT)
+        foreign_span.before_end(span, lambda span: span.set_attribute("written", 1))
+        with interrupted_at(number) as places, suppress(KeyboardInterrupt):
+            span.end()
+        if not places:
+            break
+        still_open += [place for place in places if span.is_recording()]
+        number += 1
+
+    assert number > 4
+    assert still_open == []
 
 
 def test_a_span_without_room_for_an_end_of_its_own_is_written_at_once():

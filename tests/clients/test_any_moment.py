@@ -1,8 +1,4 @@
-"""An exception of a signal handler, at each moment at which Python runs one in code of ours.
-
-Python runs a handler where a function starts, and after a function that is written in C. There a
-profile function is called, too. So it raises in the handler's place, at one moment after another.
-"""
+"""An exception of a signal handler, at each moment at which Python runs one in code of ours."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ import gc
 import json
 import sys
 from contextlib import contextmanager, suppress
+from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
@@ -21,31 +18,28 @@ import openai
 import pytest
 import requests
 from opentelemetry import context, trace
-from opentelemetry.sdk.trace import Span, SpanProcessor
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool
 
 import assisters_otel
 from assisters_otel.attempts.call import current_call
+from moments import Open, interrupted_at, left_behind
 from raw_server import RawServer
+from sizes import SIZE, WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
+    from assisters_otel.testing import FakeApi
     from memory import Memory
-
-OF_OURS = "/assisters_otel/"
-ENTERS = "/opentelemetry/context/"
-NO_MOMENTS = {"<genexpr>", "__del__", "_collector", "close"}
-"""A generator that is dropped is entered once more for the profile function alone. What is raised
-in a `__del__`, or in what the collector calls, reaches nobody. httpx takes a response for closed
-before it closes its stream: an interrupt at that moment leaks the connection without us, too."""
 
 STEP = 7  # each way, with a success and with a refusal, starts at another moment
 LOOP_STEP = 11
+BODY_STEP = 3 if SIZE >= WHOLE else 23
 SOON_S = 2.0
 
+ASKED = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 ENVELOPE = {"error": {"type": "authentication_error", "code": "invalid_api_key", "message": "m"}}
 
 
@@ -145,49 +139,6 @@ async def of_async_openai(url: str) -> None:
 ASYNC_WAYS = [of_async_httpx, of_async_httpx2, of_aiohttp, of_async_openai]
 
 
-class Open(SpanProcessor):
-    """The spans that were started and have not ended."""
-
-    def __init__(self) -> None:
-        self.spans: dict[int, str] = {}
-
-    def on_start(self, span: Span, parent_context: Any = None) -> None:  # noqa: ARG002 - as the SDK calls it
-        self.spans[span.get_span_context().span_id] = span.name
-
-    def on_end(self, span: Any) -> None:
-        self.spans.pop(span.context.span_id, None)
-
-
-@contextmanager
-def interrupted_at(number: int) -> Iterator[list[str]]:
-    """Raise KeyboardInterrupt at one moment. Yield where that was, in a list, or an empty one."""
-    places: list[str] = []
-    count = 0
-
-    def profile(frame: FrameType, event: str, _: object) -> None:
-        nonlocal count
-        code = frame.f_code
-        if places or event not in {"call", "c_return"} or code.co_name in NO_MOMENTS:
-            return
-        if OF_OURS in code.co_filename or (ENTERS in code.co_filename and _is_in_ours(frame)):
-            count += 1
-            if count == number:
-                places.append(f"{code.co_filename.rpartition('/')[2]}:{frame.f_lineno} {event}")
-                raise KeyboardInterrupt
-
-    sys.setprofile(profile)
-    try:
-        yield places
-    finally:
-        sys.setprofile(None)
-
-
-def _is_in_ours(frame: FrameType | None) -> bool:
-    while frame is not None and ENTERS in frame.f_code.co_filename:
-        frame = frame.f_back
-    return frame is not None and OF_OURS in frame.f_code.co_filename
-
-
 @pytest.mark.parametrize("kind", ANSWERS)
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_an_interrupt_at_any_moment_leaves_nothing_behind(memory: Memory, way: Way, kind: str):
@@ -230,42 +181,141 @@ def test_an_interrupt_at_any_moment_leaves_nothing_behind(memory: Memory, way: W
     assert left == []
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::ResourceWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+# An interrupt of an event loop ends it whole, so each run has one of its own. Coroutines of the
+# client's that are never awaited again are warned of, without us, too.
+of_a_loop = pytest.mark.filterwarnings(
+    "ignore::RuntimeWarning",
+    "ignore::ResourceWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+)
+
+
+@of_a_loop
 @pytest.mark.parametrize("kind", ANSWERS)
 @pytest.mark.parametrize("ask", ASYNC_WAYS)
 def test_an_interrupt_of_an_event_loop_leaves_nothing_behind(memory: Memory, ask: Any, kind: str):
-    # It ends the whole loop, as a second Ctrl-C does, so each has one of its own. Coroutines of the
-    # client's that are never awaited again are warned of, without us, too.
-    open_spans = Open()
-    memory.tracer_provider.add_span_processor(open_spans)
     with RawServer() as server:
         server.answer = server.usual = ANSWERS[kind], False
         with assisters_otel.init(
             hosts=[server.url],
             tracer_provider=memory.tracer_provider,
             meter_provider=memory.meter_provider,
-        ):
+        ) as telemetry:
             asyncio.run(ask(server.url))
-            number, left = 1 + ASYNC_WAYS.index(ask) + list(ANSWERS).index(kind), []
-            is_through = False
-            while not is_through:
-                before = context.get_current()
-                with interrupted_at(number) as places:
-                    try:
-                        asyncio.run(ask(server.url))
-                    except KeyboardInterrupt:
-                        assert places
-                    else:
-                        assert not places, f"swallowed at {places}"
-                        is_through = True
-                gc.collect()  # the client's coroutines, which may hold a span
-                left += [(*places, name) for name in open_spans.spans.values()]
-                if context.get_current() != before or current_call() is not None:
-                    left.append((*places, "a context"))
-                    context.attach(before)
-                open_spans.spans.clear()
-                number += LOOP_STEP
+            start = 1 + ASYNC_WAYS.index(ask) + list(ANSWERS).index(kind)
+            number, left = left_behind(
+                memory, telemetry, lambda: asyncio.run(ask(server.url)), start=start, step=LOOP_STEP
+            )
+
+    assert number > 100  # it was interrupted in many places
+    assert left == []
+
+
+def with_openai(**options: Any) -> Any:
+    """Return a decorator of a way through `openai`, which gets the method that asks."""
+
+    def of(ask: Any) -> Any:
+        @wraps(ask)
+        def run(api: FakeApi) -> None:
+            with openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=2) as client:
+                ask(client.chat.completions, ASKED | options)
+
+        return run
+
+    return of
+
+
+@with_openai(stream=True)
+def read_stream(chat: Any, asked: Any) -> None:
+    for _ in chat.create(**asked):
+        pass
+
+
+@with_openai(stream=True)
+def leave_stream(chat: Any, asked: Any) -> None:
+    stream = chat.create(**asked)
+    next(iter(stream))
+    stream.close()
+
+
+@with_openai()
+def parse_raw(chat: Any, asked: Any) -> None:
+    chat.with_raw_response.create(**asked).parse()
+
+
+@with_openai()
+def read_raw(chat: Any, asked: Any) -> None:
+    with chat.with_streaming_response.create(**asked) as response:
+        response.read()
+
+
+def retry(api: FakeApi) -> None:
+    api.answers("rate_limit_exceeded", times=1)
+    with openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=2) as client:
+        client.chat.completions.create(**ASKED)
+
+
+def read_with_requests(api: FakeApi) -> None:
+    with requests.Session() as session:
+        session.trust_env = False
+        url = f"{api.url}/chat/completions"
+        for _ in session.post(url, json=ASKED | {"stream": True}, stream=True).iter_content(64):
+            pass
+
+
+def read_with_httpx(api: FakeApi) -> None:
+    with (
+        httpx.Client(trust_env=False) as client,
+        client.stream("POST", f"{api.url}/chat/completions", json=ASKED | {"stream": True}) as got,
+    ):
+        for _ in got.iter_bytes():
+            pass
+
+
+async def read_with_aiohttp(api: FakeApi) -> None:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{api.url}/chat/completions", json=ASKED | {"stream": True}) as response,
+    ):
+        async for _ in response.content.iter_any():
+            pass
+
+
+async def be_dropped(api: FakeApi) -> None:
+    api.answers(fault="drop")
+    async with aiohttp.ClientSession() as session:
+        with suppress(aiohttp.ClientError):
+            await session.post(f"{api.url}/chat/completions", json=ASKED)
+
+
+async def read_async_stream(api: FakeApi) -> None:
+    async with openai.AsyncOpenAI(base_url=api.url, api_key="ask_k") as client:
+        async for _ in await client.chat.completions.create(**ASKED, stream=True):
+            pass
+
+
+BODIES = [
+    *(read_stream, leave_stream, parse_raw, read_raw, retry, read_with_requests, read_with_httpx),
+    *(read_with_aiohttp, be_dropped, read_async_stream),
+]
+
+
+@of_a_loop
+@pytest.mark.parametrize("use", BODIES)
+def test_an_interrupt_while_a_body_is_read_leaves_nothing_behind(
+    api: FakeApi, memory: Memory, telemetry, monkeypatch, use: Any
+):
+    monkeypatch.setattr(openai.OpenAI, "_calculate_retry_timeout", lambda *_, **__: 0.0)
+
+    def run() -> None:
+        api.reset()
+        made = use(api)
+        if made is not None:
+            asyncio.run(made)
+
+    run()
+    start = BODIES.index(use) + 1
+    number, left = left_behind(memory, telemetry, run, start=start, step=BODY_STEP)
 
     assert number > 100  # it was interrupted in many places
     assert left == []

@@ -128,8 +128,7 @@ class Call:
         self._result: Callable[[], object] | None = None
         self._tokens: tuple[Token[Context], Token[object]] | None = None
         self._once = iter((True,))  # two threads may close one body
-        outer = context.get_current()
-        self._outer = outer, SCOPE.get()
+        self._outer = outer, _ = context.get_current(), SCOPE.get()
         self._outside = trace.set_span_in_context(span, outer) if is_ours else outer
         self.context: Context = context.set_value(KEY, self, self._outside)
         self.started_s = time.perf_counter()
@@ -159,8 +158,6 @@ class Call:
             SCOPE.set(self._outer[1])
             context.attach(self._outer[0])
         self.end(names.CANCELLED_CALL)
-        if self.is_ours and self.span.is_recording() and not self._watcher.is_collecting():
-            self.span.end()
 
     @fail_safe
     def includes(self, request: ApiRequest, message: RequestReader) -> bool:
@@ -223,15 +220,12 @@ class Call:
     @fail_safe
     def raised(self, error: BaseException) -> None:
         """Record that the SDK has raised, perhaps because the caller has cancelled."""
-        cancelled = is_cancellation(error)
-        if self.body is not None and isinstance(error, Exception) and not cancelled:
+        name = None if is_cancellation(error) else type(error).__qualname__
+        if self.body is not None and name is not None and isinstance(error, Exception):
             self._answer = self.body.read_answer()  # its tokens count, whatever the SDK makes of it
             self.body.found_unusable(None, error)
         self._watcher.raised(self, error)
-        if cancelled:
-            self.end(names.CANCELLED_CALL)
-        else:
-            self.end(names.FAILED, type(error).__qualname__)
+        self.end(names.CANCELLED_CALL if name is None else names.FAILED, name)
 
     def body_ended(self, body: Body, at: Moment | None) -> None:
         """Record the end of a body. It ends the call if the SDK has returned that body."""
@@ -263,8 +257,14 @@ class Call:
         if self._watcher.is_collecting():
             self._watcher.put_off(partial(self.end, outcome, exception, at or Moment.now()))
             return
-        if next(self._once, None) is None:
-            return
+        try:
+            if next(self._once, None) is not None:
+                self._end_once(outcome, exception, at)
+        except BaseException:  # also an interrupt's; no other end will come
+            self._watcher.gave_up(self)
+            raise
+
+    def _end_once(self, outcome: str, exception: str | None, at: Moment | None) -> None:
         self.is_open, self.is_ended = False, True
         self.built_request = None  # a task that outlives the call may keep the call alive
         if outcome == names.OK and self.chain.retries:

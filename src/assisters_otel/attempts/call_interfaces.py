@@ -67,6 +67,9 @@ class Watcher(Protocol[C_contra]):
     def ended(self, call: C_contra, outcome: CallOutcome, end_ns: int | None) -> None:
         """Record a call's outcome, once. *end_ns* is None if the call ends now."""
 
+    def gave_up(self, call: C_contra) -> None:
+        """Leave nothing open of a call whose end was interrupted."""
+
     def is_collecting(self) -> bool:
         """Return True if this runs inside the garbage collector."""
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry import context, trace
 
-from assisters_otel.api.headers import CONTENT_LENGTH, header_integer, may_be_read_ahead
+from assisters_otel.api.headers import may_be_read_ahead
 from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_body",
         "_is_refused",
         "_is_transient",
         "_left_ns",
@@ -104,6 +105,7 @@ class Exchange:
         self._left_ns: int | None = None
         self._response: object = None
         self._is_refused = False
+        self._body: ResponseBody | None = None
         self.attempt: Attempt | None = None
         self.read_beginning: Callable[[], bytes | None] | None = None
 
@@ -158,6 +160,8 @@ class Exchange:
     @fail_safe
     def abandon(self) -> None:
         """Leave nothing behind where an exception has interrupted `start` or `end`."""
+        if self._body is not None:
+            self._body.abandon()
         if self.own is not None:
             self.own.abandon(self._left_ns)
 
@@ -235,17 +239,12 @@ class Exchange:
         """
         attempt = self.attempt
         if attempt is not None and (attempt.call is not None or attempt.is_event_stream):
-            return self._recorder.bodies.watch(attempt, self._is_transient, sent)
-        return None
+            self._body = self._recorder.bodies.watch(attempt, self._is_transient, sent)
+        return self._body
 
     def may_be_read_ahead(self) -> bool:
         """Return True if the body of a failed answer may be read before the caller reads it."""
         return self.attempt is not None and may_be_read_ahead(self.attempt.headers)
-
-    def length(self) -> int | None:
-        """Return the value of Content-Length in bytes, or None without one."""
-        sent = None if self.attempt is None else self.attempt.headers.get(CONTENT_LENGTH)
-        return header_integer(sent)
 
     def raised_for_status(self, error: BaseException) -> None:
         """Remember the failed answer by the exception that the client raises for it, too."""

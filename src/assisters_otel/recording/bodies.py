@@ -137,15 +137,19 @@ class BodyRecorder:
         if call is None and events is None:
             return None
         body = ResponseBody(self, attempt, events, is_transient, sent)
-        if not body.is_plain:
-            attempt.origin()  # determined now, as another task or thread may read the body
-        if call is not None:
-            call.body = body
-        else:
-            body.span = self._start_stream_span(attempt)
-            self._open.add(body)
-            self.deferred.expect()
-        body.read_s = time.perf_counter()  # a span must not end before its start
+        try:
+            if not body.is_plain:
+                attempt.origin()  # determined now, as another task or thread may read the body
+            if call is not None:
+                call.body = body
+            else:
+                body.span = self._start_stream_span(attempt)
+                self._open.add(body)
+                self.deferred.expect()
+            body.read_s = time.perf_counter()  # a span must not end before its start
+        except BaseException:  # an interrupt's: no reader will get the body
+            self.gave_up(body)
+            raise
         return body
 
     @fail_safe
@@ -226,6 +230,17 @@ class BodyRecorder:
                 end_ns=None if at is None else at.unix_ns,
                 capture_message=self._capture_message,
             )
+
+    def gave_up(self, body: ResponseBody) -> None:
+        """Leave nothing open of a body whose end was interrupted."""
+        call = body.attempt.call
+        if call is not None:
+            body.made = names.CANCELLED_CALL
+            call.body_ended(body, None)
+            return
+        self._open.discard(body)
+        if body.span is not None and body.span.is_recording():
+            body.span.end()
 
     def _record_apart(
         self, call: Call, body: ResponseBody, outcome: AttemptOutcome, end: Moment

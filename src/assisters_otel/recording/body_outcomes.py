@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Final
 from assisters_otel.api.body_end import BodyEnd
 from assisters_otel.api.error_body import Envelope
 from assisters_otel.api.unusable_answer import is_page
-from assisters_otel.outcomes import AttemptOutcome
+from assisters_otel.foreign_exceptions import is_cancellation
+from assisters_otel.outcomes import AttemptOutcome, StreamOutcome
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from assisters_otel.api.event_stream import EventStreamScanner
     from assisters_otel.api.unusable_answer import BodyBeginning
     from assisters_otel.attempts.attempt import Attempt
-    from assisters_otel.outcomes import StreamOutcome
 
 
 CALL_OUTCOMES: Final = {
@@ -30,6 +31,11 @@ CALL_OUTCOMES: Final = {
     names.TRUNCATED: names.FAILED,
 }
 """The outcome of a call by the end of its body. Any other end has cancelled it."""
+
+
+def end_by(error: BaseException) -> BodyEnd:
+    """Return the end of a body by an exception that was raised in place of more bytes."""
+    return BodyEnd.CLOSED if is_cancellation(error) else BodyEnd.BROKEN
 
 
 def error_in_place(attempt: Attempt, beginning: BodyBeginning | None) -> Envelope | None:
@@ -66,6 +72,24 @@ def of_unusable(
         caller=attempt.caller,
         is_unusable=True,
     )
+
+
+def of_events(
+    attempt: Attempt, events: EventStreamScanner, outcome: str, first_chunk_s: float | None
+) -> StreamOutcome:
+    """Return the outcome of an event stream.
+
+    Args:
+        attempt: The attempt that was answered.
+        events: The scanner of the stream.
+        outcome: The outcome: one of `names.STREAM_OUTCOMES`.
+        first_chunk_s: Seconds from the start of the call or attempt to the first event, or None.
+    """
+    answer = attempt.without_secrets(events.last.answer)
+    if answer is not None and outcome != names.COMPLETED:
+        # A stream that goes on may have a usage in each event, of the tokens so far.
+        answer = answer.without_usage()
+    return StreamOutcome(outcome, events.chunks, first_chunk_s, answer)
 
 
 def of_body(  # noqa: PLR0913 - all that is known of a body

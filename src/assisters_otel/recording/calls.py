@@ -228,6 +228,13 @@ class CallRecorder:
             self._sinks.log.record_call(outcome, call.span)
         end_call_span(call, outcome, end_ns, capture_message=self._capture_message)
 
+    def gave_up(self, call: Call) -> None:
+        """Leave nothing open of a call whose end was interrupted."""
+        self._open.discard(call)
+        self.unparsed.discard(call)
+        if call.is_ours and call.span.is_recording():
+            call.span.end()
+
     def is_collecting(self) -> bool:
         """Return True if this runs inside the garbage collector."""
         return self._deferred.collecting_thread != 0 and self._deferred.is_collecting()

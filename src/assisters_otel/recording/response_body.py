@@ -38,8 +38,6 @@ from assisters_otel.api.headers import CONTENT_TYPE
 from assisters_otel.api.unusable_answer import BodyBeginning
 from assisters_otel.attempts.clock import Moment
 from assisters_otel.fail_safe import fail_safe
-from assisters_otel.foreign_exceptions import is_cancellation
-from assisters_otel.outcomes import AttemptOutcome, StreamOutcome
 from assisters_otel.recording import body_outcomes
 from assisters_otel.semconv import attributes as names
 from assisters_otel.sinks.call_span import write_abandoned_state
@@ -54,6 +52,7 @@ if TYPE_CHECKING:
     from assisters_otel.api.error_body import Envelope
     from assisters_otel.api.event_stream import EventStreamScanner
     from assisters_otel.attempts.attempt import Attempt
+    from assisters_otel.outcomes import AttemptOutcome, StreamOutcome
     from assisters_otel.recording.deferred import Deferred
 
 
@@ -72,6 +71,9 @@ class BodyRecorder(Protocol):
         self, body: ResponseBody, error: Envelope | None, exception: Exception | None
     ) -> None:
         """Record that a body that has ended well is no success, once."""
+
+    def gave_up(self, body: ResponseBody) -> None:
+        """Leave nothing open of a body whose end was interrupted."""
 
 
 class ResponseBody:
@@ -169,7 +171,8 @@ class ResponseBody:
             self.has_failed = True
             # The app may send the request again before the end. Until version 2.9 `openai` raises
             # for an error event, and does not close the stream.
-            outcome = self._outcome(self._stream(self.events, names.STREAM_ERROR), None)
+            told = self.attempt, self.events, names.STREAM_ERROR, self._first_s
+            outcome = self._outcome(body_outcomes.of_events(*told), None)
             self._recorder.body_failed(self, outcome)
 
     @fail_safe
@@ -180,7 +183,7 @@ class ResponseBody:
     @fail_safe
     def broke(self, error: BaseException) -> None:
         """Record that an exception was raised in place of more bytes."""
-        self._end(BodyEnd.CLOSED if is_cancellation(error) else BodyEnd.BROKEN, error)
+        self._end(body_outcomes.end_by(error), error)
 
     @fail_safe
     def closed(self) -> None:
@@ -224,13 +227,17 @@ class ResponseBody:
             # An object that is collected may close the stream, also while the SDK holds a lock.
             deferred.put(partial(self._end, end, error, at or Moment.at(self.read_s)))
             return
-        if next(self._once, None) is None:
-            return
-        self.is_over = True
-        is_good = self.is_plain and end is BodyEnd.COMPLETE
-        outcome = (self.attempt.outcome if is_good else None) or self._judge(end, error)
-        self.report(outcome, error)
-        self._recorder.body_ended(self, outcome, at)
+        try:
+            if next(self._once, None) is None:
+                return
+            self.is_over = True
+            is_good = self.is_plain and end is BodyEnd.COMPLETE
+            outcome = (self.attempt.outcome if is_good else None) or self._judge(end, error)
+            self.report(outcome, error)
+            self._recorder.body_ended(self, outcome, at)
+        except BaseException:  # also an interrupt's; no other end will come
+            self._recorder.gave_up(self)
+            raise
 
     def _judge(self, end: BodyEnd, error: BaseException | None) -> AttemptOutcome:
         """Return the outcome of the attempt, with that of the body, and set `made`."""
@@ -240,7 +247,7 @@ class ResponseBody:
             name = stream_outcome(
                 self.events, end, attempt.request.template, is_delimited=is_delimited
             )
-            stream = self._stream(self.events, name)
+            stream = body_outcomes.of_events(attempt, self.events, name, self._first_s)
         self.made = body_outcomes.CALL_OUTCOMES.get(name, names.CANCELLED_CALL)
         if error is None and self.events is None and not self.is_plain:
             unusable = body_outcomes.error_in_place(attempt, self.beginning)
@@ -281,13 +288,6 @@ class ResponseBody:
         self.beginning = None
         if self.is_plain and self.is_over:
             del self.attempt  # the client's response keeps this until the collector runs
-
-    def _stream(self, events: EventStreamScanner, outcome: str) -> StreamOutcome:
-        answer = self.attempt.without_secrets(events.last.answer)
-        if answer is not None and outcome != names.COMPLETED:
-            # A stream that goes on may have a usage in each event, of the tokens so far.
-            answer = answer.without_usage()
-        return StreamOutcome(outcome, events.chunks, self._first_s, answer)
 
     def _outcome(self, stream: StreamOutcome | None, error: BaseException | None) -> AttemptOutcome:
         return body_outcomes.of_body(

@@ -59,13 +59,13 @@ class _EndHook:
         self.write: Callable[[Span], object] | None = write
 
     def __call__(self, end_time: int | None = None) -> None:
-        own = vars(self._span)
-        own.pop("end", None)
-        own.pop("record_exception", None)
         try:
+            own = vars(self._span)
+            own.pop("end", None)
+            own.pop("record_exception", None)
             if self.write is not None:
                 _write(self.write, self._span)
-        finally:  # also with a foreign exception
+        finally:  # also with a foreign exception; before the `pop` it calls this again
             self._span.end(end_time)
 
 

@@ -104,10 +104,13 @@ class AiohttpAdapter(ClientAdapter):
         token = self._asked.set(asked)
         response = None
         try:
-            response = await send()
-            self._succeeded(asked, response)
-        except BaseException as error:
-            self._failed(asked, error)
+            try:
+                response = await send()
+                asked.end(response)
+            except BaseException as error:
+                self._failed(asked, error)
+                raise
+        except BaseException:
             asked.abandon(response)
             raise
         finally:
@@ -137,13 +140,6 @@ class AiohttpAdapter(ClientAdapter):
             exchange.end(error)
         elif asked.last is not None and is_a(error, (MODULE,), "ClientResponseError"):
             asked.last.raised_for_status(error)  # the session itself has raised it
-
-    @staticmethod
-    @fail_safe
-    def _succeeded(asked: SessionRequest, response: Any) -> None:
-        if asked.span is not None:
-            foreign_span.on_recorded_exception(asked.span, None)
-        asked.end(response)
 
     # -- one attempt ------------------------------------------------------------------------------
 
@@ -250,12 +246,16 @@ class AiohttpAdapter(ClientAdapter):
         try:
             return await step
         except BaseException as error:
-            if not asked.is_told_of:
-                self._failed(asked, error)
-            else:
+            if asked.is_told_of:
                 asked.error = error
                 if asked.exchange is not None:  # a middleware's task may have a context of its own
                     asked.exchange.leave()
+                raise
+            try:
+                self._failed(asked, error)
+            except BaseException:
+                asked.abandon(None)
+                raise
             raise
 
     async def _started(self, starting: Any, asked: SessionRequest, response: Any) -> Any:

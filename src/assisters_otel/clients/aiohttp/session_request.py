@@ -9,6 +9,7 @@ from assisters_otel.api.headers import with_lower_names
 from assisters_otel.clients.aiohttp import stream_reader
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import FIRST_ERROR
+from assisters_otel.sinks import foreign_span
 
 _ENCODING: Final = b"content-encoding"
 _SCOPE: Final = "opentelemetry.instrumentation.aiohttp_client"
@@ -104,8 +105,11 @@ class SessionRequest:
         if response is not None:
             response.close()
 
+    @fail_safe
     def end(self, response: Any) -> None:
         """End the last attempt with the app's response, if no wrapped method has ended it."""
+        if self.span is not None:
+            foreign_span.on_recorded_exception(self.span, None)
         exchange, self.exchange = self.exchange, None
         if exchange is None:
             return

@@ -185,7 +185,6 @@ def _watching_class(base: Any) -> type:  # noqa: C901 - a class, not one functio
             super().set_exception(exc, *cause)
             watch = _watched.get(id(self))
             if watch is not None:
-                self._stop_watching()
                 if type(exc).__name__ == "ClientConnectionError" and exc.args == _CLOSED:
                     if watch.cancelled is None:
                         watch.body.closed()
@@ -193,6 +192,7 @@ def _watching_class(base: Any) -> type:  # noqa: C901 - a class, not one functio
                         watch.body.broke(watch.cancelled)
                 else:
                     watch.body.broke(exc)
+                self._stop_watching()  # last: after an interrupt the next end counts
 
         async def _wait(self, func_name: str) -> None:
             try:
@@ -201,11 +201,11 @@ def _watching_class(base: Any) -> type:  # noqa: C901 - a class, not one functio
                 watch = _watched.get(id(self))
                 if watch is not None and type(error) is RuntimeError:
                     if error.args == _REFUSED_CLOSED:
-                        self._stop_watching()
                         watch.body.closed()
+                        self._stop_watching()
                 elif watch is not None and isinstance(error, Exception):
-                    self._stop_watching()
                     watch.body.broke(error)
+                    self._stop_watching()
                 elif watch is not None:
                     # A cancelled read is no end, as the next read goes on. A new exception is kept:
                     # the traceback of the original refers to the reader.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
 
+from assisters_otel.api.headers import CONTENT_LENGTH, header_integer, may_be_read_ahead
 from assisters_otel.causes import is_of_dead_loop
 from assisters_otel.clients.adapter import ClientAdapter
 from assisters_otel.clients.classes import CLIENTS, find_base, is_a
@@ -218,10 +219,12 @@ class HttpxAdapter(ClientAdapter):
                 kind = class_for(self._base(response, base))
                 response.stream = kind(response.stream, body)
             return None
-        if not exchange.may_be_read_ahead() or exchange.raw.method == "HEAD":
+        known = {} if exchange.attempt is None else exchange.attempt.headers
+        if not may_be_read_ahead(known) or exchange.raw.method == "HEAD":
             return None
         kind, deadline = class_for(self._base(response, base)), _read_deadline(exchange.raw)
-        response.stream = stream = kind(response.stream, None, exchange.length(), deadline)
+        length = header_integer(known.get(CONTENT_LENGTH))
+        response.stream = stream = kind(response.stream, None, length, deadline)
         exchange.read_beginning = stream.beginning
         return stream
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _READ_METHODS: Final = ("_fp_read", "_handle_chunk", "_update_chunk_length", "_error_catcher")
 _WATCH: Final = "_assisters_otel_watch"
+_IS_BREAKING: Final = "_assisters_otel_is_breaking"
 
 
 def watch(raw: Any, body: ResponseBody, broke: Callable[[BaseException], object]) -> None:
@@ -51,12 +52,11 @@ def _watching_class(base: Any) -> type:  # noqa: C901 - a class, not one functio
             return self._report_chunk(super()._handle_chunk(amt))
 
         def _update_chunk_length(self) -> None:
-            found = self.__dict__.pop(_WATCH, None)  # urllib3 closes the response, then raises
+            self.__dict__[_IS_BREAKING] = True  # urllib3 closes the response, then raises
             try:
                 super()._update_chunk_length()
             finally:
-                if found is not None:
-                    self.__dict__[_WATCH] = found
+                self.__dict__.pop(_IS_BREAKING, None)
 
         def _report_chunk(self, chunk: Any) -> Any:
             found = vars(self).get(_WATCH)
@@ -85,7 +85,7 @@ def _watching_class(base: Any) -> type:  # noqa: C901 - a class, not one functio
         def _report_end(
             self, *, error: BaseException | None = None, ended: bool = False, left: bool = False
         ) -> None:
-            found = self.__dict__.pop(_WATCH, None)
+            found = self.__dict__.get(_WATCH)
             if found is None:
                 return
             body, broke = found
@@ -95,8 +95,12 @@ def _watching_class(base: Any) -> type:  # noqa: C901 - a class, not one functio
                 body.ended()
             elif left:
                 body.left()
+            elif _IS_BREAKING in self.__dict__:
+                return
             else:
                 body.closed()
+            # Removed last: after an interrupt the next end counts, or the collection.
+            self.__dict__.pop(_WATCH, None)
 
         def close(self) -> None:
             super().close()
