@@ -71,7 +71,13 @@ def is_cancellation(error: BaseException) -> bool:
     """
     if not isinstance(error, Exception):
         return True
-    return _first(iter((error, error.__cause__ or error))) is not None
+    raised = [one for one in (error, error.__cause__) if one is not None]
+    if any(map(_is_injected, raised)):
+        return True
+    # To ask for the handler of each signal takes a hundred times as long as this. An exception of
+    # the network, of which an outage brings many, has only frames of the known packages.
+    names = (name for one in raised for name, _ in _frames(one.__traceback__))
+    return not all(map(_is_known, names)) and _first(iter(raised)) is not None
 
 
 def of_client(error: BaseException, handled: BaseException | None) -> BaseException | None:
