@@ -2,14 +2,13 @@
 
 The adapter makes an exchange for a watched request, and sets its `own` span if the app makes none.
 The client's own send runs between `start` and `end`, as in a ``with`` block. In between the adapter
-calls `answered` with the response's headers, and sets `read_beginning` or watches the `body`.
+calls `answered` with the response's headers, and sets `read_beginning` or calls `watch_body`.
 
 A response, an exception and a cancellation all pass `end`. It reports the attempt once, and ends a
 span of the library's. Each step is fail-safe: one that fails costs what it would have written.
 
-What would break it: a reference to the response or the exception after `end`; both refer to the
-caller's frames. A span that ends before its attempt is reported: it takes nothing any more. A span
-that no exchange holds from its start: an interrupt would leave it open for ever.
+What would break it: a reference to the response or the exception after `end`. Both refer to the
+caller's frames. A span that ends before its attempt is reported, or that no exchange holds.
 """
 
 from __future__ import annotations
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from assisters_otel.attempts.attempt import Attempt
     from assisters_otel.clients.http_span import HttpSpans, OwnSpan
     from assisters_otel.recording.recorder import Recorder
-    from assisters_otel.recording.response_body import ResponseBody
 
 _ENTERED: Final[ContextVar[None]] = ContextVar("assisters_otel-entered")
 """Set with OpenTelemetry's context. Python refuses to reset it in any other context, where
@@ -56,7 +54,6 @@ class Exchange:
     """
 
     __slots__ = (
-        "_body",
         "_is_refused",
         "_is_transient",
         "_left_ns",
@@ -82,15 +79,14 @@ class Exchange:
         is_transient: Callable[[BaseException], bool | None],
         app_span: Span | None,
     ) -> None:
-        """Prepare the exchange. Nothing has been started.
+        """Prepare the exchange.
 
         Args:
             recorder: The recorder of the attempt.
             spans: The maker of the library's span.
             request: The request that is about to be sent.
             reader: The reader of the client's own request object.
-            is_transient: A function that returns True if an exception means that the connection or
-                the peer failed, or that a time limit was reached.
+            is_transient: A function that returns True for an exception after which a retry helps.
             app_span: The attempt's span if it is the app's, or None.
         """
         self._recorder = recorder
@@ -105,7 +101,6 @@ class Exchange:
         self._left_ns: int | None = None
         self._response: object = None
         self._is_refused = False
-        self._body: ResponseBody | None = None
         self.attempt: Attempt | None = None
         self.read_beginning: Callable[[], bytes | None] | None = None
 
@@ -160,8 +155,6 @@ class Exchange:
     @fail_safe
     def abandon(self) -> None:
         """Leave nothing behind where an exception has interrupted `start` or `end`."""
-        if self._body is not None:
-            self._body.abandon()
         if self.own is not None:
             self.own.abandon(self._left_ns)
 
@@ -231,16 +224,24 @@ class Exchange:
             self._recorder.report(attempt)
         return has_failed
 
-    def body(self, sent: object) -> ResponseBody | None:
-        """Return the record of a successful answer's body, or None if its end is not recorded.
+    def watch_body(self, sent: object, hand_over: Callable[..., object], *more: object) -> None:
+        """Watch a successful answer's body, if its end is recorded.
 
         Args:
             sent: The app's request or response. `explain` finds a body's failure by it.
+            hand_over: A function that makes the client's stream report to the `ResponseBody`.
+            more: The arguments of *hand_over* before that.
         """
         attempt = self.attempt
-        if attempt is not None and (attempt.call is not None or attempt.is_event_stream):
-            self._body = self._recorder.bodies.watch(attempt, self._is_transient, sent)
-        return self._body
+        if attempt is None or (attempt.call is None and not attempt.is_event_stream):
+            return
+        body = self._recorder.bodies.watch(attempt, self._is_transient, sent)
+        if body is not None:
+            try:
+                hand_over(*more, body)
+            except BaseException:  # also an interrupt's: nothing will report an end
+                body.abandon()
+                raise
 
     def may_be_read_ahead(self) -> bool:
         """Return True if the body of a failed answer may be read before the caller reads it."""

@@ -282,9 +282,7 @@ class AiohttpAdapter(ClientAdapter):
             if exchange.may_be_read_ahead():
                 exchange.read_beginning = partial(stream_reader.peek, response.content)
             return True
-        body = exchange.body(response)
-        if body is not None:
-            stream_reader.watch(response, body)
+        exchange.watch_body(response, stream_reader.watch, response)
         return False
 
     def _wrap_raise(self, original: Callable[..., Any]) -> Callable[..., Any]:

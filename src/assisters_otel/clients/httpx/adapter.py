@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from assisters_otel.clients.routes import Route
     from assisters_otel.hosts import Host
     from assisters_otel.recording.recorder import Recorder
+    from assisters_otel.recording.response_body import ResponseBody
 
 SCOPE: Final = "opentelemetry.instrumentation.httpx"
 """The HTTP instrumentation's module, which is the scope of its spans."""
@@ -214,10 +215,7 @@ class HttpxAdapter(ClientAdapter):
         version = response.http_version.removeprefix("HTTP/")
         headers = lower_headers(response.headers)
         if not exchange.answered(response, response.status_code, version, headers):
-            body = exchange.body(exchange.raw)
-            if body is not None:
-                kind = class_for(self._base(response, base))
-                response.stream = kind(response.stream, body)
+            exchange.watch_body(exchange.raw, self._set_stream, response, class_for, base)
             return None
         known = {} if exchange.attempt is None else exchange.attempt.headers
         if not may_be_read_ahead(known) or exchange.raw.method == "HEAD":
@@ -227,6 +225,11 @@ class HttpxAdapter(ClientAdapter):
         response.stream = stream = kind(response.stream, None, length, deadline)
         exchange.read_beginning = stream.beginning
         return stream
+
+    def _set_stream(
+        self, response: Any, class_for: Callable[[Any], type[Stream]], base: str, body: ResponseBody
+    ) -> None:
+        response.stream = class_for(self._base(response, base))(response.stream, body)
 
     @staticmethod
     @fail_safe

@@ -58,7 +58,6 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import TracerProvider
 
-    from assisters_otel.clients.exchange import Exchange
     from assisters_otel.clients.routes import Route
     from assisters_otel.recording.recorder import Recorder
     from assisters_otel.recording.response_body import ResponseBody
@@ -213,7 +212,7 @@ class RequestsAdapter(ClientAdapter):
         version = HTTP_VERSIONS.get(getattr(response.raw, "version", 0))
         headers = with_lower_names(headers_of(response))
         if not exchange.answered(response, response.status_code, version, headers):
-            self._watch(exchange, response)
+            exchange.watch_body(response, self._watch, response)
             return False
         exchange.read_beginning = partial(beginning_of, response, exchange)
         one = self._sending.get()
@@ -222,10 +221,8 @@ class RequestsAdapter(ClientAdapter):
         one.failed.append((exchange, response))
         return True
 
-    def _watch(self, exchange: Exchange, response: Any) -> None:
-        body = exchange.body(response)
-        if body is not None:
-            watch(response.raw, body, partial(self._broke, body, weakref(response)))
+    def _watch(self, response: Any, body: ResponseBody) -> None:
+        watch(response.raw, body, partial(self._broke, body, weakref(response)))
 
     @fail_safe
     def _broke(
