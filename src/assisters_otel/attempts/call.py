@@ -128,7 +128,7 @@ class Call:
         self._result: Callable[[], object] | None = None
         self._tokens: tuple[Token[Context], Token[object]] | None = None
         self._once = iter((True,))  # two threads may close one body
-        self._outer = outer, _ = context.get_current(), SCOPE.get()
+        self._outer = (outer := context.get_current()), SCOPE.get()
         self._outside = trace.set_span_in_context(span, outer) if is_ours else outer
         self.context: Context = context.set_value(KEY, self, self._outside)
         self.started_s = time.perf_counter()
