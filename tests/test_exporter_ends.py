@@ -6,6 +6,7 @@ import importlib
 import os
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -63,6 +64,26 @@ def test_the_end_waits_for_a_collector_that_has_just_come_back(monkeypatch):
 
         assert [span.name for span in collector.spans()] == ["span"]
         assert [point.value for point in collector.points("count")] == [1]
+
+
+# -- a clock that stands still -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["flush", "shutdown"])
+def test_an_end_keeps_its_limit_while_a_test_of_the_app_has_stopped_the_clock(monkeypatch, end):
+    """As freezegun does, which leaves the clock of `threading` alone."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "60")
+    with socket.socket() as hanging:
+        hanging.bind(("127.0.0.1", 0))
+        hanging.listen()
+        exports = build(f"http://127.0.0.1:{hanging.getsockname()[1]}")
+        record(exports)
+        with monkeypatch.context() as stopped:
+            stopped.setattr(time, "monotonic", lambda: 1000.0)
+            ending = threading.Thread(target=getattr(exports, end), args=(0.5,), daemon=True)
+            ending.start()
+            ending.join(20)
+            assert not ending.is_alive()
 
 
 # -- an exporter of the app's --------------------------------------------------------------------

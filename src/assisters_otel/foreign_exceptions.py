@@ -61,6 +61,25 @@ def of(error: BaseException) -> BaseException | None:
     return _first(_chain(error, lambda one: one.__cause__))
 
 
+def is_cancellation(error: BaseException) -> bool:
+    """Return True if an exception says that the app has given up, and nothing of the API.
+
+    It is no `Exception`, such as Ctrl-C or the cancellation of a task. Or it is foreign, such as
+    the time limit of a job. `openai` raises its own exception directly from that one. A network
+    error that a client's transport has made of it, such as ``ReadTimeout`` of a ``TimeoutError``,
+    is what the app gets, and stays one.
+    """
+    if not isinstance(error, Exception):
+        return True
+    raised = [one for one in (error, error.__cause__) if one is not None]
+    if any(map(_is_injected, raised)):
+        return True
+    # To ask for the handler of each signal takes a hundred times as long as this. An exception of
+    # the network, of which an outage brings many, has only frames of the known packages.
+    names = (name for one in raised for name, _ in _frames(one.__traceback__))
+    return not all(map(_is_known, names)) and _first(iter(raised)) is not None
+
+
 def of_client(error: BaseException, handled: BaseException | None) -> BaseException | None:
     """Return the foreign exception that a client has turned into its own, or None.
 

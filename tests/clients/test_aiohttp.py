@@ -1167,3 +1167,44 @@ def test_what_is_thrown_into_a_read_comes_out_as_it_was(api):
     api.answers(chunk_delay_s=0.3)
     with pytest.raises(_Stop, match="enough"):
         asyncio.run(main())
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_a_stream_whose_session_the_app_has_closed_is_cancelled(api, memory, caplog):
+    async def main():
+        session = aiohttp.ClientSession()
+        response = await session.post(f"{api.url}/chat/completions", json={"stream": True})
+        await response.content.readany()
+        await session.close()
+        with pytest.raises(RuntimeError, match="Connection closed"):
+            await response.content.read()
+        response.close()
+
+    api.answers(chunk_delay_s=0.3)
+    asyncio.run(main())
+
+    (span,) = memory.calls()
+    assert span.attributes["assisters.stream.outcome"] == "cancelled"
+    assert memory.points(ERRORS) == []
+    assert caplog.messages == []
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_a_second_reader_that_aiohttp_refuses_ends_no_stream(api, memory):
+    async def main():
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{api.url}/chat/completions", json={"stream": True}) as response,
+        ):
+            reading = asyncio.create_task(response.content.readuntil(b"never there"))
+            await asyncio.sleep(0.01)  # it has taken what is there, and waits
+            with pytest.raises(RuntimeError, match="already waiting"):
+                await response.content.read()
+            return await reading
+
+    api.answers(chunk_delay_s=0.1)
+    assert asyncio.run(main()).endswith(b"data: [DONE]\n\n")
+
+    (span,) = memory.calls()
+    assert span.attributes["assisters.stream.outcome"] == "completed"
+    assert memory.points(ERRORS) == []

@@ -1,4 +1,4 @@
-"""A caller that gives up in the middle of a body, by Ctrl-C or by a cancelled task."""
+"""A caller that gives up: by Ctrl-C, by an alarm of its own, or by a cancelled task."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ import httpx2
 import openai
 import pytest
 import requests
+from opentelemetry.trace import StatusCode
+
+from assisters_otel import explain
 
 pytestmark = pytest.mark.usefixtures("telemetry")
 
@@ -48,15 +51,22 @@ def url_of(api):
     return f"{api.url}/chat/completions"
 
 
-# -- Ctrl-C --------------------------------------------------------------------------------------
+# -- Ctrl-C, and a time limit of the app's own by SIGALRM ------------------------------------------
+
+
+class JobTimeoutError(Exception):
+    """As RQ's and Celery's: an ordinary exception, which the app's signal handler raises."""
+
 
 # Where the clients wait for more of a body: a function of httpcore's, and one of requests'.
 READS_BODY = {"_receive_response_body", "generate"}
 READS_SOCKET = {"read", "readinto"}
+# Where they wait for the answer's headers: functions of httpcore's, and one of `http.client`'s.
+READS_HEADERS = {"_receive_response_headers", "getresponse"}
 
 
 @contextmanager
-def ctrl_c():
+def interrupt(raises, waits_in=frozenset(READS_BODY)):
     """Interrupt once, as soon as this thread waits for more of a body.
 
     Not by one signal at a moment that seems right: one that comes between two steps of Python's
@@ -64,16 +74,16 @@ def ctrl_c():
     """
     is_told = []
 
-    def interrupt(_signal, frame):
+    def handler(_signal, frame):
         names = [frame.f_code.co_name]
         while frame is not None:
             names.append(frame.f_code.co_name)
             frame = frame.f_back
-        if not is_told and names[0] in READS_SOCKET and not READS_BODY.isdisjoint(names):
+        if not is_told and names[0] in READS_SOCKET and not waits_in.isdisjoint(names):
             is_told.append(True)
-            raise KeyboardInterrupt
+            raise raises
 
-    before = signal.signal(signal.SIGALRM, interrupt)
+    before = signal.signal(signal.SIGALRM, handler)
     signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
     try:
         yield
@@ -132,11 +142,38 @@ def test_ctrl_c_in_the_middle_of_a_body_is_a_cancelled_attempt(api, memory, way)
     api.answers(fault="stall")
 
     with way.client(api) as client:
-        with ctrl_c(), pytest.raises(KeyboardInterrupt):
+        with interrupt(KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
             way.ask(client, api)
         way.ask(client, api)
 
     _was_cancelled_and_sent_again(memory, way)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer sends a signal here")
+@pytest.mark.parametrize("waits_in", [READS_HEADERS, READS_BODY], ids=["headers", "body"])
+@pytest.mark.parametrize("way", SYNC, ids=str)
+def test_an_attempt_that_the_app_s_own_time_limit_ends_is_cancelled_and_no_error_of_the_api(
+    api, memory, way, waits_in, caplog
+):
+    api.answers(fault="stall" if waits_in is READS_BODY else "silence")
+
+    with way.client(api) as client:
+        # `openai` raises an APIConnectionError for it.
+        with interrupt(JobTimeoutError, waits_in), pytest.raises(Exception) as met:  # noqa: PT011
+            way.ask(client, api)
+        limit = met.value.__cause__ or met.value
+        assert isinstance(limit, JobTimeoutError)
+        if waits_in is READS_HEADERS:
+            told = explain(limit)
+            assert "itself gave up" in told.what
+            assert "time limits" in told.advice
+            assert told.side == "your app"
+        assert caplog.messages == []
+        way.ask(client, api)
+
+    _was_cancelled_and_sent_again(memory, way, has_answered=waits_in is READS_BODY)
+    assert memory.attempts()[0].status.status_code is StatusCode.UNSET
+    assert memory.attempts()[0].events == ()
 
 
 # -- a cancelled task ----------------------------------------------------------------------------
@@ -242,9 +279,9 @@ def test_a_task_that_is_cancelled_in_the_middle_of_a_body_is_a_cancelled_attempt
     _was_cancelled_and_sent_again(memory, way)
 
 
-def _was_cancelled_and_sent_again(memory, way):
+def _was_cancelled_and_sent_again(memory, way, *, has_answered=True):
     spans = memory.calls()
-    for outcome in way.outcomes:
+    for outcome in way.outcomes if has_answered else {CALL} & set(way.outcomes):
         ends = [span.attributes[outcome] for span in spans if outcome in span.attributes]
         assert ends == ["cancelled", "ok" if outcome == CALL else "completed"]
     first, second = memory.attempts()

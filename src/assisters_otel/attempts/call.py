@@ -30,6 +30,7 @@ from assisters_otel.attempts.clock import Moment
 from assisters_otel.attempts.request_matching import is_of_call, is_sdk_request
 from assisters_otel.attempts.retry_chain import RetryChain
 from assisters_otel.fail_safe import fail_safe
+from assisters_otel.foreign_exceptions import is_cancellation
 from assisters_otel.outcomes import CallOutcome
 from assisters_otel.semconv import attributes as names
 
@@ -127,8 +128,7 @@ class Call:
         self._result: Callable[[], object] | None = None
         self._tokens: tuple[Token[Context], Token[object]] | None = None
         self._once = iter((True,))  # two threads may close one body
-        outer = context.get_current()
-        self._outer = outer, SCOPE.get()
+        self._outer = (outer := context.get_current()), SCOPE.get()
         self._outside = trace.set_span_in_context(span, outer) if is_ours else outer
         self.context: Context = context.set_value(KEY, self, self._outside)
         self.started_s = time.perf_counter()
@@ -219,12 +219,12 @@ class Call:
 
     @fail_safe
     def raised(self, error: BaseException) -> None:
-        """Record that the SDK has raised. If it is no `Exception`, the caller has cancelled."""
-        if self.body is not None and isinstance(error, Exception):
+        """Record that the SDK has raised, perhaps because the caller has cancelled."""
+        name = None if is_cancellation(error) else type(error).__qualname__
+        if self.body is not None and name is not None and isinstance(error, Exception):
             self._answer = self.body.read_answer()  # its tokens count, whatever the SDK makes of it
             self.body.found_unusable(None, error)
         self._watcher.raised(self, error)
-        name = type(error).__qualname__ if isinstance(error, Exception) else None
         self.end(names.CANCELLED_CALL if name is None else names.FAILED, name)
 
     def body_ended(self, body: Body, at: Moment | None) -> None:

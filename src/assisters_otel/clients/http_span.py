@@ -41,6 +41,7 @@ from assisters_otel.clients import http_variables
 from assisters_otel.clients.propagation import propagated_headers
 from assisters_otel.clients.routes import Route, SpanStart
 from assisters_otel.fail_safe import fail_safe
+from assisters_otel.foreign_exceptions import is_cancellation
 from assisters_otel.semconv import attributes as names
 from assisters_otel.sinks import foreign_span
 from assisters_otel.version import __version__
@@ -234,14 +235,14 @@ class HttpSpans:
 
     @fail_safe
     def raised(self, span: Span, error: Exception, *, is_outcome: bool) -> None:
-        """Write an exception of the client: an event, and the status.
+        """Write an exception of the client: an event, and the status. A cancellation has none.
 
         Args:
             span: A span of `start`, open.
             error: The exception that the client raises.
             is_outcome: True if it came in place of an answer; otherwise the status is the answer's.
         """
-        if not span.is_recording():
+        if not span.is_recording() or is_cancellation(error):
             return
         foreign_span.record_masked_exception(span, error)
         if is_outcome:

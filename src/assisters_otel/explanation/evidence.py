@@ -85,6 +85,7 @@ class Evidence(NamedTuple):
         cause: Why there is no answer, where the exception's name does not say it.
         key_fingerprint: The fingerprint of the key that was sent, or None.
         is_foreign: True if the exception is no client's, and no attempt is known for it.
+        is_cancelled: True if the app gave up waiting, and *exception* is no network's.
     """
 
     status: int | None = None
@@ -98,6 +99,7 @@ class Evidence(NamedTuple):
     cause: causes.Cause | None = None
     key_fingerprint: str | None = None
     is_foreign: bool = False
+    is_cancelled: bool = False
 
     @property
     def has_failed(self) -> bool:
@@ -125,9 +127,16 @@ def find_evidence(thing: object) -> Evidence | None:
     if known is not None:
         evidence = _of_attempt(known)
         if isinstance(thing, BaseException) and not known.outcome.failed:
-            # The attempt succeeded, and then the client raised, for example on invalid JSON.
-            name = type(thing).__qualname__
-            evidence = evidence._replace(exception=name, is_transient=_is_network_error(thing))
+            # The app has cancelled the attempt. Or it succeeded, and then the client raised, for
+            # example on invalid JSON.
+            is_transient = _is_network_error(thing)
+            is_cancelled = known.outcome.cancelled and not is_transient
+            evidence = evidence._replace(
+                exception=type(thing).__qualname__,
+                is_transient=is_transient,
+                is_stream=evidence.is_stream and not is_cancelled,
+                is_cancelled=is_cancelled,
+            )
         return evidence
     if isinstance(thing, BaseException):
         return _of_exception(thing)

@@ -51,6 +51,10 @@ _CHECK_ORIGIN: Final = (
     "This is no exception of the API's clients, and no request is known for it: look at where it "
     "was raised."
 )
+_CHECK_LIMIT: Final = (
+    "The app, or the runtime that it runs in, has ended the request: look at its time limits, at "
+    "what cancels its tasks, and at what stops it."
+)
 _CHECK_CLIENT: Final = "The client itself failed: compare its version with what the API answers."
 _CHECK_TLS_FILES: Final = (
     "Look at the path of the CA bundle or certificate: REQUESTS_CA_BUNDLE, SSL_CERT_FILE, or the "
@@ -193,9 +197,12 @@ def _advise(evidence: Evidence) -> tuple[bool, str, str]:
     if status is not None:  # a status below 400, and then the body or the stream failed
         advice = _ASK_SUPPORT if evidence.is_stream else _CHECK_NETWORK
         advice = advice if evidence.is_transient else _CHECK_CLIENT
+        advice = _CHECK_LIMIT if evidence.is_cancelled else advice
         return evidence.is_transient, advice, catalog.SORRY
     advice = _CHECK_NETWORK if evidence.is_transient else _CHECK_UNSENT
-    if evidence.is_foreign:
+    if evidence.is_cancelled:
+        advice = _CHECK_LIMIT
+    elif evidence.is_foreign:
         advice = _CHECK_ORIGIN
     elif evidence.cause is not None:
         other = _CHECK_PROXY if evidence.cause.is_of_proxy else _CHECK_TLS_FILES
@@ -226,6 +233,7 @@ def _what(evidence: Evidence) -> str:
         return f"The API answered {status}, and its stream failed: {name or exception}."
     if status is not None and exception is not None:
         end = "its body broke off" if evidence.is_transient else "the client could not use it"
+        end = "the app itself gave up waiting for the rest" if evidence.is_cancelled else end
         return f"The API answered {status}, and {end}: {exception}."
     if status is not None:
         who = "The API" if name or status != _OF_PROXY else "A proxy, and not the API,"
@@ -237,6 +245,8 @@ def _what(evidence: Evidence) -> str:
 
 def _why_no_answer(evidence: Evidence) -> str:
     cause = evidence.cause
+    if evidence.is_cancelled:
+        return f"The app itself gave up waiting for the answer: {evidence.exception}."
     if cause is not None:
         start = "There was no answer" if cause.was_asked else "The API was not asked"
         return f"{start}: {evidence.exception}, {cause.told}."

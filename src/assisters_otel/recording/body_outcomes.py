@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from assisters_otel.api.body_end import BodyEnd
 from assisters_otel.api.error_body import Envelope
 from assisters_otel.api.unusable_answer import is_page
+from assisters_otel.foreign_exceptions import is_cancellation
 from assisters_otel.outcomes import AttemptOutcome, StreamOutcome
 from assisters_otel.semconv import attributes as names
 
@@ -30,6 +31,11 @@ CALL_OUTCOMES: Final = {
     names.TRUNCATED: names.FAILED,
 }
 """The outcome of a call by the end of its body. Any other end has cancelled it."""
+
+
+def end_by(error: BaseException) -> BodyEnd:
+    """Return the end of a body by an exception that was raised in place of more bytes."""
+    return BodyEnd.CLOSED if is_cancellation(error) else BodyEnd.BROKEN
 
 
 def error_in_place(attempt: Attempt, beginning: BodyBeginning | None) -> Envelope | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry import trace
 
-from assisters_otel import causes
+from assisters_otel import causes, foreign_exceptions
 from assisters_otel.api import error_body
 from assisters_otel.api import headers as response_headers
 from assisters_otel.attempts.attempt import Attempt, CallerSettings, read_caller
@@ -198,11 +198,11 @@ class Recorder:
 
         Args:
             attempt: The attempt.
-            error: The exception. If it is no `Exception`, the caller has cancelled the attempt.
+            error: The exception. The caller may have cancelled the attempt by it.
             transient: True if the connection or the peer failed, or a time limit was reached.
         """
         duration_s = time.perf_counter() - attempt.sent_s
-        cancelled = not isinstance(error, Exception)
+        cancelled = foreign_exceptions.is_cancellation(error)
         cause = None if cancelled else causes.of(error, with_contexts=False)
         outcome = AttemptOutcome.of(
             attempt.request,

@@ -183,7 +183,7 @@ class ResponseBody:
     @fail_safe
     def broke(self, error: BaseException) -> None:
         """Record that an exception was raised in place of more bytes."""
-        self._end(BodyEnd.BROKEN if isinstance(error, Exception) else BodyEnd.CLOSED, error)
+        self._end(body_outcomes.end_by(error), error)
 
     @fail_safe
     def closed(self) -> None:

@@ -27,6 +27,9 @@ READ_AHEAD_S: Final = 5.0
 _CLOSED: Final = ("Connection closed",)
 # The arguments of the exception that a reader gets when its response is closed. Source: aiohttp's
 # `_notify_content`.
+_REFUSED_CLOSED: Final = ("Connection closed.",)
+# The arguments of the RuntimeError of a read after the app has closed its session. Any other one of
+# aiohttp's `_wait` refuses a read as well, such as a second at once, and the first goes on.
 
 
 class _Observation(NamedTuple):
@@ -196,7 +199,11 @@ def _watching_class(base: Any) -> type:  # noqa: C901 - a class, not one functio
                 await super()._wait(func_name)
             except BaseException as error:
                 watch = _watched.get(id(self))
-                if watch is not None and isinstance(error, Exception):
+                if watch is not None and type(error) is RuntimeError:
+                    if error.args == _REFUSED_CLOSED:
+                        watch.body.closed()
+                        self._stop_watching()
+                elif watch is not None and isinstance(error, Exception):
                     watch.body.broke(error)
                     self._stop_watching()
                 elif watch is not None:
