@@ -27,6 +27,7 @@ from assisters_otel.attempts.call import Call
 from assisters_otel.explanation.explain import SIDES
 from assisters_otel.sinks.known_attempts import _attempts_by_object_id, find_attempt
 from assisters_otel.testing import FakeApi
+from raw_server import RawServer
 
 CHAT = {"model": "assisters-chat-v1", "messages": [{"role": "user", "content": "planted"}]}
 
@@ -332,6 +333,52 @@ def test_whose_mistake_an_exception_is(error, retryable):
 
     assert told.retryable is retryable
     assert told.side == ("the way there" if retryable else "your app")
+
+
+def _get_with_requests(url):
+    return requests.get(url, timeout=5)
+
+
+def _get_with_aiohttp(url):
+    async def get():
+        async with aiohttp.ClientSession() as session, session.get(url):
+            pass
+
+    return asyncio.run(get())
+
+
+@pytest.mark.parametrize(
+    "get",
+    [
+        lambda url: httpx.get(url, follow_redirects=True),
+        lambda url: httpx2.get(url, follow_redirects=True),
+        _get_with_requests,
+        _get_with_aiohttp,
+    ],
+    ids=["httpx", "httpx2", "requests", "aiohttp"],
+)
+def test_a_circle_of_redirects_is_no_missing_answer(memory, get):
+    too_many = tuple(
+        module.TooManyRedirects for module in (httpx, httpx2, requests.exceptions, aiohttp)
+    )
+    with RawServer() as server:
+        answer = f"HTTP/1.1 307 X\r\nLocation: {server.url}/models\r\nContent-Length: 0\r\n\r\n"
+        server.usual = answer.encode(), False
+        with (
+            assisters_otel.init(
+                hosts=[server.url],
+                tracer_provider=memory.tracer_provider,
+                meter_provider=memory.meter_provider,
+            ),
+            pytest.raises(too_many) as raised,
+        ):
+            get(f"{server.url}/models")
+
+    told = explain(raised.value)
+
+    assert "redirected once too often: TooManyRedirects" in told.what
+    assert "base URL" in told.advice
+    assert (told.side, told.retryable) == ("your app", False)
 
 
 def test_what_urllib3_gave_up_on_is_no_trouble_of_the_network():

@@ -64,6 +64,7 @@ _CHECK_PROXY: Final = (
     "The request did not reach the API: look at the proxy's URL with its user name and password "
     "(HTTPS_PROXY, or the client's own option), and at whether the proxy lets the API's host pass."
 )
+_TOO_MANY_REDIRECTS: Final = "TooManyRedirects"  # the same in httpx, requests and aiohttp
 _OF_PROXY: Final = 407
 """The status that only a proxy answers with. Source: RFC 9110, 15.5.8."""
 
@@ -198,10 +199,13 @@ def _advise(evidence: Evidence) -> tuple[bool, str, str]:
         advice = _ASK_SUPPORT if evidence.is_stream else _CHECK_NETWORK
         advice = advice if evidence.is_transient else _CHECK_CLIENT
         advice = _CHECK_LIMIT if evidence.is_cancelled else advice
+        advice = _CHECK_URL if evidence.exception == _TOO_MANY_REDIRECTS else advice
         return evidence.is_transient, advice, catalog.SORRY
     advice = _CHECK_NETWORK if evidence.is_transient else _CHECK_UNSENT
     if evidence.is_cancelled:
         advice = _CHECK_LIMIT
+    elif evidence.exception == _TOO_MANY_REDIRECTS:
+        advice = _CHECK_URL
     elif evidence.is_foreign:
         advice = _CHECK_ORIGIN
     elif evidence.cause is not None:
@@ -234,6 +238,7 @@ def _what(evidence: Evidence) -> str:
     if status is not None and exception is not None:
         end = "its body broke off" if evidence.is_transient else "the client could not use it"
         end = "the app itself gave up waiting for the rest" if evidence.is_cancelled else end
+        end = "redirected once too often" if exception == _TOO_MANY_REDIRECTS else end
         return f"The API answered {status}, and {end}: {exception}."
     if status is not None:
         who = "The API" if name or status != _OF_PROXY else "A proxy, and not the API,"
@@ -247,6 +252,8 @@ def _why_no_answer(evidence: Evidence) -> str:
     cause = evidence.cause
     if evidence.is_cancelled:
         return f"The app itself gave up waiting for the answer: {evidence.exception}."
+    if evidence.exception == _TOO_MANY_REDIRECTS:  # httpx's names no answer
+        return f"The API redirected once too often: {evidence.exception}."
     if cause is not None:
         start = "There was no answer" if cause.was_asked else "The API was not asked"
         return f"{start}: {evidence.exception}, {cause.told}."
