@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import coverage
 import hypothesis  # before the freeze: of what is frozen its plugins see no referrer
 import pytest
+from hypothesis.configuration import set_hypothesis_home_dir
 from opentelemetry.instrumentation._semconv import _OpenTelemetrySemanticConventionStability
 
 import assisters_otel
@@ -27,12 +28,9 @@ from sizes import SIZE, WHOLE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# The coverage of what the tests' own processes run is measured at full size alone: it would take a
-# sixth of the whole. What stays behind then is a worker's.
-if "PYTEST_XDIST_WORKER" in os.environ and SIZE < WHOLE:
-    for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
-        os.environ.pop(name, None)
-
+# What it makes once, two seconds of CPU in each process that has it not, is for every checkout.
+_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+set_hypothesis_home_dir(_cache / "assisters-otel" / "hypothesis")
 # An example takes as long as a busy machine makes it.
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")

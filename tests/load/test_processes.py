@@ -410,7 +410,7 @@ def test_a_child_forked_while_another_thread_records_needs_no_lock_of_the_instru
     out = ended(forking(api, collector, FORK + LOCKS))
 
     held = out.split()
-    assert {"_ViewInstrumentMatch._lock", "Recorder._lock", "OwnedProviders._lock"} <= set(held)
+    assert {"_ViewInstrumentMatch._lock", "WatchedHosts._lock", "OwnedProviders._lock"} <= set(held)
     assert sorted(instances(collector).values()) == [1]
 
 
