@@ -48,6 +48,7 @@ def bundle(inside: Path, built: Path) -> Path:
         run(
             inside, "-m", "PyInstaller", "--onefile", "--noconfirm", "--log-level", "WARN",
             "--distpath", home, "--workpath", home / "work", "--specpath", home, APP,
+            PYINSTALLER_ZLIB_COMPRESSION_LEVEL="1",  # the usual 9 takes a third of the build
         )  # fmt: skip
         written.write_text(stamp.hexdigest())
     return app
