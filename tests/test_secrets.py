@@ -21,6 +21,7 @@ from assisters_otel import cli
 from callers import CALLERS
 from memory import Memory, watching
 from raw_server import RawServer
+from sizes import SIZE
 
 ODD = "q7Zk41vTTxWm93bd"  # as any gateway may make them: it is known by where it stands alone
 KNOWN = ("ask_live_q7Zk41vTTxWm93bd", "sk-q7Zk41vTTxWm93bd", "asst_sk_q7Zk41vTTxWm93bd")
@@ -250,17 +251,31 @@ QUOTES = ("req_{}", "{}", "req_{}a", "req_0{}", "chatcmpl-{}", "{} {}")
 LOWER = "q7zk41vttxwm93bd"  # it looks like any id
 
 
-@pytest.mark.parametrize("status", [200, 201, 302, 401, 429, 500])
+FORMS = [(header, form) for header, forms in CREDENTIALS.items() for form in forms]
+STATUSES = (200, 201, 302, 401, 429, 500)
+SHARE = 3
+"""In a short run each form meets each quote with every third status, and so with two of the six."""
+
+
+@pytest.mark.parametrize("status", STATUSES)
 def test_a_request_id_that_quotes_the_request_s_own_key_is_shown_without_it(
     memory, said, anyone, status
 ):
+    places = [
+        (header, form, quote)
+        for (row, (header, form)), (column, quote) in itertools.product(
+            enumerate(FORMS), enumerate(QUOTES)
+        )
+        if SIZE > 1 or (row + column + STATUSES.index(status)) % SHARE == 0
+    ]
+    assert {header for header, _, _ in places} == CREDENTIALS.keys()
+    assert {quote for _, _, quote in places} == set(QUOTES)
     with RawServer() as server, watching(server, memory):
-        for header, forms in CREDENTIALS.items():
-            for form, quote in itertools.product(forms, QUOTES):
-                quoted = quote.format(LOWER, LOWER)
-                head = f"HTTP/1.1 {status} So\r\nX-Request-ID: {quoted}\r\nContent-Length: 2"
-                server.answer = f"{head}\r\n\r\n{{}}".encode(), False
-                anyone.send("GET", f"{server.url}/asked", headers={header: form.format(LOWER)})
+        for header, form, quote in places:
+            quoted = quote.format(LOWER, LOWER)
+            head = f"HTTP/1.1 {status} So\r\nX-Request-ID: {quoted}\r\nContent-Length: 2"
+            server.answer = f"{head}\r\n\r\n{{}}".encode(), False
+            anyone.send("GET", f"{server.url}/asked", headers={header: form.format(LOWER)})
 
     told = exported(memory, said)
     assert LOWER not in told
