@@ -490,8 +490,9 @@ def test_a_coroutine_that_the_collector_finds_ends_its_attempt_later(api, memory
     client = httpx.AsyncClient()
     client._transport._pool.handle_async_request = hang
     with collecting_only_when_asked():
-        collected(client.get(url_of(api, "models")))
-        assert telemetry.status().attempts == 0
+        with telemetry._instrumentation.recorder.deferred._lock:  # the thread of later steps waits
+            collected(client.get(url_of(api, "models")))
+            assert telemetry.status().attempts == 0
         telemetry.flush()
 
     assert telemetry.status().attempts == 1
@@ -508,8 +509,9 @@ def test_what_is_sent_again_after_the_collector_has_found_its_read_is_a_resend(
     client = httpx.AsyncClient()
     client._transport._pool.handle_async_request = answer
     with collecting_only_when_asked():
-        collected(client.post(url_of(api), json=STREAMED))
-        assert streams(memory) == []
+        with telemetry._instrumentation.recorder.deferred._lock:  # the thread of later steps waits
+            collected(client.post(url_of(api), json=STREAMED))
+            assert streams(memory) == []
         httpx.post(url_of(api), json=STREAMED)
 
     assert [one.attributes[STREAM] for one in streams(memory)] == ["cancelled", "completed"]
