@@ -40,18 +40,18 @@ __all__ = ["nothing_is_left_behind", "nothing_planted_leaves", "pytest_configure
 
 LONG = {
     "backends", "bench", "compat", "fuzz", "load", "neutral", "runtimes", "test_aiohttp",
-    "test_any_moment",
-    "test_answers_understood", "test_app", "test_app_exceptions", "test_app_instrumentation",
-    "test_background_requests", "test_blocks", "test_calls", "test_cases", "test_check_retries",
+    "test_answers_understood", "test_any_moment", "test_app", "test_app_exceptions",
+    "test_app_instrumentation", "test_attribute_limits", "test_background_requests",
+    "test_blocks", "test_calls", "test_cases", "test_check_retries", "test_config_file",
     "test_default_host", "test_demo", "test_doctor", "test_durations", "test_equal_requests",
     "test_examples", "test_export", "test_flush", "test_framing", "test_gen_ai",
-    "test_gen_ai_parents",
-    "test_global_providers", "test_http_span", "test_http_variables", "test_neutral",
-    "test_neutral_sdks", "test_openai_versions", "test_planted_faults", "test_propagation",
-    "test_providers", "test_recorded", "test_recording", "test_requests",
+    "test_gen_ai_parents", "test_global_providers", "test_held_references", "test_host_names",
+    "test_http_span", "test_http_variables", "test_kubernetes", "test_neutral",
+    "test_neutral_sdks", "test_openai_versions", "test_planted_faults", "test_plugin",
+    "test_propagation", "test_providers", "test_recorded", "test_recording", "test_requests",
     "test_resend", "test_resends", "test_retries_of_loops", "test_retries_of_sdks",
-    "test_secrets", "test_setups", "test_span_context", "test_streams",
-    "test_taken", "test_telemetry", "test_unusable_answers", "test_variables", "test_watch",
+    "test_secrets", "test_setups", "test_span_context", "test_streams", "test_taken",
+    "test_telemetry", "test_unusable_answers", "test_variables", "test_watch",
 }  # fmt: skip
 """Folders and modules that take more than some seconds. What is in the others is quick."""
 
