@@ -50,7 +50,7 @@ class Open(SpanProcessor):
 def interrupted_at(number: int, *, in_task: bool = False) -> Iterator[list[str]]:
     """Raise KeyboardInterrupt at one moment. Yield where that was, in a list, or an empty one.
 
-    With *in_task* only where the task can go on: neither in a callback nor behind an `await`.
+    With *in_task* only where the task can go on, which is not in a callback.
     """
     places: list[str] = []
     count = 0
@@ -60,7 +60,7 @@ def interrupted_at(number: int, *, in_task: bool = False) -> Iterator[list[str]]
         code = frame.f_code
         if places or event not in {"call", "c_return"} or code.co_name in NO_MOMENTS:
             return
-        if in_task and (not _is_in_task() or (event == "call" and _is_resumed(frame))):
+        if (in_task and not _is_in_task()) or (event == "call" and _is_resumed(frame)):
             return
         if OF_OURS in code.co_filename or (ENTERS in code.co_filename and _is_in_ours(frame)):
             count += 1
