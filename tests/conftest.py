@@ -28,6 +28,12 @@ from sizes import SIZE, WHOLE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Below full size the processes that the first modules start, those of the command line, are not
+# measured. After the first module that is not measured, coverage sets the variables again.
+if "PYTEST_XDIST_WORKER" in os.environ and SIZE < WHOLE:
+    for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
+        os.environ.pop(name, None)
+
 # What it makes once, two seconds of CPU in each process that has it not, is for every checkout.
 _cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 set_hypothesis_home_dir(_cache / "assisters-otel" / "hypothesis")
