@@ -14,6 +14,8 @@ import httpx2
 import openai
 import pytest
 import requests
+from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.trace import StatusCode
 
 from assisters_otel import explain
@@ -174,6 +176,30 @@ def test_an_attempt_that_the_app_s_own_time_limit_ends_is_cancelled_and_no_error
     _was_cancelled_and_sent_again(memory, way, has_answered=waits_in is READS_BODY)
     assert memory.attempts()[0].status.status_code is StatusCode.UNSET
     assert memory.attempts()[0].events == ()
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer sends a signal here")
+@pytest.mark.parametrize(
+    ("theirs", "post"),
+    [(HTTPXClientInstrumentor, httpx.post), (RequestsInstrumentor, requests.post)],
+    ids=["httpx", "requests"],
+)
+def test_a_key_that_the_app_s_own_time_limit_quotes_is_not_on_the_app_s_span(
+    api, memory, theirs, post
+):
+    api.answers(fault="silence")
+    theirs().instrument(tracer_provider=memory.tracer_provider)
+    try:
+        limit = JobTimeoutError("job api_key=ask_live_0123456789 took too long")
+        with interrupt(limit, READS_HEADERS), pytest.raises(JobTimeoutError):
+            post(url_of(api), json=CHAT, timeout=10)
+    finally:
+        theirs().uninstrument()
+
+    (span,) = memory.attempts()
+    assert span.instrumentation_scope.name.startswith("opentelemetry.instrumentation")
+    assert "took too long" in span.to_json()
+    assert "ask_live" not in span.to_json()
 
 
 # -- a cancelled task ----------------------------------------------------------------------------

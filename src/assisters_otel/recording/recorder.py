@@ -215,7 +215,9 @@ class Recorder:
         )
         self._finish(attempt, outcome)
         self.remember(attempt, error)
-        if attempt.span is not None and outcome.failed and not attempt.is_own:
+        if attempt.span is not None and isinstance(error, Exception) and not attempt.is_own:
+            if cancelled:  # a failure has done it
+                foreign_span.before_end(attempt.span, foreign_span.mask_status)
             foreign_span.mask_recorded_exception(attempt.span, error)
 
     @staticmethod
