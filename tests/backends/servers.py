@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 CONFIG = Path(__file__).parents[2] / "collector-config"
-LIFE_S = 900
+LIFE_S = 90 * 60
+"""As long as continuous integration may take: the servers of a session outlive its slowest run."""
 READY_S = 30
+PATIENCE = 4
+"""How many times longer than on an idle machine a thing may take to happen."""
 GO = {"GOGC": "800", "GOMEMLIMIT": "1GiB"}
 """For every server: to collect its garbage takes a third of what promtool computes."""
 FEATURES = "exemplar-storage,created-timestamp-zero-ingestion"
@@ -58,8 +61,19 @@ def get(url: str, **parameters: str) -> Any:
 
 
 def within(seconds: float, ask: Callable[[], Any]) -> Any:
-    """Ask again and again until there is a true answer; the last answer when time is up."""
-    end = time.monotonic() + seconds
+    """Ask again and again until there is a true answer; the last answer when time is up.
+
+    The seconds are those of an idle machine (see `PATIENCE`).
+    """
+    return _until(time.monotonic() + PATIENCE * seconds, ask)
+
+
+def never(seconds: float, ask: Callable[[], Any]) -> bool:
+    """Whether there was no true answer in all that time."""
+    return not _until(time.monotonic() + seconds, ask)
+
+
+def _until(end: float, ask: Callable[[], Any]) -> Any:
     while True:
         try:
             answer = ask()

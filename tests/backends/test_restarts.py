@@ -6,7 +6,7 @@ import time
 from contextlib import ExitStack
 
 import pytest
-from servers import CONFIG, FEATURES, Collector, Jaeger, Prometheus, within
+from servers import CONFIG, FEATURES, Collector, Jaeger, Prometheus, never, within
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_a_new_prometheus_takes_no_old_error_for_a_new_one(world, app, quick_rul
             )
             ends.callback(servers[-1].stop)
         assert within(10, lambda: all(one.query(counted) for one in servers))
-        assert not within(25, lambda: any(alerts("old")))
+        assert never(25, lambda: any(alerts("old")))
 
         shop.does("each", "api_key_revoked")
         shop.does("flush")
