@@ -14,19 +14,19 @@ from types import SimpleNamespace
 import pytest
 from opentelemetry import trace
 
-from assisters_otel.api.request import ApiRequest
-from assisters_otel.attempts.attempt import Attempt
+from assisters_otel.api.request import AUTHORIZATION, ApiRequest
+from assisters_otel.attempts.attempt import Attempt, CallerSettings, read_caller
 from assisters_otel.attempts.control_flow import units
 from assisters_otel.attempts.retry_chain import RetryChain
 from assisters_otel.outcomes import AttemptOutcome
 from assisters_otel.resends import failed_attempts, tracker
-from assisters_otel.resends.request_identity import request_identity
 from assisters_otel.resends.tracker import ResendTracker
 from sizes import sized
 
 SECRET = "Bearer ask_0123456789abcdef"
 PROMPT = b'{"input": "what the user typed"}'
 REQUEST = ApiRequest("POST", "/v1/embeddings", "/v1/embeddings", "api.assisters.dev", 443)
+SETTINGS = CallerSettings(shows_key=True, names=(), known={})
 OK = AttemptOutcome.of(REQUEST, 0.1, status=200)
 FAILED = AttemptOutcome.of(REQUEST, 0.1, status=500)
 
@@ -46,6 +46,10 @@ class Message:
 
     def header(self, name):
         return self._headers.get(name.replace("-", "_"))
+
+    def credentials(self):
+        value = self.header(AUTHORIZATION)
+        return {} if value is None else {AUTHORIZATION: value}
 
     def body(self):
         self.asked += 1
@@ -75,6 +79,7 @@ def resends(clock):
 
 def send(resends, message=None, around=trace.INVALID_SPAN):
     attempt = Attempt(REQUEST, message or Message(), None, around, None)
+    attempt.caller = read_caller(attempt, SETTINGS)
     resends.started(attempt)
     return attempt
 
@@ -252,7 +257,7 @@ def test_the_digest_of_one_process_says_nothing_in_another(clock):
     first, second = ResendTracker(clock), ResendTracker(clock)
     message = Message()
 
-    digests = [request_identity(send(one, message), one._secret) for one in (first, second)]
+    digests = [one._failed.identity_of(send(one, message)) for one in (first, second)]
 
     assert digests[0] != digests[1]
 

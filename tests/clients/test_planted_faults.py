@@ -98,7 +98,7 @@ SINKS = {
     "logs": {"sinks/failure_log"},
     "resends": {
         *("resends/failed_attempts", "resends/flow_matcher"),
-        *("resends/request_identity", "resends/tracker"),
+        "resends/tracker",
     },
 }
 """The modules that write what was met, each to one place; or that know what it is a resend of."""

@@ -33,8 +33,8 @@ class FailedAttempt(NamedTuple):
         reason: `AttemptOutcome.retry_reason`.
         span: The context of its span, or None without one.
         wait_s: The seconds that its Retry-After asked for, or None without one.
-        hopeless: True if no retry helps.
-        authorization: A digest of the Authorization header, or None without one.
+        is_permanent: True if no retry helps.
+        credential: `Identity.credential`.
         call: The call that it belonged to, or None.
     """
 
@@ -44,7 +44,7 @@ class FailedAttempt(NamedTuple):
     span: SpanContext | None
     wait_s: float | None
     is_permanent: bool
-    authorization: bytes | None
+    credential: int | None
     call: PreviousCall | None
 
 

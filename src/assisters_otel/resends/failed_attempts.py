@@ -1,7 +1,10 @@
 """The failed attempts that may still be resent, bounded in number and in time.
 
 Each is stored under the keys by which its resend may look for it. A key is an origin and the
-identity of the request. The origin is the `id` of the task or thread that sent the attempt.
+identity of the request. The origin is the `id` of the task or thread that sent the attempt. The
+identity is a digest that equal requests have in common. It is keyed with a secret of the process,
+so that a guessed body cannot be tested against it
+(test_the_digest_of_one_process_says_nothing_in_another). Nothing else of a request is kept.
 
 If there is a parent span or a unit of work, the attempt is stored a second time, with that as the
 origin. There another task or thread finds it, so this entry is called *shared*. A newer failure
@@ -13,13 +16,14 @@ An attempt that a redirect led to is also stored under the identities of the req
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from assisters_otel.attempts.attempt import Attempt
+    from assisters_otel.attempts.control_flow import Origin
     from assisters_otel.attempts.retry_chain import FailedAttempt, Key
 
 WINDOW_S: Final = 600.0
@@ -35,11 +39,9 @@ class RememberedAttempt(NamedTuple):
 
     Attributes:
         before: The record of the attempt for its resend.
-        owner: Returns the task or thread that sent it, or None if that no longer exists.
-        whole: `Origin.whole`.
-        parent_id: The id of its parent span, or 0.
+        origin: The flow of control.
         started_s: When it was sent, on a steady clock.
-        send: The send of a client's own retry code that it was part of, or None.
+        send: The send of a client's own retry code that it ended in, or None.
         has_company: `Attempt.has_company`.
         is_shared: True for the entry under the parent span or the unit of work.
         is_fan_out: True if an equal request with the same parent was in flight at the same time and
@@ -50,9 +52,7 @@ class RememberedAttempt(NamedTuple):
     """
 
     before: FailedAttempt
-    owner: Callable[[], object]
-    whole: str | int | None
-    parent_id: int
+    origin: Origin
     started_s: float
     send: object | None = None
     has_company: bool = False
@@ -77,6 +77,31 @@ class FailedAttempts:
         self.lock = threading.RLock()
         self.by_key: OrderedDict[Key, RememberedAttempt] = OrderedDict()
         self._keys_by_origin: Counter[int] = Counter()
+        self._secret = os.urandom(16)
+
+    def identity_of(self, attempt: Attempt) -> int | None:
+        """Return the digest that equal requests have in common. Computed once for each attempt.
+
+        It covers the unit of work, the method, the URL, and the Idempotency-Key. Without that
+        header it covers the body. Sets `Attempt.identity` and `Attempt.is_bare`.
+
+        Returns:
+            The digest, or None if the body cannot be read without consuming it.
+        """
+        if attempt.identity is not None:
+            return attempt.identity
+        message = attempt.reader
+        key = message.header("idempotency-key")
+        content = key or message.body()
+        if content is None:
+            return None
+        attempt.is_bare = not content
+        # Python's `hash` of a string is keyed as well, and faster than `hashlib`. But a text and
+        # its bytes have the same hash. So the kind of the content is part of the digest.
+        kind = "key" if key else "body"
+        address = attempt.unit, attempt.request.method, message.url()
+        attempt.identity = hash((self._secret, *address, kind, content))
+        return attempt.identity
 
     def has_origin(self, *origins: int) -> bool:
         """Return True if an attempt of any of these origins is remembered. Needs no lock."""
@@ -95,7 +120,10 @@ class FailedAttempts:
         older = self.by_key.get(key)
         is_fan_out = older is not None and (
             older.is_fan_out
-            or (older.before.ended_s > attempt.started_s and older.owner is not attempt.owner)
+            or (
+                older.before.ended_s > attempt.started_s
+                and older.origin.owner is not attempt.origin.owner
+            )
         )
         succeeded_s = -math.inf if older is None else older.succeeded_s
         shared = attempt._replace(is_shared=True, is_fan_out=is_fan_out, succeeded_s=succeeded_s)

@@ -29,7 +29,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from assisters_otel.attempts import control_flow
-from assisters_otel.resends.request_identity import authorization_digest, request_identity
 
 if TYPE_CHECKING:
     import weakref
@@ -43,19 +42,15 @@ if TYPE_CHECKING:
 class FlowMatcher:
     """Matches attempts with failed ones of the same flow of control."""
 
-    def __init__(
-        self, failed: FailedAttempts, in_flight: set[weakref.ref[Attempt]], secret: bytes
-    ) -> None:
+    def __init__(self, failed: FailedAttempts, in_flight: set[weakref.ref[Attempt]]) -> None:
         """Match with what is in *failed* and *in_flight*, which the tracker fills.
 
         Args:
             failed: The failed attempts without a resend.
             in_flight: The attempts in flight.
-            secret: The key of the digests.
         """
         self._failed = failed
         self._in_flight = in_flight
-        self._secret = secret
 
     def take_failed(self, attempt: Attempt, now: float) -> FailedAttempt | None:
         """Return the failed attempt that *attempt* sends again, and mark it as resent.
@@ -77,15 +72,15 @@ class FlowMatcher:
         # The request is read only if this flow has failed: reading its body and URL is expensive.
         if not failed.has_origin(origin.owner_id, place or 0):
             return None
-        identity = request_identity(attempt, self._secret)
+        identity = failed.identity_of(attempt)
         if identity is None:
             return None
         own_key, shared_key = (origin.owner_id, identity), (place or 0, identity)
         with failed.lock:
             own, shared = failed.by_key.get(own_key), failed.by_key.get(shared_key)
             # The `id` of an owner is reused after its end, so its identity is compared.
-            is_own = own is not None and own.owner() is origin.owner()
-            if own is not None and is_own and own.whole == origin.whole:
+            is_own = own is not None and own.origin.owner() is origin.owner()
+            if own is not None and is_own and own.origin.whole == origin.whole:
                 is_resend = self._is_resend_by_same(own, attempt, shared)
                 failed.mark_resent(own_key, own.before)
                 failed.mark_resent(shared_key, own.before)
@@ -94,7 +89,7 @@ class FlowMatcher:
                 return None
             failed.mark_resent(shared_key, shared.before)
             # The thread of a pool that sent it may send an equal request after this resend.
-            failed.mark_resent((id(shared.owner()), identity), shared.before)
+            failed.mark_resent((id(shared.origin.owner()), identity), shared.before)
             return shared.before
 
     def equal_in_flight(self, attempt: Attempt) -> Iterator[Attempt]:
@@ -110,7 +105,7 @@ class FlowMatcher:
             other = reference()
             if other is None or other is attempt:
                 continue
-            if request_identity(other, self._secret) == identity:
+            if self._failed.identity_of(other) == identity:
                 yield other
 
     def _is_resend_by_same(
@@ -143,7 +138,7 @@ class FlowMatcher:
         """
         if shared.is_fan_out or shared.has_company or shared.is_resent:
             return False
-        if not control_flow.has_ended(shared.owner()):
+        if not control_flow.has_ended(shared.origin.owner()):
             return False
         if attempt.is_bare and not self._is_same_asker(shared, attempt, shared):
             return False
@@ -153,10 +148,11 @@ class FlowMatcher:
         self, failed: RememberedAttempt, attempt: Attempt, shared: RememberedAttempt | None
     ) -> bool:
         """Return True if a bare request has enough in common with a failed one to be its resend."""
-        parent = attempt.origin().parent
+        parent, before = attempt.origin().parent, failed.origin.parent
         return (
             parent is not None
-            and failed.parent_id == parent.span_id
-            and failed.before.authorization == authorization_digest(attempt.reader, self._secret)
+            and before is not None
+            and before.span_id == parent.span_id
+            and failed.before.credential == attempt.caller.credential
             and (shared is None or shared.succeeded_s < failed.before.ended_s)
         )

@@ -32,7 +32,6 @@ What would break it.
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
@@ -45,7 +44,6 @@ from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import Resend
 from assisters_otel.resends.failed_attempts import FailedAttempts, RememberedAttempt
 from assisters_otel.resends.flow_matcher import FlowMatcher
-from assisters_otel.resends.request_identity import authorization_digest, request_identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,10 +77,9 @@ class ResendTracker:
             now: A steady clock, in seconds.
         """
         self._now = now
-        self._secret = os.urandom(16)
         self._failed = FailedAttempts()
         self._in_flight: set[weakref.ref[Attempt]] = set()
-        self._matcher = FlowMatcher(self._failed, self._in_flight, self._secret)
+        self._matcher = FlowMatcher(self._failed, self._in_flight)
         # By the `id` of the task or thread. The lock of the failed attempts guards it as well.
         self._pending_redirects: OrderedDict[int, PendingRedirect] = OrderedDict()
 
@@ -154,9 +151,7 @@ class ResendTracker:
         delay_s = max(now - before.ended_s, 0.0)
         wait_s = before.wait_s
         # The API has neither refused another key nor asked it to wait.
-        is_same_key = (
-            before.is_permanent or wait_s is not None
-        ) and before.authorization == authorization_digest(attempt.reader, self._secret)
+        is_same_key = before.credential == attempt.caller.credential
         return Resend(
             before.number + 1,
             reason=before.reason,
@@ -197,7 +192,7 @@ class ResendTracker:
         place = attempt.origin().place
         if place is None or not self._failed.has_origin(place):
             return
-        key = place, request_identity(attempt, self._secret) or 0
+        key = place, self._failed.identity_of(attempt) or 0
         with self._failed.lock:
             self._failed.mark_succeeded(key, self._now())
 
@@ -221,32 +216,24 @@ class ResendTracker:
             span=attempt.span.get_span_context() if attempt.span is not None else None,
             wait_s=retry_after_s(outcome.headers.get(response_headers.RETRY_AFTER), unix_s),
             is_permanent=is_permanent,
-            authorization=authorization_digest(attempt.reader, self._secret),
+            credential=attempt.caller.credential,
             call=chain.call if chain is not None else None,
         )
         identities = self._identities(attempt)
         origin = attempt.origin()
-        parent, place = origin.parent, origin.place
         if is_permanent:
             for other in self._matcher.equal_in_flight(attempt):
                 attempt.has_company = other.has_company = True
-        remembered = RememberedAttempt(
-            before,
-            origin.owner,
-            origin.whole,
-            parent.span_id if parent is not None else 0,
-            attempt.started_s,
-            control_flow.current_send(),
-            attempt.has_company,
-        )
+        send = control_flow.current_send()
+        remembered = RememberedAttempt(before, origin, attempt.started_s, send, attempt.has_company)
         keys: list[Key] = []
         with self._failed.lock:
             self._failed.expire(now)
             for identity in identities:
                 keys.append((origin.owner_id, identity))
                 self._failed.remember(keys[-1], remembered)
-                if place is not None:
-                    keys.append((place, identity))
+                if origin.place is not None:
+                    keys.append((origin.place, identity))
                     self._failed.remember_shared(keys[-1], remembered)
         if chain is not None:
             chain.last_failed = before
@@ -277,7 +264,7 @@ class ResendTracker:
 
     def _identities(self, attempt: Attempt) -> tuple[int, ...]:
         """Return the identity of a request and of those that were redirected to it."""
-        identity = request_identity(attempt, self._secret)
+        identity = self._failed.identity_of(attempt)
         return attempt.origins if identity is None else (identity, *attempt.origins)
 
 
