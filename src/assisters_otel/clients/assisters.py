@@ -124,7 +124,10 @@ class AssistersAdapter:
     def _call(
         self, client: Any, method: str, named: Any, body: Any, expected: ExpectedAnswer = RESULT
     ) -> Call | None:
-        url = urlsplit(client._url(named["path"], named.get("root")))  # noqa: SLF001 - as its own methods do
+        built = client._url(named["path"], named.get("root"))  # noqa: SLF001 - as its own methods do
+        if not isinstance(built, str):  # of a mock
+            return None
+        url = urlsplit(built)
         hosts = self._recorder.watched.by_name.get(url.hostname or "")
         if hosts is None:
             return None

@@ -8,11 +8,9 @@ frames of the library. Also a coroutine that is created and never awaited.
 
 from __future__ import annotations
 
-import inspect
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
-from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.attempts import control_flow
@@ -22,9 +20,10 @@ from assisters_otel.clients.aiohttp.exceptions import is_transient
 from assisters_otel.clients.aiohttp.request_reader import AiohttpRequestReader
 from assisters_otel.clients.aiohttp.session_request import (
     SessionRequest,
-    headers_as_read,
-    http_version_of,
+    has_failed,
     is_instrumented,
+    making_anew,
+    named_as,
     put_headers,
     put_headers_back,
     read_ahead_s,
@@ -78,10 +77,7 @@ class AiohttpAdapter(ClientAdapter):
     # -- one request of the app -------------------------------------------------------------------
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        call = as_function(original)
-        is_plain = type(original) is FunctionType and bool(
-            original.__code__.co_flags & inspect.CO_COROUTINE
-        )
+        call, made_anew = as_function(original), making_anew(original)
 
         # A plain function: a request to another host awaits the client's own coroutine.
         def request(session: Any, *args: Any, **kwargs: Any) -> Any:
@@ -89,14 +85,8 @@ class AiohttpAdapter(ClientAdapter):
             asked = self._begin(session, args, kwargs)
             if asked is None:
                 return sent
-            if not is_plain:  # a mock, which has recorded the call: it is called once
-                return self._request(lambda: sent, asked)
-            # This coroutine only checked the arguments. A task cancelled before its first step
-            # would leave it un-awaited, and Python would warn. So it is closed.
-            sent.close()
-            ours: Any = self._request(partial(call, session, *args, **kwargs), asked)
-            ours.__name__, ours.__qualname__ = sent.__name__, sent.__qualname__
-            return ours
+            send = made_anew(sent, partial(call, session, *args, **kwargs))
+            return named_as(sent, self._request(send, asked))
 
         return as_coroutine_function(request)
 
@@ -144,12 +134,21 @@ class AiohttpAdapter(ClientAdapter):
     # -- one attempt ------------------------------------------------------------------------------
 
     def _wrap_connect(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        call = as_function(original)
+        call, made_anew = as_function(original), making_anew(original)
+
+        # Tests call it without a loop, where it only makes a coroutine. The attempt starts in that.
+        async def connected(connect: Callable[[], Any], raw: Any, request: ApiRequest) -> Any:
+            asked = self._attempt(raw, request)
+            return await (connect() if asked is None else self._keep_error(connect(), asked))
 
         def connect(connector: Any, *args: Any, **kwargs: Any) -> Any:
             connecting = call(connector, *args, **kwargs)
-            asked = self._attempt(args[0] if args else kwargs["req"])
-            return connecting if asked is None else self._keep_error(connecting, asked)
+            raw = args[0] if args else kwargs["req"]
+            request = self._request_of(raw)
+            if request is None:
+                return connecting
+            anew = made_anew(connecting, partial(call, connector, *args, **kwargs))
+            return named_as(connecting, connected(anew, raw, request))
 
         return as_coroutine_function(connect)
 
@@ -186,10 +185,13 @@ class AiohttpAdapter(ClientAdapter):
         return as_coroutine_function(start)
 
     @fail_safe
-    def _attempt(self, raw: Any) -> SessionRequest | None:
-        request = self._watched(raw.method, raw.url)
-        if request is None:
+    def _request_of(self, raw: Any) -> ApiRequest | None:
+        if not is_a(raw, (MODULE,), "ClientRequest"):  # a mock
             return None
+        return self._watched(raw.method, raw.url)
+
+    @fail_safe
+    def _attempt(self, raw: Any, request: ApiRequest) -> SessionRequest | None:
         asked = self._asked.get()
         if asked is None or not asked.is_told_of:
             # A redirect from a host that is not watched. So each step reports its own exception.
@@ -265,25 +267,13 @@ class AiohttpAdapter(ClientAdapter):
         if exchange is None:
             return result
         try:
-            if self._answered(asked, exchange, response):
+            if has_failed(asked, exchange, response):
                 read_s = read_ahead_s(asked, exchange, response)
                 if read_s is not None:
                     await stream_reader.wait_for_read_ahead(response.content, read_s)
         finally:
             exchange.end(None)
         return result
-
-    @staticmethod
-    @fail_safe
-    def _answered(asked: SessionRequest, exchange: Exchange, response: Any) -> bool:
-        """Record an answer's headers. Return True if it has failed."""
-        headers = headers_as_read(asked, response)
-        if exchange.answered(response, response.status, http_version_of(response), headers):
-            if exchange.may_be_read_ahead():
-                exchange.read_beginning = partial(stream_reader.peek, response.content)
-            return True
-        exchange.watch_body(response, stream_reader.watch, response)
-        return False
 
     def _wrap_raise(self, original: Callable[..., Any]) -> Callable[..., Any]:
         call = as_function(original)

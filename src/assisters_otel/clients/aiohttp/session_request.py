@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
+from inspect import CO_COROUTINE
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.api.headers import with_lower_names
@@ -15,7 +18,7 @@ _ENCODING: Final = b"content-encoding"
 _SCOPE: Final = "opentelemetry.instrumentation.aiohttp_client"
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from opentelemetry.trace import Span
 
@@ -123,6 +126,31 @@ class SessionRequest:
             exchange.end(None)
 
 
+def making_anew(original: Any) -> Callable[[Any, Callable[[], Any]], Callable[[], Any]]:
+    """Return a function that has a coroutine of *original* made anew when it is awaited.
+
+    The first one has only checked the arguments. A task that is cancelled before its first step
+    would leave it un-awaited, and Python would warn. So it is closed. That of a mock is kept: the
+    mock has recorded the call.
+    """
+    is_plain = type(original) is FunctionType and original.__code__.co_flags & CO_COROUTINE
+
+    def made_anew(made: Any, make: Callable[[], Any]) -> Callable[[], Any]:
+        if not is_plain:
+            return lambda: made
+        made.close()
+        return make
+
+    return made_anew
+
+
+def named_as(theirs: Any, ours: Any) -> Any:
+    """Return the library's coroutine with the name of the client's."""
+    ours.__name__ = getattr(theirs, "__name__", ours.__name__)
+    ours.__qualname__ = getattr(theirs, "__qualname__", ours.__qualname__)
+    return ours
+
+
 def read_limit_s(asked: SessionRequest) -> float:
     """Return the seconds for which a failed body is waited for: the caller's limit for a read."""
     timeout = asked.options.get("timeout")
@@ -178,6 +206,18 @@ def is_instrumented(session: Any) -> bool:
         for config in session._trace_configs  # noqa: SLF001 - the property is newer
         for told in config.on_request_start
     )
+
+
+@fail_safe
+def has_failed(asked: SessionRequest, exchange: Exchange, response: Any) -> bool:
+    """Record an answer's headers, and watch a successful one's body. Return True if it failed."""
+    headers = headers_as_read(asked, response)
+    if exchange.answered(response, response.status, http_version_of(response), headers):
+        if exchange.may_be_read_ahead():
+            exchange.read_beginning = partial(stream_reader.peek, response.content)
+        return True
+    exchange.watch_body(response, stream_reader.watch, response)
+    return False
 
 
 @fail_safe

@@ -1,0 +1,126 @@
+"""The methods that are wrapped, called with what tests of an app put in place of the real thing.
+
+A mock is no request. The methods do with it what they do without us, and `strict` raises nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import warnings
+from operator import attrgetter
+from unittest.mock import Mock, NonCallableMock, create_autospec
+
+import aiohttp
+import httpx
+import pytest
+import requests
+from aiohttp.client_reqrep import ClientRequest
+
+import assisters_otel
+
+REQUESTS = {
+    "httpx": httpx.Request,
+    "requests": requests.PreparedRequest,
+    "aiohttp": ClientRequest,
+    "openai": httpx.Request,
+    "assisters": httpx.Request,
+}
+METHODS = (
+    "httpx:HTTPTransport.handle_request",
+    "httpx:AsyncHTTPTransport.handle_async_request",
+    "requests:Session.send",
+    "requests:adapters.HTTPAdapter.send",
+    "requests:adapters.Retry.increment",
+    "aiohttp:ClientSession._request",
+    "aiohttp:connector.BaseConnector.connect",
+    "aiohttp:client_reqrep.ClientRequest.send",
+    "aiohttp:client_reqrep.ClientResponse.start",
+    "aiohttp:client_reqrep.ClientResponse.raise_for_status",
+    "openai:_base_client.SyncAPIClient.request",
+    "openai:_base_client.AsyncAPIClient.request",
+    "openai:_legacy_response.LegacyAPIResponse.parse",
+    "openai:_response.APIResponse.parse",
+    "openai:_response.AsyncAPIResponse.parse",
+    "openai:_response.APIResponse.close",
+    "openai:_response.AsyncAPIResponse.close",
+    "assisters:Assisters._request",
+    "assisters:Assisters._request_bytes",
+    "assisters:Assisters._stream",
+)
+
+
+class Refusing:
+    """An object that has nothing, and says so in its own way."""
+
+    def __getattr__(self, name):
+        raise LookupError(name)
+
+
+MOCKS = {
+    "a mock": lambda _: Mock(name="mock"),
+    "a mock of the class": lambda client: create_autospec(REQUESTS[client], instance=True),
+    "a mock with nothing in it": lambda _: NonCallableMock(spec=[], name="mock"),
+    "an object that refuses": lambda _: Refusing(),
+    "None": lambda _: None,
+}
+
+
+def told(method, client, mock):
+    """What a method does with mocks: the name of the class of what it returns or raises."""
+    _, path = method.split(":")
+    called = attrgetter(path)(importlib.import_module(client))
+    first = Mock(name="self", spec_set=None)
+    arguments = [MOCKS[mock](client) for _ in inspect.signature(called).parameters][1:3]
+    try:
+        result = called(first, *arguments)
+        if inspect.iscoroutine(result):
+            result = asyncio.run(result)
+    except Exception as error:  # noqa: BLE001 - it is compared
+        return type(error).__qualname__
+    return type(result).__qualname__  # a mock has a class of its own
+
+
+@pytest.mark.parametrize("mock", MOCKS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_mock_is_treated_as_without_us(api, memory, method, mock):
+    client = method.split(":")[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        alone = told(method, client, mock)
+        with assisters_otel.init(
+            hosts=[api.url],
+            tracer_provider=memory.tracer_provider,
+            meter_provider=memory.meter_provider,
+            strict=True,
+        ):
+            with_us = told(method, client, mock)
+
+    assert with_us == alone
+    assert memory.spans() == []
+
+
+@pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "awaited"])
+def test_an_attempt_of_aiohttp_starts_where_it_runs_and_not_where_its_coroutine_is_made(
+    api, memory, telemetry, is_closed
+):
+    """Tests make it without a loop, and hand it to one."""
+    loop = asyncio.new_event_loop()
+
+    async def begun():
+        session = aiohttp.ClientSession()
+        return session, ClientRequest("GET", session._build_url(api.url), loop=loop)
+
+    session, request = loop.run_until_complete(begun())
+    connecting = session.connector.connect(request, [], aiohttp.ClientTimeout(1))
+    assert memory.spans() == []
+    if is_closed:
+        connecting.close()
+    else:
+        loop.run_until_complete(connecting).close()
+    loop.run_until_complete(session.close())
+    loop.close()
+    telemetry.flush(1)
+
+    assert memory.attempts() == []
