@@ -22,11 +22,11 @@ from assisters_otel.clients.aiohttp.session_request import (
     SessionRequest,
     has_failed,
     is_instrumented,
-    making_anew,
-    named_as,
+    makes_coroutines,
     put_headers,
     put_headers_back,
     read_ahead_s,
+    take_name,
 )
 from assisters_otel.clients.classes import is_a
 from assisters_otel.clients.exchange import Exchange
@@ -77,7 +77,7 @@ class AiohttpAdapter(ClientAdapter):
     # -- one request of the app -------------------------------------------------------------------
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        call, made_anew = as_function(original), making_anew(original)
+        call, is_plain = as_function(original), makes_coroutines(original)
 
         # A plain function: a request to another host awaits the client's own coroutine.
         def request(session: Any, *args: Any, **kwargs: Any) -> Any:
@@ -85,8 +85,14 @@ class AiohttpAdapter(ClientAdapter):
             asked = self._begin(session, args, kwargs)
             if asked is None:
                 return sent
-            send = made_anew(sent, partial(call, session, *args, **kwargs))
-            return named_as(sent, self._request(send, asked))
+            if not is_plain:  # a mock, which has recorded the call: it is called once
+                return self._request(lambda: sent, asked)
+            # This coroutine only checked the arguments. A task cancelled before its first step
+            # would leave it un-awaited, and Python would warn. So it is closed.
+            sent.close()
+            ours = self._request(partial(call, session, *args, **kwargs), asked)
+            take_name(ours, sent)
+            return ours
 
         return as_coroutine_function(request)
 
@@ -134,12 +140,12 @@ class AiohttpAdapter(ClientAdapter):
     # -- one attempt ------------------------------------------------------------------------------
 
     def _wrap_connect(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        call, made_anew = as_function(original), making_anew(original)
+        call, is_plain = as_function(original), makes_coroutines(original)
 
         # Tests call it without a loop, where it only makes a coroutine. The attempt starts in that.
-        async def connected(connect: Callable[[], Any], raw: Any, request: ApiRequest) -> Any:
+        async def connected(make: Callable[[], Any], raw: Any, request: ApiRequest) -> Any:
             asked = self._attempt(raw, request)
-            return await (connect() if asked is None else self._keep_error(connect(), asked))
+            return await (make() if asked is None else self._keep_error(make(), asked))
 
         def connect(connector: Any, *args: Any, **kwargs: Any) -> Any:
             connecting = call(connector, *args, **kwargs)
@@ -147,8 +153,12 @@ class AiohttpAdapter(ClientAdapter):
             request = self._request_of(raw)
             if request is None:
                 return connecting
-            anew = made_anew(connecting, partial(call, connector, *args, **kwargs))
-            return named_as(connecting, connected(anew, raw, request))
+            if not is_plain:
+                return connected(lambda: connecting, raw, request)
+            connecting.close()  # as above
+            ours = connected(partial(call, connector, *args, **kwargs), raw, request)
+            take_name(ours, connecting)
+            return ours
 
         return as_coroutine_function(connect)
 

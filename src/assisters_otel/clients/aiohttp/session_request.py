@@ -18,7 +18,7 @@ _ENCODING: Final = b"content-encoding"
 _SCOPE: Final = "opentelemetry.instrumentation.aiohttp_client"
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from opentelemetry.trace import Span
 
@@ -126,29 +126,15 @@ class SessionRequest:
             exchange.end(None)
 
 
-def making_anew(original: Any) -> Callable[[Any, Callable[[], Any]], Callable[[], Any]]:
-    """Return a function that has a coroutine of *original* made anew when it is awaited.
-
-    The first one has only checked the arguments. A task that is cancelled before its first step
-    would leave it un-awaited, and Python would warn. So it is closed. That of a mock is kept: the
-    mock has recorded the call.
-    """
-    is_plain = type(original) is FunctionType and original.__code__.co_flags & CO_COROUTINE
-
-    def made_anew(made: Any, make: Callable[[], Any]) -> Callable[[], Any]:
-        if not is_plain:
-            return lambda: made
-        made.close()
-        return make
-
-    return made_anew
+def makes_coroutines(original: Any) -> bool:
+    """Return True for a coroutine function of the client's, False for a mock."""
+    return type(original) is FunctionType and bool(original.__code__.co_flags & CO_COROUTINE)
 
 
-def named_as(theirs: Any, ours: Any) -> Any:
-    """Return the library's coroutine with the name of the client's."""
-    ours.__name__ = getattr(theirs, "__name__", ours.__name__)
-    ours.__qualname__ = getattr(theirs, "__qualname__", ours.__qualname__)
-    return ours
+@fail_safe
+def take_name(ours: Any, theirs: Any) -> None:
+    """Give the library's coroutine the name of the client's."""
+    ours.__name__, ours.__qualname__ = theirs.__name__, theirs.__qualname__
 
 
 def read_limit_s(asked: SessionRequest) -> float:
