@@ -546,12 +546,12 @@ def test_a_later_call_is_not_taken_for_that_of_an_exception(api):
 
 @pytest.mark.usefixtures("telemetry")
 def test_nothing_is_kept_for_an_exception_without_weak_references(api):
-    before = len(_attempts_by_object_id)
+    before = set(_attempts_by_object_id._kept)  # what a test before this one has left, it may lose
     error = refused(api, "parse")
     assert explain(error).request_id == "req_7"
     watch = weakref.ref(next(_calls_of(error)))
 
-    assert len(_attempts_by_object_id) == before
+    assert _attempts_by_object_id._kept.keys() <= before
     assert vars(error) == {}
     del error
     gc.collect()

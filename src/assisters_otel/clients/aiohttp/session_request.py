@@ -133,7 +133,7 @@ def makes_coroutines(original: Any) -> bool:
 
 @fail_safe
 def take_name(ours: Any, theirs: Any) -> None:
-    """Give the library's coroutine the name of the client's."""
+    """Name the library's coroutine as the client's is named."""
     ours.__name__, ours.__qualname__ = theirs.__name__, theirs.__qualname__
 
 
