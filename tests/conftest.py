@@ -28,6 +28,9 @@ from sizes import SIZE, WHOLE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Until all tests are collected: what is imported stays, and to search it is a quarter of the time.
+gc.disable()
+
 # Below full size the processes that the first modules start, those of the command line, are not
 # measured. After the first module that is not measured, coverage sets the variables again.
 if "PYTEST_XDIST_WORKER" in os.environ and SIZE < WHOLE:
@@ -114,6 +117,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "benchmark" in getattr(item, "fixturenames", ()):
                 item.add_marker(skipped)
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
 
 
 @pytest.fixture(scope="module", autouse=True)

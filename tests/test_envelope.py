@@ -234,11 +234,14 @@ def test_an_encoding_that_the_client_cannot_undo_is_none(encoding, monkeypatch):
     [
         (b"not gzip", b"gzip"),
         (b"{}", b"gzip, gzip, gzip, gzip"),
-        (gzip.compress(b"x" * 50_000_000), b"gzip"),
     ],
 )
 def test_what_cannot_be_undone_is_none(body, encoding):
     assert decode_body(body, encoding) is None
+
+
+def test_a_bomb_is_none():
+    assert decode_body(gzip.compress(b"x" * 50_000_000), b"gzip") is None
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"gzip", b"deflate", b"br", b"zstd", b"gzip, br"]))

@@ -26,7 +26,7 @@ SCOPE = (
     "service_name",
 )
 """What a service is: the labels that every sum of apps' series begins with, in this order."""
-RULES = yaml.safe_load(CONFIG.joinpath("alerts.yaml").read_text())
+RULES = yaml.load(CONFIG.joinpath("alerts.yaml").read_text(), yaml.CSafeLoader)
 DASHBOARD = json.loads(CONFIG.joinpath("dashboard.json").read_text())
 ALL = {
     "$__rate_interval": "10m",

@@ -34,7 +34,9 @@ RUNBOOKS = DOCS.joinpath("alerts.md").read_text()
 """The page that a runbook_url leads to."""
 ERRORS = DOCS.joinpath("errors.md").read_text()
 """The page that Jaeger's links lead to."""
-PROMTOOL = {path.name: yaml.safe_load(path.read_text()) for path in CONFIG.glob("*_test.yaml")}
+PROMTOOL = {
+    path.name: yaml.load(path.read_text(), yaml.CSafeLoader) for path in CONFIG.glob("*_test.yaml")
+}
 TESTS = [test for file in PROMTOOL.values() for test in file["tests"]]
 OF_YOURS = "tokens_a_month"
 """The threshold that has no number as shipped."""
