@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import coverage
 import hypothesis  # before the freeze: of what is frozen its plugins see no referrer
@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 # Until all tests are collected: what is imported stays, and to search it is a quarter of the time.
 gc.disable()
 
-# Below full size the processes that the first modules start, those of the command line, are not
-# measured. After the first module that is not measured, coverage sets the variables again.
-if "PYTEST_XDIST_WORKER" in os.environ and SIZE < WHOLE:
-    for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
-        os.environ.pop(name, None)
+# What has each process that a test starts measured. One that is not ends as it does elsewhere.
+_MEASURED: Final = ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
+_measuring = {name: os.environ[name] for name in _MEASURED if name in os.environ}
+if "PYTEST_XDIST_WORKER" in os.environ and SIZE < WHOLE:  # else the workers are not measured
+    for name in _measuring:
+        os.environ.pop(name)
 
 # What it makes once, two seconds of CPU in each process that has it not, is for every checkout.
 _cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -70,18 +71,22 @@ first, and the others are computed meanwhile. As the last ones they would leave 
 idle."""
 
 REPEATING = {
-    "fuzz", "neutral", "test_app_instrumentation", "test_attempt_spans", "test_attribute_limits",
-    "test_calls", "test_default_host", "test_endpoints", "test_framing", "test_gen_ai",
-    "test_host_names", "test_http_span", "test_neutral", "test_neutral_sdks", "test_planted_faults",
-    "test_setups", "test_streams",
+    "collector_config", "docs", "fuzz", "load", "neutral", "rules", "test_answers_understood",
+    "test_app_instrumentation", "test_attempt_spans", "test_attribute_limits",
+    "test_background_requests", "test_calls", "test_contract", "test_default_host",
+    "test_endpoints", "test_equal_requests", "test_framing", "test_gen_ai", "test_held_references",
+    "test_host_names", "test_http_span", "test_identity", "test_layers", "test_neutral",
+    "test_neutral_sdks", "test_planted_faults", "test_resends", "test_retries_of_loops",
+    "test_retries_of_sdks", "test_retryable", "test_secrets", "test_setups", "test_span_context",
+    "test_streams", "test_wire", "test_wording",
 }  # fmt: skip
-"""Folders and modules that go through the same lines again and again, for every client."""
+"""Folders and modules that meet, together, some fifty lines that no other one meets."""
 
-REPEATING_TESTS = {
-    "test_a_caller_sees_the_same_with_us_and_without", "test_a_key_in_a_variable_is_not_shown",
-    "test_doctor_shows_no_key_of_a_variable",
+PROCESSES = {
+    "test_check_retries", "test_commands", "test_doctor", "test_runtimes", "test_servers",
+    "test_uwsgi", "test_watch", "test_workers",
 }  # fmt: skip
-"""Single tests that do: their modules have others that are the only ones to meet some lines."""
+"""Modules whose processes meet lines that no test's own process meets."""
 
 
 def _place(path: Path) -> set[str]:
@@ -152,27 +157,24 @@ def _installed_is_parsed_once() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _measured_once(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Measure no coverage where nothing new is met: it takes as long as the test itself."""
+    """Measure no coverage where nothing new is met: it takes half as long as the test itself."""
     measuring = coverage.Coverage.current()
-    if measuring is None or SIZE >= WHOLE or REPEATING.isdisjoint(_place(request.path)):
+    if measuring is None or SIZE >= WHOLE:
         yield
         return
-    measuring.stop()
+    place = _place(request.path)
+    is_measured = REPEATING.isdisjoint(place)
+    if not is_measured:
+        measuring.stop()
+    # `start` sets the variables again.
+    for name, value in _measuring.items():
+        if PROCESSES.isdisjoint(place):
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
     yield
-    measuring.start()
-
-
-@pytest.fixture(autouse=True)
-def _test_is_measured_once(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Measure no coverage in such a test of a module that is measured."""
-    measuring = coverage.Coverage.current()
-    name = getattr(request.node, "originalname", "")
-    if measuring is None or SIZE >= WHOLE or name not in REPEATING_TESTS:
-        yield
-        return
-    measuring.stop()
-    yield
-    measuring.start()
+    if not is_measured:
+        measuring.start()
 
 
 @pytest.fixture(autouse=True)
