@@ -124,8 +124,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(skipped)
 
 
-def pytest_collection_finish() -> None:
-    gc.enable()
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    gc.enable()  # also in the process that collects nothing itself
 
 
 @pytest.fixture(scope="module", autouse=True)
