@@ -28,7 +28,7 @@ from assisters_otel.clients.aiohttp.session_request import (
     read_ahead_s,
     take_name,
 )
-from assisters_otel.clients.classes import is_a
+from assisters_otel.clients.classes import find_base, is_a
 from assisters_otel.clients.exchange import Exchange
 from assisters_otel.clients.patching import Target, as_coroutine_function, as_function
 from assisters_otel.fail_safe import fail_safe
@@ -196,7 +196,8 @@ class AiohttpAdapter(ClientAdapter):
 
     @fail_safe
     def _request_of(self, raw: Any) -> ApiRequest | None:
-        if not is_a(raw, (MODULE,), "ClientRequest"):  # a mock
+        kind: Any = type(raw)  # the `__class__` of a mock is that of what it stands for
+        if find_base(kind, "ClientRequest") is None:
             return None
         return self._watched(raw.method, raw.url)
 
