@@ -103,12 +103,20 @@ class FailedAttempts:
         attempt.identity = hash((self._secret, *address, kind, content))
         return attempt.identity
 
-    def has_origin(self, *origins: int) -> bool:
-        """Return True if an attempt of any of these origins is remembered. Needs no lock."""
+    def has_origin(self, now: float, *origins: int) -> bool:
+        """Return True if an attempt of any of these origins is remembered. Takes the lock itself.
+
+        Args:
+            now: The time on the same clock.
+            origins: The origins.
+        """
+        with self.lock:
+            self._expire(now)
         return not self._keys_by_origin.keys().isdisjoint(origins)
 
     def remember(self, key: Key, attempt: RememberedAttempt) -> None:
         """Store an attempt, in place of an older one with the same key."""
+        self._expire(attempt.before.ended_s)
         self._forget(key)
         while len(self.by_key) >= MAX_ENTRIES:
             self._forget(next(iter(self.by_key)))
@@ -145,7 +153,7 @@ class FailedAttempts:
         if attempt is not None:
             self.by_key[key] = attempt._replace(succeeded_s=now)
 
-    def expire(self, now: float) -> None:
+    def _expire(self, now: float) -> None:
         """Forget the attempts that ended more than `WINDOW_S` ago."""
         while self.by_key:
             key, attempt = next(iter(self.by_key.items()))

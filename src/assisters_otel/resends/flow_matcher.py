@@ -62,15 +62,12 @@ class FlowMatcher:
         Returns:
             The failed attempt, or None if *attempt* is no resend.
         """
-        failed = self._failed
-        with failed.lock:
-            failed.expire(now)
-        origin = attempt.origin()
+        failed, origin = self._failed, attempt.origin()
         if not origin.is_known:
             return None
         place = origin.place
         # The request is read only if this flow has failed: reading its body and URL is expensive.
-        if not failed.has_origin(origin.owner_id, place or 0):
+        if not failed.has_origin(now, origin.owner_id, place or 0):
             return None
         identity = failed.identity_of(attempt)
         if identity is None:

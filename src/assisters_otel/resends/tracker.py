@@ -190,7 +190,7 @@ class ResendTracker:
 
     def _succeeded(self, attempt: Attempt) -> None:
         place = attempt.origin().place
-        if place is None or not self._failed.has_origin(place):
+        if place is None or not self._failed.has_origin(self._now(), place):
             return
         key = place, self._failed.identity_of(attempt) or 0
         with self._failed.lock:
@@ -228,7 +228,6 @@ class ResendTracker:
         remembered = RememberedAttempt(before, origin, attempt.started_s, send, attempt.has_company)
         keys: list[Key] = []
         with self._failed.lock:
-            self._failed.expire(now)
             for identity in identities:
                 keys.append((origin.owner_id, identity))
                 self._failed.remember(keys[-1], remembered)
