@@ -65,20 +65,28 @@ def within(seconds: float, ask: Callable[[], Any]) -> Any:
 
     The seconds are those of an idle machine (see `PATIENCE`).
     """
-    return _until(time.monotonic() + PATIENCE * seconds, ask)
+
+    def asked() -> Any:
+        try:
+            return ask()
+        except (URLError, ConnectionError, TimeoutError):
+            return None
+
+    return _until(time.monotonic() + PATIENCE * seconds, asked)
 
 
 def never(seconds: float, ask: Callable[[], Any]) -> bool:
-    """Whether there was no true answer in all that time."""
+    """Whether there was no true answer in all that time.
+
+    Raises:
+        URLError: The server is not there.
+    """
     return not _until(time.monotonic() + seconds, ask)
 
 
 def _until(end: float, ask: Callable[[], Any]) -> Any:
     while True:
-        try:
-            answer = ask()
-        except (URLError, ConnectionError, TimeoutError):
-            answer = None
+        answer = ask()
         if answer or time.monotonic() > end:
             return answer
         time.sleep(0.2)

@@ -8,8 +8,10 @@ import sys
 
 import aiohttp
 import pytest
-from aiohttp.client_reqrep import ClientResponse
+from aiohttp.client_reqrep import ClientRequest, ClientResponse
 from opentelemetry import trace
+
+from assisters_otel.testing import FakeApi
 
 pytestmark = pytest.mark.usefixtures("telemetry")
 
@@ -188,3 +190,74 @@ def test_an_answer_that_an_interrupt_keeps_from_the_app_is_closed(api):
 
     api.answers(size=300_000)
     assert asyncio.run(whole()) == [True]
+
+
+class Hurried(aiohttp.TCPConnector):
+    """Limits the time of a connection, in another task before Python 3.12."""
+
+    async def connect(self, *args, **kwargs):
+        return await asyncio.wait_for(super().connect(*args, **kwargs), 5)
+
+
+class Tasked(aiohttp.TCPConnector):
+    """Connects in a task of its own."""
+
+    async def connect(self, *args, **kwargs):
+        return await asyncio.ensure_future(super().connect(*args, **kwargs))
+
+
+class Delegating:
+    """A request class that inherits nothing, and hands on to aiohttp's."""
+
+    def __init__(self, *args, **kwargs):
+        object.__setattr__(self, "_real", ClientRequest(*args, **kwargs))
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+    def __setattr__(self, name, value):
+        setattr(self._real, name, value)
+
+
+CONNECTORS = {"in a task": Tasked, "with a limit": Hurried}
+WAYS = {
+    **{name: lambda kind=kind: {"connector": kind()} for name, kind in CONNECTORS.items()},
+    "by a delegating request": lambda: {"request_class": Delegating},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_attempt_is_of_the_task_that_asks_however_it_is_connected(api, memory, way):
+    async def main():
+        async with aiohttp.ClientSession(**WAYS[way]()) as session:
+            for _ in range(2):
+                api.answers("rate_limit_exceeded")
+                async with session.post(f"{api.url}/embeddings", json={"input": "a"}) as response:
+                    await response.read()
+
+    asyncio.run(main())
+
+    attempts = [span.attributes for span in memory.attempts()]
+    assert [one.get("http.request.resend_count") for one in attempts] == [None, 1]
+    assert [one["http.response.status_code"] for one in attempts] == [429, 429]
+    code = None if way == "by a delegating request" else "rate_limit_exceeded"
+    assert [one.get("error.code") for one in attempts] == [code, code]
+
+
+@pytest.mark.parametrize("way", CONNECTORS)
+def test_an_attempt_after_a_redirect_from_elsewhere_ends_however_it_is_connected(api, memory, way):
+    async def main():
+        async with (
+            aiohttp.ClientSession(connector=CONNECTORS[way]()) as session,
+            session.get(f"{elsewhere}/models") as response,
+        ):
+            await response.read()
+            return response.status
+
+    with FakeApi() as other:
+        other.answers(redirect=f"{api.url}/models")
+        elsewhere = other.url.replace("127.0.0.1", "localhost")
+        assert asyncio.run(main()) == 200
+
+    (span,) = memory.attempts()
+    assert span.attributes["http.response.status_code"] == 200

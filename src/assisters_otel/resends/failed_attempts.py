@@ -66,8 +66,8 @@ class FailedAttempts:
     """A bounded store of failed attempts.
 
     Attributes:
-        lock: Held by the callers of all methods. It is reentrant, because a signal handler may
-            send a request meanwhile.
+        lock: Held by the callers of the methods that store or mark an attempt. It is reentrant,
+            because a signal handler may send a request meanwhile.
         by_key: The entries, the oldest first. An ordered dictionary finds its oldest entry in
             constant time. A plain one first skips the gaps that deleted entries have left.
     """

@@ -8,9 +8,12 @@ frames of the library. Also a coroutine that is created and never awaited.
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.attempts import control_flow
@@ -22,13 +25,11 @@ from assisters_otel.clients.aiohttp.session_request import (
     SessionRequest,
     has_failed,
     is_instrumented,
-    makes_coroutines,
     put_headers,
     put_headers_back,
     read_ahead_s,
-    take_name,
 )
-from assisters_otel.clients.classes import find_base, is_a
+from assisters_otel.clients.classes import is_a
 from assisters_otel.clients.exchange import Exchange
 from assisters_otel.clients.patching import Target, as_coroutine_function, as_function
 from assisters_otel.fail_safe import fail_safe
@@ -77,7 +78,10 @@ class AiohttpAdapter(ClientAdapter):
     # -- one request of the app -------------------------------------------------------------------
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        call, is_plain = as_function(original), makes_coroutines(original)
+        call = as_function(original)
+        is_plain = type(original) is FunctionType and bool(
+            original.__code__.co_flags & inspect.CO_COROUTINE
+        )
 
         # A plain function: a request to another host awaits the client's own coroutine.
         def request(session: Any, *args: Any, **kwargs: Any) -> Any:
@@ -90,8 +94,8 @@ class AiohttpAdapter(ClientAdapter):
             # This coroutine only checked the arguments. A task cancelled before its first step
             # would leave it un-awaited, and Python would warn. So it is closed.
             sent.close()
-            ours = self._request(partial(call, session, *args, **kwargs), asked)
-            take_name(ours, sent)
+            ours: Any = self._request(partial(call, session, *args, **kwargs), asked)
+            ours.__name__, ours.__qualname__ = sent.__name__, sent.__qualname__
             return ours
 
         return as_coroutine_function(request)
@@ -140,25 +144,14 @@ class AiohttpAdapter(ClientAdapter):
     # -- one attempt ------------------------------------------------------------------------------
 
     def _wrap_connect(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        call, is_plain = as_function(original), makes_coroutines(original)
+        call = as_function(original)
 
-        # Tests call it without a loop, where it only makes a coroutine. The attempt starts in that.
-        async def connected(make: Callable[[], Any], raw: Any, request: ApiRequest) -> Any:
-            asked = self._attempt(raw, request)
-            return await (make() if asked is None else self._keep_error(make(), asked))
-
+        # The attempt is of the task that calls this: a connector of the app's may await it in
+        # another one, as `asyncio.wait_for` does.
         def connect(connector: Any, *args: Any, **kwargs: Any) -> Any:
             connecting = call(connector, *args, **kwargs)
-            raw = args[0] if args else kwargs["req"]
-            request = self._request_of(raw)
-            if request is None:
-                return connecting
-            if not is_plain:
-                return connected(lambda: connecting, raw, request)
-            connecting.close()  # as above
-            ours = connected(partial(call, connector, *args, **kwargs), raw, request)
-            take_name(ours, connecting)
-            return ours
+            asked = self._attempt(args, kwargs)
+            return connecting if asked is None else self._keep_error(connecting, asked)
 
         return as_coroutine_function(connect)
 
@@ -195,14 +188,14 @@ class AiohttpAdapter(ClientAdapter):
         return as_coroutine_function(start)
 
     @fail_safe
-    def _request_of(self, raw: Any) -> ApiRequest | None:
-        kind: Any = type(raw)  # the `__class__` of a mock is that of what it stands for
-        if find_base(kind, "ClientRequest") is None:
+    def _attempt(self, args: Any, kwargs: Any) -> SessionRequest | None:
+        raw = args[0] if args else kwargs.get("req")
+        # A test makes the coroutine without a loop, or of a mock, whose URL cannot be read.
+        if asyncio._get_running_loop() is None or is_a(raw, ("unittest",), "NonCallableMock"):  # noqa: SLF001 - exported; `get_running_loop` raises without a loop
             return None
-        return self._watched(raw.method, raw.url)
-
-    @fail_safe
-    def _attempt(self, raw: Any, request: ApiRequest) -> SessionRequest | None:
+        request = self._watched(raw.method, raw.url)
+        if request is None:
+            return None
         asked = self._asked.get()
         if asked is None or not asked.is_told_of:
             # A redirect from a host that is not watched. So each step reports its own exception.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from inspect import CO_COROUTINE
-from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.api.headers import with_lower_names
@@ -124,17 +122,6 @@ class SessionRequest:
             exchange.answered(response, response.status, None, headers)
         finally:
             exchange.end(None)
-
-
-def makes_coroutines(original: Any) -> bool:
-    """Return True for a coroutine function of the client's, False for a mock."""
-    return type(original) is FunctionType and bool(original.__code__.co_flags & CO_COROUTINE)
-
-
-@fail_safe
-def take_name(ours: Any, theirs: Any) -> None:
-    """Name the library's coroutine as the client's is named."""
-    ours.__name__, ours.__qualname__ = theirs.__name__, theirs.__qualname__
 
 
 def read_limit_s(asked: SessionRequest) -> float:
