@@ -256,10 +256,11 @@ def test_the_first_chunk_came_when_its_caller_saw_it(api, memory, streamer):
     """A comment is none: the SDKs read over it, and the plain clients as well."""
     parts = [b": soon\n\n", TEXT, TEXT, DONE]
     api.answers(body=parts, **EVENTS, delay_s=DELAY_S, chunk_delay_s=DELAY_S)
-    came_s = []
+    opened_s, came_s = [], []
 
     async def script(opened):
         stream = await opened()
+        opened_s.append(watch.lap_s())
         while (chunk := await stream.read()) is not None:
             if chunk != parts[0]:
                 came_s.append(watch.lap_s())
@@ -271,7 +272,8 @@ def test_the_first_chunk_came_when_its_caller_saw_it(api, memory, streamer):
     assert point["count"] == 1
     assert NEARLY * 2 * DELAY_S <= point["sum"] <= came_s[0]
     assert span.attributes[FIRST] == point["sum"]
-    assert watch.saw(span, 2 * DELAY_S)
+    # A stream's own span begins with the headers, whenever a busy machine has read them.
+    assert watch.saw(span, came_s[-1] - opened_s[0])
     if streamer.is_call:
         assert NEARLY * 3 * DELAY_S <= memory.point(CALL)["sum"] <= watch.s
 
