@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,6 +14,7 @@ from assisters_otel.outcomes import FIRST_ERROR
 from assisters_otel.sinks import foreign_span
 
 _ENCODING: Final = b"content-encoding"
+_SOONER_S: Final = 0.05
 _SCOPE: Final = "opentelemetry.instrumentation.aiohttp_client"
 
 if TYPE_CHECKING:
@@ -41,10 +43,12 @@ class SessionRequest:
         app_makes_spans: True if the app's HTTP instrumentation covers the attempts, also where it
             has sampled its span out.
         injected: The headers to send with the last attempt, if its span is the library's.
+        began_s: The time of its begin, by `time.monotonic`.
     """
 
     __slots__ = (
         "app_makes_spans",
+        "began_s",
         "error",
         "exchange",
         "hop",
@@ -73,6 +77,7 @@ class SessionRequest:
         self.span: Span | None = None
         self.app_makes_spans = False
         self.injected: dict[str, str] = {}
+        self.began_s = time.monotonic()
 
     def start(self, hop: Any) -> None:
         """Keep the client's request object of an attempt that starts."""
@@ -125,13 +130,19 @@ class SessionRequest:
 
 
 def read_limit_s(asked: SessionRequest) -> float:
-    """Return the seconds for which a failed body is waited for: the caller's limit for a read."""
+    """Return the seconds for which a failed body is waited for: the caller's limit for a read.
+
+    The wait ends before the caller's limit for the whole request: that rings in its own read.
+    """
     timeout = asked.options.get("timeout")
     if not hasattr(timeout, "sock_read") and not isinstance(timeout, (int, float)):
         timeout = getattr(asked.session, "timeout", None)
     read_s = getattr(timeout, "sock_read", None)
     if not isinstance(read_s, (int, float)) or read_s <= 0:  # 0 is no limit
-        return stream_reader.READ_AHEAD_S
+        read_s = stream_reader.READ_AHEAD_S
+    whole_s = getattr(timeout, "total", timeout)
+    if isinstance(whole_s, (int, float)) and whole_s > 0:
+        read_s = min(read_s, whole_s - (time.monotonic() - asked.began_s) - _SOONER_S)
     return float(read_s)
 
 
