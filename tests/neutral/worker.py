@@ -73,7 +73,8 @@ class Events(logging.Handler):
         self.seen: list[Any] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not record.name.startswith(("assisters_otel", "opentelemetry", "asyncio")):
+        # The server's is of another thread: it comes before the client's line or after it.
+        if not record.name.startswith(("assisters_otel", "opentelemetry", "asyncio", "uvicorn")):
             self.seen.append((record.name, record.levelname, record.getMessage()))
 
     def tell(self, *what: Any) -> None:
