@@ -43,7 +43,7 @@ class SessionRequest:
         app_makes_spans: True if the app's HTTP instrumentation covers the attempts, also where it
             has sampled its span out.
         injected: The headers to send with the last attempt, if its span is the library's.
-        began_s: The time of its begin, by `time.monotonic`.
+        began_s: The time of its start, by `time.monotonic`.
     """
 
     __slots__ = (
