@@ -240,6 +240,7 @@ def test_an_attempt_is_of_the_task_that_asks_however_it_is_connected(api, memory
     attempts = [span.attributes for span in memory.attempts()]
     assert [one.get("http.request.resend_count") for one in attempts] == [None, 1]
     assert [one["http.response.status_code"] for one in attempts] == [429, 429]
+    # What it hands on to is what is sent: the body is of another request's answer, and not seen.
     code = None if way == "by a delegating request" else "rate_limit_exceeded"
     assert [one.get("error.code") for one in attempts] == [code, code]
 

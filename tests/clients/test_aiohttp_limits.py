@@ -131,3 +131,20 @@ def test_a_body_that_breaks_right_behind_its_first_bytes_is_read_as_far_as_it_ca
             await reader.readany()
 
     asyncio.run(read())
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_the_time_before_a_request_is_awaited_is_not_of_its_limit(api, memory):
+    """Its body comes late, and within the limit."""
+    whole = b'{"error": {"type": "invalid_request_error", "code": "invalid_model"}}'
+    api.answers(status=400, body=[whole[:20], whole[20:]], chunk_delay_s=0.1)
+
+    async def main():
+        async with aiohttp.ClientSession(timeout=LIMITS["total"]) as session:
+            made = session.get(f"{api.url}/models")
+            await asyncio.sleep(0.6)
+            async with made as response:
+                return await response.read()
+
+    assert asyncio.run(main()) == whole
+    assert memory.attempt().attributes["error.code"] == "invalid_model"

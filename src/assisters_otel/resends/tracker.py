@@ -189,12 +189,12 @@ class ResendTracker:
         self._in_flight.discard(weakref.ref(attempt))
 
     def _succeeded(self, attempt: Attempt) -> None:
-        place = attempt.origin().place
-        if place is None or not self._failed.has_origin(self._now(), place):
+        place, now = attempt.origin().place, self._now()
+        if place is None or not self._failed.has_origin(now, place):
             return
         key = place, self._failed.identity_of(attempt) or 0
         with self._failed.lock:
-            self._failed.mark_succeeded(key, self._now())
+            self._failed.mark_succeeded(key, now)
 
     @fail_safe
     def failed(self, attempt: Attempt, outcome: AttemptOutcome, unix_s: float) -> None:

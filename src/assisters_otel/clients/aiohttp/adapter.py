@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
@@ -101,6 +102,7 @@ class AiohttpAdapter(ClientAdapter):
         return as_coroutine_function(request)
 
     async def _request(self, send: Callable[[], Any], asked: SessionRequest) -> Any:
+        asked.began_s = time.monotonic()
         token = self._asked.set(asked)
         response = None
         try:
@@ -191,7 +193,7 @@ class AiohttpAdapter(ClientAdapter):
     def _attempt(self, args: Any, kwargs: Any) -> SessionRequest | None:
         raw = args[0] if args else kwargs.get("req")
         # A test makes the coroutine without a loop, or of a mock, whose URL cannot be read.
-        if asyncio._get_running_loop() is None or is_a(raw, ("unittest",), "NonCallableMock"):  # noqa: SLF001 - exported; `get_running_loop` raises without a loop
+        if asyncio._get_running_loop() is None or type(raw).__module__ == "unittest.mock":  # noqa: SLF001 - exported; `get_running_loop` raises without a loop
             return None
         request = self._watched(raw.method, raw.url)
         if request is None:

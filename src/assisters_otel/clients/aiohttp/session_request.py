@@ -14,8 +14,10 @@ from assisters_otel.outcomes import FIRST_ERROR
 from assisters_otel.sinks import foreign_span
 
 _ENCODING: Final = b"content-encoding"
-_SOONER_S: Final = 0.05
 _SCOPE: Final = "opentelemetry.instrumentation.aiohttp_client"
+
+_SOONER_S: Final = 0.05
+"""The seconds by which the wait for a failed body ends before the caller's limit for it all."""
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +45,7 @@ class SessionRequest:
         app_makes_spans: True if the app's HTTP instrumentation covers the attempts, also where it
             has sampled its span out.
         injected: The headers to send with the last attempt, if its span is the library's.
-        began_s: The time of its start, by `time.monotonic`.
+        began_s: When its coroutine started to run, by `time.monotonic`.
     """
 
     __slots__ = (
@@ -77,7 +79,7 @@ class SessionRequest:
         self.span: Span | None = None
         self.app_makes_spans = False
         self.injected: dict[str, str] = {}
-        self.began_s = time.monotonic()
+        self.began_s = 0.0
 
     def start(self, hop: Any) -> None:
         """Keep the client's request object of an attempt that starts."""
@@ -97,6 +99,7 @@ class SessionRequest:
         other = SessionRequest(self.session, self.url, self.options)
         other.is_told_of = False
         other.span, other.app_makes_spans, other.last = self.span, self.app_makes_spans, self.last
+        other.began_s = self.began_s
         return other
 
     @fail_safe
