@@ -51,6 +51,7 @@ class Receivers:
         for signal, receive in connected:
             _disconnect(signal, receive)
 
+    @fail_safe
     def imported(self, module: ModuleType, name: str) -> None:
         """Connect the receivers of *module*, which has just been imported as *name*."""
         for receiver in self._receivers:
