@@ -525,6 +525,37 @@ def test_no_client_is_imported_that_the_app_does_not_use():
     assert done.out == "[]\n"
 
 
+@pytest.mark.parametrize(
+    ("name", "adapter"),
+    [
+        ("httpx", "httpx.adapter"),
+        ("httpx2", "httpx.adapter"),
+        ("requests", "requests.adapter"),
+        ("aiohttp", "aiohttp.adapter"),
+        ("openai", "openai"),
+        ("assisters", "assisters"),
+    ],
+)
+def test_a_client_s_adapter_is_imported_with_it(name, adapter):
+    done = passed(
+        f"""
+        import sys
+        import assisters_otel
+        assisters_otel.init("checkout")
+        adapters = {{"httpx.adapter", "requests.adapter", "aiohttp.adapter", "openai", "assisters"}}
+        def imported():
+            return {{one for one in adapters if f"assisters_otel.clients.{{one}}" in sys.modules}}
+        assert imported() == set(), imported()
+        import {name}
+        print({adapter!r} in imported())
+        """,
+        OTEL_TRACES_EXPORTER="none",
+        OTEL_METRICS_EXPORTER="none",
+    )
+
+    assert done.out == "True\n"
+
+
 @pytest.mark.parametrize("name", ["httpx", "httpx2", "openai"])
 def test_a_client_imported_later_is_patched_then(name):
     done = passed(

@@ -6,12 +6,14 @@ retry helps, the advice and the messages for end users.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
+
+from assisters_otel.records import Record
 
 __all__ = ["ERRORS", "TYPES", "Error", "ErrorType", "find", "find_type", "retryable"]
 
 
-class Error(NamedTuple):
+class Error(Record):
     """One documented error code.
 
     Attributes:
@@ -34,7 +36,7 @@ class Error(NamedTuple):
     user_message: str
 
 
-class ErrorType(NamedTuple):
+class ErrorType(Record):
     """One documented error type.
 
     Attributes:

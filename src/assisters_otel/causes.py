@@ -7,18 +7,19 @@ a connection error. So the chain of causes and contexts is searched. Pure.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from assisters_otel import catalog
 from assisters_otel.api import redaction
 from assisters_otel.api.patterns import pattern
 from assisters_otel.fail_safe import fail_safe
+from assisters_otel.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Cause(NamedTuple):
+class Cause(Record):
     """The cause of an exception in place of an answer.
 
     Attributes:

@@ -8,13 +8,13 @@ with a warning, because a typo in a deployment must not prevent the app from sta
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from operator import is_
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from assisters_otel import baggage_names, logger
 from assisters_otel.api import redaction
 from assisters_otel.api.redaction import shown
 from assisters_otel.hosts import DEFAULT_HOSTS, Host, argument_host, distinct, environment_hosts
+from assisters_otel.records import Record
 from assisters_otel.semconv import environment
 
 if TYPE_CHECKING:
@@ -117,9 +117,9 @@ def from_arguments(  # noqa: PLR0913 - as many as `init` has
         raise ValueError("hosts is a sequence. Write hosts=['gateway.example'], with brackets")
     if baggage is not None and (isinstance(baggage, (str, bytes)) or not _is_sequence(baggage)):
         raise ValueError("baggage is a sequence of names. Write baggage=('tenant',), with a comma")
-    switches = {"capture_message": capture_message, "key_fingerprint": key_fingerprint}
-    settings: dict[str, object] = {**switches, "baggage": baggage}
-    for name, flag in (*switches.items(), ("strict", strict)):
+    switches = (("capture_message", capture_message), ("key_fingerprint", key_fingerprint))
+    settings: tuple[tuple[str, object], ...] = (*switches, ("baggage", baggage))
+    for name, flag in (*switches, ("strict", strict)):
         if not isinstance(flag, (bool, type(None))):
             raise ValueError(f"{name} is a switch. Write {name}=True or {name}=False")
     return Config(
@@ -132,7 +132,7 @@ def from_arguments(  # noqa: PLR0913 - as many as `init` has
         key_fingerprint=key_fingerprint is None or key_fingerprint,
         baggage=baggage_names.argument_names(baggage or ()),
         strict=bool(strict),
-        given=frozenset(name for name, value in settings.items() if value is not None),
+        given=frozenset(name for name, value in settings if value is not None),
     )
 
 
@@ -278,7 +278,7 @@ def _warn_or_raise(texts: Iterable[str], *, strict: bool) -> None:
         logger.warning("%s", text)
 
 
-class InitArguments(NamedTuple):
+class InitArguments(Record):
     """The arguments of one `init`, to be compared with those of a second call.
 
     Attributes:
@@ -293,8 +293,5 @@ class InitArguments(NamedTuple):
 
     def is_same_as(self, other: InitArguments) -> bool:
         """Return True if all arguments are the same. Providers are compared by identity."""
-        providers, others = self._providers(), other._providers()
-        return self.config == other.config and all(map(is_, providers, others))
-
-    def _providers(self) -> tuple[object, object]:
-        return self.tracer_provider, self.meter_provider
+        providers = zip(self[1:], other[1:], strict=True)
+        return self.config == other.config and all(one is another for one, another in providers)

@@ -15,7 +15,7 @@ import functools
 import inspect
 import logging
 import traceback
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar, cast
 
 from assisters_otel import foreign_exceptions, logger
@@ -117,11 +117,8 @@ def fail_safe_but_for(
 
 
 def _decorate(step: Callable[P, T], passing: tuple[type[Exception], ...]) -> Callable[P, T | None]:
-    if (
-        inspect.iscoroutinefunction(step)
-        or inspect.isgeneratorfunction(step)
-        or inspect.isasyncgenfunction(step)
-    ):
+    code: CodeType | None = getattr(step, "__code__", None)
+    if code is not None and code.co_flags & _RUNS_LATER:
         raise TypeError(f"{step.__qualname__} raises where it is awaited or iterated over")
 
     made = None if passing else _with_few_arguments(step)
@@ -165,6 +162,9 @@ def _with_few_arguments(step: Callable[..., T]) -> Callable[..., T | None] | Non
     safe.__defaults__ = step.__defaults__
     return safe
 
+
+_RUNS_LATER: Final = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+"""The flags of a function that does nothing before its result is awaited or iterated over."""
 
 _FEW: Final = 5
 """The most parameters of a function that is not called with a tuple and a dictionary."""

@@ -7,14 +7,14 @@ that the file in ``OTEL_CONFIG_FILE`` describes. Otherwise it builds one (`start
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
-from opentelemetry import _logs, metrics, trace
+from opentelemetry import metrics, trace
 
 from assisters_otel import config as configs
 from assisters_otel import logger, process
 from assisters_otel.otel_api import providers
-from assisters_otel.providers import config_file
+from assisters_otel.records import Record
 from assisters_otel.semconv import environment
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _FOR_BUILT: Final = ("service_name", "endpoint", "headers", "protocol")
 _VARIABLE: Final = environment.OTEL_CONFIG_FILE
 
 
-class Found(NamedTuple):
+class Found(Record):
     """The providers that `init` uses and has not built.
 
     Attributes:
@@ -103,6 +103,11 @@ def _apply(path: str, found: Found, *, strict: bool) -> bool:
 
     A global provider that the library has shut down cannot be replaced.
     """
+    # Who has no such file starts without these modules (tests/bench/import_cost.py).
+    from opentelemetry import _logs  # noqa: PLC0415 - see above
+
+    from assisters_otel.providers import config_file  # noqa: PLC0415 - see above
+
     needed = {
         config_file.TRACES: found.tracer_provider is None and trace.get_tracer_provider(),
         config_file.METRICS: found.meter_provider is None and metrics.get_meter_provider(),

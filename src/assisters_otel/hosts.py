@@ -11,11 +11,12 @@ import importlib
 import re
 from contextlib import suppress
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urlsplit
 
 from assisters_otel.api.patterns import pattern
 from assisters_otel.api.redaction import shown
+from assisters_otel.records import Record
 from assisters_otel.semconv import environment
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-class Host(NamedTuple):
+class Host(Record):
     """A host whose requests are watched.
 
     Attributes:

@@ -7,24 +7,23 @@ and nothing of providers but the two that it records in.
 from __future__ import annotations
 
 import time
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from opentelemetry import metrics, trace
 
 from assisters_otel import config as configs
 from assisters_otel import process, runtimes
-from assisters_otel.clients import assisters, openai, retries
-from assisters_otel.clients.aiohttp import adapter as aiohttp_adapter
-from assisters_otel.clients.httpx import adapter as httpx_adapter
-from assisters_otel.clients.httpx.request_reader import HttpxRequestReader
-from assisters_otel.clients.patching import Patches
-from assisters_otel.clients.requests import adapter as requests_adapter
+from assisters_otel.clients import retries
+from assisters_otel.clients.all_clients import HTTP_CLIENTS, SDKS
+from assisters_otel.clients.patching import Patches, Target
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.otel_api import providers
 from assisters_otel.providers import workers
 from assisters_otel.recording.recorder import Recorder
+from assisters_otel.records import Record
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -57,23 +56,12 @@ class Instrumentation:
             tracer_provider,
             metrics.get_meter_provider() if meter_provider is None else meter_provider,
         )
-        http: tuple[ClientAdapter, ...] = (
-            *(
-                httpx_adapter.HttpxAdapter(module, self.recorder, tracer_provider)
-                for module in httpx_adapter.MODULES
-            ),
-            requests_adapter.RequestsAdapter(self.recorder, tracer_provider),
-            aiohttp_adapter.AiohttpAdapter(self.recorder, tracer_provider),
-        )
         self._tracer_provider, self._meter_provider = tracer_provider, meter_provider
-        self._adapters = {adapter.module: adapter for adapter in http}
-        sdks = (
-            openai.OpenAIAdapter(self.recorder, HttpxRequestReader),
-            assisters.AssistersAdapter(self.recorder),
+        self._without_spans: frozenset[str] = frozenset()
+        self._adapters: dict[str, ClientAdapter] = {}
+        self._patches = Patches(
+            (), {name: partial(self._targets, name) for name in (*HTTP_CLIENTS, *SDKS)}
         )
-        adapters: tuple[Any, ...] = (*self._adapters.values(), *sdks)
-        targets = tuple(target for adapter in adapters for target in adapter.targets())
-        self._patches = Patches(targets)
         self._retries = Patches(retries.TARGETS)
         self._runtimes = runtimes.RuntimeHooks()
 
@@ -86,10 +74,23 @@ class Instrumentation:
         Returns:
             Those of the names that are a client's.
         """
-        off = [one for one in self._adapters.values() if one.instrumentation in names]
-        for adapter in off:
-            adapter.make_no_spans()
-        return tuple(adapter.instrumentation for adapter in off)
+        named = {one: client.instrumentation for one, client in HTTP_CLIENTS.items()}
+        off = {one: name for one, name in named.items() if name in names}
+        self._without_spans = frozenset(off)
+        return tuple(off.values())
+
+    def _adapter(self, module: str) -> ClientAdapter:
+        adapter = self._adapters.get(module)
+        if adapter is None:
+            adapter = HTTP_CLIENTS[module].adapter(self.recorder, self._tracer_provider)
+            if module in self._without_spans:
+                adapter.make_no_spans()
+            adapter = self._adapters.setdefault(module, adapter)
+        return adapter
+
+    def _targets(self, module: str) -> tuple[Target, ...]:
+        of_sdk = SDKS.get(module)
+        return (self._adapter(module) if of_sdk is None else of_sdk(self.recorder)).targets()
 
     def start(self) -> None:
         """Patch the imported clients, and each other one at its import. It may follow a `stop`."""
@@ -171,9 +172,9 @@ class Instrumentation:
         )
 
     def _http_spans_by(self, module: str) -> str | None:
-        adapter = self._adapters.get(module)
-        if adapter is None:
+        if module in SDKS:
             return None
+        adapter = self._adapter(module)
         if adapter.app_instrumentation_is_on():
             return "the application"
         return names.SCOPE if adapter.makes_spans() else None
@@ -196,7 +197,7 @@ def _is_there(module: str) -> bool:
         return False
 
 
-class Client(NamedTuple):
+class Client(Record):
     """One client that is watched.
 
     Attributes:

@@ -11,10 +11,11 @@ body ended, `CallOutcome` how a call ended, and `Resend` what an attempt is a re
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from assisters_otel import catalog
 from assisters_otel.api.identity import NOBODY
+from assisters_otel.records import Record
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ FIRST_ERROR: Final = 400
 _NONE: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
 
-class StreamOutcome(NamedTuple):
+class StreamOutcome(Record):
     """How the event stream in a response's body ended.
 
     Attributes:
@@ -60,7 +61,7 @@ class StreamOutcome(NamedTuple):
         return self.outcome in {names.STREAM_ERROR, names.TRUNCATED}
 
 
-class AttemptOutcome(NamedTuple):
+class AttemptOutcome(Record):
     """How an attempt ended: with a response, with an exception, or cancelled by its caller.
 
     `AttemptOutcome.of` computes `failed`, `code`, `error_type` and `retryable` from the others.
@@ -190,7 +191,7 @@ class AttemptOutcome(NamedTuple):
         return self.status is not None and FIRST_REDIRECT <= self.status < FIRST_ERROR
 
 
-class Resend(NamedTuple):
+class Resend(Record):
     """The relation of an attempt to the previous attempt of the same request.
 
     Attributes:
@@ -216,7 +217,7 @@ class Resend(NamedTuple):
     previous_span: SpanContext | None = None
 
 
-class CallOutcome(NamedTuple):
+class CallOutcome(Record):
     """How one call of an SDK ended, retries included.
 
     Attributes:

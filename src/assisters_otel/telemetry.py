@@ -7,13 +7,14 @@ shut down with the handle.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from assisters_otel import process
 from assisters_otel.fail_safe import fail_safe, own_errors
 from assisters_otel.instrumentor import AssistersInstrumentor
 from assisters_otel.otel_api import providers
 from assisters_otel.providers import owned_providers, workers
+from assisters_otel.records import Record
 from assisters_otel.variables import corrections
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ NOT_SEEN: Final = ("http.client", "urllib.request", "urllib3", "pycurl", "niques
 """The clients whose requests are not seen. Those of urllib3 are seen under requests only."""
 
 
-class Status(NamedTuple):
+class Status(Record):
     """The result of `Telemetry.status`.
 
     Attributes:

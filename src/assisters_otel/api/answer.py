@@ -7,10 +7,11 @@ or an event of a stream. A member may have any type: no SDK validates an answer.
 from __future__ import annotations
 
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from assisters_otel.api.limits import MAX_VALUE
 from assisters_otel.api.redaction import clean, without
+from assisters_otel.records import Record
 from assisters_otel.semconv import gen_ai
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ _USAGES: Final = frozenset(
 )
 
 
-class Answer(NamedTuple):
+class Answer(Record):
     """The record of an answer.
 
     Attributes:

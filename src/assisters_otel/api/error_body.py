@@ -8,7 +8,7 @@ whether it is used at all.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from assisters_otel import catalog
 from assisters_otel.api.content_encoding import decode_body
@@ -16,6 +16,7 @@ from assisters_otel.api.headers import CONTENT_ENCODING
 from assisters_otel.api.limits import MAX_BYTES
 from assisters_otel.api.patterns import pattern
 from assisters_otel.api.redaction import clean, without
+from assisters_otel.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,7 +42,7 @@ _DOCUMENTED: Final = frozenset(
 )
 
 
-class Envelope(NamedTuple):
+class Envelope(Record):
     """The error in a body.
 
     Attributes:

@@ -8,7 +8,9 @@ of the key's characters. Anyone who has a key can compute its fingerprint:
 from __future__ import annotations
 
 import hashlib
-from typing import Final, NamedTuple
+from typing import Final
+
+from assisters_otel.records import Record
 
 Entries = tuple[tuple[str, str], ...]
 """Names and values, in their order."""
@@ -25,7 +27,7 @@ DIGITS: Final = 8
 keys that share them."""
 
 
-class Identity(NamedTuple):
+class Identity(Record):
     """Whose request it was.
 
     Attributes:

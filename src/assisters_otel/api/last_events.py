@@ -7,11 +7,12 @@ the `openai` SDK have one last event with the whole answer.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from assisters_otel.api import answer, raw_answer
 from assisters_otel.api.error_body import parse_object
 from assisters_otel.api.patterns import pattern
+from assisters_otel.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,7 +26,7 @@ _RESPONSES_ENDS: Final = frozenset({"completed", "incomplete", "failed"})
 _LONG_TYPE: Final = pattern(rb'\s*\{\s*"type"\s*:\s*"([a-z_.]{1,64})"')
 
 
-class LastEvents(NamedTuple):
+class LastEvents(Record):
     """The record of the last events of a stream.
 
     Attributes:

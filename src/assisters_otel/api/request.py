@@ -6,7 +6,9 @@ headers and the body, which stay in memory: they identify a resend, and only as 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+from assisters_otel.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,7 +18,7 @@ CREDENTIALS: Final = (AUTHORIZATION, "x-api-key", "api-key")
 """The headers that may hold a key of the API's or of a gateway's, in lower case."""
 
 
-class ApiRequest(NamedTuple):
+class ApiRequest(Record):
     """A request, without its query, headers and body, which telemetry must not contain.
 
     Attributes:

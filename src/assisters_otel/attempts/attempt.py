@@ -7,7 +7,7 @@ app's objects alive as long as the attempt is remembered.
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry import baggage, trace
 
@@ -17,6 +17,7 @@ from assisters_otel.api.identity import NOBODY, Entries, Identity, key_fingerpri
 from assisters_otel.api.request import AUTHORIZATION
 from assisters_otel.attempts import control_flow
 from assisters_otel.fail_safe import fail_safe
+from assisters_otel.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -203,7 +204,7 @@ class Attempt:
         return context if context.is_valid else None
 
 
-class CallerSettings(NamedTuple):
+class CallerSettings(Record):
     """The settings of `read_caller`.
 
     Attributes:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+from assisters_otel.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from assisters_otel.api.request import ApiRequest
 
 
-class CallRequest(NamedTuple):
+class CallRequest(Record):
     """The arguments of a call.
 
     Attributes:
@@ -33,7 +35,7 @@ class CallRequest(NamedTuple):
     baggage: Entries = ()
 
 
-class ExpectedAnswer(NamedTuple):
+class ExpectedAnswer(Record):
     """The answer that the caller of an SDK expects.
 
     Attributes:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+
+from assisters_otel.records import Record
 
 
-class Moment(NamedTuple):
+class Moment(Record):
     """A moment by two clocks: `time.perf_counter` and Unix nanoseconds."""
 
     steady_s: float

@@ -15,7 +15,9 @@ import threading
 import weakref
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, cast
+
+from assisters_otel.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -161,7 +163,7 @@ def _is_idle_pool_thread(thread: threading.Thread) -> bool:
     return True
 
 
-class Origin(NamedTuple):
+class Origin(Record):
     """The origin of an attempt.
 
     Attributes:

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from assisters_otel.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,14 +19,14 @@ Key = tuple[int, int]
 """The key of a failed attempt: the id of its task, thread or parent span, and its identity."""
 
 
-class PreviousCall(NamedTuple):
+class PreviousCall(Record):
     """The call that a failed attempt belonged to: its span, and its own number as a resend."""
 
     span: SpanContext | None
     number: int
 
 
-class FailedAttempt(NamedTuple):
+class FailedAttempt(Record):
     """The record of an attempt that failed or was cancelled, for the attributes of its resend.
 
     Attributes:
@@ -48,7 +50,7 @@ class FailedAttempt(NamedTuple):
     call: PreviousCall | None
 
 
-class PendingRedirect(NamedTuple):
+class PendingRedirect(Record):
     """A redirect that has been answered, and that the client has not followed yet.
 
     Attributes:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console, Group
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+
+from assisters_otel.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +32,7 @@ _PIPE_COLUMNS: Final = 10_000
 """The width of a pipe: more than the longest line of any command."""
 
 
-class Row(NamedTuple):
+class Row(Record):
     """One row of a `Listing`.
 
     Attributes:
@@ -42,7 +44,7 @@ class Row(NamedTuple):
     lines: tuple[tuple[Text, ...], ...]
 
 
-class Listing(NamedTuple):
+class Listing(Record):
     """Rows that rich prints as a table, or as one block a row in a narrow terminal.
 
     A block is the row's head on a line of its own, and below it the row's lines, indented.

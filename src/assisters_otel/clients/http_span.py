@@ -8,7 +8,7 @@ each difference (tests/clients/test_http_span.py).
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry import context, trace
 from opentelemetry.context import (
@@ -42,6 +42,7 @@ from assisters_otel.clients.propagation import propagated_headers
 from assisters_otel.clients.routes import Route, SpanStart
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.foreign_exceptions import is_cancellation
+from assisters_otel.records import Record
 from assisters_otel.semconv import attributes as names
 from assisters_otel.sinks import foreign_span
 from assisters_otel.version import __version__
@@ -67,7 +68,7 @@ _SUPPRESSING: Final = frozenset(
 """The keys by which a context suppresses HTTP spans."""
 
 
-class OwnSpan(NamedTuple):
+class OwnSpan(Record):
     """A span of the library's, with what its exchange needs.
 
     Attributes:

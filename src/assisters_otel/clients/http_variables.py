@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry.semconv.attributes.http_attributes import (
     HTTP_REQUEST_HEADER_TEMPLATE,
@@ -15,6 +15,7 @@ from opentelemetry.semconv.attributes.http_attributes import (
 )
 
 from assisters_otel.api import limits, redaction
+from assisters_otel.records import Record
 from assisters_otel.semconv import environment
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def known_methods() -> frozenset[str] | None:
     return given or KNOWN_METHODS
 
 
-class CapturedHeaders(NamedTuple):
+class CapturedHeaders(Record):
     """The headers of requests, or of responses, that are attributes of the span.
 
     Attributes:

@@ -13,7 +13,7 @@ its ``parse`` is wrapped as well. The SDK uses it, too, for the answers that it 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from assisters_otel.api.unusable_answer import error_in_result
@@ -22,6 +22,7 @@ from assisters_otel.attempts.call_request import RESULT, ExpectedAnswer
 from assisters_otel.clients.patching import Target, as_function
 from assisters_otel.clients.sdk_call import wrap_call
 from assisters_otel.fail_safe import fail_safe
+from assisters_otel.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -54,7 +55,7 @@ _NO_DOCUMENTS: Final = frozenset(
 `openai._legacy_response` and of `openai._response`."""
 
 
-class _Base(NamedTuple):
+class _Base(Record):
     """The parts of a client's base URL. Its calls have the same object, so they are read once."""
 
     url: Any

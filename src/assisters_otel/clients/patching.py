@@ -35,8 +35,8 @@ import inspect
 import sys
 import weakref
 from operator import attrgetter
-from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from types import FunctionType, MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 import wrapt
 
@@ -44,13 +44,14 @@ from assisters_otel.api.patterns import pattern
 from assisters_otel.clients.import_hooks import imports
 from assisters_otel.clients.rebinding import OWN_REFERENCES, rebind_bound_methods
 from assisters_otel.fail_safe import fail_safe
+from assisters_otel.records import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import CellType, ModuleType
 
 
-class Target(NamedTuple):
+class Target(Record):
     """One method to wrap, for example ``("httpx2", "HTTPTransport.handle_request", wrap)``.
 
     Attributes:
@@ -219,13 +220,17 @@ class Patches:
     def __init__(
         self,
         targets: tuple[Target, ...],
+        later: Mapping[str, Callable[[], tuple[Target, ...]]] = MappingProxyType({}),
     ) -> None:
         """Remember the targets.
 
         Args:
             targets: The methods to wrap.
+            later: More of them: by module, a function that returns its targets. It is called when
+                the module has been imported.
         """
         self._targets = targets
+        self._later = later
         self.patched: dict[str, str] = {}
         # Weak references: the app decides how long the classes of an earlier import live.
         self._owners: list[tuple[weakref.ref[type], str]] = []
@@ -237,7 +242,7 @@ class Patches:
 
     def modules(self) -> tuple[str, ...]:
         """Return the modules, imported or not, in the order of the targets."""
-        return tuple(dict.fromkeys(target.module for target in self._targets))
+        return tuple(dict.fromkeys((*(target.module for target in self._targets), *self._later)))
 
     @fail_safe
     def undo(self) -> None:
@@ -257,7 +262,8 @@ class Patches:
     @fail_safe
     def _apply(self, module: ModuleType, name: str) -> None:
         self.patched[name] = str(getattr(module, "__version__", "unknown"))
-        for target in self._targets:
+        targets = self._later[name]() if name in self._later else self._targets
+        for target in targets:
             if target.module == name:
                 owner, attribute = _owner(module, target.path)
                 if target.wherever_defined:

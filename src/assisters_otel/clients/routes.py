@@ -9,7 +9,9 @@ A URL with a query, a user or a key is not remembered: it is different each time
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+from assisters_otel.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -26,14 +28,14 @@ _MAX_URL: Final = 512
 """The characters of a URL that is remembered. No documented one is longer."""
 
 
-class SpanStart(NamedTuple):
+class SpanStart(Record):
     """The name and the attributes with which the spans of one method and one URL start."""
 
     name: str
     attributes: dict[str, AttributeValue]
 
 
-class Route(NamedTuple):
+class Route(Record):
     """The parts that all requests of one method and one URL have in common.
 
     Attributes:

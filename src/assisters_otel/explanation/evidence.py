@@ -14,7 +14,7 @@ name, so that no client is imported.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry import trace
 
@@ -32,6 +32,7 @@ from assisters_otel.explanation.app_objects import (
     text_of,
 )
 from assisters_otel.outcomes import FIRST_ERROR
+from assisters_otel.records import Record
 from assisters_otel.sinks.known_attempts import find_attempt
 from assisters_otel.sinks.tracebacks import find_in_traceback
 
@@ -70,7 +71,7 @@ _CLIENTS: Final = frozenset(
 """The packages of the clients, and of what they raise exceptions of."""
 
 
-class Evidence(NamedTuple):
+class Evidence(Record):
     """The facts of an error, as far as they are known.
 
     Attributes:

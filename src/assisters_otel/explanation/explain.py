@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from assisters_otel import catalog, causes
 from assisters_otel.explanation.evidence import Evidence, find_evidence
 from assisters_otel.outcomes import FIRST_ERROR
+from assisters_otel.records import Record
 from assisters_otel.version import __version__
 
 YOUR_APP: Final = "your app"
@@ -38,10 +39,7 @@ _CHECK_REQUEST: Final = (
     "The request was refused, and sent again it will be: look at it, at the parameter if one is "
     "named, and at what stands between you and the API; then ask support with the request id."
 )
-_CHECK_URL: Final = (
-    "Compare base URL, path and ids with the documentation: the base URL ends in /v1, and the path "
-    "follows it."
-)
+_CHECK_URL: Final = "Compare base URL (it ends in /v1), path and ids with the documentation."
 _CHECK_NETWORK: Final = (
     "Look at name resolution, proxy, outgoing network and time-outs of your service, "
     "then at the API's status page."
@@ -88,7 +86,7 @@ _BODY_ERRORS: Final = frozenset(
 """Class names of exceptions that clients also raise in the middle of a body."""
 
 
-class Explanation(NamedTuple):
+class Explanation(Record):
     """The meaning of one failure. It quotes nothing that a user typed.
 
     Attributes:

@@ -8,7 +8,7 @@ that cannot be used is an error that says what to write.
 from __future__ import annotations
 
 from os import environ
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 from urllib.parse import urlsplit
 
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
@@ -30,6 +30,7 @@ from assisters_otel.providers.otlp_settings import (
     otlp_exporter,
 )
 from assisters_otel.providers.signals import TRACES, Signal
+from assisters_otel.records import Record
 from assisters_otel.variables.corrections import corrected
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 
 
-class ExporterSpec(NamedTuple):
+class ExporterSpec(Record):
     """One exporter that is asked for, and its settings.
 
     Attributes:

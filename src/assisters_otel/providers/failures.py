@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from socket import gaierror
-from typing import Final, NamedTuple
+from typing import Final
 
 from assisters_otel.api import redaction
+from assisters_otel.records import Record
 
 MAX_CAUSES: Final = 10
 """How many causes of an exception are followed. A chain of causes may be a ring."""
 
 
-class ExportFailure(NamedTuple):
+class ExportFailure(Record):
     """Why an export failed.
 
     Attributes:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import requests
@@ -41,6 +41,7 @@ from assisters_otel.providers.otlp_responses import (
     shown_url,
     target,
 )
+from assisters_otel.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,7 +112,7 @@ def _with_credentials(signal: str) -> Session | None:
     return made
 
 
-class _Settings(NamedTuple):
+class _Settings(Record):
     """The arguments of `BaseAdapter.send` that are the same for each request of a redirect."""
 
     stream: bool

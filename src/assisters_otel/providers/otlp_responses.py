@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urljoin, urlsplit
 
 from google.protobuf import json_format
@@ -14,6 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from assisters_otel.api import redaction
 from assisters_otel.providers.failures import ExportFailure, rejection
+from assisters_otel.records import Record
 
 if TYPE_CHECKING:
     from requests import Response
@@ -26,7 +27,7 @@ _PAGES: Final = frozenset({"text/html", "application/xhtml+xml"})
 _RESPONSES: Final = {"traces": ExportTraceServiceResponse, "metrics": ExportMetricsServiceResponse}
 
 
-class Hop(NamedTuple):
+class Hop(Record):
     """A redirect that was followed: the status of the response, and the URL that it named."""
 
     status: int

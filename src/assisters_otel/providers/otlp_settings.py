@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from os import environ
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urlsplit
 
 from opentelemetry.sdk import environment_variables as sdk_variables
@@ -14,6 +14,7 @@ from assisters_otel.api.redaction import shown
 from assisters_otel.config import PROTOCOLS, WrongArgument
 from assisters_otel.hosts import may_hold_password
 from assisters_otel.providers.signals import METRICS, TRACES, Signal
+from assisters_otel.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +30,7 @@ _PLACE: Final = pattern(r"(?P<host>[A-Za-z0-9._-]+)(?::(?P<port>\d+))?(?P<path>(
 """A URL without its scheme."""
 
 
-class OtlpArguments(NamedTuple):
+class OtlpArguments(Record):
     """The caller's settings for OTLP. None leaves a setting to the variables."""
 
     endpoint: str | None = None

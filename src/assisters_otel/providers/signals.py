@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from opentelemetry import environment_variables as api_variables
 from opentelemetry.sdk import environment_variables as sdk_variables
 
+from assisters_otel.records import Record
 
-class Signal(NamedTuple):
+
+class Signal(Record):
     """The names in which traces and metrics differ.
 
     Attributes:

@@ -14,11 +14,12 @@ from __future__ import annotations
 import os
 import ssl
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from assisters_otel.api import redaction
 from assisters_otel.api.patterns import pattern
 from assisters_otel.providers.failures import MAX_CAUSES
+from assisters_otel.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,7 +38,7 @@ _EXPIRED: Final = 10
 """OpenSSL's codes of why a certificate is not trusted. Source: X509_V_ERR_* in x509_vfy.h."""
 
 
-class Fault(NamedTuple):
+class Fault(Record):
     """Why a TLS connection cannot be made.
 
     Attributes:

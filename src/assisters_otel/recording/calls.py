@@ -7,7 +7,7 @@ the `CallRecorder`, once. Between the two, the recorder assigns attempts to it.
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from opentelemetry import trace
@@ -20,6 +20,7 @@ from assisters_otel.attempts.attempt import read_baggage
 from assisters_otel.attempts.call import Call
 from assisters_otel.attempts.call_request import RESULT, CallRequest, ExpectedAnswer
 from assisters_otel.recording.watched_hosts import HTTP_PORT, HTTPS_PORT
+from assisters_otel.records import Record
 from assisters_otel.sinks.call_span import (
     end_call_span,
     start_or_adopt_call_span,
@@ -49,7 +50,7 @@ _MAX_PLACES: Final = 256
 """The URLs of calls that are remembered. At this number all are forgotten: the app has no few."""
 
 
-class _Place(NamedTuple):
+class _Place(Record):
     """The parts that all calls of one method to one URL have in common (``openai, alone``).
 
     Attributes:

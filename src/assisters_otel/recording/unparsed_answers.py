@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import time
 import weakref
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from assisters_otel.attempts import control_flow
+from assisters_otel.records import Record
 from assisters_otel.weak_identity import WeakIdentityDict
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ LIMIT_S: Final = 4.0
 contract is five at most."""
 
 
-class _Wait(NamedTuple):
+class _Wait(Record):
     """A call's wait: the task or thread that has made it, the answer, and the start."""
 
     owner: int

@@ -19,7 +19,9 @@ import math
 import os
 import threading
 from collections import Counter, OrderedDict
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+from assisters_otel.records import Record
 
 if TYPE_CHECKING:
     from assisters_otel.attempts.attempt import Attempt
@@ -34,7 +36,7 @@ MAX_ENTRIES: Final = 2048
 entries are forgotten first."""
 
 
-class RememberedAttempt(NamedTuple):
+class RememberedAttempt(Record):
     """A failed attempt, and the flow of control that sent it.
 
     Attributes:

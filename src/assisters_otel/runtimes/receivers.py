@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from assisters_otel.clients.import_hooks import imports
 from assisters_otel.fail_safe import fail_safe
+from assisters_otel.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
 
-class Receiver(NamedTuple):
+class Receiver(Record):
     """A receiver of one signal, for example ``("celery.signals", "task_prerun", start)``.
 
     Attributes:

@@ -6,7 +6,7 @@ baggage that `init` names are labels of `ERRORS`, `CALL_ATTEMPTS` and `TOKEN_USA
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.http_attributes import (
@@ -15,6 +15,7 @@ from opentelemetry.semconv.attributes.http_attributes import (
 )
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 
+from assisters_otel.records import Record
 from assisters_otel.semconv import gen_ai
 from assisters_otel.semconv.attributes import (
     API_KEY_FINGERPRINT,
@@ -28,7 +29,7 @@ from assisters_otel.semconv.attributes import (
 )
 
 
-class Metric(NamedTuple):
+class Metric(Record):
     """One instrument.
 
     Attributes:

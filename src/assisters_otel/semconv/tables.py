@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from assisters_otel.records import Record
 
 
-class Attribute(NamedTuple):
+class Attribute(Record):
     """One row of a table of span attributes, as the documentation shows it.
 
     Attributes:

@@ -6,12 +6,13 @@ operation's name on each of their metrics.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 
 from assisters_otel.api import endpoints
 from assisters_otel.fail_safe import fail_safe
+from assisters_otel.records import Record
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import gen_ai
 from assisters_otel.semconv import metrics as metric_names
@@ -55,7 +56,7 @@ _MAX_KNOWN: Final = 256
 """The kinds of calls whose labels are kept. Those of a further kind are made for each call."""
 
 
-class _EndLabels(NamedTuple):
+class _EndLabels(Record):
     """The labels of how a call or an event stream ended.
 
     Attributes:
@@ -72,7 +73,7 @@ class _EndLabels(NamedTuple):
     tokens: dict[str, Mapping[str, AttributeValue]]
 
 
-class _CallLabels(NamedTuple):
+class _CallLabels(Record):
     """The labels of a call: of its number of attempts, and of its end if it has an operation."""
 
     attempts: Mapping[str, AttributeValue]

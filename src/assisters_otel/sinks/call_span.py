@@ -7,7 +7,7 @@ span is no inference itself. See `gen_ai_span`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
@@ -18,6 +18,7 @@ from assisters_otel.api import headers as response_headers
 from assisters_otel.api.headers import header_text
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.otel_api import providers
+from assisters_otel.records import Record
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import gen_ai
 from assisters_otel.sinks import attempt_span, foreign_span
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from assisters_otel.outcomes import AttemptOutcome, CallOutcome
 
 
-class CallSpan(NamedTuple):
+class CallSpan(Record):
     """The span of a call.
 
     Attributes:

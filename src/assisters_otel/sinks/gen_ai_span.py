@@ -12,8 +12,9 @@ Rules.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
+from assisters_otel.records import Record
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import gen_ai, metrics
 from assisters_otel.sinks import foreign_span
@@ -72,7 +73,7 @@ INFERENCE_SCOPES: Final = frozenset({"openinference.instrumentation.litellm"})
 their end. Source: `openinference-instrumentation-litellm` 0.1.51."""
 
 
-class GenAISpan(NamedTuple):
+class GenAISpan(Record):
     """A GenAI span at a call or around it.
 
     Attributes:

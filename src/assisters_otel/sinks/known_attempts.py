@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry import trace
 
 from assisters_otel.fail_safe import fail_safe
+from assisters_otel.records import Record
 from assisters_otel.sinks import foreign_span
 from assisters_otel.weak_identity import WeakIdentityDict
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from assisters_otel.outcomes import AttemptOutcome
 
 
-class KnownAttempt(NamedTuple):
+class KnownAttempt(Record):
     """The record of a failed attempt.
 
     Attributes:

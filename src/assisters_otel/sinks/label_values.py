@@ -7,13 +7,14 @@ if it is documented, or is among the first few others that are well-formed. Any 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, SERVER_PORT
 
 from assisters_otel import catalog, logger
 from assisters_otel.api.patterns import pattern
+from assisters_otel.records import Record
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import gen_ai
 
@@ -88,7 +89,7 @@ class LabelValues:
         return value in self._known or value in self._further
 
 
-class OutcomeLabels(NamedTuple):
+class OutcomeLabels(Record):
     """The labels that describe outcomes. Attempts and calls share them, and so their bounds.
 
     Attributes:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from json import dumps, loads
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal
 
 from assisters_otel import catalog
+from assisters_otel.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +61,7 @@ def sent_json(received: Received) -> dict[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-class SampleBody(NamedTuple):
+class SampleBody(Record):
     """A status and a body: what an endpoint answers when nothing else is asked of it."""
 
     status: int

@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
@@ -33,6 +33,7 @@ from assisters_otel.config import Config
 from assisters_otel.fail_safe import own_errors
 from assisters_otel.instrumentation import Instrumentation
 from assisters_otel.instrumentor import AssistersInstrumentor
+from assisters_otel.records import Record
 from assisters_otel.telemetry import Telemetry
 from assisters_otel.testing.recorded_telemetry import Recorded
 from assisters_otel.variables import corrections
@@ -49,7 +50,7 @@ LOOPBACK: Final = ("127.0.0.1/v1", "localhost/v1")
 """The hosts that a recording watches beside the API: each `FakeApi`, on any port."""
 
 
-class AssistersTelemetry(NamedTuple):
+class AssistersTelemetry(Record):
     """The value of the fixture ``assisters_telemetry``.
 
     Attributes:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import base64
 import json
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
+from assisters_otel.records import Record
 from assisters_otel.testing.answers import EVENTS, JSON, SampleBody, envelope, sent_json
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def wrong_method(received: Received) -> SampleBody:
     return _error(405, f"{received.path} does not take {received.method}.")
 
 
-class Endpoint(NamedTuple):
+class Endpoint(Record):
     """One documented endpoint: ``path`` below ``/v1``, ``sample`` its answer to a request."""
 
     method: str

@@ -7,8 +7,9 @@ is not in the books, whatever the answer would have said.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from assisters_otel.records import Record
 from assisters_otel.testing.answers import EVENTS, sent_json
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _INPUT = ("prompt_tokens", "input_tokens")
 _OUTPUT = ("completion_tokens", "output_tokens")
 
 
-class SentUsage(NamedTuple):
+class SentUsage(Record):
     """The usage in one answer that was sent to its end.
 
     Attributes:

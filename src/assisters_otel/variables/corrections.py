@@ -28,9 +28,10 @@ import threading
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from assisters_otel.api.redaction import shown
+from assisters_otel.records import Record
 from assisters_otel.variables.rules import (
     BATCH_SIZE,
     BATCH_SIZE_DEFAULT,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
 
-class Correction(NamedTuple):
+class Correction(Record):
     """A variable whose value is read as another one.
 
     Attributes:

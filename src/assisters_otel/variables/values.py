@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import re
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 # Like that of importlib.metadata, but cached: it reads the disk once.
 from opentelemetry.util._importlib_metadata import entry_points
 
 from assisters_otel.api.patterns import pattern
+from assisters_otel.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -25,7 +26,7 @@ _MAX_WHOLE: Final = 2**31 - 1
 """Larger than any useful limit. For one that does not fit an index, the SDK raises at each span."""
 
 
-class Rule(NamedTuple):
+class Rule(Record):
     """The right values of one variable.
 
     Attributes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry.sdk.metrics.export import NumberDataPoint
 from opentelemetry.semconv.attributes.http_attributes import (
@@ -16,6 +16,7 @@ from assisters_otel import init
 from assisters_otel.cli.captured_log import captured_log
 from assisters_otel.cli.demo.scenes import SCENES, TENANT, Scene
 from assisters_otel.cli.span_text import call_outcome, error_name, stream_outcome
+from assisters_otel.records import Record
 from assisters_otel.semconv import attributes as names
 from assisters_otel.semconv import metrics as metric_names
 from assisters_otel.testing import FakeApi
@@ -33,7 +34,7 @@ _SCOPE: Final = f"{names.SCOPE}.demo"
 """The instrumentation scope of the span around each scene."""
 
 
-class PlayedScene(NamedTuple):
+class PlayedScene(Record):
     """One scene after it was played.
 
     Attributes:
@@ -71,7 +72,7 @@ class PlayedScene(NamedTuple):
         return tuple(sorted(found, key=lambda span: span.end_time or 0))
 
 
-class DemoResult(NamedTuple):
+class DemoResult(Record):
     """The demo after its last scene.
 
     Attributes:

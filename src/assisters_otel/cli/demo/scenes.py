@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import httpx
 import openai
 from opentelemetry import baggage, context
+
+from assisters_otel.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +32,7 @@ _TIMEOUT_S: Final = 0.25
 """The timeout of the client that gets no answer. The demo waits for it."""
 
 
-class Scene(NamedTuple):
+class Scene(Record):
     """One scene.
 
     Attributes:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from assisters_otel.records import Record
 
 
-class Finding(NamedTuple):
+class Finding(Record):
     """The result of one check.
 
     Attributes:

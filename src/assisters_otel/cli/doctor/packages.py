@@ -15,13 +15,14 @@ from importlib.metadata import (
     version,
 )
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from packaging.requirements import InvalidRequirement, Requirement
 
 from assisters_otel import config
 from assisters_otel.cli.doctor import process
 from assisters_otel.cli.doctor.finding import Finding
+from assisters_otel.records import Record
 from assisters_otel.semconv import attributes, environment
 from assisters_otel.version import __version__
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 DISTRIBUTION: Final = "assisters-otel"
 
 
-class _HttpClient(NamedTuple):
+class _HttpClient(Record):
     """An HTTP client whose requests the library observes.
 
     Attributes:

@@ -15,8 +15,9 @@ All stores are bounded. Beyond the bound the oldest span is shown as it is, or f
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
+from assisters_otel.records import Record
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ _OF_API: Final = (names.REQUEST_ID, names.ERROR_RETRYABLE, "url.template")
 Key = tuple[str, str]
 
 
-class Shown(NamedTuple):
+class Shown(Record):
     """One thing to show: a call, an attempt outside a call, or a trace of another app.
 
     Attributes:
@@ -97,7 +98,7 @@ class Bounded(Generic[T]):
         return self.found.popitem(last=False)[1] if len(self.found) > self._limit else None
 
 
-class _Waiting(NamedTuple):
+class _Waiting(Record):
     span: Span
     since_s: float
 

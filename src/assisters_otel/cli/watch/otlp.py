@@ -11,7 +11,7 @@ import base64
 import binascii
 import json
 import zlib
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
@@ -22,6 +22,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from assisters_otel.api import redaction
+from assisters_otel.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -41,7 +42,7 @@ _GZIP: Final = 16 + zlib.MAX_WBITS
 _SERVICE: Final = "service.name"
 
 
-class Span(NamedTuple):
+class Span(Record):
     """A span as it was sent, cleaned.
 
     Attributes:

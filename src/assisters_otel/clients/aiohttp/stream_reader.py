@@ -11,12 +11,13 @@ import sys
 import weakref
 from functools import lru_cache
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.api.limits import MAX_BYTES
 from assisters_otel.clients.classes import GENERATIONS, is_of, take_identity
 from assisters_otel.clients.read_ahead import find_foreign
 from assisters_otel.fail_safe import fail_safe
+from assisters_otel.records import Record
 
 if TYPE_CHECKING:
     from assisters_otel.recording.response_body import ResponseBody
@@ -32,7 +33,7 @@ _REFUSED_CLOSED: Final = ("Connection closed.",)
 # aiohttp's `_wait` refuses a read as well, such as a second at once, and the first goes on.
 
 
-class _Observation(NamedTuple):
+class _Observation(Record):
     """The record of a watched reader.
 
     Attributes:

@@ -7,13 +7,14 @@ an app's adapter that answers by itself would show them.
 from __future__ import annotations
 
 from copy import copy
-from typing import Any, NamedTuple
+from typing import Any
 
 from assisters_otel.clients.classes import is_a
 from assisters_otel.fail_safe import fail_safe
+from assisters_otel.records import Record
 
 
-class Outgoing(NamedTuple):
+class Outgoing(Record):
     """A copy of a request. The app may send the request itself in several threads at once.
 
     Attributes:

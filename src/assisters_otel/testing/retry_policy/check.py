@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from assisters_otel import logger
 from assisters_otel.api import redaction
+from assisters_otel.records import Record
 from assisters_otel.semconv import attributes as names
 from assisters_otel.testing.recording import recorded
 from assisters_otel.testing.retry_policy import jitter, rules, scenarios
@@ -36,7 +37,7 @@ _OUTCOMES: Final[dict[bool | None, Outcome]] = {
 }
 
 
-class Words(NamedTuple):
+class Words(Record):
     """The words for the arguments in the text of a ValueError.
 
     Attributes:

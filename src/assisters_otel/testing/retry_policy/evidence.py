@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from statistics import median
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
+from assisters_otel.records import Record
 from assisters_otel.testing.retry_policy.scenarios import CROWD
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ EARLY_S: Final = 0.05
 _HALF: Final = 0.5
 
 
-class Verdict(NamedTuple):
+class Verdict(Record):
     """The verdict on one rule.
 
     Attributes:
@@ -35,7 +36,7 @@ class Verdict(NamedTuple):
     advice: str | None = None
 
 
-class Evidence(NamedTuple):
+class Evidence(Record):
     """The facts that the rules are judged by.
 
     Attributes:

@@ -7,9 +7,10 @@ and a remark.
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 from assisters_otel import catalog
+from assisters_otel.records import Record
 
 Kind = Literal["error", "remark"]
 
@@ -25,7 +26,7 @@ SAME_STATUS: Final = "tokens_exhausted"
 """The code among them that has the status of a rate limit, which the `openai` SDK sends again."""
 
 
-class Rule(NamedTuple):
+class Rule(Record):
     """One rule.
 
     Attributes:

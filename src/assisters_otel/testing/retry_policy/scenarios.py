@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
+from assisters_otel.records import Record
 from assisters_otel.testing.retry_policy.rules import HOPELESS
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ the memory."""
 _SLOW_S: Final = 1.0
 
 
-class Refusal(NamedTuple):
+class Refusal(Record):
     """An answer in place of a success, as `FakeApi.answers` has it.
 
     Attributes:
@@ -74,7 +75,7 @@ class Refusal(NamedTuple):
     fault: Fault | None = None
 
 
-class Scenario(NamedTuple):
+class Scenario(Record):
     """One scenario.
 
     Attributes:
