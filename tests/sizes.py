@@ -6,7 +6,12 @@
 from __future__ import annotations
 
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+T = TypeVar("T")
 
 VARIABLE: Final = "ASSISTERS_OTEL_SIZE"
 WHOLE: Final = 10
@@ -32,3 +37,13 @@ def sized(whole: int, *, at_least: int = 1) -> int:
     asked.
     """
     return max(whole * SIZE // WHOLE, at_least)
+
+
+def shared(items: Iterable[T], number: int, shares: int) -> list[T]:
+    """Give, at the smallest size, one of some shares of the items; at a larger one all of them.
+
+    Where a test does the same with each of many things, another *number* for each of them gives
+    each item to some.
+    """
+    every = list(items)
+    return every if SIZE > 1 else every[number % shares :: shares]

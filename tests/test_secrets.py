@@ -21,7 +21,7 @@ from assisters_otel import cli
 from callers import CALLERS
 from memory import Memory, watching
 from raw_server import RawServer
-from sizes import SIZE
+from sizes import SIZE, shared
 
 ODD = "q7Zk41vTTxWm93bd"  # as any gateway may make them: it is known by where it stands alone
 KNOWN = ("ask_live_q7Zk41vTTxWm93bd", "sk-q7Zk41vTTxWm93bd", "asst_sk_q7Zk41vTTxWm93bd")
@@ -45,13 +45,10 @@ IN_PLACE = (
 """What somebody may have pasted."""
 
 
-KEYS = (ODD, *KNOWN, JWT)
-
-
-def texts(number=None):
-    """Give each key in each place; at a small size a quarter, another one for another number."""
-    every = [place.format(key) for place in IN_PLACE for key in KEYS]
-    return every if number is None or SIZE > 1 else every[number % 4 :: 4]
+def texts():
+    for place in IN_PLACE:
+        for key in (ODD, *KNOWN, JWT):
+            yield place.format(key)
 
 
 @pytest.fixture
@@ -144,7 +141,7 @@ def test_a_key_in_a_variable_is_not_shown(said, monkeypatch, variable):
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "traceidratio")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     told = []
-    for text in texts(VARIABLES.index(variable)):
+    for text in shared(texts(), VARIABLES.index(variable), 4):
         monkeypatch.setenv(variable, text)
         with assisters_otel.init("x") as handle:
             told += [repr(handle), repr(handle.status())]

@@ -23,6 +23,17 @@ def test_the_variable_says_how_many_tenths(size, rounds):
     assert done.out.split() == [str(rounds), str(max(7, rounds // 40))]
 
 
+@pytest.mark.parametrize(("size", "items"), [("1", "ad be cf"), ("2", "abcdef abcdef abcdef")])
+def test_a_share_is_one_of_those_that_are_the_whole(size, items):
+    done = passed(
+        "import sizes; print(*(''.join(sizes.shared('abcdef', one, 3)) for one in (3, 1, 2)))",
+        PYTHONPATH=HERE,
+        **{sizes.VARIABLE: size},
+    )
+
+    assert done.out.strip() == items
+
+
 @pytest.mark.parametrize("size", ["0", "-1", "1.5", "whole", "\u00b2"])
 def test_what_is_no_size_says_what_to_write(size):
     done = run("import sizes", PYTHONPATH=HERE, **{sizes.VARIABLE: size})

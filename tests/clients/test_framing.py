@@ -16,6 +16,7 @@ import requests
 import assisters_otel
 from callers import CALLERS
 from raw_server import RawServer
+from sizes import shared
 
 ENVELOPE = b'{"error": {"type": "server_error", "code": "internal_error", "message": "m"}}'
 ZIPPED = gzip.compress(ENVELOPE, mtime=0)
@@ -175,9 +176,13 @@ def answers(*, reads):
     ("use", "caller"), [one[1:] for one in CLIENTS], ids=[one[0] for one in CLIENTS]
 )
 def test_no_answer_is_longer_or_shorter_than_without_us(server, memory, use, caller, reads):
+    # Six callers have httpx's one stream: each takes half of it.
+    halves = 1 if caller is None else 2
+    number = 0 if caller is None else CALLERS.index(caller) + reads
+
     def seen():
         found, connections = {}, {}
-        for method, status, name, body, closes in answers(reads=reads):
+        for method, status, name, body, closes in shared(answers(reads=reads), number, halves):
             framing = FRAMINGS[name]
             head = b"HTTP/%s %d So\r\n%s\r\n" % (framing.version, status, framing.headers)
             server.answer = head + body, closes
@@ -194,4 +199,4 @@ def test_no_answer_is_longer_or_shorter_than_without_us(server, memory, use, cal
     assert {one: (got, bare[one]) for one, got in ours.items() if got != bare[one]} == {}
     assert {one: count for one, count in used.items() if count > needed[one]} == {}
     codes = [span.attributes.get("error.code") for span in memory.attempts()]
-    assert codes.count("internal_error") >= 6
+    assert codes.count("internal_error") >= 3

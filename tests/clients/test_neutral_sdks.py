@@ -20,7 +20,7 @@ from opentelemetry import context
 import assisters_otel
 from assisters_otel.testing import FakeApi
 from callers import TLS
-from sizes import sized
+from sizes import shared, sized
 
 CHAT = {"model": "assisters-chat-v1", "messages": [{"role": "user", "content": "Say hello."}]}
 ERROR_EVENT = 'data: {"choices": []}\n\ndata: {"error": {"message": "no", "code": "x"}}\n\n'
@@ -232,9 +232,9 @@ CLIENTS = {
     "assisters-no-retries": (of_assisters(max_retries=0), [chat]),
 }
 CASES = [
-    pytest.param(make, ask, id=f"{name}-{getattr(ask, '__name__', 'speech')}")
-    for name, (make, asks) in CLIENTS.items()
-    for ask in asks
+    pytest.param(row + column, make, ask, id=f"{name}-{getattr(ask, '__name__', 'speech')}")
+    for row, (name, (make, asks)) in enumerate(CLIENTS.items())
+    for column, ask in enumerate(asks)
 ]
 
 
@@ -347,12 +347,12 @@ def all_of_it(api, make, ask, answers):
     return (seen, log.lines, warned), api.connections - connections
 
 
-@pytest.mark.parametrize(("make", "ask"), CASES)
-def test_an_sdk_s_caller_cannot_tell_that_we_are_there(make, ask, memory):
+@pytest.mark.parametrize(("number", "make", "ask"), CASES)
+def test_an_sdk_s_caller_cannot_tell_that_we_are_there(number, make, ask, memory):
     with FakeApi() as api:
         different = {}
         connections = {}
-        for name, answers in ANSWERS.items():
+        for name, answers in shared(ANSWERS.items(), number, 2):
             if name == "silence" and ask not in (chat, streamed):
                 continue  # waiting it out takes long, and is the same for all
             without, connected = all_of_it(api, make, ask, answers)
