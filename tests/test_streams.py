@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import os
 import time
 import zlib
 from typing import NamedTuple
@@ -398,12 +399,36 @@ def test_a_bomb_of_lines_takes_no_time(encoding, encode, line):
     assert took_s < 12 * (ended_s - began_s)
 
 
-@pytest.mark.parametrize(("encoding", "encode"), ENCODINGS)
-def test_a_long_chat_in_one_compressed_chunk_is_no_bomb(encoding, encode):
-    event = b'data: {"id":"chatcmpl-1","choices":[{"delta":{"content":" %d"}}]}\n\n'
-    chat = b"".join(event % n for n in range(5_000))
+CHUNK = b'data: {"id":"chatcmpl-1","choices":[{"delta":{"content":" %d"}}]}\n\n'
 
-    assert said(encode(chat + DONE), encoding=encoding) == (5_001, True, None)
+
+def pieces_of(body, size):
+    return (body[i : i + size] for i in range(0, len(body), size))
+
+
+@pytest.mark.parametrize(("encoding", "encode"), ENCODINGS)
+def test_a_long_compressed_chat_is_no_bomb_however_it_is_cut(encoding, encode):
+    body = encode(b"".join(CHUNK % n for n in range(5_000)) + DONE)
+
+    for size in (len(body), 1_000, 10):
+        assert said(*pieces_of(body, size), encoding=encoding) == (5_001, True, None)
+
+
+def test_a_chat_of_more_lines_than_a_bomb_may_have_at_once_is_read_to_its_end():
+    body = gzip.compress(b"".join(CHUNK % n for n in range(MAX_BYTES + 1_000)) + DONE, 1)
+
+    assert said(*pieces_of(body, 1_000), encoding=b"gzip") == (MAX_BYTES + 1_001, True, None)
+
+
+def test_what_a_long_stream_has_saved_is_no_room_for_a_bomb():
+    """Its comment has as many bytes compressed as would allow ten times the lines."""
+    comment = b": " + os.urandom(4 * MAX_BYTES).hex().encode() + b"\n"
+    watched = EventStreamScanner(b"gzip")
+
+    for piece in pieces_of(gzip.compress(TEXT + comment + b"\n" * (3 * MAX_BYTES)), 1_000):
+        watched.feed(piece)
+
+    assert watched.is_undecodable
 
 
 @pytest.mark.parametrize("encoding", [b"gzip", b"deflate", b"br", b"zstd", b"gzip, br"])
