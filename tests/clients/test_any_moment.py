@@ -383,6 +383,18 @@ async def be_dropped(api: FakeApi) -> None:
             await session.post(f"{api.url}/chat/completions", json=ASKED)
 
 
+def read_assisters_stream(api: FakeApi) -> None:
+    with assisters.Assisters("ask_k", base_url=api.url) as client:
+        for _ in client.chat.completions.create(**ASKED, stream=True):
+            pass
+
+
+def be_refused_an_assisters_stream(api: FakeApi) -> None:
+    api.answers("invalid_api_key")
+    with suppress(assisters.AssistersAPIError):
+        read_assisters_stream(api)
+
+
 async def read_async_stream(api: FakeApi) -> None:
     async with openai.AsyncOpenAI(base_url=api.url, api_key="ask_k") as client:
         async for _ in await client.chat.completions.create(**ASKED, stream=True):
@@ -392,6 +404,7 @@ async def read_async_stream(api: FakeApi) -> None:
 BODIES = [
     *(read_stream, leave_stream, parse_raw, read_raw, retry, read_with_requests, read_with_httpx),
     *(read_with_aiohttp, be_dropped, read_async_stream),
+    *(read_assisters_stream, be_refused_an_assisters_stream),
 ]
 
 

@@ -5,6 +5,7 @@ The SDK retries without a pause, and marks its resends by no header.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -28,17 +29,17 @@ _EVENTS: Final = ExpectedAnswer(is_read_by_app=True)
 
 
 class _FirstStepInCall:
-    """The chunks of the SDK's generator. Its first step runs inside the call.
+    """The chunks of the SDK's generator. Its first step runs inside the call, and starts it.
 
     The SDK sends its requests in the first step, before the first chunk. Another task may ask for
     the other chunks.
     """
 
-    __slots__ = ("_call", "_chunks", "close", "send", "throw")
+    __slots__ = ("_begin", "_chunks", "close", "send", "throw")
 
-    def __init__(self, chunks: Any, call: Call) -> None:
+    def __init__(self, chunks: Any, begin: Callable[[], Call | None]) -> None:
         self._chunks = chunks
-        self._call: Call | None = call
+        self._begin: Callable[[], Call | None] | None = begin
         self.close = chunks.close
         # `yield from` calls `__next__` for the first step, since nothing can be sent to it.
         self.send = chunks.send
@@ -48,7 +49,8 @@ class _FirstStepInCall:
         return self
 
     def __next__(self) -> Any:
-        call, self._call = self._call, None
+        begin, self._begin = self._begin, None
+        call = None if begin is None else begin()
         if call is None:
             return next(self._chunks)
         try:
@@ -104,8 +106,8 @@ class AssistersAdapter:
 
         def stream(client: Any, *args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
             chunks = wrapped(client, *args, **kwargs)
-            call = self._begin_stream(client, args, kwargs)
-            return (yield from (chunks if call is None else _FirstStepInCall(chunks, call)))
+            begin = partial(self._begin_stream, client, args, kwargs)
+            return (yield from _FirstStepInCall(chunks, begin))
 
         return stream
 
