@@ -284,6 +284,51 @@ def test_a_request_id_that_quotes_the_request_s_own_key_is_shown_without_it(
     assert "req_REDACTED" in told  # the rest of the id is there
 
 
+ERROR = {
+    "error": {
+        "type": f"t_{LOWER}", "code": f"c_{LOWER}", "param": f"p_{LOWER}", "message": f"No {LOWER}!"
+    }
+}  # fmt: skip
+SHOWN = ("t_REDACTED", "c_REDACTED", "p_REDACTED", "No REDACTED!")
+ERRORS = {
+    "an answer": ("401 No\r\nContent-Type: application/json", json.dumps(ERROR)),
+    "an event": ("200 OK\r\nContent-Type: text/event-stream", f"data: {json.dumps(ERROR)}\n\n"),
+}
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_an_error_that_quotes_the_request_s_own_key_is_shown_without_it(
+    watch, memory, said, anyone, kind
+):
+    head, body = ERRORS[kind]
+    head += f"\r\nX-Request-ID: req_1\r\nContent-Length: {len(body)}"
+    with RawServer() as server, watch(memory, server.url):
+        server.answer = server.usual = f"HTTP/1.1 {head}\r\n\r\n{body}".encode(), False
+        for header, form in FORMS:
+            anyone.send("GET", f"{server.url}/asked", headers={header: form.format(LOWER)})
+
+    told = exported(memory, said)
+    assert LOWER not in told
+    for value in SHOWN:
+        assert value in told
+
+
+def test_an_error_in_place_of_a_result_is_shown_without_the_request_s_own_key(
+    watch, memory, said, api
+):
+    api.answers(status=200, json=ERROR)
+    with (
+        watch(memory, api.url),
+        openai.OpenAI(base_url=api.url, api_key=LOWER, max_retries=0) as client,
+    ):
+        client.chat.completions.create(**CHAT)
+
+    told = exported(memory, said)
+    assert LOWER not in told
+    for value in SHOWN:
+        assert value in told
+
+
 ANSWER = {
     "id": f"chatcmpl-{LOWER}", "object": "chat.completion", "created": 1, "model": f"m-{LOWER}",
     "choices": [{"index": 0, "finish_reason": f"x{LOWER}",
