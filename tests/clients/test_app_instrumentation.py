@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 
 import aiohttp
+import httpx
 import pytest
 import requests
 from opentelemetry import propagate
@@ -26,6 +27,7 @@ from opentelemetry.trace import TraceFlags
 import assisters_otel
 from callers import ANYONE, CALLERS, in_client
 from memory import Memory
+from raw_server import RawServer
 
 DURATION = "assisters.client.request.duration"
 OURS = "assisters_otel"
@@ -389,3 +391,27 @@ def test_a_call_of_an_adapter_has_ours(app):
         adapter.send(prepared, timeout=5).close()
 
     assert app.scopes() == [OURS, OURS]
+
+
+def test_what_a_request_s_content_is_fetched_with_has_its_span(app):
+    """Except beneath requests, where OpenTelemetry's instrumentation suppresses all others, too."""
+    of_requests = app.anyone.module is requests
+    app.instrumentor = HTTPXClientInstrumentor() if of_requests else RequestsInstrumentor()
+    app.ours()
+    app.theirs()
+
+    def fetched(url):
+        yield (httpx if of_requests else requests).get(url, timeout=5).content
+
+    async def fetched_async(url):
+        for part in fetched(url):
+            yield part
+
+    with RawServer() as other:
+        fetch = fetched_async if app.anyone.run else fetched
+        app.anyone.send("POST", f"{app.api.url}/embeddings", content=fetch(other.url))
+
+    scopes = [one.instrumentation_scope.name for one in app.memory.attempts()]
+    theirs = [] if of_requests else [type(app.instrumentor).__module__]
+    assert sorted(scopes) == sorted([OURS, *theirs])
+    assert len({one.context.trace_id for one in app.memory.attempts()}) == 1
