@@ -43,6 +43,10 @@ class Stream:
         while await self.read() is not None:
             pass
 
+    async def close_answer(self) -> None:
+        """Close the answer alone, whose chunks the caller keeps."""
+        await _closed(self._response, is_async=self._is_async)
+
     async def close(self) -> None:
         for one in (self._chunks, self._response):
             await _closed(one, is_async=self._is_async)

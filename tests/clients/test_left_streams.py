@@ -86,6 +86,28 @@ def ended(memory):
 
 
 @pytest.mark.usefixtures("_collecting_only_when_asked", "telemetry")
+@pytest.mark.parametrize("streamer", [one for one in STREAMERS if "trio" not in one.name], ids=str)
+def test_a_stream_that_is_closed_ends_there_and_then_also_if_its_chunks_are_kept(
+    api, memory, streamer
+):
+    api.answers(chunk_delay_s=0.05)
+
+    async def script(opened):
+        stream = await opened()
+        await stream.read()
+        assert ended(memory) == []
+        await stream.close_answer()
+        (span,) = ended(memory)
+        await stream.close()
+        return span
+
+    told = streamer.use(api.url, script).attributes
+
+    names = ("assisters.stream.outcome", "assisters.call.outcome")
+    assert {told[name] for name in names if name in told} == {"cancelled"}
+
+
+@pytest.mark.usefixtures("_collecting_only_when_asked", "telemetry")
 def test_what_is_put_off_wakes_the_thread(api, memory, monkeypatch):
     monkeypatch.setattr("assisters_otel.recording.deferred.IDLE_S", 60.0)
     (streamer,) = (one for one in STREAMERS if one.name == "httpx")
