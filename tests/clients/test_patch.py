@@ -6,6 +6,7 @@ import inspect
 import sys
 import threading
 import types
+from importlib.util import find_spec
 
 import aiohttp
 import assisters
@@ -362,6 +363,53 @@ def test_patches_may_be_taken_out_while_another_thread_puts_some_in(module):
     assert import_hooks.imports._waiting["assisters_otel_test_another"] == [another]
     slow.undo()
     another.undo()
+
+
+class Counted:
+    """Counts what is reported to it."""
+
+    def __init__(self):
+        self.names = []
+
+    def imported(self, _module, name):
+        self.names.append(name)
+
+
+@pytest.fixture
+def added(monkeypatch):
+    """Return a function that adds a module without an import, as uWSGI does, then seeks others."""
+    name = "assisters_otel_test_added"
+
+    def add():
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+        for other in ("one", "another"):
+            assert find_spec(f"assisters_otel_test_{other}") is None
+
+    add.name = name
+    return add
+
+
+def test_a_module_that_is_added_without_an_import_is_reported_once(added):
+    listener = Counted()
+    import_hooks.imports.watch(added.name, listener, is_added=True)
+
+    added()
+
+    assert listener.names == [added.name]
+    import_hooks.imports.forget(listener)
+
+
+def test_a_module_that_was_added_while_nobody_waited_is_reported_once(added):
+    before, listener = Counted(), Counted()
+    import_hooks.imports.watch(added.name, before, is_added=True)
+    import_hooks.imports.forget(before)
+    added()
+
+    import_hooks.imports.watch(added.name, listener, is_added=True)
+    added()
+
+    assert (before.names, listener.names) == ([], [added.name])
+    import_hooks.imports.forget(listener)
 
 
 def test_a_client_of_another_shape_does_not_break_its_import(module):
