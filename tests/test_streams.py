@@ -399,6 +399,17 @@ def test_a_bomb_of_lines_takes_no_time(encoding, encode, line):
     assert took_s < 12 * (ended_s - began_s)
 
 
+def test_a_bomb_of_one_endless_line_is_given_up_too():
+    line = b": " + bytes(10_000_000)  # ten of them are looked through
+    watched = EventStreamScanner(b"zstd")
+
+    watched.feed(zstandard.compress(TEXT) + zstandard.compress(line) * 10)
+    assert not watched.is_undecodable
+
+    watched.feed(zstandard.compress(line) * 10)
+    assert watched.is_undecodable
+
+
 CHUNK = b'data: {"id":"chatcmpl-1","choices":[{"delta":{"content":" %d"}}]}\n\n'
 
 
