@@ -36,6 +36,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 import assisters_otel
 from assisters_otel.providers import exporter_logs
+from assisters_otel.sinks import failure_log
 from assisters_otel.testing import FakeApi
 from callers import CALLERS
 from leaks import KEY
@@ -1578,6 +1579,41 @@ def test_a_storm_is_summed_up_at_the_shutdown(api, memory, caplog, caller):
     assert lines(caplog)[-1].getMessage() == (
         "Assisters API: 2 more met internal_error on GET /v1/models"
     )
+
+
+@pytest.mark.parametrize("then", ["a success", "a collection", "a flush", "nothing"])
+def test_the_end_of_a_storm_waits_for_no_other_failure(
+    api, memory, caplog, caller, monkeypatch, then
+):
+    api.answers("internal_error", times=7)
+
+    async def script(at):
+        for _ in range(7):
+            await at.request("GET", url_of(api, "models"))
+
+    async def succeed(at):
+        await at.request("GET", url_of(api, "models"))
+
+    with started(api, memory) as handle:
+        caller.use(caller.client(), script)
+        # In its window each is silent.
+        caller.use(caller.client(), succeed)
+        memory.collect()
+        handle.flush(5)
+        assert len(lines(caplog)) == 5
+        monkeypatch.setattr(failure_log, "WINDOW_S", 0.0)
+        if then == "a success":
+            caller.use(caller.client(), succeed)
+        elif then == "a collection":
+            memory.collect()
+        elif then == "a flush":
+            assert handle.flush(5)
+
+        told = [line.getMessage() for line in lines(caplog)[5:]]
+
+    summary = "Assisters API: 2 more met internal_error on GET /v1/models"
+    assert told == ([] if then == "nothing" else [summary])
+    assert [line.getMessage() for line in lines(caplog)[5:]] == [summary]
 
 
 def test_a_function_of_ours_that_somebody_has_kept_watches_nothing_after_the_shutdown(

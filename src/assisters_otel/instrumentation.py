@@ -128,7 +128,7 @@ class Instrumentation:
     @fail_safe
     def _flush(self, timeout_s: float, *, at_exit: bool) -> bool:
         until_s = time.monotonic() + workers.limited(timeout_s)
-        self.recorder.deferred.run_all(timeout_s)
+        self.recorder.settle(timeout_s)
         # Read now: an app may set the global providers after it is instrumented.
         tracers, meters = self._tracer_provider, self._meter_provider
         tracers = trace.get_tracer_provider() if tracers is None else tracers

@@ -147,7 +147,7 @@ class Telemetry:
     def _flush(self, timeout_s: float, *, at_end: bool = False) -> bool:
         until_s = time.monotonic() + workers.limited(timeout_s)
         if self._instrumentation is not None:
-            self._instrumentation.recorder.deferred.run_all(timeout_s)
+            self._instrumentation.recorder.settle(timeout_s)
         started = self._workers.submit(providers.flushes(self._reused))
         left_s = max(until_s - time.monotonic(), 0)
         done = self._exports is None or self._exports.flush(left_s, at_end=at_end)

@@ -54,13 +54,19 @@ class ProcessSinks:
 
     def use_meter_provider(self, meter_provider: MeterProvider) -> None:
         """Record in the instruments of a provider from now on."""
-        self.metrics = AttemptMetrics(meter_provider, time.monotonic, self._before_collection)
+        self.metrics = AttemptMetrics(meter_provider, time.monotonic, self._collecting)
+
+    def _collecting(self) -> None:
+        self._before_collection()
+        self.log.sum_up_ended()
 
     def count(self, attempts: int, errors: int) -> None:
-        """Count attempts that have ended, and those that failed."""
+        """Count attempts that have ended, and those that failed. A success ends old storms, too."""
         with self._lock:
             self.attempts += attempts
             self.errors += errors
+        if self.log.storms and not errors:
+            self.log.sum_up_ended()
 
     def stop(self) -> None:
         """Log the failures that are counted and not logged yet."""

@@ -98,6 +98,15 @@ class Recorder:
         self.deferred.forked()
         self.watched.forked(before_next)
 
+    def settle(self, timeout_s: float) -> None:
+        """Run the deferred steps, and log the storms of failures that are over, before a flush.
+
+        Args:
+            timeout_s: The seconds to wait while another thread runs steps.
+        """
+        self.deferred.run_all(timeout_s)
+        self.sinks.log.sum_up_ended()
+
     @fail_safe
     def stop(self) -> None:
         """Watch no host any more, end open bodies, and log the failures not logged yet."""
