@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 OF_OURS = "/assisters_otel/"
 ENTERS = "/opentelemetry/context/"
-NO_MOMENTS = {"<genexpr>", "__del__", "_collector", "close", "aclose"}
+NO_MOMENTS = {"<genexpr>", "__del__", "close", "aclose"}
 """A generator that is dropped is entered once more for the profile function alone. What is raised
-in a `__del__`, or in what the collector calls, reaches nobody. httpx takes a response for closed
+in a `__del__` reaches nobody. httpx takes a response for closed
 before it closes its stream: an interrupt at that moment leaks the connection without us, too."""
 
 

@@ -23,7 +23,7 @@ class Watched:
     def __init__(self):
         self.told = []
         self.call = None
-        self.collecting_thread = 0
+        self.running = set()
 
     @property
     def deferred(self):

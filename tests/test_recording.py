@@ -1557,7 +1557,7 @@ def test_the_collector_is_watched_from_the_first_attempt_to_the_shutdown(api, me
         assert gc.callbacks == before
         for _ in range(2):
             caller.send("GET", url_of(api, "models"))
-            assert len(gc.callbacks) == len(before) + 1
+            assert len(gc.callbacks) == len(before) + 3
     assert gc.callbacks == before
 
     with started(api, memory):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import signal
 import sys
+import threading
+import time
 from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,7 +34,6 @@ from sizes import SIZE, WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import FrameType
 
     from assisters_otel.testing import FakeApi
     from memory import Memory
@@ -444,29 +446,58 @@ def in_collector(step: Any) -> Iterator[None]:
     gc.collect()
 
 
-def test_an_interrupt_of_what_watches_the_collector_puts_nothing_off(telemetry, monkeypatch):
+def test_what_a_signal_s_handler_raises_in_a_collection_is_met(telemetry, monkeypatch):
+    """By the app, as without us. In a collector's callback in Python it would be lost."""
     deferred = telemetry._instrumentation.recorder.deferred
     deferred.watch_collector()  # as before the first request
-    lost = []
-    monkeypatch.setattr(sys, "unraisablehook", lost.append)  # CPython drops it there
+    lost: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lost.append)
+    grown = [[number] for number in range(300_000)]  # so that a collection takes long enough
 
-    def profile(frame: FrameType, event: str, _: object) -> None:
-        is_watcher = event == "call" and frame.f_code.co_name == "_collector" and not lost
-        if is_watcher and frame.f_locals["phase"] == "stop":
-            raise KeyboardInterrupt
+    def limit(*_: object) -> None:
+        raise TimeoutError("the job's")
 
-    sys.setprofile(profile)
+    before = signal.signal(signal.SIGALRM, limit)
+    met = 0
     try:
-        gc.collect()
+        for _ in range(20):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.002)
+                gc.collect()
+                time.sleep(0.1)
+            except TimeoutError:
+                met += 1
     finally:
-        sys.setprofile(None)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
-    assert [type(one.exc_value) for one in lost] == [KeyboardInterrupt]
-    assert not deferred.is_collecting()
+    assert (met, lost) == (20, [])
+    assert len(grown) == 300_000
+
+
+def test_the_collector_is_in_the_thread_that_collects_and_in_no_other(telemetry):
+    deferred = telemetry._instrumentation.recorder.deferred
+    deferred.watch_collector()  # as before the first request
     inside: list[bool] = []
-    with in_collector(lambda: inside.append(deferred.is_collecting())):
+    beside: list[bool] = []
+
+    def ask() -> None:
+        inside.append(deferred.is_collecting())
+        thread = threading.Thread(target=lambda: beside.append(deferred.is_collecting()))
+        thread.start()
+        thread.join()
+
+    for _ in range(3):
+        ask()
+        with in_collector(ask):
+            pass
+
+    assert inside == [False, True] * 3
+    assert beside == [False] * 6
+    telemetry.shutdown()
+    with in_collector(ask):
         pass
-    assert inside == [True]
+    assert inside[6:] == beside[6:] == [False]
 
 
 def test_what_is_put_off_in_the_collector_is_not_run_there(telemetry):

@@ -83,7 +83,6 @@ EXEMPT = {
     "WorkUnit.__exit__": "as above",
     "Telemetry.shutdown": "calls guarded steps alone, as does what it calls",
     "Telemetry.end": "as above",
-    "Deferred._collector": "is called by the garbage collector, wherever that runs",
 }
 # What the user wrote is checked by functions that are to raise.
 CHECKS = ("baggage_names", "config", "hosts")

@@ -6,7 +6,8 @@
 * `process_sinks` has the sinks of this process: metrics, log and resends.
 * `calls` records the calls of SDKs.
 * `bodies` and `response_body` record how the body of a successful answer ends.
-* `deferred` runs steps that come up inside the garbage collector, outside of it.
+* `deferred` runs steps that come up inside the garbage collector, outside of it. `collector`
+  observes when that runs.
 
 The data of what is in flight stands in `attempts`. This package alone changes it.
 """

@@ -238,7 +238,7 @@ class CallRecorder:
 
     def is_collecting(self) -> bool:
         """Return True if this runs inside the garbage collector."""
-        return self._deferred.collecting_thread != 0 and self._deferred.is_collecting()
+        return bool(self._deferred.running) and self._deferred.is_collecting()
 
     def put_off(self, step: Callable[[], object]) -> None:
         """Run a step soon, outside the garbage collector."""

@@ -12,7 +12,6 @@ is put into a deque, which takes no lock, and is run at the first of these:
 
 from __future__ import annotations
 
-import gc
 import math
 import threading
 from collections import deque
@@ -20,6 +19,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final
 
 from assisters_otel.fail_safe import fail_safe
+from assisters_otel.recording.collector import CollectorWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,8 +38,8 @@ class Deferred:
 
     Attributes:
         steps: The steps that wait to be run.
-        collecting_thread: The id of the thread in which the garbage collector runs, or 0. If it is
-            0, `is_collecting` need not be called (``200, alone``).
+        running: Is empty unless the garbage collector runs, in any thread. Then `is_collecting`
+            need not be called (``200, alone``).
     """
 
     def __init__(self, is_needed: Callable[[], object]) -> None:
@@ -50,6 +50,8 @@ class Deferred:
                 calls it at least once in `IDLE_S`.
         """
         self._is_needed = is_needed
+        self._collector = CollectorWatch()
+        self.running = self._collector.running
         self.forked()
 
     def forked(self) -> None:
@@ -59,19 +61,16 @@ class Deferred:
         self._wake: SimpleQueue[bool] = SimpleQueue()
         self._lock = threading.RLock()  # a signal handler may flush meanwhile
         self._thread: threading.Thread | None = None
-        self.collecting_thread = 0
+        self.running.clear()
         self._is_slow = False  # a thread that runs steps was waited for in vain
 
     def watch_collector(self) -> None:
         """Observe from now on when the garbage collector runs."""
-        if self._collector not in gc.callbacks:
-            gc.callbacks.append(self._collector)
+        self._collector.start()
 
     def stop(self) -> None:
         """Run the steps that are left, and end the thread."""
-        if self._collector in gc.callbacks:
-            gc.callbacks.remove(self._collector)
-        self.collecting_thread = 0
+        self._collector.stop()
         self.run_all()
         thread, self._thread = self._thread, None
         if thread is not None:
@@ -80,12 +79,7 @@ class Deferred:
 
     def is_collecting(self) -> bool:
         """Return True if this runs inside the garbage collector."""
-        if self.collecting_thread != threading.get_ident():
-            return False
-        # An interrupt in `_collector`, which CPython drops, may have left the mark behind. Inside a
-        # collection this collects nothing, and outside of one it makes and removes the mark anew.
-        gc.collect(0)
-        return self.collecting_thread != 0
+        return self._collector.is_here()
 
     def put(self, step: Callable[[], object]) -> None:
         """Keep a step to be run soon. It must not refer to an object that is being collected."""
@@ -156,9 +150,6 @@ class Deferred:
         self._thread = None
         if self.steps or self._is_needed():  # a body was opened meanwhile
             self.expect()
-
-    def _collector(self, phase: str, _info: dict[str, int]) -> None:
-        self.collecting_thread = threading.get_ident() if phase == "start" else 0
 
 
 @fail_safe

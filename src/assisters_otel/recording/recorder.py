@@ -246,7 +246,7 @@ class Recorder:
     def _finish(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
         attempt.outcome = outcome
         # The garbage collector closes a coroutine that is not awaited.
-        if self.deferred.collecting_thread and self.deferred.is_collecting():
+        if self.deferred.running and self.deferred.is_collecting():
             self.deferred.put(partial(self._to_sinks, attempt, outcome))
         else:
             self._to_sinks(attempt, outcome)

@@ -223,7 +223,7 @@ class ResponseBody:
         if self.is_over:
             return
         deferred = self._recorder.deferred
-        if deferred.collecting_thread and deferred.is_collecting():
+        if deferred.running and deferred.is_collecting():
             # An object that is collected may close the stream, also while the SDK holds a lock.
             deferred.put(partial(self._end, end, error, at or Moment.at(self.read_s)))
             return
