@@ -10,6 +10,9 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import aiohttp
+import anyio
+import httpx
+import httpx2
 import pytest
 import requests
 
@@ -200,3 +203,39 @@ def test_no_answer_is_longer_or_shorter_than_without_us(server, memory, use, cal
     assert {one: count for one, count in used.items() if count > needed[one]} == {}
     codes = [span.attributes.get("error.code") for span in memory.attempts()]
     assert codes.count("internal_error") >= 3
+
+
+BOUNDED = {
+    "length": (b"Content-Length: 300000", b""),
+    "chunked": (b"Transfer-Encoding: chunked", b"40000\r\n"),
+}
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("module", [httpx, httpx2], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(("header", "size"), BOUNDED.values(), ids=BOUNDED)
+@pytest.mark.parametrize("status", [b"200", b"500"])
+def test_what_follows_a_close_in_a_cancelled_scope_is_run(
+    server, memory, backend, module, header, size, status
+):
+    async def script():
+        ran = []
+        async with module.AsyncClient(trust_env=False) as client:
+            with anyio.CancelScope() as scope:
+                request = client.build_request("GET", f"{server.url}/asked")
+                response = await client.send(request, stream=True)
+                scope.cancel()
+                try:
+                    await anyio.sleep(1)
+                finally:
+                    await response.aclose()
+                    ran.append("what follows")
+        return ran
+
+    head = b"HTTP/1.1 %s So\r\n%s\r\n\r\n" % (status, header)
+    server.answer = head + size + b"x" * 100_000, False
+    bare = anyio.run(script, backend=backend)
+    with watched(server.url, memory):
+        ours = anyio.run(script, backend=backend)
+
+    assert ours == bare == ["what follows"]

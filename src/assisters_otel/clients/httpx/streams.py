@@ -12,10 +12,12 @@ raises it behind the chunks that came before it. Only a foreign exception is rai
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sys
 import time
 from collections import deque
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +30,7 @@ from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from contextlib import AbstractContextManager
 
     from assisters_otel.recording.response_body import ResponseBody
 
@@ -118,6 +121,15 @@ def _find_h11(stream: Any) -> Any:
     for name in ("_httpcore_stream", "_stream", "_connection", "_h11_state"):
         stream = getattr(stream, name, None)
     return stream
+
+
+def _shield() -> AbstractContextManager[object]:
+    """Return a scope that a cancelled one around it does not cancel, as httpcore closes in one."""
+    # httpcore has imported what it awaits by: trio, or anyio on asyncio.
+    is_asyncio = asyncio._get_running_loop() is not None  # noqa: SLF001 - exported
+    library = sys.modules.get("anyio" if is_asyncio else "trio")
+    scope = getattr(library, "CancelScope", None)
+    return nullcontext() if scope is None else scope(shield=True)
 
 
 @lru_cache(GENERATIONS)
@@ -237,8 +249,9 @@ def async_stream_class(base: Any) -> type[Stream]:  # noqa: C901 - a class, not 
                 return
             # Read to the end: asyncio and trio report generators that the collector finds open.
             try:
-                while rest is not None and await anext(rest, None) is not None:
-                    pass
+                with _shield():
+                    while rest is not None and await anext(rest, None) is not None:
+                        pass
             except Exception as error:
                 if not is_a(error, CLIENTS, "TransportError"):
                     raise
