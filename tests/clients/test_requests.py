@@ -831,6 +831,86 @@ def test_one_request_that_several_threads_send_keeps_nothing_of_ours(api, sessio
         assert dict(headers) == before
 
 
+class _Writing(HTTPAdapter):
+    """Writes on the request before it is sent, each time in another place."""
+
+    def add_headers(self, request, **_kwargs):
+        headers = request.headers
+        headers["X-Added-By-Adapter"] = "adapter"
+        headers["x-renewed-by-adapter"] = "adapter"
+        headers["x-both"] = "adapter"
+        del headers["X-Gone-By-Adapter"]
+        request.signed = True
+        request.url += "?signed"
+        del request.draft
+
+
+def _send_while_the_app_writes(url, adapter):
+    """Return what is on a request afterwards that the app has changed while its body was sent."""
+    session = requests.Session()
+    session.trust_env = False
+    session.mount("http://", adapter)
+    jar, hooks = requests.cookies.RequestsCookieJar(), {"response": []}
+
+    def body():
+        request.sent += 10
+        request.headers["X-Added"] = "app"
+        request.headers["x-renewed"] = "app"
+        request.headers["x-BOTH"] = "app"
+        del request.headers["X-Gone"]
+        del request.note
+        yield b"x" * 10
+        request.hooks, request._cookies = hooks, jar
+        request.body, request.url = b"next", "http://next.test/"
+
+    names = "Kept", "Renewed", "Gone", "Both", "Renewed-By-Adapter", "Gone-By-Adapter"
+    told = {f"X-{name}": "before" for name in names}
+    request = session.prepare_request(requests.Request("POST", url, data=body(), headers=told))
+    request.sent, request.note, request.draft = 0, "a note", "a draft"
+    headers = request.headers
+    response = session.send(request)
+
+    assert response.request is request
+    assert request.headers is headers
+    assert request.hooks is hooks
+    assert request._cookies is jar
+    kept = {key: value for key, value in vars(request).items() if key not in {"hooks", "_cookies"}}
+    return kept | {"headers": sorted(headers.items())}
+
+
+@pytest.mark.parametrize("adapter", [HTTPAdapter, _Writing])
+def test_what_the_app_changes_on_a_request_under_way_stays_as_without_us(
+    api, memory, adapter, request
+):
+    url = f"{api.url}/chat/completions"
+    without = _send_while_the_app_writes(url, adapter())
+    request.getfixturevalue("ours")
+    with_us = _send_while_the_app_writes(url, adapter())
+
+    assert with_us == without
+    assert with_us["sent"] == 10
+    assert "traceparent" in api.requests[-1].headers
+    assert memory.attempts()
+
+
+@pytest.mark.usefixtures("ours")
+def test_a_token_that_another_thread_renews_is_sent_with_the_next_request(api, session):
+    api.answers(delay_s=0.3)
+    poll = session.prepare_request(
+        requests.Request("GET", f"{api.url}/models", headers={"Authorization": "Bearer old"})
+    )
+    with ThreadPoolExecutor(1) as pool:
+        under_way = pool.submit(session.send, poll)
+        while not api.requests:
+            time.sleep(0.01)
+        poll.headers["Authorization"] = "Bearer renewed"
+        under_way.result()
+    session.send(poll)
+
+    sent = [request.headers["authorization"] for request in api.requests]
+    assert sent == ["Bearer old", "Bearer renewed"]
+
+
 def _layers():
     function, layers = vars(requests.Session)["send"], []
     while hasattr(function, "__wrapped__"):
