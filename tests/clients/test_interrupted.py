@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import time
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, NamedTuple
 
@@ -319,3 +321,177 @@ def _was_cancelled_and_sent_again(memory, way, *, has_answered=True):
     if CALL in way.outcomes:
         assert spans[-1].attributes["assisters.call.resend_count"] == 1
     assert memory.points("assisters.client.errors") == []
+
+
+# -- what a hook of the app's raises, while a failed answer's body is still on its way -------------
+
+READ_S = 1.0
+"""The caller's limit for a read. The body is never complete."""
+
+AT_ONCE_S = 0.6
+"""Far below that limit, and far above what a busy machine takes."""
+
+
+class Hooked(NamedTuple):
+    """One way of sending with a hook that gets the answer.
+
+    Attributes:
+        name: Of it.
+        send: Gets the URL of the API and the hook.
+        is_async: True if it is a coroutine function.
+    """
+
+    name: str
+    send: Any
+    is_async: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def hooked_requests(url, hook):
+    told = {"response": lambda response, **_: hook(response)}
+    requests.get(f"{url}/models", hooks=told, timeout=(30, READ_S))
+
+
+def hooked_requests_twice(url, hook):
+    """An auth handler's hook sends again; then the second hook raises."""
+
+    def again(response, **options):
+        if "X-Again" not in response.request.headers:
+            request = response.request.copy()
+            request.headers["X-Again"] = "1"
+            return response.connection.send(request, **options)
+        return None
+
+    told = {"response": [again, lambda response, **_: hook(response)]}
+    requests.get(f"{url}/models", hooks=told, timeout=(30, READ_S))
+
+
+def _hooked_httpx(module):
+    def send(url, hook):
+        with module.Client(event_hooks={"response": [hook]}, timeout=READ_S) as client:
+            client.get(f"{url}/models")
+
+    return send
+
+
+def _hooked_httpx_async(module):
+    async def send(url, hook):
+        async def told(response):
+            hook(response)
+
+        async with module.AsyncClient(event_hooks={"response": [told]}, timeout=READ_S) as client:
+            await client.get(f"{url}/models")
+
+    return send
+
+
+def hooked_openai(url, hook):
+    http = httpx.Client(event_hooks={"response": [hook]}, timeout=READ_S)
+    with openai.OpenAI(base_url=url, api_key="ask_k", max_retries=1, http_client=http) as client:
+        client.chat.completions.create(**CHAT)
+
+
+async def hooked_openai_async(url, hook):
+    async def told(response):
+        hook(response)
+
+    http = httpx.AsyncClient(event_hooks={"response": [told]}, timeout=READ_S)
+    options = {"api_key": "ask_k", "max_retries": 1, "http_client": http}
+    async with openai.AsyncOpenAI(base_url=url, **options) as client:
+        await client.chat.completions.create(**CHAT)
+
+
+async def hooked_aiohttp(url, hook):
+    async def told(_session, _context, params):
+        hook(params.response)
+
+    config, timeout = aiohttp.TraceConfig(), aiohttp.ClientTimeout(sock_read=READ_S)
+    config.on_request_end.append(told)
+    async with aiohttp.ClientSession(trace_configs=[config], timeout=timeout) as client:
+        await client.get(f"{url}/models")
+
+
+async def hooked_aiohttp_status(url, hook):
+    async def told(response):
+        hook(response)
+
+    timeout = aiohttp.ClientTimeout(sock_read=READ_S)
+    async with aiohttp.ClientSession(raise_for_status=told, timeout=timeout) as client:
+        await client.get(f"{url}/models")
+
+
+HOOKED = [
+    Hooked("requests", hooked_requests),
+    Hooked("requests-again", hooked_requests_twice),
+    Hooked("httpx", _hooked_httpx(httpx)),
+    Hooked("httpx2", _hooked_httpx(httpx2)),
+    Hooked("openai", hooked_openai),
+    Hooked("httpx-async", _hooked_httpx_async(httpx), is_async=True),
+    Hooked("httpx2-async", _hooked_httpx_async(httpx2), is_async=True),
+    Hooked("openai-async", hooked_openai_async, is_async=True),
+    Hooked("aiohttp", hooked_aiohttp, is_async=True),
+    Hooked("aiohttp-status", hooked_aiohttp_status, is_async=True),
+]
+
+
+@contextmanager
+def _time_limit():
+    """A time limit of the app's, as a signal's handler; it is there until the end."""
+
+    def handler(*_):
+        raise JobTimeoutError
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+RAISED = [
+    (way, kind)
+    for way in HOOKED
+    for kind in (
+        KeyboardInterrupt,
+        SystemExit,
+        *((asyncio.CancelledError,) if way.is_async else (GeneratorExit, JobTimeoutError)),
+    )
+]
+
+
+@pytest.mark.parametrize(
+    ("way", "kind"), RAISED, ids=lambda one: getattr(one, "__name__", str(one))
+)
+def test_an_interrupt_in_a_hook_does_not_wait_for_a_failed_answer_s_body(api, memory, way, kind):
+    api.answers("internal_error", fault="stall", size=1000, times=3)
+    raised_s = []
+
+    def hook(_response):
+        raised_s.append(time.monotonic())
+        if kind is JobTimeoutError:
+            signal.raise_signal(signal.SIGALRM)
+        raise kind
+
+    with _time_limit(), pytest.raises(kind):
+        _ = asyncio.run(way.send(api.url, hook)) if way.is_async else way.send(api.url, hook)
+    held_up_s = time.monotonic() - raised_s[0]
+
+    assert held_up_s < AT_ONCE_S
+    assert len(raised_s) == 1
+    assert memory.attempts()[-1].attributes["error.type"] == "500"
+
+
+def test_an_exception_of_a_hook_leaves_the_failed_answer_s_code_to_its_span(api, memory):
+    api.answers("internal_error")
+
+    with pytest.raises(requests.HTTPError):
+        requests.get(
+            f"{api.url}/models",
+            hooks={"response": lambda response, **_: response.raise_for_status()},
+            timeout=30,
+        )
+
+    (span,) = memory.attempts()
+    assert span.attributes["error.code"] == "internal_error"

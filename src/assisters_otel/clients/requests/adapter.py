@@ -108,6 +108,9 @@ class RequestsAdapter(ClientAdapter):
                 token = sending.set(one)
                 try:
                     return call(session, *args, **kwargs)
+                except BaseException as error:
+                    one.leave_unread(error)
+                    raise
                 finally:
                     sending.reset(token)
                     if one.failed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ from assisters_otel.clients.requests.outgoing import Outgoing
 from assisters_otel.clients.requests.read_ahead import READ_AHEAD_S, peek
 from assisters_otel.clients.requests.request_reader import RequestsRequestReader
 from assisters_otel.fail_safe import fail_safe
+from assisters_otel.foreign_exceptions import is_cancellation
 from assisters_otel.sinks import foreign_span
 
 if TYPE_CHECKING:
@@ -61,6 +63,13 @@ class SessionSend:
         while self.failed:
             self.failed[0][0].end(None)
             del self.failed[0]
+
+    @fail_safe
+    def leave_unread(self, error: BaseException) -> None:
+        """Read no body ahead in `report` if the app gives up: *error* has to leave at once."""
+        if self.failed and is_cancellation(error):
+            for exchange, response in self.failed:
+                exchange.read_beginning = partial(_read_by_requests, response)
 
     @fail_safe
     def abandon(self) -> None:
@@ -134,8 +143,13 @@ class RequestsExchange(Exchange):
 
 def beginning_of(response: Any, exchange: RequestsExchange) -> bytes | None:
     """Return a failed answer's body if requests has read it, else its beginning, read ahead."""
+    read = _read_by_requests(response)
+    return read_ahead(response.raw, exchange) if read is None else read
+
+
+def _read_by_requests(response: Any) -> bytes | None:
     read = getattr(response, "_content", False)
-    return read if isinstance(read, bytes) else read_ahead(response.raw, exchange)
+    return read if isinstance(read, bytes) else None
 
 
 def read_ahead(raw: Any, exchange: RequestsExchange) -> bytes | None:
