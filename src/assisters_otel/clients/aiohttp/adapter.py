@@ -85,7 +85,7 @@ class AiohttpAdapter(ClientAdapter):
         )
 
         # A plain function: a request to another host awaits the client's own coroutine.
-        def request(session: Any, *args: Any, **kwargs: Any) -> Any:
+        def request(session: Any, /, *args: Any, **kwargs: Any) -> Any:
             sent = call(session, *args, **kwargs)
             asked = self._begin(session, args, kwargs)
             if asked is None:
@@ -150,7 +150,7 @@ class AiohttpAdapter(ClientAdapter):
 
         # The attempt is of the task that calls this: a connector of the app's may await it in
         # another one, as `asyncio.wait_for` does.
-        def connect(connector: Any, *args: Any, **kwargs: Any) -> Any:
+        def connect(connector: Any, /, *args: Any, **kwargs: Any) -> Any:
             connecting = call(connector, *args, **kwargs)
             asked = self._attempt(args, kwargs)
             return connecting if asked is None else self._keep_error(connecting, asked)
@@ -168,7 +168,7 @@ class AiohttpAdapter(ClientAdapter):
                 put_headers_back(raw.headers, asked.injected, own)
             return response
 
-        def send(raw: Any, *args: Any, **kwargs: Any) -> Any:
+        def send(raw: Any, /, *args: Any, **kwargs: Any) -> Any:
             sending = call(raw, *args, **kwargs)
             asked = self._asked.get()
             if asked is None or asked.hop is not raw:
@@ -180,7 +180,7 @@ class AiohttpAdapter(ClientAdapter):
     def _wrap_start(self, original: Callable[..., Any]) -> Callable[..., Any]:
         call = as_function(original)
 
-        def start(response: Any, *args: Any, **kwargs: Any) -> Any:
+        def start(response: Any, /, *args: Any, **kwargs: Any) -> Any:
             starting = call(response, *args, **kwargs)
             asked = self._asked.get()
             if asked is None or asked.response is not response:
@@ -284,7 +284,7 @@ class AiohttpAdapter(ClientAdapter):
     def _wrap_raise(self, original: Callable[..., Any]) -> Callable[..., Any]:
         call = as_function(original)
 
-        def raise_for_status(response: Any, *args: Any, **kwargs: Any) -> Any:
+        def raise_for_status(response: Any, /, *args: Any, **kwargs: Any) -> Any:
             try:
                 return call(response, *args, **kwargs)
             except Exception as error:
