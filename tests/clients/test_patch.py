@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib
 import inspect
 import sys
 import threading
 import types
 from importlib.util import find_spec
+from unittest import mock
 
 import aiohttp
 import assisters
@@ -481,3 +483,77 @@ def test_a_transport_of_httpx_gets_all_that_it_is_called_with(api, caller, monke
         assert telemetry.status().attempts == 1
 
     assert seen == [(("fast",), {"tier": "gold"}) if how == "and more" else ((), {})]
+
+
+# -- the names of parameters -------------------------------------------------------------------
+
+RUNTIMES = (
+    "awslambdaric.bootstrap",
+    "dramatiq.worker",
+    "rq",
+    "uvicorn",
+    "httpx_retries",
+    "aiohttp_retry",
+)
+
+
+def _taken_names(function):
+    """Return the parameters that can be given by name to a function, but not to its original."""
+    given = inspect.signature(function, follow_wrapped=False).parameters.values()
+    own = {one.name: place for place, one in enumerate(given) if one.kind in _BY_NAME}
+    original = inspect.signature(function.__wrapped__).parameters
+    known = dict(zip(original, range(len(original)), strict=True))
+    return [name for name, place in own.items() if known.get(name) != place]
+
+
+_BY_NAME = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_no_wrapper_takes_a_keyword_argument_that_is_for_the_original():
+    for name in RUNTIMES:
+        if find_spec(name.partition(".")[0]) is not None:
+            importlib.import_module(name)
+
+    wrappers = list(patching._patches_by_function)
+    assert {vars(owner)[name] for owner, name, _ in PATCHED} <= set(wrappers)
+    taken = {f"{one.__module__}.{one.__qualname__}": _taken_names(one) for one in wrappers}
+    assert {one: names for one, names in taken.items() if names} == {}
+
+
+@pytest.mark.parametrize("original", [mock.MagicMock(), Bound(mock.MagicMock(), [])])
+def test_what_stands_in_a_method_s_place_gets_every_keyword_argument(original):
+    function = patching.as_function(original)
+    parameters = inspect.signature(function).parameters.values()
+
+    assert [one.name for one in parameters if one.kind in _BY_NAME] == []
+
+
+class Told(HTTPAdapter):
+    """Takes an argument that requests hands on from `Session.send`."""
+
+    def send(self, request, told=None, **kwargs):
+        self.told = told, kwargs.pop("session", None)
+        return super().send(request, **kwargs)
+
+
+@pytest.mark.parametrize("is_watched", [True, False])
+@pytest.mark.parametrize("name", ["session", "adapter", "call", "one", "self", "args", "told"])
+def test_a_keyword_argument_of_a_session_s_send_goes_where_it_goes_without_us(
+    api, name, is_watched
+):
+    def send():
+        with requests.Session() as session:
+            session.trust_env = False
+            session.mount("http://", adapter := Told())
+            asked = session.prepare_request(requests.Request("GET", f"{api.url}/models"))
+            try:
+                response = session.send(asked, **{name: 1})
+            except TypeError as error:
+                return str(error)
+            return response.status_code, adapter.told
+
+    without = send()
+    hosts = [api.url] if is_watched else ["elsewhere.test"]
+    with assisters_otel.init(hosts=hosts, strict=True):
+        assert send() == without

@@ -104,7 +104,7 @@ class AssistersAdapter:
     def _wrap_stream(self, original: Callable[..., Any]) -> Callable[..., Any]:
         wrapped = as_function(original)
 
-        def stream(client: Any, *args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        def stream(client: Any, /, *args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
             chunks = wrapped(client, *args, **kwargs)
             begin = partial(self._begin_stream, client, args, kwargs)
             return (yield from _FirstStepInCall(chunks, begin))

@@ -104,7 +104,7 @@ class OpenAIAdapter:
     def _wrap_async(self, original: Callable[..., Any]) -> Callable[..., Any]:
         wrapped = as_function(original)
 
-        async def request(client: Any, *args: Any, **kwargs: Any) -> Any:
+        async def request(client: Any, /, *args: Any, **kwargs: Any) -> Any:
             call = self._begin(client, args, kwargs)
             if call is None:
                 return await wrapped(client, *args, **kwargs)
@@ -131,7 +131,7 @@ class OpenAIAdapter:
     def _wrap_parse(self, original: Callable[..., Any]) -> Callable[..., Any]:
         wrapped = as_function(original)
 
-        def parse(answer: Any, *args: Any, **kwargs: Any) -> Any:
+        def parse(answer: Any, /, *args: Any, **kwargs: Any) -> Any:
             try:
                 result = wrapped(answer, *args, **kwargs)
             except Exception as error:
@@ -146,7 +146,7 @@ class OpenAIAdapter:
     def _wrap_async_parse(self, original: Callable[..., Any]) -> Callable[..., Any]:
         wrapped = as_function(original)
 
-        async def parse(answer: Any, *args: Any, **kwargs: Any) -> Any:
+        async def parse(answer: Any, /, *args: Any, **kwargs: Any) -> Any:
             try:
                 result = await wrapped(answer, *args, **kwargs)
             except Exception as error:
@@ -161,7 +161,7 @@ class OpenAIAdapter:
     def _wrap_close(self, original: Callable[..., Any]) -> Callable[..., Any]:
         wrapped = as_function(original)
 
-        def close(answer: Any) -> None:
+        def close(answer: Any, /) -> None:
             try:
                 wrapped(answer)
             finally:
@@ -172,7 +172,7 @@ class OpenAIAdapter:
     def _wrap_async_close(self, original: Callable[..., Any]) -> Callable[..., Any]:
         wrapped = as_function(original)
 
-        async def close(answer: Any) -> None:
+        async def close(answer: Any, /) -> None:
             try:
                 await wrapped(answer)
             finally:
@@ -187,7 +187,7 @@ class OpenAIAdapter:
     def _wrap_build(self, original: Callable[..., Any]) -> Callable[..., Any]:
         wrapped = as_function(original)
 
-        def build_request(client: Any, *args: Any, **kwargs: Any) -> Any:
+        def build_request(client: Any, /, *args: Any, **kwargs: Any) -> Any:
             request = wrapped(client, *args, **kwargs)
             self._built(request)
             return request

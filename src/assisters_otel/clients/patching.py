@@ -196,8 +196,8 @@ def as_function(original: Any) -> Callable[..., Any]:
         return original
     bind = getattr(original, "__get__", None)
     if bind is None:
-        return lambda _transport, *args, **kwargs: original(*args, **kwargs)
-    return lambda transport, *args, **kwargs: bind(transport, type(transport))(*args, **kwargs)
+        return lambda _transport, /, *args, **kwargs: original(*args, **kwargs)  # noqa: PLW0108 - not the instance
+    return lambda transport, /, *args, **kwargs: bind(transport, type(transport))(*args, **kwargs)
 
 
 def as_coroutine_function(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def _in_one_send(original: Callable[..., Any]) -> Callable[..., Any]:
     send = as_function(original)
 
-    def sent(sender: Any, *args: Any, **kwargs: Any) -> Any:
+    def sent(sender: Any, /, *args: Any, **kwargs: Any) -> Any:
         with control_flow.one_send():
             return send(sender, *args, **kwargs)
 
@@ -28,7 +28,7 @@ def _in_one_send(original: Callable[..., Any]) -> Callable[..., Any]:
 def _in_one_send_async(original: Callable[..., Any]) -> Callable[..., Any]:
     send = as_function(original)
 
-    async def sent(sender: Any, *args: Any, **kwargs: Any) -> Any:
+    async def sent(sender: Any, /, *args: Any, **kwargs: Any) -> Any:
         with control_flow.one_send():
             return await send(sender, *args, **kwargs)
 

@@ -31,7 +31,7 @@ def wrap_call(
     """
     wrapped = as_function(original)
 
-    def request(client: Any, *args: Any, **kwargs: Any) -> Any:
+    def request(client: Any, /, *args: Any, **kwargs: Any) -> Any:
         call = begin(client, args, kwargs)
         if call is None:
             return wrapped(client, *args, **kwargs)

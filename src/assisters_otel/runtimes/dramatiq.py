@@ -22,7 +22,7 @@ def _as_unit(original: Callable[..., Any]) -> Callable[..., Any]:
     """Return a wrapper of `process_message` that marks the whole message as one unit of work."""
     process = as_function(original)
 
-    def process_message(worker: Any, message: Any, *args: Any, **kwargs: Any) -> Any:
+    def process_message(worker: Any, /, message: Any, *args: Any, **kwargs: Any) -> Any:
         name = f"dramatiq {getattr(message, 'message_id', None)}"
         units.start(name)
         try:

@@ -21,7 +21,7 @@ def _as_unit(original: Callable[..., Any]) -> Callable[..., Any]:
     """Return a wrapper of `perform_job` that marks the whole job as one unit of work."""
     perform = as_function(original)
 
-    def perform_job(worker: Any, job: Any, *args: Any, **kwargs: Any) -> Any:
+    def perform_job(worker: Any, /, job: Any, *args: Any, **kwargs: Any) -> Any:
         name = f"rq {getattr(job, 'id', None)}"
         units.start(name)
         try:
@@ -36,7 +36,7 @@ def _flush_after(original: Callable[..., Any]) -> Callable[..., Any]:
     """Return a wrapper that flushes in a work horse. A worker that performs jobs itself goes on."""
     handle = as_function(original)
 
-    def handled(worker: Any, *args: Any, **kwargs: Any) -> Any:
+    def handled(worker: Any, /, *args: Any, **kwargs: Any) -> Any:
         try:
             return handle(worker, *args, **kwargs)
         finally:

@@ -34,7 +34,7 @@ def _flush_after_shutdown(original: Callable[..., Any]) -> Callable[..., Any]:
     """Return a wrapper of `Server.shutdown` that flushes after it."""
     end = as_function(original)
 
-    async def shutdown(server: Any, *args: Any, **kwargs: Any) -> Any:
+    async def shutdown(server: Any, /, *args: Any, **kwargs: Any) -> Any:
         try:
             ended = await end(server, *args, **kwargs)
             await _wait_for_cancelled(server)
@@ -49,7 +49,7 @@ def _flush_after_startup(original: Callable[..., Any]) -> Callable[..., Any]:
     """Return a wrapper of `Server.startup` that flushes if a signal has come during the start."""
     start = as_function(original)
 
-    async def startup(server: Any, *args: Any, **kwargs: Any) -> Any:
+    async def startup(server: Any, /, *args: Any, **kwargs: Any) -> Any:
         started = await start(server, *args, **kwargs)
         if server.should_exit:
             await _flush(server)

@@ -93,7 +93,7 @@ class HttpxAdapter(ClientAdapter):
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
         call = as_function(original)
 
-        def handle_request(transport: Any, *args: Any, **kwargs: Any) -> Any:
+        def handle_request(transport: Any, /, *args: Any, **kwargs: Any) -> Any:
             exchange = self._open(transport, "handle_request", args, kwargs)
             if exchange is None:
                 return call(transport, *args, **kwargs)
@@ -117,7 +117,7 @@ class HttpxAdapter(ClientAdapter):
     def _wrap_async(self, original: Callable[..., Any]) -> Callable[..., Any]:
         call = as_function(original)
 
-        async def handle_async_request(transport: Any, *args: Any, **kwargs: Any) -> Any:
+        async def handle_async_request(transport: Any, /, *args: Any, **kwargs: Any) -> Any:
             exchange = self._open(transport, "handle_async_request", args, kwargs)
             if exchange is None:
                 return await call(transport, *args, **kwargs)

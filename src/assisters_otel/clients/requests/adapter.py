@@ -102,7 +102,7 @@ class RequestsAdapter(ClientAdapter):
         call = as_function(original)
         sending = self._sending
 
-        def send(session: Any, *args: Any, **kwargs: Any) -> Any:
+        def send(session: Any, /, *args: Any, **kwargs: Any) -> Any:
             one = SessionSend(outer := sending.get())
             try:
                 token = sending.set(one)
@@ -127,7 +127,7 @@ class RequestsAdapter(ClientAdapter):
         """Wrap `HTTPAdapter.send`: an exchange is around it."""
         call = as_function(original)
 
-        def send(adapter: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        def send(adapter: Any, /, request: Any, *args: Any, **kwargs: Any) -> Any:
             before, response = self._exchange.get(), None
             exchange = self._open(adapter, request, partial(read_limit_s, *args, **kwargs))
             if exchange is None:
@@ -162,7 +162,7 @@ class RequestsAdapter(ClientAdapter):
 
         return send
 
-    def _send_unwatched(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _send_unwatched(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         if self._exchange.get() is None:
             return call(*args, **kwargs)
         # The body of a watched request is being made of what another host answers.
@@ -243,7 +243,7 @@ class RequestsAdapter(ClientAdapter):
         """Wrap `Retry.increment`: an attempt ends, and another one starts unless it raises."""
         call = as_function(original)
 
-        def increment(retry: Any, *args: Any, **kwargs: Any) -> Any:
+        def increment(retry: Any, /, *args: Any, **kwargs: Any) -> Any:
             exchange = self._exchange.get()
             if exchange is None:
                 return call(retry, *args, **kwargs)
