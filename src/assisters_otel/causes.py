@@ -53,10 +53,11 @@ _VERIFY_FAILED: Final = pattern("certificate.verify.failed", re.IGNORECASE)  # p
 # Source: `HTTPAdapter.cert_verify` of requests.
 _NOT_THERE: Final = pattern(r"Could not find .*\bTLS\b.*, invalid path: (.*)", re.DOTALL)
 _REFUSED: Final = pattern(r"([1-9]\d\d)\b")
+_TUNNEL: Final = pattern(r"Tunnel connection failed: ([1-9]\d\d)\b")
 _STATUS_BY_NAME: Final = {
     "ProxyError": _REFUSED,
     "ClientHttpProxyError": _REFUSED,
-    "OSError": pattern(r"Tunnel connection failed: ([1-9]\d\d)\b"),
+    "OSError": _TUNNEL,
 }
 """The status with which a proxy has refused a CONNECT, in the text of the exception of that name.
 Source: httpcore; aiohttp; `http.client` of the standard library, inside urllib3's."""
@@ -96,18 +97,51 @@ def of(error: BaseException, *, with_contexts: bool = True) -> Cause | None:
             text = str(one)
         if ("SSL" in name or is_text) and _VERIFY_FAILED.search(text):
             return CERTIFICATE
-        found = _NOT_THERE.search(text)
-        if found is not None:
-            told = f"a file for TLS is not there: {redaction.clean(found[1])}"
-            return Cause(told, was_asked=False, is_transient=False)
+        if (missing := _of_file(text)) is not None:
+            return missing
     return None
+
+
+def of_text(name: str, text: str) -> Cause | None:
+    """Return the cause that an exception's name and text show, or None.
+
+    It is for an exception that another process has written to a span. Its chain is not there, but
+    its text may quote it: httpx and urllib3 put the text of a cause into their own exception.
+
+    Args:
+        name: The name of its class.
+        text: Its text.
+    """
+    if name in _POOLS:
+        return POOL
+    if name == _UNTRUSTED or _VERIFY_FAILED.search(text):
+        return CERTIFICATE
+    pattern_of = _STATUS_BY_NAME.get(name)
+    refused = (pattern_of and pattern_of.match(text)) or _TUNNEL.search(text)
+    if refused:
+        return _of_proxy_status(int(refused[1]))
+    if _SOCKS_REFUSED.search(text):
+        return SOCKS_PASSWORD
+    return _of_file(text)
+
+
+def _of_file(text: str) -> Cause | None:
+    found = _NOT_THERE.search(text)
+    if found is None:
+        return None
+    told = f"a file for TLS is not there: {redaction.clean(found[1])}"
+    return Cause(told, was_asked=False, is_transient=False)
+
+
+def _of_proxy_status(status: int) -> Cause:
+    told = f"the proxy answered {status} in place of connecting"
+    is_transient = catalog.retryable(None, None, status)
+    return Cause(told, was_asked=True, is_transient=is_transient, is_of_proxy=True)
 
 
 def _of_proxy(error: BaseException) -> Cause | None:
     if (status := proxy_status(error)) is not None:
-        told = f"the proxy answered {status} in place of connecting"
-        is_transient = catalog.retryable(None, None, status)
-        return Cause(told, was_asked=True, is_transient=is_transient, is_of_proxy=True)
+        return _of_proxy_status(status)
     if type(error).__name__ in _SOCKS_ERRORS and _SOCKS_REFUSED.search(str(error)):
         return SOCKS_PASSWORD
     return None

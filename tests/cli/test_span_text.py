@@ -47,6 +47,7 @@ def test_the_advice_for_a_code_is_shown_once():
         ({"http.response.status_code": 200}, "200 ok  GET"),
         ({"http.status_code": 502, "error.type": "502"}, "502  GET"),
         ({"error.type": "ReadTimeout"}, "no answer ReadTimeout  GET"),
+        ({}, "cancelled  GET"),
     ],
 )
 def test_an_attempt_is_named_by_its_status_and_its_error(attributes, head):
@@ -67,6 +68,11 @@ def test_an_attempt_is_named_by_its_status_and_its_error(attributes, head):
             {"assisters.stream.outcome": "truncated", "error.type": "truncated",
              "assisters.stream.chunks": 3},
             ["truncated  chat [m]", "stream truncated, 3 chunks"],
+        ),
+        (
+            {"assisters.call.outcome": "failed", "assisters.stream.outcome": "error",
+             "error.type": "server_error", "assisters.stream.chunks": 3},
+            ["failed server_error  chat [m]", "stream error, 3 chunks"],
         ),
     ],
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import json
@@ -125,10 +126,10 @@ def app(server):
     return app
 
 
-def chat(server):
+def chat(server, **options):
     """Ask what nobody has asked before: the same again would be a resend."""
     messages = [{"role": "user", "content": str(uuid.uuid4())}]
-    with openai.OpenAI(base_url=server.url, api_key="ask_test") as client:
+    with openai.OpenAI(base_url=server.url, api_key="ask_test", **options) as client:
         client.chat.completions.create(model="assisters-chat-v1", messages=messages)
 
 
@@ -222,6 +223,106 @@ def test_attempts_outside_a_call_and_streams_are_shown(app):
     assert first["error"]["code"] == "api_key_revoked"
     assert (second["stream"], second["outcome"]) == ("truncated", "failed")
     assert [one["status"] for one in second["attempts"]] == [200]
+
+
+PAGE = {"status": 200, "body": "<html>", "headers": {"content-type": "text/html"}}
+HALF = {"status": 200, "body": "{", "headers": {"content-type": "application/json"}}
+REVOKED = {"code": "api_key_revoked", "type": "authentication_error", "message": "x"}
+
+
+def given_up(server):
+    async def main():
+        async with httpx.AsyncClient(trust_env=False) as client:
+            await asyncio.wait_for(client.get(server.url + "/models"), 0.1)
+
+    server.answers(delay_s=30)
+    with suppress(asyncio.TimeoutError):
+        asyncio.run(main())
+
+
+def left(server):
+    server.answers(chunk_delay_s=0.05)
+    url, asked = server.url + "/chat/completions", {"stream": True}
+    with httpx.stream("POST", url, json=asked, trust_env=False) as response:
+        next(response.iter_raw())
+
+
+def test_an_attempt_that_the_app_has_given_up_is_not_shown_as_ok(app):
+    with Watching("--port", "0") as watching:
+        app(watching.url, given_up)
+        time.sleep(0.5)
+        _, out, _ = watching.end()
+
+    assert "└── cancelled  GET /v1/models\n" in out
+    assert "ok" not in out
+    assert out.endswith("1 call, 0 failed, 0 retries\n")
+
+
+@pytest.mark.parametrize("step", [given_up, left])
+def test_what_the_app_has_given_up_is_cancelled_in_json(app, step):
+    with Watching("--port", "0", "--json") as watching:
+        app(watching.url, step)
+        told = json.loads(watching.line())
+
+    assert (told["outcome"], told["error"], told["advice"]) == ("cancelled", None, None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "head", "facts", "to_do"),
+    [
+        (
+            {"status": 200, "json": {"error": REVOKED}},
+            "failed api_key_revoked  chat assisters-chat-v1",
+            "type authentication_error, retryable no",
+            "Create a new key",
+        ),
+        (PAGE, "failed _OTHER  chat assisters-chat-v1", "retryable no", "base URL"),
+        (HALF, "failed JSONDecodeError  chat assisters-chat-v1", "1 retry", "compare its version"),
+        (
+            {"fault": "truncate"},
+            "failed RemoteProtocolError  chat assisters-chat-v1",
+            "retryable yes",
+            "outgoing network",
+        ),
+    ],
+    ids=["an envelope", "a page", "half a document", "a broken body"],
+)
+def test_a_call_that_failed_though_its_last_attempt_did_not_names_its_error(
+    app, answer, head, facts, to_do
+):
+    def step(server):
+        server.answers("model_overloaded", retry_after=0)
+        server.answers(**answer)
+        with suppress(openai.OpenAIError, ValueError):
+            chat(server, max_retries=1)
+
+    with Watching("--port", "0") as watching:
+        app(watching.url, step)
+        time.sleep(0.5)
+        _, out, _ = watching.end()
+
+    call, attempts = out.split("    ├── 503 model_overloaded")
+    assert f"└── {head}\n" in call
+    assert f"    {facts}" in call
+    assert to_do in call
+    assert "to do: Send again" in attempts
+    assert "    └── 200 ok" in attempts
+
+
+def test_a_redirect_s_hop_is_no_retry_in_json(app):
+    def step(server):
+        server.answers(status=307, redirect=server.url + "/models")
+        with openai.OpenAI(base_url=server.url, api_key="ask_test") as client:
+            client.models.list()
+
+    with Watching("--port", "0", "--json") as watching:
+        app(watching.url, step)
+        told = json.loads(watching.line())
+        _, _, err = watching.end()
+
+    assert [one["resend"] for one in told["attempts"]] == [0, 1]
+    assert told["retries"] == 0
+    assert "1 call, 0 failed, 0 retries" in err
 
 
 def test_a_trace_of_another_app_is_shown_plainly():
@@ -629,6 +730,7 @@ def test_what_waits_is_bounded_and_the_oldest_is_shown_as_it_is():
     ("attributes", "says"),
     [
         ({"error.code": "insufficient_funds"}, "Top up the wallet"),
+        ({"error.type": "authentication_error"}, "refused"),
         ({"error.type": "502", "http.response.status_code": 502}, "status page"),
         ({"error.type": "404", "http.status_code": 404}, "Compare base URL"),
         ({"error.type": "ReadTimeout", "assisters.error.retryable": True}, "name resolution"),
@@ -640,8 +742,29 @@ def test_what_waits_is_bounded_and_the_oldest_is_shown_as_it_is():
     ],
 )
 def test_every_failure_has_an_advice(attributes, says):
-    assert says in advice(attributes)
+    (span,) = spans({"id": "01" * 8, "attributes": attributes})
+
+    assert says in advice(calls.Shown(attempts=(span,)))
 
 
 def test_a_success_has_no_advice():
-    assert advice({"http.response.status_code": 200}) is None
+    (span,) = spans({"id": "01" * 8, "attributes": {"http.response.status_code": 200}})
+
+    assert advice(calls.Shown(attempts=(span,))) is None
+
+
+def test_an_exception_s_text_is_searched_to_a_limit_and_not_kept():
+    message = request({"id": "01" * 8, "attributes": OK_ATTEMPT})
+    event = message.resource_spans[0].scope_spans[0].spans[0].events.add()
+    event.name = "exception"
+    for name, text in (
+        ("exception.type", "httpx.ConnectError"),
+        ("exception.message", "x" * 1_000_000 + "certificate verify failed"),
+    ):
+        pair = event.attributes.add()
+        pair.key, pair.value.string_value = name, text
+
+    (span,) = otlp.traces(message.SerializeToString(), is_json=False)
+
+    assert span.cause is None
+    assert len(str(span)) < 1000

@@ -21,6 +21,7 @@ import urllib3
 
 import assisters_otel
 from assisters_otel import causes
+from watched import advised
 
 CHAT = {"model": "assisters-chat-v1", "messages": [{"role": "user", "content": "hello"}]}
 ERRORS = "assisters.client.errors"
@@ -131,6 +132,7 @@ def test_an_untrusted_certificate_is_no_trouble_that_a_retry_helps(untrusted, me
     assert "the certificate is not trusted" in told.what
     assert "SSL_CERT_FILE" in told.advice
     assert "status page" not in str(told)
+    assert advised(memory) == told.advice
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -155,6 +157,7 @@ def test_a_bundle_of_certificates_that_is_not_there_is_named(memory, caplog):
     assert told.side == "your app"
     assert "/nowhere/bundle.pem" in told.what
     assert "REQUESTS_CA_BUNDLE" in told.advice
+    assert advised(memory) == told.advice
 
 
 def _exhausted(module):
@@ -203,6 +206,7 @@ def test_a_pool_of_the_app_s_own_that_is_full_is_not_the_api_s_silence(api, memo
     assert "limit of connections" in told.advice
     assert "name resolution" not in str(told)
     assert memory.point(ERRORS)["error.type"] == "PoolTimeout"
+    assert advised(memory) == told.advice
 
 
 def test_a_ring_of_causes_is_looked_at_once():
@@ -279,6 +283,7 @@ def test_a_retry_helps_against_a_proxy_s_refusal_only_as_its_status_says(
         assert f"the proxy answered {status}" in told.what
         assert "HTTPS_PROXY" in told.advice
         assert "planted-word" not in str(told)
+        assert advised(memory) == told.advice
 
 
 def _copy_of(error):

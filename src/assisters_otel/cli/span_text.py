@@ -57,6 +57,17 @@ def stream_outcome(attributes: Attributes) -> str | None:
     return None if outcome is None else str(outcome)
 
 
+def http_status(attributes: Attributes) -> int | None:
+    """Return the HTTP status of an attempt, or None if there was no answer."""
+    status = attributes.get(HTTP_RESPONSE_STATUS_CODE, attributes.get(_OLD_STATUS_CODE))
+    return status if isinstance(status, int) and status else None
+
+
+def is_cancelled(attributes: Attributes) -> bool:
+    """Return True if an attempt has neither an answer nor an error: its caller gave up."""
+    return http_status(attributes) is None and error_name(attributes) is None
+
+
 def retry_faults(attributes: Attributes) -> Iterator[str]:
     """Yield what is wrong with a retry, as its span or its metric point has it."""
     if attributes.get(names.RETRY_EARLY):
@@ -73,11 +84,13 @@ def attempt_text(name: str, attributes: Attributes, advised: set[str]) -> Group:
         attributes: The span's attributes.
         advised: The codes whose advice has been shown. It is shown once; this adds to the set.
     """
-    error = error_name(attributes)
-    status = attributes.get(HTTP_RESPONSE_STATUS_CODE, attributes.get(_OLD_STATUS_CODE))
+    error, status = error_name(attributes), http_status(attributes)
     answer = str(status) if status else "no answer"
-    outcome = answer if error == answer else f"{answer} {error or 'ok'}"
-    lines = [Text.assemble((outcome, "bold red" if error else "bold green"), f"  {name}")]
+    colour = "red" if error else _COLOURS[names.OK]
+    outcome = answer if error == answer else f"{answer} {error or names.OK}"
+    if is_cancelled(attributes):
+        outcome, colour = names.CANCELLED_CALL, _COLOURS[names.CANCELLED_CALL]
+    lines = [Text.assemble((outcome, f"bold {colour}"), f"  {name}")]
     lines += _resend(attributes)
     lines += [Text(", ".join(facts)) for facts in _facts(attributes) if facts]
     known = catalog.find(error) if error and error not in advised else None
@@ -87,21 +100,27 @@ def attempt_text(name: str, attributes: Attributes, advised: set[str]) -> Group:
     return Group(*lines)
 
 
-def call_text(name: str, attributes: Attributes) -> Group:
-    """Return the lines of an SDK's call or of an event stream: outcome, retries, chunks.
+def call_text(name: str, attributes: Attributes, *, has_facts: bool = False) -> Group:
+    """Return the lines of an SDK's call or of an event stream: outcome, error, retries, chunks.
 
     A span that is neither has its name alone.
 
     Args:
         name: The span's name.
         attributes: The span's attributes.
+        has_facts: True if the lines have the facts of the error, which no attempt's have.
     """
     outcome = call_outcome(attributes) or stream_outcome(attributes)
     if outcome is None:
         return Group(Text(name))
-    head = Text.assemble((outcome, f"bold {_COLOURS.get(outcome, 'red')}"), f"  {name}")
+    colour = _COLOURS.get(outcome, "red")
+    error = error_name(attributes)
+    if error is not None and call_outcome(attributes) is not None:  # a stream names its own
+        outcome = f"{outcome} {error}"
+    head = Text.assemble((outcome, f"bold {colour}"), f"  {name}")
+    facts = ", ".join(_error_facts(attributes)) if has_facts else ""
     lines = (*_call_retries(attributes), *_stream(attributes), *_usage(attributes))
-    return Group(head, *lines)
+    return Group(head, *([Text(facts)] if facts else []), *lines)
 
 
 def _call_retries(attributes: Attributes) -> Iterator[Text]:
@@ -116,7 +135,7 @@ def _stream(attributes: Attributes) -> Iterator[Text]:
     outcome = stream_outcome(attributes)
     if outcome is None:
         return
-    error = error_name(attributes)
+    error = error_name(attributes) if call_outcome(attributes) is None else None
     facts = [f"stream {outcome}" if error in (None, outcome) else f"stream {outcome}: {error}"]
     facts.append(f"{attributes[names.STREAM_CHUNKS]} chunks")
     if gen_ai.RESPONSE_FIRST_CHUNK in attributes:
@@ -167,16 +186,7 @@ def _resend(attributes: Attributes) -> Iterator[Text]:
 
 def _facts(attributes: Attributes) -> Iterator[list[str]]:
     """Yield the facts of an attempt's error, one list for each line."""
-    facts = []
-    if names.ERROR_CODE in attributes:
-        facts.append(f"type {attributes[ERROR_TYPE]}")
-    if names.ERROR_PARAM in attributes:
-        facts.append(f"param {attributes[names.ERROR_PARAM]}")
-    if names.ERROR_RETRYABLE in attributes:
-        facts.append(f"retryable {'yes' if attributes[names.ERROR_RETRYABLE] else 'no'}")
-    if names.RETRY_AFTER in attributes:
-        facts.append(f"retry after {attributes[names.RETRY_AFTER]} s")
-    yield facts
+    yield list(_error_facts(attributes))
     # The limits of the minute say nothing where no retry helps, as with a month's tokens
     # (test_a_month_s_tokens_are_not_said_to_come_back_in_a_second).
     if attributes.get(names.ERROR_RETRYABLE):
@@ -184,6 +194,18 @@ def _facts(attributes: Attributes) -> Iterator[list[str]]:
     yield list(_caller(attributes))
     if names.REQUEST_ID in attributes:
         yield [f"request id {attributes[names.REQUEST_ID]}"]
+
+
+def _error_facts(attributes: Attributes) -> Iterator[str]:
+    """Yield the facts of an error beside its name: type, parameter, and whether a retry helps."""
+    if names.ERROR_CODE in attributes and ERROR_TYPE in attributes:
+        yield f"type {attributes[ERROR_TYPE]}"
+    if names.ERROR_PARAM in attributes:
+        yield f"param {attributes[names.ERROR_PARAM]}"
+    if names.ERROR_RETRYABLE in attributes:
+        yield f"retryable {'yes' if attributes[names.ERROR_RETRYABLE] else 'no'}"
+    if names.RETRY_AFTER in attributes:
+        yield f"retry after {attributes[names.RETRY_AFTER]} s"
 
 
 def _limits(attributes: Attributes) -> Iterator[str]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
+from assisters_otel.cli import span_text
 from assisters_otel.records import Record
 from assisters_otel.semconv import attributes as names
 
@@ -41,6 +42,10 @@ MAX_KNOWN: Final = 50_000
 
 _METHODS: Final = ("http.request.method", "http.method")
 _OF_API: Final = (names.REQUEST_ID, names.ERROR_RETRYABLE, "url.template")
+
+_RESEND: Final = "http.request.resend_count"
+_LEFT: Final = (names.CANCELLED_STREAM, names.ABANDONED)
+"""The outcomes of a stream that its caller has not read to its end."""
 
 Key = tuple[str, str]
 
@@ -82,6 +87,27 @@ class Shown(Record):
         if self.stream is not None and self.stream.has_failed:
             return True
         return any(names.ERROR_RETRYABLE in one.attributes for one in self.attempts[-1:])
+
+    @property
+    def outcome(self) -> str:
+        """One of `names.OUTCOMES`: a call's own; else that of the stream or the attempt."""
+        told = self.head.attributes.get(names.CALL_OUTCOME)
+        if told is not None:
+            return str(told)
+        if self.has_failed:
+            return names.FAILED
+        ended = self.head.attributes.get(names.STREAM_OUTCOME)
+        if ended in _LEFT or (ended is None and is_cancelled(self.head)):
+            return names.CANCELLED_CALL
+        return names.OK
+
+    @property
+    def retries(self) -> int:
+        """The number of resends that are retries: a redirect's hop has no delay."""
+        return sum(
+            _RESEND in one.attributes and names.RETRY_DELAY in one.attributes
+            for one in self.attempts
+        )
 
 
 class Bounded(Generic[T]):
@@ -237,6 +263,11 @@ class Calls:
 
 def _of_trace(span: Span) -> Key:
     return span.trace_id, ""
+
+
+def is_cancelled(span: Span) -> bool:
+    """Return True if the caller gave up an attempt: it has neither an answer nor an error."""
+    return is_attempt(span) and span_text.is_cancelled(span.attributes)
 
 
 def is_attempt(span: Span) -> bool:

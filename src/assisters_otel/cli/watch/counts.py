@@ -6,7 +6,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from assisters_otel.cli import span_text
-from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
     from assisters_otel.cli.watch.calls import Shown
@@ -17,7 +16,6 @@ _MAX_CODES: Final = 100
 """Error codes that are counted each for itself. The API has fifteen; a hostile server has more."""
 
 _OTHER: Final = "others"
-_RESEND: Final = "http.request.resend_count"
 
 
 class Counts:
@@ -44,10 +42,7 @@ class Counts:
             name = span_text.error_name(shown.head.attributes) or _OTHER
             known = name in self.errors or len(self.errors) < _MAX_CODES
             self.errors[name if known else _OTHER] += 1
-        self.retries += sum(
-            _RESEND in one.attributes and names.RETRY_DELAY in one.attributes
-            for one in shown.attempts
-        )
+        self.retries += shown.retries
         for kind, name in TOKENS.items():
             count = shown.head.attributes.get(name)
             if isinstance(count, int) and count > 0:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 import json
 import zlib
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -20,8 +21,14 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.semconv.attributes.exception_attributes import (
+    EXCEPTION_MESSAGE,
+    EXCEPTION_TYPE,
+)
 
+from assisters_otel import causes
 from assisters_otel.api import redaction
+from assisters_otel.api.limits import MAX_TEXT
 from assisters_otel.records import Record
 
 if TYPE_CHECKING:
@@ -40,6 +47,8 @@ _IDS: Final = frozenset({"traceId", "spanId", "parentSpanId"})
 _DEEPEST: Final = 100
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _SERVICE: Final = "service.name"
+_EXCEPTION: Final = "exception"
+"""The name of an exception's event. Source: semantic conventions, "Exceptions"."""
 
 
 class Span(Record):
@@ -56,6 +65,7 @@ class Span(Record):
         attributes: Texts, numbers, booleans, and lists of them as text.
         links: The ids of the spans that it is linked to.
         service: Of its resource.
+        cause: Why a request had no answer, where the text of its exception shows it; or None.
     """
 
     trace_id: str
@@ -68,6 +78,7 @@ class Span(Record):
     attributes: Mapping[str, object]
     links: tuple[str, ...]
     service: str
+    cause: causes.Cause | None = None
 
     @property
     def duration_s(self) -> float:
@@ -189,7 +200,23 @@ def _span(message: SpanMessage, service: str) -> Span:
         _attributes(message.attributes),
         tuple(link.span_id.hex() for link in message.links),
         service,
+        _cause(message),
     )
+
+
+def _cause(message: SpanMessage) -> causes.Cause | None:
+    """Return the cause in the exceptions of a span that has failed, or in its status.
+
+    Only the cause is kept, which is a few words: a text may have thousands of characters.
+    """
+    texts = [("", message.status.message)] if message.status.code == _ERROR else []
+    for event in message.events:
+        if event.name == _EXCEPTION:
+            found = {pair.key: pair.value.string_value for pair in event.attributes}
+            name = found.get(EXCEPTION_TYPE, "").rpartition(".")[2]
+            texts.append((name, found.get(EXCEPTION_MESSAGE, "")))
+    shown = ((name, text[:MAX_TEXT]) for name, text in texts)
+    return next(filter(None, itertools.starmap(causes.of_text, shown)), None)
 
 
 def _attributes(pairs: Iterable[KeyValue]) -> dict[str, object]:

@@ -15,13 +15,13 @@ from rich.tree import Tree
 
 from assisters_otel.cli import output, span_text
 from assisters_otel.cli.watch import advice
+from assisters_otel.cli.watch.calls import Shown
 from assisters_otel.cli.watch.counts import TOKENS
 from assisters_otel.semconv import attributes as names
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from assisters_otel.cli.watch.calls import Shown
     from assisters_otel.cli.watch.counts import Counts
     from assisters_otel.cli.watch.otlp import Span
 
@@ -151,16 +151,26 @@ def tree(shown: Shown) -> RenderableType:
     # Each failure has its advice, also where the call before had the same; once in a call.
     advised: set[str] = set()
     if shown.call is not None:
-        lines = span_text.call_text(shown.call.name, shown.call.attributes)
-        is_told = any(map(_has_failed, shown.attempts)) or not shown.has_failed
-        branch = root.add(lines if is_told else _advised(lines, shown.call, advised))
+        # The facts and the advice stand with the attempt that has failed, if one has the error.
+        error = span_text.error_name(shown.call.attributes)
+        is_told = error in {
+            span_text.error_name(one.attributes) for one in shown.attempts if _has_failed(one)
+        }
+        lines = span_text.call_text(
+            shown.call.name, shown.call.attributes, has_facts=shown.has_failed and not is_told
+        )
+        branch = root.add(lines if is_told else _advised(lines, shown, advised))
     for one in shown.attempts:
         branch.add(
-            _advised(span_text.attempt_text(one.name, one.attributes, advised), one, advised)
+            _advised(
+                span_text.attempt_text(one.name, one.attributes, advised),
+                Shown(attempts=(one,)),
+                advised,
+            )
         )
     if shown.stream is not None:
         lines = span_text.call_text(shown.stream.name, shown.stream.attributes)
-        branch.add(_advised(lines, shown.stream, advised))
+        branch.add(_advised(lines, shown, advised))
     return root
 
 
@@ -168,13 +178,13 @@ def _has_failed(span: Span) -> bool:
     return names.ERROR_RETRYABLE in span.attributes
 
 
-def _advised(lines: Group, span: Span, advised: set[str]) -> Group:
-    """Return the lines of a span, with the advice if that is not among them yet."""
-    error = span_text.error_name(span.attributes)
-    if error is None or error in advised or not (_has_failed(span) or span.has_failed):
+def _advised(lines: Group, shown: Shown, advised: set[str]) -> Group:
+    """Return the lines of a call, with the advice if that is not among them yet."""
+    error = span_text.error_name(shown.head.attributes)
+    if error is None or error in advised or not (shown.has_failed or shown.head.has_failed):
         return lines
     advised.add(error)
-    return Group(lines, Text(f"to do: {advice.advice(span.attributes)}", "dim"))
+    return Group(lines, Text(f"to do: {advice.advice(shown)}", "dim"))
 
 
 def as_dict(shown: Shown) -> dict[str, object]:
@@ -187,21 +197,16 @@ def as_dict(shown: Shown) -> dict[str, object]:
         "span_id": head.span_id,
         "service": head.service,
         "name": head.name,
-        "outcome": _outcome(shown),
+        "outcome": shown.outcome,
         "duration_s": round(head.duration_s, 6),
         "error": _error(attributes) if shown.has_failed else None,
         "request_id": _last(shown, names.REQUEST_ID),
-        "retries": sum(_RESEND in one.attributes for one in shown.attempts),
+        "retries": shown.retries,
         "attempts": [_attempt(one) for one in shown.attempts],
         "stream": stream.get(names.STREAM_OUTCOME),
         "tokens": {kind: attributes.get(name) for kind, name in TOKENS.items()},
-        "advice": advice.advice(attributes) if shown.has_failed else None,
+        "advice": advice.advice(shown) if shown.has_failed else None,
     }
-
-
-def _outcome(shown: Shown) -> object:
-    told = shown.head.attributes.get(names.CALL_OUTCOME)
-    return told or (names.FAILED if shown.has_failed else names.OK)
 
 
 def _last(shown: Shown, name: str) -> object:
@@ -223,7 +228,7 @@ def _attempt(span: Span) -> dict[str, object]:
     return {
         "span_id": span.span_id,
         "name": span.name,
-        "status": advice.status(attributes),
+        "status": span_text.http_status(attributes),
         "duration_s": round(span.duration_s, 6),
         "resend": attributes.get(_RESEND, 0),
         "early": attributes.get(names.RETRY_EARLY),
