@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import assisters
+import httpx
 import openai
+import pydantic
 import pytest
 
 ASKED = {"model": "assisters-chat-v1", "messages": [{"role": "user", "content": "hello"}]}
@@ -49,9 +51,11 @@ def test_a_call_whose_answer_an_sdk_cannot_read_says_in_its_line_how_many_attemp
 
     (record,) = (one for one in caplog.records if one.name == "assisters_otel")
     call, last = memory.call(), memory.attempts()[-1]
+    tried = f", {refused + 1} attempts" if refused else ""
     assert record.getMessage() == (
-        "Assisters API: the client failed (JSONDecodeError) on POST /v1/chat/completions "
-        f"(request id req_1, trace id {call.context.trace_id:032x})"
+        "Assisters API answered 200, and the client failed (JSONDecodeError), on "
+        f"POST /v1/chat/completions{tried} "
+        f"(request id req_1, trace id {call.context.trace_id:032x}): no retry helps"
     )
     told = {name: value for name, value in vars(record).items() if "." in name or "_id" in name}
     assert told == {
@@ -67,4 +71,74 @@ def test_a_call_whose_answer_an_sdk_cannot_read_says_in_its_line_how_many_attemp
         "span_id": f"{call.context.span_id:016x}",
     }
     assert "error.type" not in last.attributes
+    assert call.attributes["assisters.error.retryable"] is False
     assert telemetry.status().attempts == refused + 1
+
+
+class Out(pydantic.BaseModel):
+    """What a model is asked for."""
+
+    a: int
+
+
+CUT = {
+    "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m",
+    "choices": [{"index": 0, "finish_reason": "length",
+                 "message": {"role": "assistant", "content": "{"}}],
+    "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
+}  # fmt: skip
+
+
+def cut_short(api, client):
+    api.answers(status=200, json=CUT)
+    chats = client.chat.completions
+    chats = chats if hasattr(chats, "parse") else client.beta.chat.completions
+    chats.parse(**ASKED, response_format=Out)
+
+
+def in_a_circle(api, client):
+    api.answers(status=307, redirect=f"{api.url}/models", times=50)
+    client.models.list()
+
+
+@pytest.mark.usefixtures("telemetry")
+@pytest.mark.parametrize(
+    ("ask", "status", "error"),
+    [(cut_short, 200, "LengthFinishReasonError"), (in_a_circle, 307, "APIConnectionError")],
+)
+def test_each_call_that_fails_is_found_by_the_documented_query_and_its_line_has_the_status(
+    api, memory, caplog, ask, status, error
+):
+    with (
+        openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=0) as client,
+        pytest.raises(openai.OpenAIError),
+    ):
+        ask(api, client)
+
+    (record,) = (one for one in caplog.records if one.name == "assisters_otel")
+    assert f"answered {status}, and the client failed ({error}), on " in record.getMessage()
+    assert record.getMessage().endswith("): no retry helps")
+    told = memory.call().attributes
+    assert (told["error.type"], told["assisters.error.retryable"]) == (error, False)
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_a_call_of_whose_requests_nothing_is_seen_says_what_its_exception_says(memory, caplog):
+    def refuse(request):
+        raise httpx.ConnectError("no", request=request)
+
+    transport = httpx.MockTransport(refuse)
+    with (
+        httpx.Client(transport=transport) as http_client,
+        openai.OpenAI(api_key="ask_k", max_retries=0, http_client=http_client,
+                      base_url="https://api.assisters.dev/v1") as client,
+        pytest.raises(openai.APIConnectionError),
+    ):  # fmt: skip
+        client.models.list()
+
+    (record,) = (one for one in caplog.records if one.name == "assisters_otel")
+    assert record.getMessage().startswith(
+        "Assisters API: the client failed (APIConnectionError) on "
+    )
+    assert record.getMessage().endswith("): a retry can help")
+    assert memory.call().attributes["assisters.error.retryable"] is True

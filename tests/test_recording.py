@@ -694,7 +694,7 @@ def test_a_call_that_fails_after_a_good_answer_is_no_failed_attempt(
 
     call = memory.call()
     assert (call.attributes[CALL], call.attributes["error.type"]) == ("failed", "JSONDecodeError")
-    assert "assisters.error.retryable" not in call.attributes
+    assert call.attributes["assisters.error.retryable"] is False
     assert call.attributes["assisters.request.id"] == "req_1"
     assert call.status.description == "JSONDecodeError"
     assert "error.type" not in memory.attempt().attributes

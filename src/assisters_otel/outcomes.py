@@ -35,6 +35,9 @@ FIRST_REDIRECT: Final = 300
 FIRST_ERROR: Final = 400
 """The lowest status of a failed attempt."""
 
+_NO_ANSWER: Final = frozenset({"APIConnectionError", "APITimeoutError"})
+"""The names of the exceptions of `openai` for a request without an answer."""
+
 _NONE: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
 
@@ -259,6 +262,19 @@ class CallOutcome(Record):
         if self.last is not None and self.last.failed:
             return self.last.error_type
         return self.exception or names.OTHER
+
+    @property
+    def retryable(self) -> bool:
+        """True if the call failed, and the same call can succeed if it is made again soon.
+
+        A client that fails after an answer fails again. Without an attempt the SDK's exception
+        decides (an `http_client` of the app's that sends by itself).
+        """
+        if not self.failed:
+            return False
+        if self.last is None:
+            return self.exception in _NO_ANSWER
+        return self.last.failed and self.last.retryable
 
     @property
     def code(self) -> str | None:

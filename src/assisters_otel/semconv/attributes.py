@@ -211,7 +211,7 @@ CALL_ATTRIBUTES: Final = (
     Attribute(ERROR_TYPE, "string", "the call failed", "the last attempt's; else the exception"),
     Attribute(ERROR_CODE, "string", "same, and it has one", "the last attempt's"),
     Attribute(ERROR_PARAM, "string", "same", "the last attempt's"),
-    Attribute(ERROR_RETRYABLE, "bool", "same", "the last attempt's"),
+    Attribute(ERROR_RETRYABLE, "bool", "the call failed", "the last attempt's; else `false`"),
     Attribute(ERROR_MESSAGE, "string", "same, and `capture_message`", "the last attempt's"),
     Attribute(API_KEY_FINGERPRINT, "string", "same", "the last attempt's"),
 )

@@ -213,6 +213,8 @@ def _call_attributes(outcome: CallOutcome, *, capture_message: bool) -> dict[str
             found |= stream_attributes(last.stream)
     if outcome.error_type is not None:
         found[ERROR_TYPE] = outcome.error_type
+        # Also of a client that fails after a success: by it the documented queries find failures.
+        found[names.ERROR_RETRYABLE] = outcome.retryable
         if outcome.caller.key_fingerprint is not None:
             found[names.API_KEY_FINGERPRINT] = outcome.caller.key_fingerprint
     return found

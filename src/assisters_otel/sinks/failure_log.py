@@ -269,8 +269,12 @@ def _attempt_message(outcome: AttemptOutcome, attempts: int, span: SpanContext, 
 
 
 def _call_message(outcome: CallOutcome, span: SpanContext, where: str) -> str:
-    ids = _ids(outcome.last, span)
-    return f"Assisters API: the client failed ({outcome.error_type}) on {where}{ids}"
+    last = outcome.last
+    met = f"the client failed ({outcome.error_type})"
+    met = f" answered {last.status}, and {met}," if last and last.status else f": {met}"
+    tried = f", {outcome.retries + 1} attempts" if outcome.retries else ""
+    advice = "a retry can help" if outcome.retryable else "no retry helps"
+    return f"Assisters API{met} on {where}{tried}{_ids(last, span)}: {advice}"
 
 
 def _ids(outcome: AttemptOutcome | None, span: SpanContext) -> str:
