@@ -43,7 +43,7 @@ OF_YOURS = "tokens_a_month"
 KINDS = {"error_code", "error_type", "assisters_retry_reason", "http_response_status_code"}
 """What tells one kind of failure from another."""
 ONE_BY_ONE = {
-    "AssistersCallerMistakes": {"error_code"},
+    "AssistersCallerMistakes": {"error_code", "error_type"},
     "AssistersUndocumentedError": {"error_code", "error_type"},
 }
 """Whose codes have advice of their own, and go to whom their label says."""
@@ -105,6 +105,34 @@ def test_the_codes_that_are_documented_are_the_catalog_s():
 
     assert known
     assert all(value.split("|") == [error.code for error in catalog.ERRORS] for value in known)
+
+
+def test_the_types_that_are_documented_stand_once_and_are_the_catalog_s():
+    """What has a type of the API's and no code is told apart in one place (test_error_types.py)."""
+    lists = [
+        (rule["record"], operator, value)
+        for rule in rules("record")
+        for operator, value in matchers(rule["expr"], "error_type")
+        if all(row.type in value for row in catalog.TYPES)
+    ]
+
+    types = "|".join(row.type for row in catalog.TYPES)
+    assert lists == [("assisters:typed_errors:new5m", "MatchOp.Re", types)]
+
+
+def test_a_type_of_the_api_s_is_no_exception_s_name():
+    """By that an error event in a stream is told from a connection that broke off."""
+    values = {
+        value
+        for rule in rules("record")
+        if rule["record"] in {"assisters:no_answer:share", "assisters:streams_failed:new5m"}
+        for _, value in matchers(rule["expr"], "error_type")
+    }
+
+    (value,) = values
+    assert all(re.fullmatch(value, one.type) for one in catalog.TYPES)
+    assert all(re.fullmatch(value, one) for one in ("truncated", "_OTHER", "of_tomorrow"))
+    assert not any(re.fullmatch(value, one) for one in ("ReadError", "f.<locals>.Broken", "200"))
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])

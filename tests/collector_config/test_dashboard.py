@@ -79,19 +79,40 @@ def test_every_code_is_on_exactly_one_side():
         assert len(sides) == 1, (error.code, sides)
 
 
-@pytest.mark.parametrize("code", ["", "_OTHER", "of_tomorrow", *(e.code for e in catalog.ERRORS)])
-@pytest.mark.parametrize("status", ["", "200", "400", "401", "404", "429", "500", "503"])
-def test_whatever_failed_is_on_exactly_one_side(code, status):
-    """A label that is empty is one that is absent."""
-    point = {"error_code": code, "http_response_status_code": status}
-
-    sides = [
+def sides_of(code, error_type, status):
+    """The sides on which an error is."""
+    point = {
+        "error_code": code,
+        "error_type": error_type,
+        "http_response_status_code": status,
+    }
+    return [
         target["legendFormat"]
         for target in SIDES["targets"]
         if selects(filled(target["expr"]), "assisters_client_errors_total", point)
     ]
 
-    assert len(sides) == 1
+
+@pytest.mark.parametrize("code", ["", "_OTHER", "of_tomorrow", *(e.code for e in catalog.ERRORS)])
+@pytest.mark.parametrize("status", ["", "200", "400", "401", "404", "429", "500", "503"])
+def test_whatever_failed_is_on_exactly_one_side(code, status):
+    """A label that is empty is one that is absent."""
+    for error_type in (
+        "",
+        "_OTHER",
+        "truncated",
+        "ReadError",
+        *(row.type for row in catalog.TYPES),
+    ):
+        assert len(sides_of(code, error_type, status)) == 1, error_type
+
+
+@pytest.mark.parametrize("error", catalog.ERRORS, ids=lambda error: error.code)
+@pytest.mark.parametrize("status", ["200", None], ids=["in a stream", "refused"])
+def test_a_type_without_a_code_is_on_the_side_of_its_codes(error, status):
+    status = status or str(error.status)
+
+    assert sides_of("", error.type, status) == sides_of(error.code, error.type, status)
 
 
 @pytest.mark.parametrize(
