@@ -411,7 +411,7 @@ ACME = ("opentelemetry_traces_exporter", "acme")
         (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://u:1/secret@c", "OTEL_TRACES_EXPORTER": "none"},
             {"protocol": "grpc"},
-            r"no user and password: '…@c'",
+            r"'…@c' has a user or a password",
         ),
         ({}, {"endpoint": "http://[::1"}, r"endpoint is no URL"),
         ({}, {"endpoint": "ftp://c", "protocol": "grpc"}, r"endpoint is no URL"),

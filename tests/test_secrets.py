@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import itertools
@@ -9,6 +10,7 @@ import json
 import logging
 import re
 import sys
+from pathlib import Path
 
 import aiohttp
 import httpx
@@ -18,6 +20,8 @@ import requests
 
 import assisters_otel
 from assisters_otel import cli
+from assisters_otel.api import redaction
+from assisters_otel.variables import rules
 from callers import CALLERS
 from memory import Memory, watching
 from raw_server import RawServer
@@ -26,6 +30,9 @@ from sizes import SIZE, shared
 ODD = "q7Zk41vTTxWm93bd"  # as any gateway may make them: it is known by where it stands alone
 KNOWN = ("ask_live_q7Zk41vTTxWm93bd", "sk-q7Zk41vTTxWm93bd", "asst_sk_q7Zk41vTTxWm93bd")
 JWT = "eyJhbGciOiJIUzI1NiJ9.q7Zk41vTTxWm93bd.c2lnbmF0dXJl"
+SOURCES = Path(str(assisters_otel.__file__)).parent
+SAYS = re.compile(r"(Error|Argument|Finding|Mistake|warning|info|[a-z]\.error)$")
+"""The functions by which the library tells people something."""
 HIDDEN = re.compile("q7Zk41|Wm93bd|c2lnbmF0dXJl")
 
 IN_PLACE = (
@@ -151,12 +158,43 @@ def test_a_key_in_a_variable_is_not_shown(said, monkeypatch, variable):
     hide(said())
 
 
-@pytest.mark.parametrize("variable", VARIABLES)
+@pytest.mark.parametrize("variable", rules.RULES)
+def test_the_hint_for_a_variable_is_not_taken_for_a_key(variable):
+    rule = rules.RULES[variable]
+    text = f"{variable}='x' cannot be used, {rule.default} is taken instead. Write {rule.write()}"
+
+    assert redaction.redact(text) == text
+
+
+def texts_of_ours():
+    """What errors, log lines and findings say: where it stands, and its words."""
+    for path in sorted(SOURCES.rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(call, ast.Call) and SAYS.search(ast.unparse(call.func)):
+                for one in (*call.args, *(keyword.value for keyword in call.keywords)):
+                    told = "".join(
+                        str(part.value) if isinstance(part, ast.Constant) else "x"
+                        for part in (one.values if isinstance(one, ast.JoinedStr) else [one])
+                    )
+                    yield f"{path.name}:{one.lineno}", told
+
+
+def test_no_error_log_line_or_finding_of_ours_is_taken_for_a_key():
+    told = list(texts_of_ours())
+
+    assert len(told) > 150
+    assert [(place, text) for place, text in told if redaction.redact(text) != text] == []
+
+
+OF_DOCTOR = list(dict.fromkeys((*VARIABLES, *rules.RULES)))
+
+
+@pytest.mark.parametrize("variable", OF_DOCTOR)
 def test_doctor_shows_no_key_of_a_variable(monkeypatch, capsys, caplog, variable):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     forms = (["doctor"], ["doctor", "--json"])
     pasted = (IN_PLACE[0].format(ODD), IN_PLACE[3].format(ODD), KNOWN[0], f"Bearer {JWT}")
-    for place, text in enumerate(pasted, VARIABLES.index(variable)):
+    for place, text in enumerate(pasted, OF_DOCTOR.index(variable)):
         monkeypatch.setenv(variable, text)
         for arguments in forms if SIZE > 1 else [forms[place % 2]]:
             monkeypatch.setattr(sys, "argv", ["assisters-otel", *arguments])

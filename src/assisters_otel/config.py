@@ -111,7 +111,7 @@ def from_arguments(  # noqa: PLR0913 - as many as `init` has
         raise ValueError(f"unknown protocol: {what}. Write 'http/protobuf' or 'grpc'")
     if headers is not None and not _is_text_mapping(headers):
         raise ValueError(
-            "headers must map names to values, both text. Write {'authorization': 'Bearer …'}"
+            "headers must map names to values, both text. Write {'x-scope-orgid': 'shop'}"
         )
     if hosts is not None and (isinstance(hosts, (str, bytes)) or not _is_sequence(hosts)):
         raise ValueError("hosts is a sequence. Write hosts=['gateway.example'], with brackets")

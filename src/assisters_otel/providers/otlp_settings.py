@@ -84,7 +84,8 @@ def otlp_endpoint(signal: Signal, name: str, argument: str | None) -> str:
     if name == GRPC:
         if "@" in endpoint and source != "endpoint":
             raise ValueError(
-                f"{source}: gRPC takes no user and password: {shown(endpoint)}. Leave them out"
+                f"{source}: {shown(endpoint)} has a user or a password, and gRPC takes none. "
+                "Leave them out"
             )
         return endpoint or "http://localhost:4317"
     endpoint = endpoint or "http://localhost:4318"

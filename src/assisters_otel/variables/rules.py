@@ -102,7 +102,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": several("otel", detectors, *_BOTH),
     "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED": _SWITCH._replace(signals=_BOTH),
     "OTEL_RESOURCE_ATTRIBUTES": Rule(
-        read_pairs, "none", lambda: "'key=value' with commas between them, in UTF-8", _BOTH
+        read_pairs, "none", lambda: "'name=value' with commas between them, in UTF-8", _BOTH
     ),
     "OTEL_SERVICE_NAME": Rule(
         read_encodable, "unknown_service", lambda: "the service's name, 'checkout', in UTF-8", _BOTH
