@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import sys
 from concurrent import futures
@@ -10,9 +11,12 @@ from concurrent import futures
 import grpc
 import pytest
 
+import scripts
 from assisters_otel.cli.doctor import command as doctor
 from assisters_otel.cli.doctor import packages, process
 from assisters_otel.cli.doctor.finding import Finding
+from assisters_otel.variables import corrections, rules
+from assisters_otel.variables.rules import SAMPLER
 from otlp import Collector
 
 
@@ -183,7 +187,7 @@ def test_nothing_wrong_is_exit_code_0(call, collector, monkeypatch):
         ({"ASSISTERS_OTEL_CAPTURE_MESSAGE": "maybe"}, "messages", "neither true nor false"),
         ({"ASSISTERS_OTEL_KEY_FINGERPRINT": "maybe"}, "key", "No fingerprint is recorded"),
         ({"ASSISTERS_OTEL_BAGGAGE": "tenant,le"}, "baggage", "used are 'tenant'"),
-        ({"OTEL_BSP_MAX_QUEUE_SIZE": "-1"}, "arrival", "traces: "),
+        ({"OTEL_BSP_MAX_QUEUE_SIZE": "-1"}, "OTEL_BSP_MAX_QUEUE_SIZE", "2048 is taken instead"),
         (
             {
                 "OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:99999",
@@ -198,6 +202,79 @@ def test_what_keeps_telemetry_away_is_found(findings, collector, environment, ch
     _, wrong = findings(**{"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, **environment})
 
     assert says in wrong[check]["what"]
+
+
+def wrong_value(variable):
+    """A value of the variable that its rule refuses, by itself or beside a sampler."""
+    for text in ("nosuch", "-1", "(", "\udcff"):
+        environ = {SAMPLER: "traceidratio", variable: text}
+        if any(one.text for one in corrections.corrections(environ, [variable])):
+            return text
+    raise AssertionError(variable)
+
+
+WRONG = {variable: wrong_value(variable) for variable in rules.RULES}
+LOADED = {
+    "OTEL_PYTHON_ID_GENERATOR": "nosuch",
+    "OTEL_PYTHON_METER_CONFIGURATOR": "nosuch",
+    "OTEL_PYTHON_TRACER_CONFIGURATOR": "nosuch",
+}
+"""What no rule is of, since only the package that brings it knows the name."""
+
+
+@pytest.mark.parametrize("variable", [*WRONG, *LOADED])
+def test_a_variable_that_cannot_be_used_is_a_finding_that_names_it(findings, collector, variable):
+    environ = {
+        SAMPLER: "traceidratio",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+        variable: {**WRONG, **LOADED}[variable],
+    }
+
+    found, wrong = findings(**environ)
+
+    assert variable in wrong[variable]["what"]
+    assert wrong.keys() <= {variable, "entry points"}, "it is told of once"
+    arrival = [one["fine"] for one in found if one["check"] == "arrival"]
+    assert arrival == [True, True], "as with init, it costs no more than what it configures"
+
+
+INIT = """
+import logging, os
+logging.basicConfig(format="%(message)s")
+import assisters_otel
+assisters_otel.init("x")
+os._exit(0)  # nobody is there to send to
+"""
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        WRONG,
+        LOADED,
+        {SAMPLER: "nosuch"},
+        {SAMPLER: "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "nosuch"},
+        {"OTEL_BSP_MAX_QUEUE_SIZE": "10", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "20"},
+        {"OTEL_TRACES_EXPORTER": "nosuch", "OTEL_METRICS_EXPORTER": "nosuch"},
+        {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "nosuch"},
+        {"OTEL_CONFIG_FILE": "nosuch.yaml", "OTEL_METRIC_EXPORT_TIMEOUT": "nosuch"},
+        {
+            "ASSISTERS_OTEL_HOSTS": "https://",
+            "ASSISTERS_OTEL_CAPTURE_MESSAGE": "maybe",
+            "ASSISTERS_OTEL_KEY_FINGERPRINT": "maybe",
+            "ASSISTERS_OTEL_BAGGAGE": "le",
+        },
+    ],
+    ids=lambda environ: ",".join(environ) if len(environ) < 5 else "all that have a rule",
+)
+def test_whatever_init_warns_of_is_among_the_findings(run, environ):
+    warned = scripts.passed(INIT, **environ).err
+    _, wrong = read(run("doctor", "--json", **environ))
+
+    named = set(re.findall(r"(?:OTEL|ASSISTERS)_[A-Z_]+[A-Z]", warned)) & environ.keys()
+    assert named
+    told = " ".join(one["what"] for one in wrong.values())
+    assert {name for name in named if name not in told} == set()
 
 
 @pytest.mark.parametrize(

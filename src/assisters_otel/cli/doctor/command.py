@@ -44,7 +44,8 @@ def doctor(
         output.status("Looking, and sending one span and one metric where an endpoint is named …"),
         captured_log(),
     ):
-        # The log is dropped: what the library would warn of is among the findings.
+        # The log is dropped: what the library would warn of is among the findings
+        # (test_whatever_init_warns_of_is_among_the_findings).
         findings = list(environment.run_checks(endpoint, os.environ))
     is_fine = all(finding.fine for finding in findings)
     if json:

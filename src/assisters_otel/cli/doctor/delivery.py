@@ -89,6 +89,7 @@ def check_delivery(signal: Signal, endpoint: str | None, environ: Mapping[str, s
             endpoint=endpoint,
             headers=None,
             protocol=None,
+            warn=lambda _: None,  # it has a finding of its own (`variables`)
         )
     except ValueError as error:
         return Finding("arrival", False, f"{signal.name}: {error}", "Correct the variable.")

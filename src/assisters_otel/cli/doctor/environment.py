@@ -7,11 +7,12 @@ from urllib.parse import urlsplit
 
 from assisters_otel import baggage_names, config
 from assisters_otel.api.redaction import shown
-from assisters_otel.cli.doctor import collector, packages, process
+from assisters_otel.cli.doctor import collector, packages, process, variables
 from assisters_otel.cli.doctor.finding import Finding
 from assisters_otel.hosts import environment_hosts, may_hold_password
 from assisters_otel.providers import config_file
 from assisters_otel.semconv import environment
+from assisters_otel.variables.corrections import corrected
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
@@ -43,8 +44,11 @@ def run_checks(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Fin
     yield from packages.check_packages(environ)
     yield from process.check_process(environ)
     has_file = yield from _config_file(environ)
+    yield from variables.check_variables(environ, has_file=has_file)
     if endpoint or not has_file:
-        yield from collector.check_collector(endpoint, environ)
+        with corrected():  # as `init` reads the variables, after it has warned of the wrong ones
+            findings = list(collector.check_collector(endpoint, environ))
+        yield from findings
 
 
 def _config_file(environ: Mapping[str, str]) -> Generator[Finding, None, bool]:
