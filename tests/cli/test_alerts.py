@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 CONFIG = Path(__file__).parents[2] / "collector-config"
+FILES = sorted(
+    path.relative_to(CONFIG).as_posix() for path in CONFIG.rglob("*.*") if path.suffix != ".pyc"
+)
 
 
 def test_the_alert_rules_are_printed_as_they_are(call):
@@ -29,6 +34,29 @@ def test_no_line_of_the_rules_is_wrapped_in_a_terminal(call, columns):
 @pytest.mark.parametrize("file", ["dashboard.json", "collector.yaml", "targets/collector.yaml"])
 def test_every_other_file_is_printed_by_its_name(call, file):
     assert call("alerts", file).out == CONFIG.joinpath(file).read_text()
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("errors", ["strict", "replace"])
+def test_a_file_is_printed_byte_by_byte_whatever_stdout_encodes(
+    call, monkeypatch, encoding, errors
+):
+    """A redirect on Windows has the code page of the system."""
+    for file in FILES:
+        with monkeypatch.context() as patch, io.BytesIO() as printed:
+            patch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding, errors))
+            code, _, err = call("alerts", file)
+
+            assert (code, err) == (0, "")
+            assert printed.getvalue() == CONFIG.joinpath(file).read_bytes(), file
+
+
+def test_where_stdout_takes_text_alone_it_is_text(call, monkeypatch):
+    with monkeypatch.context() as patch, io.StringIO() as printed:
+        patch.setattr(sys, "stdout", printed)
+        call("alerts", "dashboard.json")
+
+        assert printed.getvalue() == CONFIG.joinpath("dashboard.json").read_text("utf-8")
 
 
 def test_as_json_it_is_one_document(call):

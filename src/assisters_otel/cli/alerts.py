@@ -33,11 +33,26 @@ def alerts(
     if file not in files:
         names = ", ".join(sorted(files)) or "there is none in this installation"
         raise typer.BadParameter(f"{file} is no file of collector-config. Write one of: {names}")
-    text = files[file].read_text(encoding="utf-8")
+    content = files[file].read_bytes()
     if json:
-        output.show_json({"file": file, "text": text})
+        output.show_json({"file": file, "text": content.decode()})
     else:
-        sys.stdout.write(text)  # no printer: a rule's line may be longer than a terminal
+        _write(content)  # no printer: a rule's line may be longer than a terminal
+
+
+def _write(content: bytes) -> None:
+    """Write a file to stdout as it is.
+
+    As text it would be in the encoding of stdout, which is the system's code page where the output
+    is redirected on Windows. Prometheus and Grafana read UTF-8.
+    """
+    buffer = getattr(sys.stdout, "buffer", None)
+    if buffer is None:  # an app's own stream
+        sys.stdout.write(content.decode())
+        return
+    sys.stdout.flush()
+    buffer.write(content)
+    buffer.flush()
 
 
 def _files() -> dict[str, Path]:
