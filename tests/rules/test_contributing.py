@@ -12,7 +12,10 @@ SOURCE = ROOT / "src" / "assisters_otel"
 GUIDE = ROOT.joinpath("CONTRIBUTING.md").read_text()
 RECORDS = sorted(ROOT.joinpath("docs", "decisions").glob("0*.md"))
 TOUR = re.findall(r"^\| `([\w/]+\.py)` \| (\d+) \|", GUIDE, re.MULTILINE)
-OWN = {"attempts/control_flow.py", "clients/httpx/adapter.py", "logger.py", "testing/server.py"}
+OWN = {
+    *("attempts/control_flow.py", "clients/httpx/adapter.py", "clients/httpx/streams.py"),
+    *("logger.py", "testing/server.py"),
+}
 """They use names with an underscore that Python documents, or the library's own."""
 
 
