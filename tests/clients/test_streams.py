@@ -118,6 +118,21 @@ def test_a_stream_that_completes_has_a_span_that_says_so(api, memory, caller):
     assert point["exemplars"][0].span_id == span.context.span_id
 
 
+def test_a_stream_of_two_choices_does_not_say_one_s_reason_for_both(api, memory, caller):
+    told = [(0, None), (1, None), (0, "stop"), (1, "length")]
+    choices = [[{"index": at, "delta": {}, "finish_reason": reason}] for at, reason in told]
+    used = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 7}}
+    events = [*({"id": "c", "model": "m", "choices": one} for one in choices), used]
+    body = [f"data: {json.dumps(one)}\n\n".encode() for one in events] + [b"data: [DONE]\n\n"]
+    api.answers(status=200, body=body, content_type="text/event-stream")
+
+    streamed(caller, api)
+
+    said = stream_of(memory).attributes
+    assert "gen_ai.response.finish_reasons" not in said
+    assert said["gen_ai.usage.output_tokens"] == 7
+
+
 def test_a_stream_s_span_stands_beside_its_attempt(api, memory, caller):
     tracer = memory.tracer_provider.get_tracer("app")
 

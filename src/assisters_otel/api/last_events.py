@@ -96,8 +96,11 @@ def of_events(events: Iterable[bytes]) -> LastEvents:
             has_one_choice &= index == 0
             if reason := answer.clean_text(answer.member(choice, "finish_reason")):
                 reasons[index] = reason
+    # Without those of the choices before them they would be taken for these.
+    is_whole = reasons.keys() == set(range(len(reasons)))
+    told = tuple(reasons[index] for index in sorted(reasons)) if is_whole else ()
     return LastEvents(
-        answer.of_parts(id_, model, tuple(reasons[index] for index in sorted(reasons)), usage),
+        answer.of_parts(id_, model, told, usage),
         bool(reasons) and has_one_choice and responses_end is None,
         responses_end,
     )
