@@ -184,15 +184,13 @@ def test_of_many_choices_sixteen_have_their_reasons():
         "objects": answer.of_result(as_objects(chat(*reasons))),
         "a dictionary": answer.of_result(chat(*reasons)),
         "bytes": raw_answer.of_content(json.dumps(chat(*reasons)).encode()),
+        "many bytes": raw_answer.of_content(json.dumps(chat(*reasons, text=LONG)).encode()),
         "an event": last_of(chunk(*enumerate(reasons)), DONE).answer,
     }
 
     told = {how: one.attributes["gen_ai.response.finish_reasons"] for how, one in kept.items()}
     first = ("stop",) * 16
-    assert told == {
-        "objects": first, "a dictionary": first, "an event": first,
-        "bytes": (*first[1:], "length"),  # which are read from their end
-    }  # fmt: skip
+    assert told == dict.fromkeys(kept, first)
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -203,6 +201,57 @@ def test_an_answer_s_record_is_the_same_in_its_bytes(name, indent):
     found = raw_answer.of_content(json.dumps(document, indent=indent).encode())
 
     assert (found and found.attributes) == expected
+
+
+LONG = "x" * (MAX_BYTES + 1)
+INSTRUCTIONS = 'Answer as {"usage": "json"}, [as you like], with \\ and \n. ' * 30
+INCOMPLETE = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+RAW = {
+    "sorted keys": (dict(sorted(chat("stop").items())), SAID),
+    "escaped slashes": (chat("stop", model="of/one"), SAID | {"gen_ai.response.model": "of/one"}),
+    "two choices": (
+        chat("length", "stop"), SAID | {"gen_ai.response.finish_reasons": ("length", "stop")}),
+    "instructions": ({"instructions": INSTRUCTIONS} | RESPONSE, SAID | {
+        "gen_ai.response.id": "resp_1"}),
+    "long instructions": ({"instructions": INSTRUCTIONS * 35} | RESPONSE, SAID | {
+        "gen_ai.response.id": "resp_1"}),
+    "incomplete": (INCOMPLETE | RESPONSE | INCOMPLETE, SAID | {
+        "gen_ai.response.id": "resp_1", "gen_ai.response.finish_reasons": ("length",)}),
+    "failed": (
+        {"error": {"code": "server_error", "message": "boo"}} | RESPONSE | {"status": "failed"},
+        SAID | {"gen_ai.response.id": "resp_1", "gen_ai.response.finish_reasons": ("error",)}),
+    "metadata": (RESPONSE | {"metadata": {"usage": "billing-7", "model": "a", "id": "b"}}, SAID | {
+        "gen_ai.response.id": "resp_1"}),
+}  # fmt: skip
+
+
+def lengthened(document):
+    """The same answer, too long to be parsed as a whole."""
+    if "choices" in document:
+        choices = [
+            choice | {"message": {"content": LONG}, "finish_reason": choice["finish_reason"]}
+            for choice in document["choices"]
+        ]
+        return document | {"choices": choices}
+    return document | {"output": [{"type": "message", "id": "msg_1", "content": LONG}]}
+
+
+@pytest.mark.parametrize("change", [lambda one: one, lengthened], ids=["short", "long"])
+@pytest.mark.parametrize("name", RAW)
+def test_a_raw_answer_says_what_the_same_one_says_parsed(name, change):
+    document, expected = RAW[name]
+    content = json.dumps(change(document)).replace("/", "\\/").encode()
+
+    found = raw_answer.of_content(content)
+
+    assert found == answer.of_result(change(document))
+    assert found.attributes == expected
+
+
+def test_a_raw_answer_that_is_cut_short_by_what_is_not_found_has_no_reason():
+    content = json.dumps(lengthened(RESPONSE) | INCOMPLETE).encode()  # named behind the output
+
+    assert "gen_ai.response.finish_reasons" not in raw_answer.of_content(content).attributes
 
 
 UNHURRIED = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
@@ -221,10 +270,11 @@ TRICKS = st.sampled_from(
     st.booleans(),
 )
 def test_text_of_the_model_is_never_taken_for_a_member(text, reasons, indent, is_ascii):
-    document = chat(*reasons, text=text)
-    content = json.dumps(document, indent=indent, ensure_ascii=is_ascii).encode("utf-8", "replace")
+    for document in (chat(*reasons, text=text), chat(*reasons, text=text + LONG + text)):
+        told = json.dumps(document, indent=indent, ensure_ascii=is_ascii)
+        content = told.encode("utf-8", "replace")
 
-    assert raw_answer.of_content(content) == answer.of_result(document)
+        assert raw_answer.of_content(content) == answer.of_result(document)
 
 
 def test_the_usage_of_a_long_body_is_found_at_its_end():
@@ -397,6 +447,18 @@ def test_an_end_of_responses_is_an_end_however_long_it_is(size, length, is_named
     assert last.responses_end == end
     assert last.answer.attributes["gen_ai.usage.input_tokens"] == 9
     assert last.answer.attributes["gen_ai.usage.output_tokens"] == 5
+
+
+@pytest.mark.parametrize("indices", [(1,), (2,), (1, 2)])
+def test_the_reasons_of_some_choices_of_a_stream_are_not_said(indices):
+    last = last_of(
+        chunk((0, "stop")), chunk((1, "stop")), chunk(*((one, "length") for one in indices)),
+        chunk(usage=USAGE), DONE,
+    )  # fmt: skip
+
+    assert last.answer.attributes == {
+        name: value for name, value in SAID.items() if "finish_reasons" not in name
+    }
 
 
 @pytest.mark.parametrize("end", [b"[" * 4000, b'"\\ud800"', b"NaN", b"[1, {}", b""])

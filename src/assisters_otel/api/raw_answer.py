@@ -1,8 +1,9 @@
-"""Reads the record of an answer from the result of an SDK's call, without a second parse. Pure.
+"""Reads the record of an answer from the result of an SDK's call. Pure.
 
 Where the SDK has parsed the body, the record is made of its object. Where the SDK returns the body
-raw, the record is made of the bytes that the client has decoded. The usage stands near the end of
-them, so it is searched from the end. It alone is parsed, which is a few numbers.
+raw, the record is made of the bytes that the client has decoded. A body of up to `MAX_BYTES` is
+parsed. Of a longer one the members before its long part are parsed, each for itself. What stands
+behind that part is searched, and the usage from the end.
 
 How the search stays exact: inside a JSON string each quotation mark has a backslash before it. So
 ``"usage"`` followed by a colon is a member's name, and never text of the model.
@@ -17,6 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from assisters_otel.api import answer
+from assisters_otel.api.error_body import parse_object
 from assisters_otel.api.limits import MAX_BYTES
 
 if TYPE_CHECKING:
@@ -25,12 +27,15 @@ if TYPE_CHECKING:
 _JSON: Final = json.JSONDecoder()
 _USAGE: Final = b'"usage"'
 _FINISH_REASON: Final = b'"finish_reason"'
-_CHOICES: Final = b'"choices"'
-_MAX_USAGE: Final = 4096  # bytes; a usage with all its details has some 400
-_MAX_HEAD: Final = 1024  # bytes before the first nested value: id, object, created, model
-_NESTED: Final = re.compile(rb"[\[{]")
+_MAX_NESTED: Final = 4096  # bytes; a usage with all its details has some 400
+_MAX_BEHIND: Final = 1024  # bytes behind the last nested value: id, object, created, model
+_MAX_MEMBERS: Final = 64  # an answer of `responses` has some 30
+_MAX_SEARCHES: Final = 1000  # names that are no member's, as texts of a list
 _COLON: Final = re.compile(rb"\s*:\s*")
-_STRING: Final = re.compile(rb'\s*:\s*"([^"\\\x00-\x1f]{1,256})"')
+_TEXT: Final = rb'"[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*"'
+_NAME: Final = re.compile(rb'\s*[{,]\s*("[^"\\\x00-\x1f]{1,64}")\s*:\s*')
+_LONG_TEXT: Final = re.compile(_TEXT)
+_STRING: Final = re.compile(rb"\s*:\s*(" + _TEXT + rb")")
 _NO_MEMBERS: Final = MappingProxyType[str, object]({})
 
 
@@ -51,60 +56,98 @@ def of_sdk_result(result: object) -> Answer | None:
 
 
 def of_content(content: bytes) -> Answer | None:
-    """Return the record of an answer from its decoded bytes, without parsing them.
+    """Return the record of an answer from its decoded bytes.
 
     Args:
-        content: The whole body. All but its first and its last 64 KiB is left alone.
+        content: The whole body.
     """
-    beginning = content[: 2 * _MAX_HEAD].lstrip()
-    if not beginning.startswith(b"{"):
+    document = parse_object(content)
+    if document:
+        return answer.of_result(document)
+    if not content[:_MAX_BEHIND].lstrip().startswith(b"{"):
         return None
-    nested = _NESTED.search(beginning, 1)
-    head = beginning[: _MAX_HEAD if nested is None else nested.start()]
+    members, long_one = _members_before_long_one(content[: 2 * MAX_BYTES])
     tail = content[-MAX_BYTES:]
-    # Embeddings name the model behind their data.
-    behind = tail[tail.rfind(b"]") + 1 :][:_MAX_HEAD]
-    if _CHOICES in beginning:
-        reasons = tuple(_strings_from_the_end(tail, _FINISH_REASON))
-    else:
-        reason = answer.REASON_BY_STATUS.get(_string(head, b'"status"') or "")
-        reasons = () if reason is None else (reason,)
-    model = _string(head, b'"model"') or _string(behind, b'"model"')
+    # Embeddings name the model behind their data, as does a server that sorts the members.
+    behind = tail[tail.rfind(b"]") + 1 :][:_MAX_BEHIND]
+    reasons: tuple[str, ...] = ()
+    if long_one == "choices":
+        reasons = _strings(content, _FINISH_REASON)
+    elif members.get("status") != "incomplete" or "incomplete_details" in members:
+        reasons = answer.finish_reasons(members)
     return answer.of_parts(
-        _string(head, b'"id"'), model, reasons, answer.usage_attributes(last_usage(tail))
+        answer.clean_text(members.get("id")) or _string(behind, b'"id"'),
+        answer.clean_model(members.get("model")) or _string(behind, b'"model"'),
+        reasons,
+        answer.usage_attributes(members.get("usage") or last_usage(tail)),
     )
+
+
+def _members_before_long_one(beginning: bytes) -> tuple[dict[str, object], str | None]:
+    """Return the first members of a JSON object, and the name of the one that is too long.
+
+    A text may have any length within *beginning*, as the instructions of `responses` have. A nested
+    value has at most `_MAX_NESTED` bytes.
+    """
+    members: dict[str, object] = {}
+    at = 0
+    while len(members) < _MAX_MEMBERS and (named := _NAME.match(beginning, at)) is not None:
+        name, at = named[1][1:-1].decode("utf-8", "replace"), named.end()
+        text = _LONG_TEXT.match(beginning, at)
+        part = text[0] if text is not None else beginning[at : at + _MAX_NESTED]
+        value, size = _value(part)
+        if size is None:
+            return members, name
+        members[name], at = value, at + size
+    return members, None
+
+
+def _value(part: bytes) -> tuple[object, int | None]:
+    """Return the JSON value at the start of *part*, and its bytes; None of them if it has none."""
+    text = part.decode("utf-8", "surrogateescape")
+    try:
+        value, end = _JSON.raw_decode(text)
+    except (ValueError, RecursionError):
+        return None, None
+    return value, len(text[:end].encode("utf-8", "surrogateescape"))
 
 
 def _string(part: bytes, name: bytes) -> str | None:
     """Return the text of the first member *name* in a part of a JSON document, or None."""
     at = part.find(name)
     match = _STRING.match(part, at + len(name)) if at >= 0 else None
-    return None if match is None else answer.clean_text(match[1].decode("utf-8", "replace"))
+    return None if match is None else answer.clean_text(_value(match[1])[0])
 
 
-def _strings_from_the_end(part: bytes, name: bytes) -> list[str]:
-    """Return the texts of the last `MAX_CHOICES` members *name*, in their order."""
+def _strings(content: bytes, name: bytes) -> tuple[str, ...]:
+    """Return the texts of the first `MAX_CHOICES` members *name*, in their order."""
     found: list[str] = []
-    at = len(part)
-    while len(found) < answer.MAX_CHOICES and (at := part.rfind(name, 0, at)) >= 0:
-        text = _string(part[at : at + _MAX_HEAD], name)
+    at = count = 0
+    for _ in range(_MAX_SEARCHES):
+        at = content.find(name, at)
+        if at < 0 or count == answer.MAX_CHOICES:
+            break
+        at += len(name)
+        if _COLON.match(content, at) is None:
+            continue
+        count += 1
+        text = _string(content[at - len(name) : at + _MAX_BEHIND], name)
         if text is not None:
-            found.insert(0, text)
-    return found
+            found.append(text)
+    return tuple(found)
 
 
 def last_usage(tail: bytes) -> object:
-    """Return the last usage in the end of a body, parsed, or None. It may have any type."""
+    """Return the last usage in the end of a body, parsed, or None.
+
+    It may have any type but a text: that is the app's own, in the metadata of `responses`.
+    """
     at = len(tail)
     while (at := tail.rfind(_USAGE, 0, at)) >= 0:
         colon = _COLON.match(tail, at + len(_USAGE))
         if colon is None:
             continue
-        start = colon.end()
-        try:
-            text = tail[start : start + _MAX_USAGE].decode("utf-8", "replace")
-            usage: object = _JSON.raw_decode(text)[0]
-        except (ValueError, RecursionError):
-            return None
-        return usage
+        usage, size = _value(tail[colon.end() : colon.end() + _MAX_NESTED])
+        if size is None or not isinstance(usage, str):
+            return usage
     return None
