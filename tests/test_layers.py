@@ -48,7 +48,10 @@ ONLY = {
         "semconv",
         "variables",
     },
-    "explanation": {"api", "catalog", "causes", "outcomes", "records", "sinks", "version"},
+    "explanation": {
+        *("api", "catalog", "causes", "foreign_exceptions", "outcomes", "records", "sinks"),
+        "version",
+    },
     "testing": {
         *("api", "catalog", "config", "fail_safe", "hosts", "instrumentation", "instrumentor"),
         *("logger", "process", "records", "semconv", "telemetry", "variables", "weak_identity"),

@@ -134,9 +134,9 @@ def raises(*_: object) -> None:
     raise LookupError("of the app's own")
 
 
-def hostile(**members):
+def hostile(base=Exception, **members):
     """An exception of the app's of which something raises. `retryable` is asked of each one."""
-    return type("AppError", (Exception,), members)("no")
+    return type("AppError", (base,), members)("no")
 
 
 HOSTILE = {
@@ -144,7 +144,9 @@ HOSTILE = {
     "its text": hostile(__str__=raises, __repr__=raises),
     "an equal type": hostile(type=type("Odd", (), {"__eq__": raises, "__hash__": None})()),
     "headers": hostile(
-        status_code=429, headers=type("Headers", (dict,), {"get": raises})(retry_after="1")
+        openai.OpenAIError,  # the status of any other exception is another server's
+        status_code=429,
+        headers=type("Headers", (dict,), {"get": raises})(retry_after="1"),
     ),
     **{
         f"the property {name}": hostile(**{name: property(raises)})

@@ -1,7 +1,7 @@
 """The cause of a missing answer, where the exception's class does not say whether a retry helps.
 
 A client wraps exceptions of other packages in its own: a certificate that is not trusted arrives as
-a connection error. So the chain of causes and contexts is searched. Pure.
+a connection error. So the chain of causes is searched. Pure.
 """
 
 from __future__ import annotations
@@ -75,16 +75,13 @@ _MAX: Final = 20
 
 
 @fail_safe
-def of(error: BaseException, *, with_contexts: bool = True) -> Cause | None:
+def of(error: BaseException) -> Cause | None:
     """Return the cause of an exception, from its chain and its arguments, or None.
 
-    Args:
-        error: The exception.
-        with_contexts: True if its contexts count. False for an exception of a client: the context
-            may be what the app was handling when it sent the request, another attempt's failure
-            (test_what_the_app_was_handling_is_not_the_cause).
+    Contexts do not count: one may be what the app was handling when it sent the request, another
+    attempt's failure (test_what_the_app_was_handling_is_not_the_cause).
     """
-    for one in _chain_of(error, with_contexts=with_contexts):
+    for one in _chain_of(error):
         name, text = type(one).__name__, ""
         if name in _POOLS:
             return POOL
@@ -154,8 +151,8 @@ def proxy_status(error: BaseException) -> int | None:
     return None if found is None else int(found[1])
 
 
-def _chain_of(error: BaseException, *, with_contexts: bool) -> Iterator[BaseException]:
-    """Yield an exception, its causes and contexts, and the exceptions in their arguments."""
+def _chain_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception, its explicit causes, and the exceptions in their arguments."""
     left: list[object] = [error]
     searched: set[int] = set()
     while left and len(searched) < _MAX:
@@ -164,8 +161,7 @@ def _chain_of(error: BaseException, *, with_contexts: bool) -> Iterator[BaseExce
             continue
         searched.add(id(one))
         yield one
-        context = one.__context__ if with_contexts else None
-        left += [one.__cause__, context, *one.args, getattr(one, "reason", None)]
+        left += [one.__cause__, *one.args, getattr(one, "reason", None)]
 
 
 FILE_ERRORS: Final = (

@@ -77,7 +77,7 @@ def is_cancellation(error: BaseException) -> bool:
     # To ask for the handler of each signal takes a hundred times as long as this. An exception of
     # the network, of which an outage brings many, has only frames of the known packages.
     names = (name for one in raised for name, _ in _frames(one.__traceback__))
-    return not all(map(_is_known, names)) and _first(iter(raised)) is not None
+    return not all(map(is_known, names)) and _first(iter(raised)) is not None
 
 
 def of_client(error: BaseException, handled: BaseException | None) -> BaseException | None:
@@ -139,12 +139,13 @@ def _is_injected(error: BaseException) -> bool:
     if any(f"{one.__module__}.{one.__qualname__}" in INJECTED for one in kind.__mro__):
         return True
     # No known package raises such a class, and no code of the app was called that might have.
-    return not _is_known(kind.__module__) and all(
-        _is_known(name) for name, _ in _frames(error.__traceback__)
+    return not is_known(kind.__module__) and all(
+        is_known(name) for name, _ in _frames(error.__traceback__)
     )
 
 
-def _is_known(module: object) -> bool:
+def is_known(module: object) -> bool:
+    """Return True if a module is of a package that runs without the app's doing, or a client."""
     return isinstance(module, str) and module.partition(".")[0] in _KNOWN
 
 

@@ -211,7 +211,7 @@ def test_a_pool_of_the_app_s_own_that_is_full_is_not_the_api_s_silence(api, memo
 
 def test_a_ring_of_causes_is_looked_at_once():
     first, second = ValueError("a"), ValueError("b")
-    first.__context__, second.__context__ = second, first
+    first.__cause__, second.__cause__ = second, first
 
     assert causes.of(first) is None
 

@@ -25,10 +25,15 @@ from assisters_otel.api.error_body import Envelope
 from assisters_otel.api.headers import header_text, retry_after_s
 from assisters_otel.api.patterns import pattern
 from assisters_otel.api.request import CREDENTIALS
+from assisters_otel.api.unusable_answer import error_in_result
+from assisters_otel.explanation import exception_classes
 from assisters_otel.explanation.app_objects import (
     attribute,
     causes_and_responses,
+    causes_of,
+    exceptions_in,
     header,
+    status_of,
     text_of,
 )
 from assisters_otel.outcomes import FIRST_ERROR
@@ -39,36 +44,12 @@ from assisters_otel.sinks.tracebacks import find_in_traceback
 if TYPE_CHECKING:
     from assisters_otel.sinks.known_attempts import KnownAttempt
 
-_NO_TYPE: Final = "api_error"
-_NO_ANSWER: Final = "network_error"
+_INVENTED: Final = frozenset({"api_error", exception_classes.NO_ANSWER})
 """Two types that the `assisters` SDK invents: for an error without a type, and for no answer."""
-
-_NETWORK_ERRORS: Final = frozenset(
-    {
-        *("OSError", "TimeoutError", "TransportError", "APIConnectionError"),
-        *("ConnectionError", "Timeout", "ChunkedEncodingError"),
-        *("ClientConnectionError", "ClientHttpProxyError", "ClientPayloadError"),
-    }
-)
-"""Class names of exceptions for which the network is to blame, also in the middle of a body.
-
-Source: the exceptions of the standard library, httpx, the SDKs, requests and aiohttp.
-"""
-
-_CALLER_ERRORS: Final = frozenset({"UnsupportedProtocol", "LocalProtocolError"})
-"""Class names of httpx's transport errors for which the app is to blame."""
 
 # The text of urllib3's ResponseError when its `Retry` gives up. requests raises a RetryError
 # from it, which has no response.
 _STATUS_IN_TEXT: Final = pattern(r"too many (\d{3}) error responses")
-
-_CLIENTS: Final = frozenset(
-    {
-        *("aiohttp", "assisters", "h11", "h2", "httpcore", "httpcore2", "httpx", "httpx2"),
-        *("openai", "requests", "urllib3"),
-    }
-)
-"""The packages of the clients, and of what they raise exceptions of."""
 
 
 class Evidence(Record):
@@ -86,7 +67,9 @@ class Evidence(Record):
         cause: Why there is no answer, where the exception's name does not say it.
         key_fingerprint: The fingerprint of the key that was sent, or None.
         is_foreign: True if the exception is no client's, and no attempt is known for it.
-        is_cancelled: True if the app gave up waiting, and *exception* is no network's.
+        is_cancelled: True if the app gave up waiting.
+        is_answered: True if *exception* is of an answer that came, of which nothing is known.
+        is_unusable: True if an error or a page is in place of the result, after a status below 400.
     """
 
     status: int | None = None
@@ -101,11 +84,13 @@ class Evidence(Record):
     key_fingerprint: str | None = None
     is_foreign: bool = False
     is_cancelled: bool = False
+    is_answered: bool = False
+    is_unusable: bool = False
 
     @property
     def has_failed(self) -> bool:
-        """True unless there was a whole answer with a status below 400."""
-        has_no_success = self.status is None or self.status >= FIRST_ERROR
+        """True unless there was a whole and usable answer with a status below 400."""
+        has_no_success = self.status is None or self.status >= FIRST_ERROR or self.is_unusable
         return has_no_success or self.is_stream or self.exception is not None
 
 
@@ -121,28 +106,43 @@ def find_evidence(thing: object) -> Evidence | None:
     if isinstance(thing, catalog.Error):
         thing = thing.code
     if isinstance(thing, str) and thing.strip():
-        return _of_code(thing)
+        return _of_code(thing.strip())
     known = next(filter(None, map(find_attempt, causes_and_responses(thing))), None)
     if known is None:
         known = next(filter(None, map(find_in_traceback, causes_and_responses(thing))), None)
     if known is not None:
         evidence = _of_attempt(known)
-        if isinstance(thing, BaseException) and not known.outcome.failed:
-            # The app has cancelled the attempt. Or it succeeded, and then the client raised, for
-            # example on invalid JSON.
-            is_transient = _is_network_error(thing)
-            is_cancelled = known.outcome.cancelled and not is_transient
-            evidence = evidence._replace(
-                exception=type(thing).__qualname__,
-                is_transient=is_transient,
-                is_stream=evidence.is_stream and not is_cancelled,
-                is_cancelled=is_cancelled,
-            )
-        return evidence
+        return _after(evidence, known, thing) if isinstance(thing, BaseException) else evidence
     if isinstance(thing, BaseException):
-        return _of_exception(thing)
-    status = _status(thing)
-    return None if status is None else _of_response(thing, status)
+        return _of_only_one(exceptions_in(thing)) or _of_exception(thing)
+    raw = attribute(thing, "http_response")  # of a raw response of `openai`
+    response = thing if status_of(raw) is None else raw
+    status = status_of(response)
+    return None if status is None else _of_response(response, status)
+
+
+def _of_only_one(members: list[BaseException]) -> Evidence | None:
+    """Return the evidence of the only exception in a group that is a client's, or None."""
+    found = [one for one in map(find_evidence, members) if one is not None and not one.is_foreign]
+    return found[0] if len(found) == 1 else None
+
+
+def _after(evidence: Evidence, known: KnownAttempt, error: BaseException) -> Evidence:
+    """Add the exception that the app has of a known attempt, which has not failed itself.
+
+    The app has cancelled the attempt. Or it succeeded, and then the client raised, for example on
+    invalid JSON.
+    """
+    if known.outcome.failed:
+        return evidence
+    chain = list(causes_of(error))
+    is_cancelled = known.outcome.cancelled
+    return evidence._replace(
+        exception=_name_of(chain),
+        is_transient=not is_cancelled and exception_classes.is_network_error(chain),
+        is_stream=evidence.is_stream and not is_cancelled,
+        is_cancelled=is_cancelled,
+    )
 
 
 def _of_code(code: str) -> Evidence:
@@ -166,15 +166,38 @@ def _of_attempt(known: KnownAttempt) -> Evidence:
         outcome.stream is not None,
         outcome.cause,
         outcome.caller.key_fingerprint,
+        is_unusable=outcome.is_unusable,
     )
 
 
 def _of_exception(error: BaseException) -> Evidence:
+    chain = list(causes_of(error))
+    # An exception of another package has a status and a code of another server, or of none.
+    source = next(filter(exception_classes.is_of_client, chain), None)
+    evidence = Evidence() if source is None else _of_client_exception(source)
+    has_fields = any(evidence.envelope[:3])
+    if evidence.status is None or evidence.status < FIRST_ERROR:
+        cause = _cause_of(chain)
+        is_cancelled = exception_classes.is_given_up(error)
+        may_be_network = not has_fields and not is_cancelled
+        is_transient = may_be_network and exception_classes.is_network_error(chain)
+        evidence = evidence._replace(
+            exception=_name_of(chain),
+            is_transient=is_transient and (cause is None or cause.is_transient),
+            cause=cause,
+            is_foreign=not (source or is_transient or cause or is_cancelled),
+            is_cancelled=is_cancelled,
+            is_answered=source is not None and exception_classes.is_after_answer(source),
+        )
+    return evidence._replace(trace_id=_current_trace_id())
+
+
+def _of_client_exception(error: BaseException) -> Evidence:
     response = attribute(error, "response")
     if response is None:
         response = error  # aiohttp's ClientResponseError has status and headers itself
     # A status with which a proxy has refused a CONNECT is none of an answer.
-    status = None if causes.proxy_status(error) is not None else _status(response)
+    status = None if causes.proxy_status(error) is not None else status_of(response)
     if status is None:
         evidence = Evidence(_status_retry_gave_up_on(error))
     else:
@@ -183,20 +206,25 @@ def _of_exception(error: BaseException) -> Evidence:
     secrets = _secrets(response)
     fields = Envelope(*(_text(error, name) for name in ("type", "code", "param")))
     fields = error_body.without_keys(fields, secrets)
-    has_fields = any(fields[:3])
-    if has_fields and not any(evidence.envelope[:3]):
+    if any(fields[:3]) and not any(evidence.envelope[:3]):
         evidence = evidence._replace(envelope=fields)
-    if evidence.status is None or evidence.status < FIRST_ERROR:
-        cause = causes.of(error)
-        is_transient = not has_fields and _is_network_error(error)
-        evidence = evidence._replace(
-            exception=type(error).__qualname__,
-            is_transient=is_transient and (cause is None or cause.is_transient),
-            cause=cause,
-            is_foreign=not (has_fields or is_transient or cause or _is_of_client(error)),
-        )
     request_id = evidence.request_id or redaction.without(_text(error, "request_id") or "", secrets)
-    return evidence._replace(request_id=request_id or None, trace_id=_current_trace_id())
+    return evidence._replace(request_id=request_id or None)
+
+
+def _cause_of(chain: list[BaseException]) -> causes.Cause | None:
+    of_clients = filter(exception_classes.is_of_client_or_python, chain)
+    return next(filter(None, map(causes.of, of_clients)), None)
+
+
+def _name_of(chain: list[BaseException]) -> str:
+    """Return the name of the first exception of a chain, or that of a circle of redirects.
+
+    `openai` raises an APIConnectionError for that, as for a connection that is refused.
+    """
+    if exception_classes.is_circle_of_redirects(chain):
+        return exception_classes.TOO_MANY_REDIRECTS
+    return type(chain[0]).__qualname__
 
 
 def _status_retry_gave_up_on(error: BaseException) -> int | None:
@@ -212,7 +240,10 @@ def _status_retry_gave_up_on(error: BaseException) -> int | None:
 
 def _of_response(response: object, status: int) -> Evidence:
     body = attribute(response, "_content")  # of httpx and requests: what the app has read
-    envelope = error_body.parse_error_body(body) if isinstance(body, bytes) else None
+    document = error_body.parse_object(body) if isinstance(body, bytes) else {}
+    is_refusal = status >= FIRST_ERROR  # after a success, a result may have an error of its own
+    found = error_body.envelope_of(document.get("error"))
+    envelope = found if is_refusal else error_in_result(document)
     secrets = _secrets(response)
     request_id = redaction.without(header_text(header(response, "x-request-id")) or "", secrets)
     return Evidence(
@@ -221,6 +252,7 @@ def _of_response(response: object, status: int) -> Evidence:
         request_id or None,
         retry_after_s(header(response, "retry-after"), time.time()),
         trace_id=_current_trace_id(),
+        is_unusable=not is_refusal and envelope is not None,
     )
 
 
@@ -231,47 +263,15 @@ def _secrets(response: object) -> list[str]:
     return [words[-1].decode("latin-1") for value in values if (words := value.rsplit(None, 1))]
 
 
-def _status(thing: object) -> int | None:
-    for name in ("status_code", "status"):
-        status = attribute(thing, name)
-        if isinstance(status, int) and status > 0:  # assisters has 0 where there was no answer
-            return status
-    return None
-
-
 def _text(error: BaseException, name: str) -> str | None:
     """Return an attribute of the exception if it is a text from the API, or None.
 
     It is read from ``__dict__``: a property may warn, as ``code`` of aiohttp's does.
     """
     value = getattr(error, "__dict__", {}).get(name)
-    if not isinstance(value, str) or value in {_NO_TYPE, _NO_ANSWER}:
+    if not isinstance(value, str) or value in _INVENTED:
         return None
     return redaction.clean(value) or None
-
-
-def _is_network_error(error: BaseException) -> bool:
-    """Return True if the network is to blame for the exception or one of its causes."""
-    kind = attribute(error, "type")
-    if isinstance(kind, str) and kind == _NO_ANSWER:
-        return True
-    found: set[str] = set()
-    for cause in causes_and_responses(error):
-        classes = {kind.__name__ for kind in type(cause).__mro__}
-        if "RequestException" in classes:  # each exception of requests is an OSError
-            classes.discard("OSError")
-        found |= classes
-    return found.isdisjoint(_CALLER_ERRORS) and not found.isdisjoint(_NETWORK_ERRORS)
-
-
-def _is_of_client(error: BaseException) -> bool:
-    """Return True if the exception or one of its causes is of a client's package."""
-    return any(
-        kind.__module__.partition(".")[0] in _CLIENTS
-        for cause in causes_and_responses(error)
-        if isinstance(cause, BaseException)
-        for kind in type(cause).__mro__
-    )
 
 
 def _current_trace_id() -> str | None:

@@ -212,7 +212,7 @@ class Recorder:
         """
         duration_s = time.perf_counter() - attempt.sent_s
         cancelled = foreign_exceptions.is_cancellation(error)
-        cause = None if cancelled else causes.of(error, with_contexts=False)
+        cause = None if cancelled else causes.of(error)
         outcome = AttemptOutcome.of(
             attempt.request,
             duration_s,
