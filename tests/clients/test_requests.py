@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import MappingProxyType
 from unittest import mock
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -27,7 +28,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import StatusCode
 from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.auth import AuthBase
-from urllib3 import HTTPHeaderDict, HTTPResponse
+from urllib3 import HTTPConnectionPool, HTTPHeaderDict, HTTPResponse, PoolManager
 from urllib3.exceptions import HTTPError
 from urllib3.util import Timeout
 from urllib3.util.retry import Retry
@@ -40,6 +41,7 @@ from assisters_otel.sinks.foreign_span import before_end
 from assisters_otel.testing import FakeApi
 from memory import Memory
 from otlp import Collector
+from raw_server import RawServer
 from scripts import run
 
 DURATION = "assisters.client.request.duration"
@@ -891,6 +893,100 @@ def test_what_the_app_changes_on_a_request_under_way_stays_as_without_us(
     assert with_us["sent"] == 10
     assert "traceparent" in api.requests[-1].headers
     assert memory.attempts()
+
+
+class _Knowing(HTTPAdapter):
+    """Knows its requests by identity, and keeps what it sees of their headers."""
+
+    def __init__(self):
+        super().__init__()
+        self.sent = weakref.WeakKeyDictionary()
+        self.seen = []
+
+    def send(self, request, **kwargs):
+        self.sent[request] = True
+        response = super().send(request, **kwargs)
+        assert response.request in self.sent
+        return response
+
+    def get_connection_with_tls_context(self, request, *args, **kwargs):
+        assert request in self.sent
+        return super().get_connection_with_tls_context(request, *args, **kwargs)
+
+    def add_headers(self, request, **kwargs):
+        assert request in self.sent
+        self.seen.append(dict(request.headers))
+        super().add_headers(request, **kwargs)
+
+    def build_response(self, request, response):
+        assert request in self.sent
+        self.seen.append(dict(request.headers))
+        return super().build_response(request, response)
+
+
+@pytest.mark.usefixtures("ours")
+def test_an_adapter_that_knows_a_request_by_identity_gets_it_everywhere(api, session):
+    session.mount("http://", adapter := _Knowing())
+    api.answers("internal_error")
+    api.answers()
+    api.answers(fault="drop")
+
+    assert session.get(f"{api.url}/models").status_code == 500
+    assert session.get(f"{api.url}/models").status_code == 200
+    with pytest.raises(requests.ConnectionError) as raised:
+        session.get(f"{api.url}/models")
+
+    assert raised.value.request in adapter.sent
+    assert all("traceparent" in request.headers for request in api.requests)
+    assert not [one for one in adapter.seen if "traceparent" in {name.lower() for name in one}]
+
+
+@pytest.mark.usefixtures("ours")
+def test_what_a_body_sends_meanwhile_by_urllib3_itself_is_not_in_the_request_s_trace(api, session):
+    def body():
+        with PoolManager() as manager:
+            manager.request("GET", f"{api.url}/models", headers={"X-Own": "1"})
+            manager.request("GET", f"{api.url}/models")
+        yield b"x"
+
+    session.post(f"{api.url}/chat/completions", data=body())
+
+    traced = {request.path: "traceparent" in request.headers for request in api.requests}
+    assert traced == {"/v1/models": False, "/v1/chat/completions": True}
+
+
+class _Elsewhere(HTTPAdapter):
+    """Sends through a pool of its own, by another address."""
+
+    def get_connection_with_tls_context(self, request, *_args, **_kwargs):
+        return HTTPConnectionPool("localhost", urlsplit(request.url).port)
+
+
+@pytest.mark.usefixtures("ours")
+def test_a_request_is_in_its_trace_by_whatever_pool_it_is_sent(api, memory, session):
+    session.mount("http://", _Elsewhere())
+
+    session.get(f"{api.url}/models")
+
+    (span,) = memory.attempts()
+    sent = api.requests[0].headers["traceparent"]
+    assert trace.format_span_id(span.context.span_id) in sent
+
+
+def test_what_urllib3_sends_again_has_the_trace_once(memory):
+    refused = b"HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n"
+    with RawServer() as server, requests.Session() as session:
+        server.usual = refused, False
+        retry = Retry(2, status_forcelist=[503], raise_on_status=False)
+        session.mount("http://", HTTPAdapter(max_retries=retry))
+        with assisters_otel.init(
+            hosts=[server.url],
+            tracer_provider=memory.tracer_provider,
+            meter_provider=memory.meter_provider,
+        ):
+            session.get(f"{server.url}/models")
+
+        assert [one.lower().count(b"traceparent:") for one in server.received] == [1, 1, 1]
 
 
 @pytest.mark.usefixtures("ours")

@@ -1,11 +1,13 @@
 """requests: each send of its `HTTPAdapter`, and each resend by urllib3's `Retry` inside one.
 
-Three methods are wrapped, from the outside to the inside:
+Four methods are wrapped, from the outside to the inside:
 
 * `Session.send` sends the request and the hops of its redirects. It sets ``elapsed``, and reads the
   body unless the app asks for a stream. The HTTP span of OpenTelemetry's instrumentation is here.
 * `HTTPAdapter.send` sends one hop. An attempt starts and is answered here, in an exchange. The
   library's own span is here.
+* `HTTPConnectionPool.urlopen` is urllib3's, and gets a copy of the headers with the propagator's.
+  requests before 2.29 sends a body in chunks without it, so without those headers.
 * `Retry.increment` is called by urllib3 before each resend, and before it gives up. urllib3 keeps
   the answer or the exception to itself. So the attempt is reported here, and the next one starts in
   the same span.
@@ -16,8 +18,8 @@ hand, and nothing is read ahead that requests reads anyway. Until then the excha
 
 What would break it.
 
-* Adding headers to the app's own request: a redirect would carry them to another host. So a copy is
-  sent (`outgoing`).
+* Adding headers to the app's own request: a redirect would carry them to another host.
+* Sending a copy of it: adapters know requests by identity, and the app changes its own meanwhile.
 * Reading ahead in `HTTPAdapter.send`: ``elapsed`` would contain it
   (test_elapsed_ends_with_the_headers).
 * A reference from the session to a reported exchange (test_a_request_that_is_over_is_in_no_cycle).
@@ -49,6 +51,7 @@ from assisters_otel.clients.requests.exchange import (
     mask_redirect_target,
     read_ahead,
     read_limit_s,
+    wrap_urlopen,
 )
 from assisters_otel.clients.requests.urllib3_response import watch
 from assisters_otel.fail_safe import fail_safe
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
     from assisters_otel.recording.response_body import ResponseBody
 
 MODULE: Final = "requests"
+_URLOPEN: Final = "urllib3.connectionpool.HTTPConnectionPool.urlopen"
 _TOLD: Final = ("method", "url", "response", "error", "_pool")
 """The parameters of `Retry.increment`, in this order."""
 
@@ -93,6 +97,7 @@ class RequestsAdapter(ClientAdapter):
             Target(MODULE, "Session.send", self._wrap_session),
             Target(MODULE, "adapters.HTTPAdapter.send", self._wrap),
             Target(MODULE, "adapters.Retry.increment", self._wrap_increment),
+            Target(MODULE, _URLOPEN, partial(wrap_urlopen, self._exchange)),
         )
 
     # -- one request ------------------------------------------------------------------------
@@ -132,21 +137,16 @@ class RequestsAdapter(ClientAdapter):
             exchange = self._open(adapter, request, partial(read_limit_s, *args, **kwargs))
             if exchange is None:
                 return self._send_unwatched(call, adapter, request, *args, **kwargs)
-            sent = request if (outgoing := exchange.outgoing) is None else outgoing.copy
             try:
                 self._start(exchange)
                 token = self._exchange.set(exchange)
                 try:
-                    response = call(adapter, sent, *args, **kwargs)
+                    response = call(adapter, request, *args, **kwargs)
                 except BaseException as error:
-                    if outgoing is not None:
-                        outgoing.restore(error)
                     exchange.end(error)
                     raise
                 finally:
                     self._exchange.reset(token)
-                if outgoing is not None:
-                    outgoing.restore(response)
                 if self._is_reported_later(exchange, response):
                     exchange.leave()
                 else:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from assisters_otel.clients.exchange import Exchange
+from assisters_otel.clients.patching import as_function
 from assisters_otel.clients.requests.exceptions import is_transient
-from assisters_otel.clients.requests.outgoing import Outgoing
 from assisters_otel.clients.requests.read_ahead import READ_AHEAD_S, peek
 from assisters_otel.clients.requests.request_reader import RequestsRequestReader
 from assisters_otel.fail_safe import fail_safe
@@ -18,6 +18,7 @@ from assisters_otel.sinks import foreign_span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextvars import ContextVar
 
     from opentelemetry.trace import Span
 
@@ -31,6 +32,10 @@ SCOPE: Final = "opentelemetry.instrumentation.requests"
 
 HTTP_VERSIONS: Final = {10: "1.0", 11: "1.1", 20: "2", 30: "3"}
 """The versions of HTTP: urllib3's numbers, and the text that the conventions ask for."""
+
+
+_HEADERS: Final = 3
+"""The place of the headers among the arguments of `urlopen`, without the pool."""
 
 
 class SessionSend:
@@ -87,11 +92,11 @@ class RequestsExchange(Exchange):
     Attributes:
         adapter: The adapter that sends the request.
         raw: The request that the adapter got.
-        outgoing: The copy that is sent, with the propagator's headers; None if *raw* itself is.
+        injected: The propagator's headers, until they are added to what is sent.
         read_limit: A function that returns the caller's limit for a read, in seconds, or None.
     """
 
-    __slots__ = ("adapter", "outgoing", "raw", "read_limit")
+    __slots__ = ("adapter", "injected", "raw", "read_limit")
 
     def __init__(  # noqa: PLR0913, PLR0917 - all of it is of one request
         self,
@@ -107,14 +112,37 @@ class RequestsExchange(Exchange):
         super().__init__(recorder, spans, request, reader, is_transient, app_span)
         self.adapter = adapter
         self.raw = raw
-        self.outgoing: Outgoing | None = None
+        self.injected: dict[str, str] = {}
         self.read_limit = read_limit
 
     def start_span(self, route: Route) -> None:
-        """Start the library's span, and copy the request with the propagator's headers."""
+        """Start the library's span. `with_headers` adds the propagator's headers."""
         self.own = self._spans.start(route, self._reader)
         if self.own is not None:
-            self.outgoing = Outgoing.of(self.raw, self.own.headers)
+            self.injected = self.own.headers
+
+    @fail_safe
+    def with_headers(self, pool: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        """Return the arguments of `urlopen` with the propagator's headers in a copy of the headers.
+
+        urllib3 hands its headers on to its own resends. So they are added once, and what the app
+        sends meanwhile by urllib3 itself gets none.
+
+        Returns:
+            The arguments and the keyword arguments. None if it is not this request that is sent.
+        """
+        is_by_place = len(args) > _HEADERS
+        headers = args[_HEADERS] if is_by_place else kwargs.get("headers")
+        injected = self.injected
+        if headers is self.raw.headers:
+            self.injected = {}
+        elif headers is None or not self.sends_through(pool):
+            return None  # otherwise the app's own adapter sends something in the request's place
+        made = headers.copy()
+        made.update(injected)
+        if is_by_place:
+            return (*args[:_HEADERS], made, *args[_HEADERS + 1 :]), kwargs
+        return args, {**kwargs, "headers": made}
 
     @fail_safe
     def sends_through(self, pool: Any) -> bool:
@@ -139,6 +167,21 @@ class RequestsExchange(Exchange):
                 if any(one is pool for one in manager.pools._container.values()):  # noqa: SLF001 - its `get` counts as a use
                     return True
         return False
+
+
+def wrap_urlopen(
+    sending: ContextVar[RequestsExchange | None], original: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Wrap `HTTPConnectionPool.urlopen`: what the exchange of *sending* sends has more headers."""
+    call = as_function(original)
+
+    def urlopen(pool: Any, /, *args: Any, **kwargs: Any) -> Any:
+        exchange = sending.get()
+        if exchange is not None and exchange.injected:
+            args, kwargs = exchange.with_headers(pool, args, kwargs) or (args, kwargs)
+        return call(pool, *args, **kwargs)
+
+    return urlopen
 
 
 def beginning_of(response: Any, exchange: RequestsExchange) -> bytes | None:
