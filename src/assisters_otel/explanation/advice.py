@@ -1,4 +1,4 @@
-"""What to do about an error: whether a retry helps, and what the developer and a user are told."""
+"""Advises on an error: whether a retry helps, and what the developer and a user are told."""
 
 from __future__ import annotations
 
