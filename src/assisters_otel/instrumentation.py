@@ -16,7 +16,7 @@ from opentelemetry import metrics, trace
 
 from assisters_otel import config as configs
 from assisters_otel import process, runtimes
-from assisters_otel.clients import retries
+from assisters_otel.clients import http_variables, retries
 from assisters_otel.clients.all_clients import HTTP_CLIENTS, SDKS
 from assisters_otel.clients.patching import Patches, Target
 from assisters_otel.fail_safe import fail_safe
@@ -58,6 +58,10 @@ class Instrumentation:
         )
         self._tracer_provider, self._meter_provider = tracer_provider, meter_provider
         self._without_spans: frozenset[str] = frozenset()
+        # Read now, while wrong ones are corrected, and not when a client is imported.
+        self._variables = {
+            module: http_variables.read(client.variable) for module, client in HTTP_CLIENTS.items()
+        }
         self._adapters: dict[str, ClientAdapter] = {}
         self._patches = Patches(
             (), {name: partial(self._targets, name) for name in (*HTTP_CLIENTS, *SDKS)}
@@ -82,7 +86,9 @@ class Instrumentation:
     def _adapter(self, module: str) -> ClientAdapter:
         adapter = self._adapters.get(module)
         if adapter is None:
-            adapter = HTTP_CLIENTS[module].adapter(self.recorder, self._tracer_provider)
+            adapter = HTTP_CLIENTS[module].adapter(
+                self.recorder, self._tracer_provider, self._variables[module]
+            )
             if module in self._without_spans:
                 adapter.make_no_spans()
             adapter = self._adapters.setdefault(module, adapter)

@@ -13,6 +13,7 @@ import pytest
 import assisters_otel
 from assisters_otel.api.headers import known_headers, known_lower_headers, with_lower_names
 from assisters_otel.api.request import ApiRequest
+from assisters_otel.clients import http_variables
 from assisters_otel.clients.http_span import HttpSpans
 from assisters_otel.clients.httpx.request_reader import lower_headers, route_key
 from assisters_otel.clients.routes import Routes
@@ -25,7 +26,9 @@ URL = f"https://api.assisters.dev{PATH}"
 
 def route(url, memory, template=PATH):
     request = ApiRequest("GET", PATH, template, "api.assisters.dev", 443)
-    return HttpSpans("HTTPX", memory.tracer_provider).route(HOSTS, request, url, 443)
+    return HttpSpans(http_variables.read("HTTPX"), memory.tracer_provider).route(
+        HOSTS, request, url, 443
+    )
 
 
 def test_a_route_is_found_again_for_the_same_hosts_alone(memory):
@@ -58,7 +61,9 @@ def test_a_route_s_attributes_are_as_they_were_after_a_sampler_has_written_to_th
     made = route(URL, memory)
     before = dict(made.span_start.attributes)
 
-    own = HttpSpans("HTTPX", memory.tracer_provider).start(made, SimpleNamespace())
+    own = HttpSpans(http_variables.read("HTTPX"), memory.tracer_provider).start(
+        made, SimpleNamespace()
+    )
     own.span.set_attribute("a", 1)
     own.span.end()
 

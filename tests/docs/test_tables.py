@@ -14,9 +14,7 @@ from queries import rules
 
 import assisters_otel
 import test_layers
-from assisters_otel.clients.aiohttp.adapter import AiohttpAdapter
-from assisters_otel.clients.httpx.adapter import HttpxAdapter
-from assisters_otel.clients.requests.adapter import RequestsAdapter
+from assisters_otel.clients.all_clients import HTTP_CLIENTS
 from assisters_otel.explanation.explain import NOBODY, SIDES, Explanation
 from assisters_otel.semconv import environment, metrics
 from assisters_otel.sinks.gen_ai_span import FRAMEWORK_SCOPES, SDK_SCOPES
@@ -124,7 +122,6 @@ def test_every_variable_that_http_spans_follow_is_in_its_table():
         each, _, after = several.partition("}")
         written |= {f"{before}{one}{after}" for one in each.split(",")}
 
-    clients = (HttpxAdapter, RequestsAdapter, AiohttpAdapter)
     assert written == {
         environment.OTEL_CAPTURE_ALL_METHODS,
         environment.OTEL_CAPTURE_REQUEST_HEADERS,
@@ -132,7 +129,7 @@ def test_every_variable_that_http_spans_follow_is_in_its_table():
         environment.OTEL_EXCLUDED_URLS,
         environment.OTEL_KNOWN_METHODS,
         environment.OTEL_SANITIZE_FIELDS,
-        *(environment.OTEL_EXCLUDED_URLS_OF.format(client.variable) for client in clients),
+        *(environment.OTEL_EXCLUDED_URLS_OF.format(one.variable) for one in HTTP_CLIENTS.values()),
     }
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from assisters_otel.api.request import ApiRequest
+    from assisters_otel.clients.http_variables import HttpVariables
     from assisters_otel.clients.patching import Target
     from assisters_otel.hosts import Host
     from assisters_otel.recording.recorder import Recorder
@@ -31,7 +32,6 @@ class ClientAdapter(ABC):
     Attributes:
         scope: The module of OpenTelemetry's instrumentation, which is the scope of its spans.
         instrumentation: The client's name in ``OTEL_PYTHON_DISABLED_INSTRUMENTATIONS``.
-        variable: The client's name in ``OTEL_PYTHON_{NAME}_EXCLUDED_URLS``.
         instrumentor: The class in OpenTelemetry's module that an app switches on.
         suppresses_others: True if no other HTTP instrumentation may make spans inside the
             library's, because the client sends through another client.
@@ -42,14 +42,17 @@ class ClientAdapter(ABC):
 
     scope: ClassVar[str]
     instrumentation: str
-    variable: ClassVar[str]
     instrumentor: str
     suppresses_others: ClassVar[bool] = False
     has_user_agent: ClassVar[bool] = False
     quotes_exceptions: ClassVar[bool] = True
 
     def __init__(
-        self, module: str, recorder: Recorder, tracer_provider: TracerProvider | None
+        self,
+        module: str,
+        recorder: Recorder,
+        tracer_provider: TracerProvider | None,
+        variables: HttpVariables,
     ) -> None:
         """Prepare the adapter. It imports nothing, and wraps nothing yet.
 
@@ -57,6 +60,7 @@ class ClientAdapter(ABC):
             module: The client's top module.
             recorder: The recorder of the attempts.
             tracer_provider: The provider for the library's HTTP spans; None for the global one.
+            variables: The values of OpenTelemetry's variables on HTTP spans, as `init` read them.
         """
         self.module = module
         self._recorder = recorder
@@ -64,7 +68,7 @@ class ClientAdapter(ABC):
         self._app_instrumentor: Any = None
         self._routes = Routes()
         self._spans = HttpSpans(
-            self.variable,
+            variables,
             tracer_provider,
             suppresses_others=self.suppresses_others,
             has_user_agent=self.has_user_agent,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from assisters_otel.clients.adapter import ClientAdapter
     from assisters_otel.clients.assisters import AssistersAdapter
+    from assisters_otel.clients.http_variables import HttpVariables
     from assisters_otel.clients.openai import OpenAIAdapter
     from assisters_otel.clients.patching import Target
     from assisters_otel.recording.recorder import Recorder
@@ -36,35 +37,45 @@ class HttpClient(Record):
 
     Attributes:
         instrumentation: Its name in ``OTEL_PYTHON_DISABLED_INSTRUMENTATIONS``.
+        variable: Its name in ``OTEL_PYTHON_{NAME}_EXCLUDED_URLS``.
         adapter: A function that creates its adapter.
     """
 
     instrumentation: str
-    adapter: Callable[[Recorder, TracerProvider | None], ClientAdapter]
+    variable: str
+    adapter: Callable[[Recorder, TracerProvider | None, HttpVariables], ClientAdapter]
 
 
-def _httpx(recorder: Recorder, tracer_provider: TracerProvider | None) -> ClientAdapter:
+def _httpx(
+    recorder: Recorder, tracer_provider: TracerProvider | None, variables: HttpVariables
+) -> ClientAdapter:
     from assisters_otel.clients.httpx.adapter import HttpxAdapter
 
-    return HttpxAdapter("httpx", recorder, tracer_provider)
+    return HttpxAdapter("httpx", recorder, tracer_provider, variables)
 
 
-def _httpx2(recorder: Recorder, tracer_provider: TracerProvider | None) -> ClientAdapter:
+def _httpx2(
+    recorder: Recorder, tracer_provider: TracerProvider | None, variables: HttpVariables
+) -> ClientAdapter:
     from assisters_otel.clients.httpx.adapter import HttpxAdapter
 
-    return HttpxAdapter("httpx2", recorder, tracer_provider)
+    return HttpxAdapter("httpx2", recorder, tracer_provider, variables)
 
 
-def _requests(recorder: Recorder, tracer_provider: TracerProvider | None) -> ClientAdapter:
+def _requests(
+    recorder: Recorder, tracer_provider: TracerProvider | None, variables: HttpVariables
+) -> ClientAdapter:
     from assisters_otel.clients.requests.adapter import RequestsAdapter
 
-    return RequestsAdapter(recorder, tracer_provider)
+    return RequestsAdapter(recorder, tracer_provider, variables)
 
 
-def _aiohttp(recorder: Recorder, tracer_provider: TracerProvider | None) -> ClientAdapter:
+def _aiohttp(
+    recorder: Recorder, tracer_provider: TracerProvider | None, variables: HttpVariables
+) -> ClientAdapter:
     from assisters_otel.clients.aiohttp.adapter import AiohttpAdapter
 
-    return AiohttpAdapter(recorder, tracer_provider)
+    return AiohttpAdapter(recorder, tracer_provider, variables)
 
 
 def _openai(recorder: Recorder) -> OpenAIAdapter:
@@ -81,10 +92,10 @@ def _assisters(recorder: Recorder) -> AssistersAdapter:
 
 
 HTTP_CLIENTS: Final = {
-    "httpx": HttpClient("httpx", _httpx),
-    "httpx2": HttpClient("httpx2", _httpx2),
-    "requests": HttpClient("requests", _requests),
-    "aiohttp": HttpClient("aiohttp-client", _aiohttp),
+    "httpx": HttpClient("httpx", "HTTPX", _httpx),
+    "httpx2": HttpClient("httpx2", "HTTPX", _httpx2),
+    "requests": HttpClient("requests", "REQUESTS", _requests),
+    "aiohttp": HttpClient("aiohttp-client", "AIOHTTP_CLIENT", _aiohttp),
 }
 """The HTTP clients by their top modules."""
 

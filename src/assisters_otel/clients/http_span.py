@@ -37,7 +37,6 @@ from opentelemetry.util.http import redact_url
 
 from assisters_otel.api import limits, redaction
 from assisters_otel.api.endpoints import masked_url
-from assisters_otel.clients import http_variables
 from assisters_otel.clients.propagation import propagated_headers
 from assisters_otel.clients.routes import Route, SpanStart
 from assisters_otel.fail_safe import fail_safe
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from assisters_otel.api.request import ApiRequest, RequestReader
+    from assisters_otel.clients.http_variables import HttpVariables
     from assisters_otel.hosts import Host
 
 
@@ -103,25 +103,23 @@ class OwnSpan(Record):
 class HttpSpans:
     """Creates the spans of one client's attempts.
 
-    The environment's variables on HTTP spans are read when this object is created.
-
     Attributes:
         is_off: True if no spans are created.
     """
 
     def __init__(
         self,
-        name: str,
+        variables: HttpVariables,
         tracer_provider: TracerProvider | None,
         *,
         suppresses_others: bool = False,
         has_user_agent: bool = False,
         quotes_exceptions: bool = True,
     ) -> None:
-        """Read the environment.
+        """Start without a span.
 
         Args:
-            name: The client's name in ``OTEL_PYTHON_{NAME}_EXCLUDED_URLS``.
+            variables: The values of OpenTelemetry's variables on HTTP spans for the client.
             tracer_provider: The provider of the spans; None for the global one.
             suppresses_others: True if no other HTTP instrumentation makes spans inside these: the
                 client sends through another client, as requests does through urllib3.
@@ -134,9 +132,9 @@ class HttpSpans:
         self._has_user_agent = has_user_agent
         self._quotes_exceptions = quotes_exceptions
         self._tracer = trace.get_tracer(names.SCOPE, __version__, tracer_provider, names.SCHEMA_URL)
-        self._excluded = http_variables.excluded_urls(name)
-        self._methods = http_variables.known_methods()
-        self._request_headers, self._response_headers = http_variables.captured_headers()
+        self._excluded, self._methods = variables.excluded_urls, variables.known_methods
+        self._request_headers = variables.request_headers
+        self._response_headers = variables.response_headers
 
     @fail_safe
     def route(

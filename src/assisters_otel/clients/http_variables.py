@@ -27,19 +27,38 @@ KNOWN_METHODS: Final = frozenset(
 """The methods that the conventions know. Source: RFC 9110, RFC 5789, RFC 10008."""
 
 
-def excluded_urls(client: str) -> re.Pattern[str] | None:
-    """Return a pattern of the URLs that have no span, or None if all have one.
+class HttpVariables(Record):
+    """The values of the variables for one client.
+
+    Attributes:
+        excluded_urls: A pattern of the URLs that have no span, or None if all have one.
+        known_methods: The methods that are reported as sent, or None for all of them.
+        request_headers: The captured headers of requests, or None if there are none.
+        response_headers: The captured headers of responses, or None if there are none.
+    """
+
+    excluded_urls: re.Pattern[str] | None
+    known_methods: frozenset[str] | None
+    request_headers: CapturedHeaders | None
+    response_headers: CapturedHeaders | None
+
+
+def read(client: str) -> HttpVariables:
+    """Return the values that the variables have now.
 
     Args:
-        client: The client's name in ``OTEL_PYTHON_{NAME}_EXCLUDED_URLS``. That variable takes the
-            place of the common one.
+        client: The client's name in ``OTEL_PYTHON_{NAME}_EXCLUDED_URLS``.
     """
+    return HttpVariables(_excluded_urls(client), _known_methods(), *_captured_headers())
+
+
+def _excluded_urls(client: str) -> re.Pattern[str] | None:
+    # A client's own variable takes the place of the common one.
     own = os.environ.get(environment.OTEL_EXCLUDED_URLS_OF.format(client))
     return _pattern(os.environ.get(environment.OTEL_EXCLUDED_URLS, "") if own is None else own, 0)
 
 
-def known_methods() -> frozenset[str] | None:
-    """Return the methods that are reported as sent, or None for all of them."""
+def _known_methods() -> frozenset[str] | None:
     if os.environ.get(environment.OTEL_CAPTURE_ALL_METHODS):
         return None
     known = os.environ.get(environment.OTEL_KNOWN_METHODS, "")
@@ -84,8 +103,7 @@ class CapturedHeaders(Record):
         return redaction.clean(value, limits.MAX_TEXT)
 
 
-def captured_headers() -> tuple[CapturedHeaders | None, CapturedHeaders | None]:
-    """Return the captured headers of requests and of responses, each None if there are none."""
+def _captured_headers() -> tuple[CapturedHeaders | None, CapturedHeaders | None]:
     sanitized = _names(environment.OTEL_SANITIZE_FIELDS)
     requests = _names(environment.OTEL_CAPTURE_REQUEST_HEADERS)
     responses = _names(environment.OTEL_CAPTURE_RESPONSE_HEADERS)

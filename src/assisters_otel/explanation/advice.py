@@ -1,4 +1,4 @@
-"""Advises on an error: whether a retry helps, and what the developer and a user are told."""
+"""The advice on an error: if a retry helps, the developer's next step, the message for a user."""
 
 from __future__ import annotations
 

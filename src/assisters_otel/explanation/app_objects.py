@@ -6,9 +6,9 @@ An exception's context is an earlier exception, which was being handled. There a
 * The app has caught it, and has sent another request in the handler, to another server. Then it
   is older than that request, and says nothing of it.
 
-The tracebacks tell the one from the other. A context's starts in the frame that caught it, and an
-exception's ends in the frame that raised it. What the app itself raises in a handler is about the
-exception that it handles.
+The tracebacks show which one it is. That of a context starts in the frame that caught it. That of
+an exception ends in the frame that raised it. An exception that the app itself raises in a handler
+is about the one that it handles.
 """
 
 from __future__ import annotations

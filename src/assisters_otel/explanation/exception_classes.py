@@ -1,4 +1,4 @@
-"""Reads from an exception's class whose it is, and whether the network is to blame.
+"""The class of an exception: whose it is, and whether the network is to blame for it.
 
 Classes are compared by name and package, so that no client is imported. A name alone is not enough:
 a database's client has a ``ConnectionError`` as well. Neither is OSError: it is that of a file too.

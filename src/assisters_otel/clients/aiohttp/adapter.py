@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from assisters_otel.api.request import ApiRequest
+    from assisters_otel.clients.http_variables import HttpVariables
     from assisters_otel.recording.recorder import Recorder
 
 MODULE: Final = "aiohttp"
@@ -55,13 +56,14 @@ class AiohttpAdapter(ClientAdapter):
 
     scope = SCOPE
     instrumentation = "aiohttp-client"
-    variable = "AIOHTTP_CLIENT"
     instrumentor = "AioHttpClientInstrumentor"
     quotes_exceptions = False
 
-    def __init__(self, recorder: Recorder, tracer_provider: TracerProvider | None) -> None:
+    def __init__(
+        self, recorder: Recorder, tracer_provider: TracerProvider | None, variables: HttpVariables
+    ) -> None:
         """Prepare, as `ClientAdapter` does."""
-        super().__init__(MODULE, recorder, tracer_provider)
+        super().__init__(MODULE, recorder, tracer_provider, variables)
         self._asked: ContextVar[SessionRequest | None] = ContextVar(
             "assisters_otel-aiohttp", default=None
         )

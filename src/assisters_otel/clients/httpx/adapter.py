@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span, TracerProvider
 
+    from assisters_otel.clients.http_variables import HttpVariables
     from assisters_otel.clients.httpx.streams import Stream
     from assisters_otel.clients.routes import Route
     from assisters_otel.hosts import Host
@@ -74,14 +75,17 @@ class HttpxAdapter(ClientAdapter):
     """The adapter for one of the two modules."""
 
     scope = SCOPE
-    variable = "HTTPX"
 
     def __init__(
-        self, module: str, recorder: Recorder, tracer_provider: TracerProvider | None
+        self,
+        module: str,
+        recorder: Recorder,
+        tracer_provider: TracerProvider | None,
+        variables: HttpVariables,
     ) -> None:
         """Prepare for ``httpx`` or ``httpx2``, as `ClientAdapter` does."""
         self.instrumentation, self.instrumentor = module, INSTRUMENTORS[module]
-        super().__init__(module, recorder, tracer_provider)
+        super().__init__(module, recorder, tracer_provider, variables)
 
     def targets(self) -> tuple[Target, ...]:
         """Return the methods to wrap."""

@@ -6,8 +6,8 @@ Four methods are wrapped, from the outside to the inside:
   body unless the app asks for a stream. The HTTP span of OpenTelemetry's instrumentation is here.
 * `HTTPAdapter.send` sends one hop. An attempt starts and is answered here, in an exchange. The
   library's own span is here.
-* `HTTPConnectionPool.urlopen` is urllib3's, and gets a copy of the headers with the propagator's.
-  requests before 2.29 sends a body in chunks without it, so without those headers.
+* `HTTPConnectionPool.urlopen` of urllib3 gets a copy of the headers with the propagator's. requests
+  before 2.29 sends a body in chunks without it, so without those headers.
 * `Retry.increment` is called by urllib3 before each resend, and before it gives up. urllib3 keeps
   the answer or the exception to itself. So the attempt is reported here, and the next one starts in
   the same span.
@@ -18,10 +18,9 @@ hand, and nothing is read ahead that requests reads anyway. Until then the excha
 
 What would break it.
 
-* Adding headers to the app's own request: a redirect would carry them to another host.
-* Sending a copy of it: adapters know requests by identity, and the app changes its own meanwhile.
-* Reading ahead in `HTTPAdapter.send`: ``elapsed`` would contain it
-  (test_elapsed_ends_with_the_headers).
+* Headers added to the app's own request: a redirect would carry them to another host.
+* A copy of it: adapters know requests by identity, and the app changes its own meanwhile.
+* Reading ahead in `HTTPAdapter.send` (test_elapsed_ends_with_the_headers).
 * A reference from the session to a reported exchange (test_a_request_that_is_over_is_in_no_cycle).
 """
 
@@ -61,6 +60,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import TracerProvider
 
+    from assisters_otel.clients.http_variables import HttpVariables
     from assisters_otel.clients.routes import Route
     from assisters_otel.recording.recorder import Recorder
     from assisters_otel.recording.response_body import ResponseBody
@@ -76,14 +76,15 @@ class RequestsAdapter(ClientAdapter):
 
     scope = SCOPE
     instrumentation = "requests"
-    variable = "REQUESTS"
     instrumentor = "RequestsInstrumentor"
     suppresses_others = True  # requests sends through urllib3
     has_user_agent = True
 
-    def __init__(self, recorder: Recorder, tracer_provider: TracerProvider | None) -> None:
+    def __init__(
+        self, recorder: Recorder, tracer_provider: TracerProvider | None, variables: HttpVariables
+    ) -> None:
         """Prepare, as `ClientAdapter` does."""
-        super().__init__(MODULE, recorder, tracer_provider)
+        super().__init__(MODULE, recorder, tracer_provider, variables)
         self._exchange: ContextVar[RequestsExchange | None] = ContextVar(
             "assisters_otel-requests", default=None
         )
