@@ -69,7 +69,7 @@ CLIENTS = (
 
 HANDED_ON = {
     "self._keep(error, handled)",
-    "_raise_after_buffer(reader, error)",
+    "_show_later(reader, error, began_s)",
     "delivery.failed(failure_of(error))",
     "future.set_exception(error)",
 }

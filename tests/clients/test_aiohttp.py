@@ -982,8 +982,8 @@ def test_nothing_of_ours_is_left_of_a_thousand_requests(api):
     gc.collect()
 
     assert not stream_reader._watched
-    assert not stream_reader._pending_errors
-    assert not [one for one in gc.get_objects() if type(one).__name__ == "_Asked"]
+    assert not stream_reader._pending_failures
+    assert not [one for one in gc.get_objects() if type(one).__name__ == "SessionRequest"]
 
 
 def test_a_coroutine_that_nobody_awaits_any_more_ends_its_span(api, memory, watched, caplog):

@@ -47,9 +47,24 @@ class _Observation(Record):
     cancelled: BaseException | None = None
 
 
+class _PendingFailure(Record):
+    """The failure of a body that broke off while it was read ahead.
+
+    Without the library the app would hold the response for as long before the body breaks off. So
+    the reader shows no failure for that time, or until the app waits for more bytes.
+
+    Attributes:
+        error: The exception that the reader has, or None: the clock of the whole request has rung.
+        rung: Not empty when that time is over. A timer of the event loop has this list alone.
+    """
+
+    error: Exception | None
+    rung: list[bool]
+
+
 # By the id of the reader, which has slots and no room for an attribute. Its `__del__` removes it.
 _watched: Final[dict[int, _Observation]] = {}
-_pending_errors: Final[dict[int, Exception]] = {}
+_pending_failures: Final[dict[int, _PendingFailure]] = {}
 
 
 def watch(response: Any, body: ResponseBody) -> None:
@@ -74,14 +89,15 @@ async def wait_for_read_ahead(reader: Any, limit_s: float) -> None:
     """Wait until the beginning of a body has arrived, or its end, or a time has passed.
 
     An exception of the client belongs to the caller's read. It is raised there, behind the bytes
-    that came before it.
+    that came before it. The reader shows it after as long a time as it has taken to come.
 
     Args:
         reader: A response's content, of which nothing has been read. `can_be_waited_for` is True.
         limit_s: The longest time to wait, in seconds.
     """
     loop = asyncio.get_running_loop()
-    end_s = loop.time() + limit_s
+    began_s = loop.time()
+    end_s = began_s + limit_s
 
     def wake() -> None:
         waiter = reader._waiter  # noqa: SLF001 - there is no other way to wait and read nothing
@@ -95,12 +111,12 @@ async def wait_for_read_ahead(reader: Any, limit_s: float) -> None:
             await reader._wait("read")  # noqa: SLF001 - as above
         met = reader.exception()
         if met is not None and met is not before:  # the library's clock has rung with the caller's
-            _raise_after_buffer(reader, met)
+            _show_later(reader, met, began_s)
     except Exception as error:  # noqa: BLE001 - the caller's read raises it
         foreign = find_foreign(error, handled)
         if foreign is not None:
             raise foreign from None
-        _raise_after_buffer(reader, error)
+        _show_later(reader, error, began_s)
     finally:
         timer.cancel()
         del handled
@@ -134,23 +150,25 @@ def _may_wait(reader: Any) -> bool:
 
 
 @fail_safe
-def _raise_after_buffer(reader: Any, error: Exception) -> None:
-    """Raise an exception again when the bytes that came before it have been read."""
+def _show_later(reader: Any, error: Exception, began_s: float) -> None:
+    """Hide a failure of the reader for as long as it has taken to come."""
     error.__traceback__ = None  # it refers to frames of the library
-    if reader.exception() is error:
-        if not reader._buffer:  # noqa: SLF001 - as above
+    hidden: Exception | None = error
+    if reader.exception() is not error:
+        if not isinstance(error, asyncio.TimeoutError):
             return
-        reader._exception = None  # noqa: SLF001 - `set_exception` cannot take it back
-    elif isinstance(error, asyncio.TimeoutError):
         # The limit of the whole request. Its clock refuses every read, also of what is there.
         if error.__cause__ is not None:
             error.__cause__.__traceback__ = None  # it refers to the reader
-        reader._timer = sys.modules["aiohttp.helpers"].TimerNoop()  # noqa: SLF001 - as above
-    else:
-        return
-    _pending_errors[id(reader)] = error
+        hidden = None
+    loop = asyncio.get_running_loop()
+    rung: list[bool] = []
+    took_s = loop.time() - began_s
+    # From the loop's next step on: until then the library reports, and the app cannot have waited.
+    loop.call_soon(loop.call_later, took_s, rung.append, True)
+    _pending_failures[id(reader)] = _PendingFailure(hidden, rung)
     kind: Any = type(reader)
-    reader.__class__ = _raising_class(kind)
+    reader.__class__ = _hiding_class(kind)
 
 
 @lru_cache(GENERATIONS)
@@ -226,19 +244,57 @@ def _watching_class(base: Any) -> type:  # noqa: C901 - a class, not one functio
 
 
 @lru_cache(GENERATIONS)
-def _raising_class(base: Any) -> type:
-    """Return a subclass of a reader's class that raises its pending error behind the buffer."""
+def _hiding_class(base: Any) -> type:  # noqa: C901 - as above
+    """Return a subclass of a reader's class that hides its failure while that is pending.
+
+    The methods of the reader look at two slots, which are behind properties meanwhile.
+    """
+    exception, timer = base._exception, base._timer  # noqa: SLF001 - `set_exception` clears nothing
 
     class StreamReader(base):  # type: ignore[misc]
         __slots__ = ()
 
-        async def _wait(self, _func_name: str) -> None:
-            error = _pending_errors.pop(id(self))
-            self._exception = error  # type: ignore[misc] # a slot of the class above
+        @property
+        def _exception(self) -> Any:
+            return None if self._pending() is not None else exception.__get__(self)
+
+        @_exception.setter
+        def _exception(self, error: Any) -> None:  # of a response that the app closes
+            self._show()
+            exception.__set__(self, error)
+
+        @property
+        def _timer(self) -> Any:
+            pending = self._pending()
+            if pending is not None and pending.error is None:
+                return sys.modules["aiohttp.helpers"].TimerNoop()
+            return timer.__get__(self)
+
+        async def _wait(self, func_name: str) -> None:
+            pending = self._show()
+            if pending is not None and pending.error is not None:
+                raise pending.error
+            await base._wait(self, func_name)  # noqa: SLF001 - `self` is none of this class now
+
+        async def wait_eof(self) -> None:
+            pending = self._pending()
+            if pending is not None and pending.error is not None:
+                self._show()
+                raise pending.error
+            await base.wait_eof(self)
+
+        def _pending(self) -> _PendingFailure | None:
+            pending = _pending_failures.get(id(self))
+            if pending is None or not pending.rung:
+                return pending
+            self._show()
+            return None
+
+        def _show(self) -> _PendingFailure | None:
             self.__class__ = base
-            raise error
+            return _pending_failures.pop(id(self), None)
 
         def __del__(self) -> None:
-            _pending_errors.pop(id(self), None)
+            _pending_failures.pop(id(self), None)
 
     return take_identity(base, StreamReader)
