@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import sys
+import warnings
 
 import aiohttp
 import pytest
@@ -262,3 +264,86 @@ def test_an_attempt_after_a_redirect_from_elsewhere_ends_however_it_is_connected
 
     (span,) = memory.attempts()
     assert span.attributes["http.response.status_code"] == 200
+
+
+async def _cancelled(coroutine):
+    """Await it in a task that is cancelled before its first step."""
+    task = asyncio.ensure_future(coroutine)
+    task.cancel()
+    return await task
+
+
+async def _out_of_time(coroutine):
+    return await asyncio.wait_for(coroutine, 0)
+
+
+def _given_up(method, by):
+    """Return what a session is given: one step of its requests is not awaited any more."""
+    watched = "127.0.0.1"
+
+    class Connector(aiohttp.TCPConnector):
+        async def connect(self, *args, **kwargs):
+            connecting = super().connect(*args, **kwargs)
+            return await (by(connecting) if args[0].url.host == watched else connecting)
+
+    class Request(ClientRequest):
+        async def send(self, *args, **kwargs):
+            sending = super().send(*args, **kwargs)
+            return await (by(sending) if self.url.host == watched else sending)
+
+    class Response(ClientResponse):
+        async def start(self, *args, **kwargs):
+            starting = super().start(*args, **kwargs)
+            return await (by(starting) if self.url.host == watched else starting)
+
+    return {
+        "connect": lambda: {"connector": Connector()},
+        "send": lambda: {"request_class": Request},
+        "start": lambda: {"response_class": Response},
+    }[method]()
+
+
+@pytest.mark.parametrize("by", [_cancelled, _out_of_time])
+@pytest.mark.parametrize("method", ["connect", "send", "start"])
+@pytest.mark.parametrize("is_from_elsewhere", [False, True], ids=["", "redirected"])
+def test_a_step_that_the_app_gives_up_before_it_runs_is_no_forgotten_coroutine(
+    api, telemetry, recwarn, method, by, is_from_elsewhere
+):
+    async def main(url):
+        async with aiohttp.ClientSession(**_given_up(method, by)) as session:
+            try:
+                await session.get(url)
+            except (aiohttp.ClientError, asyncio.TimeoutError, asyncio.CancelledError) as error:
+                return type(error), str(error)
+
+    with FakeApi() as other:
+        other.answers(redirect=f"{api.url}/models", times=2)
+        elsewhere = other.url.replace("127.0.0.1", "localhost")
+        url = f"{elsewhere if is_from_elsewhere else api.url}/models"
+        found = asyncio.run(main(url))
+        telemetry.shutdown()
+        gc.collect()
+        told = [str(one.message) for one in recwarn if one.category is RuntimeWarning]
+        assert asyncio.run(main(url)) == found
+    gc.collect()
+    assert told == []
+
+
+@pytest.mark.parametrize("method", ["connect", "send", "start"])
+def test_a_step_that_the_app_never_awaits_is_said_to_be_forgotten_once(api, method):
+    names = {"connect": "BaseConnector", "send": "ClientRequest", "start": "ClientResponse"}
+
+    async def forget(coroutine):
+        del coroutine
+        raise aiohttp.ClientPayloadError
+
+    async def main():
+        async with aiohttp.ClientSession(**_given_up(method, forget)) as session:
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                with pytest.raises(aiohttp.ClientPayloadError):
+                    await session.get(f"{api.url}/models")
+                gc.collect()
+            return {str(one.message) for one in told if one.category is RuntimeWarning}
+
+    assert asyncio.run(main()) == {f"coroutine '{names[method]}.{method}' was never awaited"}

@@ -133,7 +133,7 @@ BODIES = {
     "breaks off at once": (b"", 1000, True),
     "stalls": (BEGINNING, 1000, False),
     "complete": (BEGINNING, len(BEGINNING), False),
-    "longer than the limit": (LONG, 2 * len(LONG), True),
+    "longer than the limit": (LONG, 2 * len(LONG), False),
 }
 WHENS = {"at once": 0, "later": LATER_S}
 

@@ -1,8 +1,9 @@
 """aiohttp: where it sends, how a request is read, how a body is watched.
 
-`adapter` comes first. `session_request` holds its record. `request_reader` reads a request,
-`stream_reader` waits for the beginning of a failed answer's body and watches a successful one's,
-and `exceptions` classifies what aiohttp raises.
+`adapter` comes first. `session_request` holds its record, and `pending_call` a call that is
+not yet made. `request_reader` reads a request, `stream_reader` waits for the beginning of a
+failed answer's body and watches a successful one's, and `exceptions` classifies what aiohttp
+raises.
 
 One request of the app's, in the order of the wrapped methods:
 
@@ -16,5 +17,6 @@ One request of the app's, in the order of the wrapped methods:
 
 An exception of steps 2 to 4 does not yet end the attempt: a pooled connection may have gone stale,
 and then the session sends again. So the exception is kept in `SessionRequest.error`, until the next
-`connect` reports it, or the end of `_request` does.
+`connect` reports it, or the end of `_request` does. After that end the record refers to nothing:
+asyncio has copied the context into its handles of a pooled connection.
 """

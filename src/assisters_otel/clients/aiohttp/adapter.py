@@ -9,18 +9,16 @@ frames of the library. Also a coroutine that is created and never awaited.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from contextlib import suppress
 from contextvars import ContextVar
-from functools import partial
-from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.attempts import control_flow
 from assisters_otel.clients.adapter import ClientAdapter
 from assisters_otel.clients.aiohttp import stream_reader
 from assisters_otel.clients.aiohttp.exceptions import is_transient
+from assisters_otel.clients.aiohttp.pending_call import pending_call, with_names_of
 from assisters_otel.clients.aiohttp.request_reader import AiohttpRequestReader
 from assisters_otel.clients.aiohttp.session_request import (
     SessionRequest,
@@ -81,25 +79,15 @@ class AiohttpAdapter(ClientAdapter):
     # -- one request of the app -------------------------------------------------------------------
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        call = as_function(original)
-        is_plain = type(original) is FunctionType and bool(
-            original.__code__.co_flags & inspect.CO_COROUTINE
-        )
+        prepare = pending_call(original)
 
         # A plain function: a request to another host awaits the client's own coroutine.
         def request(session: Any, /, *args: Any, **kwargs: Any) -> Any:
-            sent = call(session, *args, **kwargs)
+            send = prepare(session, args, kwargs)
             asked = self._begin(session, args, kwargs)
             if asked is None:
-                return sent
-            if not is_plain:  # a mock, which has recorded the call: it is called once
-                return self._request(lambda: sent, asked)
-            # This coroutine only checked the arguments. A task cancelled before its first step
-            # would leave it un-awaited, and Python would warn. So it is closed.
-            sent.close()
-            ours: Any = self._request(partial(call, session, *args, **kwargs), asked)
-            ours.__name__, ours.__qualname__ = sent.__name__, sent.__qualname__
-            return ours
+                return send()
+            return with_names_of(original, self._request(send, asked))
 
         return as_coroutine_function(request)
 
@@ -109,7 +97,9 @@ class AiohttpAdapter(ClientAdapter):
         response = None
         try:
             try:
-                response = await send()
+                sending = send()
+                del send  # it has the body, which the session may drop earlier
+                response = await sending
                 asked.end(response)
             except BaseException as error:
                 self._failed(asked, error)
@@ -118,8 +108,7 @@ class AiohttpAdapter(ClientAdapter):
             asked.abandon(response)
             raise
         finally:
-            asked.error = None  # its traceback refers to this frame
-            self._leave(token)
+            self._leave(asked, token)
         return response
 
     @fail_safe
@@ -129,12 +118,14 @@ class AiohttpAdapter(ClientAdapter):
             url = session._build_url(url)  # noqa: SLF001 - as the session
         except (TypeError, ValueError, AssertionError):  # the session itself raises it again
             return None
-        return None if self._watched("", url) is None else SessionRequest(session, url, kwargs)
+        return None if self._watched("", url) is None else SessionRequest(session, kwargs)
 
     @fail_safe
-    def _leave(self, token: Token[SessionRequest | None]) -> None:
-        with suppress(ValueError):  # the garbage collector closes it in another context
-            self._asked.reset(token)
+    def _leave(self, asked: SessionRequest, token: Token[SessionRequest | None] | None) -> None:
+        asked.forget()
+        if token is not None:
+            with suppress(ValueError):  # the garbage collector closes it in another context
+                self._asked.reset(token)
 
     @fail_safe
     def _failed(self, asked: SessionRequest, error: BaseException) -> None:
@@ -148,46 +139,51 @@ class AiohttpAdapter(ClientAdapter):
     # -- one attempt ------------------------------------------------------------------------------
 
     def _wrap_connect(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        call = as_function(original)
+        prepare = pending_call(original)
 
         # The attempt is of the task that calls this: a connector of the app's may await it in
         # another one, as `asyncio.wait_for` does.
         def connect(connector: Any, /, *args: Any, **kwargs: Any) -> Any:
-            connecting = call(connector, *args, **kwargs)
+            connecting = prepare(connector, args, kwargs)
             asked = self._attempt(args, kwargs)
-            return connecting if asked is None else self._keep_error(connecting, asked)
+            if asked is None:
+                return connecting()
+            return with_names_of(original, self._keep_error(connecting, asked))
 
         return as_coroutine_function(connect)
 
     def _wrap_send(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        call = as_function(original)
+        prepare = pending_call(original)
 
-        async def sent(sending: Any, asked: SessionRequest, raw: Any) -> Any:
-            own = put_headers(raw.headers, asked.injected)
+        async def sent(sending: Callable[[], Any], asked: SessionRequest, raw: Any) -> Any:
+            injected = asked.injected
+            own = put_headers(raw.headers, injected)
             try:
-                asked.response = response = await self._keep_error(sending, asked)
+                response = await self._keep_error(sending, asked)
             finally:
-                put_headers_back(raw.headers, asked.injected, own)
+                put_headers_back(raw.headers, injected, own)
+            if asked.hop is raw:  # a middleware's task may outlive the request
+                asked.response = response
             return response
 
         def send(raw: Any, /, *args: Any, **kwargs: Any) -> Any:
-            sending = call(raw, *args, **kwargs)
+            sending = prepare(raw, args, kwargs)
             asked = self._asked.get()
             if asked is None or asked.hop is not raw:
-                return sending
-            return sent(sending, asked, raw)
+                return sending()
+            return with_names_of(original, sent(sending, asked, raw))
 
         return as_coroutine_function(send)
 
     def _wrap_start(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        call = as_function(original)
+        prepare = pending_call(original)
 
         def start(response: Any, /, *args: Any, **kwargs: Any) -> Any:
-            starting = call(response, *args, **kwargs)
+            starting = prepare(response, args, kwargs)
             asked = self._asked.get()
             if asked is None or asked.response is not response:
-                return starting
-            return self._started(starting, asked, response)
+                return starting()
+            return with_names_of(original, self._started(starting, asked, response))
 
         return as_coroutine_function(start)
 
@@ -203,8 +199,9 @@ class AiohttpAdapter(ClientAdapter):
         asked = self._asked.get()
         if asked is None or not asked.is_told_of:
             # A redirect from a host that is not watched. So each step reports its own exception.
+            if asked is not None and asked.task is asyncio.current_task():
+                self._leave(asked, asked.token)  # of a response class that does it all itself
             asked = SessionRequest()
-            self._asked.set(asked)
         if asked.exchange is not None and asked.error is not None:
             # The pooled connection had gone stale. The session sends again by itself.
             with control_flow.one_send():
@@ -212,7 +209,9 @@ class AiohttpAdapter(ClientAdapter):
                 asked.error = None
                 self._start(asked, request, raw)
             return asked
-        self._asked.set(asked := asked.for_another())
+        asked = asked.for_another()
+        if not asked.is_told_of:
+            asked.token = self._asked.set(asked)
         if asked.last is None:
             self._find_app_span(asked, raw)
         self._start(asked, request, raw)
@@ -252,9 +251,9 @@ class AiohttpAdapter(ClientAdapter):
             return None
         return self._recorder.watched.request(hosts, method, url.port, url.raw_path.encode())
 
-    async def _keep_error(self, step: Any, asked: SessionRequest) -> Any:
+    async def _keep_error(self, step: Callable[[], Any], asked: SessionRequest) -> Any:
         try:
-            return await step
+            return await step()
         except BaseException as error:
             if asked.is_told_of:
                 asked.error = error
@@ -266,21 +265,24 @@ class AiohttpAdapter(ClientAdapter):
             except BaseException:
                 asked.abandon(None)
                 raise
+            finally:
+                self._leave(asked, asked.token)
             raise
 
-    async def _started(self, starting: Any, asked: SessionRequest, response: Any) -> Any:
-        result = await self._keep_error(starting, asked)
+    async def _started(self, step: Callable[[], Any], asked: SessionRequest, response: Any) -> Any:
+        result = await self._keep_error(step, asked)
         exchange, asked.exchange = asked.exchange, None
-        asked.hop = asked.response = None
-        if exchange is None:
-            return result
+        asked.hop = asked.response = asked.task = None
         try:
-            if has_failed(asked, exchange, response):
+            if exchange is not None and has_failed(asked, exchange, response):
                 read_s = read_ahead_s(asked, exchange, response)
                 if read_s is not None:
                     await stream_reader.wait_for_read_ahead(response.content, read_s)
         finally:
-            exchange.end(None)
+            if exchange is not None:
+                exchange.end(None)
+            if not asked.is_told_of:
+                self._leave(asked, asked.token)
         return result
 
     def _wrap_raise(self, original: Callable[..., Any]) -> Callable[..., Any]:

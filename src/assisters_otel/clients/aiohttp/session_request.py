@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.api.headers import with_lower_names
@@ -16,11 +17,14 @@ from assisters_otel.sinks import foreign_span
 _ENCODING: Final = b"content-encoding"
 _SCOPE: Final = "opentelemetry.instrumentation.aiohttp_client"
 
+_NO_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
+
 _SOONER_S: Final = 0.05
 """The seconds by which the wait for a failed body ends before the caller's limit for it all."""
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from contextvars import Token
 
     from opentelemetry.trace import Span
 
@@ -33,8 +37,8 @@ class SessionRequest:
     Attributes:
         session: The session; None for an attempt after a redirect from a host that is not watched.
         is_told_of: True if the session reports how it ends.
-        options: The keyword arguments of the session's method.
-        url: The URL, as the app has given it.
+        timeout: The limits of this request, as the app has given them; None for the session's.
+        decodes: True or False if the app has said so of this request; None for the session's.
         hop: The client's request object of the last attempt.
         response: The response of the last attempt, until its headers have been read.
         exchange: The exchange of the last attempt, until that has ended.
@@ -46,30 +50,38 @@ class SessionRequest:
             has sampled its span out.
         injected: The headers to send with the last attempt, if its span is the library's.
         began_s: When its coroutine started to run, by `time.monotonic`.
+        token: The token by which an attempt that no session reports leaves the context, or None.
     """
 
     __slots__ = (
         "app_makes_spans",
         "began_s",
+        "decodes",
         "error",
         "exchange",
         "hop",
         "injected",
         "is_told_of",
         "last",
-        "options",
         "response",
         "session",
         "span",
         "task",
-        "url",
+        "timeout",
+        "token",
     )
 
-    def __init__(self, session: Any = None, url: Any = None, options: Any = None) -> None:
+    def __init__(self, session: Any = None, options: Mapping[str, Any] = _NO_OPTIONS) -> None:
+        """Prepare.
+
+        Args:
+            session: The session, or None.
+            options: The keyword arguments of its method. They refer to the body, and are not kept.
+        """
         self.session = session
         self.is_told_of = session is not None
-        self.url = url
-        self.options = options or {}
+        self.timeout = options.get("timeout")
+        self.decodes = options.get("auto_decompress")
         self.hop: Any = None
         self.response: Any = None
         self.exchange: Exchange | None = None
@@ -80,6 +92,20 @@ class SessionRequest:
         self.app_makes_spans = False
         self.injected: dict[str, str] = {}
         self.began_s = 0.0
+        self.token: Token[SessionRequest | None] | None = None
+
+    def forget(self) -> None:
+        """Refer to nothing of the app's, as the request has ended.
+
+        Whatever is created within a request copies its context, and this record with it: asyncio's
+        handles of a pooled connection, and the app's own tasks.
+        """
+        span, self.span = self.span, None
+        if span is not None and self.is_told_of:  # an attempt beside it has no hook of its own
+            foreign_span.on_recorded_exception(span, None)
+        self.is_told_of = False
+        self.session = self.timeout = self.hop = self.response = self.task = None
+        self.exchange = self.last = self.error = self.token = None
 
     def start(self, hop: Any) -> None:
         """Keep the client's request object of an attempt that starts."""
@@ -96,8 +122,9 @@ class SessionRequest:
             exchange.end(None)
             return self
         # A middleware sends another one while this one's is under way.
-        other = SessionRequest(self.session, self.url, self.options)
+        other = SessionRequest(self.session)
         other.is_told_of = False
+        other.timeout, other.decodes = self.timeout, self.decodes
         other.span, other.app_makes_spans, other.last = self.span, self.app_makes_spans, self.last
         other.began_s = self.began_s
         return other
@@ -117,8 +144,6 @@ class SessionRequest:
     @fail_safe
     def end(self, response: Any) -> None:
         """End the last attempt with the app's response, if no wrapped method has ended it."""
-        if self.span is not None:
-            foreign_span.on_recorded_exception(self.span, None)
         exchange, self.exchange = self.exchange, None
         if exchange is None:
             return
@@ -137,7 +162,7 @@ def read_limit_s(asked: SessionRequest) -> float:
 
     The wait ends before the caller's limit for the whole request: that rings in its own read.
     """
-    timeout = asked.options.get("timeout")
+    timeout = asked.timeout
     if not hasattr(timeout, "sock_read") and not isinstance(timeout, (int, float)):
         timeout = getattr(asked.session, "timeout", None)
     read_s = getattr(timeout, "sock_read", None)
@@ -220,7 +245,7 @@ def headers_as_read(asked: SessionRequest, response: Any) -> list[tuple[bytes, b
     A stream is read as the client has decoded it. A failed answer's body is read ahead as sent.
     """
     headers = with_lower_names(headers_of(response))
-    decodes = asked.options.get("auto_decompress")
+    decodes = asked.decodes
     if decodes is None:
         decodes = getattr(asked.session, "_auto_decompress", True)
     if decodes and response.status < FIRST_ERROR:
