@@ -58,6 +58,9 @@ HOME = f"{Path(assisters_otel.__file__).parent}/"
 WAITS = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 EXEMPT = {
+    "pending_call.<locals>.checked": "calls the client's function, whose exceptions are the app's",
+    "with_names_of": "assigns two names",
+    "_hiding_class.<locals>.StreamReader._pending": "looks into a dictionary",
     "EventStreamScanner.skip_plain_event": "runs for every chunk; a guard doubles it; is fuzzed",
     "_always": "as above",
     "Chunks.__init__": "assigns its arguments",

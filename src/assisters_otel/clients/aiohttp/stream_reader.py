@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 READ_AHEAD_S: Final = 5.0
 """The limit of waiting for a failed body's beginning, in seconds, if the caller has set none."""
-
 _CLOSED: Final = ("Connection closed",)
 # The arguments of the exception that a reader gets when its response is closed. Source: aiohttp's
 # `_notify_content`.
@@ -161,9 +160,8 @@ def _show_later(reader: Any, error: Exception, began_s: float) -> None:
         if error.__cause__ is not None:
             error.__cause__.__traceback__ = None  # it refers to the reader
         hidden = None
-    loop = asyncio.get_running_loop()
+    loop, took_s = asyncio.get_running_loop(), asyncio.get_running_loop().time() - began_s
     rung: list[bool] = []
-    took_s = loop.time() - began_s
     # From the loop's next step on: until then the library reports, and the app cannot have waited.
     loop.call_soon(loop.call_later, took_s, rung.append, True)
     _pending_failures[id(reader)] = _PendingFailure(hidden, rung)
@@ -256,7 +254,10 @@ def _hiding_class(base: Any) -> type:  # noqa: C901 - as above
 
         @property
         def _exception(self) -> Any:
-            return None if self._pending() is not None else exception.__get__(self)
+            if self._pending() is not None:
+                return None
+            self._show()  # for good: aiohttp asks again, to raise it
+            return exception.__get__(self)
 
         @_exception.setter
         def _exception(self, error: Any) -> None:  # of a response that the app closes
@@ -271,9 +272,9 @@ def _hiding_class(base: Any) -> type:  # noqa: C901 - as above
             return timer.__get__(self)
 
         async def _wait(self, func_name: str) -> None:
-            pending = self._show()
-            if pending is not None and pending.error is not None:
-                raise pending.error
+            self._show()
+            if exception.__get__(self) is not None:
+                raise exception.__get__(self)
             await base._wait(self, func_name)  # noqa: SLF001 - `self` is none of this class now
 
         async def wait_eof(self) -> None:
@@ -283,16 +284,15 @@ def _hiding_class(base: Any) -> type:  # noqa: C901 - as above
                 raise pending.error
             await base.wait_eof(self)
 
+        @fail_safe
         def _pending(self) -> _PendingFailure | None:
             pending = _pending_failures.get(id(self))
-            if pending is None or not pending.rung:
-                return pending
-            self._show()
-            return None
+            return None if pending is None or pending.rung else pending
 
-        def _show(self) -> _PendingFailure | None:
+        @fail_safe
+        def _show(self) -> None:
             self.__class__ = base
-            return _pending_failures.pop(id(self), None)
+            _pending_failures.pop(id(self), None)
 
         def __del__(self) -> None:
             _pending_failures.pop(id(self), None)
