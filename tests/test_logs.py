@@ -205,7 +205,7 @@ def test_a_storm_of_ever_new_types_is_one_storm(log, caplog):
 def test_the_kinds_of_storms_are_bounded(log):
     for n in range(2000):
         log.record_failure(failed(None, REQUEST._replace(method=f"M{n}")))
-        assert len(log.storms) <= 256
+        assert len(log._storms) <= 256
 
 
 def test_a_signal_handler_s_own_failure_is_logged_while_a_line_is_being_counted(log, caplog):

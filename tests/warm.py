@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MODULES: Final = (
     "asyncio", "concurrent.futures.thread", "email.parser", "http.server", "importlib.metadata",
     "ssl", "unittest.mock", "urllib.request", "uuid",
-    "aiohappyeyeballs", "aiosignal", "anyio._backends._asyncio", "certifi", "charset_normalizer",
+    "aiohappyeyeballs", "aiosignal", "certifi", "charset_normalizer",
     "h11", "idna", "jiter", "jsonschema", "multidict", "propcache", "pydantic.main", "wrapt",
     "yaml", "yarl",
     "opentelemetry.exporter.otlp.proto.common", "opentelemetry.instrumentation.instrumentor",
@@ -47,8 +47,8 @@ MODULES: Final = (
 """What takes long to import. A script that needs none of it would not notice."""
 
 LEFT: Final = {
-    "aiohttp", "assisters", "assisters_otel", "gevent", "grpc", "httpcore", "httpcore2", "httpx",
-    "httpx2", "multiprocessing", "openai", "requests", "trio", "urllib3",
+    "aiohttp", "anyio", "assisters", "assisters_otel", "gevent", "grpc", "httpcore", "httpcore2",
+    "httpx", "httpx2", "multiprocessing", "openai", "requests", "trio", "urllib3",
 }  # fmt: skip
 """What a script imports itself: the library, the clients, and what the library looks for."""
 

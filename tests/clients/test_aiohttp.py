@@ -965,7 +965,7 @@ def test_fifty_at_once_are_fifty_attempts(api, memory):
 
 @pytest.mark.usefixtures("telemetry")
 def test_nothing_of_ours_is_left_of_a_thousand_requests(api):
-    from assisters_otel.clients.aiohttp import stream_reader
+    from assisters_otel.clients.aiohttp import hidden_failure, stream_reader
 
     api.answers("internal_error", times=100)
     api.answers(fault="truncate", status=500, size=1000, times=100)
@@ -982,7 +982,7 @@ def test_nothing_of_ours_is_left_of_a_thousand_requests(api):
     gc.collect()
 
     assert not stream_reader._watched
-    assert not stream_reader._pending_failures
+    assert not hidden_failure._pending_failures
     assert not [one for one in gc.get_objects() if type(one).__name__ == "SessionRequest"]
 
 

@@ -27,7 +27,7 @@ BREAKS_S = 0.25
 LATER_S = 1.0
 """When the app looks at the body late: what breaks off has done so."""
 
-LIMIT_S = 2.0
+LIMIT_S = 3.5
 """The caller's limit for a read. What stalls reaches it."""
 
 BEGINNING = b"first\nsecond\nthird"
@@ -186,7 +186,7 @@ async def _result(call, content):
     try:
         result = call(content)
         if inspect.isawaitable(result):
-            result = await asyncio.wait_for(result, 5)
+            result = await asyncio.wait_for(result, 8)
     except Exception as error:  # noqa: BLE001 - it is compared
         return _kinds(error)
     return _kinds(result) if isinstance(result, BaseException) else result

@@ -60,7 +60,7 @@ WAITS = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 EXEMPT = {
     "pending_call.<locals>.checked": "calls the client's function, whose exceptions are the app's",
     "with_names_of": "assigns two names",
-    "_hiding_class.<locals>.StreamReader._pending": "looks into a dictionary",
+    "_pending_of": "looks into a dictionary",
     "EventStreamScanner.skip_plain_event": "runs for every chunk; a guard doubles it; is fuzzed",
     "_always": "as above",
     "Chunks.__init__": "assigns its arguments",

@@ -261,8 +261,8 @@ class Patches:
 
     @fail_safe
     def _apply(self, module: ModuleType, name: str) -> None:
-        self.patched[name] = str(getattr(module, "__version__", "unknown"))
         targets = self._later[name]() if name in self._later else self._targets
+        self.patched[name] = str(getattr(module, "__version__", "unknown"))
         for target in targets:
             if target.module == name:
                 owner, attribute = _owner(module, target.path)

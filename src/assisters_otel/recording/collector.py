@@ -9,6 +9,7 @@ Ctrl-C. So the callbacks here are C functions, which run no bytecode
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from functools import partial
 from typing import TYPE_CHECKING
@@ -28,6 +29,18 @@ class Running(set[str]):
     stop = property(None, set.difference_update)
 
 
+def _native_local() -> threading.local:
+    """Return the locals of threads, also where gevent has replaced them by those of greenlets.
+
+    The collector runs in a thread. And gevent's cannot be asked any more at the interpreter's exit.
+    """
+    gevent = sys.modules.get("gevent.monkey")
+    kind: type[threading.local] = threading.local
+    if gevent is not None:
+        kind = gevent.get_original("threading", "local")
+    return kind()
+
+
 class CollectorWatch:
     """Observes the garbage collector.
 
@@ -40,7 +53,7 @@ class CollectorWatch:
         self.running = Running()
         # What the collector has said of the last start: at all, and in each thread.
         self._last: dict[str, object] = {}
-        self._here = threading.local()
+        self._here = _native_local()
         self._callbacks: tuple[Callable[[str, dict[str, int]], object], ...] = (
             self._last.__setitem__,
             partial(setattr, self._here),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from assisters_otel.resends.tracker import ResendTracker
@@ -58,15 +59,16 @@ class ProcessSinks:
 
     def _collecting(self) -> None:
         self._before_collection()
-        self.log.sum_up_ended()
+        # Not here: the SDK holds a lock, for which a log handler of the app's may wait.
+        if self.log.has_ended_storm():
+            with suppress(RuntimeError):  # no thread can be started at the interpreter's exit
+                threading.Thread(target=self.log.sum_up_ended, daemon=True).start()
 
     def count(self, attempts: int, errors: int) -> None:
-        """Count attempts that have ended, and those that failed. A success ends old storms, too."""
+        """Count attempts that have ended, and those that failed."""
         with self._lock:
             self.attempts += attempts
             self.errors += errors
-        if self.log.storms and not errors:
-            self.log.sum_up_ended()
 
     def stop(self) -> None:
         """Log the failures that are counted and not logged yet."""

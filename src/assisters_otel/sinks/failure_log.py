@@ -5,8 +5,9 @@ within `WINDOW_S` are a *storm*, which is summed up. The first `MAX_SINGLE_LINES
 line each. Then there is a line whenever the number has doubled, and one at the end. The first
 failure of each further key has a line as well, so that one revoked key does not hide another.
 
-A storm's last line does not wait for another failure: after `WINDOW_S` the next attempt, collection
-of the metrics, or flush writes it. No thread does, which would be one more to be forked beside.
+A storm's last line does not wait for another failure: after `WINDOW_S` the next collection of the
+metrics, or the next flush, has it written. No thread waits for that: Python warns an app that forks
+while threads run.
 
 Failures are equal if they have the same error, method and endpoint.
 """
@@ -90,11 +91,7 @@ class _Burst:
 
 
 class FailureLog:
-    """Writes one WARNING for each failed call or attempt, and sums up storms.
-
-    Attributes:
-        storms: The storms. If there is none, `sum_up_ended` need not be called (``200, alone``).
-    """
+    """Writes one WARNING for each failed call or attempt, and sums up storms."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         """Start without a storm.
@@ -104,7 +101,7 @@ class FailureLog:
         """
         self._now = now
         self._lock = threading.RLock()  # a signal handler may send a request meanwhile
-        self.storms: dict[_Kind, _Burst] = {}
+        self._storms: dict[_Kind, _Burst] = {}
 
     @fail_safe
     def record_failure(
@@ -163,11 +160,11 @@ class FailureLog:
         now = self._now()
         with self._lock:
             over = self._take_ended(now)
-            if kind not in self.storms and len(self.storms) >= _MAX_KINDS:
+            if kind not in self._storms and len(self._storms) >= _MAX_KINDS:
                 over += self._take_all()
-            storm = self.storms.get(kind)
+            storm = self._storms.get(kind)
             if storm is None:
-                storm = self.storms[kind] = _Burst(now)
+                storm = self._storms[kind] = _Burst(now)
             storm.seen += 1
             storm.fields = fields
             is_first = storm.is_new_key(key) or storm.seen <= MAX_SINGLE_LINES
@@ -178,6 +175,12 @@ class FailureLog:
             logger.warning("%s", line(where), fields={**fields(), names.FAILURES: more})
         elif more:
             _log_summary(kind, more, fields)
+
+    def has_ended_storm(self) -> bool:
+        """Return True if `sum_up_ended` may have a line to write."""
+        now = self._now()
+        with self._lock:
+            return any(now - storm.since >= WINDOW_S for storm in self._storms.values())
 
     @fail_safe
     def sum_up_ended(self) -> None:
@@ -195,14 +198,14 @@ class FailureLog:
             _log_summary(*ended)
 
     def _take_ended(self, now: float) -> list[_Sum]:
-        ended = [k for k, storm in self.storms.items() if now - storm.since >= WINDOW_S]
+        ended = [k for k, storm in self._storms.items() if now - storm.since >= WINDOW_S]
         return [self._take(kind) for kind in ended]
 
     def _take_all(self) -> list[_Sum]:
-        return [self._take(kind) for kind in list(self.storms)]
+        return [self._take(kind) for kind in list(self._storms)]
 
     def _take(self, kind: _Kind) -> _Sum:
-        storm = self.storms.pop(kind)
+        storm = self._storms.pop(kind)
         return kind, storm.take_unreported(), storm.fields
 
 

@@ -1,9 +1,9 @@
 """aiohttp: where it sends, how a request is read, how a body is watched.
 
 `adapter` comes first. `session_request` holds its record, and `pending_call` a call that is
-not yet made. `request_reader` reads a request, `stream_reader` waits for the beginning of a
-failed answer's body and watches a successful one's, and `exceptions` classifies what aiohttp
-raises.
+not yet made. `request_reader` reads a request. `stream_reader` waits for the beginning of a
+failed answer's body, and watches a successful one's. `hidden_failure` hides how the former broke
+off, and `exceptions` classifies what aiohttp raises.
 
 One request of the app's, in the order of the wrapped methods:
 

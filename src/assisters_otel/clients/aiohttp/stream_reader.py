@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.api.limits import MAX_BYTES
+from assisters_otel.clients.aiohttp.hidden_failure import show_later
 from assisters_otel.clients.classes import GENERATIONS, is_of, take_identity
 from assisters_otel.clients.read_ahead import find_foreign
 from assisters_otel.fail_safe import fail_safe
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 READ_AHEAD_S: Final = 5.0
 """The limit of waiting for a failed body's beginning, in seconds, if the caller has set none."""
+
 _CLOSED: Final = ("Connection closed",)
 # The arguments of the exception that a reader gets when its response is closed. Source: aiohttp's
 # `_notify_content`.
@@ -46,24 +48,8 @@ class _Observation(Record):
     cancelled: BaseException | None = None
 
 
-class _PendingFailure(Record):
-    """The failure of a body that broke off while it was read ahead.
-
-    Without the library the app would hold the response for as long before the body breaks off. So
-    the reader shows no failure for that time, or until the app waits for more bytes.
-
-    Attributes:
-        error: The exception that the reader has, or None: the clock of the whole request has rung.
-        rung: Not empty when that time is over. A timer of the event loop has this list alone.
-    """
-
-    error: Exception | None
-    rung: list[bool]
-
-
 # By the id of the reader, which has slots and no room for an attribute. Its `__del__` removes it.
 _watched: Final[dict[int, _Observation]] = {}
-_pending_failures: Final[dict[int, _PendingFailure]] = {}
 
 
 def watch(response: Any, body: ResponseBody) -> None:
@@ -110,12 +96,12 @@ async def wait_for_read_ahead(reader: Any, limit_s: float) -> None:
             await reader._wait("read")  # noqa: SLF001 - as above
         met = reader.exception()
         if met is not None and met is not before:  # the library's clock has rung with the caller's
-            _show_later(reader, met, began_s)
+            show_later(reader, met, began_s)
     except Exception as error:  # noqa: BLE001 - the caller's read raises it
         foreign = find_foreign(error, handled)
         if foreign is not None:
             raise foreign from None
-        _show_later(reader, error, began_s)
+        show_later(reader, error, began_s)
     finally:
         timer.cancel()
         del handled
@@ -146,27 +132,6 @@ def _may_wait(reader: Any) -> bool:
         or reader._size > MAX_BYTES  # noqa: SLF001 - the bytes that the reader holds
         or reader._protocol._reading_paused  # noqa: SLF001 - then no more bytes arrive
     )
-
-
-@fail_safe
-def _show_later(reader: Any, error: Exception, began_s: float) -> None:
-    """Hide a failure of the reader for as long as it has taken to come."""
-    error.__traceback__ = None  # it refers to frames of the library
-    hidden: Exception | None = error
-    if reader.exception() is not error:
-        if not isinstance(error, asyncio.TimeoutError):
-            return
-        # The limit of the whole request. Its clock refuses every read, also of what is there.
-        if error.__cause__ is not None:
-            error.__cause__.__traceback__ = None  # it refers to the reader
-        hidden = None
-    loop, took_s = asyncio.get_running_loop(), asyncio.get_running_loop().time() - began_s
-    rung: list[bool] = []
-    # From the loop's next step on: until then the library reports, and the app cannot have waited.
-    loop.call_soon(loop.call_later, took_s, rung.append, True)
-    _pending_failures[id(reader)] = _PendingFailure(hidden, rung)
-    kind: Any = type(reader)
-    reader.__class__ = _hiding_class(kind)
 
 
 @lru_cache(GENERATIONS)
@@ -237,64 +202,5 @@ def _watching_class(base: Any) -> type:  # noqa: C901 - a class, not one functio
             watch = _watched.pop(id(self), None)
             if watch is not None:
                 watch.body.dropped()
-
-    return take_identity(base, StreamReader)
-
-
-@lru_cache(GENERATIONS)
-def _hiding_class(base: Any) -> type:  # noqa: C901 - as above
-    """Return a subclass of a reader's class that hides its failure while that is pending.
-
-    The methods of the reader look at two slots, which are behind properties meanwhile.
-    """
-    exception, timer = base._exception, base._timer  # noqa: SLF001 - `set_exception` clears nothing
-
-    class StreamReader(base):  # type: ignore[misc]
-        __slots__ = ()
-
-        @property
-        def _exception(self) -> Any:
-            if self._pending() is not None:
-                return None
-            self._show()  # for good: aiohttp asks again, to raise it
-            return exception.__get__(self)
-
-        @_exception.setter
-        def _exception(self, error: Any) -> None:  # of a response that the app closes
-            self._show()
-            exception.__set__(self, error)
-
-        @property
-        def _timer(self) -> Any:
-            pending = self._pending()
-            if pending is not None and pending.error is None:
-                return sys.modules["aiohttp.helpers"].TimerNoop()
-            return timer.__get__(self)
-
-        async def _wait(self, func_name: str) -> None:
-            self._show()
-            if exception.__get__(self) is not None:
-                raise exception.__get__(self)
-            await base._wait(self, func_name)  # noqa: SLF001 - `self` is none of this class now
-
-        async def wait_eof(self) -> None:
-            pending = self._pending()
-            if pending is not None and pending.error is not None:
-                self._show()
-                raise pending.error
-            await base.wait_eof(self)
-
-        @fail_safe
-        def _pending(self) -> _PendingFailure | None:
-            pending = _pending_failures.get(id(self))
-            return None if pending is None or pending.rung else pending
-
-        @fail_safe
-        def _show(self) -> None:
-            self.__class__ = base
-            _pending_failures.pop(id(self), None)
-
-        def __del__(self) -> None:
-            _pending_failures.pop(id(self), None)
 
     return take_identity(base, StreamReader)

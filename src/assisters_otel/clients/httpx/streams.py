@@ -123,13 +123,20 @@ def _find_h11(stream: Any) -> Any:
     return stream
 
 
-def _shield() -> AbstractContextManager[object]:
-    """Return a scope that a cancelled one around it does not cancel, as httpcore closes in one."""
+@fail_safe
+def _shield() -> AbstractContextManager[object] | None:
+    """Return a scope that a cancelled one around it does not cancel, as httpcore closes in one.
+
+    Returns:
+        The scope. None outside of a task: the collector closes a coroutine that is not awaited.
+    """
     # httpcore has imported what it awaits by: trio, or anyio on asyncio.
-    is_asyncio = asyncio._get_running_loop() is not None  # noqa: SLF001 - exported
-    library = sys.modules.get("anyio" if is_asyncio else "trio")
-    scope = getattr(library, "CancelScope", None)
-    return nullcontext() if scope is None else scope(shield=True)
+    if asyncio._get_running_loop() is not None:  # noqa: SLF001 - exported
+        library, is_in_task = sys.modules.get("anyio"), asyncio.current_task() is not None
+    else:
+        library = sys.modules.get("trio")
+        is_in_task = library is not None and library.lowlevel.in_trio_task()
+    return library.CancelScope(shield=True) if library is not None and is_in_task else None
 
 
 @lru_cache(GENERATIONS)
@@ -243,14 +250,16 @@ def async_stream_class(base: Any) -> type[Stream]:  # noqa: C901 - a class, not 
             finally:
                 if self._body is not None and not self._body.is_over:
                     report_close(self._body)
-            if rest is not None and _find_h11(self._stream) is None:
+            if rest is None:
+                return
+            if _find_h11(self._stream) is None:
                 # A connection of HTTP/2 is open still, and a read would wait for other answers.
                 await rest.aclose()
                 return
             # Read to the end: asyncio and trio report generators that the collector finds open.
             try:
-                with _shield():
-                    while rest is not None and await anext(rest, None) is not None:
+                with _shield() or nullcontext():
+                    while await anext(rest, None) is not None:
                         pass
             except Exception as error:
                 if not is_a(error, CLIENTS, "TransportError"):

@@ -92,11 +92,12 @@ class RequestsExchange(Exchange):
     Attributes:
         adapter: The adapter that sends the request.
         raw: The request that the adapter got.
-        injected: The propagator's headers, until they are added to what is sent.
+        injected: The propagator's headers, which are added to what is sent.
+        is_identified: True if the very headers of *raw* have been sent. Others are another's.
         read_limit: A function that returns the caller's limit for a read, in seconds, or None.
     """
 
-    __slots__ = ("adapter", "injected", "raw", "read_limit")
+    __slots__ = ("adapter", "injected", "is_identified", "raw", "read_limit")
 
     def __init__(  # noqa: PLR0913, PLR0917 - all of it is of one request
         self,
@@ -113,6 +114,7 @@ class RequestsExchange(Exchange):
         self.adapter = adapter
         self.raw = raw
         self.injected: dict[str, str] = {}
+        self.is_identified = False
         self.read_limit = read_limit
 
     def start_span(self, route: Route) -> None:
@@ -125,7 +127,7 @@ class RequestsExchange(Exchange):
     def with_headers(self, pool: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         """Return the arguments of `urlopen` with the propagator's headers in a copy of the headers.
 
-        urllib3 hands its headers on to its own resends. So they are added once, and what the app
+        urllib3 hands its headers on to its own resends, which so have them already. What the app
         sends meanwhile by urllib3 itself gets none.
 
         Returns:
@@ -133,16 +135,22 @@ class RequestsExchange(Exchange):
         """
         is_by_place = len(args) > _HEADERS
         headers = args[_HEADERS] if is_by_place else kwargs.get("headers")
-        injected = self.injected
+        if not hasattr(headers, "copy"):
+            return None
         if headers is self.raw.headers:
-            self.injected = {}
-        elif headers is None or not self.sends_through(pool):
+            self.is_identified = True
+        elif self.is_identified or self._are_told(headers) or not self.sends_through(pool):
             return None  # otherwise the app's own adapter sends something in the request's place
         made = headers.copy()
-        made.update(injected)
+        made.update(self.injected)
         if is_by_place:
             return (*args[:_HEADERS], made, *args[_HEADERS + 1 :]), kwargs
         return args, {**kwargs, "headers": made}
+
+    def _are_told(self, headers: Any) -> bool:
+        """Return True if headers have a trace already: the library's, or another tracer's."""
+        own = self.raw.headers
+        return any(headers.get(name) not in {None, own.get(name)} for name in self.injected)
 
     @fail_safe
     def sends_through(self, pool: Any) -> bool:
