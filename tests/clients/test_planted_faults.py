@@ -27,6 +27,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 from unittest.mock import patch
 
+import httpx
 import openai
 import pytest
 import requests
@@ -495,8 +496,19 @@ def live_with_requests(api, _sdk, memory, _instrumentor) -> Iterator[object]:
         theirs.uninstrument()
 
 
-def live_with_streams(_api, sdk, _memory, instrumentor) -> Iterator[object]:
-    """Drop a stream, and have another one open at the end."""
+async def closed_unread(url: str) -> int:
+    """Send a request, close its answer without a read, and return its status."""
+    async with httpx.AsyncClient(trust_env=False) as client:
+        request = client.build_request("GET", f"{url}/models")
+        answer = await client.send(request, stream=True)
+        await answer.aclose()
+    return answer.status_code
+
+
+def live_with_streams(api, sdk, _memory, instrumentor) -> Iterator[object]:
+    """Close a long failed answer, drop a stream, and have another one open at the end."""
+    api.answers("invalid_model", size=100_000, chunked=True)
+    yield asyncio.run(closed_unread(api.url))
     dropped = sdk.chat.completions.create(model="m", messages=[], stream=True)
     yield next(iter(dropped)).object
     del dropped

@@ -116,6 +116,7 @@ def _has_more(stream: Any, *, is_chunked: bool) -> bool:
     return bool(_MORE_THAN_CHUNKS.match(unread) if is_chunked else unread)
 
 
+@fail_safe
 def _find_h11(stream: Any) -> Any:
     """Return the state of the HTTP/1.1 connection of a response's stream; None for any other."""
     for name in ("_httpcore_stream", "_stream", "_connection", "_h11_state"):
