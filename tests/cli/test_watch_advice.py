@@ -58,11 +58,17 @@ def failed(ask, url):
 
 
 @pytest.mark.usefixtures("telemetry")
-@pytest.mark.parametrize("answer", ANSWERS)
-@pytest.mark.parametrize("ask", [of_openai, of_httpx, of_requests])
+@pytest.mark.parametrize(
+    ("ask", "answer"),
+    [
+        (ask, answer)
+        for ask in (of_openai, of_httpx, of_requests)
+        for answer in ANSWERS
+        # Only an SDK makes a failure of these.
+        if ask is of_openai or answer not in {"half a document", "a broken body"}
+    ],
+)
 def test_watch_advises_what_explain_advises(api, memory, ask, answer):
-    if answer in ("half a document", "a broken body") and ask is not of_openai:
-        pytest.skip("no failure of the request")
     said = dict(ANSWERS[answer])
     api.answers(*filter(None, [said.pop("error", None)]), **said)
 

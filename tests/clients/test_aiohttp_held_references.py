@@ -119,14 +119,14 @@ async def alive_after(session, url, body, options):
     return [name for name, one in kept.items() if one() is not None]
 
 
-@pytest.mark.parametrize("body", BODIES)
-@pytest.mark.parametrize("end", ENDS)
-def test_of_a_request_that_has_ended_nothing_is_alive(api, memory, end, body):
+def alive_after_the_end(api, end, body, *tracing):
+    """Send one request by a session that keeps the tasks made meanwhile; what of it is alive."""
     answer, options = ENDS[end]
 
     async def main():
         tasks = []
-        async with aiohttp.ClientSession(trace_configs=[keeping_tasks(tasks)]) as session:
+        configs = [*tracing, keeping_tasks(tasks)]
+        async with aiohttp.ClientSession(trace_configs=configs) as session:
             api.answers(**answer)
             alive = await alive_after(session, f"{api.url}/embeddings", body, options)
             assert tasks
@@ -134,29 +134,25 @@ def test_of_a_request_that_has_ended_nothing_is_alive(api, memory, end, body):
                 task.cancel()
             return alive
 
-    bare = asyncio.run(main())
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("end", ENDS)
+def test_of_a_request_that_has_ended_nothing_is_alive(api, memory, end, body):
+    bare = alive_after_the_end(api, end, body)
     with watching(api.url, memory):
-        assert asyncio.run(main()) == bare
+        assert alive_after_the_end(api, end, body) == bare
 
 
 @pytest.mark.parametrize("end", ENDS)
 def test_of_a_request_with_the_app_s_span_nothing_is_alive(api, memory, end):
-    answer, options = ENDS[end]
+    def theirs():
+        return create_trace_config(tracer_provider=memory.tracer_provider)
 
-    async def main():
-        tasks = []
-        theirs = create_trace_config(tracer_provider=memory.tracer_provider)
-        tracing = [theirs, keeping_tasks(tasks)]
-        async with aiohttp.ClientSession(trace_configs=tracing) as session:
-            api.answers(**answer)
-            alive = await alive_after(session, f"{api.url}/embeddings", "json", options)
-            for task in tasks:
-                task.cancel()
-            return alive
-
-    bare = asyncio.run(main())
+    bare = alive_after_the_end(api, end, "json", theirs())
     with watching(api.url, memory):
-        assert asyncio.run(main()) == bare
+        assert alive_after_the_end(api, end, "json", theirs()) == bare
 
 
 @pytest.mark.parametrize("body", BODIES)

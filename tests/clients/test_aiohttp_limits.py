@@ -14,6 +14,7 @@ from aiohttp.base_protocol import BaseProtocol
 
 import assisters_otel
 from assisters_otel.clients.aiohttp import stream_reader
+from exception_chains import kinds
 
 READS = {
     "read": lambda content: content.read(),
@@ -30,14 +31,6 @@ LIMITS = {
 }
 
 
-def _kinds(error):
-    found = []
-    while error is not None:
-        found.append((type(error), str(error)))
-        error = error.__cause__
-    return found
-
-
 async def _read(url, limit, read):
     """Return what is read, step by step, until something is raised twice."""
     seen, raised = [], 0
@@ -47,7 +40,7 @@ async def _read(url, limit, read):
             try:
                 seen.append(await read(response.content))
             except (aiohttp.ClientError, asyncio.TimeoutError) as error:  # noqa: PERF203 - it goes on
-                seen.append(_kinds(error) if not raised else type(error))
+                seen.append(kinds(error) if not raised else type(error))
                 raised += 1
         response.close()
     return seen

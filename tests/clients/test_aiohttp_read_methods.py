@@ -19,6 +19,7 @@ import aiohttp
 import pytest
 
 from assisters_otel.api.limits import MAX_BYTES
+from exception_chains import kinds
 from memory import watching
 
 BREAKS_S = 0.25
@@ -41,7 +42,7 @@ async def _items(iterator):
         async for item in iterator:
             found.append(item)  # noqa: PERF401 - what came before the exception
     except (aiohttp.ClientError, asyncio.TimeoutError) as error:
-        found.append(_kinds(error))
+        found.append(kinds(error))
     joined = b"".join(item for item in found if isinstance(item, bytes))
     return len(found) > 1, joined, found[-1] if isinstance(found[-1], list) else None
 
@@ -174,22 +175,14 @@ class _Server:
             connection.close()
 
 
-def _kinds(error):
-    found = []
-    while error is not None:
-        found.append((type(error), str(error)))
-        error = error.__cause__
-    return found
-
-
 async def _result(call, content):
     try:
         result = call(content)
         if inspect.isawaitable(result):
             result = await asyncio.wait_for(result, 8)
     except Exception as error:  # noqa: BLE001 - it is compared
-        return _kinds(error)
-    return _kinds(result) if isinstance(result, BaseException) else result
+        return kinds(error)
+    return kinds(result) if isinstance(result, BaseException) else result
 
 
 async def _look(session, url, call, wait_s):
