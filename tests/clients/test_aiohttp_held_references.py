@@ -12,15 +12,14 @@ import gc
 import io
 import warnings
 import weakref
-from contextlib import contextmanager
 
 import aiohttp
 import pytest
 from aiohttp.client_reqrep import ClientResponse
 from opentelemetry.instrumentation.aiohttp_client import create_trace_config
 
-import assisters_otel
 from assisters_otel.testing import FakeApi
+from memory import watching
 
 
 class Document(dict):
@@ -75,13 +74,6 @@ ENDS = {
     "a middleware's task": ({}, {"middlewares": [_middleware]}),
     "a middleware's second attempt": ({"fault": "silence"}, {"middlewares": [_hedge]}),
 }
-
-
-@contextmanager
-def watching(url, memory):
-    options = {"tracer_provider": memory.tracer_provider, "meter_provider": memory.meter_provider}
-    with assisters_otel.init(hosts=[url], strict=True, **options):
-        yield
 
 
 def keeping_tasks(tasks):
@@ -141,7 +133,7 @@ def alive_after_the_end(api, end, body, *tracing):
 @pytest.mark.parametrize("end", ENDS)
 def test_of_a_request_that_has_ended_nothing_is_alive(api, memory, end, body):
     bare = alive_after_the_end(api, end, body)
-    with watching(api.url, memory):
+    with watching(api, memory):
         assert alive_after_the_end(api, end, body) == bare
 
 
@@ -151,7 +143,7 @@ def test_of_a_request_with_the_app_s_span_nothing_is_alive(api, memory, end):
         return create_trace_config(tracer_provider=memory.tracer_provider)
 
     bare = alive_after_the_end(api, end, "json", theirs())
-    with watching(api.url, memory):
+    with watching(api, memory):
         assert alive_after_the_end(api, end, "json", theirs()) == bare
 
 
@@ -166,7 +158,7 @@ def test_a_redirect_from_elsewhere_leaves_nothing_in_the_task_s_context(api, mem
             alive = await alive_after(session, f"{elsewhere}/embeddings", body, options)
             return alive, set(contextvars.copy_context()) - before
 
-    with FakeApi() as other, watching(api.url, memory):
+    with FakeApi() as other, watching(api, memory):
         for _ in range(1 + answer.get("times", 1)):
             other.answers(redirect=f"{api.url}/embeddings", status=307)
         api.answers(**answer)
@@ -190,7 +182,7 @@ def test_redirects_from_elsewhere_do_not_pile_up_in_a_task(api, memory):
             gc.collect()
             return sum(one() is not None for one in kept)
 
-    with FakeApi() as other, watching(api.url, memory):
+    with FakeApi() as other, watching(api, memory):
         other.answers(redirect=f"{api.url}/embeddings", status=307, times=5)
         elsewhere = other.url.replace("127.0.0.1", "localhost")
         assert asyncio.run(main()) <= 1
@@ -221,7 +213,7 @@ def test_a_session_that_the_app_drops_is_said_to_be_unclosed(api, memory, end):
         return [one() for one in kept], texts
 
     asyncio.run(main())  # what is said of the first may come from elsewhere
-    with watching(api.url, memory):
+    with watching(api, memory):
         alive, texts = asyncio.run(main())
     assert alive == [None, None]
     assert {"Unclosed client session", "Unclosed connector"} <= texts
@@ -253,7 +245,7 @@ def test_during_a_request_nothing_is_alive_that_the_session_has_left(api, memory
         return seen[-1]
 
     bare = run()
-    with watching(api.url, memory):
+    with watching(api, memory):
         assert run() == bare
 
 
@@ -275,6 +267,6 @@ def test_what_ends_after_its_request_leaves_nothing_in_it(api, memory):
             )
 
     api.answers(fault="silence")
-    with watching(api.url, memory):
+    with watching(api, memory):
         asyncio.run(main())
     assert found == []
