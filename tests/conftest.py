@@ -5,6 +5,7 @@ import os
 import sys
 from contextlib import suppress
 from importlib import metadata
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -50,25 +51,31 @@ __all__ = ["nothing_is_left_behind", "nothing_planted_leaves", "pytest_configure
 
 LONG = {
     "backends", "bench", "compat", "fuzz", "load", "neutral", "runtimes", "test_aiohttp",
+    "test_aiohttp_held_references", "test_aiohttp_limits", "test_aiohttp_read_methods",
     "test_answers_understood", "test_any_moment", "test_app", "test_app_exceptions",
     "test_app_instrumentation", "test_attribute_limits", "test_background_requests",
     "test_blocks", "test_calls", "test_cases", "test_check_retries", "test_config_file",
     "test_default_host", "test_demo", "test_doctor", "test_durations", "test_equal_requests",
     "test_examples", "test_export", "test_flush", "test_framing", "test_gen_ai",
     "test_gen_ai_parents", "test_global_providers", "test_held_references", "test_host_names",
-    "test_http_span", "test_http_variables", "test_kubernetes", "test_neutral",
-    "test_neutral_sdks", "test_openai_versions", "test_planted_faults", "test_plugin",
-    "test_propagation", "test_providers", "test_recorded", "test_recording", "test_requests",
-    "test_resend", "test_resends", "test_retries_of_loops", "test_retries_of_sdks",
-    "test_secrets", "test_setups", "test_span_context", "test_streams", "test_taken",
-    "test_telemetry", "test_unusable_answers", "test_variables", "test_watch",
+    "test_http_span", "test_http_variables", "test_imported_anew", "test_interrupted",
+    "test_kubernetes", "test_left_streams", "test_neutral", "test_neutral_sdks",
+    "test_openai_versions", "test_planted_faults", "test_plugin", "test_propagation",
+    "test_providers", "test_recorded", "test_recording", "test_requests", "test_resend",
+    "test_resends", "test_retries_of_loops", "test_retries_of_sdks", "test_secrets",
+    "test_setups", "test_span_context", "test_streams", "test_taken", "test_telemetry",
+    "test_unusable_answers", "test_variables", "test_watch", "test_whose_failure",
 }  # fmt: skip
 """Folders and modules that take more than some seconds. What is in the others is quick."""
 
-WAITING = ("test_retries_of_loops", "test_retries_of_sdks", "test_check_retries")
-"""Modules that wait for minutes, and compute little: pauses of real retry policies. They come
-first, and the others are computed meanwhile. As the last ones they would leave all cores but one
-idle."""
+WAITING = (
+    "test_retries_of_loops", "test_retries_of_sdks", "test_check_retries",
+    "test_aiohttp_read_methods", "test_moments", "test_workers", "test_neutral", "test_taken",
+    "test_whose_failure", "test_config_file", "test_telemetry", "test_interrupted", "test_lambda",
+    "test_export", "test_gen_ai", "test_blocks", "test_aiohttp_limits", "test_exits",
+)  # fmt: skip
+"""Modules that wait for long, and compute little, the longest first: pauses of real retry
+policies, time limits, ends of processes. Others are computed meanwhile."""
 
 REPEATING = {
     "collector_config", "docs", "fuzz", "load", "neutral", "rules", "test_answers_understood",
@@ -93,10 +100,22 @@ def _place(path: Path) -> set[str]:
     return {*path.relative_to(Path(__file__).parent.parent).parts, path.stem}
 
 
-def _order(item: pytest.Item) -> tuple[bool, bool, int]:
-    name = item.path.stem
-    rank = WAITING.index(name) if name in WAITING else len(WAITING)
-    return "backends" in item.path.parts, "quick" in item.keywords, rank
+def _is_quick(path: Path) -> bool:
+    return LONG.isdisjoint(_place(path))
+
+
+def _order(modules: list[Path]) -> list[Path]:
+    """Alternate what waits and what computes, so that no core is idle now or at the end.
+
+    What is quick comes after them, and the tests on real servers last: those are built meanwhile.
+    """
+    last = [path for path in modules if "backends" in path.parts]
+    quick = [path for path in modules if _is_quick(path)]
+    others = [path for path in modules if path not in {*last, *quick}]
+    waiting = [path for name in WAITING for path in others if path.stem == name]
+    computing = [path for path in others if path not in waiting]
+    mixed = [path for pair in zip_longest(waiting, computing) for path in pair if path is not None]
+    return [*mixed, *quick, *last]
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -105,18 +124,18 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what is quick. What takes long comes first, so that no core waits at the end for it.
+    """Mark what is quick, and order the modules.
 
-    What waits long comes first of all.
-
-    But the tests on real servers come last: those are built while the others run. And what is
-    measured, only where it is asked for. Not by an option for all of pytest, which would keep who
-    has no pytest-benchmark from running the example that is a test.
+    What is measured runs only where it is asked for. Not by an option for all of pytest, which
+    would keep who has no pytest-benchmark from running the example that is a test.
     """
+    ranks = {
+        path: rank for rank, path in enumerate(_order([*dict.fromkeys(i.path for i in items)]))
+    }
     for item in items:
-        if LONG.isdisjoint(_place(item.path)):
+        if _is_quick(item.path):
             item.add_marker(pytest.mark.quick)
-    items.sort(key=_order)
+    items.sort(key=lambda item: ranks[item.path])
     if not config.getoption("benchmark_only"):
         skipped = pytest.mark.skip(reason="pytest tests/bench --benchmark-only")
         for item in items:

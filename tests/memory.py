@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace.export import SpanExportResult
+
+
+_RESOURCE = (
+    Resource.create()
+)  # looks for installed detectors: 2 ms, and each test would do it twice
 
 
 class _Spans(InMemorySpanExporter):
@@ -48,10 +54,12 @@ def url_of(span: Any) -> str:
 class Memory:
     def __init__(self, **tracing: Any) -> None:
         self._spans = _Spans()
-        self.tracer_provider = TracerProvider(shutdown_on_exit=False, **tracing)
+        self.tracer_provider = TracerProvider(
+            **{"resource": _RESOURCE, **tracing}, shutdown_on_exit=False
+        )
         self.tracer_provider.add_span_processor(SimpleSpanProcessor(self._spans))
         self._reader = InMemoryMetricReader()
-        self.meter_provider = MeterProvider([self._reader], shutdown_on_exit=False)
+        self.meter_provider = MeterProvider([self._reader], _RESOURCE, shutdown_on_exit=False)
 
     def spans(self) -> list[Any]:
         return list(self._spans.get_finished_spans())
@@ -121,8 +129,7 @@ class Memory:
 def watching(api: Any, memory: Memory, **options: Any) -> Any:
     """Switch on for an API, strictly, and record in *memory*. Used by ``with``."""
     return assisters_otel.init(
-        hosts=[api.url],
         tracer_provider=memory.tracer_provider,
         meter_provider=memory.meter_provider,
-        **{"strict": True, **options},
+        **{"hosts": [api.url], "strict": True, **options},
     )

@@ -25,10 +25,10 @@ import pytest
 import requests
 from starlette.exceptions import HTTPException
 
-import assisters_otel
 from assisters_otel import catalog, explain, retry_after_s, retryable
 from assisters_otel.testing import FakeApi
 from callers import in_client
+from memory import watching
 from raw_server import RawServer
 
 CHAT = {"model": "assisters-chat-v1", "messages": [{"role": "user", "content": "planted"}]}
@@ -207,8 +207,7 @@ def test_a_file_of_the_app_s_that_cannot_be_read_is_not_the_network_s(api, memor
         yield b"x"
         raise FileNotFoundError(errno.ENOENT, "No such file", "audio.mp3")
 
-    hosts = [api.url] if is_watched else ["gw.example"]
-    with assisters_otel.init(hosts=hosts, tracer_provider=memory.tracer_provider):
+    with watching(api, memory, hosts=[api.url] if is_watched else ["gw.example"]):
         error = raised(ask)
 
     assert retryable(error) is False
@@ -437,9 +436,7 @@ CLIENTS_OWN = {
 @pytest.mark.parametrize("way", CLIENTS_OWN)
 def test_a_client_s_time_limit_stays_the_network_s(api, memory, way, fault, is_watched):
     api.answers(fault=fault)
-    hosts = [api.url] if is_watched else ["gw.example"]
-
-    with assisters_otel.init(hosts=hosts, tracer_provider=memory.tracer_provider):
+    with watching(api, memory, hosts=[api.url] if is_watched else ["gw.example"]):
         told = explain(raised(asyncio.run, CLIENTS_OWN[way](api.url)))
 
     assert (told.side, told.retryable) == ("the way there", True)
@@ -477,8 +474,9 @@ def test_a_circle_of_redirects_is_no_body_that_broke_off(memory, way, is_watched
     with RawServer() as server:
         answer = f"HTTP/1.1 307 X\r\nLocation: {server.url}/models\r\nContent-Length: 0\r\n\r\n"
         server.usual = answer.encode(), False
-        hosts = [server.url] if is_watched else ["gw.example"]
-        with assisters_otel.init(hosts=hosts, tracer_provider=memory.tracer_provider):
+        with watching(
+            server, memory, hosts=[server.url] if is_watched else ["gw.example"], strict=False
+        ):
             error = raised(FOLLOWING[way], server.url)
 
     told = explain(error)
@@ -535,9 +533,7 @@ PAGE = {"status": 200, "body": "<html>login</html>", "content_type": "text/html"
 @pytest.mark.parametrize("what", AFTER)
 def test_an_answer_that_came_is_not_said_to_be_none(api, memory, what, is_watched):
     api.answers(**PAGE)
-    hosts = [api.url] if is_watched else ["gw.example"]
-
-    with assisters_otel.init(hosts=hosts, tracer_provider=memory.tracer_provider):
+    with watching(api, memory, hosts=[api.url] if is_watched else ["gw.example"]):
         error = raised(AFTER[what], api.url)
 
     told = explain(error)
@@ -569,9 +565,7 @@ def test_a_body_that_requests_cannot_encode_is_not_said_to_be_answered(api):
 )
 def test_an_error_in_place_of_a_result_is_no_success(api, memory, module, is_watched, error, side):
     api.answers(status=200, json={"error": error})
-    hosts = [api.url] if is_watched else ["gw.example"]
-
-    with assisters_otel.init(hosts=hosts, tracer_provider=memory.tracer_provider):
+    with watching(api, memory, hosts=[api.url] if is_watched else ["gw.example"]):
         response = module.get(f"{api.url}/models", timeout=30)
         told = explain(response)
 
@@ -682,8 +676,7 @@ def test_the_only_error_of_the_api_in_a_group_is_explained(api, memory, is_watch
             tasks.create_task(group(left - 1) if left else openai_async(api.url))
             await asyncio.sleep(30)
 
-    hosts = [api.url] if is_watched else ["gw.example"]
-    with assisters_otel.init(hosts=hosts, tracer_provider=memory.tracer_provider):
+    with watching(api, memory, hosts=[api.url] if is_watched else ["gw.example"]):
         error = raised(asyncio.run, group(depth))
 
     told = explain(error)

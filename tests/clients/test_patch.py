@@ -25,6 +25,7 @@ from requests.adapters import HTTPAdapter, Retry
 import assisters_otel
 from assisters_otel.clients import import_hooks, patching
 from assisters_otel.fail_safe import own_errors
+from memory import watching
 
 ON = types.SimpleNamespace(patched={"a client": "1.0"})
 ENDED = types.SimpleNamespace(patched={})
@@ -456,7 +457,9 @@ def test_httpx2_under_httpx_s_name_is_patched_once():
 
 
 @pytest.mark.parametrize("how", ["alone", "by name", "and more"])
-def test_a_transport_of_httpx_gets_all_that_it_is_called_with(api, caller, monkeypatch, how):
+def test_a_transport_of_httpx_gets_all_that_it_is_called_with(
+    api, memory, caller, monkeypatch, how
+):
     """The app has put another method in its place, which takes more than the request."""
     kind = caller.module.AsyncHTTPTransport if caller.run else caller.module.HTTPTransport
     name = "handle_async_request" if caller.run else "handle_request"
@@ -477,7 +480,7 @@ def test_a_transport_of_httpx_gets_all_that_it_is_called_with(api, caller, monke
 
     setattr(Own, name, own)
     monkeypatch.setattr(kind, name, method)
-    with assisters_otel.init(hosts=[api.url], strict=True) as telemetry:
+    with watching(api, memory) as telemetry:
         client = caller.client(transport=Own())
         assert caller.send("GET", f"{api.url}/models", client=client).status_code == 200
         assert telemetry.status().attempts == 1
@@ -540,7 +543,7 @@ class Told(HTTPAdapter):
 @pytest.mark.parametrize("is_watched", [True, False])
 @pytest.mark.parametrize("name", ["session", "adapter", "call", "one", "self", "args", "told"])
 def test_a_keyword_argument_of_a_session_s_send_goes_where_it_goes_without_us(
-    api, name, is_watched
+    api, memory, name, is_watched
 ):
     def send():
         with requests.Session() as session:
@@ -554,6 +557,5 @@ def test_a_keyword_argument_of_a_session_s_send_goes_where_it_goes_without_us(
             return response.status_code, adapter.told
 
     without = send()
-    hosts = [api.url] if is_watched else ["elsewhere.test"]
-    with assisters_otel.init(hosts=hosts, strict=True):
+    with watching(api, memory, hosts=[api.url] if is_watched else ["elsewhere.test"]):
         assert send() == without
