@@ -221,7 +221,7 @@ def test_a_provider_that_fails_leaves_an_inert_handle_and_nothing_behind(memory,
     ) as telemetry:
         assert not telemetry.status().active
     assert "no meter" in caplog.text
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
     assert not AssistersInstrumentor().is_instrumented_by_opentelemetry
 
 
@@ -554,6 +554,26 @@ def test_a_client_s_adapter_is_imported_with_it(name, adapter):
     )
 
     assert done.out == "True\n"
+
+
+def test_what_an_app_does_without_is_not_imported_for_it(api):
+    done = passed(
+        f"""
+        import sys
+        import requests
+        import assisters_otel
+        with assisters_otel.init(hosts=[{api.url!r}]) as telemetry:
+            assert requests.get("{api.url}/models", timeout=30).status_code == 200
+            assert telemetry.status().attempts == 1
+        without = {{"packaging", "httpx", "assisters_otel.runtimes.uvicorn"}}
+        print(without & sys.modules.keys())
+        """,
+        is_first=True,
+        OTEL_TRACES_EXPORTER="none",
+        OTEL_METRICS_EXPORTER="none",
+    )
+
+    assert done.out == "set()\n"
 
 
 @pytest.mark.parametrize("name", ["httpx", "httpx2", "openai"])

@@ -1,16 +1,14 @@
 """The adapters of all clients with one recorder, switched on and off together.
 
-`startup` and `instrumentor` create one `Instrumentation`. It knows the clients by their adapters,
-and nothing of providers but the two that it records in.
+`startup`, `instrumentor` and a recording of `testing` create an `Instrumentation`, and turn it on
+by `SWITCH`. It knows the clients by their adapters, and of providers only the two it records in.
 """
 
 from __future__ import annotations
 
 import time
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry import metrics, trace
 
@@ -190,6 +188,9 @@ def _installed(module: str) -> str | None:
     """Return the version of a client that is not imported, or None if it is not installed."""
     if not _is_there(module):
         return None
+    # Without it an app starts faster (tests/bench/import_cost.py), and few ask for the versions.
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - see above
+
     try:
         return version(module)
     except PackageNotFoundError:
@@ -197,6 +198,8 @@ def _installed(module: str) -> str | None:
 
 
 def _is_there(module: str) -> bool:
+    from importlib.util import find_spec  # noqa: PLC0415 - as above
+
     try:
         return find_spec(module) is not None
     except (ImportError, ValueError):  # the app has put a stand-in into `sys.modules`
@@ -219,3 +222,38 @@ class Client(Record):
     version: str
     http_spans_by: str | None
     imported: bool = True
+
+
+class Switch:
+    """Turns an instrumentation on and off. One at most is on.
+
+    `AssistersInstrumentor` shows this state, and has none of its own. So `init` needs no
+    `BaseInstrumentor`, whose import takes as long as the library's (tests/bench/import_cost.py).
+
+    Attributes:
+        active: The instrumentation that is on, or None.
+        is_on: True if it is on. Also true where `AssistersInstrumentor` had nothing to turn on,
+            with a disabled SDK.
+    """
+
+    def __init__(self) -> None:
+        """Create a switch that is off."""
+        self.active: Instrumentation | None = None
+        self.is_on = False
+
+    def on(self, instrumentation: Instrumentation) -> None:
+        """Patch the clients for *instrumentation*."""
+        instrumentation.start()
+        self.active = instrumentation
+        self.is_on = True
+
+    def off(self) -> None:
+        """Remove the patches of the instrumentation that is on, if one is."""
+        active, self.active = self.active, None
+        self.is_on = False
+        if active is not None:
+            active.stop()
+
+
+SWITCH: Final = Switch()
+"""The switch of this process."""

@@ -1,7 +1,7 @@
 """`AssistersInstrumentor`: patches the clients, and creates no providers.
 
-``opentelemetry-instrument`` finds it by its entry point. `init` uses it as well. So `uninstrument`
-also takes out the patches of `init`.
+``opentelemetry-instrument`` finds it by its entry point. It turns the same `SWITCH` as `init`. So
+`uninstrument` also takes out the patches of `init`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
 from assisters_otel import config as configs
 from assisters_otel.config import warn_of_wrong, with_environment
 from assisters_otel.fail_safe import fail_safe, own_errors
-from assisters_otel.instrumentation import Instrumentation
+from assisters_otel.instrumentation import SWITCH, Instrumentation
 from assisters_otel.variables import corrections
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 _SETTINGS: Final = frozenset({"hosts", "capture_message", "key_fingerprint", "baggage", "strict"})
-_KEYWORDS: Final = _SETTINGS | {"tracer_provider", "meter_provider", "instrumentation"}
+_KEYWORDS: Final = _SETTINGS | {"tracer_provider", "meter_provider"}
 
 
 class AssistersInstrumentor(BaseInstrumentor):  # type: ignore[misc] # it has no types
@@ -34,7 +34,19 @@ class AssistersInstrumentor(BaseInstrumentor):  # type: ignore[misc] # it has no
     ``hosts``, ``capture_message``, ``key_fingerprint``, ``baggage`` and ``strict`` as `init` does.
     """
 
-    active: Instrumentation | None = None
+    @property
+    def active(self) -> Instrumentation | None:
+        """The instrumentation that is on, or None."""
+        return SWITCH.active
+
+    @property
+    def _is_instrumented_by_opentelemetry(self) -> bool:
+        """True if it is on: `BaseInstrumentor` keeps that in an attribute of this name."""
+        return SWITCH.is_on
+
+    @_is_instrumented_by_opentelemetry.setter
+    def _is_instrumented_by_opentelemetry(self, is_on: bool) -> None:
+        SWITCH.is_on = is_on
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Return nothing: a client is patched when it is imported, and none is needed."""
@@ -46,31 +58,25 @@ class AssistersInstrumentor(BaseInstrumentor):  # type: ignore[misc] # it has no
         Args:
             **kwargs: ``tracer_provider`` and ``meter_provider``, as for any instrumentor.
                 ``hosts``, ``capture_message``, ``key_fingerprint``, ``baggage`` and ``strict``, as
-                for `init`. From `init` itself an ``instrumentation`` that is ready to start.
+                for `init`.
         """
         unknown = ", ".join(sorted(kwargs.keys() - _KEYWORDS))
         if unknown:
-            known = ", ".join(sorted(_KEYWORDS - {"instrumentation"}))
+            known = ", ".join(sorted(_KEYWORDS))
             raise ValueError(f"unknown: {unknown}. Write one of {known}")
-        active = kwargs.get("instrumentation")
-        if active is None and configs.sdk_disabled(os.environ):
+        if configs.sdk_disabled(os.environ):
             return
-        if active is None:
-            configs.check_provider("tracer_provider", kwargs.get("tracer_provider"), "get_tracer")
-            configs.check_provider("meter_provider", kwargs.get("meter_provider"), "get_meter")
-            settings = {name: kwargs[name] for name in _SETTINGS & kwargs.keys()}
-            config = configs.from_arguments(**settings)
-            own_errors.start(strict=config.strict)
-            active = _make(config, kwargs)
-            if active is None:  # a fault of the library's, which has been logged
-                return
-        active.start()
-        self.active = active
+        configs.check_provider("tracer_provider", kwargs.get("tracer_provider"), "get_tracer")
+        configs.check_provider("meter_provider", kwargs.get("meter_provider"), "get_meter")
+        settings = {name: kwargs[name] for name in _SETTINGS & kwargs.keys()}
+        config = configs.from_arguments(**settings)
+        own_errors.start(strict=config.strict)
+        active = _make(config, kwargs)
+        if active is not None:  # None after a fault of the library's, which has been logged
+            SWITCH.on(active)
 
     def _uninstrument(self, **_kwargs: Any) -> None:
-        active, self.active = self.active, None
-        if active is not None:
-            active.stop()
+        SWITCH.off()
 
 
 @fail_safe

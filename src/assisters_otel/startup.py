@@ -24,8 +24,7 @@ from assisters_otel import global_providers, logger, process
 from assisters_otel.api import redaction
 from assisters_otel.config import InitArguments, warn_of_wrong, with_environment
 from assisters_otel.fail_safe import fail_safe_but_for, own_errors
-from assisters_otel.instrumentation import Instrumentation
-from assisters_otel.instrumentor import AssistersInstrumentor
+from assisters_otel.instrumentation import SWITCH, Instrumentation
 from assisters_otel.semconv import environment
 from assisters_otel.telemetry import Telemetry
 from assisters_otel.variables import corrections, rules
@@ -186,11 +185,9 @@ def _set_up(
 
 
 def _instrument(config: configs.Config, tracers: Any, meters: Any) -> Instrumentation:
-    instrumentor = AssistersInstrumentor()
-    active = instrumentor.active
-    is_zero_code = instrumentor.is_instrumented_by_opentelemetry
-    if is_zero_code:
-        instrumentor.uninstrument()  # zero-code has switched it on with fewer arguments
+    active = SWITCH.active
+    is_zero_code = SWITCH.is_on
+    SWITCH.off()  # zero-code has turned it on with fewer arguments
     if active is not None:
         # A configuration file may have hosts for it.
         config = config.joined(active.config)
@@ -204,7 +201,7 @@ def _instrument(config: configs.Config, tracers: Any, meters: Any) -> Instrument
                 environment.OTEL_DISABLED_INSTRUMENTATIONS,
                 name,
             )
-    instrumentor.instrument(instrumentation=instrumentation)
+    SWITCH.on(instrumentation)
     return instrumentation
 
 

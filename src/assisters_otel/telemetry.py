@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from assisters_otel import process
 from assisters_otel.fail_safe import fail_safe, own_errors
-from assisters_otel.instrumentor import AssistersInstrumentor
+from assisters_otel.instrumentation import SWITCH
 from assisters_otel.otel_api import providers
-from assisters_otel.providers import owned_providers, workers
+from assisters_otel.providers import workers
 from assisters_otel.records import Record
 from assisters_otel.variables import corrections
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from assisters_otel.config import InitArguments
     from assisters_otel.instrumentation import Client, Instrumentation
+    from assisters_otel.providers.owned_providers import OwnedProviders
 
 NOT_SEEN: Final = ("http.client", "urllib.request", "urllib3", "pycurl", "niquests")
 """The clients whose requests are not seen. Those of urllib3 are seen under requests only."""
@@ -67,7 +68,7 @@ class Telemetry:
         self,
         arguments: InitArguments,
         instrumentation: Instrumentation | None = None,
-        exports: owned_providers.OwnedProviders | None = None,
+        exports: OwnedProviders | None = None,
         reused: tuple[Any, ...] = (),
     ) -> None:
         """Create the handle. `init` alone does so.
@@ -89,7 +90,7 @@ class Telemetry:
     def was_uninstrumented(self) -> bool:
         """Return True if the app has taken out the patches of `init`, by `uninstrument`."""
         on = self._instrumentation
-        return on is not None and AssistersInstrumentor().active is not on
+        return on is not None and SWITCH.active is not on
 
     def status(self) -> Status:
         """Return what is watched, where telemetry goes, the counts, and the last fault."""
@@ -193,7 +194,7 @@ class Telemetry:
     @fail_safe
     def _uninstrument(self) -> None:
         if self._instrumentation is not None and not self.was_uninstrumented():
-            AssistersInstrumentor().uninstrument()
+            SWITCH.off()
 
     @fail_safe
     def _end_exports(self, timeout_s: float) -> None:

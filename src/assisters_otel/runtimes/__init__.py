@@ -2,7 +2,8 @@
 
 A runtime is a server or a worker that runs the app: uvicorn, Celery, RQ. Its file lists its hooks
 as data: a method to wrap, or a signal to connect to. They are installed when the app imports the
-runtime and removed at `shutdown`. The library itself imports no runtime.
+runtime and removed at `shutdown`. The library itself imports no runtime. A runtime's file is
+imported with it: an app that has none starts faster (tests/bench/import_cost.py).
 
 A hook does one of these:
 
@@ -19,13 +20,61 @@ processes end as Python's do, or run a server of uvicorn. For the children of mu
 Dramatiq's workers are, see `process`.
 """
 
+# ruff: noqa: PLC0415 - see above
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
 
 from assisters_otel.clients.patching import Patches
 from assisters_otel.fail_safe import fail_safe
-from assisters_otel.runtimes import aws_lambda, celery, dramatiq, rq, uvicorn
 from assisters_otel.runtimes.receivers import Receivers
 from assisters_otel.runtimes.uwsgi import UwsgiHooks
+
+if TYPE_CHECKING:
+    from assisters_otel.clients.patching import Target
+    from assisters_otel.runtimes.receivers import Receiver
+
+
+def _uvicorn() -> tuple[Target, ...]:
+    from assisters_otel.runtimes.uvicorn import TARGETS
+
+    return TARGETS
+
+
+def _rq() -> tuple[Target, ...]:
+    from assisters_otel.runtimes.rq import TARGETS
+
+    return TARGETS
+
+
+def _dramatiq() -> tuple[Target, ...]:
+    from assisters_otel.runtimes.dramatiq import TARGETS
+
+    return TARGETS
+
+
+def _aws_lambda() -> tuple[Target, ...]:
+    from assisters_otel.runtimes.aws_lambda import TARGETS
+
+    return TARGETS
+
+
+def _celery() -> tuple[Receiver, ...]:
+    from assisters_otel.runtimes.celery import RECEIVERS
+
+    return RECEIVERS
+
+
+TARGETS: Final = {
+    "uvicorn": _uvicorn,
+    "rq": _rq,
+    "dramatiq.worker": _dramatiq,
+    "awslambdaric.bootstrap": _aws_lambda,
+}
+"""Functions that return the methods to wrap, by the modules that have them."""
+
+RECEIVERS: Final = {"celery.signals": _celery}
+"""Functions that return the receivers to connect, by the modules that have their signals."""
 
 
 class RuntimeHooks:
@@ -33,9 +82,8 @@ class RuntimeHooks:
 
     def __init__(self) -> None:
         """Create the hooks without installing them."""
-        targets = (*uvicorn.TARGETS, *rq.TARGETS, *dramatiq.TARGETS, *aws_lambda.TARGETS)
-        self._methods = Patches(targets)
-        self._signals = Receivers(celery.RECEIVERS)
+        self._methods = Patches((), TARGETS)
+        self._signals = Receivers(RECEIVERS)
         self._uwsgi = UwsgiHooks()
 
     def apply(self) -> None:

@@ -29,10 +29,9 @@ def _flush_child(**_arguments: object) -> None:
     PROCESS.flush_at_end()
 
 
-_SIGNALS: Final = "celery.signals"
 RECEIVERS: Final = (
-    Receiver(_SIGNALS, "task_prerun", _task_started),
-    Receiver(_SIGNALS, "task_postrun", _task_ended),
-    Receiver(_SIGNALS, "worker_process_shutdown", _flush_child),
+    Receiver("task_prerun", _task_started),
+    Receiver("task_postrun", _task_ended),
+    Receiver("worker_process_shutdown", _flush_child),
 )
 """The receivers to connect to Celery's signals."""

@@ -9,20 +9,18 @@ from assisters_otel.fail_safe import fail_safe
 from assisters_otel.records import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import ModuleType
 
 
 class Receiver(Record):
-    """A receiver of one signal, for example ``("celery.signals", "task_prerun", start)``.
+    """A receiver of one signal, for example ``("task_prerun", start)``.
 
     Attributes:
-        module: The module that has the signal. The receiver is connected when it is imported.
-        signal: The signal's name in that module. If a version has no such signal, nothing happens.
+        signal: The signal's name in its module. If a version has no such signal, nothing happens.
         receive: The function to call with the signal's arguments, by name. It must not raise.
     """
 
-    module: str
     signal: str
     receive: Callable[..., None]
 
@@ -30,18 +28,19 @@ class Receiver(Record):
 class Receivers:
     """A set of receivers. Each is connected when its module is imported, now or later."""
 
-    def __init__(self, receivers: tuple[Receiver, ...]) -> None:
+    def __init__(self, receivers: Mapping[str, Callable[[], tuple[Receiver, ...]]]) -> None:
         """Create the set without connecting it.
 
         Args:
-            receivers: The receivers to connect.
+            receivers: By module, a function that returns the receivers to connect. It is called
+                when the module has been imported.
         """
         self._receivers = receivers
         self._connected: list[tuple[Any, Callable[..., None]]] = []
 
     def apply(self) -> None:
         """Connect the receivers of each module that is imported, now or later. Imports none."""
-        for module in dict.fromkeys(receiver.module for receiver in self._receivers):
+        for module in self._receivers:
             imports.watch(module, self)
 
     @fail_safe
@@ -55,8 +54,8 @@ class Receivers:
     @fail_safe
     def imported(self, module: ModuleType, name: str) -> None:
         """Connect the receivers of *module*, which has just been imported as *name*."""
-        for receiver in self._receivers:
-            if receiver.module == name and hasattr(module, receiver.signal):
+        for receiver in self._receivers[name]():
+            if hasattr(module, receiver.signal):
                 self._connect(getattr(module, receiver.signal), receiver.receive)
 
     @fail_safe

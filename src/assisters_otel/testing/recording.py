@@ -31,8 +31,7 @@ from assisters_otel import config as configs
 from assisters_otel import process
 from assisters_otel.config import Config
 from assisters_otel.fail_safe import own_errors
-from assisters_otel.instrumentation import Instrumentation
-from assisters_otel.instrumentor import AssistersInstrumentor
+from assisters_otel.instrumentation import SWITCH, Instrumentation
 from assisters_otel.records import Record
 from assisters_otel.telemetry import Telemetry
 from assisters_otel.testing.recorded_telemetry import Recorded
@@ -154,16 +153,15 @@ class _Recording:
             meters = MeterProvider(resource=resource, shutdown_on_exit=False)
         tracers.add_span_processor(_Spans())
         self._handed_on.put(tracers, True)  # an app may make it global, by what it finds
-        instrumentor = AssistersInstrumentor()
-        self._before = instrumentor.active
+        self._before = SWITCH.active
         self._base = _config(self._before)
         made = Instrumentation(self._base, tracers, meters)
         self._was_strict = own_errors.strict
         if self._before is not None:
-            instrumentor.uninstrument()
+            SWITCH.off()
         else:
             own_errors.strict = False  # what a handle that is shut down has left
-        instrumentor.instrument(instrumentation=made)
+        SWITCH.on(made)
         arguments = configs.InitArguments(self._base, None, None)
         handle = Telemetry(arguments, made)
         handle.is_recording = True
@@ -173,9 +171,8 @@ class _Recording:
         return meters, made
 
     def _switch_off(self) -> None:
-        instrumentor = AssistersInstrumentor()
-        if instrumentor.active is self._instrumentation:  # the test may have taken it out
-            instrumentor.uninstrument()
+        if SWITCH.active is self._instrumentation:  # the test may have taken it out
+            SWITCH.off()
 
     def _switch_on_again(self) -> None:
         before, self._before = self._before, None
@@ -184,7 +181,7 @@ class _Recording:
         own_errors.strict = self._was_strict
         process.PROCESS.current = handle
         if before is not None and (handle is not None or not self._was_init):
-            AssistersInstrumentor().instrument(instrumentation=before)
+            SWITCH.on(before)
 
     def _watch(self, instrumentation: Instrumentation) -> None:
         hosts = (*self._base.hosts, *(host for one in self._open for host in one.config.hosts))
