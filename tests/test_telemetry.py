@@ -26,6 +26,9 @@ def call(times=1):
 """
 
 
+SLACK_S = 10  # a busy machine ends a process slowly
+
+
 def script(api, body):
     return f"URL = {api.url!r}\n{CALL}\n" + body
 
@@ -783,7 +786,7 @@ print(time.time())
 
     assert done.err.count("\n") == 1, done.err
     assert "http://127.0.0.1:9" in done.err
-    assert ended - float(done.out) < 5 + 3
+    assert ended - float(done.out) < 5 + SLACK_S
 
 
 def test_a_collector_that_hangs_holds_the_exit_up_for_five_seconds_at_most(api):
@@ -805,7 +808,7 @@ print(time.time())
     ended = time.time()
 
     assert done.err.count("\n") <= 1, done.err
-    assert ended - float(done.out) < 5 + 3  # a busy machine ends a process slowly
+    assert ended - float(done.out) < 5 + SLACK_S
 
 
 FORK = """

@@ -367,7 +367,7 @@ os._exit(0)
 """
 
 
-def forking(api: FakeApi, collector: Collector, script: str) -> subprocess.Popen[str]:
+def forking(api: FakeApi, collector: Collector, script: str, **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", f"URL = {api.url!r}\n{script}"],
         env=environment(
@@ -375,6 +375,7 @@ def forking(api: FakeApi, collector: Collector, script: str) -> subprocess.Popen
             collector,
             OTEL_BSP_MAX_QUEUE_SIZE="100000",
             OTEL_EXPORTER_OTLP_TIMEOUT="60",  # on a busy machine an export takes its time
+            **more,
         ),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -407,7 +408,8 @@ def test_a_child_forked_in_the_middle_of_requests_does_not_wait_for_locks(api, c
 def test_a_child_forked_while_another_thread_records_needs_no_lock_of_the_instruments(
     api, collector
 ):
-    out = ended(forking(api, collector, FORK + LOCKS))
+    # However long it takes, the parent exports nothing: it ends without a flush.
+    out = ended(forking(api, collector, FORK + LOCKS, OTEL_BSP_SCHEDULE_DELAY="3600000"))
 
     held = out.split()
     assert {"_ViewInstrumentMatch._lock", "WatchedHosts._lock", "OwnedProviders._lock"} <= set(held)
