@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import errno
 import http.client
 import io
@@ -327,6 +328,76 @@ def test_what_the_app_itself_raises_of_an_answer_has_that_answer(api, act, way):
     assert (told.code, told.request_id) == ("insufficient_funds", "req_first")
 
 
+class OfWrapper(Exception):  # noqa: N818 - as litellm has it, within its own
+    def __init__(self, response):
+        self.response = response
+
+
+class OfWrapperByBase(openai.InternalServerError):
+    pass
+
+
+def made_up(_):
+    return httpx.Response(500, request=httpx.Request("POST", "https://gw.example/v1"))
+
+
+def in_layers(ask, response_of):
+    """Raise what a wrapper does of an SDK's exception: one of its own, and another one of that."""
+    try:
+        try:
+            ask()
+        except Exception as error:  # noqa: BLE001 - each client's own
+            raise OfWrapper(response_of(error))  # noqa: B904 - its context is what is tried
+    except OfWrapper as error:
+        raise OfWrapperByBase("x", response=response_of(error), body=None)  # noqa: B904 - the same
+
+
+@pytest.mark.usefixtures("telemetry")
+@pytest.mark.parametrize("response_of", [made_up, lambda error: copy.copy(error.response)])
+@pytest.mark.parametrize("way", ["httpx", "httpx2", "openai", "openai-async"])
+def test_a_wrapper_s_own_response_does_not_hide_the_answer(api, way, response_of):
+    api.answers("insufficient_funds", request_id="req_first")
+
+    told = explain(raised(in_layers, lambda: WAYS[way](api.url), response_of))
+
+    assert (told.status, told.code, told.request_id) == (402, "insufficient_funds", "req_first")
+    assert told.trace_id, "that of the attempt"
+
+
+@pytest.mark.parametrize("is_watched", [True, False], ids=["watched", "unwatched"])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_wrapper_s_own_status_is_no_answer_where_there_was_none(api, memory, way, is_watched):
+    api.answers(fault="drop", times=4)
+    hosts = [api.url] if is_watched else ["gw.example"]
+
+    with assisters_otel.init(hosts=hosts, tracer_provider=memory.tracer_provider):
+        told = explain(raised(in_layers, lambda: WAYS[way](api.url), made_up))
+
+    assert told.status is None
+    assert told.what.startswith("There was no answer")
+    assert (told.side, told.retryable) == ("the way there", True)
+
+
+@pytest.mark.usefixtures("telemetry")
+@pytest.mark.parametrize("module", [httpx, httpx2, requests])
+def test_another_server_s_answer_that_the_app_itself_raises_is_not_the_one_that_was_handled(
+    api, module
+):
+    api.answers("api_key_revoked")
+
+    def ask(url):
+        try:
+            of_openai(api.url)
+        except openai.APIError:
+            raise OfWrapper(module.get(f"{url}/models", timeout=30))  # noqa: B904 - the same
+
+    with FakeApi() as other:
+        other.answers("internal_error")
+        error = raised(ask, other.url)
+
+    assert explain(error).code != "api_key_revoked"
+
+
 @pytest.mark.usefixtures("telemetry")
 def test_an_exception_in_many_layers_of_the_app_has_its_answer(api):
     api.answers("insufficient_funds")
@@ -541,6 +612,18 @@ def test_an_answer_that_came_is_not_said_to_be_none(api, memory, what, is_watche
     assert "no answer" not in str(told)
     assert "did not leave" not in told.advice
     assert (told.side, told.retryable) == ("your app", False)
+
+
+@pytest.mark.parametrize("event", ['{"error": "planted"}', '{"error": {"message": "planted"}}'])
+def test_an_error_event_of_a_stream_that_is_not_watched_is_an_answer(event):
+    with FakeApi() as other, openai.OpenAI(base_url=other.url, api_key="ask_k") as client:
+        other.answers(body=f"data: {event}\n\n", content_type="text/event-stream")
+        stream = client.chat.completions.create(**CHAT, stream=True)
+        told = explain(raised(list, stream))
+
+    assert told.what == "An answer came, and the client could not use it: APIError."
+    assert "did not leave" not in told.advice
+    assert "no answer" not in told.ticket
 
 
 @pytest.mark.usefixtures("telemetry")

@@ -26,6 +26,9 @@ _MAX_CAUSES: Final = 20
 """The number of exceptions in a chain that are read. A chain may be a ring. That of a connection
 that is refused to an async client of `openai` has five, and each layer of the app may add one."""
 
+_HTTPX: Final = frozenset({"httpx", "httpx2"})
+"""The packages whose responses raise when their `elapsed` is read, if nobody has received them."""
+
 _MAX_FRAMES: Final = 2000
 """The frames of a traceback that are walked through. Python's own limit of a recursion is 1000."""
 
@@ -101,8 +104,26 @@ def _is_older(context: BaseException, error: BaseException) -> bool:
         return False
     # An OSError with a number is the system's, for example of a file that the handler opens.
     is_of_system = isinstance(error, OSError) and error.errno is not None
-    has_answer = status_of(attribute(error, "response")) is not None
-    return is_of_system or has_answer or is_known(raising_module(error))
+    response, handled = attribute(error, "response"), attribute(context, "response")
+    has_answer = status_of(response) is not None and not is_made_up(response)
+    is_other = has_answer and not _is_copy(response, handled)
+    return is_of_system or is_other or is_known(raising_module(error))
+
+
+def _is_copy(response: object, handled: object) -> bool:
+    """Return True if a wrapper has copied the answer that was handled, as litellm does."""
+    times = attribute(response, "elapsed"), attribute(handled, "elapsed")
+    return times[0] is not None and times[0] == times[1]
+
+
+def is_made_up(response: object) -> bool:
+    """Return True for a response of httpx that no client has received.
+
+    Wrappers of SDKs, such as litellm, make one for their own exception: with status 500 where
+    there was no answer.
+    """
+    is_of_httpx = type(response).__module__.partition(".")[0] in _HTTPX
+    return is_of_httpx and attribute(response, "elapsed") is None
 
 
 def raising_module(error: BaseException) -> object:

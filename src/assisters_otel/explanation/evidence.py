@@ -33,6 +33,7 @@ from assisters_otel.explanation.app_objects import (
     causes_of,
     exceptions_in,
     header,
+    is_made_up,
     status_of,
     text_of,
 )
@@ -173,7 +174,9 @@ def _of_attempt(known: KnownAttempt) -> Evidence:
 def _of_exception(error: BaseException) -> Evidence:
     chain = list(causes_of(error))
     # An exception of another package has a status and a code of another server, or of none.
-    source = next(filter(exception_classes.is_of_client, chain), None)
+    sources = list(filter(exception_classes.is_of_client, chain))
+    received = (one for one in sources if not is_made_up(attribute(one, "response")))
+    source = next(received, sources[0] if sources else None)
     evidence = Evidence() if source is None else _of_client_exception(source)
     has_fields = any(evidence.envelope[:3])
     if evidence.status is None or evidence.status < FIRST_ERROR:

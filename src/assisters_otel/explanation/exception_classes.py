@@ -85,7 +85,10 @@ def is_of_client_or_python(error: BaseException) -> bool:
 
 def is_after_answer(error: BaseException) -> bool:
     """Return True if a client raises exceptions of that class only when an answer has come."""
-    return not _client_names(error).isdisjoint(_AFTER_ANSWER)
+    names = _client_names(error)
+    # `openai` raises its base class itself for an error event of a stream.
+    is_event = "APIError" in names and "APIConnectionError" not in names
+    return is_event or not names.isdisjoint(_AFTER_ANSWER)
 
 
 def is_circle_of_redirects(chain: Sequence[BaseException]) -> bool:
