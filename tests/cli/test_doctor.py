@@ -341,6 +341,83 @@ def test_doctor_says_why_telemetry_was_refused(findings, collector, status, reas
     assert advice in metrics["to_do"]
 
 
+# A name that nobody can look up: only the proxy may be asked for it.
+BEHIND_PROXY = "http://collector.invalid:4318"
+
+
+def test_a_receiver_behind_a_proxy_is_tried_through_it(findings, collector):
+    proxy = collector.endpoint.replace("://", "://user:planted@")
+
+    found, wrong = findings(OTEL_EXPORTER_OTLP_ENDPOINT=BEHIND_PROXY, HTTP_PROXY=proxy)
+
+    traces = next(one for one in found if one["check"] == "traces")
+    assert traces["what"].endswith(f"/v1/traces, through the proxy {collector.endpoint}")
+    assert wrong.keys() <= {"entry points"}
+    assert {request.path for request in collector.requests} == {
+        f"{BEHIND_PROXY}/v1/traces",
+        f"{BEHIND_PROXY}/v1/metrics",
+    }
+
+
+@pytest.mark.parametrize("status", [403, 404, 502])
+def test_a_proxy_that_may_be_what_refuses_is_named(findings, collector, status):
+    collector.status = status
+
+    _, wrong = findings(OTEL_EXPORTER_OTLP_ENDPOINT=BEHIND_PROXY, HTTP_PROXY=collector.endpoint)
+
+    assert f"It may be the proxy {collector.endpoint} that refuses" in wrong["arrival"]["to_do"]
+    assert "NO_PROXY=collector.invalid" in wrong["arrival"]["to_do"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "what", "to_do"),
+    [
+        (
+            {"HTTP_PROXY": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_ENDPOINT": BEHIND_PROXY},
+            f"nobody answers at the proxy http://127.0.0.1:9, on the way to {BEHIND_PROXY}",
+            "NO_PROXY=collector.invalid",
+        ),
+        (
+            {"http_proxy": "http://proxy.invalid:3128"},
+            "http://localhost:4318 is on this machine, and is asked for at the proxy",
+            "NO_PROXY=localhost",
+        ),
+        (
+            {"ALL_PROXY": "http://proxy.invalid", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://[::1]:1"},
+            "is asked for at the proxy http://proxy.invalid:80",
+            "NO_PROXY=::1",
+        ),
+        (
+            {"HTTP_PROXY": "http://proxy.invalid:0x1", "OTEL_EXPORTER_OTLP_ENDPOINT": BEHIND_PROXY},
+            "HTTP_PROXY or HTTPS_PROXY has a wrong port",
+            "Correct the variable",
+        ),
+    ],
+)
+def test_a_proxy_that_is_in_the_way_is_found(findings, variables, what, to_do):
+    _, wrong = findings(**variables)
+
+    assert what in wrong["traces"]["what"]
+    assert to_do in wrong["metrics"]["to_do"]
+
+
+def test_a_receiver_without_a_proxy_or_over_grpc_is_asked_directly(findings, grpc_port, collector):
+    variables = {"HTTP_PROXY": "http://proxy.invalid:3128", "NO_PROXY": "127.0.0.1"}
+    grpc = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "NO_PROXY": ""}
+
+    for endpoint, more in ((collector.endpoint, {}), (f"http://127.0.0.1:{grpc_port}", grpc)):
+        _, wrong = findings(**{**variables, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, **more})
+        assert "traces" not in wrong
+
+
+def test_https_to_a_receiver_without_tls_is_found(findings, collector):
+    endpoint = collector.endpoint.replace("http:", "https:")
+
+    _, wrong = findings(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
+
+    assert "speaks no TLS: write http://" in wrong["arrival"]["to_do"]
+
+
 def test_one_signal_s_refusal_is_not_the_other_s(findings, collector):
     collector.status = {"/v1/metrics": 401}
 
@@ -581,6 +658,33 @@ def test_a_client_whose_spans_the_environment_takes_away_is_told_of(spans_of):
         "aiohttp-client",
         "requests": "2.0, spans by assisters_otel",
     }
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "url", "clients"),
+    [
+        (
+            "OTEL_PYTHON_EXCLUDED_URLS",
+            "health,.*",
+            "https://api.assisters.dev/v1",
+            "httpx requests",
+        ),
+        ("OTEL_PYTHON_HTTPX_EXCLUDED_URLS", "/api/", "https://assisters.dev/api/v1", "httpx"),
+        ("OTEL_PYTHON_REQUESTS_EXCLUDED_URLS", "gw", "https://gw.example/v1", "requests"),
+        ("OTEL_PYTHON_EXCLUDED_URLS", "health", None, ""),
+    ],
+)
+def test_a_client_whose_requests_a_variable_leaves_out_is_told_of(
+    spans_of, monkeypatch, variable, value, url, clients
+):
+    monkeypatch.setenv(variable, value)
+
+    environ = {"ASSISTERS_OTEL_HOSTS": "gw.example", variable: value}
+    found = spans_of(environ, httpx="0.28", requests="2.0")
+
+    left_out = f"no HTTP spans of {url}: {variable} leaves them out"
+    told = {name for name, what in found.items() if left_out in what}
+    assert told == set(clients.split())
 
 
 def test_under_opentelemetry_instrument_that_variable_is_of_other_instrumentations(

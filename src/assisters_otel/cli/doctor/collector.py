@@ -15,14 +15,16 @@ from opentelemetry.sdk.trace.sampling import Decision
 from assisters_otel import config
 from assisters_otel.cli.doctor import delivery
 from assisters_otel.cli.doctor.finding import Finding
+from assisters_otel.cli.doctor.proxy import proxy_for
 from assisters_otel.providers import entry_points, exporter_specs, otlp_grpc, tls_files
 from assisters_otel.providers.otlp_settings import OtlpArguments
 from assisters_otel.providers.signals import METRICS, TRACES
 from assisters_otel.semconv import environment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from assisters_otel.cli.doctor.proxy import Proxy
     from assisters_otel.providers.exporter_specs import ExporterSpec
     from assisters_otel.providers.signals import Signal
 
@@ -52,7 +54,7 @@ def check_collector(endpoint: str | None, environ: Mapping[str, str]) -> Iterato
     yield sdk
     yield sampler
     off: list[Signal] = []
-    tested: list[Signal] = []
+    tested: list[tuple[Signal, Sequence[ExporterSpec]]] = []
     untested: list[Signal] = []
     for signal in _SIGNALS:
         try:
@@ -68,7 +70,10 @@ def check_collector(endpoint: str | None, environ: Mapping[str, str]) -> Iterato
             off.append(signal)
         elif all(finding.fine for finding in findings) and not any(map(_is_printed, specs)):
             is_default = not has_endpoint and any(map(_has_url, specs))
-            (untested if is_default else tested).append(signal)
+            if is_default:
+                untested.append(signal)
+            else:
+                tested.append((signal, specs))
     if len(off) == len(_SIGNALS):
         yield Finding(
             "exporters", False, "neither spans nor metrics leave the process",
@@ -81,9 +86,10 @@ def check_collector(endpoint: str | None, environ: Mapping[str, str]) -> Iterato
             f"no test of the {what} was sent, since no endpoint is named: whoever listens at the "
             "default one may be anybody. To try it: doctor --endpoint http://localhost:4318",
         )  # fmt: skip
-    for signal in tested:
+    for signal, tried in tested:
         if sdk.fine and (sampler.fine or signal is not TRACES):
-            yield delivery.check_delivery(signal, endpoint, environ)
+            proxy = next(filter(None, map(_proxy, tried)), None)
+            yield delivery.check_delivery(signal, endpoint, environ, proxy)
 
 
 def _sdk(environ: Mapping[str, str]) -> Finding:
@@ -148,18 +154,35 @@ def _has_url(spec: ExporterSpec) -> bool:
 
 
 def _check_endpoint(signal: Signal, spec: ExporterSpec, *, has_endpoint: bool) -> Finding:
-    """Check that the receiver answers, and with the protocol that the exporter speaks.
+    """Check that the receiver answers, or the proxy on the way to it.
 
     Args:
         signal: The signal.
         spec: The exporter.
         has_endpoint: True if the receiver is named, so that a request may be sent to it.
     """
-    by = spec.text.removeprefix(f"{signal.name}: ")
+    by = _by(signal, spec)
     url = spec.arguments.get("endpoint")
     if not isinstance(url, str):
         untested = "; not tried: it would print here" if _is_printed(spec) else ""
         return Finding(signal.name, True, f"exported by {by}{untested}")
+    try:
+        proxy = _proxy(spec)
+    except ValueError as error:
+        return Finding(signal.name, False, str(error), "Correct the variable.")
+    if proxy is not None:
+        return _check_proxy(signal, spec, proxy)
+    return _check_receiver(signal, spec, url, has_endpoint=has_endpoint)
+
+
+def _by(signal: Signal, spec: ExporterSpec) -> str:
+    """Return what exports, and where to."""
+    return spec.text.removeprefix(f"{signal.name}: ")
+
+
+def _check_receiver(signal: Signal, spec: ExporterSpec, url: str, *, has_endpoint: bool) -> Finding:
+    """Check that the receiver answers, and with the protocol that the exporter speaks."""
+    by = _by(signal, spec)
     is_grpc = "grpc" in by.split()[0]
     try:
         parts = urlsplit(url if "://" in url else f"//{url}")
@@ -186,6 +209,34 @@ def _check_endpoint(signal: Signal, spec: ExporterSpec, *, has_endpoint: bool) -
             "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf.",
         )  # fmt: skip
     return Finding(signal.name, True, f"exported by {by}")
+
+
+def _proxy(spec: ExporterSpec) -> Proxy | None:
+    """Return the proxy through which an exporter of OTLP over HTTP sends, or None.
+
+    Raises:
+        ValueError: The proxy's variable cannot be read.
+    """
+    is_http = spec.name == config.PROTOCOLS["http/protobuf"]
+    return proxy_for(str(spec.arguments.get("endpoint"))) if is_http else None
+
+
+def _check_proxy(signal: Signal, spec: ExporterSpec, proxy: Proxy) -> Finding:
+    """Check that the proxy answers through which the exporter sends."""
+    if proxy.leads_astray:
+        return Finding(
+            signal.name, False, f"{spec.place} is on this machine, and is asked for at {proxy}",
+            proxy.advice,
+        )  # fmt: skip
+    try:
+        _protocol_spoken(proxy.host, proxy.port, is_plain=False)
+    except OSError as error:
+        return Finding(
+            signal.name, False, f"nobody answers at {proxy}, on the way to {spec.place}: "
+            f"{error.strerror or error}",
+            proxy.advice,
+        )  # fmt: skip
+    return Finding(signal.name, True, f"exported by {_by(signal, spec)}, through {proxy}")
 
 
 def _protocol_spoken(host: str, port: int, *, is_plain: bool) -> str | None:

@@ -16,6 +16,7 @@ from assisters_otel.semconv import attributes as names
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from assisters_otel.cli.doctor.proxy import Proxy
     from assisters_otel.providers.signals import Signal
 
 SERVICE: Final = "assisters-otel-doctor"
@@ -53,6 +54,10 @@ _ADVICE: Final = (
             "and does the path end {ends} {path}?"
         ),
     ),
+    (
+        re.compile(r"SSLError: .*(WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|PACKET_LENGTH)"),
+        "The receiver speaks no TLS: write http:// in place of https://.",
+    ),
     (re.compile(r"\d+ rejected"), "The receiver is there: its own log says why it rejects them."),
     (
         re.compile("UNIMPLEMENTED"),
@@ -73,13 +78,16 @@ def has_endpoint(signal: Signal, endpoint: str | None, environ: Mapping[str, str
     return bool(endpoint) or any(environ.get(variable, "").strip() for variable in variables)
 
 
-def check_delivery(signal: Signal, endpoint: str | None, environ: Mapping[str, str]) -> Finding:
+def check_delivery(
+    signal: Signal, endpoint: str | None, environ: Mapping[str, str], proxy: Proxy | None = None
+) -> Finding:
     """Send one span or one metric, and return whether the receiver accepted it.
 
     Args:
         signal: The signal to send.
         endpoint: The base URL of an OTLP receiver; None for the one in the variables.
         environ: The environment variables.
+        proxy: The proxy on the way, or None.
     """
     try:
         built = build_providers(
@@ -105,9 +113,11 @@ def check_delivery(signal: Signal, endpoint: str | None, environ: Mapping[str, s
     reasons = list(dict.fromkeys(match[1] for match in map(_REASON.search, lines) if match))
     why = f": {', '.join(reasons)}" if reasons else ""
     is_whole = endpoint is None and bool(environ.get(signal.endpoint, "").strip())
+    advice = _advice(signal, reasons, is_whole=is_whole)
+    if proxy is not None:
+        advice = f"It may be {proxy} that refuses. {proxy.advice} Otherwise: {advice}"
     return Finding(
-        "arrival", False, f"the {signal.telemetry} were not accepted{why}",
-        _advice(signal, reasons, is_whole=is_whole),
+        "arrival", False, f"the {signal.telemetry} were not accepted{why}", advice
     )  # fmt: skip
 
 

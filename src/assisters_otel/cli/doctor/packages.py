@@ -22,8 +22,12 @@ from packaging.requirements import InvalidRequirement, Requirement
 from assisters_otel import config
 from assisters_otel.cli.doctor import process
 from assisters_otel.cli.doctor.finding import Finding
+from assisters_otel.clients import http_variables
+from assisters_otel.clients.all_clients import HTTP_CLIENTS
+from assisters_otel.hosts import environment_hosts
 from assisters_otel.records import Record
 from assisters_otel.semconv import attributes, environment
+from assisters_otel.variables.corrections import corrected
 from assisters_otel.version import __version__
 
 if TYPE_CHECKING:
@@ -106,10 +110,26 @@ def _spans(client: _HttpClient, environ: Mapping[str, str]) -> str:
     if is_disabled and not process.is_zero_code():
         variable = environment.OTEL_DISABLED_INSTRUMENTATIONS
         return f"with init() no HTTP spans: {variable} names {client.instrumentation}"
+    left_out = _left_out(client, environ)
+    if left_out is not None:
+        own = environment.OTEL_EXCLUDED_URLS_OF.format(HTTP_CLIENTS[client.module].variable)
+        variable = own if own in environ else environment.OTEL_EXCLUDED_URLS
+        return f"no HTTP spans of {left_out}: {variable} leaves them out"
     theirs = _installed(client.distribution)
     if is_disabled or theirs is None:
         return f"spans by {attributes.SCOPE}"
     return f"spans by {attributes.SCOPE}, or by {client.distribution} {theirs} where that is on"
+
+
+def _left_out(client: _HttpClient, environ: Mapping[str, str]) -> str | None:
+    """Return the base URL of a watched host whose requests have no spans by a variable, or None."""
+    with corrected():
+        excluded = http_variables.read(HTTP_CLIENTS[client.module].variable).excluded_urls
+    if excluded is None:
+        return None
+    hosts = (*config.from_arguments().hosts, *environment_hosts(environ)[0])
+    urls = (f"https://{host}{'' if host.prefix else '/v1'}" for host in hosts)
+    return next((url for url in urls if excluded.search(f"{url}/chat/completions")), None)
 
 
 def _no_client() -> Finding:
