@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import compileall
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from assisters_otel.cli import alerts
 
 CONFIG = Path(__file__).parents[2] / "collector-config"
 FILES = sorted(
@@ -73,3 +77,18 @@ def test_a_name_that_is_no_file_is_answered_by_those_that_are(call, file):
     assert (code, out) == (2, "")
     assert "alerts.yaml" in err
     assert "dashboard.json" in err
+
+
+@pytest.mark.parametrize("option", [(), ("--json",)])
+def test_what_pip_has_compiled_is_none_of_the_files(call, tmp_path, monkeypatch, option):
+    shutil.copytree(CONFIG, tmp_path / "config")
+    compileall.compile_dir(tmp_path / "config", quiet=1)
+    monkeypatch.setattr(alerts, "_FOLDERS", (tmp_path / "config",))
+    (compiled,) = tmp_path.rglob("*.pyc")
+    file = compiled.relative_to(tmp_path / "config").as_posix()
+
+    code, _, err = call("alerts", *option, file)
+
+    assert code == 2
+    assert "Write one of: README.md" in err
+    assert file not in err.partition("Write one of")[2]

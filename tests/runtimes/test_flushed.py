@@ -409,6 +409,12 @@ def test_a_generator_function_is_refused(kind):
         assisters_otel.flushed(generator if kind == "generator" else async_generator)
 
 
+@pytest.mark.parametrize("thing", [2, None, "handler", classmethod(print)])
+def test_what_is_no_function_is_refused_where_it_is_decorated(thing):
+    with pytest.raises(ValueError, match=r"Write @assisters_otel.flushed without brackets"):
+        assisters_otel.flushed(thing)
+
+
 def test_without_init_nothing_is_flushed_and_nothing_is_waited_for():
     assert (
         passed("""

@@ -321,6 +321,8 @@ def test_the_report_is_what_json_has():
     [
         ({"leave_out": ["jiter"]}, "did you mean 'jitter'"),
         ({"leave_out": "jitter"}, r"leave_out=\['jitter'\]"),
+        ({"leave_out": None}, r"leave_out=\['jitter'\]"),
+        ({"parallel": "no"}, "parallel=False"),
         ({"succeeded": True}, "succeeded=lambda"),
         ({"limit_s": 0}, "limit_s=60"),
         ({"limit_s": "60"}, "limit_s=60"),

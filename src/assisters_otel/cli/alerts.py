@@ -56,10 +56,15 @@ def _write(content: bytes) -> None:
 
 
 def _files() -> dict[str, Path]:
-    """Return the files by their path in ``collector-config``."""
+    """Return the files by their path in ``collector-config``.
+
+    pip compiles the script that is among them.
+    """
     folder = next((folder for folder in _FOLDERS if folder.is_dir()), None)
     if folder is None:
         return {}
     return {
-        path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()
+        path.relative_to(folder).as_posix(): path
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
     }

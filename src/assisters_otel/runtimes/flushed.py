@@ -47,8 +47,14 @@ def flushed(function: Callable[P, T]) -> Callable[P, T]:
         A function, or a coroutine function, with the same signature.
 
     Raises:
-        ValueError: *function* is a generator function, which runs after its call has ended.
+        ValueError: *function* is none, or a generator function, which runs after its call has
+            ended.
     """
+    if not callable(function):  # a classmethod, or the argument of a decorator that takes one
+        raise WrongArgument(
+            f"flushed decorates a function, not {type(function).__name__}. Write "
+            "@assisters_otel.flushed without brackets, just above def"
+        )
     call: Any = getattr(function, "__call__", None)  # noqa: B004 - an instance may have a coroutine function
     if any(map(inspect.isgeneratorfunction, (function, call))) or any(
         map(inspect.isasyncgenfunction, (function, call))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from contextlib import ExitStack
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
@@ -20,7 +21,7 @@ from assisters_otel.testing.retry_policy.report import RetryPolicyError, RetryRe
 from assisters_otel.testing.retry_policy.timer import Timer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
     from assisters_otel.testing.recorded_telemetry import Recorded
     from assisters_otel.testing.retry_policy.playing import Played
@@ -114,6 +115,8 @@ def check_policy(  # noqa: PLR0913 - the arguments of check_retries, and the wor
 ) -> RetryReport:
     """Do what `check_retries` does; a ValueError names the arguments by *words*."""
     _check(call, leave_out, succeeded, limit_s, words)
+    if not isinstance(parallel, bool):
+        raise ValueError(f"parallel is a switch, not {parallel!r}: write parallel=False")
     began_s = time.monotonic()
     wanted = {name for name in rules.NAMES if name not in leave_out}
     with ExitStack() as stack:
@@ -190,7 +193,8 @@ def _check(
             f"call is a function that takes the API, not {type(call).__name__}: "
             "write check_retries(lambda api: my_app.ask(api.url))"
         )
-    if isinstance(leave_out, str) or not all(isinstance(one, str) for one in leave_out):
+    is_list = isinstance(leave_out, Collection) and not isinstance(leave_out, str)
+    if not is_list or not all(isinstance(one, str) for one in leave_out):
         raise ValueError("leave_out is a list of names: write leave_out=['jitter']")
     for name in leave_out:
         if name not in rules.NAMES:
