@@ -27,7 +27,7 @@ _MAX_CAUSES: Final = 20
 that is refused to an async client of `openai` has five, and each layer of the app may add one."""
 
 _HTTPX: Final = frozenset({"httpx", "httpx2"})
-"""The packages whose responses raise when their `elapsed` is read, if nobody has received them."""
+"""The packages whose responses raise when their `elapsed` is read, if no client received them."""
 
 _MAX_FRAMES: Final = 2000
 """The frames of a traceback that are walked through. Python's own limit of a recursion is 1000."""

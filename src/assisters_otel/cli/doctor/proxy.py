@@ -33,7 +33,7 @@ class Proxy(Record):
 
     @property
     def advice(self) -> str:
-        """What to write where the proxy is the trouble."""
+        """The text that says what to write where the proxy is the trouble."""
         return f"Correct HTTP_PROXY or HTTPS_PROXY, or go without it: NO_PROXY={self.target}."
 
     @property
