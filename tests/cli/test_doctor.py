@@ -15,6 +15,7 @@ import scripts
 from assisters_otel.cli.doctor import command as doctor
 from assisters_otel.cli.doctor import packages, process
 from assisters_otel.cli.doctor.finding import Finding
+from assisters_otel.semconv import environment
 from assisters_otel.variables import corrections, rules
 from assisters_otel.variables.rules import SAMPLER
 from otlp import Collector
@@ -621,6 +622,34 @@ def test_two_packages_under_one_name_are_found(findings, collector):
     _, wrong = findings(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
 
     assert "register 'openai'" in wrong["entry points"]["what"]
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("ASSISTERS_OTEL_HOST", "Did you mean ASSISTERS_OTEL_HOSTS?"),
+        ("ASSISTERS_OTEL_FINGERPRINT", "Did you mean ASSISTERS_OTEL_KEY_FINGERPRINT?"),
+        ("ASSISTERS_OTEL_X", "ASSISTERS_OTEL_BAGGAGE"),
+    ],
+)
+def test_a_variable_that_is_misspelt_is_found(findings, name, advice):
+    _, wrong = findings(**{name: "gw.example"})
+
+    assert wrong[name]["what"] == "the library reads no such variable"
+    assert advice in wrong[name]["to_do"]
+
+
+def test_no_variable_of_the_library_s_is_said_to_be_misspelt(findings):
+    own = {
+        name: "true"
+        for name in vars(environment).values()
+        if isinstance(name, str) and name.startswith("ASSISTERS_")
+    }
+
+    found, _ = findings(**own)
+
+    assert len(own) >= 5
+    assert not any(one["what"] == "the library reads no such variable" for one in found)
 
 
 @pytest.fixture

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from assisters_otel import baggage_names, config
-from assisters_otel.api.redaction import shown
+from assisters_otel.api.redaction import clean, shown
 from assisters_otel.cli.doctor import collector, packages, process, variables
 from assisters_otel.cli.doctor.finding import Finding
 from assisters_otel.hosts import environment_hosts, may_hold_password
@@ -23,6 +24,15 @@ _NAMES_BY_MODE: Final = {"http/dup": "old and stable names", "http": "stable nam
 first holds. Source: ``opentelemetry.instrumentation._semconv``."""
 
 _OLD_NAMES: Final = "old names (http.status_code)"
+_PREFIX: Final = "ASSISTERS_OTEL_"
+_OWN: Final = (
+    environment.ASSISTERS_OTEL_HOSTS,
+    environment.ASSISTERS_OTEL_CAPTURE_MESSAGE,
+    environment.ASSISTERS_OTEL_KEY_FINGERPRINT,
+    environment.ASSISTERS_OTEL_BAGGAGE,
+)
+"""Every variable under the prefix."""
+
 _BASE_URLS: Final = ("OPENAI_BASE_URL", environment.ASSISTERS_BASE_URL)
 
 
@@ -37,6 +47,7 @@ def run_checks(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Fin
         The findings.
     """
     yield packages.interpreter()
+    yield from _unknown(environ)
     yield from _hosts(environ)
     yield from _captures(environ)
     yield from _callers(environ)
@@ -49,6 +60,18 @@ def run_checks(endpoint: str | None, environ: Mapping[str, str]) -> Iterator[Fin
         with corrected():  # as `init` reads the variables, after it has warned of the wrong ones
             findings = list(collector.check_collector(endpoint, environ))
         yield from findings
+
+
+def _unknown(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Check that each variable under the library's prefix is one that it reads."""
+    own = [name.removeprefix(_PREFIX) for name in _OWN]
+    for name in sorted(environ):
+        if name.startswith(_PREFIX) and name not in _OWN:
+            near = get_close_matches(name.removeprefix(_PREFIX), own, n=1)
+            advice = f"There are {', '.join(_OWN)}."
+            if near:
+                advice = f"Did you mean {_PREFIX}{near[0]}?"
+            yield Finding(clean(name), False, "the library reads no such variable", advice)
 
 
 def _config_file(environ: Mapping[str, str]) -> Generator[Finding, None, bool]:
