@@ -26,6 +26,7 @@ from queries import (
     wrong_names,
 )
 
+import assisters_otel
 from assisters_otel import catalog
 
 ALERTS = rules("alert")
@@ -150,6 +151,16 @@ def test_an_alert_says_how_bad_it_is_what_to_do_and_where_to_read_on(rule):
     page = "{{ range query `assisters:runbooks` }}{{ .Labels.page }}{{ end }}"
     assert told["runbook_url"] == f"{page}#{name.lower()}"
     assert f"\n### {name}\n" in RUNBOOKS, "the heading that it leads to"
+
+
+def test_a_function_that_an_alert_names_is_the_one_that_its_runbook_names():
+    told = "".join(rule["annotations"]["description"] for rule in ALERTS)
+    named = re.findall(r"assisters_otel\.[\w.]+\(\w*\)", told)
+
+    assert named
+    for one in named:
+        assert one in RUNBOOKS
+        assert one.partition(".")[2].partition("(")[0] in assisters_otel.__all__
 
 
 def test_the_page_of_the_runbooks_is_the_documentation_s():
