@@ -771,8 +771,18 @@ def test_the_only_error_of_the_api_in_a_group_is_explained(api, memory, is_watch
 def test_of_a_group_with_two_errors_of_the_api_none_is_chosen():
     group = ExceptionGroup("x", [httpx.ConnectError("x"), httpx.UnsupportedProtocol("x")])  # noqa: F821 - new in 3.11
 
-    assert "No answer of the API is known" in explain(group).what
+    told = explain(group)
+    assert "No answer of the API is known" in told.what
+    assert told.advice.endswith("explain each of the group's exceptions.")
+    assert "no exception of the API's clients" not in told.advice
     assert retryable(group) is False
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="new in 3.11")
+def test_of_a_group_without_an_error_of_the_api_nothing_is_said_of_the_api():
+    group = ExceptionGroup("x", [KeyError("x"), ValueError("x")])  # noqa: F821 - new in 3.11
+
+    assert "This is no exception of the API's clients" in explain(group).advice
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="new in 3.11")

@@ -29,6 +29,7 @@ _CHECK_ORIGIN: Final = (
     "This is no exception of the API's clients, and no request is known for it: look at where it "
     "was raised."
 )
+_CHECK_MEMBERS: Final = "Several requests have failed: explain each of the group's exceptions."
 _CHECK_LIMIT: Final = (
     "The app, or the runtime that it runs in, has ended the request: look at its time limits, at "
     "what cancels its tasks, and at what stops it."
@@ -90,7 +91,8 @@ def advise(evidence: Evidence) -> tuple[bool, str, str]:
     if evidence.exception == TOO_MANY_REDIRECTS:
         advice = _CHECK_URL
     elif evidence.is_foreign:
-        advice, user_message = _CHECK_ORIGIN, _NO_MORE
+        advice = _CHECK_MEMBERS if evidence.is_group else _CHECK_ORIGIN
+        user_message = _NO_MORE
     elif evidence.cause is not None:
         other = _CHECK_PROXY if evidence.cause.is_of_proxy else _CHECK_TLS_FILES
         advice = _ADVICE_BY_CAUSE.get(evidence.cause, other)

@@ -71,6 +71,7 @@ class Evidence(Record):
         is_cancelled: True if the app gave up waiting.
         is_answered: True if *exception* is of an answer that came, of which nothing is known.
         is_unusable: True if an error or a page is in place of the result, after a status below 400.
+        is_group: True if the exception is a group in which several are a client's.
     """
 
     status: int | None = None
@@ -87,6 +88,7 @@ class Evidence(Record):
     is_cancelled: bool = False
     is_answered: bool = False
     is_unusable: bool = False
+    is_group: bool = False
 
     @property
     def has_failed(self) -> bool:
@@ -115,17 +117,18 @@ def find_evidence(thing: object) -> Evidence | None:
         evidence = _of_attempt(known)
         return _after(evidence, known, thing) if isinstance(thing, BaseException) else evidence
     if isinstance(thing, BaseException):
-        return _of_only_one(exceptions_in(thing)) or _of_exception(thing)
+        found = _of_clients(exceptions_in(thing))
+        evidence = found[0] if len(found) == 1 else _of_exception(thing)
+        return evidence._replace(is_group=len(found) > 1)
     raw = attribute(thing, "http_response")  # of a raw response of `openai`
     response = thing if status_of(raw) is None else raw
     status = status_of(response)
     return None if status is None else _of_response(response, status)
 
 
-def _of_only_one(members: list[BaseException]) -> Evidence | None:
-    """Return the evidence of the only exception in a group that is a client's, or None."""
-    found = [one for one in map(find_evidence, members) if one is not None and not one.is_foreign]
-    return found[0] if len(found) == 1 else None
+def _of_clients(members: list[BaseException]) -> list[Evidence]:
+    """Return the evidence of each exception in a group that is a client's."""
+    return [one for one in map(find_evidence, members) if one is not None and not one.is_foreign]
 
 
 def _after(evidence: Evidence, known: KnownAttempt, error: BaseException) -> Evidence:
