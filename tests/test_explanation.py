@@ -683,7 +683,7 @@ def test_a_record_of_the_catalog_is_its_code():
 
 @pytest.mark.parametrize("thing", ["", " "])
 def test_an_empty_code_says_what_to_write(thing):
-    with pytest.raises(ValueError, match="a response or an error code"):
+    with pytest.raises(ValueError, match="a response or an error code, not an empty text"):
         explain(thing)
 
 

@@ -107,7 +107,7 @@ def explain_for(function: str, thing: object) -> Explanation:
     """Return what *thing* means; the ValueError names the public *function* that was called."""
     evidence = find_evidence(thing)
     if evidence is None:
-        what = type(thing).__name__ if thing != "" else "an empty text"
+        what = "an empty text" if isinstance(thing, str) else type(thing).__name__
         raise ValueError(
             f"{function}() takes an exception, a response or an error code, not {what}"
         )
