@@ -334,6 +334,15 @@ def test_a_wrong_argument_is_said_at_once(options, says):
         check_retries(post, **options)
 
 
+def test_a_call_that_asks_a_proxy_for_the_fake_api_is_told_so(monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+    with pytest.raises(ValueError, match=r"no proxy is in between: NO_PROXY=127\.0\.0\.1"):
+        check_retries(lambda api: httpx.get(f"{api.url}/models"))
+
+
 def test_a_call_that_calls_something_else_is_refused():
     def fails(api):
         raise TypeError(f"no {api.port}, but ask_0123456789abcdef0123")

@@ -223,11 +223,14 @@ def _check_call(well: Played, succeeded: Callable[[object], bool] | None, words:
     if well.error is not None:
         if not isinstance(well.error, Exception):
             raise well.error
-        what = "where all is well" if well.requests else "before it has sent anything to api.url"
+        what, hint = "where all is well", ""
+        if not well.requests:
+            what = "before it has sent anything to api.url"
+            hint = ", and see that no proxy is in between: NO_PROXY=127.0.0.1"
         told = redaction.clean(f"{type(well.error).__name__}: {well.error}", _TOLD)
         raise ValueError(
             f"{words.call} fails {what}, with {told}. "
-            "Write a function that calls the API at api.url"
+            f"Write a function that calls the API at api.url{hint}"
         ) from well.error
     if not well.requests:
         raise ValueError(
