@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import errno
+import functools
 import http.client
 import io
 import shutil
@@ -368,9 +369,7 @@ def test_a_wrapper_s_own_response_does_not_hide_the_answer(api, way, response_of
 @pytest.mark.parametrize("way", WAYS)
 def test_a_wrapper_s_own_status_is_no_answer_where_there_was_none(api, memory, way, is_watched):
     api.answers(fault="drop", times=4)
-    hosts = [api.url] if is_watched else ["gw.example"]
-
-    with assisters_otel.init(hosts=hosts, tracer_provider=memory.tracer_provider):
+    with watching(api, memory, hosts=[api.url] if is_watched else ["gw.example"]):
         told = explain(raised(in_layers, lambda: WAYS[way](api.url), made_up))
 
     assert told.status is None
@@ -378,18 +377,28 @@ def test_a_wrapper_s_own_status_is_no_answer_where_there_was_none(api, memory, w
     assert (told.side, told.retryable) == ("the way there", True)
 
 
+def sent_unread(module, url):
+    with module.Client(trust_env=False) as client:
+        return client.send(client.build_request("GET", url), stream=True)
+
+
 @pytest.mark.usefixtures("telemetry")
 @pytest.mark.parametrize("module", [httpx, httpx2, requests])
+@pytest.mark.parametrize("is_read", [True, False], ids=["read", "unread"])
 def test_another_server_s_answer_that_the_app_itself_raises_is_not_the_one_that_was_handled(
-    api, module
+    api, module, is_read
 ):
     api.answers("api_key_revoked")
+    get = functools.partial(module.get, timeout=30)
+    if not is_read:
+        streamed = functools.partial(module.get, stream=True, timeout=30)
+        get = streamed if module is requests else functools.partial(sent_unread, module)
 
     def ask(url):
         try:
             of_openai(api.url)
         except openai.APIError:
-            raise OfWrapper(module.get(f"{url}/models", timeout=30))  # noqa: B904 - the same
+            raise OfWrapper(get(f"{url}/models"))  # noqa: B904 - the same
 
     with FakeApi() as other:
         other.answers("internal_error")

@@ -120,10 +120,11 @@ def is_made_up(response: object) -> bool:
     """Return True for a response of httpx that no client has received.
 
     Wrappers of SDKs, such as litellm, make one for their own exception: with status 500 where
-    there was no answer.
+    there was no answer. A received one has its `elapsed` when it is closed, as a made one is.
     """
-    is_of_httpx = type(response).__module__.partition(".")[0] in _HTTPX
-    return is_of_httpx and attribute(response, "elapsed") is None
+    if type(response).__module__.partition(".")[0] not in _HTTPX:
+        return False
+    return attribute(response, "is_closed") is True and attribute(response, "elapsed") is None
 
 
 def raising_module(error: BaseException) -> object:
