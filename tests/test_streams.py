@@ -80,6 +80,8 @@ def slowly(body):
         for event in events
         if event["data"]
     ]
+    end = next((at for at, (text, *_) in enumerate(data, 1) if text == "[DONE]"), None)
+    del data[end or len(data) :]
     errors = [error_in(text, name) for text, name, _ in data if text != "[DONE]"]
     return Said(
         sum(whole and text != "[DONE]" for text, _, whole in data),
@@ -198,6 +200,26 @@ def test_done_is_seen_by_its_line_alone(body):
 )
 def test_a_model_that_writes_about_the_end_is_not_done(body):
     assert not said(body).done
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"data: " + ERROR + b"\n\n",
+        b"event: error\ndata: x\n\n",
+        b"data: " + ERROR,
+        TEXT,
+        DONE,
+        b"\n" + TEXT + b"data: " + ERROR + b"\r\n\r\n",
+    ],
+)
+@pytest.mark.parametrize("size", [1, 7, 64, 10_000])
+def test_what_follows_the_end_is_no_part_of_the_stream(more, size):
+    """An SDK stops at the end, so whether it came in the same chunk was seen by us alone."""
+    body = DONE + more
+
+    assert said(*(body[i : i + size] for i in range(0, len(body), size))) == (1, True, None)
+    assert said(DONE, more) == (1, True, None)
 
 
 @pytest.mark.parametrize(

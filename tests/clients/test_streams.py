@@ -575,13 +575,17 @@ BROKEN = {
 }
 
 
-@pytest.mark.usefixtures("telemetry")
+DONE = b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("is_one", [False, True], ids=["in pieces", "in one piece with its end"])
 @pytest.mark.parametrize("broken", BROKEN)
 @pytest.mark.parametrize("ask", [of_openai, of_openai_async])
-def test_a_stream_that_an_sdk_cannot_read_has_failed(api, memory, ask, broken):
+def test_a_stream_that_an_sdk_cannot_read_has_failed(api, memory, ask, broken, is_one):
     """The SDK closes it as its exception passes: it had been cancelled by the caller."""
     chunk = b'data: {"id": "1", "choices": []}\n\n'
-    api.answers(body=[chunk, BROKEN[broken], chunk], content_type="text/event-stream")
+    parts = [chunk, BROKEN[broken], chunk, DONE]
+    api.answers(body=[b"".join(parts)] if is_one else parts[:3], content_type=EVENTS)
 
     with contextlib.suppress(openai.OpenAIError, ValueError):
         ask(api)
@@ -593,12 +597,26 @@ def test_a_stream_that_an_sdk_cannot_read_has_failed(api, memory, ask, broken):
     assert memory.points("assisters.client.errors")[0]["value"] == 1
 
 
-@pytest.mark.usefixtures("telemetry")
-def test_a_chat_that_the_helper_cannot_put_together_has_failed(api, memory):
+def test_a_repeat_of_a_stream_that_an_sdk_cannot_read_is_not_called_futile(api, memory):
+    api.answers(body=[BROKEN["no JSON"]], content_type=EVENTS)
+    with contextlib.suppress(ValueError):
+        of_openai(api)
+    of_openai(api)
+
+    told = memory.attempts()[1].attributes
+    assert told["assisters.retry.reason"] == "JSONDecodeError"
+    assert told["assisters.retry.futile"] is False
+
+
+@pytest.mark.parametrize("is_one", [False, True], ids=["in pieces", "in one piece"])
+def test_a_chat_that_the_helper_cannot_put_together_has_failed(api, memory, is_one):
     class Answer(pydantic.BaseModel):
         number: int
 
-    api.answers("ok")
+    if is_one:
+        delta = {"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}
+        chat = {"id": "1", "object": "chat.completion.chunk", "choices": [delta]}
+        api.answers(body=[b"data: %s\n\n" % json.dumps(chat).encode() + DONE], content_type=EVENTS)
     with (
         openai.OpenAI(base_url=api.url, api_key="ask_k") as client,
         contextlib.suppress(ValueError),

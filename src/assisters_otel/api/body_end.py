@@ -29,12 +29,14 @@ class BodyEnd(Enum):
     Attributes:
         COMPLETE: Its last byte was read.
         BROKEN: An exception came in place of more of it.
+        UNREADABLE: The client or an SDK raised an exception for what it had read, before the end.
         CLOSED: The client closed it before its end.
         COLLECTED: The garbage collector found it neither read to its end nor closed.
     """
 
     COMPLETE = "complete"
     BROKEN = "broken"
+    UNREADABLE = "unreadable"
     CLOSED = "closed"
     COLLECTED = "collected"
 
@@ -51,7 +53,8 @@ def stream_outcome(
         is_delimited: True if the response's headers show where its body ends.
     """
     events.finish()
-    if events.error is not None or events.last.responses_end == "failed":
+    is_unreadable = end is BodyEnd.UNREADABLE  # what follows has been received, and is not read
+    if is_unreadable or events.error is not None or events.last.responses_end == "failed":
         return names.STREAM_ERROR
     if events.done or events.last.responses_end:
         return names.COMPLETED

@@ -11,7 +11,7 @@ Rules. Source: WHATWG HTML, server-sent events, "Interpreting an event stream".
 * A blank line ends the event. An event without data is none, so comments do not count.
 * An error event has the name ``error``, or its data is a JSON object with an ``error`` that is not
   empty. The latter is the rule of the official `openai` client.
-* Other data that contains ``[DONE]`` is text of the model.
+* Other data that contains ``[DONE]`` is text of the model. What follows the end is not read.
 
 How it works.
 
@@ -162,7 +162,7 @@ class EventStreamScanner:
         if not self._is_encoded:
             self._feed_decoded(chunk)
             self._is_between_events = self.chunks > 0 and not (
-                self._has_line or self._data or self._event or self._is_after_cr
+                self._has_line or self._data or self._event or self._is_after_cr or self.done
             )
             return
         decoder = self._decoder
@@ -214,6 +214,8 @@ class EventStreamScanner:
             return
         self._is_after_cr = chunk[-1] == _CR
         for line in chunk.splitlines(keepends=True):  # of bytes: at LF, CR and CRLF alone
+            if self.done:
+                return
             if line[-1] not in _ENDS:
                 self._append_to_line(line)
                 return

@@ -184,9 +184,7 @@ class BodyRecorder:
         if error is not None or call.is_ended:
             self._sinks.count(0, 1)
             self._sinks.metrics.record_late_error(outcome, call.context)
-        # Whether a retry helps against a parse that fails is not known: none is called futile.
-        known = outcome if error is not None else outcome._replace(retryable=True)
-        self._sinks.resends.failed(attempt, known, time.time())
+        self._sinks.resends.failed(attempt, _known_of(outcome), time.time())
         if call.is_ended:
             self._sinks.log.record_failure(outcome, call.span)
 
@@ -210,7 +208,7 @@ class BodyRecorder:
             self._sinks.count(0, 1)
             self._sinks.metrics.record_late_error(outcome, context)
         if (outcome.failed or outcome.cancelled) and not body.has_failed:
-            self._sinks.resends.failed(attempt, outcome, time.time())
+            self._sinks.resends.failed(attempt, _known_of(outcome), time.time())
         else:
             self._sinks.resends.closed(attempt)
         if call is not None:
@@ -257,3 +255,11 @@ class BodyRecorder:
             end=end,
             capture_message=self._capture_message,
         )
+
+
+def _known_of(outcome: AttemptOutcome) -> AttemptOutcome:
+    """Return an outcome after which no repeat is called futile unless that is known.
+
+    Whether a retry helps against an exception that a body was read or parsed with is not known.
+    """
+    return outcome if outcome.exception is None else outcome._replace(retryable=True)

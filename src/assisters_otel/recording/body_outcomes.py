@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 CALL_OUTCOMES: Final = {
     BodyEnd.COMPLETE.value: names.OK,
     BodyEnd.BROKEN.value: names.FAILED,
+    BodyEnd.UNREADABLE.value: names.FAILED,
     names.COMPLETED: names.OK,
     names.STREAM_ERROR: names.FAILED,
     names.TRUNCATED: names.FAILED,

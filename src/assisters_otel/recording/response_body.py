@@ -181,9 +181,9 @@ class ResponseBody:
         self._end(BodyEnd.COMPLETE)
 
     @fail_safe
-    def broke(self, error: BaseException) -> None:
-        """Record that an exception was raised in place of more bytes."""
-        self._end(body_outcomes.end_by(error), error)
+    def broke(self, error: BaseException, end: BodyEnd | None = None) -> None:
+        """Record that an exception was raised in place of more bytes, or for those before them."""
+        self._end(end or body_outcomes.end_by(error), error)
 
     @fail_safe
     def closed(self) -> None:

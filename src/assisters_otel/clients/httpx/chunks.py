@@ -11,6 +11,7 @@ import sys
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
+from assisters_otel.api.body_end import BodyEnd
 from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def report_close(body: ResponseBody) -> None:
     error = sys.exc_info()[1]
     # A known exception is that of another stream, which is read inside the `with` of this one.
     if isinstance(error, Exception) and not body.is_known(error) and _comes_from_sdk_reading(error):
-        body.broke(error)
+        body.broke(error, BodyEnd.UNREADABLE)
     elif isinstance(error, GeneratorExit):  # the app has dropped the generator that reads
         body.left()
     else:
