@@ -17,12 +17,8 @@ from hypothesis import strategies as st
 from assisters_otel.api import body_end
 from assisters_otel.api.body_end import BodyEnd
 from assisters_otel.api.error_body import Envelope
-from assisters_otel.api.event_stream import (
-    MAX_BYTES,
-    EventStreamScanner,
-    scanner_for,
-)
-from assisters_otel.api.headers import is_delimited, known_headers
+from assisters_otel.api.event_stream import MAX_BYTES, EventStreamScanner
+from assisters_otel.api.headers import is_delimited, is_event_stream, known_headers
 from assisters_otel.semconv import attributes as names
 
 CHAT = "/v1/chat/completions"
@@ -579,16 +575,16 @@ def test_a_stream_of_responses_has_ends_of_its_own(end, way, expected):
 
 
 def test_only_an_event_stream_is_watched():
-    assert scanner_for({b"content-type": b"application/json"}) is None
-    assert scanner_for({b"content-type": b"audio/mpeg"}) is None
-    assert scanner_for({b"content-type": b"text/event-streams"}) is None
+    assert not is_event_stream({b"content-type": b"application/json"})
+    assert not is_event_stream({b"content-type": b"audio/mpeg"})
+    assert not is_event_stream({b"content-type": b"text/event-streams"})
 
 
 @pytest.mark.parametrize(
     "sent_as", [b"text/event-stream; charset=utf-8", b" Text/Event-Stream ;", b"text/event-stream"]
 )
 def test_an_event_stream_is_watched_whatever_stands_around_its_type(sent_as):
-    assert scanner_for({b"content-type": sent_as}) is not None
+    assert is_event_stream({b"content-type": sent_as})
 
 
 def test_a_long_error_s_words_are_read_where_its_beginning_was_kept():

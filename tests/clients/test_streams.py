@@ -454,6 +454,68 @@ def test_a_stream_that_completes_is_told_on_its_call(api, memory, sdk):
     assert 0 < said[FIRST] < 5
 
 
+GATEWAYS = {
+    "text": "text/plain",
+    "JSON": "application/json",
+    "bytes": "application/octet-stream",
+    "page": "text/html; charset=UTF-8",
+    "empty": "",
+}
+"""The types that gateways give an event stream, in place of its own."""
+LAST = b'data: {"id": "1", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n'
+REFUSED = json.dumps({"error": {"type": "server_error", "code": "internal_error"}}).encode()
+ENDS = {
+    "done": (TEXT + LAST + b"data: [DONE]\n\n", "ok", "completed", None, 2),
+    "nothing is missing": (TEXT + LAST, "ok", "completed", None, 2),
+    "half": (TEXT, "failed", "truncated", None, 1),
+    "an error": (TEXT + b"data: " + REFUSED + b"\n\n", "failed", "error", "internal_error", 2),
+}
+
+
+@pytest.mark.parametrize("sdk", SDKS)
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("sent_as", GATEWAYS)
+def test_a_stream_that_was_asked_for_is_one_whatever_its_type(api, memory, sdk, end, sent_as):
+    """The SDK reads its events all the same. The call had been cancelled, or a success."""
+    body, outcome, stream, code, chunks = ENDS[end]
+    api.answers(body=body, headers={"content-type": GATEWAYS[sent_as]})
+
+    with contextlib.suppress(openai.OpenAIError):
+        sdk(api)
+
+    said = memory.call().attributes
+    assert said["assisters.call.outcome"] == outcome
+    assert (said[OUTCOME], said.get("error.code"), said[CHUNKS]) == (stream, code, chunks)
+    assert 0 < said[FIRST] < 5
+    assert len(memory.points(ERRORS)) == (outcome == "failed")
+
+
+@pytest.mark.parametrize("sdk", SDKS)
+@pytest.mark.parametrize("size", [1, 20, 1000])
+def test_an_envelope_in_place_of_the_first_event_fails_the_call(api, memory, sdk, size):
+    """Gateways begin the stream before they know that there will be none."""
+    parts = [REFUSED[at : at + size] for at in range(0, len(REFUSED), size)]
+    api.answers(body=parts, content_type=EVENTS)
+
+    sdk(api)
+
+    said = memory.call().attributes
+    assert (said["assisters.call.outcome"], said["error.code"]) == ("failed", "internal_error")
+    assert memory.point(ERRORS)["error.code"] == "internal_error"
+    assert OUTCOME not in said
+
+
+@pytest.mark.parametrize("sdk", SDKS)
+def test_what_a_gateway_answers_in_place_of_a_stream_has_no_stream_outcome(api, memory, sdk):
+    api.answers(json={"id": "1", "choices": [], "usage": {"prompt_tokens": 3}})
+
+    sdk(api)
+
+    said = memory.call().attributes
+    assert (said["assisters.call.outcome"], said["gen_ai.usage.input_tokens"]) == ("ok", 3)
+    assert OUTCOME not in said
+
+
 def test_time_to_the_first_chunk_counts_a_call_s_retries(api, memory):
     api.answers("rate_limit_exceeded", retry_after=0.3)
     with openai.OpenAI(base_url=api.url, api_key="ask_k", max_retries=1) as client:

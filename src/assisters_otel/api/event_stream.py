@@ -35,12 +35,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from assisters_otel.api import error_body, last_events, limits
-from assisters_otel.api import headers as response_headers
 from assisters_otel.api.content_encoding import decoder_for, known_encodings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from assisters_otel.api.content_encoding import Decoder
     from assisters_otel.api.error_body import Envelope
 
@@ -185,26 +182,35 @@ class EventStreamScanner:
         self._is_given_up = True
 
     @property
+    def has_begun(self) -> bool:
+        """True if there has been an event."""
+        return self.chunks > 0 or self.done or self.error is not None
+
+    @property
     def is_undecodable(self) -> bool:
         """True if the events cannot be read.
 
         No decoder is installed, the data is broken, it is a bomb, or a body without an event has an
         encoding that is not known.
         """
-        has_events = self.chunks > 0 or self.done or self.error is not None
-        return self._is_given_up or (self._may_be_encoded and not has_events)
+        return self._is_given_up or (self._may_be_encoded and not self.has_begun)
 
-    def finish(self) -> None:
+    def finish(self) -> bool:
         """Inspect the last event if no blank line has ended it. Call it at the end of the body.
 
         An SDK may close the stream at the line ``data: [DONE]``, before the blank line. A server
         may die right behind the line with its error. Such an event is not counted in `chunks`.
+
+        Returns:
+            True if there has been an event.
         """
         if self._has_line:
             self._end_line()
         if self._data:
             self._inspect_event()
+            self._data.clear()
         self.last = last_events.of_events((self._previous, self._last))
+        return self.has_begun
 
     def _feed_decoded(self, chunk: bytes) -> None:
         if self._is_after_cr and chunk[:1] == b"\n":
@@ -287,14 +293,3 @@ class EventStreamScanner:
                 found = error_body.parse_error_event(data, is_named=is_named)
             self.error = error_body.Envelope() if found is None and is_named else found
         return False
-
-
-def scanner_for(headers: Mapping[bytes, bytes]) -> EventStreamScanner | None:
-    """Return a scanner for a response's body, or None if the body is no event stream.
-
-    Args:
-        headers: The response headers that `response_headers.known_headers` selected.
-    """
-    if not response_headers.is_event_stream(headers):
-        return None
-    return EventStreamScanner(headers.get(response_headers.CONTENT_ENCODING, b""))

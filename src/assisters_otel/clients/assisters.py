@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MODULE: Final = "assisters"
 
-_EVENTS: Final = ExpectedAnswer(is_read_by_app=True)
+_EVENTS: Final = ExpectedAnswer(is_read_by_app=True, is_event_stream=True)
 """The answer that `_stream` expects: the SDK skips each line of it that is no event."""
 
 

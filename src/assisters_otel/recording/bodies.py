@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from opentelemetry import trace
 
-from assisters_otel.api import event_stream
+from assisters_otel.api.event_stream import EventStreamScanner
+from assisters_otel.api.headers import CONTENT_ENCODING
 from assisters_otel.attempts.clock import Moment
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import FIRST_REDIRECT
@@ -133,7 +134,10 @@ class BodyRecorder:
         call = attempt.call
         if not _SUCCESS <= attempt.status < FIRST_REDIRECT or attempt.outcome is None:
             return None
-        events = event_stream.scanner_for(attempt.headers) if attempt.is_event_stream else None
+        # An SDK reads an event stream in whatever it gets, and some gateways name another type.
+        is_stream = attempt.is_event_stream or (call is not None and call.expected.is_event_stream)
+        encoding = attempt.headers.get(CONTENT_ENCODING, b"")
+        events = EventStreamScanner(encoding) if is_stream else None
         if call is None and events is None:
             return None
         body = ResponseBody(self, attempt, events, is_transient, sent)

@@ -32,9 +32,8 @@ from operator import not_
 from typing import TYPE_CHECKING, Protocol
 from weakref import ref as weakref
 
-from assisters_otel.api import headers as response_headers
 from assisters_otel.api.body_end import BodyEnd, stream_outcome
-from assisters_otel.api.headers import CONTENT_TYPE
+from assisters_otel.api.headers import CONTENT_TYPE, is_delimited
 from assisters_otel.api.unusable_answer import BodyBeginning
 from assisters_otel.attempts.clock import Moment
 from assisters_otel.fail_safe import fail_safe
@@ -82,9 +81,9 @@ class ResponseBody:
     Attributes:
         attempt: The attempt whose answer has the body.
         span: The span of its event stream outside a call, or None.
-        beginning: The first bytes of a body that the app reads, or None.
+        beginning: The first bytes of a body that the app reads, or None. None from its first event.
         reported: The outcome of the attempt, with that of the body; None before the end.
-        events: The scanner of its event stream, or None if it is no event stream.
+        events: The scanner of its event stream, or None if it is none, and none was asked for.
         skip_chunk: A function that returns a true value if a chunk need not be fed.
         has_failed: True if it has had an error event, which has been recorded.
         is_over: True if it has ended.
@@ -145,22 +144,24 @@ class ResponseBody:
         self.reported: AttemptOutcome | None = None
         self.beginning: BodyBeginning | None = None
         self.skip_chunk: Callable[[bytes], object] = bool  # True: nothing of a chunk is read
-        if events is not None:
-            self.skip_chunk = events.skip_plain_event
-        elif attempt.call is not None and attempt.call.expected.is_read_by_app:
+        if attempt.call is not None and attempt.call.expected.is_read_by_app:
             self.beginning = BodyBeginning()
             self.skip_chunk = not_  # each chunk is fed
-        else:
+        elif events is None:
             self.is_plain = b"html" not in attempt.headers.get(CONTENT_TYPE, b"").lower()
+        if events is not None:
+            self.skip_chunk = events.skip_plain_event
 
     @fail_safe
     def feed(self, chunk: bytes) -> None:
         """Read the next bytes, unless `skip_chunk` has skipped them."""
+        if self.beginning is not None:
+            self.beginning.feed(chunk)
         if self.events is None:
-            if self.beginning is not None:
-                self.beginning.feed(chunk)
             return
         self.events.feed(chunk)
+        if self.events.has_begun:
+            self.beginning = None
         if self._first_s is None and self.events.chunks:
             self._first_s = round(time.perf_counter() - self._started_s, names.DIGITS)
             call = self.attempt.call
@@ -242,15 +243,15 @@ class ResponseBody:
     def _judge(self, end: BodyEnd, error: BaseException | None) -> AttemptOutcome:
         """Return the outcome of the attempt, with that of the body, and set `made`."""
         stream, unusable, name, attempt = None, None, str(end.value), self.attempt
-        if self.events is not None:
-            is_delimited = response_headers.is_delimited(attempt.headers)
-            name = stream_outcome(
-                self.events, end, attempt.request.template, is_delimited=is_delimited
-            )
+        if self.beginning and self.events and not (self.events.finish() or attempt.is_event_stream):
+            self.events = None
+        if error is None and not self.is_plain and (self.events is None or self.beginning):
+            unusable = body_outcomes.error_in_place(attempt, self.beginning)
+        if self.events is not None and unusable is None:
+            told = self.events, end, attempt.request.template
+            name = stream_outcome(*told, is_delimited=is_delimited(attempt.headers))
             stream = body_outcomes.of_events(attempt, self.events, name, self._first_s)
         self.made = body_outcomes.CALL_OUTCOMES.get(name, names.CANCELLED_CALL)
-        if error is None and self.events is None and not self.is_plain:
-            unusable = body_outcomes.error_in_place(attempt, self.beginning)
         if unusable is not None:
             self.made = names.FAILED
             return body_outcomes.of_unusable(attempt, unusable, None)
@@ -290,11 +291,6 @@ class ResponseBody:
             del self.attempt  # the client's response keeps this until the collector runs
 
     def _outcome(self, stream: StreamOutcome | None, error: BaseException | None) -> AttemptOutcome:
-        return body_outcomes.of_body(
-            self.attempt,
-            stream,
-            None if self.events is None else self.events.error,
-            error,
-            made=self.made,
-            is_transient=self._is_transient,
-        )
+        envelope = None if self.events is None else self.events.error
+        known = self.attempt, stream, envelope, error
+        return body_outcomes.of_body(*known, made=self.made, is_transient=self._is_transient)
