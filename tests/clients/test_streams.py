@@ -10,14 +10,17 @@ import logging
 import threading
 import time
 import warnings
+import zlib
 from contextlib import aclosing
 
+import aiohttp
 import assisters
 import httpx
 import httpx2
 import openai
 import pydantic
 import pytest
+import requests
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -28,6 +31,7 @@ from assisters_otel.api.event_stream import EventStreamScanner
 from assisters_otel.attempts.attempt import Attempt
 from assisters_otel.recording.response_body import ResponseBody
 from assisters_otel.testing import FakeApi
+from callers import CALLERS
 from memory import Memory
 
 pytestmark = pytest.mark.usefixtures("telemetry")
@@ -657,6 +661,88 @@ def test_a_stream_that_an_sdk_cannot_read_has_failed(api, memory, ask, broken, i
     assert told["assisters.stream.outcome"] == "error"
     assert told["error.type"] in {"JSONDecodeError", "UnicodeDecodeError", "_OTHER", "APIError"}
     assert memory.points("assisters.client.errors")[0]["value"] == 1
+
+
+def by_httpx(caller, how):
+    async def read_decoded(response):
+        if how == "read":
+            return await response.aread() if caller.run else response.read()
+        if caller.run:
+            return [part async for part in getattr(response, f"a{how}")()]
+        return list(getattr(response, how)())
+
+    def read(response):
+        with contextlib.suppress(StopIteration):
+            read_decoded(response).send(None)
+
+    return lambda api: streamed(caller, api, read_decoded if caller.run else read)
+
+
+def by_requests(api):
+    return requests.post(url_of(api), json=CHAT, timeout=30).content
+
+
+def by_requests_in_lines(api):
+    with requests.post(url_of(api), json=CHAT, timeout=30, stream=True) as response:
+        return list(response.iter_lines())
+
+
+def by_aiohttp(api):
+    async def whole():
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(url_of(api), json=CHAT) as response,
+        ):
+            return [part async for part in response.content.iter_any()]
+
+    return asyncio.run(whole())
+
+
+DECODERS = {
+    **{
+        f"{caller}, {how}": by_httpx(caller, how)
+        for caller in CALLERS
+        for how in ("iter_bytes", "iter_lines", "read")
+    },
+    "requests": by_requests,
+    "requests, lines": by_requests_in_lines,
+    "aiohttp": by_aiohttp,
+    "openai": of_openai,
+    "openai async": of_openai_async,
+    "assisters": of_assisters,
+}
+FAILED = (
+    openai.OpenAIError,
+    assisters.AssistersAPIError,
+    httpx.HTTPError,
+    requests.RequestException,
+    aiohttp.ClientError,
+)
+UNDECODABLE = {"DecodingError", "ContentDecodingError", "ClientPayloadError"}
+
+
+# Trio tells of httpx's generators that its exceptions leave open, with us and without.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("is_late", [False, True], ids=["at once", "later"])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_stream_that_the_client_cannot_decode_has_failed(api, memory, decoder, is_late):
+    """It had been cancelled with httpx, and so with its SDKs."""
+    parts = [b"data: {}\n\n", TEXT, TEXT]
+    if is_late:
+        compress = zlib.compressobj(wbits=31)
+        parts[0] = compress.compress(TEXT) + compress.flush(zlib.Z_SYNC_FLUSH)
+        parts[1] = b"\xff" * 100
+    headers = {"content-type": EVENTS, "content-encoding": "gzip"}
+    api.answers(body=parts, headers=headers, chunk_delay_s=0.02)
+
+    with contextlib.suppress(*FAILED):
+        assert isinstance(DECODERS[decoder](api), Exception)
+
+    (told,) = [one for one in memory.spans() if OUTCOME in one.attributes]
+    assert told.attributes[OUTCOME] == "error"
+    assert told.attributes["error.type"] in UNDECODABLE
+    assert told.attributes.get("assisters.call.outcome") in {"failed", None}
+    assert memory.point(ERRORS)["error.type"] in UNDECODABLE
 
 
 def test_a_repeat_of_a_stream_that_an_sdk_cannot_read_is_not_called_futile(api, memory):

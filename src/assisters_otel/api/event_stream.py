@@ -77,6 +77,7 @@ class EventStreamScanner:
         done: True if ``data: [DONE]`` was among them.
         error: The envelope of the first error event, or None. It is empty if the event has no
             field of one.
+        is_broken: True if the compressed data is broken, so that the client's decoder raises, too.
         last: The record of the answer in the last events. It is made by `finish`.
     """
 
@@ -102,6 +103,7 @@ class EventStreamScanner:
         "chunks",
         "done",
         "error",
+        "is_broken",
         "last",
     )
 
@@ -112,7 +114,7 @@ class EventStreamScanner:
             content_encoding: The value of the response's Content-Encoding.
         """
         self.chunks = 0
-        self.done = False
+        self.done = self.is_broken = False
         self.error: Envelope | None = None
         self.last = last_events.LastEvents()
         self._previous = self._last = b""
@@ -174,7 +176,8 @@ class EventStreamScanner:
                     self._give_up_decoding()
                     return
                 self._feed_decoded(plain)
-        except decoder.errors:  # the client's own decoder raises for the caller
+        except decoder.errors:
+            self.is_broken = True
             self._give_up_decoding()
 
     def _give_up_decoding(self) -> None:

@@ -208,6 +208,10 @@ class ResponseBody:
         """End the body: its reader will not do so."""
         self._end(BodyEnd.COLLECTED)
 
+    def was_sent_as(self, request: object) -> bool:
+        """Return True if it answers this request of the app's."""
+        return self._sent() is request
+
     def forked(self) -> None:
         """Report nothing of it in this forked child: the parent does."""
         self.is_over = self.has_failed = True

@@ -63,6 +63,10 @@ def watch(response: Any, body: ResponseBody) -> None:
     if not can_be_waited_for(reader) or reader.at_eof():
         body.ended()  # there is nothing to read
         return
+    broken = reader.exception()
+    if broken is not None:  # its beginning came with the headers
+        body.broke(broken)
+        return
     # If all of the body has arrived, a response that is collected gives its connection back to the
     # pool. The connection keeps the reader until it is used again. So the response is watched, too.
     _watched[id(reader)] = _Observation(body, weakref.ref(response, lambda _: body.dropped()))

@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from assisters_otel.api.body_end import BodyEnd
+from assisters_otel.clients.classes import CLIENTS, is_a
 from assisters_otel.fail_safe import fail_safe
 
 if TYPE_CHECKING:
@@ -32,21 +33,37 @@ async def _no_async_method(*_: object) -> None:
     """Stand in for an async method that an iterator does not have."""
 
 
+class DecodingError(Exception):
+    """Stands for the client's exception of that name, which this body is going to raise."""
+
+
 @fail_safe
 def report_close(body: ResponseBody) -> None:
     """Report that the stream is closed, with the reason.
 
-    An SDK that cannot read the body closes the stream while its exception passes. That is a
-    failure. Otherwise the caller has closed the stream.
+    A client that cannot decode the body, or an SDK that cannot read it, closes the stream while its
+    exception passes. That is a failure. Otherwise the caller has closed the stream.
     """
     error = sys.exc_info()[1]
     # A known exception is that of another stream, which is read inside the `with` of this one.
-    if isinstance(error, Exception) and not body.is_known(error) and _comes_from_sdk_reading(error):
+    if isinstance(error, Exception) and not body.is_known(error) and _is_of_reading(error, body):
         body.broke(error, BodyEnd.UNREADABLE)
-    elif isinstance(error, GeneratorExit):  # the app has dropped the generator that reads
-        body.left()
-    else:
+    elif not isinstance(error, GeneratorExit):
         body.closed()
+    elif body.events is not None and body.events.is_broken:  # httpx2 closes it before it raises
+        body.broke(DecodingError(), BodyEnd.UNREADABLE)
+    else:  # the app has dropped the generator that reads
+        body.left()
+
+
+def _is_of_reading(error: Exception, body: ResponseBody) -> bool:
+    """Return True if a passing exception was raised while this body was decoded or read."""
+    if not is_a(error, CLIENTS, "DecodingError"):
+        return _comes_from_sdk_reading(error)
+    try:
+        return body.was_sent_as(error.request)  # type: ignore[attr-defined]
+    except RuntimeError:  # it has none: the app itself raises it
+        return False
 
 
 def _comes_from_sdk_reading(error: Exception) -> bool:

@@ -12,6 +12,7 @@ AS_REQUESTS_RAISES: Final = {
     "ProtocolError": "ChunkedEncodingError",
     "IncompleteRead": "ChunkedEncodingError",
     "InvalidChunkLength": "ChunkedEncodingError",
+    "DecodeError": "ContentDecodingError",
     "ReadTimeoutError": "ConnectionError",
     "SSLError": "SSLError",
 }
