@@ -135,6 +135,23 @@ def test_an_untrusted_certificate_is_no_trouble_that_a_retry_helps(untrusted, me
     assert advised(memory) == told.advice
 
 
+CONTRADICTED = b"HTTP/1.1 429 No\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_lengths_that_contradict_each_other_are_trouble_that_a_retry_helps(memory, caplog, way):
+    """No client takes such an answer. That of requests was taken for a header of the app's."""
+
+    def answer(connection):
+        connection.recv(65536)
+        connection.sendall(CONTRADICTED)
+
+    with listening(answer) as port:
+        met(WAYS[way], f"http://127.0.0.1:{port}/v1", memory)
+
+    see(memory, caplog, retryable=True, line="gave no answer|answered 429")
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_explain_finds_an_untrusted_certificate_that_nobody_has_watched(untrusted, way):
     with pytest.raises(Exception) as raised:  # noqa: PT011 - each client's own

@@ -13,6 +13,7 @@ import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import product
 from types import MappingProxyType
 from unittest import mock
 from urllib.parse import urlsplit
@@ -182,6 +183,106 @@ def test_what_urllib3_sends_again_inside_one_span_is_counted(api, memory, sessio
         "rate_limit_exceeded",
         "model_overloaded",
     }
+
+
+class Waiting(Retry):
+    """Waits as long as the API has asked. *meanwhile* is called first."""
+
+    meanwhile = staticmethod(lambda: None)
+
+    def sleep(self, response=None):
+        self.meanwhile()
+        if response is None:
+            return super().sleep()
+        time.sleep(float(response.headers["retry-after"]))
+        return None
+
+
+@pytest.mark.usefixtures("watched")
+def test_the_wait_of_urllib3_is_no_part_of_the_attempt_after_it(api, memory, session, monkeypatch):
+    """Who had waited as long as the API asked was told that it had come too early."""
+    counted = []
+    monkeypatch.setattr(Waiting, "meanwhile", lambda _: counted.append(memory.points(RETRIES)))
+    retry = Waiting(1, status_forcelist=[429], allowed_methods=None)
+    session.mount("http://", HTTPAdapter(max_retries=retry))
+    api.answers("rate_limit_exceeded", retry_after=0.1)
+
+    began_s = time.perf_counter()
+    assert session.post(f"{api.url}/embeddings", json={"input": "x"}).status_code == 200
+    took_s = time.perf_counter() - began_s
+
+    told = memory.attempt().attributes
+    assert told["assisters.retry.delay"] >= 0.1
+    assert told["assisters.retry.early"] is False
+    assert memory.point(RETRIES)["assisters.retry.early"] is False
+    assert counted == [[]], "before it is sent"
+    assert sum(point["sum"] for point in memory.points(DURATION)) <= took_s - 0.1
+
+
+class InTheAppError(Exception):
+    """What the app ends the wait with."""
+
+
+def ended_by(error):
+    def end(_retry):
+        raise error
+
+    return end
+
+
+@pytest.mark.usefixtures("watched")
+@pytest.mark.parametrize(
+    ("end", "has_answer"),
+    [(None, True), *product([InTheAppError("enough"), KeyboardInterrupt()], [True, False])],
+)
+def test_what_urllib3_has_not_sent_again_is_no_attempt(
+    api, memory, session, monkeypatch, end, has_answer
+):
+    """urllib3 raises for a Retry-After that is none, after it has counted the resend."""
+    policy = Retry if end is None else Waiting
+    monkeypatch.setattr(Waiting, "meanwhile", ended_by(end))
+    retry = policy(2, status_forcelist=[429], allowed_methods=None)
+    session.mount("http://", HTTPAdapter(max_retries=retry))
+    if has_answer:
+        api.answers("rate_limit_exceeded", headers={"retry-after": "soon"})
+    else:
+        api.answers(fault="drop")
+
+    with pytest.raises(BaseException) as raised:  # noqa: PT011 - each one's own
+        session.post(f"{api.url}/embeddings", json={"input": "x"})
+
+    assert len(api.requests) == 1
+    span, point = memory.attempt(), memory.point(ERRORS)
+    assert "http.request.resend_count" not in span.attributes
+    if has_answer or span.instrumentation_scope.name == "assisters_otel":
+        assert span.status.status_code is StatusCode.ERROR
+    assert span.attributes["assisters.error.retryable"] is True
+    assert point["value"] == memory.point(DURATION)["count"] == 1
+    assert span.attributes["error.type"] == point["error.type"]
+    assert memory.points(RETRIES) == []
+    if has_answer:
+        assert span.attributes["error.code"] == point["error.code"] == "rate_limit_exceeded"
+        if isinstance(raised.value, Exception):
+            assert explain(raised.value).code == "rate_limit_exceeded"
+
+
+@pytest.mark.usefixtures("watched")
+def test_a_pool_of_the_app_s_own_is_seen_though_it_hides_the_sending(api, memory, session):
+    class Pool(HTTPConnectionPool):
+        original = staticmethod(getattr(HTTPConnectionPool.urlopen, "__wrapped__", None))
+
+        def urlopen(self, *args, **kwargs):
+            return self.original(self, *args, **kwargs)
+
+    adapter = HTTPAdapter(max_retries=Retry(1, status_forcelist=[429], allowed_methods=None))
+    adapter.poolmanager.pool_classes_by_scheme = {"http": Pool}
+    session.mount("http://", adapter)
+    api.answers("rate_limit_exceeded", retry_after=0)
+
+    assert session.post(f"{api.url}/embeddings", json={"input": "x"}).status_code == 200
+
+    assert memory.attempt().attributes["http.request.resend_count"] == 1
+    assert memory.point(RETRIES)["value"] == 1
 
 
 @pytest.mark.usefixtures("watched")

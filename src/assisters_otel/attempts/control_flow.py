@@ -32,9 +32,13 @@ _send: Final[ContextVar[object | None]] = ContextVar("assisters_otel-send", defa
 
 
 @contextmanager
-def one_send() -> Iterator[None]:
-    """Mark the requests of the ``with`` block as sent by a client's retry code for one request."""
-    token = _send.set(object())
+def one_send(send: object = None) -> Iterator[None]:
+    """Mark the requests of the ``with`` block as sent by a client's retry code for one request.
+
+    Args:
+        send: The object that identifies the block, if it is in several parts; else None.
+    """
+    token = _send.set(object() if send is None else send)
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry import trace
+from opentelemetry.trace import StatusCode
 
 from assisters_otel import causes, foreign_exceptions
 from assisters_otel.api import error_body
@@ -228,6 +229,15 @@ class Recorder:
             if cancelled:  # a failure has done it
                 foreign_span.before_end(attempt.span, foreign_span.mask_status)
             foreign_span.mask_recorded_exception(attempt.span, error)
+
+    def not_followed(self, attempt: Attempt) -> None:
+        """Write the outcome of an attempt to its span after all: no other one is sent in that."""
+        attempt.is_followed, outcome = False, attempt.outcome
+        if outcome is not None:
+            self._spans.ended(attempt, outcome)
+            if attempt.span is not None and attempt.is_own and outcome.status is None:
+                # What it met is not the exception that the client raises.
+                attempt.span.set_status(StatusCode.ERROR, outcome.error_type)
 
     @staticmethod
     def remember(attempt: Attempt, thing: object) -> None:

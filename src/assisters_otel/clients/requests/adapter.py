@@ -8,9 +8,8 @@ Four methods are wrapped, from the outside to the inside:
   library's own span is here.
 * `HTTPConnectionPool.urlopen` of urllib3 gets a copy of the headers with the propagator's. requests
   before 2.29 sends a body in chunks without it, so without those headers.
-* `Retry.increment` is called by urllib3 before each resend, and before it gives up. urllib3 keeps
-  the answer or the exception to itself. So the attempt is reported here, and the next one starts in
-  the same span.
+* `Retry.increment` is called by urllib3 before it waits for a resend, and before it gives up. So
+  the attempt is reported here. The next one starts in the same span, at the next `urlopen`.
 
 A failed answer is reported when `Session.send` returns: then the body that requests has read is at
 hand, and nothing is read ahead that requests reads anyway. Until then the exchange waits in the
@@ -241,7 +240,7 @@ class RequestsAdapter(ClientAdapter):
     # -- resends by urllib3 ----------------------------------------------------------------------
 
     def _wrap_increment(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap `Retry.increment`: an attempt ends, and another one starts unless it raises."""
+        """Wrap `Retry.increment`: an attempt ends, and another one is awaited unless it raises."""
         call = as_function(original)
 
         def increment(retry: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -261,10 +260,11 @@ class RequestsAdapter(ClientAdapter):
                     self._report_hidden_attempt(exchange, response, None)
                     exchange.refuse()
                 raise
-            with control_flow.one_send():
+            send = object()
+            with control_flow.one_send(send):
                 exchange.expect_another()
                 self._report_hidden_attempt(exchange, response, error)
-                exchange.start_again()
+            exchange.awaited = send
             return result
 
         return increment

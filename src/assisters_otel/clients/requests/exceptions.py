@@ -23,9 +23,11 @@ AS_REQUESTS_RAISES: Final = {
 @fail_safe
 def is_transient(error: BaseException) -> bool:
     """Return True if the connection or the peer failed, or a time limit was reached."""
-    # Neither a bad URL, scheme or header counts, nor an exception of the app's own body.
+    # Neither a bad URL or scheme counts, nor an exception of the app's own body. A header of the
+    # app's is checked before the send: this InvalidHeader is of the answer's Content-Length.
     met = error.args[0] if error.args else None
     # urllib3 reports any OSError as an aborted connection, also one of the file that is sent.
     within = (met, *getattr(met, "args", ()))
-    is_transient = is_a(error, ("requests",), "ConnectionError", "Timeout", "ChunkedEncodingError")
+    names = "ConnectionError", "Timeout", "ChunkedEncodingError", "InvalidHeader"
+    is_transient = is_a(error, ("requests",), *names)
     return is_transient and not any(isinstance(one, FILE_ERRORS) for one in within)

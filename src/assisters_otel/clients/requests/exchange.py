@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from assisters_otel.attempts import control_flow
 from assisters_otel.clients.exchange import Exchange
 from assisters_otel.clients.patching import as_function
 from assisters_otel.clients.requests.exceptions import is_transient
@@ -94,10 +95,12 @@ class RequestsExchange(Exchange):
         raw: The request that the adapter got.
         injected: The propagator's headers, which are added to what is sent.
         is_identified: True if the very headers of *raw* have been sent. Others are another's.
+        awaited: The object that identifies urllib3's resends of the request, while it waits for one
+            (`control_flow.one_send`); else None.
         read_limit: A function that returns the caller's limit for a read, in seconds, or None.
     """
 
-    __slots__ = ("adapter", "injected", "is_identified", "raw", "read_limit")
+    __slots__ = ("adapter", "awaited", "injected", "is_identified", "raw", "read_limit")
 
     def __init__(  # noqa: PLR0913, PLR0917 - all of it is of one request
         self,
@@ -115,6 +118,7 @@ class RequestsExchange(Exchange):
         self.raw = raw
         self.injected: dict[str, str] = {}
         self.is_identified = False
+        self.awaited: object = None
         self.read_limit = read_limit
 
     def start_span(self, route: Route) -> None:
@@ -122,6 +126,29 @@ class RequestsExchange(Exchange):
         self.own = self._spans.start(route, self._reader)
         if self.own is not None:
             self.injected = self.own.headers
+
+    def answered(self, *told: Any) -> bool:
+        """Record the response's headers, as `Exchange` does."""
+        if self.awaited is not None:  # a pool of the app's own has sent it
+            self.end_wait(is_sent=True)
+        return super().answered(*told)
+
+    def end(self, error: BaseException | None) -> None:
+        """End the exchange, as `Exchange` does, also while urllib3 waits."""
+        if self.awaited is not None:
+            self.end_wait(is_sent=False)
+        super().end(error)
+
+    @fail_safe
+    def end_wait(self, *, is_sent: bool) -> None:
+        """Start the attempt that urllib3 has waited for, or leave the one before it as the last."""
+        send, self.awaited = self.awaited, None
+        if is_sent:
+            with control_flow.one_send(send):
+                self.start_again()
+        elif self.attempt is not None:
+            self.refuse()  # its Retry-After is none, or the app has interrupted the wait
+            self._recorder.not_followed(self.attempt)
 
     @fail_safe
     def with_headers(self, pool: Any, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
@@ -185,6 +212,8 @@ def wrap_urlopen(
 
     def urlopen(pool: Any, /, *args: Any, **kwargs: Any) -> Any:
         exchange = sending.get()
+        if exchange is not None and exchange.awaited is not None and exchange.sends_through(pool):
+            exchange.end_wait(is_sent=True)
         if exchange is not None and exchange.injected:
             args, kwargs = exchange.with_headers(pool, args, kwargs) or (args, kwargs)
         return call(pool, *args, **kwargs)
