@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import traceback
 import weakref
 from unittest import mock
@@ -412,6 +413,52 @@ def test_a_200_whose_body_breaks_off_is_the_way_s(api):
 
     assert (told.side, told.retryable, told.status) == ("the way there", True, 200)
     assert told.what.startswith("The API answered 200, and its body broke off: ")
+
+
+def of_aiohttp_read(server):
+    async def whole():
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{server.url}/chat/completions", json=CHAT) as response,
+        ):
+            await response.read()
+
+    asyncio.run(whole())
+
+
+def of_openai_stream(server):
+    with openai.OpenAI(base_url=server.url, api_key="ask_k", max_retries=0) as client:
+        list(client.chat.completions.create(**CHAT, stream=True))
+
+
+@pytest.mark.parametrize("sent_as", ["application/json", "text/event-stream"])
+@pytest.mark.parametrize("client", [*CLIENTS[:6], of_aiohttp_read, of_openai_stream])
+def test_a_body_that_the_client_cannot_decode_is_an_answer(server, watched, client, sent_as):
+    """It was called none, for which the network was to blame."""
+    if client is of_assisters and not watched:
+        pytest.skip("its exception has no cause, and says that there was no answer")
+    headers = {"content-type": sent_as, "content-encoding": "gzip"}
+    server.answers(status=200, body=b"data: {}\n\n", headers=headers)
+
+    told = explain(raised(lambda: client(server)))
+
+    assert told.retryable is False
+    assert "no answer" not in told.what.lower()
+    assert "broke off" not in told.what
+
+
+@pytest.mark.usefixtures("telemetry")
+@pytest.mark.parametrize("client", [of_openai, of_openai_async])
+def test_a_redirect_that_leads_to_no_answer_has_not_broken_off(api, client):
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    api.answers(status=307, headers={"location": f"http://127.0.0.1:{port}/login"})
+
+    told = explain(raised(lambda: client(api)))
+
+    assert told.what == (
+        "The API answered 307, and where that led gave no answer: APIConnectionError."
+    )
 
 
 @pytest.mark.usefixtures("telemetry")

@@ -741,6 +741,7 @@ def test_a_stream_that_the_client_cannot_decode_has_failed(api, memory, decoder,
     (told,) = [one for one in memory.spans() if OUTCOME in one.attributes]
     assert told.attributes[OUTCOME] == "error"
     assert told.attributes["error.type"] in UNDECODABLE
+    assert told.attributes["assisters.error.retryable"] is False
     assert told.attributes.get("assisters.call.outcome") in {"failed", None}
     assert memory.point(ERRORS)["error.type"] in UNDECODABLE
 

@@ -187,13 +187,14 @@ def _of_exception(error: BaseException) -> Evidence:
         is_cancelled = exception_classes.is_given_up(error)
         may_be_network = not has_fields and not is_cancelled
         is_transient = may_be_network and exception_classes.is_network_error(chain)
+        is_after_answer = source is not None and exception_classes.is_after_answer(source)
         evidence = evidence._replace(
             exception=_name_of(chain),
             is_transient=is_transient and (cause is None or cause.is_transient),
             cause=cause,
             is_foreign=not (source or is_transient or cause or is_cancelled),
             is_cancelled=is_cancelled,
-            is_answered=source is not None and exception_classes.is_after_answer(source),
+            is_answered=is_after_answer or exception_classes.is_undecodable(chain),
         )
     return evidence._replace(trace_id=_current_trace_id())
 

@@ -48,10 +48,18 @@ _CALLER_ERRORS: Final = frozenset({"UnsupportedProtocol", "LocalProtocolError", 
 _MAY_HIDE_FILES: Final = frozenset({"ConnectionError", "ClientConnectionError", "ClientOSError"})
 """Class names of exceptions that requests and aiohttp also raise for a file that the app sends."""
 
+_UNDECODABLE: Final = frozenset(
+    {"DecodingError", "ContentDecodingError", "DecodeError", "ContentEncodingError"}
+)
+"""Class names of exceptions for a body that is not encoded as its headers say, also as causes.
+
+Source: httpx, requests, urllib3 and aiohttp.
+"""
+
 _AFTER_ANSWER: Final = frozenset(
     {
-        *("JSONDecodeError", "StreamError", "StreamConsumedError", "DecodingError"),
-        *("ContentDecodingError", "APIResponseValidationError"),
+        *("JSONDecodeError", "StreamError", "StreamConsumedError"),
+        *("APIResponseValidationError", *_UNDECODABLE),
         *("LengthFinishReasonError", "ContentFilterFinishReasonError"),
     }
 )
@@ -91,6 +99,11 @@ def is_after_answer(error: BaseException) -> bool:
     return is_event or not names.isdisjoint(_AFTER_ANSWER)
 
 
+def is_undecodable(chain: Sequence[BaseException]) -> bool:
+    """Return True if a client could not decode the body of an answer."""
+    return any(not _client_names(one).isdisjoint(_UNDECODABLE) for one in chain)
+
+
 def is_circle_of_redirects(chain: Sequence[BaseException]) -> bool:
     """Return True if a client has followed as many redirects as it may."""
     return any(TOO_MANY_REDIRECTS in _client_names(one) for one in chain)
@@ -115,7 +128,7 @@ def is_network_error(chain: Sequence[BaseException]) -> bool:
     found = frozenset[str]().union(*names)
     if found and any(attribute(one, "type") == NO_ANSWER for one in chain if is_of_client(one)):
         return True
-    if not found.isdisjoint(_CALLER_ERRORS):
+    if not found.isdisjoint(_CALLER_ERRORS | _UNDECODABLE):
         return False
     if names and not names[0].isdisjoint(_MAY_HIDE_FILES) and _has_file_error(chain):
         return False

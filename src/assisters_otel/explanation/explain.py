@@ -8,6 +8,7 @@ from assisters_otel import catalog, causes
 from assisters_otel.explanation.advice import OF_PROXY, advise
 from assisters_otel.explanation.evidence import Evidence, find_evidence
 from assisters_otel.explanation.exception_classes import TOO_MANY_REDIRECTS
+from assisters_otel.outcomes import FIRST_REDIRECT
 from assisters_otel.records import Record
 from assisters_otel.version import __version__
 
@@ -145,6 +146,8 @@ def _what(evidence: Evidence) -> str:
         return f"The API answered {status}, and its stream failed: {name or exception}."
     if status is not None and exception is not None:
         end = "its body broke off" if evidence.is_transient else "the client could not use it"
+        is_elsewhere = evidence.is_transient and status >= FIRST_REDIRECT
+        end = "where that led gave no answer" if is_elsewhere else end
         end = "the app itself gave up waiting for the rest" if evidence.is_cancelled else end
         end = "redirected once too often" if exception == TOO_MANY_REDIRECTS else end
         return f"The API answered {status}, and {end}: {exception}."

@@ -14,6 +14,8 @@ def is_transient(error: BaseException) -> bool:
     """Return True if the connection or the peer failed, or a time limit was reached."""
     # Neither a bad URL counts, nor an exception of the app's own body.
     cause = error.__cause__
+    if type(cause).__name__ == "ContentEncodingError":  # as with the other clients
+        return False
     if type(error).__name__ in {"ClientConnectionError", "ClientOSError"} and cause is not None:
         network = (OSError, asyncio.TimeoutError, asyncio.CancelledError)
         is_theirs = isinstance(cause, network) or is_a(cause, ("aiohttp",), "ClientError")
