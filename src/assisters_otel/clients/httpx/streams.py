@@ -173,16 +173,17 @@ def sync_stream_class(base: Any) -> type[Stream]:  # noqa: C901 - a class, not o
             try:
                 while self.parts:
                     yield self.parts.popleft()
+                if error is not None:
+                    try:
+                        raise_in_reader(error)
+                    finally:
+                        del error  # its traceback refers to this frame
+                if rest is not None:
+                    yield from rest
             except GeneratorExit:
-                self._stream.close()  # as the client's own stream does
+                self._rest = rest  # httpx2 closes this generator, and not the one that is in it
+                self.close()
                 raise
-            if error is not None:
-                try:
-                    raise_in_reader(error)
-                finally:
-                    del error  # its traceback refers to this frame
-            if rest is not None:
-                yield from rest
 
         def close(self) -> None:
             rest, self._rest, self._error = self._rest, None, None
@@ -232,17 +233,18 @@ def async_stream_class(base: Any) -> type[Stream]:  # noqa: C901 - a class, not 
             try:
                 while self.parts:
                     yield self.parts.popleft()
+                if error is not None:
+                    try:
+                        raise_in_reader(error)
+                    finally:
+                        del error  # its traceback refers to this frame
+                if rest is not None:
+                    async for part in rest:
+                        yield part
             except GeneratorExit:
-                await self._stream.aclose()
+                self._rest = rest  # httpx2 closes this generator, and not the one that is in it
+                await self.aclose()
                 raise
-            if error is not None:
-                try:
-                    raise_in_reader(error)
-                finally:
-                    del error  # its traceback refers to this frame
-            if rest is not None:
-                async for part in rest:
-                    yield part
 
         async def aclose(self) -> None:
             rest, self._rest, self._error = self._rest, None, None
