@@ -71,19 +71,24 @@ class AssistersInstrumentor(BaseInstrumentor):  # type: ignore[misc] # it has no
         settings = {name: kwargs[name] for name in _SETTINGS & kwargs.keys()}
         config = configs.from_arguments(**settings)
         own_errors.start(strict=config.strict)
-        active = _make(config, kwargs)
-        if active is not None:  # None after a fault of the library's, which has been logged
-            SWITCH.on(active)
+        _start(config, kwargs)
 
     def _uninstrument(self, **_kwargs: Any) -> None:
-        SWITCH.off()
+        _stop()
 
 
 @fail_safe
-def _make(config: configs.Config, arguments: dict[str, Any]) -> Instrumentation:
+def _start(config: configs.Config, arguments: dict[str, Any]) -> None:
     config = with_environment(config, os.environ)
     warn_of_wrong(corrections.corrections(os.environ), set(), strict=config.strict)
     with corrections.corrected():
-        return Instrumentation(
-            config, arguments.get("tracer_provider"), arguments.get("meter_provider")
+        SWITCH.on(
+            Instrumentation(
+                config, arguments.get("tracer_provider"), arguments.get("meter_provider")
+            )
         )
+
+
+@fail_safe
+def _stop() -> None:
+    SWITCH.off()
