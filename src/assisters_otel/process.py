@@ -4,7 +4,7 @@ Python gives a process several moments to send what is queued, and a process may
 of them:
 
 * the end of a server, a task runner or a work horse (`runtimes`), by `flush_at_end`;
-* the end of a child of multiprocessing, which leaves by ``os._exit``, by a finalizer;
+* the end of a child of multiprocessing, by a finalizer (`runtimes.children`);
 * the normal exit of the interpreter, by `atexit`.
 
 Together they may delay the end by `END_S`, and each moment uses up a part of that. If the collector
@@ -101,10 +101,8 @@ class ProcessState:
         self.current: Handle | None = None
         self.instrumentation: Patched | None = None
         self._shut_down_providers: WeakIdentityDict[bool] = WeakIdentityDict()
-        self._is_watching_multiprocessing = False
         self._has_warned_of_gevent = False
         self._child_is_program = False
-        self._finalizer_pid: int | None = None
         self._end_lock = threading.Lock()
         self._left_s = END_S
         self._last_moment_s = 0.0  # on a steady clock
@@ -161,7 +159,7 @@ class ProcessState:
         elif self.instrumentation is not None:
             self.instrumentation.flush(self._time_left_s(), at_exit=True)
 
-    def _exit_child(self) -> None:
+    def exit_child(self) -> None:
         """End a child of multiprocessing, as its finalizer.
 
         Python waits after this for the threads that are no daemons, also for those of executors,
@@ -187,40 +185,19 @@ class ProcessState:
             self.flush_at_end()
         self._exit()
 
-    # -- multiprocessing ----------------------------------------------------------------------
+    # -- what is switched on --------------------------------------------------------------------
 
     @fail_safe
     def start(self, instrumentation: Patched) -> None:
         """Flush by *instrumentation*, which is switched on, at the end of the process."""
         self.instrumentation = instrumentation
         self._left_s = END_S
-        self._watch_multiprocessing()
-        multiprocessing = sys.modules.get("multiprocessing.process")
-        if multiprocessing is not None and multiprocessing.parent_process() is not None:
-            self._register_finalizer()
 
     @fail_safe
     def stop(self, instrumentation: Patched) -> None:
         """Undo `start`, if no other instrumentation has been switched on since."""
         if self.instrumentation is instrumentation:
             self.instrumentation = None
-
-    def _watch_multiprocessing(self) -> None:
-        """Register the finalizer in each child of multiprocessing that is forked later.
-
-        A child clears the finalizers that it inherits, and then calls what is registered here. That
-        holds whether its parent forks it or the fork server.
-        """
-        util = sys.modules.get("multiprocessing.util")
-        if util is not None and not self._is_watching_multiprocessing:
-            self._is_watching_multiprocessing = True
-            util.register_after_fork(self, ProcessState._register_finalizer)
-
-    def _register_finalizer(self) -> None:
-        util = sys.modules.get("multiprocessing.util")
-        if util is not None and self._finalizer_pid != os.getpid():
-            self._finalizer_pid = os.getpid()
-            util.Finalize(None, self._exit_child, exitpriority=0)
 
     # -- forks --------------------------------------------------------------------------------
 
@@ -250,7 +227,6 @@ class ProcessState:
             return
         self.lock = threading.RLock()
         self._end_lock, self._left_s = threading.Lock(), END_S
-        self._watch_multiprocessing()
         if self.current is not None:
             self.current.forked()
         elif self.instrumentation is not None:

@@ -129,3 +129,56 @@ def test_the_app_s_providers_that_do_not_end_by_themselves_are_flushed_at_the_ex
             app.end()
 
         assert (app.code, told(api, collector)) == (0, (1, 1, 1)), app.said
+
+
+COPIES = """
+import importlib, os, sys
+
+copy, by, who = sys.argv[1:]
+
+def once():
+    import children
+    children.once("return")
+
+if __name__ == "__main__":
+    if who == "the parent":
+        import switched_on
+    context = importlib.import_module(copy)
+    if by == "Process":
+        processes = [context.Process(target=once) for _ in range(2)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+    else:
+        pool = context.Pool(2)
+        for result in [pool.apply_async(once) for _ in range(2)]:
+            result.get()
+        pool.close()
+        pool.join()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize(
+    ("copy", "by", "who", "mode"),
+    [
+        ("multiprocess", "Process", "the parent", "ours"),
+        ("multiprocess", "Process", "the child", "the app's"),
+        ("multiprocess", "Pool", "the parent", "the app's"),
+        ("billiard", "Process", "the parent", "the app's"),
+        ("billiard", "Process", "the child", "ours"),
+        ("billiard", "Pool", "the parent", "ours"),
+    ],
+)
+def test_nothing_is_lost_when_a_child_of_a_copy_of_multiprocessing_ends(
+    api: FakeApi, tmp_path: Path, copy: str, by: str, who: str, mode: str
+):
+    """pathos and datasets use `multiprocess`; in a task of Celery's nothing but billiard works."""
+    (tmp_path / "copies.py").write_text(COPIES)
+    with Collector() as collector:
+        env = environment(api, collector, mode, PYTHONPATH=f"{HERE}:{tmp_path}")
+        with running([sys.executable, "copies.py", copy, by, who], env, tmp_path) as app:
+            app.end()
+
+        assert (app.code, told(api, collector)) == (0, (2, 2, 2)), app.said

@@ -16,11 +16,12 @@ HOOKED = """
 import json
 
 def functions():
-    import uvicorn, rq, dramatiq.worker
+    import billiard.pool, uvicorn, rq, dramatiq.worker
     import celery.signals as signals
     from awslambdaric import bootstrap
 
-    owners = [uvicorn.Server, *rq.Worker.__mro__[:-1], dramatiq.worker._WorkerThread, bootstrap]
+    owners = [uvicorn.Server, *rq.Worker.__mro__[:-1], dramatiq.worker._WorkerThread, bootstrap,
+              billiard.pool.Worker]
     found = {f"{owner.__name__}.{name}": held for owner in owners
              for name, held in vars(owner).items() if callable(held)}
     names = ("task_prerun", "task_postrun", "worker_process_shutdown")
@@ -60,6 +61,7 @@ def test_shutdown_leaves_the_very_same_functions_and_receivers(when):
     last = ("job_failure", "job_retry", "job_success")
     assert {name.rpartition(".")[2] for name in functions.split()} == {
         *(f"handle_{name}" for name in last),
+        "_do_exit",
         "handle_event_request",
         "perform_job",
         "process_message",
@@ -74,8 +76,8 @@ def test_no_runtime_is_imported_that_the_app_does_not_use():
         import sys
         import assisters_otel
         assisters_otel.init("jobs")
-        print([name for name in ("awslambdaric", "celery", "dramatiq",
-               "rq", "uvicorn", "gunicorn") if name in sys.modules])
+        print([name for name in ("awslambdaric", "billiard", "celery", "dramatiq", "gunicorn",
+               "multiprocess", "rq", "uvicorn") if name in sys.modules])
     """)
 
     assert said == "[]\n"

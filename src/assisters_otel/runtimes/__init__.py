@@ -16,8 +16,8 @@ A hook does one of these:
 
 No hook installs a signal handler, replaces ``os._exit``, or exports while a request is served. AWS
 Lambda's invocation is flushed after its answer. No hook is needed for gunicorn and hypercorn: their
-processes end as Python's do, or run a server of uvicorn. For the children of multiprocessing, which
-Dramatiq's workers are, see `process`.
+processes end as Python's do, or run a server of uvicorn. Dramatiq's workers are `children` of
+multiprocessing.
 """
 
 # ruff: noqa: PLC0415 - see above
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 from assisters_otel.clients.patching import Patches
 from assisters_otel.fail_safe import fail_safe
+from assisters_otel.runtimes.children import CHILDREN
 from assisters_otel.runtimes.receivers import Receivers
 from assisters_otel.runtimes.uwsgi import UwsgiHooks
 
@@ -59,6 +60,12 @@ def _aws_lambda() -> tuple[Target, ...]:
     return TARGETS
 
 
+def _billiard() -> tuple[Target, ...]:
+    from assisters_otel.runtimes.celery import TARGETS
+
+    return TARGETS
+
+
 def _celery() -> tuple[Receiver, ...]:
     from assisters_otel.runtimes.celery import RECEIVERS
 
@@ -70,6 +77,7 @@ TARGETS: Final = {
     "rq": _rq,
     "dramatiq.worker": _dramatiq,
     "awslambdaric.bootstrap": _aws_lambda,
+    "billiard.pool": _billiard,
 }
 """Functions that return the methods to wrap, by the modules that have them."""
 
@@ -91,6 +99,7 @@ class RuntimeHooks:
         self._methods.apply()
         self._signals.apply()
         self._uwsgi.apply()
+        CHILDREN.apply()
 
     @fail_safe
     def undo(self) -> None:
@@ -98,3 +107,4 @@ class RuntimeHooks:
         self._methods.undo()
         self._signals.undo()
         self._uwsgi.undo()
+        CHILDREN.undo()

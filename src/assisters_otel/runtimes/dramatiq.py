@@ -1,6 +1,6 @@
 """Dramatiq: a message is a unit of work.
 
-Its workers are children of multiprocessing, which end by the finalizer of `process`. So nothing is
+Its workers are children of multiprocessing, which end by the finalizer of `children`. So nothing is
 hooked at their end. A retried message has the same id, so it is the same unit. An actor that is a
 coroutine function runs in a task, to which Dramatiq's thread copies its context, and the unit too.
 
