@@ -243,9 +243,13 @@ class Switch:
 
     def on(self, instrumentation: Instrumentation) -> None:
         """Patch the clients for *instrumentation*."""
-        instrumentation.start()
         self.active = instrumentation
         self.is_on = True
+        try:
+            instrumentation.start()
+        except BaseException:  # an interrupt, such as Ctrl-C in a notebook
+            self.off()
+            raise
 
     def off(self) -> None:
         """Remove the patches of the instrumentation that is on, if one is."""

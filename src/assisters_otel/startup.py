@@ -170,21 +170,29 @@ def _set_up(
     if tracers is None or meters is None:
         exports = _build(config, traces=tracers is None, metrics=meters is None)
     try:
-        instrumentation = _instrument(
+        instrumentation = _instrumentation(
             config,
             _first(tracers, exports and exports.tracer_provider, NoOpTracerProvider()),
             _first(meters, exports and exports.meter_provider, NoOpMeterProvider()),
         )
-        if exports is not None:
-            global_providers.make_global(exports)
+        telemetry = Telemetry(arguments, instrumentation, exports, reused)
     except BaseException:
         if exports is not None:
             exports.shutdown(0)
         raise
-    return Telemetry(arguments, instrumentation, exports, reused)
+    # The handle comes first: it takes all out again that an interrupt has left half done.
+    process.PROCESS.current = telemetry
+    try:
+        SWITCH.on(instrumentation)
+        if exports is not None:
+            global_providers.make_global(exports)
+    except BaseException:
+        telemetry.end(0)
+        raise
+    return telemetry
 
 
-def _instrument(config: configs.Config, tracers: Any, meters: Any) -> Instrumentation:
+def _instrumentation(config: configs.Config, tracers: Any, meters: Any) -> Instrumentation:
     active = SWITCH.active
     is_zero_code = SWITCH.is_on
     SWITCH.off()  # zero-code has turned it on with fewer arguments
@@ -201,7 +209,6 @@ def _instrument(config: configs.Config, tracers: Any, meters: Any) -> Instrument
                 environment.OTEL_DISABLED_INSTRUMENTATIONS,
                 name,
             )
-    SWITCH.on(instrumentation)
     return instrumentation
 
 
