@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -176,3 +178,35 @@ def test_an_exporter_is_closed_once_where_the_app_ends_our_providers_itself(clos
     exports.shutdown()
 
     assert [one.closed for one in closes] == [1, 1]
+
+
+# -- connections ---------------------------------------------------------------------------------
+
+AT_EXIT = """
+import os
+import assisters_otel, requests
+
+assisters_otel.init(hosts=[os.environ["API"]])
+with requests.Session() as session:
+    session.get(os.environ["API"] + "/models")
+"""
+
+
+@pytest.mark.parametrize("proxied", [False, True], ids=["direct", "by a proxy"])
+def test_an_exit_warns_of_no_connection_that_is_not_closed(api, proxied):
+    """What urllib3 closes by finalizers is not closed at exit if the app has had some before."""
+    with Collector() as collector:
+        # A proxy gets the same requests, with the whole URL in the first line.
+        told = {"http_proxy": collector.endpoint, "no_proxy": "127.0.0.1"} if proxied else {}
+        endpoint = "http://collector.example:4318" if proxied else collector.endpoint
+        done = subprocess.run(
+            [sys.executable, "-X", "dev", "-c", AT_EXIT],
+            env={**os.environ, **told, "API": api.url, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(collector.requests) == 2

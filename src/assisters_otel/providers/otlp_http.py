@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import requests
-from requests.adapters import BaseAdapter
+from requests.adapters import BaseAdapter, HTTPAdapter
 
 from assisters_otel.api import redaction
 from assisters_otel.own_export import log_listener
@@ -170,7 +170,11 @@ class _WatchedAdapter(BaseAdapter):
         return response
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections. urllib3 leaves that to finalizers, of which none runs at exit."""
+        if isinstance(one := self.adapter, HTTPAdapter):
+            for manager in (one.poolmanager, *one.proxy_manager.values()):
+                for key in manager.pools.keys():  # noqa: SIM118 - it cannot be iterated over
+                    manager.pools[key].close()
         self.adapter.close()
 
     def _follow(
