@@ -511,6 +511,23 @@ def test_a_sampler_that_raises_is_told(build, monkeypatch, registered):
         build()
 
 
+@pytest.mark.parametrize("signal", ["traces", "metrics"])
+def test_where_no_thread_can_be_started_no_variable_is_blamed(build, monkeypatch, signal):
+    """As in an isolated subinterpreter, whose threads are no daemons."""
+    start = threading.Thread.start
+
+    def start_others(thread: threading.Thread) -> None:
+        if thread.daemon:
+            raise RuntimeError("daemon threads are disabled in this (sub)interpreter")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_others)
+    with pytest.raises(ValueError, match="daemon threads are disabled") as raised:
+        build(traces=signal == "traces", metrics=signal == "metrics")
+
+    assert "OTEL_" not in str(raised.value)
+
+
 def test_grpc_without_its_extra_says_what_to_install(build, monkeypatch):
     everything = registration.entry_points
     monkeypatch.setitem(registration._HOMES, "otlp_proto_grpc", "not-installed-here")

@@ -227,6 +227,8 @@ def _discard(pipeline: Pipeline[TracerProvider]) -> None:
 def _explain_sdk_errors() -> Iterator[None]:
     try:
         yield
+    except RuntimeError as error:
+        raise ValueError(f"the SDK cannot make its providers: {error}") from error
     except Exception as error:
         raise ValueError(
             f"the SDK refuses a variable: {error} Look at OTEL_BSP_*, OTEL_SPAN_*, "

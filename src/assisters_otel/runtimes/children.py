@@ -55,9 +55,8 @@ class ChildHooks:
         if _is_child(name.removesuffix(_UTIL)):
             self.register(module)
 
-    @fail_safe
     def register(self, util: Any) -> None:
-        """Register the finalizer of this process, once."""
+        """Register the finalizer of this process, once. A child goes on if this raises."""
         is_registered = self._pid == os.getpid() and self._finalizer.still_active()
         if not is_registered:
             self._pid = os.getpid()
