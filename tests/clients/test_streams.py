@@ -7,6 +7,7 @@ import contextlib
 import gc
 import json
 import logging
+import sys
 import threading
 import time
 import warnings
@@ -370,6 +371,7 @@ def test_a_stream_may_be_read_and_closed_in_another_task(api, memory, caplog):
 
 
 LONG = [b"x" * 5000] * 40
+LEFT_OPEN = 20
 
 
 @pytest.mark.parametrize(
@@ -403,6 +405,75 @@ def test_trio_says_no_more_of_generators_left_behind_than_without_us(
         return {str(one.message).partition("'")[2].partition("'")[0] for one in caught}
 
     assert said(api) <= said(unwatched)
+
+
+@pytest.mark.parametrize("chunks", [1, 30], ids=["read ahead", "read on"])
+def test_asyncio_ends_without_a_word_on_failures_that_httpx_has_read_in_part(api, caplog, chunks):
+    """At its end asyncio closes each generator by itself, in any order."""
+    api.answers(status=500, body=LONG, times=LEFT_OPEN)
+    open_ones = []
+
+    async def read_some():
+        client = httpx.AsyncClient(verify=TLS)
+        for _ in range(LEFT_OPEN):
+            request = client.build_request("POST", url_of(api), json={**CHAT, "stream": True})
+            response = await client.send(request, stream=True)
+            open_ones.append((response, parts := response.aiter_raw()))
+            for _ in range(chunks):
+                await anext(parts)
+
+    asyncio.run(read_some())
+
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+
+
+class _Parts:
+    """An async iterator that is no generator."""
+
+    def __init__(self, parts):
+        self._parts = aiter(parts)
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        return await anext(self._parts)
+
+
+@pytest.mark.parametrize("read", [0, 1, 30], ids=["unread", "read ahead", "read on"])
+@pytest.mark.parametrize("module", [httpx, httpx2], ids=["httpx", "httpx2"])
+def test_a_failure_whose_stream_is_iterated_by_no_generator_may_be_left_at_any_part(
+    api, monkeypatch, module, read
+):
+    """Mocks and transports of an app put their own streams under the client."""
+    api.answers(status=500, body=LONG, times=2)
+    transports, raised = module._transports.default, []
+    original = transports.AsyncResponseStream.__aiter__
+    monkeypatch.setattr(
+        transports.ResponseStream, "__iter__", lambda stream: map(bytes, stream._httpcore_stream)
+    )
+    monkeypatch.setattr(
+        transports.AsyncResponseStream, "__aiter__", lambda stream: _Parts(original(stream))
+    )
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: raised.append(told.exc_value))
+    with module.Client(verify=TLS) as client:  # noqa: SIM117 - the client closes last
+        with client.stream("POST", url_of(api), json=CHAT) as response:
+            for _ in zip(range(read), response.iter_raw(), strict=False):
+                pass
+
+    async def read_some():
+        async with (
+            module.AsyncClient(verify=TLS) as client,
+            client.stream("POST", url_of(api), json=CHAT) as response,
+        ):
+            parts = response.aiter_raw()
+            for _ in range(read):
+                await anext(parts)
+
+    asyncio.run(read_some())
+    gc.collect()
+
+    assert raised == []
 
 
 # -- SDKs: the call's span -------------------------------------------------------------------

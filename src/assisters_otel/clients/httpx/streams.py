@@ -140,6 +140,15 @@ def _shield() -> AbstractContextManager[object] | None:
     return library.CancelScope(shield=True) if library is not None and is_in_task else None
 
 
+@fail_safe
+def _is_suspended(rest: Any) -> bool:
+    """Return True if the rest of a body is a generator that has to be closed with this one.
+
+    httpx2 closes the outermost alone. At asyncio's end each one is closed by itself, at once.
+    """
+    return not getattr(rest, "ag_running", getattr(rest, "gi_running", True))
+
+
 @lru_cache(GENERATIONS)
 def sync_stream_class(base: Any) -> type[Stream]:  # noqa: C901 - a class, not one function
     """Return the sync stream class for a client's ``SyncByteStream``."""
@@ -181,14 +190,15 @@ def sync_stream_class(base: Any) -> type[Stream]:  # noqa: C901 - a class, not o
                 if rest is not None:
                     yield from rest
             except GeneratorExit:
-                self._rest = rest  # httpx2 closes this generator, and not the one that is in it
-                self.close()
+                self._stream.close()  # as the client's own stream does
+                if _is_suspended(rest):
+                    rest.close()
                 raise
 
         def close(self) -> None:
             rest, self._rest, self._error = self._rest, None, None
             try:
-                if rest is not None:
+                if hasattr(rest, "close"):  # an app's own stream may be iterated by no generator
                     rest.close()
             finally:
                 try:
@@ -242,8 +252,9 @@ def async_stream_class(base: Any) -> type[Stream]:  # noqa: C901 - a class, not 
                     async for part in rest:
                         yield part
             except GeneratorExit:
-                self._rest = rest  # httpx2 closes this generator, and not the one that is in it
-                await self.aclose()
+                await self._stream.aclose()  # as the client's own stream does
+                if _is_suspended(rest):
+                    await rest.aclose()
                 raise
 
         async def aclose(self) -> None:
@@ -253,7 +264,7 @@ def async_stream_class(base: Any) -> type[Stream]:  # noqa: C901 - a class, not 
             finally:
                 if self._body is not None and not self._body.is_over:
                     report_close(self._body)
-            if rest is None:
+            if not hasattr(rest, "aclose"):
                 return
             if _find_h11(self._stream) is None:
                 # A connection of HTTP/2 is open still, and a read would wait for other answers.
