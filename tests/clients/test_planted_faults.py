@@ -505,10 +505,20 @@ async def closed_unread(url: str) -> int:
     return answer.status_code
 
 
+def left_in_part(url: str) -> bytes:
+    """Read a part of an answer, leave the rest, and return the part."""
+    with httpx.stream("GET", f"{url}/models", trust_env=False) as answer:
+        parts = answer.iter_raw()
+        part = next(parts)
+        parts.close()
+    return part
+
+
 def live_with_streams(api, sdk, _memory, instrumentor) -> Iterator[object]:
     """Close a long failed answer, drop a stream, and have another one open at the end."""
-    api.answers("invalid_model", size=100_000, chunked=True)
+    api.answers("invalid_model", size=100_000, chunked=True, times=2)
     yield asyncio.run(closed_unread(api.url))
+    yield left_in_part(api.url)
     dropped = sdk.chat.completions.create(model="m", messages=[], stream=True)
     yield next(iter(dropped)).object
     del dropped

@@ -46,7 +46,7 @@ def _is_lock(made: ast.expr | None) -> bool:
 LOCKS = sorted(set(_locks()))
 
 SCRIPT = """
-import gc, json, os, signal, sys, threading
+import gc, importlib, json, os, signal, sys, threading
 import assisters_otel
 import httpx, openai, requests
 
@@ -76,6 +76,8 @@ def find(module, name):
 
 telemetry = assisters_otel.init("forks", hosts=[URL])
 # What is imported here and not in the child holds no lock of an import there.
+for lock in LOCKS:
+    importlib.import_module(lock.split()[0])  # such as that of a runtime
 ask()
 telemetry.flush(30)
 for lock in LOCKS:
