@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ def say(what: str) -> None:
 
 def names() -> list[str]:
     return sorted(vars(uwsgi).keys() & {"post_fork_hook", "atexit"})
+
+
+def shut_down() -> None:
+    """Shut down, and wait for the threads: what one holds as uWSGI forks, is held in the worker."""
+    handle.shutdown()
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(30)
 
 
 def own_start() -> None:
@@ -51,14 +60,14 @@ if CASE == "decorated after":
     uwsgidecorators.postfork(own_start)
 if CASE == "shut down":
     assert names() == ["atexit", "post_fork_hook"]
-    handle.shutdown()
+    shut_down()
     assert before == (names(), []) == ([], [])
     uwsgi.post_fork_hook = own_start
 if CASE == "shut down under decorators":
     import uwsgidecorators
 
     assert len(uwsgidecorators.postfork_chain) == 1
-    handle.shutdown()
+    shut_down()
     assert uwsgidecorators.postfork_chain == []
     uwsgidecorators.postfork(own_start)
 
