@@ -135,7 +135,7 @@ def test_a_person_is_told_what_to_do(run):
 
     told = " ".join(done.out.split())
     assert done.code == 1
-    assert "nobody answers at http://127.0.0.1:9" in told
+    assert "nothing answers at http://127.0.0.1:9" in told
     assert "Start the collector" in told
     assert "to do" in done.out.splitlines()[-1]
     assert "\x1b" not in done.out
@@ -375,7 +375,7 @@ def test_a_proxy_that_may_be_what_refuses_is_named(findings, collector, status):
     [
         (
             {"HTTP_PROXY": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_ENDPOINT": BEHIND_PROXY},
-            f"nobody answers at the proxy http://127.0.0.1:9, on the way to {BEHIND_PROXY}",
+            f"nothing answers at the proxy http://127.0.0.1:9, on the way to {BEHIND_PROXY}",
             "NO_PROXY=collector.invalid",
         ),
         (

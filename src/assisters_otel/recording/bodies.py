@@ -136,10 +136,11 @@ class BodyRecorder:
             return None
         # An SDK reads an event stream in whatever it gets, and some gateways name another type.
         is_stream = attempt.is_event_stream or (call is not None and call.expected.is_event_stream)
-        encoding = attempt.headers.get(CONTENT_ENCODING, b"")
-        events = EventStreamScanner(encoding) if is_stream else None
-        if call is None and events is None:
+        if call is None and not is_stream:
             return None
+        events = None
+        if is_stream:
+            events = EventStreamScanner(attempt.headers.get(CONTENT_ENCODING, b""))
         body = ResponseBody(self, attempt, events, is_transient, sent)
         try:
             if not body.is_plain:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from assisters_otel.api.body_end import BodyEnd
+from assisters_otel.api.body_end import BodyEnd, stream_outcome
 from assisters_otel.api.error_body import Envelope
+from assisters_otel.api.headers import is_delimited
 from assisters_otel.api.unusable_answer import is_page
 from assisters_otel.foreign_exceptions import is_cancellation
 from assisters_otel.outcomes import AttemptOutcome, StreamOutcome
@@ -73,6 +74,12 @@ def of_unusable(
         caller=attempt.caller,
         is_unusable=True,
     )
+
+
+def of_stream_end(attempt: Attempt, events: EventStreamScanner, end: BodyEnd) -> str:
+    """Return the outcome of an event stream by its end: one of `names.STREAM_OUTCOMES`."""
+    template = attempt.request.template
+    return stream_outcome(events, end, template, is_delimited=is_delimited(attempt.headers))
 
 
 def of_events(

@@ -32,8 +32,8 @@ from operator import not_
 from typing import TYPE_CHECKING, Protocol
 from weakref import ref as weakref
 
-from assisters_otel.api.body_end import BodyEnd, stream_outcome
-from assisters_otel.api.headers import CONTENT_TYPE, is_delimited
+from assisters_otel.api.body_end import BodyEnd
+from assisters_otel.api.headers import CONTENT_TYPE
 from assisters_otel.api.unusable_answer import BodyBeginning
 from assisters_otel.attempts.clock import Moment
 from assisters_otel.fail_safe import fail_safe
@@ -252,8 +252,7 @@ class ResponseBody:
         if error is None and not self.is_plain and (self.events is None or self.beginning):
             unusable = body_outcomes.error_in_place(attempt, self.beginning)
         if self.events is not None and unusable is None:
-            told = self.events, end, attempt.request.template
-            name = stream_outcome(*told, is_delimited=is_delimited(attempt.headers))
+            name = body_outcomes.of_stream_end(attempt, self.events, end)
             stream = body_outcomes.of_events(attempt, self.events, name, self._first_s)
         self.made = body_outcomes.CALL_OUTCOMES.get(name, names.CANCELLED_CALL)
         if unusable is not None:
@@ -296,5 +295,6 @@ class ResponseBody:
 
     def _outcome(self, stream: StreamOutcome | None, error: BaseException | None) -> AttemptOutcome:
         envelope = None if self.events is None else self.events.error
-        known = self.attempt, stream, envelope, error
-        return body_outcomes.of_body(*known, made=self.made, is_transient=self._is_transient)
+        return body_outcomes.of_body(
+            self.attempt, stream, envelope, error, made=self.made, is_transient=self._is_transient
+        )

@@ -20,9 +20,10 @@ processes end as Python's do, or run a server of uvicorn. Dramatiq's workers are
 multiprocessing.
 """
 
-# ruff: noqa: PLC0415 - see above
 from __future__ import annotations
 
+from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from assisters_otel.clients.patching import Patches
@@ -36,52 +37,26 @@ if TYPE_CHECKING:
     from assisters_otel.runtimes.receivers import Receiver
 
 
-def _uvicorn() -> tuple[Target, ...]:
-    from assisters_otel.runtimes.uvicorn import TARGETS
-
-    return TARGETS
-
-
-def _rq() -> tuple[Target, ...]:
-    from assisters_otel.runtimes.rq import TARGETS
-
-    return TARGETS
+def _targets(file: str) -> tuple[Target, ...]:
+    targets: tuple[Target, ...] = import_module(f"{__name__}.{file}").TARGETS
+    return targets
 
 
-def _dramatiq() -> tuple[Target, ...]:
-    from assisters_otel.runtimes.dramatiq import TARGETS
-
-    return TARGETS
-
-
-def _aws_lambda() -> tuple[Target, ...]:
-    from assisters_otel.runtimes.aws_lambda import TARGETS
-
-    return TARGETS
-
-
-def _billiard() -> tuple[Target, ...]:
-    from assisters_otel.runtimes.celery import TARGETS
-
-    return TARGETS
-
-
-def _celery() -> tuple[Receiver, ...]:
-    from assisters_otel.runtimes.celery import RECEIVERS
-
-    return RECEIVERS
+def _receivers(file: str) -> tuple[Receiver, ...]:
+    receivers: tuple[Receiver, ...] = import_module(f"{__name__}.{file}").RECEIVERS
+    return receivers
 
 
 TARGETS: Final = {
-    "uvicorn": _uvicorn,
-    "rq": _rq,
-    "dramatiq.worker": _dramatiq,
-    "awslambdaric.bootstrap": _aws_lambda,
-    "billiard.pool": _billiard,
+    "uvicorn": partial(_targets, "uvicorn"),
+    "rq": partial(_targets, "rq"),
+    "dramatiq.worker": partial(_targets, "dramatiq"),
+    "awslambdaric.bootstrap": partial(_targets, "aws_lambda"),
+    "billiard.pool": partial(_targets, "celery"),
 }
 """Functions that return the methods to wrap, by the modules that have them."""
 
-RECEIVERS: Final = {"celery.signals": _celery}
+RECEIVERS: Final = {"celery.signals": partial(_receivers, "celery")}
 """Functions that return the receivers to connect, by the modules that have their signals."""
 
 

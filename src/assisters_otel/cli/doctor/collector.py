@@ -194,7 +194,7 @@ def _check_receiver(signal: Signal, spec: ExporterSpec, url: str, *, has_endpoin
         spoken = _protocol_spoken(parts.hostname or "", port, is_plain=is_plain)
     except OSError as error:
         return Finding(
-            signal.name, False, f"nobody answers at {spec.place}: {error.strerror or error}",
+            signal.name, False, f"nothing answers at {spec.place}: {error.strerror or error}",
             "Start the collector, or name another with OTEL_EXPORTER_OTLP_ENDPOINT.",
         )  # fmt: skip
     if spoken == "http/2" and not is_grpc:
@@ -232,7 +232,7 @@ def _check_proxy(signal: Signal, spec: ExporterSpec, proxy: Proxy) -> Finding:
         _protocol_spoken(proxy.host, proxy.port, is_plain=False)
     except OSError as error:
         return Finding(
-            signal.name, False, f"nobody answers at {proxy}, on the way to {spec.place}: "
+            signal.name, False, f"nothing answers at {proxy}, on the way to {spec.place}: "
             f"{error.strerror or error}",
             proxy.advice,
         )  # fmt: skip
