@@ -27,8 +27,8 @@ from assisters_otel.clients import import_hooks, patching
 from assisters_otel.fail_safe import own_errors
 from memory import watching
 
-ON = types.SimpleNamespace(patched={"a client": "1.0"})
-ENDED = types.SimpleNamespace(patched={})
+ON = types.SimpleNamespace(patched={"a client": "1.0"}, replaced=[])
+ENDED = types.SimpleNamespace(patched={}, replaced=[])
 
 
 def layer(wrapped, _instance, args, kwargs):
@@ -94,7 +94,7 @@ def test_ours_lies_below_logfire_s_function_in_any_order(owner):
     patching.wrap_innermost(owner, "method", ours, ON)
     assert owner().method() == ["logfire", "layer", "logfire", "ours", "method"]
 
-    patching.unwrap(owner, "method")
+    patching.unwrap(owner, "method", ON)
 
     assert owner().method() == ["logfire", "layer", "logfire", "method"]
     assert inspect.unwrap(vars(owner)["method"]) is before
@@ -124,7 +124,7 @@ def test_somebody_s_copy_of_our_attributes_is_not_ours(owner):
         return ["theirs", *inner(self)]
 
     owner.method = theirs
-    patching.unwrap(owner, "method")
+    patching.unwrap(owner, "method", ON)
 
     assert owner().method() == ["theirs", "ours", "method"]
 
@@ -137,7 +137,7 @@ def test_ours_is_put_below_a_layer_that_was_left_bound(owner):
     unwrap(owner, "method")
     patching.wrap_innermost(owner, "method", ours, ON)
     assert owner().method() == ["layer", "ours", "method"]
-    patching.unwrap(owner, "method")
+    patching.unwrap(owner, "method", ON)
     assert owner().method() == ["layer", "method"]
 
 
@@ -147,7 +147,7 @@ def test_one_that_hung_on_beyond_its_end_is_replaced(owner):
     patching.wrap_innermost(owner, "method", later, ON)
 
     assert owner().method() == ["later", "method"]
-    patching.unwrap(owner, "method")
+    patching.unwrap(owner, "method", ON)
     assert vars(owner)["method"] is before
 
 
@@ -156,7 +156,7 @@ def test_ours_is_taken_out_from_below_others(owner):
     patching.wrap_innermost(owner, "method", ours, ON)
     wrap(owner)
     wrap(owner)
-    patching.unwrap(owner, "method")
+    patching.unwrap(owner, "method", ON)
 
     assert owner().method() == ["layer", "layer", "method"]
     assert vars(owner)["method"].__wrapped__.__wrapped__ is before
@@ -165,7 +165,7 @@ def test_ours_is_taken_out_from_below_others(owner):
 def test_taking_out_what_is_not_in_changes_nothing(owner):
     wrap(owner)
     before = vars(owner)["method"]
-    patching.unwrap(owner, "method")
+    patching.unwrap(owner, "method", ON)
 
     assert vars(owner)["method"] is before
 
@@ -180,7 +180,7 @@ def test_ours_is_taken_out_after_somebody_unwrapped_theirs(owner):
     assert owner().method() == ["ours", "method"]
     patching.wrap_innermost(owner, "method", ours, ON)
     assert owner().method() == ["ours", "method"]
-    patching.unwrap(owner, "method")
+    patching.unwrap(owner, "method", ON)
 
     assert vars(owner)["method"] is before
 

@@ -149,12 +149,12 @@ def wrap_innermost(
     _patches_by_function[ours] = patches
     _replace_innermost(owner, name, layers, ours)
     if is_held:
-        rebind_bound_methods(inner, ours)
+        patches.replaced.append((inner, ours))
 
 
 @fail_safe
-def unwrap(owner: type, name: str) -> None:
-    """Remove the library's function from a method. The layers of others stay."""
+def unwrap(owner: type, name: str, patches: Patches) -> None:
+    """Remove the library's function from a method, for *patches*. The layers of others stay."""
     if name not in vars(owner):
         return
     layers = _wrapt_layers(owner, name)
@@ -163,7 +163,7 @@ def unwrap(owner: type, name: str) -> None:
         is_held = sys.getrefcount(inner) > OWN_REFERENCES
         _replace_innermost(owner, name, layers, inner.__wrapped__)
         if is_held:
-            rebind_bound_methods(inner, inner.__wrapped__)
+            patches.replaced.append((inner, inner.__wrapped__))
 
 
 def _innermost(layers: list[Any], owner: type, name: str) -> Any:
@@ -215,6 +215,7 @@ class Patches:
 
     Attributes:
         patched: The versions of the modules that are wrapped, by name.
+        replaced: Each function that bound methods may hold, with the one now in its place.
     """
 
     def __init__(
@@ -234,11 +235,18 @@ class Patches:
         self.patched: dict[str, str] = {}
         # Weak references: the app decides how long the classes of an earlier import live.
         self._owners: list[tuple[weakref.ref[type], str]] = []
+        self.replaced: list[tuple[Any, Any]] = []
+        self._is_applying = False
 
     def apply(self) -> None:
         """Wrap the modules that are imported, and each other one at its import."""
-        for module in self.modules():
-            imports.watch(module, self)
+        self._is_applying = True
+        try:
+            for module in self.modules():
+                imports.watch(module, self)
+        finally:
+            self._is_applying = False
+            self._rebind()
 
     def modules(self) -> tuple[str, ...]:
         """Return the modules, imported or not, in the order of the targets."""
@@ -252,12 +260,20 @@ class Patches:
         for reference, name in owners:
             owner = reference()
             if owner is not None:
-                unwrap(owner, name)
+                unwrap(owner, name, self)
+        self._rebind()
         self.patched.clear()
 
     def imported(self, module: ModuleType, name: str) -> None:
         """Wrap the targets in *module*, which has just been imported as *name*."""
         self._apply(module, name)
+        if not self._is_applying:
+            self._rebind()
+
+    @fail_safe
+    def _rebind(self) -> None:
+        replaced, self.replaced = self.replaced, []
+        rebind_bound_methods(replaced)
 
     @fail_safe
     def _apply(self, module: ModuleType, name: str) -> None:

@@ -19,12 +19,20 @@ import wrapt
 OWN_REFERENCES: Final = 3
 
 
-def rebind_bound_methods(before: Any, now: Any) -> None:
-    """Replace the function *before* in each bound method that a layer or a closure holds."""
+def rebind_bound_methods(replaced: list[tuple[Any, Any]]) -> None:
+    """Replace functions in each bound method that a layer or a closure holds.
+
+    Args:
+        replaced: Each function with the one in its place. One search for all of them: it visits
+            each object of the process.
+    """
+    if not replaced:
+        return
+    now_by_id = {id(before): now for before, now in replaced}
     again = {
-        id(bound): (bound, MethodType(now, bound.__self__))
-        for bound in gc.get_referrers(before)
-        if type(bound) is MethodType and bound.__func__ is before
+        id(bound): (bound, MethodType(now_by_id[id(bound.__func__)], bound.__self__))
+        for bound in gc.get_referrers(*(before for before, _ in replaced))
+        if type(bound) is MethodType and id(bound.__func__) in now_by_id
     }
     if not again:
         return
