@@ -24,7 +24,7 @@ from callers import ANYONE, CALLERS
 from leak_check import nothing_planted_leaves, pytest_configure
 from left_behind import nothing_is_left_behind
 from memory import Memory
-from sizes import SIZE, WHOLE
+from sizes import SIZE, WHOLE, left_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,11 +124,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what is quick, and order the modules.
+    """Mark what is quick, leave out what size 1 has none of, and order the modules.
 
     What is measured runs only where it is asked for. Not by an option for all of pytest, which
     would keep who has no pytest-benchmark from running the example that is a test.
     """
+    if not any("::" in argument for argument in config.args):  # else it is asked for by its name
+        others = set(left_out(items))
+        config.hook.pytest_deselected(items=[item for item in items if item in others])
+        items[:] = [item for item in items if item not in others]
     ranks = {
         path: rank for rank, path in enumerate(_order([*dict.fromkeys(i.path for i in items)]))
     }

@@ -44,6 +44,7 @@ def raised(call, server):
     return caught.value
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("call", [of_openai, of_httpx, of_requests])
 @pytest.mark.parametrize("row", catalog.ERRORS, ids=lambda row: row.code)
 def test_a_retry_helps_against_three_of_fifteen_codes(server, call, row):

@@ -297,6 +297,7 @@ SHARE = 3
 """In a short run each form meets each quote with every third status, and so with two of the six."""
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("status", STATUSES)
 def test_a_request_id_that_quotes_the_request_s_own_key_is_shown_without_it(
     memory, said, anyone, status

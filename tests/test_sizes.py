@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,31 @@ def test_what_is_no_size_says_what_to_write(size):
     assert done.code == 1
     assert "ASSISTERS_OTEL_SIZE is a whole number from 1, not" in done.err
     assert "Write 1 for a tenth" in done.err
+
+
+COLLECT = """
+    import sys
+    import pytest
+    sys.exit(pytest.main(["--collect-only", "-q", "ASKED"]))
+"""
+
+
+MODULE = f"{HERE}/clients/test_propagation.py"
+SAMPLED = "test_the_span_goes_to_the_api_and_the_app_s_baggage_does_not"
+
+
+def collected(size, asked):
+    """The variants of the sampled test that are collected."""
+    done = passed(COLLECT.replace("ASKED", asked), **{sizes.VARIABLE: size})
+    return re.findall(rf"::{SAMPLED}\[(.+)\]$", done.out, re.MULTILINE)
+
+
+def test_of_what_is_sampled_a_third_stays_with_each_client_and_each_header():
+    some, every = collected("1", MODULE), collected("10", MODULE)
+
+    assert len(every) / 4 < len(some) < len(every) / 2
+    assert set("-".join(some).split("-")) == set("-".join(every).split("-"))
+
+
+def test_what_is_asked_for_by_its_name_is_run_at_any_size():
+    assert collected("1", f"{MODULE}::{SAMPLED}") == collected("10", MODULE)

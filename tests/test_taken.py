@@ -700,6 +700,7 @@ def see_named(text: str, variable: str, path: str) -> None:
     assert "log" not in text
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("what", ODD)
 @pytest.mark.parametrize("variable", [*CA_VARIABLES, *CLIENT_VARIABLES])
 @pytest.mark.parametrize("signal", SIGNALS)

@@ -866,6 +866,7 @@ async def seen_of(server, answer, read, **options):
     return told, server.connections - connections
 
 
+@pytest.mark.sampled
 @pytest.mark.usefixtures("telemetry")
 @pytest.mark.parametrize("answer", ANSWERS, ids=str)
 @pytest.mark.parametrize("read", READS)

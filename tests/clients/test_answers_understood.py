@@ -56,6 +56,7 @@ NOT_READ = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.usefixtures("telemetry")
 @pytest.mark.parametrize("coding", CODINGS)
 def test_a_code_is_found_whatever_its_body_is_wrapped_in(api, memory, anyone, coding):

@@ -51,6 +51,7 @@ def has_what_is_looked_for(span, limit):
     return [name for name in wanted if name in span.attributes] == wanted
 
 
+@pytest.mark.sampled
 @pytest.mark.usefixtures("_mode")
 def test_an_attempt_s_code_is_not_what_a_limit_drops(anyone, api, limited, limit):
     api.answers("rate_limit_exceeded")
@@ -59,6 +60,7 @@ def test_an_attempt_s_code_is_not_what_a_limit_drops(anyone, api, limited, limit
     assert has_what_is_looked_for(limited.attempt(), limit)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("code", ["rate_limit_exceeded", "invalid_model"])
 def test_nor_on_a_span_that_the_app_s_own_instrumentation_has_made(
     anyone, api, limited, limit, code

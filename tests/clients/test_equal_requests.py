@@ -247,6 +247,7 @@ SPREADS = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("way", SPREADS)
 def test_equal_requests_that_are_refused_side_by_side_are_firsts(api, memory, around, way):
     api.answers("invalid_api_key", times=ITEMS, delay_s=0.005)

@@ -174,6 +174,7 @@ def answers(*, reads):
             yield method, status, name, b"", False
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("reads", [True, False], ids=["read", "unread"])
 @pytest.mark.parametrize(
     ("use", "caller"), [one[1:] for one in CLIENTS], ids=[one[0] for one in CLIENTS]

@@ -69,6 +69,7 @@ def inside(memory, api):
     return ask
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("scope", [*FRAMEWORK_SCOPES, "app", *(f"{one}x" for one in SDK_SCOPES)])
 @pytest.mark.parametrize(
     ("name", "value"),

@@ -34,6 +34,7 @@ def watch(memory):
     return watch
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("given", [*FORMS, "bücher.example."])
 @pytest.mark.parametrize("asked", FORMS)
 def test_a_name_that_is_not_ascii_is_watched_in_each_of_its_forms(

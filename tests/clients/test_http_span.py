@@ -455,6 +455,7 @@ def _no_authorization(monkeypatch):
     monkeypatch.setattr(callers, "PLANTED", {})
 
 
+@pytest.mark.sampled
 @pytest.mark.usefixtures("mode")
 @pytest.mark.parametrize(("situation", "anyone"), CELLS)
 def test_a_span_of_ours_differs_from_theirs_in_nothing_but_these(api, situation, anyone):
@@ -490,6 +491,7 @@ VARYING = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("situation", [answered, limited, silent, of_an_odd_method, redirected])
 def test_ours_is_the_same_in_every_mode(api, situation, anyone, monkeypatch):
     told = []
@@ -505,6 +507,7 @@ def test_ours_is_the_same_in_every_mode(api, situation, anyone, monkeypatch):
 TOLD_BY_THE_SDK = {"exception.type", "exception.stacktrace", "exception.escaped"}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("situation", "anyone"), CELLS)
 def test_ours_is_the_same_with_a_provider_whose_spans_cannot_be_read(api, situation, anyone):
     with_sdk = told_by(ours, situation, api, anyone)

@@ -309,6 +309,7 @@ ZERO_CODE = """
 """
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("module", "name"), NAMES.items())
 @pytest.mark.parametrize("is_disabled", [True, False])
 def test_under_opentelemetry_instrument_the_names_mean_opentelemetry_s_own(

@@ -193,6 +193,7 @@ def told_of(memory):
     return points, len(memory.spans())
 
 
+@pytest.mark.sampled
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # a fork with threads, of the server's
 @pytest.mark.usefixtures("telemetry")

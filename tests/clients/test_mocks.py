@@ -86,6 +86,7 @@ def told(method, client, mock):
     return type(result).__qualname__  # a mock has a class of its own
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("mock", MOCKS)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_mock_is_treated_as_without_us(api, memory, method, mock):

@@ -127,6 +127,7 @@ def state(response, *, counted=True):
     )
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("how", HOWS)
 def test_the_app_cannot_tell_that_we_are_there(api, caller, how, memory):
     def run(name):

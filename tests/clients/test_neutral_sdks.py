@@ -347,6 +347,7 @@ def all_of_it(api, make, ask, answers):
     return (seen, log.lines, warned), api.connections - connections
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("number", "make", "ask"), CASES)
 def test_an_sdk_s_caller_cannot_tell_that_we_are_there(number, make, ask, memory):
     with FakeApi() as api:

@@ -121,6 +121,7 @@ PROPAGATORS = [
 ]  # fmt: skip
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("is_sampled", [True, False])
 @pytest.mark.parametrize(("make", "header"), PROPAGATORS)
 def test_the_span_goes_to_the_api_and_the_app_s_baggage_does_not(

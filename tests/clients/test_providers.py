@@ -133,6 +133,7 @@ def lines_of(caplog):
     return [line.partition("(request id")[0] for line in found if " in " not in line]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("situation", SITUATIONS, ids=lambda one: one.__name__)
 @pytest.mark.parametrize("streamer", [*STREAMERS, *UNSTREAMED], ids=str)
 def test_what_is_recorded_is_what_is_recorded_with_the_sdk(

@@ -595,6 +595,7 @@ READS = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.usefixtures("ours")
 @pytest.mark.parametrize("answer", ANSWERS, ids=str)
 @pytest.mark.parametrize("read", READS)
@@ -622,6 +623,7 @@ def test_a_caller_sees_the_same_with_us_and_without(api, answer, read, stream, c
         assert seen(api) == seen(bare)
 
 
+@pytest.mark.sampled
 @pytest.mark.usefixtures("ours")
 @pytest.mark.parametrize("answer", [{}, {"gzip": True}, {"fault": "truncate"},
                                     {"fault": "truncate", "gzip": True}], ids=str)  # fmt: skip

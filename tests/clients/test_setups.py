@@ -194,6 +194,7 @@ HOOKED = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "order",
     [
@@ -290,6 +291,7 @@ def test_the_set_up_makes_no_difference(setup, mode, order):
     assert setup.memory.collect()["assisters.client.errors"][0]["value"] == 1
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("order", [by_us, before_us, after_us, with_hooks_before_us])
 @pytest.mark.parametrize("fault", [None, "truncate", "drop"])
 def test_an_agent_s_prompt_is_exported_in_no_mode(setup, mode, order, fault, caplog):

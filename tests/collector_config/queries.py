@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -14,6 +15,8 @@ from assisters_otel.semconv import metrics as metric_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_parse = functools.cache(promql.parse)  # 1 ms, and many tests ask for the same query
 
 CONFIG = Path(__file__).parents[2] / "collector-config"
 SCOPE = (
@@ -118,7 +121,7 @@ def series() -> dict[str, set[str]]:
             known[f"{name}_bucket"] = labels | {"le"}
             known[name] = labels  # an exponential one, as Prometheus has it
     for rule in rules("record"):
-        own = set(rule.get("labels", ())) | labels_of(promql.parse(rule["expr"]), known)
+        own = set(rule.get("labels", ())) | labels_of(_parse(rule["expr"]), known)
         known[rule["record"]] = known.get(rule["record"], set()) | own
     return known
 
@@ -212,7 +215,7 @@ def queries_told(rule: dict[str, Any]) -> list[str]:
 
 def recorded(expr: str) -> list[dict[str, Any]]:
     """The rules that record what a query asks for."""
-    asked_for = {one.name for one in _walk(promql.parse(expr)) if hasattr(one, "matchers")}
+    asked_for = {one.name for one in _walk(_parse(expr)) if hasattr(one, "matchers")}
     return [rule for rule in rules("record") if rule["record"] in asked_for]
 
 
@@ -231,7 +234,7 @@ def beneath(expr: str) -> list[dict[str, Any]]:
 def wrong_names(expr: str, known: dict[str, set[str]]) -> list[str]:
     """The series and labels in a query that nobody sends."""
     wrong = []
-    for one in _walk(promql.parse(expr)):
+    for one in _walk(_parse(expr)):
         if isinstance(one, promql.VectorSelector):
             if not _names(one, known):
                 wrong.append(one.name or str(one))
@@ -246,7 +249,7 @@ def wrong_names(expr: str, known: dict[str, set[str]]) -> list[str]:
 def lists_of_labels(expr: str) -> list[list[str]]:
     """The labels that a query sums or matches by, list by list; not those that it leaves out."""
     found = []
-    for one in _walk(promql.parse(expr)):
+    for one in _walk(_parse(expr)):
         modifier = getattr(one, "modifier", None)
         listed = modifier
         if modifier and isinstance(one, promql.BinaryExpr):
@@ -269,13 +272,13 @@ def raw(expr: str) -> list[str]:
         for inner in _inner(one):
             yield from bare(inner)
 
-    return list(bare(promql.parse(expr)))
+    return list(bare(_parse(expr)))
 
 
 def matchers(expr: str, name: str) -> list[tuple[str, str]]:
     """The operators and values that a query compares one label with."""
     found = []
-    for one in _walk(promql.parse(expr)):
+    for one in _walk(_parse(expr)):
         if isinstance(one, promql.VectorSelector):
             found += [(str(m.op), m.value) for m in one.matchers.matchers if m.name == name]
     return found
@@ -286,7 +289,7 @@ def selects(expr: str, series: str, labels: dict[str, str]) -> bool:
     return any(
         one.name == series
         and all(_MATCHES[str(m.op)](m.value, labels.get(m.name, "")) for m in one.matchers.matchers)
-        for one in _walk(promql.parse(expr))
+        for one in _walk(_parse(expr))
         if isinstance(one, promql.VectorSelector)
     )
 

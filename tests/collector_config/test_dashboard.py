@@ -93,6 +93,7 @@ def sides_of(code, error_type, status):
     ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("code", ["", "_OTHER", "of_tomorrow", *(e.code for e in catalog.ERRORS)])
 @pytest.mark.parametrize("status", ["", "200", "400", "401", "404", "429", "500", "503"])
 def test_whatever_failed_is_on_exactly_one_side(code, status):
