@@ -14,9 +14,9 @@ caller's frames. A span that ends before its attempt is reported, or that no exc
 from __future__ import annotations
 
 import time
-from contextvars import ContextVar, copy_context
+from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from opentelemetry import context, trace
 
@@ -36,10 +36,6 @@ if TYPE_CHECKING:
     from assisters_otel.clients.http_span import HttpSpans, OwnSpan
     from assisters_otel.recording.recorder import Recorder
 
-_ENTERED: Final[ContextVar[None]] = ContextVar("assisters_otel-entered")
-"""Set with OpenTelemetry's context. Python refuses to reset it in any other context, where
-OpenTelemetry would log an error."""
-
 
 class Exchange:
     """A ``with`` block around the client's own send.
@@ -57,7 +53,6 @@ class Exchange:
         "_is_refused",
         "_is_transient",
         "_left_ns",
-        "_mark",
         "_reader",
         "_recorder",
         "_request",
@@ -97,7 +92,6 @@ class Exchange:
         self.app_span = app_span
         self.own: OwnSpan | None = None
         self._token: Token[Context] | None = None
-        self._mark: Token[None] | None = None
         self._left_ns: int | None = None
         self._response: object = None
         self._is_refused = False
@@ -181,7 +175,6 @@ class Exchange:
     def _enter(self, own: OwnSpan) -> None:
         # The token is stored at once: no later fault may leave the context entered.
         self._token = context.attach(own.context)
-        self._mark = _ENTERED.set(None)
 
     @fail_safe
     def _start(self) -> None:
@@ -283,16 +276,16 @@ class Exchange:
     @fail_safe
     def _leave(self) -> None:
         token, self._token = self._token, None
-        mark, self._mark = self._mark, None
         if token is None:
             return
+        # `context.detach` does the same, takes longer (``200, alone``), and logs an error where
+        # the garbage collector closes a coroutine in another context: its own has ended.
         try:
-            if mark is not None:
-                _ENTERED.reset(mark)
+            token.var.reset(token)
         except ValueError:
-            # The garbage collector closes a coroutine in another context: its own has ended.
             return
-        context.detach(token)
+        except AttributeError:  # the token of ddtrace's runtime context has no variable
+            context.detach(token)
 
 
 @fail_safe
