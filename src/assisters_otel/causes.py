@@ -231,8 +231,9 @@ def is_of_dead_loop(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and _DEAD_LOOP in str(error)
 
 
-_UNWRAPPED: Final = frozenset({"aiohttp_socks", "h2", "socksio"})
-"""The packages whose exceptions reach the app as they are, of a connection that has failed."""
+_UNWRAPPED: Final = frozenset({"aiohttp_socks", "h2", "python_socks", "socksio"})
+"""The packages whose exceptions reach the app as they are, of a connection that has failed. Older
+versions of aiohttp-socks raise those of python-socks."""
 
 _LOCAL: Final = "LocalProtocolError"
 """The exception of httpcore and httpx for what h2 raises, whichever side is to blame."""

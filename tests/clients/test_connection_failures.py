@@ -143,12 +143,12 @@ async def _async(module, url, **options):
         await client.post(f"{url}/models", **options)
 
 
-def _openai(url, content, headers=None):
+def _openai(url, headers=None):
     with (
         openai.DefaultHttpxClient(http1=False, http2=True, trust_env=False) as http,
         openai.OpenAI(api_key="ask_k", base_url=url, max_retries=0, http_client=http) as client,
     ):
-        client.post("/models", cast_to=object, content=content, options={"headers": headers or {}})
+        client.chat.completions.create(**CHAT, extra_headers=headers)
 
 
 HTTP2 = {
@@ -168,7 +168,7 @@ def test_what_a_peer_breaks_http_2_by_is_trouble_that_a_retry_helps(memory, capl
         watching(url := f"http://127.0.0.1:{port}/v1", memory),
         pytest.raises(Exception) as raised,  # noqa: PT011 - each client's own
     ):
-        HTTP2[way](url, content=b"{}")
+        HTTP2[way](url)
 
     told = see(memory, caplog, raised.value, retryable=True)
     assert told.side == "the way there"
@@ -181,7 +181,7 @@ def test_explain_knows_whose_breach_of_http_2_it_is_that_nobody_has_watched(way,
         listening(speaking_http2(BREACHES[breach])) as port,
         pytest.raises(Exception) as raised,  # noqa: PT011 - each client's own
     ):
-        HTTP2[way](f"http://127.0.0.1:{port}/v1", content=b"{}")
+        HTTP2[way](f"http://127.0.0.1:{port}/v1")
 
     assert assisters_otel.retryable(raised.value) is True
 
@@ -193,7 +193,7 @@ def test_a_header_of_the_app_s_that_http_2_forbids_is_the_app_s_mistake(memory, 
         watching(url := f"http://127.0.0.1:{port}/v1", memory),
         pytest.raises(Exception, match=r"TE header|Connection error") as raised,
     ):
-        HTTP2[way](url, content=b"{}", headers={"te": "gzip"})
+        HTTP2[way](url, headers={"te": "gzip"})
 
     told = see(memory, caplog, raised.value, retryable=False)
     assert told.side == "your app"

@@ -128,7 +128,7 @@ def is_network_error(chain: Sequence[BaseException]) -> bool:
     found = frozenset[str]().union(*names)
     if found and any(attribute(one, "type") == NO_ANSWER for one in chain if is_of_client(one)):
         return True
-    if any(map(is_of_connection, chain)):
+    if any(map(is_of_connection, filter(is_of_client, chain))):
         return True
     if not found.isdisjoint(_CALLER_ERRORS | _UNDECODABLE):
         return False
