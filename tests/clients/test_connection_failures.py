@@ -62,7 +62,7 @@ LEFT = "ignore:unclosed:ResourceWarning", "ignore::pytest.PytestUnraisableExcept
 
 @pytest.fixture
 def left_sockets():
-    """Collect the sockets that httpcore and anyio leave open, with us or without: they warn."""
+    """Collect what the clients and asyncio leave open, with us or without: it warns."""
     yield
     gc.collect()
 
@@ -451,6 +451,8 @@ def wanting_a_certificate(context):
     return answer
 
 
+@pytest.mark.usefixtures("left_sockets")
+@pytest.mark.filterwarnings(*LEFT)
 @pytest.mark.parametrize("way", BY_TLS)
 def test_a_client_certificate_that_is_missing_is_no_trouble_that_a_retry_helps(
     memory, caplog, tmp_path, way
