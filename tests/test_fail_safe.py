@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
 import traceback
 
 import pytest
 
-from assisters_otel.fail_safe import MAX_WARNED, fail_safe, fail_safe_but_for, own_errors
+from assisters_otel.fail_safe import MAX_WARNED, decorated, fail_safe, fail_safe_but_for, own_errors
+from assisters_otel.recording.deferred import Deferred
 
 
 def broken(why):
@@ -125,7 +127,7 @@ def test_a_traceback_shows_the_line_that_calls_the_step(monkeypatch):
     with pytest.raises(KeyboardInterrupt) as raised:
         step(1)
 
-    assert "return step(" in traceback.extract_tb(raised.tb)[1].line
+    assert "return _safe_step(" in traceback.extract_tb(raised.tb)[1].line
 
 
 @pytest.mark.parametrize(
@@ -164,3 +166,40 @@ def test_what_raises_only_later_cannot_be_decorated():
     for step in (coroutine, generator, async_generator):
         with pytest.raises(TypeError, match="is awaited or iterated over"):
             fail_safe(step)
+
+
+LOOK = {"a debugger": ("gettrace", "settrace"), "a profiler": ("getprofile", "setprofile")}
+
+
+@pytest.mark.parametrize("who", LOOK)
+def test_a_step_gets_its_arguments_while_a_debugger_looks_at_them(monkeypatch, who):
+    """Before Python 3.13 that writes all variables of a function back, by their names."""
+    monkeypatch.setattr("assisters_otel.fail_safe.decorated", [])
+
+    @fail_safe
+    def told(step, errors, error):
+        return step, errors, error
+
+    def look(frame, *_):
+        assert frame.f_locals is not None
+        return look
+
+    get, put = (getattr(sys, name) for name in LOOK[who])
+    before = get()
+    put(look)
+    try:
+        found = told(1, 2, 3)
+    finally:
+        put(before)
+
+    assert found == (1, 2, 3)
+
+
+def test_no_decorated_step_of_ours_has_two_variables_of_one_name():
+    names = {
+        step.__qualname__: [*step.__code__.co_varnames, *step.__code__.co_freevars]
+        for step in decorated
+    }
+
+    assert Deferred.run_outside_collector.__qualname__ in names
+    assert [step for step, of in names.items() if len(set(of)) < len(of)] == []

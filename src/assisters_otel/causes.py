@@ -39,17 +39,34 @@ POOL: Final = Cause(
     "no connection of the client's own pool was free in time", was_asked=False, is_transient=True
 )
 CERTIFICATE: Final = Cause("the certificate is not trusted", was_asked=True, is_transient=False)
-SOCKS_PASSWORD: Final = Cause(
-    "the proxy refused the user name or the password",
+HANDSHAKE: Final = Cause(
+    "the other side refused the TLS handshake: a client certificate, a version or a cipher",
     was_asked=True,
     is_transient=False,
-    is_of_proxy=True,
 )
+
+
+def _of_socks(told: str) -> Cause:
+    return Cause(told, was_asked=True, is_transient=False, is_of_proxy=True)
+
+
+SOCKS_PASSWORD: Final = _of_socks("the proxy refused the user name or the password")
+_SOCKS_METHOD: Final = _of_socks("the proxy and the client authenticate in different ways")
+_SOCKS_RULES: Final = _of_socks("the proxy does not connect to this host")
 _POOLS: Final = frozenset({"PoolTimeout", "EmptyPoolError", "FullPoolError"})
 _UNTRUSTED: Final = "SSLCertVerificationError"
 """Names of exceptions. Source: the standard library, httpcore and urllib3."""
 
 _VERIFY_FAILED: Final = pattern("certificate.verify.failed", re.IGNORECASE)  # pyOpenSSL's too
+_HANDSHAKE_REFUSED: Final = pattern(
+    r"alert.(?:handshake.failure|protocol.version|insufficient.security|access.denied|unknown.ca"
+    r"|bad.certificate|unsupported.certificate"
+    r"|certificate.(?:required|revoked|expired|unknown))\b|unrecognized.name\b",
+    re.IGNORECASE,
+)
+"""The alerts of TLS by which a peer says that its settings and the client's do not agree. Source:
+RFC 8446, 6.2; the names are OpenSSL's."""
+
 # Source: `HTTPAdapter.cert_verify` of requests.
 _NOT_THERE: Final = pattern(r"Could not find .*\bTLS\b.*, invalid path: (.*)", re.DOTALL)
 _REFUSED: Final = pattern(r"([1-9]\d\d)\b")
@@ -63,9 +80,30 @@ _STATUS_BY_NAME: Final = {
 Source: httpcore; aiohttp; `http.client` of the standard library, inside urllib3's."""
 
 _SOCKS_ERRORS: Final = frozenset({"ProxyError", "SOCKS5AuthError", "NewConnectionError"})
-_SOCKS_REFUSED: Final = pattern("Invalid username/password|SOCKS5 authentication failed")
-"""The exceptions of a SOCKS proxy's refusal, and their texts. Source: httpcore; PySocks. urllib3
-puts the text of PySocks into an exception of its own."""
+_SOCKS_REFUSALS: Final = (
+    (
+        pattern(
+            "Invalid username/password|SOCKS5 authentication failed"
+            "|Username and password authentication failure"
+        ),
+        SOCKS_PASSWORD,
+    ),
+    (
+        pattern(
+            "Requested [A-Z/ ]+ from proxy server, but got |No username/password supplied"
+            "|All offered SOCKS5 authentication methods|No acceptable authentication methods"
+            "|Unexpected SOCKS authentication method"
+        ),
+        _SOCKS_METHOD,
+    ),
+    (
+        pattern("not allowed by ruleset|Command not supported|Address type not supported"),
+        _SOCKS_RULES,
+    ),
+)
+"""The exceptions of a SOCKS proxy's refusal, and their texts. Source: httpcore; PySocks;
+python-socks, which aiohttp-socks is made of. urllib3 puts the text of PySocks into an exception of
+its own. Other refusals, as of a host that is unreachable, may be over soon."""
 
 _TEXT_ALONE: Final = "network_error"
 """The type that the `assisters` SDK gives an exception of which it keeps only the text."""
@@ -92,8 +130,8 @@ def of(error: BaseException) -> Cause | None:
         is_text = getattr(one, "type", None) == _TEXT_ALONE
         if "SSL" in name or type(one) is OSError or is_text:
             text = str(one)
-        if ("SSL" in name or is_text) and _VERIFY_FAILED.search(text):
-            return CERTIFICATE
+        if ("SSL" in name or is_text) and (refused := _of_tls(text)) is not None:
+            return refused
         if (missing := _of_file(text)) is not None:
             return missing
     return None
@@ -111,15 +149,25 @@ def of_text(name: str, text: str) -> Cause | None:
     """
     if name in _POOLS:
         return POOL
-    if name == _UNTRUSTED or _VERIFY_FAILED.search(text):
+    if name == _UNTRUSTED:
         return CERTIFICATE
+    if (of_tls := _of_tls(text)) is not None:
+        return of_tls
     pattern_of = _STATUS_BY_NAME.get(name)
     refused = (pattern_of and pattern_of.match(text)) or _TUNNEL.search(text)
     if refused:
         return _of_proxy_status(int(refused[1]))
-    if _SOCKS_REFUSED.search(text):
-        return SOCKS_PASSWORD
-    return _of_file(text)
+    return _of_socks_text(text) or _of_file(text)
+
+
+def _of_tls(text: str) -> Cause | None:
+    if _VERIFY_FAILED.search(text):
+        return CERTIFICATE
+    return HANDSHAKE if _HANDSHAKE_REFUSED.search(text) else None
+
+
+def _of_socks_text(text: str) -> Cause | None:
+    return next((cause for of, cause in _SOCKS_REFUSALS if of.search(text)), None)
 
 
 def _of_file(text: str) -> Cause | None:
@@ -139,9 +187,7 @@ def _of_proxy_status(status: int) -> Cause:
 def _of_proxy(error: BaseException) -> Cause | None:
     if (status := proxy_status(error)) is not None:
         return _of_proxy_status(status)
-    if type(error).__name__ in _SOCKS_ERRORS and _SOCKS_REFUSED.search(str(error)):
-        return SOCKS_PASSWORD
-    return None
+    return _of_socks_text(str(error)) if type(error).__name__ in _SOCKS_ERRORS else None
 
 
 def proxy_status(error: BaseException) -> int | None:
@@ -183,3 +229,36 @@ def is_of_dead_loop(error: BaseException) -> bool:
     `asyncio.BaseEventLoop._check_closed`, and of uvloop's.
     """
     return isinstance(error, RuntimeError) and _DEAD_LOOP in str(error)
+
+
+_UNWRAPPED: Final = frozenset({"aiohttp_socks", "h2", "python_socks", "socksio"})
+"""The packages whose exceptions reach the app as they are, of a connection that has failed. Older
+versions of aiohttp-socks raise those of python-socks."""
+
+_LOCAL: Final = "LocalProtocolError"
+"""The exception of httpcore and httpx for what h2 raises, whichever side is to blame."""
+
+
+def is_of_connection(error: BaseException) -> bool:
+    """Return True if a connection has failed, and the exception's class does not say so.
+
+    It is that of a package that the client is made of. A retry helps, unless `of` finds a cause.
+    """
+    is_hidden = type(error).__name__ == _LOCAL
+    return any(map(_is_of_unwrapped, _chain_of(error) if is_hidden else (error,)))
+
+
+def _is_of_unwrapped(error: BaseException) -> bool:
+    kind = type(error)
+    if kind.__module__.partition(".")[0] not in _UNWRAPPED:
+        return False
+    # Here h2 refuses the app's own headers. All else is of what the peer has sent, or has closed.
+    return kind.__name__ != "ProtocolError" or _raised_in(error) != "h2.utilities"
+
+
+def _raised_in(error: BaseException) -> str | None:
+    """Return the name of the module in which an exception was raised, or None."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return None if trace is None else trace.tb_frame.f_globals.get("__name__")

@@ -171,15 +171,18 @@ _FEW: Final = 5
 
 _LINES_BEFORE: Final[int] = getattr(inspect.currentframe(), "f_lineno", 0)
 _TEMPLATE: Final = """
-def make(step, errors):
+def make(_safe_step, _safe_errors):
     def safe({names}):
         try:
-            return step({names})
-        except Exception as _error:
-            errors.record(_error)
+            return _safe_step({names})
+        except Exception as _safe_error:
+            _safe_errors.record(_safe_error)
             return None
     return safe
 """
+# No parameter of a step has one of these names: before Python 3.13 a debugger that looks at the
+# variables of the function would give both the value of one
+# (test_a_step_gets_its_arguments_while_a_debugger_looks_at_them).
 
 
 @functools.cache

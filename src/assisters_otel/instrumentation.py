@@ -66,6 +66,7 @@ class Instrumentation:
         )
         self._retries = Patches(retries.TARGETS)
         self._runtimes = runtimes.RuntimeHooks()
+        self._at_exit = workers.DaemonWorkers(0)
 
     def make_no_spans(self, names: frozenset[str]) -> tuple[str, ...]:
         """Switch off the library's HTTP spans of some clients. Metrics and call spans stay.
@@ -115,6 +116,7 @@ class Instrumentation:
         self._runtimes.undo()
         self._patches.undo()
         self._retries.undo()
+        self._at_exit.stop()
         self.recorder.stop()
 
     def flush(self, timeout_s: float, *, at_exit: bool = False) -> bool:
@@ -139,10 +141,18 @@ class Instrumentation:
         meters = metrics.get_meter_provider() if meters is None else meters
         given: tuple[object, ...] = (tracers, meters)
         flushes = providers.flushes(providers.without_exit_hook(given) if at_exit else given)
-        flushers = workers.DaemonWorkers(len(flushes))
+        flushers = self._at_exit if at_exit else workers.DaemonWorkers(len(flushes))
         done = workers.run_all(flushers.submit(flushes), max(until_s - time.monotonic(), 0))
         flushers.stop()
         return done
+
+    def expect_exit(self) -> None:
+        """Start the threads that flush given providers at the exit, as no `Telemetry` does it.
+
+        CPython 3.12 refuses new threads at exit.
+        """
+        given = providers.without_exit_hook((self._tracer_provider, self._meter_provider))
+        self._at_exit = workers.DaemonWorkers(len(providers.flushes(given)))
 
     def forked(self, before_next: Callable[[], object] | None) -> None:
         """Start anew in a forked child, where other threads' locks stay held for ever.

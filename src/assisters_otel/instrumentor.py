@@ -82,11 +82,11 @@ def _start(config: configs.Config, arguments: dict[str, Any]) -> None:
     config = with_environment(config, os.environ)
     warn_of_wrong(corrections.corrections(os.environ), set(), strict=config.strict)
     with corrections.corrected():
-        SWITCH.on(
-            Instrumentation(
-                config, arguments.get("tracer_provider"), arguments.get("meter_provider")
-            )
+        instrumentation = Instrumentation(
+            config, arguments.get("tracer_provider"), arguments.get("meter_provider")
         )
+        instrumentation.expect_exit()
+        SWITCH.on(instrumentation)
 
 
 @fail_safe

@@ -17,7 +17,6 @@ import openai
 import pytest
 import requests
 import trustme
-import urllib3
 
 import assisters_otel
 from assisters_otel import causes
@@ -338,23 +337,3 @@ def test_what_the_app_was_handling_is_not_the_cause(untrusted, memory, way):
     (refused,) = memory.attempts()
     assert refused.attributes["assisters.error.retryable"] is True
     assert memory.point(ERRORS)["assisters.error.retryable"] is True
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        httpx.ProxyError("Invalid username/password"),
-        httpx2.ProxyError("Invalid username/password"),
-        requests.ConnectionError(
-            urllib3.exceptions.NewConnectionError(None, "not made: SOCKS5 authentication failed")
-        ),
-    ],
-    ids=["httpx", "httpx2", "requests"],
-)
-def test_a_proxy_of_socks_that_refuses_the_password_is_no_trouble_that_a_retry_helps(error):
-    told = assisters_otel.explain(error)
-
-    assert told.retryable is False
-    assert told.side == "the way there"
-    assert "the proxy refused the user name or the password" in told.what
-    assert "HTTPS_PROXY" in told.advice

@@ -18,6 +18,8 @@ import pytest
 import requests
 from aiohttp.client_reqrep import ClientRequest
 from opentelemetry.sdk.trace import SpanProcessor
+from responses import RequestsMock
+from urllib3 import Retry
 
 import assisters_otel
 
@@ -137,6 +139,34 @@ def test_a_mock_of_a_request_is_connected_for_as_without_us():
             session.connector.connect(mock, [], aiohttp.ClientTimeout(1)).close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("how", ["whole", "streamed", "retried"])
+def test_an_answer_that_responses_makes_up_is_told_of_if_we_came_later(memory, how):
+    """Its answers have no connection, of which a failed one's body could be read ahead."""
+    url = "https://api.assisters.dev/v1/models"
+    error = {"error": {"type": "rate_limit_error", "code": "rate_limit_exceeded"}}
+    with RequestsMock() as mock, requests.Session() as session:
+        mock.get(url, status=429, json=error)
+        mock.get(url, json={"data": []})
+        if how == "retried":
+            retry = Retry(1, status_forcelist=[429], backoff_factor=0)
+            session.mount("https://", requests.adapters.HTTPAdapter(max_retries=retry))
+        with assisters_otel.init(
+            tracer_provider=memory.tracer_provider,
+            meter_provider=memory.meter_provider,
+            strict=True,
+        ):
+            refused = session.get(url, stream=how == "streamed")
+            if how != "retried":
+                assert refused.json() == error
+                refused = session.get(url)
+            assert refused.json() == {"data": []}
+
+    counted = memory.point("assisters.client.errors")
+    assert counted["value"] == 1
+    assert counted["http.response.status_code"] == 429
+    assert counted.get("error.code") == ("rate_limit_exceeded" if how == "whole" else None)
 
 
 class Started(SpanProcessor):

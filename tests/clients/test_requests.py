@@ -1155,9 +1155,23 @@ def test_where_the_app_switches_its_own_off_ours_come_on(api, memory, session):
     ]
 
 
-@pytest.mark.usefixtures("ours")
 @pytest.mark.parametrize("read", [True, False])
-def test_what_stalls_is_in_no_cycle(api, session, read):
+def test_what_stalls_is_in_no_cycle_that_it_is_not_in_without_us(api, memory, session, read):
+    """Since Python 3.12 requests itself leaves one, of the exception and the frame that reads."""
+    alone = left_by_a_stall(api, session, read=read)
+    with assisters_otel.init(
+        hosts=[api.url],
+        tracer_provider=memory.tracer_provider,
+        meter_provider=memory.meter_provider,
+        strict=True,
+    ):
+        assert left_by_a_stall(api, session, read=read) == alone
+
+    assert alone == ([] if not read or sys.version_info < (3, 12) else ["Response", "HTTPResponse"])
+
+
+def left_by_a_stall(api, session, *, read):
+    """The classes of what is left of an answer that stalls, before the garbage is collected."""
     api.answers("internal_error", fault="stall", size=1000)
     gc.collect()
     gc.disable()
@@ -1169,7 +1183,7 @@ def test_what_stalls_is_in_no_cycle(api, session, read):
         response.close()
         gone = [weakref.ref(response), weakref.ref(response.raw)]
         del response
-        assert [one() for one in gone] == [None, None]
+        return [type(left).__name__ for left in (one() for one in gone) if left is not None]
     finally:
         gc.enable()
 

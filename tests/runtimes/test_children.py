@@ -99,7 +99,13 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-import assisters_otel, os
+import assisters_otel, atexit, os, threading
+
+def refuse(*_, **__):
+    raise RuntimeError("no new thread")
+
+def start_no_thread():  # in every Python, as CPython 3.12 at exit
+    threading._start_new_thread = threading._start_joinable_thread = refuse
 
 tracers = TracerProvider(shutdown_on_exit=False)
 tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
@@ -112,6 +118,7 @@ else:
     assisters_otel.AssistersInstrumentor().instrument(
         tracer_provider=tracers, meter_provider=meters, hosts=[os.environ["API"]]
     )
+atexit.register(start_no_thread)
 os.environ["MODE"] = "zero-code"
 import children
 children.once("return")

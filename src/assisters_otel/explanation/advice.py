@@ -64,6 +64,10 @@ _ADVICE_BY_CAUSE: Final = {
         "(SSL_CERT_FILE; REQUESTS_CA_BUNDLE for requests; or the client's own option), or compare "
         "the host's name."
     ),
+    causes.HANDSHAKE: (
+        "Compare the client's options for TLS (its own certificate and key, versions, ciphers, the "
+        "host's name) with what the gateway or proxy in between asks for."
+    ),
 }
 """The advice for a cause. All others are a proxy's refusal, or files for TLS that are not there."""
 

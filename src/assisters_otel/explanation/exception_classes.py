@@ -10,7 +10,7 @@ import errno
 import sys
 from typing import TYPE_CHECKING, Final
 
-from assisters_otel.causes import FILE_ERRORS
+from assisters_otel.causes import FILE_ERRORS, is_of_connection
 from assisters_otel.explanation.app_objects import attribute, raising_module
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 CLIENTS: Final = frozenset(
     {
-        *("aiohttp", "assisters", "h11", "h2", "httpcore", "httpcore2", "httpx", "httpx2"),
-        *("openai", "requests", "urllib3"),
+        *("aiohttp", "aiohttp_socks", "assisters", "h11", "h2", "httpcore", "httpcore2", "httpx"),
+        *("httpx2", "openai", "requests", "socksio", "urllib3"),
     }
 )
 """The packages of the clients, and of what they raise exceptions of."""
@@ -127,6 +127,8 @@ def is_network_error(chain: Sequence[BaseException]) -> bool:
     names = [_client_names(one) for one in chain]
     found = frozenset[str]().union(*names)
     if found and any(attribute(one, "type") == NO_ANSWER for one in chain if is_of_client(one)):
+        return True
+    if any(map(is_of_connection, filter(is_of_client, chain))):
         return True
     if not found.isdisjoint(_CALLER_ERRORS | _UNDECODABLE):
         return False

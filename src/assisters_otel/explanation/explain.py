@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from assisters_otel import catalog, causes
+from assisters_otel import catalog
 from assisters_otel.explanation.advice import OF_PROXY, advise
 from assisters_otel.explanation.evidence import Evidence, find_evidence
 from assisters_otel.explanation.exception_classes import TOO_MANY_REDIRECTS
@@ -187,10 +187,8 @@ def _side(evidence: Evidence) -> str:
     if type_ in _SIDE_BY_TYPE:
         return _SIDE_BY_TYPE[type_]
     if status is None:
-        is_of_app = cause is not None and not cause.was_asked
-        is_of_proxy = cause is not None and cause.is_of_proxy
-        is_of_network = evidence.is_transient or is_of_proxy or cause == causes.CERTIFICATE
-        return THE_WAY if is_of_network and not is_of_app else YOUR_APP
+        is_of_network = evidence.is_transient if cause is None else cause.was_asked
+        return THE_WAY if is_of_network else YOUR_APP
     is_broken = evidence.exception is not None and evidence.is_transient
     if evidence.is_stream or is_broken or status == OF_PROXY:
         return THE_WAY

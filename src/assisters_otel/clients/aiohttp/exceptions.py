@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from assisters_otel.causes import FILE_ERRORS, is_of_dead_loop
+from assisters_otel.causes import FILE_ERRORS, is_of_connection, is_of_dead_loop
 from assisters_otel.clients.classes import is_a
 from assisters_otel.fail_safe import fail_safe
 
@@ -21,5 +21,7 @@ def is_transient(error: BaseException) -> bool:
         is_theirs = isinstance(cause, network) or is_a(cause, ("aiohttp",), "ClientError")
         return is_theirs and not isinstance(cause, FILE_ERRORS)
     kinds = ("ClientConnectionError", "ClientPayloadError", "ClientResponseError")
-    is_theirs = is_a(error, ("aiohttp",), *kinds) or isinstance(error, asyncio.TimeoutError)
-    return is_theirs or is_of_dead_loop(error)
+    # A connector for SOCKS reads by asyncio's streams, which say so if the proxy hangs up.
+    of_asyncio = asyncio.TimeoutError, asyncio.IncompleteReadError
+    is_theirs = is_a(error, ("aiohttp",), *kinds) or isinstance(error, of_asyncio)
+    return is_theirs or is_of_connection(error) or is_of_dead_loop(error)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry import trace
 
 from assisters_otel.api.headers import CONTENT_LENGTH, header_integer, may_be_read_ahead
-from assisters_otel.causes import is_of_dead_loop
+from assisters_otel.causes import is_of_connection, is_of_dead_loop
 from assisters_otel.clients.adapter import ClientAdapter
 from assisters_otel.clients.classes import CLIENTS, find_base, is_a
 from assisters_otel.clients.exchange import Exchange
@@ -238,7 +238,10 @@ class HttpxAdapter(ClientAdapter):
     @staticmethod
     @fail_safe
     def _is_transient(error: BaseException) -> bool:
-        # httpx maps an OSError of the network to its own classes. Any other is of the app's body.
+        # httpx maps an OSError of the network to its own classes, but anyio's of TLS. Any other is
+        # of the app's body.
+        if is_of_connection(error) or is_a(error, ("ssl",), "SSLError"):
+            return True
         if is_a(error, CLIENTS, "TransportError"):
             return not is_a(error, CLIENTS, "UnsupportedProtocol", "LocalProtocolError")
         return is_of_dead_loop(error)

@@ -147,7 +147,7 @@ def peek(response: Any, now: Callable[[], float], limit_s: float) -> bytes | Non
         BaseException: A foreign exception, as `foreign_exceptions` knows it.
     """
     original = response._original_response  # noqa: SLF001 - as `http.client` has answered
-    wire = original.fp
+    wire = getattr(original, "fp", None)  # a mock's, as of `responses`, has none
     if wire is None or response._fp is not original:  # noqa: SLF001 - what urllib3 reads from
         return None
     end_s = now() + limit_s
