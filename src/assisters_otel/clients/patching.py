@@ -42,7 +42,7 @@ import wrapt
 
 from assisters_otel.api.patterns import pattern
 from assisters_otel.clients.import_hooks import imports
-from assisters_otel.clients.rebinding import OWN_REFERENCES, rebind_bound_methods
+from assisters_otel.clients.rebinding import OWN_REFERENCES, rebind
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.records import Record
 
@@ -149,7 +149,7 @@ def wrap_innermost(
     _patches_by_function[ours] = patches
     _replace_innermost(owner, name, layers, ours)
     if is_held:
-        rebind_bound_methods(inner, ours)
+        rebind(owner, inner, ours)
 
 
 @fail_safe
@@ -163,7 +163,7 @@ def unwrap(owner: type, name: str) -> None:
         is_held = sys.getrefcount(inner) > OWN_REFERENCES
         _replace_innermost(owner, name, layers, inner.__wrapped__)
         if is_held:
-            rebind_bound_methods(inner, inner.__wrapped__)
+            rebind(owner, inner, inner.__wrapped__)
 
 
 def _innermost(layers: list[Any], owner: type, name: str) -> Any:

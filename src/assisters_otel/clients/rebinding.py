@@ -1,13 +1,17 @@
-"""Replaces a function in bound methods that other libraries keep.
+"""Replaces a function in what other libraries keep of it.
 
-OpenTelemetry's `instrument_client` leaves a layer of wrapt on a client's transport, around the
-bound method of that time. The function that logfire's `instrument_openai` leaves on a client holds
-the bound method in its closure. Nothing lists these holders but the garbage collector.
+* OpenTelemetry's `instrument_client` leaves a layer of wrapt on a client's transport, around the
+  bound method of that time. The function that logfire's `instrument_openai` leaves on a client
+  holds the bound method in its closure. Nothing lists these holders but the garbage collector.
+* logfire's `instrument_openai` and OpenInference's instrumentor of `openai` keep the method that
+  they wrap, and put it back when they are switched off. Where they came before `init`, that is the
+  SDK's own, and the library's function would be gone from then on.
 """
 
 from __future__ import annotations
 
 import gc
+import sys
 from contextlib import suppress
 from types import CellType, MethodType
 from typing import Any, Final
@@ -18,8 +22,27 @@ import wrapt
 # argument of `sys.getrefcount`.
 OWN_REFERENCES: Final = 3
 
+_LOGFIRE_KEEPS: Final = "_original_request_method"
+"""The attribute of a client, or of its class, that logfire puts back."""
 
-def rebind_bound_methods(before: Any, now: Any) -> None:
+_INSTRUMENTOR: Final = ("openinference.instrumentation.openai", "OpenAIInstrumentor")
+_INSTRUMENTOR_KEEPS: Final = ("_original_request", "_original_async_request")
+"""The module and the class of OpenInference's instrumentor, and what it puts back."""
+
+
+def rebind(owner: type, before: Any, now: Any) -> None:
+    """Replace the function *before* of a class in all that other libraries keep of it."""
+    if vars(owner).get(_LOGFIRE_KEEPS) is before:
+        setattr(owner, _LOGFIRE_KEEPS, now)
+    of_openinference: Any = getattr(sys.modules.get(_INSTRUMENTOR[0]), _INSTRUMENTOR[1], None)
+    instrumentor = of_openinference and of_openinference()  # the one instance
+    for name in _INSTRUMENTOR_KEEPS:
+        if getattr(instrumentor, name, None) is before:
+            setattr(instrumentor, name, now)
+    _rebind_bound_methods(before, now)
+
+
+def _rebind_bound_methods(before: Any, now: Any) -> None:
     """Replace the function *before* in each bound method that a layer or a closure holds."""
     again = {
         id(bound): (bound, MethodType(now, bound.__self__))
@@ -28,6 +51,11 @@ def rebind_bound_methods(before: Any, now: Any) -> None:
     }
     if not again:
         return
+    for bound, anew in again.values():
+        own = getattr(bound.__self__, "__dict__", {})
+        for name in (_LOGFIRE_KEEPS, before.__name__):  # kept, and put back
+            if own.get(name) is bound:
+                setattr(bound.__self__, name, anew)
     # One pass for all of them. `gc.get_referrers` does not find them: wrapt before 2.2 does not
     # report its references to the garbage collector.
     for holder in gc.get_objects():
