@@ -377,6 +377,63 @@ def test_a_wrapper_s_own_status_is_no_answer_where_there_was_none(api, memory, w
     assert (told.side, told.retryable) == ("the way there", True)
 
 
+def wrapper_s(base, status, response):
+    """Return an exception as litellm derives it: with a status, a code and a type of its own."""
+    request = httpx.Request("POST", "https://gw.example/v1")
+    if issubclass(base, openai.APIStatusError):
+        own = type("OfWrapper", (base,), {})("x", response=response, body=None)
+    elif base is openai.APITimeoutError:
+        own = type("OfWrapper", (base,), {})(request=request)
+    else:
+        own = type("OfWrapper", (base,), {})(message="x", request=request, **NO_BODY.get(base, {}))
+    own.status_code, own.code, own.type = status, str(status), "wrapper_error"
+    return own
+
+
+NO_BODY = {openai.APIError: {"body": None}}
+STATUSES = {
+    openai.InternalServerError: 500,
+    openai.BadRequestError: 400,
+    openai.RateLimitError: 429,
+    openai.APIStatusError: 503,
+    openai.APIError: 500,
+    openai.APIConnectionError: 500,
+    openai.APITimeoutError: 408,
+}
+
+
+@pytest.mark.parametrize("base", STATUSES)
+def test_a_status_that_a_wrapper_has_made_up_is_no_answer_of_the_api(base):
+    status = STATUSES[base]
+    response = httpx.Response(status, request=httpx.Request("POST", "https://gw.example/v1"))
+
+    told = explain(wrapper_s(base, status, response))
+
+    assert (told.status, told.code, told.type) == (None, None, None)
+    assert told.retryable is issubclass(base, openai.APIConnectionError)
+    assert " answered" not in told.what
+
+
+@pytest.mark.parametrize(
+    "base", [base for base in STATUSES if issubclass(base, openai.APIStatusError)]
+)
+def test_a_wrapper_s_exception_with_the_answer_itself_has_its_status(api, base):
+    api.answers("rate_limit_exceeded", request_id="req_first")
+    answer = httpx.get(f"{api.url}/models", trust_env=False)
+
+    told = explain(wrapper_s(base, 500, answer))
+
+    assert (told.status, told.code, told.request_id) == (429, "rate_limit_exceeded", "req_first")
+
+
+def test_the_sdk_s_own_exception_with_a_response_that_a_test_has_made_has_its_status():
+    response = httpx.Response(429, request=httpx.Request("POST", "https://gw.example/v1"))
+
+    told = explain(openai.RateLimitError("x", response=response, body=None))
+
+    assert (told.status, told.retryable) == (429, True)
+
+
 def sent_unread(module, url):
     with module.Client(trust_env=False) as client:
         return client.send(client.build_request("GET", url), stream=True)

@@ -42,7 +42,7 @@ import wrapt
 
 from assisters_otel.api.patterns import pattern
 from assisters_otel.clients.import_hooks import imports
-from assisters_otel.clients.rebinding import OWN_REFERENCES, rebind_bound_methods
+from assisters_otel.clients.rebinding import OWN_REFERENCES, Replaced, rebind
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.records import Record
 
@@ -149,7 +149,7 @@ def wrap_innermost(
     _patches_by_function[ours] = patches
     _replace_innermost(owner, name, layers, ours)
     if is_held:
-        patches.replaced.append((inner, ours))
+        patches.replaced.append(Replaced(owner, inner, ours))
 
 
 @fail_safe
@@ -163,7 +163,7 @@ def unwrap(owner: type, name: str, patches: Patches) -> None:
         is_held = sys.getrefcount(inner) > OWN_REFERENCES
         _replace_innermost(owner, name, layers, inner.__wrapped__)
         if is_held:
-            patches.replaced.append((inner, inner.__wrapped__))
+            patches.replaced.append(Replaced(owner, inner, inner.__wrapped__))
 
 
 def _innermost(layers: list[Any], owner: type, name: str) -> Any:
@@ -215,7 +215,7 @@ class Patches:
 
     Attributes:
         patched: The versions of the modules that are wrapped, by name.
-        replaced: Each function that bound methods may hold, with the one now in its place.
+        replaced: The functions that others may hold, with those now in their place.
     """
 
     def __init__(
@@ -235,7 +235,7 @@ class Patches:
         self.patched: dict[str, str] = {}
         # Weak references: the app decides how long the classes of an earlier import live.
         self._owners: list[tuple[weakref.ref[type], str]] = []
-        self.replaced: list[tuple[Any, Any]] = []
+        self.replaced: list[Replaced] = []
         self._is_applying = False
 
     def apply(self) -> None:
@@ -273,7 +273,7 @@ class Patches:
     @fail_safe
     def _rebind(self) -> None:
         replaced, self.replaced = self.replaced, []
-        rebind_bound_methods(replaced)
+        rebind(replaced)
 
     @fail_safe
     def _apply(self, module: ModuleType, name: str) -> None:

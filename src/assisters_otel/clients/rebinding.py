@@ -1,41 +1,84 @@
-"""Replaces a function in bound methods that other libraries keep.
+"""Replaces a function in what other libraries keep of it.
 
-OpenTelemetry's `instrument_client` leaves a layer of wrapt on a client's transport, around the
-bound method of that time. The function that logfire's `instrument_openai` leaves on a client holds
-the bound method in its closure. Nothing lists these holders but the garbage collector.
+* OpenTelemetry's `instrument_client` leaves a layer of wrapt on a client's transport, around the
+  bound method of that time. The function that logfire's `instrument_openai` leaves on a client
+  holds the bound method in its closure. Nothing lists these holders but the garbage collector.
+* logfire's `instrument_openai` and OpenInference's instrumentor of `openai` keep the method that
+  they wrap, and put it back when they are switched off. Where they came before `init`, that is the
+  SDK's own, and the library's function would be gone from then on.
 """
 
 from __future__ import annotations
 
 import gc
+import sys
 from contextlib import suppress
 from types import CellType, MethodType
 from typing import Any, Final
 
 import wrapt
 
+from assisters_otel.records import Record
+
 # The references to a function that only its class holds: the class, the caller's variable, and the
 # argument of `sys.getrefcount`.
 OWN_REFERENCES: Final = 3
 
+_LOGFIRE_KEEPS: Final = "_original_request_method"
+"""The attribute of a client, or of its class, that logfire puts back."""
 
-def rebind_bound_methods(replaced: list[tuple[Any, Any]]) -> None:
-    """Replace functions in each bound method that a layer or a closure holds.
+_INSTRUMENTOR: Final = ("openinference.instrumentation.openai", "OpenAIInstrumentor")
+_INSTRUMENTOR_KEEPS: Final = ("_original_request", "_original_async_request")
+"""The module and the class of OpenInference's instrumentor, and what it puts back."""
 
-    Args:
-        replaced: Each function with the one in its place. One search for all of them: it visits
-            each object of the process.
+
+class Replaced(Record):
+    """A function that was replaced in its class, and is held by others.
+
+    Attributes:
+        owner: The class.
+        before: The function.
+        now: The function in its place.
     """
-    if not replaced:
-        return
-    now_by_id = {id(before): now for before, now in replaced}
+
+    owner: type
+    before: Any
+    now: Any
+
+
+def rebind(replaced: list[Replaced]) -> None:
+    """Replace functions in all that other libraries keep of them."""
+    for one in replaced:
+        _rebind_kept(one)
+    if replaced:
+        _rebind_bound_methods({id(one.before): one for one in replaced})
+
+
+def _rebind_kept(replaced: Replaced) -> None:
+    owner, before, now = replaced
+    if vars(owner).get(_LOGFIRE_KEEPS) is before:
+        setattr(owner, _LOGFIRE_KEEPS, now)
+    of_openinference: Any = getattr(sys.modules.get(_INSTRUMENTOR[0]), _INSTRUMENTOR[1], None)
+    instrumentor = of_openinference and of_openinference()  # the one instance
+    for name in _INSTRUMENTOR_KEEPS:
+        if getattr(instrumentor, name, None) is before:
+            setattr(instrumentor, name, now)
+
+
+def _rebind_bound_methods(replaced: dict[int, Replaced]) -> None:
+    # One search for all the functions: it visits each object of the process.
     again = {
-        id(bound): (bound, MethodType(now_by_id[id(bound.__func__)], bound.__self__))
-        for bound in gc.get_referrers(*(before for before, _ in replaced))
-        if type(bound) is MethodType and id(bound.__func__) in now_by_id
+        id(bound): (bound, MethodType(replaced[id(bound.__func__)].now, bound.__self__))
+        for bound in gc.get_referrers(*(one.before for one in replaced.values()))
+        if type(bound) is MethodType and id(bound.__func__) in replaced
     }
     if not again:
         return
+    for bound, anew in again.values():
+        own = getattr(bound.__self__, "__dict__", {})
+        for name in (_LOGFIRE_KEEPS, bound.__name__):  # kept, and put back
+            if own.get(name) is bound:
+                setattr(bound.__self__, name, anew)
     # One pass for all of them. `gc.get_referrers` does not find them: wrapt before 2.2 does not
     # report its references to the garbage collector.
     for holder in gc.get_objects():

@@ -177,7 +177,8 @@ def _of_attempt(known: KnownAttempt) -> Evidence:
 def _of_exception(error: BaseException) -> Evidence:
     chain = list(causes_of(error))
     # An exception of another package has a status and a code of another server, or of none.
-    sources = list(filter(exception_classes.is_of_client, chain))
+    of_clients = filter(exception_classes.is_of_client, chain)
+    sources = [one for one in of_clients if not exception_classes.has_invented_answer(one)]
     received = (one for one in sources if not is_made_up(attribute(one, "response")))
     source = next(received, sources[0] if sources else None)
     evidence = Evidence() if source is None else _of_client_exception(source)

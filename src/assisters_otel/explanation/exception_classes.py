@@ -11,7 +11,12 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from assisters_otel.causes import FILE_ERRORS, is_of_connection
-from assisters_otel.explanation.app_objects import attribute, raising_module
+from assisters_otel.explanation.app_objects import (
+    attribute,
+    is_made_up,
+    raising_module,
+    status_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,6 +94,21 @@ def is_of_client(error: BaseException) -> bool:
 def is_of_client_or_python(error: BaseException) -> bool:
     """Return True if an exception is of a client's class, or of the standard library's."""
     return is_of_client(error) or _is_of_python(error)
+
+
+def has_invented_answer(error: BaseException) -> bool:
+    """Return True if a wrapper of `openai` has given its exception a status that no answer had.
+
+    litellm does, whatever happened: 500 for a page in place of the result, 408 for no answer, 400
+    for what it did not send. It derives its classes from those of `openai`. Those themselves are
+    left alone, since an app's tests raise them with responses of their own.
+    """
+    own, *bases = type(error).__mro__
+    is_derived = any(_package(kind) == "openai" and kind.__name__ == "APIError" for kind in bases)
+    if not is_derived or _package(own) in CLIENTS:
+        return False
+    response = attribute(error, "response")
+    return status_of(error) is not None if response is None else is_made_up(response)
 
 
 def is_after_answer(error: BaseException) -> bool:
