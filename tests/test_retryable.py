@@ -151,8 +151,12 @@ HOSTILE = {
     ),
     **{
         f"the property {name}": hostile(**{name: property(raises)})
-        for name in ("response", "request", "status", "status_code", "headers", "type", "code")
+        for name in (
+            *("response", "request", "status", "status_code", "headers", "type", "code"),
+            *("args", "reason"),
+        )
     },
+    "no module": hostile(__module__=None),
 }
 
 
@@ -162,4 +166,14 @@ def test_an_exception_of_the_app_s_that_raises_itself_is_answered(what):
 
     assert retryable(error) is (what == "headers")
     assert retry_after_s(error) is None
+    assert str(explain(error))
+
+
+@pytest.mark.parametrize("kind", [httpx.ConnectError, httpx.LocalProtocolError, httpx.ProxyError])
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_client_s_exception_that_comes_from_one_that_raises_itself_is_answered(what, kind):
+    error = kind("x")
+    error.__cause__ = HOSTILE[what]
+
+    assert retryable(error) is (kind is not httpx.LocalProtocolError)
     assert str(explain(error))

@@ -61,11 +61,12 @@ _VERIFY_FAILED: Final = pattern("certificate.verify.failed", re.IGNORECASE)  # p
 _HANDSHAKE_REFUSED: Final = pattern(
     r"alert.(?:handshake.failure|protocol.version|insufficient.security|access.denied|unknown.ca"
     r"|bad.certificate|unsupported.certificate"
-    r"|certificate.(?:required|revoked|expired|unknown))\b|unrecognized.name\b",
+    r"|certificate.(?:required|revoked|expired|unknown)|no.application.protocol)\b"
+    r"|unrecognized.name\b",
     re.IGNORECASE,
 )
 """The alerts of TLS by which a peer says that its settings and the client's do not agree. Source:
-RFC 8446, 6.2; the names are OpenSSL's."""
+RFC 8446, 6.2; RFC 7301, 3.2; the names are OpenSSL's."""
 
 # Source: `HTTPAdapter.cert_verify` of requests.
 _NOT_THERE: Final = pattern(r"Could not find .*\bTLS\b.*, invalid path: (.*)", re.DOTALL)
@@ -129,7 +130,7 @@ def of(error: BaseException) -> Cause | None:
             return refused
         is_text = getattr(one, "type", None) == _TEXT_ALONE
         if "SSL" in name or type(one) is OSError or is_text:
-            text = str(one)
+            text = _own_text(one)
         if ("SSL" in name or is_text) and (refused := _of_tls(text)) is not None:
             return refused
         if (missing := _of_file(text)) is not None:
@@ -187,7 +188,15 @@ def _of_proxy_status(status: int) -> Cause:
 def _of_proxy(error: BaseException) -> Cause | None:
     if (status := proxy_status(error)) is not None:
         return _of_proxy_status(status)
-    return _of_socks_text(str(error)) if type(error).__name__ in _SOCKS_ERRORS else None
+    return _of_socks_text(_own_text(error)) if type(error).__name__ in _SOCKS_ERRORS else None
+
+
+def _own_text(error: BaseException) -> str:
+    """Return the text of an exception, or none if it is made of another one's.
+
+    That of requests quotes the URL as well, and a query may say what a cause says.
+    """
+    return "" if any(isinstance(one, BaseException) for one in error.args) else str(error)
 
 
 def proxy_status(error: BaseException) -> int | None:
@@ -239,6 +248,7 @@ _LOCAL: Final = "LocalProtocolError"
 """The exception of httpcore and httpx for what h2 raises, whichever side is to blame."""
 
 
+@fail_safe
 def is_of_connection(error: BaseException) -> bool:
     """Return True if a connection has failed, and the exception's class does not say so.
 
@@ -250,7 +260,7 @@ def is_of_connection(error: BaseException) -> bool:
 
 def _is_of_unwrapped(error: BaseException) -> bool:
     kind = type(error)
-    if kind.__module__.partition(".")[0] not in _UNWRAPPED:
+    if str(kind.__module__).partition(".")[0] not in _UNWRAPPED:
         return False
     # Here h2 refuses the app's own headers. All else is of what the peer has sent, or has closed.
     return kind.__name__ != "ProtocolError" or _raised_in(error) != "h2.utilities"

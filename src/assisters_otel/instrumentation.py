@@ -66,6 +66,7 @@ class Instrumentation:
         )
         self._retries = Patches(retries.TARGETS)
         self._runtimes = runtimes.RuntimeHooks()
+        self._flushes_at_exit = False
         self._at_exit = workers.DaemonWorkers(0)
 
     def make_no_spans(self, names: frozenset[str]) -> tuple[str, ...]:
@@ -103,6 +104,7 @@ class Instrumentation:
         self._patches.apply()
         self._retries.apply()
         self._runtimes.apply()
+        self._start_workers()
         process.PROCESS.start(self)
 
     def watch(self, config: configs.Config) -> None:
@@ -135,24 +137,32 @@ class Instrumentation:
     def _flush(self, timeout_s: float, *, at_exit: bool) -> bool:
         until_s = time.monotonic() + workers.limited(timeout_s)
         self.recorder.settle(timeout_s)
-        # Read now: an app may set the global providers after it is instrumented.
-        tracers, meters = self._tracer_provider, self._meter_provider
-        tracers = trace.get_tracer_provider() if tracers is None else tracers
-        meters = metrics.get_meter_provider() if meters is None else meters
-        given: tuple[object, ...] = (tracers, meters)
-        flushes = providers.flushes(providers.without_exit_hook(given) if at_exit else given)
+        flushes = self._flushes(at_exit=at_exit)
         flushers = self._at_exit if at_exit else workers.DaemonWorkers(len(flushes))
         done = workers.run_all(flushers.submit(flushes), max(until_s - time.monotonic(), 0))
         flushers.stop()
         return done
 
-    def expect_exit(self) -> None:
-        """Start the threads that flush given providers at the exit, as no `Telemetry` does it.
+    def _flushes(self, *, at_exit: bool) -> list[Callable[[], object]]:
+        # Read now: an app may set the global providers after it is instrumented.
+        tracers, meters = self._tracer_provider, self._meter_provider
+        tracers = trace.get_tracer_provider() if tracers is None else tracers
+        meters = metrics.get_meter_provider() if meters is None else meters
+        given: tuple[object, ...] = (tracers, meters)
+        return providers.flushes(providers.without_exit_hook(given) if at_exit else given)
 
-        CPython 3.12 refuses new threads at exit.
+    def expect_exit(self) -> None:
+        """Keep threads for the flush of the providers at the exit, as no `Telemetry` does it.
+
+        CPython 3.12 refuses new threads at exit. They are started by each `start`, for the
+        providers that are there by then.
         """
-        given = providers.without_exit_hook((self._tracer_provider, self._meter_provider))
-        self._at_exit = workers.DaemonWorkers(len(providers.flushes(given)))
+        self._flushes_at_exit = True
+
+    @fail_safe
+    def _start_workers(self) -> None:
+        if self._flushes_at_exit:
+            self._at_exit = workers.DaemonWorkers(len(self._flushes(at_exit=True)))
 
     def forked(self, before_next: Callable[[], object] | None) -> None:
         """Start anew in a forked child, where other threads' locks stay held for ever.

@@ -234,14 +234,14 @@ def test_a_ring_of_causes_is_looked_at_once():
 
 @pytest.fixture
 def proxy():
-    """A proxy that refuses to connect. Set what it answers as `status`."""
+    """A proxy that refuses to connect, as a SOCKS proxy puts it. Set its answer as `status`."""
 
     class Proxy:
         status = 407
 
     def refuse(connection):
         connection.recv(65536)
-        answer = f"HTTP/1.1 {Proxy.status} No\r\nContent-Length: 0\r\n\r\n"
+        answer = f"HTTP/1.1 {Proxy.status} not allowed by ruleset\r\nContent-Length: 0\r\n\r\n"
         connection.sendall(answer.encode())
 
     with listening(refuse) as port:

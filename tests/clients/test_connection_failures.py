@@ -366,30 +366,31 @@ ALERTS = {
     "insufficient_security": (71, False),
     "unrecognized_name": (112, False),
     "certificate_required": (116, False),
+    "no_application_protocol": (120, False),
     "internal_error": (80, True),
     "bad_record_mac": (20, True),
 }
 """The alerts of TLS with their numbers, and whether a retry helps. Source: RFC 8446, 6."""
 
 
-def _asked(module, url, **options):
+def _asked(module, url, path="/models", **options):
     with module.Client(trust_env=False, **options) as client:
-        client.get(f"{url}/models")
+        client.get(f"{url}{path}")
 
 
-async def _asked_async(module, url, **options):
+async def _asked_async(module, url, path="/models", **options):
     async with module.AsyncClient(trust_env=False, **options) as client:
-        await client.get(f"{url}/models")
+        await client.get(f"{url}{path}")
 
 
-def _asked_requests(url, **options):
+def _asked_requests(url, path="/models", **options):
     with requests.Session() as session:
         session.trust_env = False
-        session.get(f"{url}/models", **options)
+        session.get(f"{url}{path}", **options)
 
 
-async def _asked_aiohttp(url, **options):
-    async with aiohttp.ClientSession() as session, session.get(f"{url}/models", **options):
+async def _asked_aiohttp(url, path="/models", **options):
+    async with aiohttp.ClientSession() as session, session.get(f"{url}{path}", **options):
         pass
 
 
@@ -428,6 +429,26 @@ def test_a_retry_helps_against_an_alert_of_tls_unless_settings_do_not_agree(
     assert told.side == "the way there"
     assert ("refused the TLS handshake" in told.what) is not helps
     assert ("own certificate and key" in told.advice) is not helps
+
+
+@pytest.mark.usefixtures("left_sockets")
+@pytest.mark.filterwarnings(*LEFT)
+@pytest.mark.parametrize(
+    "prompt", ["certificate verify failed", *(f"alert {name}" for name in ALERTS)]
+)
+@pytest.mark.parametrize("way", BY_TLS)
+def test_what_a_prompt_says_is_not_the_cause(memory, caplog, way, prompt):
+    """requests quotes the URL in what it raises."""
+    path = f"/agent/stream?message={prompt.replace(' ', '+').replace('_', '+')}"
+    with (
+        listening(lambda connection: connection.recv(65536)) as port,
+        watching(url := f"https://127.0.0.1:{port}/v1", memory),
+        pytest.raises(Exception) as raised,  # noqa: PT011 - each client's own
+    ):
+        BY_TLS[way](url, path)
+
+    told = see(memory, caplog, raised.value, retryable=True)
+    assert "TLS" not in told.what
 
 
 def wanting_a_certificate(context):

@@ -1,7 +1,7 @@
 """Another instrumentation of the SDK that is switched off again takes nothing out but itself.
 
-OpenInference and logfire keep the method that they have wrapped, and put it back. The first of
-these tests runs in processes of its own, with the instrumentations themselves; logfire is none of
+OpenInference and logfire keep the method that they have wrapped, and put it back. The first two of
+these tests run in processes of their own, with the instrumentations themselves; logfire is none of
 the packages that the tests install.
 """
 
@@ -61,7 +61,11 @@ def put_in():
     return [str(one) for one in methods if "assisters_otel" in one.__code__.co_filename]
 
 
-theirs = OpenAIInstrumentor()
+class OfTheApp(OpenAIInstrumentor):
+    pass
+
+
+theirs = {kind}()
 seen = []
 with FakeApi() as api:
     for before in (True, False, True):
@@ -82,13 +86,43 @@ print(json.dumps(seen))
 """
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_one_that_is_switched_off_while_we_are_on_leaves_our_calls_until_we_are(name, pytestconfig):
-    script = SCRIPT.format(module=MODULES[name], tests=str(pytestconfig.rootpath / "tests"))
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [*((name, "OpenAIInstrumentor") for name in MODULES), ("openinference", "OfTheApp")],
+)
+def test_one_that_is_switched_off_while_we_are_on_leaves_our_calls_until_we_are(
+    name, kind, pytestconfig
+):
+    tests = str(pytestconfig.rootpath / "tests")
+    script = SCRIPT.format(module=MODULES[name], kind=kind, tests=tests)
 
     seen = json.loads(passed(script, by=()).out.splitlines()[-1])
 
     assert seen == [[["ok", "ok"], [], []]] * 3, "switched on before us, after us, before us"
+
+
+DERIVED = """
+import openai
+from openinference.instrumentation.openai import OpenAIInstrumentor
+
+import assisters_otel
+
+
+class OfTheApp(OpenAIInstrumentor):
+    pass
+
+
+held = openai.OpenAI.request, openai.AsyncOpenAI.request  # so that init looks for who holds them
+with assisters_otel.init(hosts=["gw.example"]):
+    print(type(OfTheApp()).__name__)
+"""
+
+
+def test_a_class_that_the_app_derives_from_an_instrumentor_has_an_instance_of_its_own():
+    """An instrumentor has one instance, also for the classes that are derived from it by then."""
+    none = {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}
+
+    assert passed(DERIVED, by=(), **none).out.splitlines()[-1] == "OfTheApp"
 
 
 @contextmanager

@@ -93,12 +93,14 @@ def test_what_a_child_s_threads_send_after_its_target_has_returned_is_not_lost(
 
 
 AT_EXIT = """
+from opentelemetry import metrics, trace
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from assisters_otel import testing
 import assisters_otel, atexit, os, threading
 
 def refuse(*_, **__):
@@ -112,12 +114,18 @@ tracers.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
 meters = MeterProvider(
     [PeriodicExportingMetricReader(OTLPMetricExporter())], shutdown_on_exit=False
 )
-if os.environ["BY"] == "init":
-    assisters_otel.init(tracer_provider=tracers, meter_provider=meters, hosts=[os.environ["API"]])
+given = {"tracer_provider": tracers, "meter_provider": meters}
+if "global" in os.environ["BY"]:
+    trace.set_tracer_provider(tracers)
+    metrics.set_meter_provider(meters)
+    given = {}
+if os.environ["BY"].startswith("init"):
+    assisters_otel.init(hosts=[os.environ["API"]], **given)
 else:
-    assisters_otel.AssistersInstrumentor().instrument(
-        tracer_provider=tracers, meter_provider=meters, hosts=[os.environ["API"]]
-    )
+    assisters_otel.AssistersInstrumentor().instrument(hosts=[os.environ["API"]], **given)
+if "recording" in os.environ["BY"]:
+    with testing.recorded():
+        pass
 atexit.register(start_no_thread)
 os.environ["MODE"] = "zero-code"
 import children
@@ -125,7 +133,13 @@ children.once("return")
 """
 
 
-@pytest.mark.parametrize("by", ["init", "the instrumentor"])
+@pytest.mark.parametrize(
+    "by",
+    [
+        *("init", "init, global", "init, after a recording"),
+        *("the instrumentor", "the instrumentor, global", "the instrumentor, after a recording"),
+    ],
+)
 def test_the_app_s_providers_that_do_not_end_by_themselves_are_flushed_at_the_exit(
     api: FakeApi, tmp_path: Path, by: str
 ):

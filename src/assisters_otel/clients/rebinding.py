@@ -48,28 +48,35 @@ class Replaced(Record):
 
 def rebind(replaced: list[Replaced]) -> None:
     """Replace functions in all that other libraries keep of them."""
-    for one in replaced:
-        _rebind_kept(one)
-    if replaced:
-        _rebind_bound_methods({id(one.before): one for one in replaced})
-
-
-def _rebind_kept(replaced: Replaced) -> None:
-    owner, before, now = replaced
-    if vars(owner).get(_LOGFIRE_KEEPS) is before:
-        setattr(owner, _LOGFIRE_KEEPS, now)
-    of_openinference: Any = getattr(sys.modules.get(_INSTRUMENTOR[0]), _INSTRUMENTOR[1], None)
-    instrumentor = of_openinference and of_openinference()  # the one instance
-    for name in _INSTRUMENTOR_KEEPS:
-        if getattr(instrumentor, name, None) is before:
-            setattr(instrumentor, name, now)
-
-
-def _rebind_bound_methods(replaced: dict[int, Replaced]) -> None:
+    if not replaced:
+        return
+    for owner, before, now in replaced:
+        if vars(owner).get(_LOGFIRE_KEEPS) is before:
+            setattr(owner, _LOGFIRE_KEEPS, now)
     # One search for all the functions: it visits each object of the process.
+    holders = gc.get_referrers(*(one.before for one in replaced))
+    by_function = {id(one.before): one for one in replaced}
+    _rebind_instrumentors(holders, by_function)
+    _rebind_bound_methods(holders, by_function)
+
+
+def _rebind_instrumentors(holders: list[Any], replaced: dict[int, Replaced]) -> None:
+    # Found as holders: to call the class would make its one instance, which is then also that of
+    # each class of the app's that is derived from it.
+    kind = getattr(sys.modules.get(_INSTRUMENTOR[0]), _INSTRUMENTOR[1], None)
+    for instrumentor in holders:
+        if kind not in type(instrumentor).__mro__:
+            continue
+        for name in _INSTRUMENTOR_KEEPS:
+            held = replaced.get(id(getattr(instrumentor, name, None)))
+            if held is not None:
+                setattr(instrumentor, name, held.now)
+
+
+def _rebind_bound_methods(holders: list[Any], replaced: dict[int, Replaced]) -> None:
     again = {
         id(bound): (bound, MethodType(replaced[id(bound.__func__)].now, bound.__self__))
-        for bound in gc.get_referrers(*(one.before for one in replaced.values()))
+        for bound in holders
         if type(bound) is MethodType and id(bound.__func__) in replaced
     }
     if not again:
