@@ -62,7 +62,7 @@ def rebind(replaced: list[Replaced]) -> None:
 
 def _rebind_instrumentors(holders: list[Any], replaced: dict[int, Replaced]) -> None:
     # Found as holders: to call the class would make its one instance, which is then also that of
-    # each class of the app's that is derived from it.
+    # each class of the app's that is derived from it. It has slots, so it is the holder itself.
     kind = getattr(sys.modules.get(_INSTRUMENTOR[0]), _INSTRUMENTOR[1], None)
     for instrumentor in holders:
         if kind not in type(instrumentor).__mro__:
