@@ -127,9 +127,9 @@ class Memory:
 
 
 def watching(api: Any, memory: Memory, **options: Any) -> Any:
-    """Switch on for an API, strictly, and record in *memory*. Used by ``with``."""
+    """Switch on for an API or a URL, strictly, and record in *memory*. Used by ``with``."""
     return assisters_otel.init(
         tracer_provider=memory.tracer_provider,
         meter_provider=memory.meter_provider,
-        **{"hosts": [api.url], "strict": True, **options},
+        **{"hosts": [getattr(api, "url", api)], "strict": True, **options},
     )

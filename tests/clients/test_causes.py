@@ -20,6 +20,7 @@ import trustme
 
 import assisters_otel
 from assisters_otel import causes
+from memory import watching
 from watched import advised
 
 CHAT = {"model": "assisters-chat-v1", "messages": [{"role": "user", "content": "hello"}]}
@@ -99,12 +100,7 @@ WAYS = {
 def met(ask, url, memory):
     """Ask, watched; give what was raised."""
     with (
-        assisters_otel.init(
-            hosts=[url],
-            tracer_provider=memory.tracer_provider,
-            meter_provider=memory.meter_provider,
-            strict=True,
-        ),
+        watching(url, memory),
         pytest.raises(Exception) as raised,  # noqa: PT011 - each client's own
     ):
         ask(url)

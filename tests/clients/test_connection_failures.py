@@ -28,6 +28,7 @@ from hpack import Encoder
 from hyperframe.frame import DataFrame, HeadersFrame, PingFrame
 
 import assisters_otel
+from memory import watching
 from watched import advised
 
 CHAT = {"model": "assisters-chat-v1", "messages": [{"role": "user", "content": "hello"}]}
@@ -66,17 +67,6 @@ def left_sockets():
     """Collect what the clients and asyncio leave open, with us or without: it warns."""
     yield
     gc.collect()
-
-
-@contextmanager
-def watching(url, memory):
-    with assisters_otel.init(
-        hosts=[url],
-        tracer_provider=memory.tracer_provider,
-        meter_provider=memory.meter_provider,
-        strict=True,
-    ):
-        yield
 
 
 def see(memory, caplog, error, *, retryable):

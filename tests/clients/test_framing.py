@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import re
-from contextlib import contextmanager
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -16,8 +15,8 @@ import httpx2
 import pytest
 import requests
 
-import assisters_otel
 from callers import CALLERS
+from memory import watching
 from raw_server import RawServer
 from sizes import shared
 
@@ -145,17 +144,6 @@ CLIENTS = [
 ]
 
 
-@contextmanager
-def watched(url, memory):
-    with assisters_otel.init(
-        hosts=[url],
-        tracer_provider=memory.tracer_provider,
-        meter_provider=memory.meter_provider,
-        strict=True,
-    ):
-        yield
-
-
 @pytest.fixture
 def server():
     with RawServer() as server:
@@ -197,7 +185,7 @@ def test_no_answer_is_longer_or_shorter_than_without_us(server, memory, use, cal
         return found, connections
 
     bare, needed = seen()
-    with watched(server.url, memory):
+    with watching(server.url, memory):
         ours, used = seen()
 
     assert {one: (got, bare[one]) for one, got in ours.items() if got != bare[one]} == {}
@@ -236,7 +224,7 @@ def test_what_follows_a_close_in_a_cancelled_scope_is_run(
     head = b"HTTP/1.1 %s So\r\n%s\r\n\r\n" % (status, header)
     server.answer = head + size + b"x" * 100_000, False
     bare = anyio.run(script, backend=backend)
-    with watched(server.url, memory):
+    with watching(server.url, memory):
         ours = anyio.run(script, backend=backend)
 
     assert ours == bare == ["what follows"]
