@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import context
 from opentelemetry.sdk.trace import Span, SpanProcessor
 
-from assisters_otel.attempts.call import current_call
+from assisters_otel.attempts.attempt import current_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

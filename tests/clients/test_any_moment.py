@@ -26,7 +26,7 @@ from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool
 
 import assisters_otel
-from assisters_otel.attempts.call import current_call
+from assisters_otel.attempts.attempt import current_call
 from callers import _run_asyncio
 from moments import Open, interrupted_at, left_behind
 from raw_server import RawServer

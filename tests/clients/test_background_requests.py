@@ -17,7 +17,7 @@ import openai
 import pytest
 import requests
 
-from assisters_otel.attempts.call import current_call
+from assisters_otel.attempts.attempt import current_call
 from callers import TLS
 
 pytestmark = pytest.mark.usefixtures("telemetry")

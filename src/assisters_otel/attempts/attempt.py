@@ -7,9 +7,9 @@ app's objects alive as long as the attempt is remembered.
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
-from opentelemetry import baggage, trace
+from opentelemetry import baggage, context, trace
 
 from assisters_otel.api import error_body, redaction
 from assisters_otel.api.headers import REQUEST_ID
@@ -200,8 +200,14 @@ class Attempt:
             injected = self.reader.header("traceparent") or ""
             if trace.format_span_id(above.get_span_context().span_id) in injected:
                 return None
-        context = above.get_span_context() if isinstance(above, trace.Span) else above
-        return context if context.is_valid else None
+        found = above.get_span_context() if isinstance(above, trace.Span) else above
+        return found if found.is_valid else None
+
+
+def current_call() -> Call | None:
+    """Return the open call that an attempt belongs to which starts here, or None."""
+    call = cast("Call | None", context.get_value(control_flow.CALL_KEY) or control_flow.CALL.get())
+    return call if call is not None and call.is_open else None
 
 
 class CallerSettings(Record):

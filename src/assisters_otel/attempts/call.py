@@ -2,7 +2,7 @@
 
 How it works.
 
-* The adapter of an SDK enters the call's scope around the SDK's own method (`call_scope`). The
+* The adapter of an SDK enters the call's scope around the SDK's own method (`control_flow`). The
   recorder makes the attempts in this scope the call's own, if `includes` agrees.
 * The call ends when the SDK raises, or when it returns. If the SDK returns with an open body, the
   call ends with that body. If the app parses the answer itself, the call waits for that, and ends
@@ -25,8 +25,8 @@ from opentelemetry import context, trace
 from assisters_otel.api import raw_answer
 from assisters_otel.api.identity import Identity
 from assisters_otel.attempts.call_request import RESULT
-from assisters_otel.attempts.call_scope import KEY, SCOPE
 from assisters_otel.attempts.clock import Moment
+from assisters_otel.attempts.control_flow import CALL, CALL_KEY
 from assisters_otel.attempts.request_matching import is_of_call, is_sdk_request
 from assisters_otel.attempts.retry_chain import RetryChain
 from assisters_otel.fail_safe import fail_safe
@@ -128,15 +128,15 @@ class Call:
         self._result: Callable[[], object] | None = None
         self._tokens: tuple[Token[Context], Token[object]] | None = None
         self._once = iter((True,))  # two threads may close one body
-        self._outer = (outer := context.get_current()), SCOPE.get()
+        self._outer = (outer := context.get_current()), CALL.get()
         self._outside = trace.set_span_in_context(span, outer) if is_ours else outer
-        self.context: Context = context.set_value(KEY, self, self._outside)
+        self.context: Context = context.set_value(CALL_KEY, self, self._outside)
         self.started_s = time.perf_counter()
 
     @fail_safe
     def attach(self) -> None:
         """Enter the call's scope, in which it sends."""
-        self._tokens = context.attach(self.context), SCOPE.set(self)
+        self._tokens = context.attach(self.context), CALL.set(self)
 
     @fail_safe
     def detach(self, error: BaseException | None = None) -> None:
@@ -146,16 +146,16 @@ class Call:
         if tokens is None:  # `attach` failed
             return
         with suppress(ValueError):  # it was entered in another context
-            SCOPE.reset(tokens[1])
-        if isinstance(error, GeneratorExit) and context.get_value(KEY) is not self:
+            CALL.reset(tokens[1])
+        if isinstance(error, GeneratorExit) and context.get_value(CALL_KEY) is not self:
             return  # the garbage collector closes the coroutine, after its task and its context
         context.detach(tokens[0])
 
     @fail_safe
     def leave(self) -> None:
         """Leave nothing behind where an exception has interrupted `attach`, `detach` or `end`."""
-        if SCOPE.get() is self or context.get_value(KEY) is self:
-            SCOPE.set(self._outer[1])
+        if CALL.get() is self or context.get_value(CALL_KEY) is self:
+            CALL.set(self._outer[1])
             context.attach(self._outer[0])
         self.end(names.CANCELLED_CALL)
 
@@ -292,9 +292,3 @@ class Call:
     def _read_answer(self, result: object) -> Answer | None:
         stream = None if self.last is None else self.last.stream
         return _answer_of(result) if stream is None else stream.answer
-
-
-def current_call() -> Call | None:
-    """Return the call in whose scope this runs, or None."""
-    call = context.get_value(KEY) or SCOPE.get()
-    return call if isinstance(call, Call) and call.is_open else None

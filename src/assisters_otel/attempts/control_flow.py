@@ -1,4 +1,9 @@
-"""The flow of control that sends an attempt: a unit of work, a task, or a thread.
+"""The flow of control that sends an attempt: a call, a unit of work, a task, or a thread.
+
+What is sent in the scope of a *call* of an SDK may be an attempt of the call. The scope is in
+OpenTelemetry's context, which the app's code passes from thread to thread, and in a context
+variable: ddtrace's context keeps only the span and the baggage. A flag closes it (`Call.is_open`),
+because a task that was started in it, and outlives it, is no part of it.
 
 Resends are looked for in the same flow of control. A *unit of work* is one task, job, message or
 invocation of a runtime such as Celery. `runtimes` report its start and its end here. A task or
@@ -17,12 +22,20 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, cast
 
+from opentelemetry import context
+
 from assisters_otel.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from opentelemetry.trace import SpanContext
+
+CALL_KEY: Final = context.create_key("assisters_otel-call")
+"""The key of the call in OpenTelemetry's context."""
+
+CALL: Final[ContextVar[object]] = ContextVar("assisters_otel-call", default=None)
+"""The context variable with the call, or None."""
 
 # A pool's thread that waits for work has frames of these modules only. Source: the thread pools of
 # the standard library, anyio and trio.

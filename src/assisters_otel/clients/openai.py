@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from assisters_otel.api.unusable_answer import error_in_result
-from assisters_otel.attempts.call import current_call
+from assisters_otel.attempts.attempt import current_call
 from assisters_otel.attempts.call_request import RESULT, ExpectedAnswer
 from assisters_otel.clients.patching import Target, as_function
 from assisters_otel.clients.sdk_call import wrap_call

@@ -23,8 +23,7 @@ from opentelemetry.trace import StatusCode
 from assisters_otel import causes, foreign_exceptions
 from assisters_otel.api import error_body
 from assisters_otel.api import headers as response_headers
-from assisters_otel.attempts.attempt import Attempt, CallerSettings, read_caller
-from assisters_otel.attempts.call import current_call
+from assisters_otel.attempts.attempt import Attempt, CallerSettings, current_call, read_caller
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import FIRST_ERROR, AttemptOutcome
 from assisters_otel.recording.bodies import BodyRecorder, OpenBodies

@@ -31,7 +31,7 @@ from assisters_otel.api import redaction
 from assisters_otel.api.headers import header_text
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.semconv import attributes as names
-from assisters_otel.sinks.foreign_span import span_context_of
+from assisters_otel.sinks.known_attempts import span_context_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

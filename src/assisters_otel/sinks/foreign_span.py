@@ -47,7 +47,7 @@ from assisters_otel.semconv.attributes import HTTP_METHOD, HTTP_URL
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from opentelemetry.trace import Span, SpanContext
+    from opentelemetry.trace import Span
     from opentelemetry.util.types import Attributes
 
 
@@ -151,11 +151,6 @@ def is_in_app_span(scope: str) -> bool:
 
 
 _MAX_TEXT: Final = 4096
-
-
-def span_context_of(span: Span | None) -> SpanContext:
-    """Return the context of a span, or of the current span for None."""
-    return (trace.get_current_span() if span is None else span).get_span_context()
 
 
 def attributes_of(span: Any) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from opentelemetry import trace
 
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.records import Record
-from assisters_otel.sinks import foreign_span
 from assisters_otel.weak_identity import WeakIdentityDict
 
 if TYPE_CHECKING:
@@ -44,6 +43,11 @@ class KnownAttempt(Record):
 _attempts_by_object_id: Final[WeakIdentityDict[KnownAttempt]] = WeakIdentityDict()
 
 
+def span_context_of(span: Span | None) -> SpanContext:
+    """Return the context of a span, or of the current span for None."""
+    return (trace.get_current_span() if span is None else span).get_span_context()
+
+
 def find_attempt(thing: object) -> KnownAttempt | None:
     """Return the record of the failed attempt behind a response or an exception, or None."""
     return _attempts_by_object_id.get(thing)
@@ -58,7 +62,7 @@ def remember_attempt(thing: object, outcome: AttemptOutcome, span: Span | None) 
         outcome: The attempt's outcome.
         span: The attempt's span; None for the current one.
     """
-    keep(thing, KnownAttempt(outcome, foreign_span.span_context_of(span), time.time()))
+    keep(thing, KnownAttempt(outcome, span_context_of(span), time.time()))
 
 
 @fail_safe

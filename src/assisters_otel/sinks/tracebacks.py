@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from assisters_otel.attempts.attempt import Attempt
 from assisters_otel.attempts.call import Call
-from assisters_otel.sinks import foreign_span
-from assisters_otel.sinks.known_attempts import KnownAttempt
+from assisters_otel.sinks.known_attempts import KnownAttempt, span_context_of
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -60,4 +59,4 @@ def _recorded_in(frame: FrameType) -> KnownAttempt | None:
         outcome, span = attempt.outcome, attempt.span
     if outcome is None:
         return None
-    return KnownAttempt(outcome, foreign_span.span_context_of(span), time.time())
+    return KnownAttempt(outcome, span_context_of(span), time.time())
