@@ -234,7 +234,7 @@ def test_redirects_that_nobody_follows_leave_a_small_record(resends):
 def test_no_body_and_no_key_is_held(resends):
     fail(resends, Message(authorization=SECRET))
 
-    held = repr([vars(resends), vars(resends._failed), vars(resends._matcher)])
+    held = repr([vars(resends), vars(resends._failed)])
     assert "RememberedAttempt(" in held
     assert "what the user typed" not in held
     assert "ask_0123456789abcdef" not in held

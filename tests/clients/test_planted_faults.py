@@ -101,10 +101,7 @@ SINKS = {
         *("sinks/caller_labels", "sinks/label_values", "sinks/metrics", "sinks/rate_limits"),
     },
     "logs": {"sinks/failure_log"},
-    "resends": {
-        *("resends/failed_attempts", "resends/flow_matcher"),
-        "resends/tracker",
-    },
+    "resends": {"resends/failed_attempts", "resends/tracker"},
 }
 """The modules that write what was met, each to one place; or that know what it is a resend of."""
 

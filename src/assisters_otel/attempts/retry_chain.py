@@ -1,10 +1,11 @@
-"""The chain of a call's attempts, and the records of a failed attempt and of a redirect.
+"""The chain of a call's attempts, and the records of failed attempts and of a redirect.
 
 `resends` fills them and reads them. They hold digests and numbers, and no request.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from assisters_otel.records import Record
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import SpanContext
 
+    from assisters_otel.attempts.control_flow import Origin
 
 Key = tuple[int, int]
 """The key of a failed attempt: the id of its task, thread or parent span, and its identity."""
@@ -48,6 +50,34 @@ class FailedAttempt(Record):
     is_permanent: bool
     credential: int | None
     call: PreviousCall | None
+
+
+class RememberedAttempt(Record):
+    """A failed attempt, and the flow of control that sent it.
+
+    Attributes:
+        before: The record of the attempt for its resend.
+        origin: The flow of control.
+        started_s: When it was sent, on a steady clock.
+        send: The send of a client's own retry code that it ended in, or None.
+        has_company: `Attempt.has_company`.
+        is_shared: True for the entry under the parent span or the unit of work.
+        is_fan_out: True if an equal request with the same parent was in flight at the same time and
+            failed as well. Such requests are a fan-out, not a retry loop.
+        is_resent: True if it has its resend. A shared entry stays, so that an equal request that
+            is still in flight and fails later is known to be part of a fan-out.
+        succeeded_s: When an equal request with the same parent last succeeded, on the same clock.
+    """
+
+    before: FailedAttempt
+    origin: Origin
+    started_s: float
+    send: object | None = None
+    has_company: bool = False
+    is_shared: bool = False
+    is_fan_out: bool = False
+    is_resent: bool = False
+    succeeded_s: float = -math.inf
 
 
 class PendingRedirect(Record):

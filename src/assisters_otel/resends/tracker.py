@@ -10,7 +10,7 @@ Rules, in this order.
 2. Outside a call, an SDK may send the number of the resend in a header. It does not identify the
    previous attempt. Inside a call the header is not read: `openai` copies it to a redirect's hop.
 3. The same request was sent before from the same flow of control, failed or was cancelled, and
-   ended less than ten minutes ago. See `flow_matcher`. Its number and the header's are compared,
+   ended less than ten minutes ago. See `failed_attempts`. Its number and the header's are compared,
    and the higher one counts: a loop around an SDK goes on counting, while the header starts at 0
    again.
 
@@ -39,11 +39,10 @@ from typing import TYPE_CHECKING, Final
 from assisters_otel.api import headers as response_headers
 from assisters_otel.api.headers import retry_after_s
 from assisters_otel.attempts import control_flow
-from assisters_otel.attempts.retry_chain import FailedAttempt, PendingRedirect
+from assisters_otel.attempts.retry_chain import FailedAttempt, PendingRedirect, RememberedAttempt
 from assisters_otel.fail_safe import fail_safe
 from assisters_otel.outcomes import Resend
-from assisters_otel.resends.failed_attempts import FailedAttempts, RememberedAttempt
-from assisters_otel.resends.flow_matcher import FlowMatcher
+from assisters_otel.resends.failed_attempts import FailedAttempts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,9 +76,8 @@ class ResendTracker:
             now: A steady clock, in seconds.
         """
         self._now = now
-        self._failed = FailedAttempts()
         self._in_flight: set[weakref.ref[Attempt]] = set()
-        self._matcher = FlowMatcher(self._failed, self._in_flight)
+        self._failed = FailedAttempts(self._in_flight)
         # By the `id` of the task or thread. The lock of the failed attempts guards it as well.
         self._pending_redirects: OrderedDict[int, PendingRedirect] = OrderedDict()
 
@@ -112,7 +110,7 @@ class ResendTracker:
         before, chain.last_failed = chain.last_failed, None
         resend = _after_redirect(attempt, hop) if hop is not None else None
         if resend is None and not chain.has_sent:
-            before = self._matcher.take_failed(attempt, now) if self._failed.by_key else None
+            before = self._failed.take(attempt, now) if self._failed.by_key else None
             if before is not None:
                 if before.call is not None:
                     chain.resend_of = before.call.span
@@ -140,7 +138,7 @@ class ResendTracker:
         count = 0
         if header and header.isdecimal() and len(header) <= _MAX_DIGITS:
             count = int(header)
-        before = self._matcher.take_failed(attempt, now) if self._failed.by_key else None
+        before = self._failed.take(attempt, now) if self._failed.by_key else None
         if before is None:
             return Resend(count) if count else None
         resend = self._resend_of(before, attempt, now)
@@ -222,7 +220,7 @@ class ResendTracker:
         identities = self._identities(attempt)
         origin = attempt.origin()
         if is_permanent:
-            for other in self._matcher.equal_in_flight(attempt):
+            for other in self._failed.equal_in_flight(attempt):
                 attempt.has_company = other.has_company = True
         send = control_flow.current_send()
         remembered = RememberedAttempt(before, origin, attempt.started_s, send, attempt.has_company)
