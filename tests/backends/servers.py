@@ -36,17 +36,25 @@ PATIENCE = 4
 """How many times longer than on an idle machine a thing may take to happen."""
 GO = {"GOGC": "800", "GOMEMLIMIT": "1GiB"}
 """For every server: to collect its garbage takes a third of what promtool computes."""
+PORTS = range(15_000, 32_000)
+"""Below those that a system gives by itself: to a client, and to who asks for port 0."""
 FEATURES = "exemplar-storage,created-timestamp-zero-ingestion"
 """What compose.yaml switches on in Prometheus."""
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on. All are held at once, so none comes twice."""
+    """Ports that nothing listens on. All are held at once, so none comes twice.
+
+    They are of `PORTS`: any other would go to whoever connects before the server has started.
+    """
+    found: list[int] = []
     with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        while len(found) < count:
+            one, port = held.enter_context(socket.socket()), secrets.choice(PORTS)
+            with suppress(OSError):  # it is taken
+                one.bind(("127.0.0.1", port))
+                found.append(port)
+    return found
 
 
 def get(url: str, **parameters: str) -> Any:
