@@ -205,7 +205,7 @@ class Attempt:
 
 
 def current_call() -> Call | None:
-    """Return the open call that an attempt belongs to which starts here, or None."""
+    """Return the open call in whose scope this runs, or None."""
     call = cast("Call | None", context.get_value(control_flow.CALL_KEY) or control_flow.CALL.get())
     return call if call is not None and call.is_open else None
 
