@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import threading
+import time
 from concurrent import futures
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,6 +40,7 @@ class Answer(NamedTuple):
     status: int
     headers: dict[str, str] = {}  # noqa: RUF012 - never written to
     body: bytes = b""
+    endless_s: float | None = None  # the body comes again and again, with that pause
 
 
 class Request(NamedTuple):
@@ -54,6 +56,7 @@ class Receiver:
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.answer: Answer | Callable[[str], Answer] = Answer(200, PROTOBUF)
         self.requests: list[Request] = []
+        self.pieces = 0
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.server.handle_error = lambda *_: None  # a client that does not trust us has gone
         if context is not None:
@@ -71,13 +74,18 @@ class Receiver:
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 outer.requests.append(Request(self.command, self.path, headers, body))
                 answer = outer.answer
-                status, headers, body = answer(self.path) if callable(answer) else answer
+                status, headers, body, endless_s = answer(self.path) if callable(answer) else answer
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)
-                self.send_header("Content-Length", str(len(body)))
+                if endless_s is None:
+                    self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
+                while endless_s is not None:  # until the client closes the connection
+                    outer.pieces += 1
+                    time.sleep(endless_s)
+                    self.wfile.write(body)
 
             def do_POST(self) -> None:
                 self._any()
@@ -446,6 +454,77 @@ def test_nobody_behind_a_redirect_is_told_with_the_redirect(flushed, receive, mo
 
     assert done is False
     assert f"(HTTP 307 to {dead}/v1/traces: ConnectionError: Connection refused)" in told
+
+
+CHUNKED = {"Transfer-Encoding": "chunked"}
+EVENT = b": ping\n\n"
+
+# An answer whose body never ends, in how it is framed.
+ENDLESS = {
+    "until the close": Answer(200, {"Content-Type": "text/event-stream"}, EVENT),
+    "in chunks": Answer(200, CHUNKED, b"8\r\n" + EVENT + b"\r\n"),
+    "of a length that it never reaches": Answer(200, {"Content-Length": "100000000"}, EVENT),
+    "of a refusal": Answer(400, {}, EVENT),
+}
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("framed", ENDLESS)
+@pytest.mark.parametrize("way", ["at once", "behind a redirect"])
+def test_an_answer_that_does_not_end_in_time_is_told(
+    flushed, receive, monkeypatch, framed, way, signal
+):
+    """requests' time limit is one of each read: every export after this one waited for ever."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.4")
+    receiver = receive(ENDLESS[framed]._replace(endless_s=0.05))
+    first = receive(lambda path: Answer(307, {"Location": f"{receiver.url}{path}"}))
+    start_s = time.monotonic()
+
+    done, (told,) = flushed((receiver if way == "at once" else first).url, signal)
+
+    assert done is False
+    assert ("HTTP 400" if framed == "of a refusal" else "ReadTimeout)") in told
+    assert 0.2 < time.monotonic() - start_s < 8
+
+
+@pytest.mark.parametrize("framed", ENDLESS)
+def test_an_answer_that_comes_without_end_is_not_read_to_its_end(flushed, receive, framed):
+    endless = ENDLESS[framed]
+    if framed == "in chunks":
+        endless = endless._replace(body=b"400\r\n" + bytes(1024) + b"\r\n")
+    receiver = receive(endless._replace(endless_s=0, body=endless.body * 100))
+
+    done, told = flushed(receiver.url, "traces")
+
+    assert done is (framed != "of a refusal")
+    assert len(told) == (framed == "of a refusal")
+    wait_until_it_ends(receiver)
+
+
+def wait_until_it_ends(receiver: Receiver) -> None:
+    """Wait until a receiver writes no more: the client has closed the connection."""
+    end_s = time.monotonic() + 10
+    before = -1
+    while before != receiver.pieces:
+        assert time.monotonic() < end_s
+        before = receiver.pieces
+        time.sleep(0.3)
+
+
+def test_a_connection_is_kept_after_an_answer_that_ends(receive):
+    receiver = receive()
+    receiver.server.RequestHandlerClass.protocol_version = "HTTP/1.1"
+    accepted = []
+    accept = receiver.server.get_request
+    receiver.server.get_request = lambda: accepted.append(1) or accept()
+
+    with built(receiver.url, "traces") as exports:
+        for _ in range(3):
+            record(exports)
+            assert exports.flush(10) is True
+
+    assert len(receiver.requests) == 3
+    assert len(accepted) == 1
 
 
 def test_a_batch_that_is_rejected_is_not_forgotten_for_one_that_is_taken(receive, monkeypatch):

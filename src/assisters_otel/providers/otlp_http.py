@@ -2,10 +2,11 @@
 
 The exporter counts every status below 400 as a success, and tells of a failure in its log records
 only. What counts is the last answer to the POST. So the exporter is given a session of requests,
-whose adapter for the endpoint does three things with each request:
+whose adapter for the endpoint does four things with each request:
 
 * It follows 307 and 308, which keep the method and the body. It follows no other redirect: 301, 302
   and 303 make a GET of the POST. To another host no header follows that may be a credential.
+* It bounds the response's body, in size and in time.
 * It reports the outcome to the delivery: taken, or why not. The exporter may send again, and then
   the next outcome counts.
 * It raises `NotTakenError` where the exporter would see a success. That is for such a redirect, for
@@ -32,6 +33,7 @@ from requests.adapters import BaseAdapter, HTTPAdapter
 from assisters_otel.api import redaction
 from assisters_otel.own_export import log_listener
 from assisters_otel.providers import tls_files
+from assisters_otel.providers.bounded_body import bound, left_s
 from assisters_otel.providers.entry_points import load_entry_point
 from assisters_otel.providers.failures import ExportFailure, NotTakenError, failure_of
 from assisters_otel.providers.otlp_responses import (
@@ -197,11 +199,11 @@ class _WatchedAdapter(BaseAdapter):
             response = self._send(
                 _unwatched(self._owner.get_adapter(str(request.url))),
                 request,
-                timeout if until_s is None else _left_s(until_s),
+                left_s(until_s) or timeout,
                 self._owner.rebuild_proxies(request, proxies),
                 settings,
             )
-        return response
+        return bound(response, until_s)
 
     def _send(
         self,
@@ -291,10 +293,3 @@ def _without_response(error: requests.RequestException, hops: list[Hop]) -> Expo
 
 def _not_taken(reason: str) -> NotTakenError:
     return NotTakenError(ExportFailure(reason, was_answered=True))
-
-
-def _left_s(until_s: float) -> float:
-    left_s = until_s - time.monotonic()
-    if left_s <= 0:
-        raise requests.Timeout("no time is left to follow a redirect")
-    return left_s

@@ -13,14 +13,12 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from assisters_otel.api import redaction
+from assisters_otel.providers.bounded_body import MAX_BYTES
 from assisters_otel.providers.failures import ExportFailure, rejection
 from assisters_otel.records import Record
 
 if TYPE_CHECKING:
     from requests import Response
-
-_MAX_RESPONSE_BYTES: Final = 65_536
-"""A response of OTLP is some hundred bytes long. A longer one is not parsed."""
 
 _PAGES: Final = frozenset({"text/html", "application/xhtml+xml"})
 
@@ -71,7 +69,7 @@ def _parsed(response: Response, signal: str) -> object:
     A 2xx has taken the request, whatever else the body holds.
     """
     message: Any = _RESPONSES[signal]()
-    body = response.content if len(response.content) <= _MAX_RESPONSE_BYTES else b""
+    body = response.content if len(response.content) <= MAX_BYTES else b""
     try:
         if _content_type(response) == "application/json":
             json_format.Parse(body, message, ignore_unknown_fields=True)
