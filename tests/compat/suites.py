@@ -72,7 +72,7 @@ SUITES = (
     ),
     Suite(
         "openai",
-        "3.54.0",
+        "3.57.0",
         ("openai[aiohttp]", "pytest>=9.0.3", "pytest-asyncio>=1.4", "pytest-xdist",
          "pillow==12.3.0", "rich", "inline-snapshot>=0.28", "botocore", "trio", "griffe>=1",
          "azure-identity", "httpx", "websockets", "numpy", "dirty-equals", "h2"),
