@@ -111,6 +111,12 @@ class App:
     def said(self) -> str:
         return self._output.read_text(errors="replace")
 
+    def catches(self, signum: signal.Signals) -> bool:
+        """Whether its first process has a handler for a signal by now."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+        return bool(caught >> (signum - 1) & 1)
+
     def end(
         self, by: signal.Signals | None = None, *, group: bool = False, within_s: float = 90
     ) -> None:

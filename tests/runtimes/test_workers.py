@@ -232,6 +232,7 @@ class Messages:
         self.broker.enqueue(message)
 
     def are_done(self) -> bool:
+        """Whether all is done. Its workers start before the main process has its handlers."""
         queues = ("default", "default.DQ")  # the second one has what is to be sent again
         return not sum(map(self.broker.do_qsize, queues))
 
@@ -266,6 +267,7 @@ def test_nothing_is_lost_when_a_dramatiq_worker_ends(
         messages.send(worker.jobs[number % len(worker.jobs)])
     with running(command(mode, *worker.words), env, tmp_path) as app:
         wait_until(messages.are_done, app)
+        wait_until(lambda: app.catches(signal.SIGTERM), app)
         if ending == "killed":
             app.process.send_signal(signal.SIGTERM)
             wait_until(lambda: app.said.count("Stopping worker") == 2, app)
@@ -343,6 +345,7 @@ def test_three_messages_that_ask_the_same_are_three_firsts(
         messages.send(actor, "the same text")
     with running(words, env, tmp_path) as app:
         wait_until(messages.are_done, app)
+        wait_until(lambda: app.catches(signal.SIGTERM), app)
         app.end(signal.SIGTERM)
 
     assert resends(collector) == [0, 0, 0], app.said
@@ -357,6 +360,7 @@ def test_a_message_that_dramatiq_sends_again_sends_again(
     messages.send("asks_again", "some text")
     with running(words, env, tmp_path) as app:
         wait_until(lambda: len(api.requests) == 3 and messages.are_done(), app)
+        wait_until(lambda: app.catches(signal.SIGTERM), app)
         app.end(signal.SIGTERM)
 
     assert resends(collector) == [0, 1, 2], app.said
