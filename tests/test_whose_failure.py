@@ -165,12 +165,20 @@ def test_the_app_s_own_wrapper_of_an_answer_has_that_answer_though_it_is_not_wat
     assert (told.status, told.side, told.retryable) == (500, "the API", True)
 
 
+def raised_by_asyncio(error):
+    place = {"__name__": "asyncio.selector_events", "error": error}
+    return raised(exec, "raise error", place)
+
+
 NETWORK_S = {
     "a reset": lambda: ConnectionResetError(errno.ECONNRESET, "x"),
     "a broken pipe": lambda: BrokenPipeError(errno.EPIPE, "x"),
     "a peer that hangs up": lambda: http.client.RemoteDisconnected("x"),
     "a time-out": TimeoutError,
     "a time-out of asyncio's": asyncio.TimeoutError,
+    "a socket's time-out that asyncio raises": lambda: raised_by_asyncio(
+        TimeoutError(errno.ETIMEDOUT, "x")
+    ),
     "a name": lambda: socket.gaierror(socket.EAI_NONAME, "x"),
     "a handshake": lambda: ssl.SSLError(1, "x"),
     "no route": lambda: OSError(errno.EHOSTUNREACH, "x"),

@@ -247,6 +247,8 @@ def test_json_tells_of_calls_and_links_each_resend_to_the_attempt_before(printed
         for at, (attempt, resend) in enumerate(zip(told["attempts"], scene.resends, strict=True)):
             assert attempt["attributes"].get("http.request.resend_count", 0) == resend
             assert attempt["links"] == ([ids[at - 1]] if resend else [])
+        for span in (*told["calls"], *told["attempts"], *told["streams"]):
+            assert 0 < span["duration_s"] < 60
 
 
 def test_the_demo_takes_less_than_ten_seconds(printed, performed):

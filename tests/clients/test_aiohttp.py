@@ -132,6 +132,27 @@ def test_a_session_made_before_us_is_watched_as_well(api, memory):
     assert memory.attempt().name == "GET /v1/models"
 
 
+@pytest.mark.usefixtures("telemetry")
+@pytest.mark.parametrize("named", [0, 1, 2])
+def test_a_session_of_the_app_s_may_name_its_arguments(api, memory, named):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # aiohttp's, of each such class
+
+        class Session(aiohttp.ClientSession):
+            async def _request(self, *args, **more):
+                at = len(args) - named
+                more |= dict(zip(["method", "str_or_url"][at:], args[at:], strict=True))
+                return await super()._request(*args[:at], **more)
+
+    async def ask():
+        async with Session() as session, session.get(f"{api.url}/models") as response:
+            return await response.read()
+
+    asyncio.run(ask())
+
+    assert len(memory.attempts()) == 1
+
+
 @pytest.mark.parametrize("mode", ["", "http", "http/dup"])
 def test_in_every_convention_mode_ours_is_what_is_exported(api, memory, monkeypatch, mode):
     from opentelemetry.instrumentation._semconv import _OpenTelemetrySemanticConventionStability

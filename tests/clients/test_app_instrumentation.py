@@ -21,6 +21,7 @@ from opentelemetry.instrumentation.aiohttp_client import (
 from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor, HTTPXClientInstrumentor
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.sdk import trace
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 from opentelemetry.trace import TraceFlags
 
@@ -147,6 +148,18 @@ def test_the_app_s_instrumentation_makes_the_only_span(app, order):
     for span in app.memory.attempts():
         assert span.attributes["error.code"] == "invalid_model"
     assert len({request.headers["traceparent"] for request in app.api.requests}) == 2
+
+
+@pytest.mark.parametrize("order", [before_us, after_us])
+def test_a_span_that_shows_no_attributes_while_it_is_open_is_the_only_one(app, order, monkeypatch):
+    monkeypatch.setattr(trace._Span, "attributes", None)  # one that has ended is of its base
+    app.api.answers("invalid_model")
+    order(app)
+    app.send()
+
+    assert app.scopes() == [app.theirs_scope]
+    (span,) = app.memory.attempts()
+    assert span.attributes["error.code"] == "invalid_model"
 
 
 @pytest.mark.parametrize("is_before", [True, False])

@@ -79,16 +79,28 @@ def test_an_endless_loop_without_a_pause_fills_no_memory():
     assert len(counted) < 120
 
 
-def test_a_failure_that_is_swallowed_is_not_surfaced():
+@pytest.mark.parametrize(
+    ("statuses", "after"),
+    [
+        (range(400, 600), "rate_limited, overloaded, internal_error and 15 more"),
+        ([403], "origin_not_allowed, dropped, silent"),
+    ],
+    ids=["each", "three"],
+)
+def test_a_failure_that_is_swallowed_is_not_surfaced(statuses, after):
     def call(api):
         try:
             return post(api)
-        except httpx.HTTPError:
-            return None
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code not in statuses:
+                raise
+        except httpx.TransportError:
+            pass
 
-    errors, _, _ = rows(call, leave_out=["own_timeout", *NOT_SURVIVED])
+    errors, _, report = rows(call, leave_out=["own_timeout", *NOT_SURVIVED])
 
     assert errors == {"surfaced"}
+    assert seen(report, "surfaced") == f"returned NoneType after {after}"
 
 
 def test_a_stream_that_breaks_off_is_not_noticed_by_openai():
