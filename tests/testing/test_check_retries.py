@@ -243,6 +243,19 @@ def test_one_late_caller_is_no_jitter():
     assert jitter.judge_jitter(evidence).is_kept is False
 
 
+@pytest.mark.parametrize(("again", "is_kept"), [(0, None), (6, None), (7, True)])
+def test_where_half_of_the_callers_send_nothing_again_there_is_nothing_to_judge(again, is_kept):
+    evidence = spaced([0.38 + n / 8 for n in EVENLY], [0.06] * 12, work_s=0.0)
+    one_by_one = evidence.of(scenarios.SPACED)
+    for one in one_by_one[again:]:
+        one.requests = one.requests[:1]
+
+    verdict = jitter.judge_jitter(evidence)
+
+    assert verdict.is_kept is is_kept
+    assert (verdict.seen == f"{again} of 12 callers sent it again") is (is_kept is None)
+
+
 # -- how it is used -------------------------------------------------------------------------------
 
 

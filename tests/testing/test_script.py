@@ -273,6 +273,7 @@ def test_a_body_can_be_of_any_size_and_stays_json(assisters_api, get, size):
     failed, fine, page = get(), get(), get()
     assert len(failed.content) == len(fine.content) == len(page.content) == size
     assert len(failed.json()["error"]["message"]) > size - 200
+    assert failed.content.endswith(b"}")  # all of it is the message: no blank is added
     assert fine.json()["object"] == "list"
 
 
