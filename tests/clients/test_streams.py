@@ -808,6 +808,28 @@ FAILED = (
 UNDECODABLE = {"DecodingError", "ContentDecodingError", "ClientPayloadError"}
 
 
+@pytest.mark.parametrize("is_of_another", [True, False], ids=["another answer's", "no answer's"])
+@pytest.mark.parametrize("caller", CALLERS)
+def test_an_answer_that_the_app_cannot_decode_meanwhile_closes_the_stream(
+    api, memory, caller, is_of_another
+):
+    """By the exception's class alone it was this stream's, which had failed."""
+    error = caller.module.DecodingError("the app's own")
+    if is_of_another:
+        error.request = caller.module.Request("GET", "http://other.example/")
+
+    def read(_):
+        raise error
+
+    async def read_later(_):
+        raise error
+
+    assert streamed(caller, api, read_later if caller.run else read) is error
+
+    said = stream_of(memory).attributes
+    assert (said[OUTCOME], "error.type" in said) == ("cancelled", False)
+
+
 # Trio tells of httpx's generators that its exceptions leave open, with us and without.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("is_late", [False, True], ids=["at once", "later"])
