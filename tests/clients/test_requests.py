@@ -1076,6 +1076,30 @@ def test_a_request_is_in_its_trace_by_whatever_pool_it_is_sent(api, memory, sess
     assert trace.format_span_id(span.context.span_id) in sent
 
 
+class _Marking(HTTPConnectionPool):
+    """Is marked by another tracer, as an instrumentation of urllib3 does."""
+
+    mark = f"00-{'ab' * 16}-{'cd' * 8}-01"
+
+    def urlopen(self, method, url, body=None, headers=None, **more):
+        return super().urlopen(method, url, body, {**headers, "traceparent": self.mark}, **more)
+
+
+class _Marked(HTTPAdapter):
+    def get_connection_with_tls_context(self, request, *_args, **_kwargs):
+        url = urlsplit(request.url)
+        return _Marking(url.hostname, url.port)
+
+
+@pytest.mark.usefixtures("ours")
+def test_the_trace_of_a_tracer_beneath_stays(api, session):
+    session.mount("http://", _Marked())
+
+    session.get(f"{api.url}/models")
+
+    assert api.requests[0].headers["traceparent"] == _Marking.mark
+
+
 def test_what_urllib3_sends_again_has_the_trace_once(memory):
     refused = b"HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n"
     with RawServer() as server, requests.Session() as session:
