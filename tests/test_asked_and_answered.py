@@ -283,6 +283,15 @@ def test_the_usage_of_a_long_body_is_found_at_its_end():
     assert raw_answer.of_content(content).attributes == SAID
 
 
+def test_a_usage_with_which_the_end_begins_is_found():
+    content = json.dumps(chat("stop", text="x" * 5 * MAX_BYTES)).encode()
+    behind = len(content) - content.rindex(b'"usage"')
+    content = content.removesuffix(b"}") + b" " * (MAX_BYTES - behind) + b"}"
+    assert content[-MAX_BYTES:].startswith(b'"usage"')
+
+    assert raw_answer.of_content(content).attributes == SAID
+
+
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: (
